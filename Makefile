@@ -1,0 +1,39 @@
+# Two commands are all that a newcomer needs: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+DEMO_DISTRIBUTIONS := --editable . --editable tasks/lawbench --editable plugins/playbook
+ALL_DISTRIBUTIONS := --editable .[dev] --editable tasks/lawbench --editable plugins/playbook
+SOURCES := pyproject.toml constraints.txt $(wildcard tasks/*/pyproject.toml plugins/*/pyproject.toml)
+
+.PHONY: demo test test-all lint clean
+
+demo: $(VENV)/demo.stamp  ## Improve an agent on the real LawBench data: no key, no GPU, no service.
+	$(BIN)/sia run --plugin lawbench --levers harness --seed 0
+
+test: $(VENV)/all.stamp lint  ## Install everything; the tests that take under 10 minutes.
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: $(VENV)/all.stamp  ## The slow tests too: whole runs, killed runs, cross-validation.
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(VENV)/all.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.stamp: $(SOURCES) | $(BIN)/python
+	$(PIP) $(DEMO_DISTRIBUTIONS)
+	touch $@
+
+$(VENV)/all.stamp: $(SOURCES) | $(BIN)/python
+	$(PIP) $(ALL_DISTRIBUTIONS)
+	touch $@ $(VENV)/demo.stamp

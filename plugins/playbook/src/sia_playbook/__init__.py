@@ -1,0 +1,1 @@
+"""An improver that needs no language model: a bandit over the task's catalogue of edits."""

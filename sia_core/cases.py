@@ -1,0 +1,150 @@
+"""The task of people who have an agent already: a folder with a harness, and a file of cases.
+
+``sia run --harness ./my_agent --data cases.jsonl --verifier exact``. A case is one JSON
+object a line: ``{"input": ..., "answer": ...}``, and an ``id`` and a ``split`` if it likes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import RootModel
+
+from sia_core.answers import InvalidAnswer, strict_json
+from sia_core.cache import cache_folder, write_once
+from sia_core.errors import UsageError
+from sia_core.harness import HarnessTree
+from sia_core.ledger import canonical
+from sia_core.playbook import PLAYBOOK, Playbook
+from sia_core.types import Instance, Kind, Metric, OfferRef, Split
+
+SHARES: tuple[tuple[Split, float], ...] = (("public", 0.25), ("search", 0.25), ("gate", 0.25), ("sealed", 0.25))
+"""How cases without a ``split`` are dealt out."""
+
+LEAST = 8
+
+
+class Answer(RootModel[Any]):
+    """Any JSON value; the verifier compares it."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the file."""
+
+    id: str
+    input: dict[str, Any]
+    answer: Any
+    split: Split | None
+
+
+def read_cases(path: Path) -> list[Case]:
+    """Read a JSON Lines file of cases; UsageError with file and line where one is malformed."""
+    try:
+        # Not str.splitlines: inside of JSON strings, U+2028 and its like end no line.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise UsageError(f"--data {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--data {path}: not UTF-8 at byte {error.start}") from None
+    cases: dict[str, Case] = {}
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            case = _read_case(line, f"--data {path}, line {number}")
+            if case.id in cases:
+                raise UsageError(f"--data {path}, line {number}: the same case (or id) as an earlier line: {case.id}")
+            cases[case.id] = case
+    if len(cases) < LEAST:
+        raise UsageError(f"--data {path}: {len(cases)} cases; at least {LEAST} are needed for four disjoint splits")
+    return list(cases.values())
+
+
+def _read_case(line: str, where: str) -> Case:
+    try:
+        value = strict_json(line)
+    except InvalidAnswer as error:
+        raise UsageError(f"{where}: {error}") from None
+    if not isinstance(value, dict) or "input" not in value or "answer" not in value:
+        raise UsageError(f'{where}: a case is an object such as {{"input": ..., "answer": ...}}')
+    given, split = value["input"], value.get("split")
+    if split not in (None, "public", "search", "gate", "sealed"):
+        raise UsageError(f"{where}: split {split!r} is none of public, search, gate, sealed")
+    if not isinstance(given, dict):
+        given = {"text": given}
+    name = value.get("id", hashlib.sha256(canonical(given).encode()).hexdigest()[:12])
+    if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
+        raise UsageError(f"{where}: an id is a text or an integer, not {canonical(name)[:40]}")
+    return Case(str(name), given, value["answer"], split)
+
+
+class Cases:
+    """A ``solve`` task made of a harness's folder and a file of cases, split by seed and content."""
+
+    kind: Kind = "solve"
+    metric = Metric("score")
+    answer = Answer
+    failure_reward = 0.0
+
+    def __init__(self, data: str, harness: str, seed: int = 0) -> None:
+        self._data, self._folder, self._seed = Path(data).resolve(), Path(harness), seed
+        self.name = self._folder.resolve().name
+        self._cases = read_cases(self._data)
+        self.verifier = OfferRef("exact", {"data": str(self._data)})
+        content = sorted(canonical([case.id, case.input, case.answer, case.split]) for case in self._cases)
+        self.fingerprint = hashlib.sha256(canonical([content, str(seed)]).encode()).hexdigest()
+
+    @property
+    def brief(self) -> str:
+        """The README of the harness's folder, or a sentence."""
+        for name in ("task.md", "README.md"):
+            if (self._folder / name).is_file():
+                return (self._folder / name).read_text(encoding="utf-8", errors="replace")[:20_000]
+        return f"Answer cases like those in {self._data.name}; the score is the share of right answers."
+
+    @cached_property
+    def _splits(self) -> dict[Split, list[Case]]:
+        dealt: dict[Split, list[Case]] = {split: [] for split, _ in SHARES}
+        free: list[Case] = []
+        for case in sorted(self._cases, key=self._place):
+            (dealt[case.split] if case.split else free).append(case)
+        start, share = 0, 0.0
+        for split, part in SHARES:
+            share += part
+            end = round(share * len(free))
+            dealt[split] += free[start:end]
+            start = end
+        for split, cases in dealt.items():
+            if not cases and split != "public":
+                raise UsageError(f"--data {self._data}: no case is in the split {split!r}; give some, or no splits")
+        return dealt
+
+    def _place(self, case: Case) -> bytes:
+        """Where a case stands in the shuffled order: by seed and id, so that the order of the lines does not matter."""
+        return hashlib.sha256(f"cases {self._seed} {case.id}".encode()).digest()
+
+    def instances(self, split: Split) -> Sequence[Instance]:
+        return [Instance(case.id, split, case.input) for case in self._splits[split]]
+
+    def public_dir(self, splits: Sequence[Split]) -> Path:
+        """A folder with ``cases.jsonl``: id, input and answer of each case of these splits."""
+        text = "".join(
+            json.dumps({"id": case.id, "input": case.input, "answer": case.answer}, ensure_ascii=False) + "\n"
+            for split in sorted(set(splits))
+            for case in self._splits[split]
+        )
+        return write_once(cache_folder("public"), {"cases.jsonl": text.encode()})
+
+    def seed_harness(self) -> HarnessTree:
+        """The user's folder, without its playbook: that is the improver's."""
+        tree = HarnessTree.from_folder(self._folder)
+        return HarnessTree({path: content for path, content in tree.files.items() if path != PLAYBOOK})
+
+    def playbook(self) -> Playbook | None:
+        path = self._folder / PLAYBOOK
+        return Playbook.from_toml(path) if path.is_file() else None

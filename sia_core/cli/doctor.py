@@ -1,0 +1,102 @@
+"""``sia doctor``: what this machine can do."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+from sia_core.cli import print_json
+
+KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "TINKER_API_KEY", "MODAL_TOKEN_ID")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(options: argparse.Namespace) -> int:
+    about = examine()
+    if options.json:
+        print_json(about)
+    else:
+        _print(about)
+    return 0 if about["sandbox"] else 1
+
+
+def examine() -> dict[str, Any]:
+    """Look at the machine. Sandboxes are probed for real; of keys only their presence is told."""
+    from sia_core.plugins import Plugins
+    from sia_core.sandbox import probe
+    from sia_core.types import REQUIRED_GUARANTEES
+
+    plugins = Plugins.discover()
+    sandboxes = []
+    for offer in plugins.of_kind("sandbox"):
+        lacks = dict(probe(plugins.create("sandbox", offer.name)))
+        usable = not REQUIRED_GUARANTEES & set(lacks)
+        sandboxes.append({"name": offer.name, "usable": usable, "lacks": lacks})
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "memory_bytes": _memory(),
+        "disk_free_bytes": shutil.disk_usage(".").free,
+        "sandbox": next((each["name"] for each in sandboxes if each["usable"]), None),
+        "sandboxes": sandboxes,
+        "engines": [offer.name for offer in plugins.of_kind("engine")],
+        "improvers": [offer.name for offer in plugins.of_kind("improver")],
+        "tasks": [offer.name for offer in plugins.of_kind("task")],
+        "broken": [row.cause for row in plugins.rows() if row.status == "broken"],
+        "keys": {name: name in os.environ for name in KEYS},
+        "gpus": _gpus(),
+    }
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None
+
+
+def _gpus() -> list[str]:
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return listed.stdout.strip().splitlines() if listed.returncode == 0 else []
+
+
+def _print(about: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    say = Console(highlight=False).print
+    memory = f"{about['memory_bytes'] / 2**30:.0f} GiB" if about["memory_bytes"] else "unknown"
+    say(f"Python {about['python']}, {about['system']}, {about['cores']} cores, memory {memory}, "
+        f"{about['disk_free_bytes'] / 2**30:.0f} GiB of disk free here")  # fmt: skip
+    say("\n[bold]Sandboxes[/bold], strongest first")
+    for each in about["sandboxes"]:
+        mark = "[green]works[/green]" if each["usable"] else "[red]does not isolate[/red]"
+        say(f"  {each['name']:12} {mark}")
+        for guarantee, why in each["lacks"].items():
+            say(f"               no guarantee of {guarantee}: {escape(why)}")
+    used = about["sandbox"]
+    say(
+        f"  a run uses: [bold]{used}[/bold]"
+        if used
+        else "  [red]a run is refused here without --allow-weak-sandbox[/red]"
+    )
+    for label, what in (("Tasks", "tasks"), ("Improvers", "improvers"), ("Engines", "engines")):
+        none = "none; the weights lever needs one" if what == "engines" else "none"
+        say(f"[bold]{label}[/bold]: {', '.join(about[what]) or none}")
+    present = [name for name, there in about["keys"].items() if there]
+    say(f"[bold]Keys[/bold] in the environment: {', '.join(present) or 'none; the playbook improver needs none'}")
+    say(f"[bold]GPUs[/bold]: {', '.join(about['gpus']) or 'none found'}")
+    for cause in about["broken"]:
+        say(f"[red]Broken plugin[/red]: {escape(cause)}")

@@ -1,0 +1,26 @@
+"""``sia export``: the best agent of a run as a folder that runs on its own."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sia_core.cli import add_run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    parser.add_argument("folder", metavar="DIR", help="where to write it; must not exist, or be empty")
+
+
+def run(options: argparse.Namespace) -> int:
+    from sia_core.export import export
+    from sia_core.ledger import Ledger
+    from sia_core.plugins import Plugins
+    from sia_core.running import find_run
+
+    run_folder = find_run(Path(options.runs_dir), options.name)
+    with Ledger.read(run_folder) as ledger:
+        export(ledger, Path(options.folder), Plugins.discover())
+    print(f"Wrote the final agent of {run_folder.name} to {options.folder}; its README.md says how to run it.")
+    return 0

@@ -1,0 +1,32 @@
+"""``sia plugins``: what is installed."""
+
+from __future__ import annotations
+
+import argparse
+
+from sia_core.cli import print_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from sia_core.plugins import Plugins
+
+    rows = Plugins.discover().rows()
+    if options.json:
+        print_json([asdict(row) for row in rows])
+        return 0
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("kind", "name", "distribution", "version", "status", "summary")
+    for row in rows:
+        status = row.status if row.status == "ok" else f"[red]{row.status}[/red]"
+        table.add_row(row.kind, row.name, row.distribution, row.version, status, escape(row.cause or row.summary))
+    Console(highlight=False).print(table)
+    return 0

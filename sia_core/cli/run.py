@@ -1,0 +1,108 @@
+"""``sia run``: start a run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from sia_core.cli import add_runs_dir, print_json
+
+MODES = {"sia-h": "harness", "sia-w+h": "harness,weights"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what to improve")
+    what.add_argument("--plugin", metavar="NAME", help="a task that a plugin offers, such as lawbench")
+    what.add_argument("--harness", metavar="DIR", help="your own agent: a folder with a harness.py (with --data)")
+    what.add_argument(
+        "--data", metavar="PATH", help="a file of cases for --harness; or the task's data, as a local copy"
+    )
+    what.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the task; repeatable"
+    )
+    what.add_argument("--verifier", metavar="NAME[:ARG]", help="who scores: exact, numeric, command:..., or a plugin's")
+    how = parser.add_argument_group("how")
+    how.add_argument("--improver", default="playbook", metavar="NAME", help="who decides (default: playbook)")
+    levers = how.add_mutually_exclusive_group()
+    levers.add_argument("--levers", metavar="LIST", help="harness, weights or both: harness,weights (default: harness)")
+    levers.add_argument("--mode", choices=sorted(MODES), help="the paper's names: sia-h is harness, sia-w+h is both")
+    how.add_argument("--generations", type=_count, default=8, metavar="N", help="at most this many (default: 8)")
+    how.add_argument(
+        "--candidates", type=_count, default=2, metavar="N", help="tried at once a generation (default: 2)"
+    )
+    how.add_argument("--seed", type=int, default=0, help="decides splits, samples and choices (default: 0)")
+    how.add_argument("--budget", default="", metavar="LIMITS", help="for example rollouts=20000,seconds=600")
+    where = parser.add_argument_group("where")
+    where.add_argument("--sandbox", metavar="NAME", help="this one, not the strongest that works here")
+    where.add_argument("--allow-weak-sandbox", action="store_true", help="also one that does not isolate all")
+    where.add_argument("--json", action="store_true", help="print the report as JSON at the end")
+    add_runs_dir(where)
+
+
+def run(options: argparse.Namespace) -> int:
+    from sia_core.cli.progress import watching
+    from sia_core.cli.report import print_report
+    from sia_core.ledger import Ledger
+    from sia_core.plugins import Plugins
+    from sia_core.report import build
+    from sia_core.running import start
+
+    plugins = Plugins.discover()
+    config = config_of(options)
+    with watching() as observers:
+        folder = start(config, Path(options.runs_dir), plugins, observers)
+    with Ledger.read(folder) as ledger:
+        report = build(ledger)
+    if options.json:
+        print_json(report)
+    else:
+        print_report(report, folder)
+    return 0
+
+
+def config_of(options: argparse.Namespace) -> Any:
+    """The configuration that the options ask for."""
+    from sia_core.budget import Limit
+    from sia_core.errors import UsageError
+    from sia_core.loop import Plan
+    from sia_core.running import Config
+    from sia_core.types import OfferRef
+
+    settings: dict[str, Any] = {"seed": options.seed}
+    for pair in options.set:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise UsageError(f"--set {pair!r}: write KEY=VALUE")
+        settings[key] = value
+    if options.data is not None:
+        settings["data"] = os.path.abspath(options.data)
+    if (options.plugin is None) == (options.harness is None):
+        raise UsageError("name what to improve: --plugin NAME, or --harness DIR with --data FILE")
+    if options.harness is not None:
+        if options.data is None:
+            raise UsageError("--harness needs cases to run on: --data cases.jsonl")
+        settings["harness"] = os.path.abspath(options.harness)
+    levers = options.levers or MODES.get(options.mode, "harness")
+    return Config(
+        task=OfferRef(options.plugin or "cases", settings),
+        plan=Plan(
+            levers=tuple(dict.fromkeys(each.strip() for each in levers.split(","))),
+            generations=options.generations,
+            candidates=options.candidates,
+            seed=options.seed,
+        ),
+        improver=options.improver,
+        verifier=options.verifier,
+        budget=Limit.parse(options.budget).amounts,
+        sandbox=options.sandbox,
+        allow_weak_sandbox=options.allow_weak_sandbox,
+    )
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 1000:
+        raise argparse.ArgumentTypeError("must be from 0 to 1000")
+    return number

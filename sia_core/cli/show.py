@@ -1,0 +1,96 @@
+"""``sia show``: a run, or one of its candidates, in detail."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sia_core.cli import add_run, print_json
+
+if TYPE_CHECKING:
+    from sia_core.ledger import Ledger
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    parser.add_argument(
+        "--candidate", metavar="G.K", help="candidate K of generation G, such as 0.1: its reason, diff and verdict"
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(options: argparse.Namespace) -> int:
+    from sia_core.ledger import Ledger
+    from sia_core.report import build
+    from sia_core.running import find_run
+
+    folder = find_run(Path(options.runs_dir), options.name)
+    with Ledger.read(folder) as ledger:
+        if options.candidate:
+            return _show_candidate(ledger, options.candidate, options.json)
+        about = {**build(ledger), "outcomes": outcomes(ledger)}
+    if options.json:
+        print_json(about)
+    else:
+        _print_run(about)
+    return 0
+
+
+def outcomes(ledger: Ledger) -> dict[str, dict[str, dict[str, int]]]:
+    """How the rollouts of each agent ended: purpose -> agent -> outcome -> count. Sealed ones are left out."""
+    counts: dict[str, dict[str, Counter[str]]] = {}
+    for key, batch, _ in ledger.events("rollouts/"):
+        _, purpose, agent, _ = key.split("/")
+        if purpose != "sealed":
+            ended = counts.setdefault(purpose, {}).setdefault(agent, Counter())
+            ended.update(each["outcome"] for each in batch["rollouts"])
+    return {purpose: {agent: dict(c) for agent, c in agents.items()} for purpose, agents in counts.items()}
+
+
+def _print_run(about: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(highlight=False)
+    state = f": {about['stopped']}" if about.get("stopped") else ""
+    console.print(f"[bold]{about['run']}[/bold]  {about['status']}{state}")
+    for number, row in enumerate(about["generations"]):
+        place = sum(each["index"] == row["index"] for each in about["generations"][:number])
+        verdict = "[green]accepted[/green]" if row["accepted"] else "[red]rejected[/red]"
+        console.print(f"\n[bold]{row['index']}.{place} {escape(row['name'])}[/bold]  {verdict}")
+        console.print(f"  agent {row['agent'] or 'none'}, made of {row['parent']}")
+        console.print(f"  why it was tried: {escape(row['reason'])}")
+        console.print(f"  predicted {row['predicted']:+.4f}; {escape(row['why'])}")
+        if ended := about["outcomes"].get("gate", {}).get(row["agent"] or ""):
+            console.print(f"  rollouts: {', '.join(f'{count} {name}' for name, count in sorted(ended.items()))}")
+    console.print(f"\n`sia show {about['run']} --candidate 0.0` prints a candidate's diff.")
+
+
+def _show_candidate(ledger: Ledger, name: str, as_json: bool) -> int:
+    from sia_core.errors import UsageError
+
+    generation, _, index = name.partition(".")
+    gated = ledger.get(f"generation/{generation}/gated/{index or 0}")
+    if gated is None:
+        known = [key.split("/") for key, _, _ in ledger.events("generation/") if "/gated/" in key]
+        names = ", ".join(f"{part[1]}.{part[3]}" for part in known) or "none yet"
+        raise UsageError(f"no candidate {name!r} in {ledger.folder.name}; there are: {names}")
+    diff = ledger.get(f"generation/{generation}/diff/{index or 0}")
+    text = diff[0] if diff else ""
+    if as_json:
+        print_json({**gated[0], "diff": text})
+        return 0
+    row = gated[0]
+    print(f"{row['name']}: {'accepted' if row['accepted'] else 'rejected'}")
+    print(f"reason: {row['reason']}\npredicted: {row['predicted']:+.4f}\nverdict: {row['why']}\n")
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.syntax import Syntax
+
+        Console().print(Syntax(text, "diff", background_color="default"))
+    else:
+        print(text, end="")
+    return 0

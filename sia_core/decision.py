@@ -1,0 +1,60 @@
+"""The typed decisions of an improver: which lever to pull on which agent, and what it expects of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from sia_core.harness import Edit
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Prediction(_Frozen):
+    """A decision as a hypothesis: what it should change, and by how much.
+
+    ``gain`` is the expected change of the mean reward on the gate split;
+    ``where`` says in words which instances should change.
+    """
+
+    gain: float = Field(allow_inf_nan=False)
+    where: str = Field(default="", max_length=2000)
+
+
+class RewriteHarness(_Frozen):
+    """Change the harness of ``parent`` (the incumbent, if None) by edits; its weights are kept."""
+
+    lever: Literal["harness"] = "harness"
+    name: str = Field(min_length=1, max_length=80)
+    edits: tuple[Edit, ...] = Field(min_length=1)
+    reason: str = Field(min_length=1, max_length=8000)
+    prediction: Prediction
+    parent: str | None = None
+
+
+class UpdateWeights(_Frozen):
+    """Train the adapter of ``parent`` (the incumbent, if None) with a learner; its harness is kept."""
+
+    lever: Literal["weights"] = "weights"
+    algorithm: str = Field(min_length=1, max_length=80)
+    config: Mapping[str, Any] = Field(default_factory=dict)
+    reason: str = Field(min_length=1, max_length=8000)
+    prediction: Prediction
+    parent: str | None = None
+
+
+class Stop(_Frozen):
+    """Nothing more is worth its cost: close the run."""
+
+    lever: Literal["stop"] = "stop"
+    reason: str = Field(min_length=1, max_length=8000)
+
+
+Decision = Annotated[RewriteHarness | UpdateWeights | Stop, Field(discriminator="lever")]
+
+DECISIONS: TypeAdapter[list[RewriteHarness | UpdateWeights | Stop]] = TypeAdapter(list[Decision])
+"""Validates and serialises what ``decide`` returns."""

@@ -1,0 +1,35 @@
+"""The core's exceptions. Few, and each says what is wrong, where, and what to do next."""
+
+from __future__ import annotations
+
+
+class SiaError(Exception):
+    """Anything that a user can understand and act on. The CLI prints it and exits with ``exit_code``."""
+
+    exit_code = 1
+
+
+class UsageError(SiaError):
+    """The user's input cannot be used as it is: unknown names, malformed or missing files, bad options."""
+
+    exit_code = 2
+
+
+class PluginError(UsageError):
+    """A plugin that was asked for is missing, ambiguous, broken or written for another contract."""
+
+
+class LedgerError(UsageError):
+    """A run's folder cannot be used: corrupt, locked by another process, from a newer version, or closed."""
+
+
+class HarnessError(SiaError):
+    """A harness tree or an edit of it is not acceptable: unknown path, fixed file, ambiguous match."""
+
+
+class SandboxError(SiaError):
+    """No sandbox with the guarantees that were asked for works here, or one failed to start."""
+
+
+class BudgetExhausted(SiaError):
+    """A reservation would go past the run's budget. Nothing was spent for it."""

@@ -1,0 +1,270 @@
+"""Harnesses: content-addressed trees of files, and the edits that turn one into another.
+
+A harness is a folder with a manifest, ``harness.toml``, and an entry point::
+
+    entry = "harness.py"            # defines solve(instance, ctx) and, if it likes, setup(ctx)
+    requires = ["scikit-learn"]     # distributions that the sandbox binds read-only
+    stateless = false               # true: one fork may serve many instances
+    fixed = ["labels.json"]         # files, folders or patterns that no edit may touch
+
+Its name is the digest of its content, so two equal harnesses are the same one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import tomllib
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sia_core.errors import HarnessError
+
+MANIFEST = "harness.toml"
+MAX_FILES = 500
+MAX_BYTES = 8 * 2**20
+IGNORED = ("__pycache__/*", "*/__pycache__/*", "*.pyc", ".git/*", ".venv/*", ".DS_Store")
+
+_SAFE_PATH = re.compile(r"[^\\:*?\"<>|]+")
+_WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+
+
+class Manifest(BaseModel):
+    """What ``harness.toml`` says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    entry: str = "harness.py"
+    requires: tuple[str, ...] = ()
+    stateless: bool = False
+    fixed: tuple[str, ...] = ()
+
+
+class Replace(BaseModel):
+    """Replace the one occurrence of ``old`` in a text file by ``new``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    op: Literal["replace"] = "replace"
+    path: str
+    old: str = Field(min_length=1)
+    new: str
+
+
+class Write(BaseModel):
+    """Create a text file, or write it anew."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    op: Literal["write"] = "write"
+    path: str
+    text: str
+
+
+class Delete(BaseModel):
+    """Remove a file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    op: Literal["delete"] = "delete"
+    path: str
+
+
+Edit = Annotated[Replace | Write | Delete, Field(discriminator="op")]
+
+
+def check_path(path: str) -> str:
+    """Return ``path`` if it names a file inside a tree, on any platform; else raise HarnessError."""
+    if (
+        not _SAFE_PATH.fullmatch(path)
+        or not path.isprintable()
+        or len(path.encode()) > 200
+        or any(part.strip(" ") != part or part.endswith(".") or not part for part in path.split("/"))
+        or any(_WINDOWS_DEVICE.fullmatch(part) for part in path.split("/"))
+    ):
+        raise HarnessError(f"{path!r} is not a path inside the harness: use a relative one such as 'src/model.py'")
+    return path
+
+
+@dataclass(frozen=True)
+class HarnessTree:
+    """An immutable tree of files, by path relative to its root."""
+
+    files: Mapping[str, bytes]
+
+    def __post_init__(self) -> None:
+        for path in self.files:
+            check_path(path)
+        folders = {path[:i] for path in self.files for i, char in enumerate(path) if char == "/"}
+        for path in folders & set(self.files):
+            raise HarnessError(f"{path!r} is a file and a folder at once")
+        spelt: dict[str, str] = {}
+        for path in (*self.files, *folders):
+            other = spelt.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
+            if other != path:
+                raise HarnessError(f"{other!r} and {path!r} are one file on some machines; rename one of them")
+        if len(self.files) > MAX_FILES:
+            raise HarnessError(f"a harness holds at most {MAX_FILES} files; this one has {len(self.files)}")
+        size = sum(map(len, self.files.values()))
+        if size > MAX_BYTES:
+            raise HarnessError(f"a harness holds at most {MAX_BYTES:,} bytes; this one has {size:,}")
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> HarnessTree:
+        """Read a folder. Links are refused: a tree must mean the same on every machine."""
+        if not folder.is_dir():
+            raise HarnessError(f"{folder}: no such folder; a harness is a folder with a {MANIFEST} or a harness.py")
+        files: dict[str, bytes] = {}
+        room = MAX_BYTES
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder).as_posix()
+            if any(fnmatchcase(name, pattern) for pattern in IGNORED):
+                continue
+            if path.is_symlink():
+                raise HarnessError(f"{path} is a symbolic link; copy the file into the harness instead")
+            if path.is_file():
+                try:
+                    with path.open("rb") as file:
+                        files[name] = file.read(room + 1)
+                except OSError as error:
+                    raise HarnessError(f"{path}: {error.strerror}") from None
+                room -= len(files[name])
+                if room < 0 or len(files) > MAX_FILES:
+                    raise HarnessError(
+                        f"{folder} is too large for a harness, which holds at most {MAX_FILES} files and "
+                        f"{MAX_BYTES:,} bytes; keep data elsewhere"
+                    )
+        return cls(files)
+
+    @cached_property
+    def listing(self) -> bytes:
+        """Every path with the digest of its content, in the order of the paths."""
+        return "".join(
+            f"{path}\0{hashlib.sha256(self.files[path]).hexdigest()}\n" for path in sorted(self.files)
+        ).encode()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the listing: the harness's name."""
+        return hashlib.sha256(self.listing).hexdigest()
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The parsed manifest; a tree without one gets the defaults."""
+        try:
+            manifest = Manifest.model_validate(tomllib.loads(self.text(MANIFEST)) if MANIFEST in self.files else {})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise HarnessError(f"{MANIFEST}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        except (ValueError, RecursionError) as error:  # not TOML; or an integer, or a depth, that Python does not read
+            raise HarnessError(f"{MANIFEST}: {error}") from None
+        if manifest.entry not in self.files:
+            raise HarnessError(f"the entry point {manifest.entry!r} is not in the harness; add it, or set entry")
+        return manifest
+
+    def text(self, path: str) -> str:
+        """One file as text; HarnessError where it is missing or not UTF-8."""
+        if path not in self.files:
+            near = difflib.get_close_matches(path, self.files, n=1)
+            raise HarnessError(f"no file {path!r} in the harness" + (f"; did you mean {near[0]!r}?" if near else ""))
+        try:
+            return self.files[path].decode()
+        except UnicodeDecodeError:
+            raise HarnessError(f"{path!r} is not a text file") from None
+
+    def write_to(self, folder: Path) -> None:
+        """Write the files below ``folder``, which is made if it is missing."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, content in self.files.items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+
+
+def apply_edits(tree: HarnessTree, edits: Iterable[Edit]) -> HarnessTree:
+    """The tree after the edits, in order. Raises HarnessError at the first that is out of bounds.
+
+    Files that the manifest fixes cannot be written, replaced or deleted, and no
+    edit of the manifest changes what is fixed.
+    """
+    fixed = tree.manifest.fixed
+    files = dict(tree.files)
+    for edit in edits:
+        path = check_path(edit.path)
+        if is_fixed(path, fixed):
+            raise HarnessError(f"{path!r} is fixed by this harness's manifest; leave it as it is")
+        match edit:
+            case Write():
+                files[path] = _encoded(path, edit.text)
+            case Delete():
+                HarnessTree(files).text(path)
+                del files[path]
+            case Replace():
+                text = HarnessTree(files).text(path)
+                first = text.find(edit.old)
+                if first < 0 or text.find(edit.old, first + 1) >= 0:
+                    found = "more than once" if first >= 0 else "nowhere"
+                    raise HarnessError(f"{path!r}: the text to replace occurs {found}; it must occur once")
+                files[path] = _encoded(path, text.replace(edit.old, edit.new))
+    edited = HarnessTree(files)
+    if edited.manifest.fixed != fixed:
+        raise HarnessError(f"{MANIFEST}: an edit may not change what is fixed")
+    return edited
+
+
+def is_fixed(path: str, fixed: Iterable[str]) -> bool:
+    """Whether a path is what one of the patterns names, or lies in a folder that it names."""
+    names = [path, *(path[:i] for i, char in enumerate(path) if char == "/")]
+    return any(fnmatchcase(name, pattern.removesuffix("/")) for pattern in fixed for name in names)
+
+
+def _encoded(path: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise HarnessError(f"{path!r}: the new text is not Unicode at character {error.start}") from None
+
+
+def applies(tree: HarnessTree, edits: Iterable[Edit]) -> bool:
+    """Whether the edits are within bounds for this tree and change it."""
+    try:
+        return apply_edits(tree, edits).digest != tree.digest
+    except HarnessError:
+        return False
+
+
+def unified_diff(old: HarnessTree, new: HarnessTree) -> str:
+    """The change from one tree to another as a unified diff, for people to read."""
+    return "".join(_diff_lines(old, new))
+
+
+def _diff_lines(old: HarnessTree, new: HarnessTree) -> Iterator[str]:
+    for path in sorted({*old.files, *new.files}):
+        before, after = old.files.get(path), new.files.get(path)
+        if before == after:
+            continue
+        try:
+            a, b = (_lines((side or b"").decode()) for side in (before, after))
+        except UnicodeDecodeError:
+            yield f"Binary files a/{path} and b/{path} differ\n"
+            continue
+        if not a and not b:  # an empty file came or went, which only git's header can say
+            yield f"diff --git a/{path} b/{path}\n{'new' if before is None else 'deleted'} file mode 100644\n"
+        tab = "\t" if " " in path else ""  # else `patch` takes the name to end at the space
+        old_name = "/dev/null" if before is None else f"a/{path}{tab}"
+        new_name = "/dev/null" if after is None else f"b/{path}{tab}"
+        for line in difflib.unified_diff(a, b, old_name, new_name):
+            yield line if line.endswith("\n") else line + "\n\\ No newline at end of file\n"
+
+
+def _lines(text: str) -> list[str]:
+    # Not str.splitlines: to `patch` a form feed or U+2028 ends no line.
+    return re.findall(r"[^\n]*\n|[^\n]+", text)

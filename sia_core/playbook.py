@@ -1,0 +1,67 @@
+"""A task's own catalogue of harness edits, which lets the loop run with no language model.
+
+The catalogue is data, a TOML file of tables like this one::
+
+    [[edit]]
+    name = "linear-svc"
+    family = "classifier"
+    summary = "a linear support vector machine over character n-grams"
+    [[edit.change]]
+    op = "replace"
+    path = "harness.py"
+    old = "SCORER = 'names'"
+    new = "SCORER = 'svc'"
+
+Edits of one family inform each other when an improver weighs what they earned.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sia_core.errors import UsageError
+from sia_core.harness import Edit
+
+PLAYBOOK = "playbook.toml"
+
+
+class Entry(BaseModel):
+    """One edit of the catalogue: what it is called, and what it changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, max_length=80)
+    summary: str = Field(min_length=1)
+    family: str = ""
+    change: tuple[Edit, ...] = Field(min_length=1)
+
+
+class Playbook(BaseModel):
+    """The catalogue: edits by unique names, in the order of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    edit: tuple[Entry, ...]
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Playbook:
+        names = [entry.name for entry in self.edit]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two edits are named {', '.join(doubled)}")
+        return self
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Playbook:
+        """Read a catalogue; UsageError with file and place where it is malformed."""
+        try:
+            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or deeper than Python reads
+            raise UsageError(f"{path}: not a TOML file: {error}") from None

@@ -1,0 +1,261 @@
+"""Finding, loading and listing plugins, and saying what goes wrong with them.
+
+A :class:`Plugins` is made once a command and passed along; nothing here is global.
+An entry module that fails becomes a ``broken`` row, and an error only where
+something of it is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import Distribution, EntryPoint, distributions
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from sia_core import hookspecs
+from sia_core.errors import PluginError, SiaError
+from sia_core.hookspecs import HOOK_OF_KIND, SIA_API, Event, Offer
+
+GROUP = "sia"
+CORE = "sia-core"
+ALLOW_VARIABLE = "SIA_PLUGINS"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The distribution that an entry point comes from."""
+
+    plugin: str
+    distribution: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of ``sia plugins``: an offer, or a plugin that cannot be loaded."""
+
+    name: str
+    kind: str
+    distribution: str
+    version: str
+    status: str
+    cause: str = ""
+    summary: str = ""
+
+
+@dataclass
+class Plugins:
+    """The plugins of this environment: their offers, their observers, and the broken ones."""
+
+    offers: list[tuple[str, Offer, Source]] = field(default_factory=list)
+    broken: list[tuple[Source, str]] = field(default_factory=list)
+    observers: list[tuple[Source, Callable[[Event], object]]] = field(default_factory=list)
+    allow: str | None = None
+
+    @classmethod
+    def discover(cls, found: Iterable[EntryPoint] | None = None, allow: str | None = None) -> Plugins:
+        """Load every entry module that ``SIA_PLUGINS`` allows (all, if unset; the core's own always)."""
+        allow = os.environ.get(ALLOW_VARIABLE) if allow is None else allow
+        allowed = None if allow is None else {_normal(name) for name in allow.split(",")}
+        plugins = cls(allow=allow)
+        points = plugins._installed() if found is None else [(point, _source(point)) for point in found]
+        for point, source in sorted(points, key=lambda each: (each[1].distribution, each[1].plugin)):
+            names = {_normal(source.plugin), _normal(source.distribution)}
+            if allowed is None or source.distribution == CORE or names & allowed:
+                plugins._load(point, source)
+        return plugins
+
+    def rows(self) -> list[Row]:
+        """What ``sia plugins`` lists: by kind and name, the broken ones last."""
+        count: dict[tuple[str, str], list[str]] = {}
+        for kind, offer, source in self.offers:
+            count.setdefault((kind, offer.name), []).append(source.distribution)
+        rows = []
+        for kind, offer, source in sorted(self.offers, key=lambda item: (item[0], item[1].name, item[2].distribution)):
+            others = list(count[kind, offer.name])
+            others.remove(source.distribution)
+            cause = f"also offered by {', '.join(others)}" if others else ""
+            status = "ambiguous" if others else "ok"
+            rows.append(Row(offer.name, kind, source.distribution, source.version, status, cause, offer.summary))
+        for source, cause in self.broken:
+            rows.append(Row(source.plugin, "plugin", source.distribution, source.version, "broken", cause))
+        return rows
+
+    def of_kind(self, kind: str) -> list[Offer]:
+        """The offers of one kind, in the order in which plugins give them."""
+        return [offer for each, offer, _ in self.offers if each == kind]
+
+    def find(self, kind: str, name: str) -> tuple[Offer, Source]:
+        """The one offer of a kind and name; PluginError where there is none, or more than one."""
+        found = [(offer, source) for each, offer, source in self.offers if (each, offer.name) == (kind, name)]
+        if not found:
+            raise PluginError(self._unknown(kind, name))
+        if len(found) > 1:
+            by = ", ".join(f"{source.distribution} {source.version}" for _, source in found)
+            raise PluginError(
+                f"{kind} {name!r} is offered by {len(found)} distributions: {by}. "
+                f"Uninstall one of them, or allow only one with {ALLOW_VARIABLE}."
+            )
+        return found[0]
+
+    def create(self, kind: str, name: str, /, **settings: Any) -> Any:
+        """Import an offer's factory and call it. Faults of the plugin are raised under its name."""
+        offer, source = self.find(kind, name)
+        label = f"{kind} {name!r} of {source.distribution} {source.version}"
+        module, _, attribute = offer.factory.partition(":")
+        try:
+            factory: Any = importlib.import_module(module)
+            for part in attribute.split("."):
+                factory = getattr(factory, part)
+            if not callable(factory):
+                raise TypeError(f"it is a {type(factory).__name__}, which cannot be called")
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"{label} cannot be loaded from {offer.factory!r}: {_what(error)}") from error
+        try:
+            return factory(**settings)
+        except SiaError:
+            raise
+        except TypeError as error:
+            if error.__traceback__ and error.__traceback__.tb_next is None:
+                raise PluginError(f"{label} does not take these settings: {error}. {_accepted(factory)}") from error
+            raise PluginError(f"{label} failed to start: {_what(error)}") from error
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"{label} failed to start: {_what(error)}") from error
+
+    def _load(self, point: EntryPoint, source: Source) -> None:
+        try:
+            module = point.load()
+        except (Exception, SystemExit) as error:
+            self.broken.append((source, f"import of {point.value!r} failed: {_what(error)}"))
+            return
+        manager = pluggy.PluginManager("sia")
+        manager.add_hookspecs(hookspecs)
+        try:
+            _keep_contract(module, manager, source)
+            offers = list(_offers(manager))
+        except PluginError as error:
+            self.broken.append((source, str(error)))
+            return
+        self.offers += [(kind, offer, source) for kind, offer in offers]
+        if manager.hook.sia_observe.get_hookimpls():
+            self.observers.append((source, _Observer(manager)))
+
+    def _installed(self) -> list[tuple[EntryPoint, Source]]:
+        """The entry points of every distribution on ``sys.path``; of two with one name, the first is the one in use."""
+        points, seen = [], set()
+        for dist in distributions():
+            name = dist.name or "unknown"
+            if _normal(name) in seen:
+                continue
+            seen.add(_normal(name))
+            try:
+                points += [(point, _source(point)) for point in dist.entry_points.select(group=GROUP)]
+            except Exception as error:  # its entry_points.txt is malformed; is it one of ours?
+                if f"[{GROUP}]" in (dist.read_text("entry_points.txt") or ""):
+                    self.broken.append((_of(dist, "?"), f"its entry_points.txt cannot be read: {_what(error)}"))
+        return points
+
+    def _unknown(self, kind: str, name: str) -> str:
+        for source, cause in self.broken:
+            if _normal(name) in map(
+                _normal, (source.plugin, source.distribution, source.distribution.removeprefix("sia-"))
+            ):
+                return f"{kind} {name!r}: the plugin {source.distribution} {source.version} is broken: {cause}"
+        names = sorted({offer.name for offer in self.of_kind(kind)})
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        known = f"did you mean {' or '.join(near)}?" if near else f"known here: {', '.join(names) or 'none'}."
+        install = f"Plugins are installed with pip, for example `pip install sia-{name}`; `sia plugins` lists them."
+        limited = f" {ALLOW_VARIABLE}={self.allow!r} limits them." if self.allow is not None else ""
+        # What a plugin that does not load would have offered cannot be known.
+        perhaps = "".join(f" {each.distribution} {each.version} is broken: {cause}." for each, cause in self.broken)
+        return f"no {kind} named {name!r}; {known} {install}{limited}{perhaps}"
+
+
+class _Observer:
+    """Hands events to a plugin's ``sia_observe`` through pluggy, as any hook is called."""
+
+    def __init__(self, manager: pluggy.PluginManager) -> None:
+        self._hook = manager.hook.sia_observe
+
+    def __call__(self, event: Event) -> None:
+        self._hook(event=event)
+
+
+def _source(point: EntryPoint) -> Source:
+    return _of(point.dist, point.name)
+
+
+def _of(dist: Distribution | None, plugin: str) -> Source:
+    # A folder without METADATA, such as pip leaves when it is killed, has neither name nor version.
+    return Source(plugin, (dist and dist.name) or "unknown", (dist and dist.version) or "0")
+
+
+def _normal(name: str) -> str:
+    """One spelling of a distribution's name, as PyPI has it."""
+    return re.sub(r"[-_.]+", "-", name).strip().lower()
+
+
+def _what(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _accepted(factory: Callable[..., Any]) -> str:
+    """The settings that a factory takes, for people."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return "See its documentation for those that it takes."
+    taken = [str(each.replace(annotation=each.empty)) for each in parameters if each.kind is not each.POSITIONAL_ONLY]
+    return f"It takes: {', '.join(taken)}." if taken else "It takes none."
+
+
+def _keep_contract(module: ModuleType, manager: pluggy.PluginManager, source: Source) -> None:
+    """Register a module's hooks; PluginError says why it does not keep the contract."""
+    version = getattr(module, "sia_api", None)
+    if version != SIA_API:
+        written = "declares no contract version (sia_api)" if version is None else f"is written for sia_api {version!r}"
+        raise PluginError(f"{source.plugin} {written}; this sia-core speaks sia_api {SIA_API}")
+    hooks = {*HOOK_OF_KIND.values(), "sia_observe"}
+    for name in dir(module):
+        if not name.startswith("sia_") or not callable(getattr(module, name)):
+            continue
+        if name not in hooks:
+            near = difflib.get_close_matches(name, hooks, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise PluginError(f"unknown hook {name!r}{meant} (sia_api {SIA_API})")
+        if manager.parse_hookimpl_opts(module, name) is None:
+            raise PluginError(f"hook {name!r} is not marked with @hookimpl (sia_api {SIA_API})")
+    try:
+        manager.register(module, name=source.plugin)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise PluginError(f"hook does not fit sia_api {SIA_API}: {' '.join(str(error).split())}") from None
+
+
+def _offers(manager: pluggy.PluginManager) -> Iterator[tuple[str, Offer]]:
+    for kind, hook in HOOK_OF_KIND.items():
+        for implementation in getattr(manager.hook, hook).get_hookimpls():
+            try:
+                given = implementation.function()
+                offers = list(given) if isinstance(given, Iterable) else [given]
+            except (Exception, SystemExit) as error:
+                raise PluginError(f"{hook} failed: {_what(error)}") from error
+            for offer in offers:
+                if not isinstance(offer, Offer):
+                    raise PluginError(f"{hook} gave a {type(offer).__name__}; it must return a list of Offers")
+                if not all(isinstance(each, str) and each for each in (offer.name, offer.summary, offer.factory)):
+                    raise PluginError(f"{hook}: name, summary and factory of {offer} must be texts")
+                if (
+                    not all(part.isidentifier() for part in re.split("[:.]", offer.factory))
+                    or offer.factory.count(":") != 1
+                ):
+                    raise PluginError(f"{hook}: factory {offer.factory!r} of {offer.name!r} must be 'module:attribute'")
+                yield kind, offer

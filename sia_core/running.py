@@ -1,0 +1,182 @@
+"""Starting a run and going on with one: from a configuration to the parts that the loop works with."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sia_core import __version__
+from sia_core.budget import Budget, Limit
+from sia_core.candidate import Parts
+from sia_core.errors import LedgerError, UsageError
+from sia_core.ledger import Ledger
+from sia_core.loop import Loop, Plan
+from sia_core.observe import Emitter, Observer
+from sia_core.plugins import Plugins, Source
+from sia_core.rollout import Rollouts, Setting
+from sia_core.sandbox import choose
+from sia_core.trees import Trees
+from sia_core.types import Backend, OfferRef, Task
+
+LEVERS = ("harness", "weights")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that determines a run, beside the recorded results of its steps."""
+
+    task: OfferRef
+    plan: Plan = Plan()
+    improver: str = "playbook"
+    verifier: str | None = None
+    budget: Mapping[str, float] = field(default_factory=dict)
+    sandbox: str | None = None
+    allow_weak_sandbox: bool = False
+    backend: str = "local"
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Config:
+        plan = Plan(**{**value["plan"], "levers": tuple(value["plan"]["levers"])})
+        return cls(**{**value, "task": OfferRef(**value["task"]), "plan": plan})
+
+
+def new_folder(runs: Path, name: str) -> Path:
+    """Claim the next free folder for a run of this task: ``runs/lawbench-1``, ``-2`` and so on."""
+    stem = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            try:
+                (runs / f"{stem}-{number}").mkdir()
+                return runs / f"{stem}-{number}"
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        raise UsageError(f"--runs-dir {runs}: {error.strerror}") from None
+
+
+def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Observer]) -> Path:
+    """Check the configuration, then start a run. Returns its folder when it is finished."""
+    task = _task(config, plugins)
+    _check(config, plugins)
+    folder = new_folder(runs, task.name)
+    with Ledger.create(folder) as ledger:
+        metric = {"name": task.metric.name, "direction": task.metric.direction}
+        about = {"task": task.name, "metric": metric, "fingerprint": task.fingerprint, "version": __version__}
+        ledger.record("run", {"config": asdict(config), **about})
+        _drive(config, task, ledger, plugins, observers)
+    return folder
+
+
+def resume(folder: Path, plugins: Plugins, observers: Sequence[Observer]) -> None:
+    """Go on with a run from its last finished step; a finished one is left as it is."""
+    with Ledger.open(folder) as ledger:
+        recorded = ledger.get("run")
+        if recorded is None:
+            raise LedgerError(f"{folder} was stopped before its first step; start it again with `sia run`")
+        config = Config.from_json(recorded[0]["config"])
+        if ledger.get("finished"):
+            return
+        task = _task(config, plugins)
+        if task.fingerprint != recorded[0]["fingerprint"]:
+            raise LedgerError(
+                f"{folder}: the data of task {task.name!r} are not those that the run started with. "
+                "Put them back to go on, or start a new run."
+            )
+        _check(config, plugins)
+        _drive(config, task, ledger, plugins, observers)
+
+
+def _task(config: Config, plugins: Plugins) -> Task:
+    task: Task = plugins.create("task", config.task.name, **config.task.settings)
+    return task
+
+
+def _check(config: Config, plugins: Plugins) -> None:
+    """Refuse, before anything is made or spent, what cannot work."""
+    plan = config.plan
+    unknown = [lever for lever in plan.levers if lever not in LEVERS]
+    if unknown or not plan.levers:
+        raise UsageError(f"--levers: {', '.join(unknown) or 'none'}; the levers are {' and '.join(LEVERS)}")
+    if "weights" in plan.levers and not plugins.of_kind("engine"):
+        raise UsageError(
+            "the weights lever needs an engine that can train, and no plugin offers one here; "
+            "use --levers harness, or install an engine (`sia plugins` lists what is there)"
+        )
+    plugins.find("improver", config.improver)
+    plugins.find("backend", config.backend)
+    if config.verifier:
+        plugins.find("verifier", config.verifier.partition(":")[0])
+
+
+def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observers: Sequence[Observer]) -> None:
+    core = Source("core", "sia-core", __version__)
+    emit = Emitter([*((core, each) for each in observers), *plugins.observers])
+    sandbox = ledger.step("sandbox", lambda: _choose_sandbox(config, plugins))
+    backend: Backend = plugins.create("backend", config.backend, plugins=plugins)
+    try:
+        verifier = verifier_of(config, task)
+        setting = Setting(str(ledger.folder.resolve()), config.task, verifier, sandbox["name"], config.plan.seed)
+        parts = Parts(
+            task=task,
+            improver=plugins.create("improver", config.improver),
+            rollouts=Rollouts(setting, ledger, backend, emit),
+            ledger=ledger,
+            trees=Trees(ledger.folder),
+            budget=Budget(Limit(config.budget)),
+            emit=emit,
+        )
+        loop = Loop(config.plan, parts)
+        emit(
+            "run.started",
+            run=ledger.folder.name,
+            task=task.name,
+            generations=config.plan.generations,
+            sandbox=sandbox,
+            budget=dict(config.budget),
+            gate=len(loop.samples.gate),
+            sealed=len(loop.samples.sealed),
+        )
+        loop.improve()
+    finally:
+        backend.close()
+
+
+def _choose_sandbox(config: Config, plugins: Plugins) -> dict[str, Any]:
+    """The strongest sandbox that works here, or the one that the run names; and what it does not guarantee."""
+    names = [config.sandbox] if config.sandbox else [offer.name for offer in plugins.of_kind("sandbox")]
+    chosen = choose([plugins.create("sandbox", name) for name in names], allow_weak=config.allow_weak_sandbox)
+    return {"name": chosen.name, "lacks": sorted(chosen.lacks)}
+
+
+def verifier_of(config: Config, task: Task) -> OfferRef:
+    """The task's verifier, or the one that the run names: ``NAME``, or ``NAME:ARG`` for one that takes an argument."""
+    if config.verifier is None:
+        return task.verifier
+    name, colon, argument = config.verifier.partition(":")
+    return OfferRef(name, {**task.verifier.settings, **({"arg": argument} if colon else {})})
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The runs of a folder, the newest last."""
+    found = [path for path in folder.glob("*") if (path / "ledger.db").is_file()] if folder.is_dir() else []
+    return sorted(found, key=lambda path: (path / "ledger.db").stat().st_ctime)
+
+
+def find_run(runs: Path, name: str | None) -> Path:
+    """A run by its name or path; the newest where no name is given."""
+    if name is None:
+        newest = runs_in(runs)
+        if not newest:
+            raise UsageError(f"no run in {runs}; start one with `sia run --plugin NAME`, or give --runs-dir")
+        return newest[-1]
+    for path in (runs / name, Path(name)):
+        if (path / "ledger.db").is_file():
+            return path
+    known = ", ".join(path.name for path in runs_in(runs)[-5:]) or "none"
+    raise UsageError(f"no run {name!r} in {os.fspath(runs)}; the last ones there: {known}")

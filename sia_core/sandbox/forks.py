@@ -1,0 +1,75 @@
+"""One process that solves, as the template sees it: its pipes, its job and its clock."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from sia_core.sandbox.frames import FrameReader, Header, encode
+
+FLOOD = 16
+"""Printing this many times what is kept ends a solve."""
+
+READ = 1 << 16
+
+
+class Job:
+    """One instance to solve: the host's number for it, its seed, and its JSON."""
+
+    def __init__(self, number: int, seed: int, instance: bytes) -> None:
+        self.number, self.seed, self.instance = number, seed, instance
+
+
+class Fork:
+    """A process that solves, as the template sees it."""
+
+    def __init__(self, pid: int, scratch: str, pipes: tuple[int, int, int], body_bytes: int) -> None:
+        self.pid, self.scratch = pid, scratch
+        self.handle = os.pidfd_open(pid)
+        self.requests, self.results, self.output = pipes
+        self.reader = FrameReader(body_bytes)
+        self.unsent = b""
+        self.job: Job | None = None
+        self.started = self.deadline = 0.0
+        self.asked: float | None = None
+        self.log, self.printed = b"", 0
+        self.open = {self.handle, self.results, self.output}
+
+    def descriptors(self) -> tuple[int, int, int, int]:
+        """All that this process holds of it."""
+        return self.handle, self.requests, self.results, self.output
+
+    def take_on(self, job: Job, seconds: float) -> None:
+        """Hand it an instance."""
+        self.job, self.log, self.printed, self.asked = job, b"", 0, None
+        self.started = time.monotonic()
+        self.deadline = self.started + seconds
+        self.post({"seed": job.seed}, job.instance)
+
+    def post(self, header: Header, body: bytes) -> None:
+        """Send it a frame; what its pipe does not take now is sent by :meth:`flush`."""
+        self.unsent += encode(header, body)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what waits. It may not be reading: nobody waits for it."""
+        try:
+            while self.unsent:
+                self.unsent = self.unsent[os.write(self.requests, self.unsent) :]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            self.unsent = b""
+
+    def collect(self, keep: int) -> None:
+        """Take what it has printed."""
+        try:
+            while self.printed <= FLOOD * keep:
+                data = os.read(self.output, READ)
+                if not data:
+                    self.open.discard(self.output)
+                    return
+                self.log += data[: max(0, keep - len(self.log))]
+                self.printed += len(data)
+        except BlockingIOError:
+            pass

@@ -1,0 +1,283 @@
+"""What runs first in a new sandbox: builds the isolation around itself, then runs the program.
+
+Two processes come of it. The supervisor stays outside, runs none of the program,
+and kills everything when the host asks, closes its end of the control socket or
+dies. Its child seals itself in and calls ``main(channel, world)`` of the program,
+in the interpreter that is already running: a second start would cost 10 ms.
+
+The standard library alone, and of that only what starts fast.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import signal
+import sys
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+
+from sia_core.sandbox import landlock, linux, newroot, seccomp, tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+BOOTSTRAP = """
+import sys
+def package(name, path):
+    module = sys.modules[name] = type(sys)(name)
+    module.__path__ = [path]
+package("sia_core", sys.argv[1])
+package("sia_core.sandbox", sys.argv[1] + "/sandbox")
+from sia_core.sandbox.launch import main
+main(int(sys.argv[2]), int(sys.argv[3]))
+"""
+"""The script that starts this module: the packages without their __init__, which import more than is needed."""
+
+FIRST_USER = 0x70000000
+"""Users of sandboxes, one each, are numbered from here, by the process id of the supervisor."""
+
+DEVICES = tuple(f"/dev/{name}" for name in newroot.DEVICES)
+
+_USERS = 1 << 22
+_INNER_USER = 1000
+_REAP_MS = 100
+_KILL_SECONDS = 5.0
+_NAMESPACES = (
+    linux.CLONE_NEWNS
+    | linux.CLONE_NEWCGROUP
+    | linux.CLONE_NEWUTS
+    | linux.CLONE_NEWIPC
+    | linux.CLONE_NEWPID
+    | linux.CLONE_NEWNET
+)
+
+
+def can_be_other_user(*, mounting: bool) -> bool:
+    """Whether this process may become a user that nobody else is, and mount before that if it has to."""
+    needed = [linux.CAP_SETUID, linux.CAP_SETGID, linux.CAP_SETPCAP, linux.CAP_CHOWN, linux.CAP_KILL]
+    needed += [linux.CAP_SYS_ADMIN] if mounting else []
+    mask = sum(1 << capability for capability in needed)
+    return linux.capabilities() & mask == mask and linux.maps_user(FIRST_USER, _USERS)
+
+
+class World:
+    """What a program is told of its sandbox.
+
+    ``mounts`` gives each mount's path by its name, ``scratch`` is the writable
+    folder, and ``alone`` says whether process 1 here is the program itself, in a
+    namespace that holds nothing of the host's.
+    """
+
+    def __init__(self, mounts: Mapping[str, str], scratch: str, alone: bool, readable: Iterable[str]) -> None:
+        self.mounts, self.scratch, self.alone = mounts, scratch, alone
+        self._readable = tuple(readable)
+        self._group_filter = seccomp.group_filter(linux.machine())
+        self._landlock = landlock.abi() > 0
+
+    def rules(self, scratch: str, readable: Iterable[str] = ()) -> int | None:
+        """What :meth:`confine` enforces: to be made before a fork, where it costs a tenth, and closed after."""
+        if not self._landlock:
+            return None
+        return landlock.ruleset([*self._readable, *readable], [scratch], newroot.WRITABLE_DEVICES)
+
+    def confine(self, rules: int | None) -> None:
+        """Confine this process further: it writes below one scratch folder alone and stays in its process group.
+
+        Nor can it signal a process outside of this confinement, where the kernel knows how to refuse that.
+        """
+        if rules is not None:
+            landlock.enforce(rules)
+        seccomp.install(self._group_filter)
+
+
+def main(control: int, channel: int) -> None:
+    """Read the configuration from ``control``, build the sandbox, and run the program in it."""
+    try:
+        config = json.loads(_read_line(control))
+        program = _load(config["program"])
+        program_fork(config, program, control, channel)
+    except BaseException as error:
+        _report(control, {"error": f"{type(error).__name__}: {error}"})
+        os._exit(1)
+
+
+def program_fork(config: dict[str, Any], program: ModuleType, control: int, channel: int) -> None:
+    """Split into the supervisor, which never returns, and the sealed process, which runs the program."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    namespaced = config["kind"] == "namespaces"
+    if namespaced:
+        _unshare(config["drop_user"])
+    else:
+        linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+    user = FIRST_USER + os.getpid() if config["drop_user"] else None
+    alive, supervisor_lives = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(channel)
+        os.close(alive)
+        _supervise(control, child, config["parent"], namespaced=namespaced)
+    os.close(supervisor_lives)
+    _die_with_supervisor(alive)
+    readable = (_enter_namespaces if namespaced else _enter_process)(config, user)
+    _die_with_supervisor(alive)  # again: a change of user takes the first one back
+    os.close(alive)
+    seccomp.install(seccomp.sandbox_filter(linux.machine(), own_files=namespaced))
+    world = World(config["mounts"], config["scratch"], namespaced, readable)
+    _forget_core()
+    _report(control, {})
+    os.close(control)
+    program.main(channel, world)
+    os._exit(0)
+
+
+def _load(path: str) -> ModuleType:
+    """The program as a module, from its cached byte code where there is one."""
+    from importlib.machinery import SourceFileLoader
+
+    module = ModuleType("sia_program")
+    module.__file__ = path
+    code = SourceFileLoader("sia_program", path).get_code("sia_program")
+    assert code is not None
+    exec(code, module.__dict__)
+    return module
+
+
+def _unshare(privileged: bool) -> None:
+    if privileged:
+        linux.unshare(_NAMESPACES)
+        return
+    user, group = os.geteuid(), os.getegid()
+    linux.unshare(_NAMESPACES | linux.CLONE_NEWUSER)
+    for name, line in (
+        ("uid_map", f"{_INNER_USER} {user} 1"),
+        ("setgroups", "deny"),
+        ("gid_map", f"{_INNER_USER} {group} 1"),
+    ):
+        with open(f"/proc/self/{name}", "w") as target:
+            target.write(line)
+
+
+def _enter_namespaces(config: dict[str, Any], user: int | None) -> list[str]:
+    """Everything but the system call filter; what may be read inside."""
+    owner = _INNER_USER if user is None else user
+    newroot.enter(
+        config["views"], config["links"], config["folders"], config["covered"], config["scratch_bytes"], owner
+    )
+    os.umask(0o077)
+    linux.drop_bounding_set()
+    if user is None:
+        linux.set_capabilities(0)
+    else:
+        linux.become(user, user)
+    for path in config["mounts"].values():
+        if not os.access(path, os.R_OK):
+            raise PermissionError(f"mount {path} cannot be read by the sandbox's own user; make its files readable")
+    readable = newroot.readable()
+    _limit(config, readable, [])
+    return readable
+
+
+def _enter_process(config: dict[str, Any], user: int | None) -> list[str]:
+    """Everything but the system call filter; what may be read inside."""
+    os.umask(0o077)
+    linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)  # as process 1 of a namespace does, so that orphans are reaped
+    if user is not None:
+        # The interpreter and the mounts may lie below folders that only root can enter. This capability reads
+        # past that, and Landlock bounds what it reads; where there is no Landlock it is not kept.
+        keep = 1 << linux.CAP_DAC_READ_SEARCH if landlock.abi() else 0
+        os.chown(config["scratch"], user, user)
+        linux.drop_bounding_set()
+        linux.become(user, user, keep=keep)
+    readable: list[str] = config["readable"]
+    _limit(config, config["shown"], config["listable"])
+    return readable
+
+
+def _limit(config: dict[str, Any], readable: list[str], listable: list[str]) -> None:
+    """Resource limits and Landlock."""
+    for name, value in config["limits"].items():
+        limit = getattr(resource, name)
+        hard = resource.getrlimit(limit)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (value, value))
+    os.chdir(config["scratch"])
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    if landlock.abi():
+        rules = landlock.ruleset(readable, [config["scratch"]], newroot.WRITABLE_DEVICES, listable)
+        landlock.enforce(rules)
+        os.close(rules)
+    sys.path.extend(config["sys_path"])
+
+
+def _forget_core() -> None:
+    """Leave nothing of the core to import: its modules stay in use, and have no name any more."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sia_core"]:
+        del sys.modules[name]
+    sys.argv[:] = ["sandbox"]
+
+
+def _die_with_supervisor(alive: int) -> None:
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if select.select([alive], [], [], 0)[0]:
+        os._exit(1)
+
+
+def _supervise(control: int, child: int, parent: int, *, namespaced: bool) -> None:
+    """Wait until the child ends or the host has gone, kill what is left, and end as the child did."""
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(child, signal.SIGKILL)
+    events = select.poll()
+    events.register(control, select.POLLIN)
+    events.register(os.pidfd_open(child), select.POLLIN)
+    status = None
+    while status is None:
+        if control in (fd for fd, _ in events.poll(_REAP_MS)):
+            os.kill(child, signal.SIGKILL)
+            status = os.waitpid(child, 0)[1]
+        else:
+            status = _reap(child)
+    if not namespaced:
+        tree.kill_descendants(os.getpid(), _KILL_SECONDS)
+    _end_as(status)
+
+
+def _reap(child: int) -> int | None:
+    """Reap what has ended, orphans included; the child's status if it is among them."""
+    status = None
+    try:
+        while (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
+            if ended[0] == child:
+                status = ended[1]
+    except ChildProcessError:
+        pass
+    return status
+
+
+def _end_as(status: int) -> None:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    os._exit(os.waitstatus_to_exitcode(status))
+
+
+def _read_line(source: int) -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        data = os.read(source, 1 << 16)
+        if not data:
+            os._exit(1)
+        line += data
+    return line
+
+
+def _report(control: int, what: dict[str, str]) -> None:
+    os.write(control, json.dumps(what).encode() + b"\n")

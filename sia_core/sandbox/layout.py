@@ -1,0 +1,126 @@
+"""Which of the host's files a sandbox shows: the interpreter and its libraries, and what a spec mounts."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from sia_core.errors import SandboxError
+from sia_core.sandbox.running import interpreter
+from sia_core.types import Mount
+
+_RESERVED = ("scratch", "lib", "empty")
+_PACKAGE_FOLDERS = ("site-packages", "dist-packages")
+_FILES = ("/etc/ld.so.cache", "/etc/localtime")
+
+
+@dataclass
+class System:
+    """What any Python program needs of the host: real paths, links to them, and folders among them to hide."""
+
+    paths: list[str] = field(default_factory=list)
+    links: dict[str, str] = field(default_factory=dict)
+    hidden: list[str] = field(default_factory=list)
+
+    def add(self, path: str) -> None:
+        """Show ``path``, with the links on the way to it."""
+        real = os.path.realpath(path)
+        if not os.path.exists(real):
+            return
+        self._link(path)
+        if not any(real == known or real.startswith(known + "/") for known in self.paths):
+            self.paths.append(real)
+
+    def _link(self, path: str) -> None:
+        parts = path.strip("/").split("/")
+        for end in range(1, len(parts) + 1):
+            prefix = "/" + "/".join(parts[:end])
+            if os.path.islink(prefix) and prefix not in self.links and not self._shown(prefix):
+                self.links[prefix] = os.readlink(prefix)
+                target = os.path.join(os.path.dirname(prefix), self.links[prefix])
+                self._link(os.path.normpath(target) + "".join(f"/{part}" for part in parts[end:]))
+                return
+
+    def _shown(self, path: str) -> bool:
+        return any(path.startswith(known + "/") for known in self.paths)
+
+
+@lru_cache(maxsize=1)
+def system() -> System:
+    """The interpreter's standard library, the C libraries, the loader's cache and the time zones."""
+    found = System()
+    standard_library = os.path.realpath(os.path.dirname(os.__file__))
+    architecture = sysconfig.get_config_var("MULTIARCH") or ""
+    folders = [f"/usr/lib/{architecture}", f"/lib/{architecture}"] if architecture else []
+    for path in (*folders, "/usr/lib64", "/lib64", standard_library, sysconfig.get_config_var("DESTSHARED") or ""):
+        if os.path.isdir(path):
+            found.add(path)
+    for path in (interpreter(), *_private_libraries(), *_mapped_libraries(), *_FILES, "/usr/share/zoneinfo"):
+        found.add(path)
+    for path in found.paths:
+        found.hidden += _package_folders(path)
+    return found
+
+
+def _private_libraries() -> Iterator[str]:
+    """Shared libraries beside an interpreter that is not the system's: libpython, and a distribution's own."""
+    folder = os.path.join(sys.base_prefix, "lib")
+    if sys.base_prefix not in ("/usr", "/"):
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+            if re.fullmatch(r"lib.+\.so[.\d]*", name):
+                yield os.path.join(folder, name)
+
+
+def _mapped_libraries() -> Iterator[str]:
+    """The C libraries that this very process has loaded, wherever this system keeps them."""
+    with open("/proc/self/maps") as maps:
+        paths = {line.split(maxsplit=5)[5].strip() for line in maps if line.count("/") and ".so" in line}
+    for path in sorted(paths):
+        if re.match(r"(lib(c|m|pthread|dl|util|rt|python)|ld-)", os.path.basename(path)):
+            yield path
+
+
+def _package_folders(path: str) -> list[str]:
+    """Folders below ``path`` where third-party packages are installed."""
+    if not os.path.isdir(path):
+        return []
+    versions = [name for name in os.listdir(path) if name.startswith("python3")]
+    candidates = [os.path.join(path, *inner, name) for inner in ((), *zip(versions)) for name in _PACKAGE_FOLDERS]
+    return [candidate for candidate in candidates if os.path.isdir(candidate)]
+
+
+def check_mounts(mounts: Iterable[Mount]) -> None:
+    """SandboxError for a mount that is missing or whose name is no plain one."""
+    for mount in mounts:
+        if mount.name in _RESERVED or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", mount.name):
+            raise SandboxError(f"mount name {mount.name!r}: use lower-case letters, digits, '-' and '_'")
+        if not mount.host.exists():
+            raise SandboxError(f"mount {mount.name!r}: {mount.host} does not exist")
+
+
+def without(path: str, hidden: list[str]) -> Iterator[str]:
+    """``path``, or where something hidden lies below it, its entries without that."""
+    if path in hidden:
+        return
+    if not any(each.startswith(path + "/") for each in hidden):
+        yield path
+        return
+    for name in sorted(os.listdir(path)):
+        yield from without(os.path.join(path, name), hidden)
+
+
+def views_of(host: Path, inside: str, *, as_other_user: bool) -> list[list[str]]:
+    """How to show a host path inside.
+
+    A folder that is private to its owner, such as ``tempfile.mkdtemp`` makes, is
+    shown by its entries, or another user could not enter it.
+    """
+    if as_other_user and host.is_dir() and host.stat().st_mode & 0o005 != 0o005:
+        return [[str(entry), f"{inside}/{entry.name}"] for entry in sorted(host.iterdir())]
+    return [[str(host), inside]]

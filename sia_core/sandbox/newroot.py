@@ -1,0 +1,89 @@
+"""The file system of a namespaced sandbox: a small tmpfs that holds read-only views of a few host folders.
+
+Runs inside of the new mount namespace, with the capabilities to mount.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from sia_core.sandbox import linux
+
+SCRATCH = "/sia/scratch"
+DEVICES = ("null", "zero", "random", "urandom")
+WRITABLE_DEVICES = ("/dev/null", "/dev/zero")
+
+# The new root grows here; any folder that every system has will do, as nobody else sees it.
+_BASE = "/tmp"
+_VIEW = linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NOSUID
+_SAFE = linux.MS_NOSUID | linux.MS_NODEV
+_FILES_IN_SCRATCH = 100_000
+
+
+def enter(
+    views: list[list[str]], links: list[list[str]], folders: list[str], covered: list[str], size: int, user: int
+) -> None:
+    """Build the new root and move into it.
+
+    ``views`` are pairs of host path and path inside, ``links`` pairs of target and
+    path inside, ``folders`` are made, and ``covered`` appear empty. The scratch
+    folder, of ``size`` bytes, belongs to ``user``.
+    """
+    linux.mount("", "/", "", linux.MS_REC | linux.MS_PRIVATE)
+    sources = [*views, *([f"/dev/{name}", f"/dev/{name}"] for name in DEVICES)]
+    # Copied before the new root hides what lies below it.
+    trees = [(_clone(source, inside), _BASE + inside) for source, inside in sources]
+    linux.mount("tmpfs", _BASE, "tmpfs", _SAFE, "size=1m,nr_inodes=8k,mode=755")
+    for target, inside in links:
+        os.makedirs(os.path.dirname(_BASE + inside), exist_ok=True)
+        os.symlink(target, _BASE + inside)
+    for inside in folders:
+        os.makedirs(_BASE + inside)
+    for tree, target in trees:
+        _make_target(tree, target)
+        linux.attach_mount(tree, target)
+    empty = f"{_BASE}/sia/empty"
+    os.makedirs(empty)
+    for inside in covered:
+        linux.attach_mount(linux.clone_mount(empty, _VIEW | linux.MOUNT_ATTR_NODEV), _BASE + inside)
+    _mount_scratch(size, user)
+    _mount_proc()
+    os.chdir(_BASE)
+    linux.pivot_root(".", ".")
+    linux.detach(".")
+    os.chdir("/")
+    linux.mount("", "/", "", linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | _SAFE)
+
+
+def readable() -> list[str]:
+    """What a program inside may read: everything but the scratch folder."""
+    tops = [f"/{name}" for name in os.listdir("/") if name != "sia"]
+    return tops + [f"/sia/{name}" for name in os.listdir("/sia") if f"/sia/{name}" != SCRATCH]
+
+
+def _clone(source: str, inside: str) -> int:
+    return linux.clone_mount(source, _VIEW if inside.startswith("/dev/") else _VIEW | linux.MOUNT_ATTR_NODEV)
+
+
+def _make_target(tree: int, target: str) -> None:
+    if stat.S_ISDIR(os.fstat(tree).st_mode):
+        os.makedirs(target, exist_ok=True)
+    elif not os.path.exists(target):
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o444))
+
+
+def _mount_scratch(size: int, user: int) -> None:
+    os.makedirs(_BASE + SCRATCH)
+    options = f"size={size},nr_inodes={_FILES_IN_SCRATCH},mode=700,uid={user},gid={user}"
+    linux.mount("tmpfs", _BASE + SCRATCH, "tmpfs", _SAFE, options)
+
+
+def _mount_proc() -> None:
+    """This namespace's processes, and nothing else of the kernel's; none where a container forbids it."""
+    os.makedirs(f"{_BASE}/proc")
+    try:
+        linux.mount("proc", f"{_BASE}/proc", "proc", linux.MS_RDONLY | linux.MS_NOEXEC | _SAFE, "subset=pid")
+    except PermissionError:
+        return

@@ -1,0 +1,83 @@
+"""The sandbox ``process``: for machines that allow no namespaces. It guarantees less, and says so."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from sia_core.sandbox import landlock, launch, layout, tree
+from sia_core.sandbox.running import Running, resource_limits
+from sia_core.types import GUARANTEES, SandboxSpec
+
+_LACKS = {
+    "processes": "without a process namespace, a program that forks without end may outlive the kill",
+    "total_disk": "files that are deleted but still open are not counted",
+}
+_NO_LANDLOCK = "this kernel has no Landlock, so every file that others may read can be read"
+
+
+class Process:
+    """Landlock, a system call filter, rlimits, a clean environment, and a user of its own where root starts it."""
+
+    name = "process"
+
+    def __init__(self) -> None:
+        self.guarantees = frozenset(GUARANTEES) - self._lacks().keys()
+
+    def _lacks(self) -> dict[str, str]:
+        return _LACKS if landlock.abi() else {**_LACKS, "files": _NO_LANDLOCK}
+
+    def probe(self) -> Mapping[str, str]:
+        """Attack itself on this machine: for each guarantee that does not hold, why."""
+        from sia_core.sandbox.probes import attack
+
+        return {**attack(self), **self._lacks()}
+
+    def start(self, spec: SandboxSpec) -> Running:
+        """Start a program; SandboxError where that fails."""
+        layout.check_mounts(spec.mounts)
+        drop_user = launch.can_be_other_user(mounting=False)
+        folder = Path(tempfile.mkdtemp(prefix="sia-sandbox-"))
+        try:
+            config = self._config(spec, folder, drop_user=drop_user)
+        except BaseException:
+            tree.remove(str(folder))
+            raise
+        return Running(config, spec.limits, folder)
+
+    def _config(self, spec: SandboxSpec, folder: Path, *, drop_user: bool) -> dict[str, object]:
+        folder.chmod(0o711)
+        scratch, library = folder / "scratch", folder / "lib"
+        scratch.mkdir(mode=0o700)
+        library.mkdir()
+        for path in spec.libraries:
+            (library / path.name).symlink_to(path)
+        system = layout.system()
+        own = [str(path.resolve()) for path in (library, *spec.libraries, *(mount.host for mount in spec.mounts))]
+        shown = [each for path in system.paths for each in layout.without(path, system.hidden)]
+        return {
+            "kind": self.name,
+            "program": str(spec.program),
+            "drop_user": drop_user,
+            "mounts": {mount.name: str(mount.host.resolve()) for mount in spec.mounts},
+            "scratch": str(scratch),
+            "readable": [*system.paths, *own, *launch.DEVICES],
+            "shown": [*shown, *own, *launch.DEVICES],
+            "listable": [os.path.dirname(path) for path in system.hidden],
+            "sys_path": [str(library)],
+            "limits": resource_limits(spec.limits, spec.limits.processes + 1 + (0 if drop_user else _own_tasks())),
+        }
+
+
+def _own_tasks() -> int:
+    """How many processes and threads this user runs already: the kernel counts them all."""
+    count = 0
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.stat(f"/proc/{process}").st_uid == os.getuid():
+                count += len(os.listdir(f"/proc/{process}/task"))
+        except OSError:
+            continue  # it has just ended
+    return count

@@ -1,0 +1,191 @@
+"""The host's side of one sandbox: starts it, watches it, and kills it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sia_core.errors import SandboxError
+from sia_core.sandbox import launch, tree
+from sia_core.types import Limits
+
+START_SECONDS = 30.0
+KILL_SECONDS = 10.0
+TICK_MS = 50
+OPEN_FILES = 256
+ENVIRONMENT = {
+    "PYTHONHASHSEED": "0",
+    "PYTHONUTF8": "1",
+    "LANG": "C.UTF-8",
+    # A pool of threads that was started before a fork hangs after it, and each solve has one core anyway.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+}
+
+_CORE = Path(__file__).resolve().parents[1]
+_KEPT_OUTPUT = 8 * 1024
+_READ = 64 * 1024
+
+
+def interpreter() -> str:
+    """The real interpreter: the one in a virtual environment would give that away, and needs it."""
+    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+
+
+def resource_limits(limits: Limits, processes: int) -> dict[str, int]:
+    """What the kernel itself enforces, by the names of the ``resource`` module."""
+    return {
+        "RLIMIT_AS": limits.memory_bytes,
+        "RLIMIT_FSIZE": limits.file_bytes,
+        "RLIMIT_NPROC": processes,
+        "RLIMIT_NOFILE": OPEN_FILES,
+        "RLIMIT_CORE": 0,
+    }
+
+
+class Running:
+    """A running sandbox; :class:`sia_core.types.SandboxProcess`.
+
+    A thread of its own starts the process and then watches it: the kernel kills a
+    sandbox whose parent *thread* has ended, so the caller's may not be its parent.
+    """
+
+    def __init__(self, config: Mapping[str, Any], limits: Limits, scratch: Path | None = None) -> None:
+        """Start. ``scratch`` is the writable folder where it is on the host's disk: watched, and removed at the end."""
+        self._limits, self._scratch = limits, scratch
+        self._reason: str | None = None
+        self._tail = b""
+        self._mutex, self._reading = threading.Lock(), threading.Lock()
+        self._killed = False
+        self._control, control = socket.socketpair()
+        self.channel, channel = socket.socketpair()
+        self._output, output = os.pipe()
+        os.set_blocking(self._output, False)
+        self._started = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._failure: BaseException | None = None
+        passed = (control.detach(), channel.detach(), output)
+        self._watcher = threading.Thread(target=self._run, args=passed, name="sia-sandbox", daemon=True)
+        self._watcher.start()
+        try:
+            self._hand_over(config)
+        except BaseException:
+            self.kill()
+            raise
+
+    def ended(self) -> str | None:
+        """Why it ended, or None while it runs."""
+        code = None if self._process is None else self._process.poll()
+        if self._reason is not None or code is None:
+            return self._reason
+        return f"signal {-code}" if code < 0 else f"exit {code}"
+
+    def stderr(self) -> str:
+        """The last few kilobytes of what it printed."""
+        self._read_output()
+        return self._tail.decode(errors="replace")
+
+    def kill(self) -> None:
+        """Kill the whole tree of processes and remove the scratch folder. May be called twice."""
+        with self._mutex:
+            if self._killed:
+                return
+            self._killed = True
+            self._control.close()
+            self._watcher.join(KILL_SECONDS)
+            if self._process is not None:
+                self._process.kill()
+            self._watcher.join()
+            self.channel.close()
+            self._read_output()
+            with self._reading:
+                os.close(self._output)
+                self._output = -1
+            if self._scratch is not None:
+                tree.remove(str(self._scratch))
+
+    def _run(self, control: int, channel: int, output: int) -> None:
+        flags = ["-s", "-P", "-S", "-B", "-c", launch.BOOTSTRAP]
+        try:
+            self._process = subprocess.Popen(
+                [interpreter(), *flags, str(_CORE), str(control), str(channel)],
+                env=ENVIRONMENT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=(control, channel),
+                start_new_session=True,
+                cwd="/",
+            )
+        except BaseException as error:
+            self._failure = error
+        finally:
+            for descriptor in (control, channel, output):
+                os.close(descriptor)
+            self._started.set()
+        if self._process is not None:
+            self._watch(self._process)
+
+    def _hand_over(self, config: Mapping[str, Any]) -> None:
+        """Give the launcher its configuration and wait until it has sealed the sandbox."""
+        self._started.wait(START_SECONDS)
+        if self._failure is not None:
+            raise SandboxError(f"the sandbox cannot start {interpreter()}: {self._failure}")
+        self._control.settimeout(START_SECONDS)
+        try:
+            self._control.sendall(json.dumps({**config, "parent": os.getpid()}).encode() + b"\n")
+            report = json.loads(self._control.makefile("rb").readline() or b"null")
+        except (OSError, ValueError) as error:
+            report = {"error": f"no report ({error})"}
+        if report is None:
+            report = {"error": f"it ended before it was ready: {self.ended()}"}
+        if "error" in report:
+            self._read_output()
+            why = f"{report['error']}\n{self.stderr()}".strip()
+            raise SandboxError(f"the sandbox {config['kind']!r} did not start: {why}")
+
+    def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        """Until it ends: keep the end of its output, and look at what no limit of the kernel's bounds."""
+        next_disk = 0.0
+        handle = os.pidfd_open(process.pid)
+        end = select.poll()
+        end.register(handle, select.POLLIN)
+        while not end.poll(TICK_MS):
+            self._read_output()
+            reason = self._over_limit(process.pid)
+            if reason is None and self._scratch is not None and time.monotonic() >= next_disk:
+                started = time.monotonic()
+                reason = "disk" if tree.disk(str(self._scratch)) > self._limits.scratch_bytes else None
+                next_disk = time.monotonic() + 20 * (time.monotonic() - started)
+            if reason is not None and self._reason is None:
+                self._reason = reason
+                process.terminate()  # the supervisor takes the whole tree with it
+        os.close(handle)
+        process.wait()
+        self._read_output()
+
+    def _over_limit(self, supervisor: int) -> str | None:
+        inside = tree.descendants(supervisor)
+        if len(inside) > self._limits.processes + 1:
+            return "processes"
+        limit = self._limits.total_memory_bytes
+        return "memory" if tree.memory(inside, limit) > limit else None
+
+    def _read_output(self) -> None:
+        """Read a little at a time: who prints more than that has to wait."""
+        with self._reading, suppress(BlockingIOError):
+            if self._output < 0:
+                return
+            self._tail = (self._tail + os.read(self._output, _READ))[-_KEPT_OUTPUT:]

@@ -1,0 +1,243 @@
+"""One guest, as the host sees it: started, set up, sent instances, and listened to without trust."""
+
+from __future__ import annotations
+
+import json
+import queue
+import select
+import socket
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from sia_core.errors import SiaError
+from sia_core.sandbox.frames import (
+    MODEL_BYTES,
+    OUTCOMES,
+    FrameReader,
+    Header,
+    ProtocolError,
+    check_result,
+    encode,
+    strict_json,
+)
+from sia_core.types import Limits, ModelCall, SandboxProcess
+
+_READ = 1 << 18
+_MAX_MESSAGE = 4000
+
+
+class Died(Exception):
+    """The guest has to be given up: an outcome, and what there is to say of it."""
+
+    def __init__(self, outcome: str, message: str) -> None:
+        super().__init__(message)
+        self.outcome, self.message = outcome, message
+
+
+@dataclass(frozen=True)
+class Done:
+    """A guest's word on one instance, checked for its form alone."""
+
+    job: int
+    outcome: str
+    message: str
+    answer: str | None
+    log: str
+    seconds: float
+    step_rewards: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A harness asks the policy."""
+
+    job: int
+    request: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The policy's reply has been sent."""
+
+    job: int
+
+
+class Session:
+    """A guest that runs. Not for use by several threads, but for :meth:`answer_later`'s own."""
+
+    def __init__(self, process: SandboxProcess, limits: Limits, slots: int) -> None:
+        self._process, self._limits = process, limits
+        self._reader = FrameReader(max(MODEL_BYTES, limits.answer_bytes + limits.output_bytes))
+        self._unsent = b""
+        self._replies: queue.SimpleQueue[tuple[int, Header, bytes]] = queue.SimpleQueue()
+        self._woken, self._wake = socket.socketpair()
+        self._callers = ThreadPoolExecutor(slots, thread_name_prefix="sia-model")
+        process.channel.setblocking(False)
+
+    def set_up(self, order: Mapping[str, Any]) -> None:
+        """Have the harness set up. Died with ``setup-crash`` or ``setup-timeout`` where that fails."""
+        deadline = time.monotonic() + self._limits.setup_seconds
+        try:
+            self._send(dict(order))
+            while True:
+                for header, _ in self._listen(deadline - time.monotonic())[1]:
+                    if header == {"op": "ready"}:
+                        return
+                    raise Died("setup-crash", self._explained(_text(header.get("message"))))
+                if time.monotonic() >= deadline:
+                    raise Died("setup-timeout", f"set-up took longer than {self._limits.setup_seconds:g} seconds")
+        except Died as death:
+            if death.outcome.startswith("setup-"):
+                raise
+            raise Died("setup-crash", self._explained(f"set-up: {death.outcome}: {death.message}")) from None
+
+    def submit(self, job: int, seed: int, instance: Mapping[str, Any]) -> None:
+        """Send an instance."""
+        self._send({"job": job, "seed": seed}, json.dumps(instance).encode())
+
+    def receive(self, seconds: float) -> list[Done | Asked | Answered]:
+        """What comes within that time, as soon as something does. Died when nothing will come any more."""
+        try:
+            answered, frames = self._listen(seconds)
+            return [*map(Answered, answered), *(self._understand(header, body) for header, body in frames)]
+        except ProtocolError as error:
+            raise Died("protocol", str(error)) from None
+
+    def answer_later(self, job: int, call: ModelCall, key: str, request: Mapping[str, Any]) -> None:
+        """Ask the policy in another thread; its reply is sent by a later :meth:`receive`."""
+
+        def ask() -> None:
+            header, body = _reply(lambda: call(key, request))
+            self._replies.put((job, header, body))
+            with suppress(OSError):  # closed meanwhile
+                self._wake.send(b"!")
+
+        self._callers.submit(ask)
+
+    def close(self) -> None:
+        """Kill the guest."""
+        self._process.kill()
+        self._wake.close()
+        self._woken.close()
+        self._callers.shutdown(wait=False, cancel_futures=True)
+
+    def _send(self, header: Header, body: bytes = b"") -> None:
+        self._unsent += encode(header, body)
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[self._process.channel.send(self._unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._unsent = b""  # it has ended, as the next read will tell
+
+    def _listen(self, seconds: float) -> tuple[list[int], list[tuple[Header, bytes]]]:
+        """Wait; the jobs whose replies were sent, and the frames that came."""
+        poll = select.poll()
+        channel, woken = self._process.channel.fileno(), self._woken.fileno()
+        if channel < 0 or woken < 0:
+            raise Died("killed", "the worker was closed")
+        poll.register(channel, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+        poll.register(woken, select.POLLIN)
+        ready = dict(poll.poll(max(0.0, seconds) * 1000 + 1))
+        answered = []
+        if woken in ready:
+            with suppress(OSError):  # closed by another thread
+                self._woken.recv(1)
+                job, header, body = self._replies.get_nowait()
+                self._send({**header, "job": job}, body)
+                answered.append(job)
+        self._flush()
+        return answered, self._read() if ready.get(channel, 0) & ~select.POLLOUT else []
+
+    def _read(self) -> list[tuple[Header, bytes]]:
+        try:
+            data = self._process.channel.recv(_READ)
+        except BlockingIOError:
+            return []
+        except OSError:
+            data = b""
+        if not data:
+            raise self._death()
+        try:
+            return self._reader.feed(data)
+        except ProtocolError as error:
+            raise Died("protocol", str(error)) from None
+
+    def _death(self) -> Died:
+        """Why the channel closed."""
+        ended = self._process.ended()
+        self._process.kill()
+        ended = ended or self._process.ended() or "it closed its channel"
+        outcome = ended if ended in OUTCOMES else "killed"
+        return Died(outcome, self._explained(f"the whole sandbox ended: {ended}"))
+
+    def _explained(self, message: str) -> str:
+        printed = self._process.stderr().strip()
+        return _text(f"{message}\n{printed}" if printed else message)
+
+    def _understand(self, header: Header, body: bytes) -> Done | Asked:
+        job = header.get("job")
+        if not isinstance(job, int):
+            raise ProtocolError("a frame without a job")
+        if header.get("op") == "model" and header.keys() == {"op", "job"}:
+            request = strict_json(body)
+            if not isinstance(request, dict):
+                raise ProtocolError("a model request that is not an object")
+            return Asked(job, request)
+        expected = {"op", "job", "outcome", "message", "rewards", "seconds", "answer"}
+        if header.get("op") != "done" or header.keys() != expected:
+            raise ProtocolError(f"a frame of no known form: {_text(str(sorted(header)))[:200]}")
+        return self._done(job, header, body)
+
+    def _done(self, job: int, header: Header, body: bytes) -> Done:
+        check_result(header)
+        outcome, rewards = str(header["outcome"]), header["rewards"]
+        size, seconds = header["answer"], header["seconds"]
+        if not isinstance(size, int) or not 0 <= size <= len(body) or not isinstance(seconds, int | float):
+            raise ProtocolError("a result with a wrong length or duration")
+        answer, log, message = body[:size], body[size:][: self._limits.output_bytes], _text(header["message"])
+        if outcome == "ok":
+            outcome, message = self._judge(answer, message)
+        return Done(
+            job,
+            outcome,
+            message,
+            answer.decode() if outcome == "ok" else None,
+            log.decode(errors="replace"),
+            float(seconds),
+            tuple(map(float, rewards)) if isinstance(rewards, list) else (),
+        )
+
+    def _judge(self, answer: bytes, message: str) -> tuple[str, str]:
+        """The outcome of an answer that its harness calls good."""
+        if len(answer) > self._limits.answer_bytes:
+            return "answer-too-large", f"the answer has {len(answer)} bytes"
+        try:
+            strict_json(answer)
+        except ProtocolError as error:
+            return "not-json", str(error)
+        return "ok", message
+
+
+def _text(value: object) -> str:
+    """A guest's text: a string, short, and valid Unicode."""
+    return (value if isinstance(value, str) else "").encode(errors="replace").decode()[:_MAX_MESSAGE]
+
+
+def _reply(call: Callable[[], Mapping[str, Any]]) -> tuple[Header, bytes]:
+    """A model's reply as a frame. An error that is not the core's own may hold secrets: only its type is told."""
+    try:
+        body = json.dumps(call()).encode()
+    except SiaError as error:
+        return {"error": str(error)[:_MAX_MESSAGE]}, b""
+    except Exception as error:
+        return {"error": f"the call of the policy failed: {type(error).__name__}"}, b""
+    return ({}, body) if len(body) <= MODEL_BYTES else ({"error": "the policy's reply is too long"}, b"")

@@ -1,0 +1,184 @@
+"""What a harness sees: its module loaded, ``ctx`` and ``instance``, and one solve from input to answer.
+
+Runs inside of the sandbox. The standard library alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+from sia_core.sandbox.frames import MAX_STEP_REWARDS, MODEL_BYTES, FrameReader, Header, encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from logging import Logger
+    from typing import Any
+
+MODULE = "harness"
+_MESSAGE = 4000
+
+Ask = Callable[[bytes], "tuple[Header, bytes]"]
+
+
+class ModelError(Exception):
+    """A call of the policy failed, or this run has none. The message says which."""
+
+
+class Context:
+    """What ``setup`` and ``solve`` are given beside the instance.
+
+    ``public`` is the folder of the task's public files, ``scratch`` a folder of
+    this call's own, ``seed`` the rollout's seed, and ``state`` what ``setup``
+    returned.
+    """
+
+    def __init__(self, public: str, scratch: str, seed: int, state: Any, ask: Ask | None) -> None:
+        self.public, self.scratch = Path(public), Path(scratch)
+        self.seed, self.state = seed, state
+        self.step_rewards: list[float] = []
+        self._ask = ask
+
+    @property
+    def log(self) -> Logger:
+        """A logger whose lines come back with the result."""
+        import logging
+
+        logger = logging.getLogger(MODULE)
+        if not logger.handlers:
+            handler = logging.StreamHandler()
+            handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
+            logger.propagate = False
+        return logger
+
+    def reward(self, value: float) -> None:
+        """Record a step reward. It is the harness's own word and kept as such."""
+        if len(self.step_rewards) >= MAX_STEP_REWARDS:
+            raise ValueError(f"more than {MAX_STEP_REWARDS} step rewards")
+        number = float(value)
+        if number - number != 0:
+            raise ValueError(f"a step reward is a finite number, not {number}")
+        self.step_rewards.append(number)
+
+    def model(self, messages: list[dict[str, Any]], **settings: Any) -> dict[str, Any]:
+        """Ask the run's policy, in the shape of chat completions. Raises ModelError where that fails."""
+        if self._ask is None:
+            raise ModelError("there is no policy to ask: set-up has none, nor has a run without an engine")
+        request = json.dumps({**settings, "messages": messages}).encode()
+        if len(request) > MODEL_BYTES:
+            raise ModelError(f"a request of {len(request)} bytes is longer than {MODEL_BYTES}")
+        header, body = self._ask(request)
+        if "error" in header:
+            raise ModelError(str(header["error"]))
+        reply: dict[str, Any] = json.loads(body)
+        return reply
+
+
+def load(folder: str, entry: str) -> ModuleType:
+    """Import the entry point, with the folders beside it importable as for a script."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    path = os.path.join(folder, entry)
+    sys.path[:0] = list(dict.fromkeys((os.path.dirname(path), folder)))
+    spec = spec_from_file_location(MODULE, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{entry} is not a Python file")
+    module = sys.modules[MODULE] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, "solve", None)):
+        raise AttributeError(f"{entry} defines no solve(instance, ctx)")
+    return module
+
+
+def solve(module: ModuleType, instance: Mapping[str, Any], ctx: Context, folder: str) -> tuple[Header, bytes]:
+    """One instance: the outcome and the answer as JSON text. ``folder`` is the harness's. Raises nothing."""
+    _seed(ctx.seed)
+    os.environ["TMPDIR"] = os.environ["HOME"] = str(ctx.scratch)
+    os.chdir(ctx.scratch)
+    try:
+        answer = module.solve(SimpleNamespace(**instance), ctx)
+    except BaseException as error:
+        return {"outcome": outcome_of(error), "message": describe(error, folder)}, b""
+    try:
+        text = json.dumps(answer, allow_nan=False, ensure_ascii=False).encode()
+    except BaseException as error:
+        return {"outcome": "not-json", "message": f"the answer is not JSON: {describe(error)}"}, b""
+    return {"outcome": "ok", "message": ""}, text
+
+
+def outcome_of(error: BaseException) -> str:
+    """The outcome that an exception stands for."""
+    import errno
+
+    if isinstance(error, MemoryError):
+        return "memory"
+    full = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+    return "disk" if isinstance(error, OSError) and error.errno in full else "crash"
+
+
+def describe(error: BaseException, folder: str = "") -> str:
+    """Type, text and the lines in ``folder`` of an exception, whatever its ``__str__`` does."""
+    import traceback
+
+    lines = []
+    try:
+        for frame in traceback.extract_tb(error.__traceback__)[-50:]:
+            if folder and frame.filename.startswith(f"{folder}/"):
+                name = frame.filename[len(folder) + 1 :]
+                lines.append(f"  {name}:{frame.lineno} in {frame.name}: {frame.line}")
+    except BaseException:
+        lines = []
+    try:
+        text = str(error)
+    except BaseException:
+        text = "(its text cannot be had)"
+    return "\n".join([f"{type(error).__name__}: {text}"[: _MESSAGE // 2], *lines])[:_MESSAGE]
+
+
+def _seed(seed: int) -> None:
+    """The same start for every rollout of this seed, whatever ran before it."""
+    import random
+
+    random.seed(seed)
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed(seed & 0xFFFFFFFF)
+    if "tempfile" in sys.modules:
+        setattr(sys.modules["tempfile"], "tempdir", None)  # noqa: B010 - it remembers the folder of the fork's parent
+
+
+class Asking:
+    """A solving process's end of its pipes: requests come in, results and model calls go out."""
+
+    def __init__(self, source: int, sink: int, body_bytes: int) -> None:
+        self._source, self._sink = source, sink
+        self._reader = FrameReader(body_bytes)
+        self._waiting: list[tuple[Header, bytes]] = []
+
+    def receive(self) -> tuple[Header, bytes] | None:
+        """The next frame, or None when there will be none."""
+        while not self._waiting:
+            data = os.read(self._source, 1 << 16)
+            if not data:
+                return None
+            self._waiting += self._reader.feed(data)
+        return self._waiting.pop(0)
+
+    def send(self, header: Header, body: bytes = b"") -> None:
+        """Write one frame."""
+        data = memoryview(encode(header, body))
+        while data:
+            data = data[os.write(self._sink, data) :]
+
+    def ask(self, request: bytes) -> tuple[Header, bytes]:
+        """One call of the policy."""
+        self.send({"op": "model"}, request)
+        reply = self.receive()
+        if reply is None:
+            raise ModelError("the run has ended")
+        return reply

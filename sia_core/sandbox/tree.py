@@ -1,0 +1,144 @@
+"""Trees of processes and of files: measured for a watchdog, and removed when their sandbox ends.
+
+What they hold comes from hostile code, so nothing here follows a link, recurses
+as deep as a path, or trusts that a process id still means the same process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+
+def descendants(root: int) -> list[int]:
+    """The processes below ``root``, itself left out. A snapshot: it may be old when it returns."""
+    found: list[int] = []
+    waiting = [root]
+    while waiting:
+        children = list(_children(waiting.pop()))
+        found += children
+        waiting += children
+    return found
+
+
+def _children(process: int) -> Iterator[int]:
+    try:
+        for thread in os.listdir(f"/proc/{process}/task"):
+            with open(f"/proc/{process}/task/{thread}/children") as children:
+                yield from map(int, children.read().split())
+    except (FileNotFoundError, ProcessLookupError):
+        return
+
+
+def kill_descendants(root: int, seconds: float) -> None:
+    """Kill and reap all that is below ``root``, which is this process and adopts orphans."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        below = descendants(root)
+        for process in below:
+            _kill_if_below(process, {root, *below})
+        try:
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(0.001)
+
+
+def _kill_if_below(process: int, parents: set[int]) -> None:
+    try:
+        handle = os.pidfd_open(process)
+    except ProcessLookupError:
+        return
+    try:
+        # Asked with the handle open: a number that another process took over meanwhile has another parent.
+        if _parent(process) in parents:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def _parent(process: int) -> int | None:
+    try:
+        with open(f"/proc/{process}/stat", "rb") as stat:
+            return int(stat.read().rpartition(b")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def memory(processes: list[int], limit: int) -> int:
+    """Bytes that these processes use together, exact only where a cheap upper bound is above ``limit``."""
+    resident = sum(_resident(process) for process in processes)
+    return resident if resident <= limit else sum(_proportional(process) for process in processes)
+
+
+def _resident(process: int) -> int:
+    try:
+        with open(f"/proc/{process}/statm") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (FileNotFoundError, ProcessLookupError, IndexError):
+        return 0
+
+
+def _proportional(process: int) -> int:
+    """Resident memory, with each page that several share split between them."""
+    try:
+        with open(f"/proc/{process}/smaps_rollup") as rollup:
+            return next((int(line.split()[1]) * 1024 for line in rollup if line.startswith("Pss:")), 0)
+    except PermissionError:
+        return _resident(process)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def disk(folder: str) -> int:
+    """Bytes on disk below a folder."""
+    total, waiting = 0, [folder]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+        except OSError:
+            continue  # gone meanwhile, or a path too long to be named
+    return total
+
+
+def remove(folder: str) -> None:
+    """Remove a folder however deep it is, once nothing changes it any more.
+
+    What lies two levels down is moved up one, so that no path grows long and
+    nothing here recurses.
+    """
+    while True:
+        os.chmod(folder, 0o700)
+        with os.scandir(folder) as entries:
+            names = [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        if not names:
+            break
+        for path, is_folder in names:
+            if not is_folder:
+                os.unlink(path)
+                continue
+            os.chmod(path, 0o700)
+            with os.scandir(path) as entries:
+                below = [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries]
+            for inner, inner_is_folder in below:
+                if inner_is_folder:
+                    os.chmod(inner, 0o700)
+                    os.rename(inner, f"{folder}/{os.urandom(16).hex()}")
+                else:
+                    os.unlink(inner)
+            os.rmdir(path)
+    os.rmdir(folder)
+
+
+def can_list(process: int, thread: int) -> bool:
+    """Whether this kernel lists a process's children, which everything here rests on."""
+    return os.path.exists(f"/proc/{process}/task/{thread}/children")

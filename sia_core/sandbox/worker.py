@@ -1,0 +1,258 @@
+"""Solving instances with one harness: starts its sandbox, keeps it warm, and survives whatever it does."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sia_core.errors import SandboxError
+from sia_core.harness import Manifest
+from sia_core.sandbox import guest
+from sia_core.sandbox.libraries import library_paths
+from sia_core.sandbox.session import Answered, Asked, Died, Done, Session
+from sia_core.types import Json, Limits, ModelCall, Mount, Sandbox, SandboxSpec
+
+MODEL_SECONDS = 600.0
+"""How long one call of the policy may take before the instance that waits for it is given up."""
+
+_GRACE_SECONDS = 10.0
+_DEATHS = 3
+_ACCOMPANIED = frozenset({"disk"})
+"""Outcomes that a neighbour in the same sandbox may have caused: such an instance is solved again, alone."""
+
+
+@dataclass(frozen=True)
+class SolveRequest:
+    """One instance to solve: ``{"id", "input", "start"}``, under a key that comes back with the result."""
+
+    key: str
+    instance: Mapping[str, Json]
+    seed: int
+
+
+@dataclass(frozen=True)
+class SolveResult:
+    """What came of one instance.
+
+    ``outcome`` is ``ok``, ``timeout``, ``crash``, ``killed``, ``memory``,
+    ``processes``, ``disk``, ``flood``, ``answer-too-large``, ``not-json``,
+    ``protocol``, ``setup-crash`` or ``setup-timeout``. ``answer`` is JSON text,
+    there if the outcome is ``ok``. Everything here but the outcome's being one of
+    these is the harness's own word.
+    """
+
+    key: str
+    outcome: str
+    answer: str | None = None
+    message: str = ""
+    log: str = ""
+    seconds: float = 0.0
+    step_rewards: tuple[float, ...] = ()
+
+
+class HarnessWorker:
+    """One harness, set up in a sandbox when the first instance comes, and kept until it is closed."""
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        tree_dir: Path,
+        manifest: Manifest,
+        public_dir: Path,
+        limits: Limits,
+        model: ModelCall | None = None,
+        slots: int | None = None,
+    ) -> None:
+        self._sandbox, self._manifest, self._limits, self._model = sandbox, manifest, limits, model
+        self._mounts = (Mount("harness", tree_dir), Mount("public", public_dir))
+        self._slots = min(slots or os.cpu_count() or 1, 32)
+        self._session: Session | None = None
+        self._mutex = threading.Lock()
+        self._closed = False
+
+    def solve(self, requests: Sequence[SolveRequest]) -> Iterator[SolveResult]:
+        """Solve instances; results come as they finish, each exactly once.
+
+        An instance that hangs or crashes costs itself alone. When a whole sandbox
+        dies, those that were in it are solved again one at a time, to see which of
+        them it was; a harness that goes on killing its sandbox is given up, and what
+        remains gets the same outcome.
+        """
+        run = _Run(requests)
+        try:
+            while run.unfinished():
+                for result in self._advance(run):
+                    started = time.monotonic()
+                    yield result
+                    run.suspended += time.monotonic() - started
+        finally:
+            if run.flying:
+                self._drop()
+
+    def close(self) -> None:
+        """Kill the sandbox. A :meth:`solve` in another thread ends with SandboxError."""
+        self._closed = True
+        self._drop()
+
+    def _advance(self, run: _Run) -> list[SolveResult]:
+        """One step: start what can start, take what has come."""
+        try:
+            session = self._running()
+        except Died as death:
+            return run.give_up(death)
+        try:
+            for flight in run.launch(self._slots, self._limits):
+                session.submit(flight.job, flight.request.seed, flight.request.instance)
+            results = []
+            for event in session.receive(run.next_deadline() - run.now()):
+                results += self._handle(run, session, event)
+            if run.overdue() and not results:
+                raise Died("timeout", f"no answer within {self._limits.solve_seconds:g} seconds, nor any word of it")
+            return results
+        except Died as death:
+            self._drop()
+            self._check_open()
+            run.deaths += 1
+            return run.give_up(death) if run.deaths >= _DEATHS else run.blame(death)
+
+    def _handle(self, run: _Run, session: Session, event: Done | Asked | Answered) -> list[SolveResult]:
+        flight = run.flying.get(event.job)
+        if isinstance(event, Answered):
+            if flight is not None and flight.asked is not None:
+                flight.deadline += run.now() - flight.asked - MODEL_SECONDS
+                flight.asked = None
+            return []
+        if flight is None:
+            raise Died("protocol", "a word on an instance that was not asked for")
+        if isinstance(event, Asked):
+            if self._model is None or flight.asked is not None:
+                raise Died("protocol", "a model call that cannot be")
+            flight.asked = run.now()
+            flight.deadline += MODEL_SECONDS
+            session.answer_later(event.job, self._model, flight.request.key, event.request)
+            return []
+        return run.finish(flight, event)
+
+    def _running(self) -> Session:
+        with self._mutex:
+            self._check_open()
+            if self._session is not None:
+                return self._session
+        libraries = library_paths(self._manifest.requires)
+        spec = SandboxSpec(Path(guest.__file__), self._mounts, libraries, self._limits)
+        session = Session(self._sandbox.start(spec), self._limits, self._slots)
+        with self._mutex:
+            self._session = session
+        if self._closed:
+            self._drop()
+        try:
+            session.set_up(self._order())
+        except Died:
+            self._drop()
+            self._check_open()
+            raise
+        return session
+
+    def _order(self) -> dict[str, Any]:
+        return {
+            "entry": self._manifest.entry,
+            "stateless": self._manifest.stateless,
+            "slots": self._slots,
+            "solve_seconds": self._limits.solve_seconds,
+            "output_bytes": self._limits.output_bytes,
+            "answer_bytes": self._limits.answer_bytes,
+            "model": self._model is not None,
+        }
+
+    def _drop(self) -> None:
+        with self._mutex:
+            session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SandboxError("the worker was closed while it was in use")
+
+
+@dataclass
+class _Flight:
+    """An instance that is being solved."""
+
+    job: int
+    request: SolveRequest
+    started: float
+    deadline: float
+    alone: bool
+    asked: float | None = None
+
+
+class _Run:
+    """The state of one call of ``solve``: what waits, what is being solved, and what must be solved alone."""
+
+    def __init__(self, requests: Sequence[SolveRequest]) -> None:
+        self.waiting = deque(requests)
+        self.suspects: deque[SolveRequest] = deque()
+        self.flying: dict[int, _Flight] = {}
+        self.deaths = 0
+        self.suspended = 0.0
+        self._jobs = 0
+
+    def now(self) -> float:
+        """A clock that stands still while the caller looks at a result."""
+        return time.monotonic() - self.suspended
+
+    def unfinished(self) -> bool:
+        return bool(self.waiting or self.suspects or self.flying)
+
+    def launch(self, slots: int, limits: Limits) -> list[_Flight]:
+        """What to start now: as many as there are slots for, or one suspect once all else is done."""
+        started = []
+        while self.waiting and len(self.flying) < slots:
+            started.append(self._fly(self.waiting.popleft(), limits, alone=False))
+        if self.suspects and not self.flying:
+            started.append(self._fly(self.suspects.popleft(), limits, alone=True))
+        return started
+
+    def _fly(self, request: SolveRequest, limits: Limits, *, alone: bool) -> _Flight:
+        self._jobs += 1
+        # Twice the time: a neighbour may hold all processes until its own time is up.
+        deadline = self.now() + 2 * limits.solve_seconds + _GRACE_SECONDS
+        flight = self.flying[self._jobs] = _Flight(self._jobs, request, self.now(), deadline, alone)
+        return flight
+
+    def next_deadline(self) -> float:
+        return min(flight.deadline for flight in self.flying.values())
+
+    def overdue(self) -> list[_Flight]:
+        return [flight for flight in self.flying.values() if flight.deadline <= self.now()]
+
+    def finish(self, flight: _Flight, done: Done) -> list[SolveResult]:
+        """Take a result, unless a neighbour may have spoilt it."""
+        del self.flying[flight.job]
+        self.deaths = 0
+        if done.outcome in _ACCOMPANIED and not flight.alone:
+            self.suspects.append(flight.request)
+            return []
+        seconds = max(0.0, min(done.seconds, self.now() - flight.started))
+        key = flight.request.key
+        return [SolveResult(key, done.outcome, done.answer, done.message, done.log, seconds, done.step_rewards)]
+
+    def blame(self, death: Died) -> list[SolveResult]:
+        """The sandbox died: what was alone in it did it, or was overdue; others are tried again alone."""
+        guilty = self.overdue() or (list(self.flying.values()) if len(self.flying) == 1 else [])
+        self.suspects.extendleft(flight.request for flight in reversed(self.flying.values()) if flight not in guilty)
+        self.flying = {}
+        return [SolveResult(each.request.key, death.outcome, message=death.message) for each in guilty]
+
+    def give_up(self, death: Died) -> list[SolveResult]:
+        """Nothing more will come of this harness: each instance that is left gets the outcome."""
+        left = [flight.request for flight in self.flying.values()] + [*self.suspects, *self.waiting]
+        self.flying, self.suspects, self.waiting = {}, deque(), deque()
+        return [SolveResult(request.key, death.outcome, message=death.message) for request in left]

@@ -1,0 +1,118 @@
+"""Fakes of what surrounds the loop: a task of numbers, a backend that answers at once, a scripted improver."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from pydantic import RootModel
+
+from sia_core.decision import Prediction, RewriteHarness, Stop, UpdateWeights
+from sia_core.evidence import Evidence, Rollout
+from sia_core.harness import HarnessTree, Replace
+from sia_core.playbook import Playbook
+from sia_core.rollout import Sweep
+from sia_core.trees import Trees
+from sia_core.types import Instance, Job, Kind, Metric, OfferRef, Split, Task
+
+SKILL = "skill.txt"
+
+
+class Number(RootModel[float]):
+    """An answer of the fake task."""
+
+
+class FakeTask:
+    """Instances are numbers; a harness is right on the share of them that its ``skill.txt`` says."""
+
+    name = "fake"
+    kind: Kind = "solve"
+    brief = "Be right."
+    metric = Metric("right")
+    answer = Number
+    verifier = OfferRef("exact")
+    failure_reward = 0.0
+
+    def __init__(self, size: int = 200, playbook: Playbook | None = None, seed: int = 0) -> None:
+        self._size, self._playbook = size, playbook
+        self.fingerprint = f"fake {size} {seed}"
+
+    def instances(self, split: Split) -> Sequence[Instance]:
+        return [Instance(f"{split}-{number}", split, {"number": number}) for number in range(self._size)]
+
+    def public_dir(self, splits: Sequence[Split]) -> Path:
+        raise NotImplementedError("the fake backend runs no harness")
+
+    def seed_harness(self) -> HarnessTree:
+        return harness(0.2)
+
+    def playbook(self) -> Playbook | None:
+        return self._playbook
+
+
+def harness(skill: float) -> HarnessTree:
+    """A harness of the fake task."""
+    return HarnessTree({"harness.py": b"", SKILL: f"{skill}\n".encode()})
+
+
+def edit(name: str, new: float, old: float = 0.2, parent: str | None = None) -> RewriteHarness:
+    """A decision that changes the skill."""
+    change = Replace(path=SKILL, old=f"{old}\n", new=f"{new}\n")
+    return RewriteHarness(
+        name=name, edits=(change,), reason="scripted", prediction=Prediction(gain=new - old), parent=parent
+    )
+
+
+class InstantBackend:
+    """Answers every rollout by its harness's skill and the instance's digest, in this process; counts the jobs."""
+
+    slots = 2
+
+    def __init__(self) -> None:
+        self.sweeps: list[Sweep] = []
+
+    def submit(self, job: Job) -> Future[Any]:
+        sweep = Sweep(**job.payload["sweep"])
+        self.sweeps.append(sweep)
+        tree = Trees(Path(job.payload["setting"]["run"])).get(sweep.harness)
+        skill = tree.text(SKILL).strip()
+        future: Future[Any] = Future()
+        future.set_result(
+            {"sandbox": "none", "rollouts": [_rollout(each, skill).to_json() for each in sweep.instances]}
+        )
+        return future
+
+    def serve(self, name: str, payload: Mapping[str, Any]) -> Any:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+def _rollout(instance: str, skill: str) -> Rollout:
+    if skill == "broken":
+        return Rollout(instance, "setup-crash", 0.0, message="SyntaxError: broken")
+    place = int.from_bytes(hashlib.sha256(instance.encode()).digest()[:4]) / 2**32
+    return Rollout(instance, "ok", float(place < float(skill)), answer="1.0")
+
+
+class ScriptedImprover:
+    """Returns the decisions of its script, one list a generation, then stops."""
+
+    def __init__(self, *script: Sequence[RewriteHarness | UpdateWeights | Stop] | Callable[[Evidence], Any]) -> None:
+        self._script = script
+        self.seen: list[Evidence] = []
+
+    def draft(self, task: Task, seed: int) -> HarnessTree:
+        return task.seed_harness()
+
+    def decide(self, evidence: Evidence) -> Sequence[RewriteHarness | UpdateWeights | Stop]:
+        self.seen.append(evidence)
+        if evidence.generation >= len(self._script):
+            return [Stop(reason="the script is over")]
+        part = self._script[evidence.generation]
+        decisions: Sequence[RewriteHarness | UpdateWeights | Stop] = part(evidence) if callable(part) else part
+        return decisions

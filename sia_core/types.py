@@ -1,0 +1,324 @@
+"""The protocols that plugins implement, and the small values that pass between them.
+
+Rewards are floats, higher is better. Values that cross a process are JSON.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from pydantic import BaseModel
+
+from sia_core.harness import HarnessTree
+
+if TYPE_CHECKING:
+    from sia_core.decision import RewriteHarness, Stop, UpdateWeights
+    from sia_core.evidence import Evidence
+    from sia_core.playbook import Playbook
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+Split = Literal["public", "search", "gate", "sealed"]
+Kind = Literal["solve", "discover"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a task measures. ``bounds`` are the least and the largest reward, None where there is none."""
+
+    name: str
+    direction: Literal["maximize", "minimize"] = "maximize"
+    unit: str = ""
+    bounds: tuple[float, float] | None = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One thing to solve. ``id`` derives from content and says nothing of the label; ``input`` is JSON."""
+
+    id: str
+    split: Split
+    input: Mapping[str, Any]
+    start: Json = None
+
+
+@dataclass(frozen=True)
+class OfferRef:
+    """An offer by its name, and the settings to call its factory with, as JSON."""
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A verifier's word on one answer. An answer that is not ``valid`` counts as a failure, whatever its reward."""
+
+    reward: float
+    valid: bool = True
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    feedback: str = ""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A problem with a metric, its instances, a verifier and a seed harness.
+
+    Attributes
+    ----------
+    kind : ``solve`` or ``discover``.
+    brief : what an improver is told of the problem; names no label of a hidden split.
+    answer : a pydantic model; answers that it refuses are invalid.
+    verifier : the offer that scores answers, resolved in the verifier's process only.
+    failure_reward : what a rollout without a valid answer earns.
+    fingerprint : digest of data and settings; a run is resumed only with the same one.
+    """
+
+    name: str
+    kind: Kind
+    brief: str
+    metric: Metric
+    answer: type[BaseModel]
+    verifier: OfferRef
+    failure_reward: float
+    fingerprint: str
+
+    def instances(self, split: Split) -> Sequence[Instance]:
+        """The instances of a split without labels, in a stable order. The four splits are disjoint."""
+
+    def public_dir(self, splits: Sequence[Split]) -> Path:
+        """A folder that harnesses may read, holding the labelled cases of ``splits`` and nothing of the others."""
+
+    def seed_harness(self) -> HarnessTree:
+        """The harness that a run starts from."""
+
+    def playbook(self) -> Playbook | None:
+        """The task's own catalogue of harness edits, if it has one."""
+
+
+class RunInSandbox(Protocol):
+    """Runs files that a candidate wrote, in a sandbox of its own, timed by the caller."""
+
+    def __call__(
+        self, files: Mapping[str, bytes], command: Sequence[str], stdin: bytes = b"", *, limits: Limits | None = None
+    ) -> Ran: ...
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a program in a sandbox did. ``ended`` is ``ok`` or why it was stopped; output is data, never a score."""
+
+    ended: str
+    exit_code: int | None
+    stdout: bytes
+    stderr: bytes
+    seconds: float
+
+
+@dataclass(frozen=True)
+class VerifierContext:
+    """What a verifier is handed beside the answer: a way to run what it judges, and its own seed."""
+
+    run: RunInSandbox
+    seed: int
+
+
+@runtime_checkable
+class Verifier(Protocol):
+    """Gives an answer its score. Holds the hidden truth; lives in a process of its own."""
+
+    def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
+        """Score one answer: plain JSON that the task's model accepts. The same input gives the same score."""
+
+
+@runtime_checkable
+class Improver(Protocol):
+    """Drafts the first harness and decides each next change. Both are pure functions of what they are given."""
+
+    def draft(self, task: Task, seed: int) -> HarnessTree:
+        """The first harness; most often ``task.seed_harness()``."""
+
+    def decide(self, evidence: Evidence) -> Sequence[RewriteHarness | UpdateWeights | Stop]:
+        """What to change next. Several decisions are candidates of one generation, each with its parent."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work for a backend: a function by name, ``"module:attribute"``, and a JSON payload. Never a closure."""
+
+    function: str
+    payload: Mapping[str, Any]
+
+
+class Handle(Protocol):
+    """Something that lives long on a backend: an engine or a verifier."""
+
+    def call(self, method: str, payload: Mapping[str, Any]) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Where work runs. A job's function is called as ``function(payload, host)`` on a worker.
+
+    ``slots`` is how many jobs of one agent it can make use of at once.
+    """
+
+    slots: int
+
+    def submit(self, job: Job) -> Future[Any]:
+        """Run a job; the future holds its JSON result, or the exception that it raised."""
+
+    def serve(self, name: str, payload: Mapping[str, Any]) -> Handle:
+        """Start something that lives until its handle is closed."""
+
+    def close(self) -> None:
+        """Stop every worker and everything served."""
+
+
+# Learners and engines: the weight lever.
+
+
+@dataclass(frozen=True)
+class Datum:
+    """One training sequence of T tokens.
+
+    ``logprobs`` (T,) are those at sampling; ``mask`` (T,) is 1 on tokens that the
+    policy sampled and 0 elsewhere; ``advantages`` (T,) weigh them; ``returns`` (T,)
+    are a value head's targets; ``pair`` names the preference pair it belongs to;
+    ``normaliser`` is the one divisor of the whole batch's loss.
+    """
+
+    tokens: Sequence[int]
+    mask: Sequence[int]
+    logprobs: Sequence[float]
+    advantages: Sequence[float]
+    normaliser: float
+    returns: Sequence[float] | None = None
+    pair: str | None = None
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """An RL algorithm: turns groups of scored rollouts into a training signal.
+
+    ``needs`` is what it asks of an engine, out of train, values, reference,
+    custom_loss and constrain; a need that the engine lacks is refused before
+    anything is spent.
+    """
+
+    Config: type[BaseModel]
+    needs: frozenset[str]
+
+    def objections(self, stats: Mapping[str, float]) -> list[str]:
+        """Why it would learn nothing from rewards like these; empty if it would."""
+
+    def credit(self, groups: Sequence[Sequence[Any]], values: Any, reference: Any) -> list[Datum]:
+        """Training data from groups of scored rollouts of one instance each."""
+
+    def loss(self, logprobs: Any, datums: Sequence[Datum], values: Any) -> Any:
+        """A scalar from current log-probabilities; pure, and importable by name."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What samples from the policy and trains it. ``can`` is a set out of {train, values, reference, custom_loss, constrain}."""
+
+    can: frozenset[str]
+
+    def sample(self, prompts: Sequence[Sequence[int]], **settings: Any) -> Any: ...
+
+    def logprobs(self, sequences: Sequence[Sequence[int]]) -> Any: ...
+
+    def forward_backward(self, datums: Sequence[Datum], loss: str) -> Mapping[str, float]: ...
+
+    def optim_step(self, **settings: Any) -> Mapping[str, float]: ...
+
+    def save(self, folder: Path) -> str: ...
+
+    def load(self, folder: Path) -> None: ...
+
+
+# Sandboxes.
+
+GUARANTEES = ("files", "net", "environment", "processes", "total_memory", "total_disk")
+REQUIRED_GUARANTEES = frozenset({"files", "net", "environment", "processes"})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one sandbox may use. Memory is per process, and in total for all of its processes together."""
+
+    memory_bytes: int = 4 * 2**30
+    total_memory_bytes: int = 8 * 2**30
+    processes: int = 64
+    file_bytes: int = 512 * 2**20
+    scratch_bytes: int = 1 * 2**30
+    output_bytes: int = 64 * 1024
+    answer_bytes: int = 1 * 2**20
+    setup_seconds: float = 300.0
+    solve_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A file or folder of the host that a program in the sandbox may read, under a name of its own."""
+
+    name: str
+    host: Path
+
+
+@dataclass(frozen=True)
+class SandboxSpec:
+    """A program to start: a Python file that defines ``main(channel, world)``.
+
+    It is loaded before the sandbox is sealed and may import the standard library
+    and modules of ``sia_core.sandbox`` that import nothing else; ``main`` runs
+    inside, with the descriptor of its end of the channel and a
+    :class:`sia_core.sandbox.launch.World` that gives each mount's path by its name
+    and ``scratch``, the writable folder. ``sys.path`` holds the ``libraries``:
+    packages, modules and metadata folders, at the top of one folder.
+    """
+
+    program: Path
+    mounts: tuple[Mount, ...] = ()
+    libraries: tuple[Path, ...] = ()
+    limits: Limits = Limits()
+
+
+class SandboxProcess(Protocol):
+    """A running sandbox. ``channel`` is the host's end of a stream socket."""
+
+    channel: socket.socket
+
+    def kill(self) -> None:
+        """Kill the whole tree of processes and remove the scratch folder. May be called twice."""
+
+    def ended(self) -> str | None:
+        """Why it ended (``exit 1``, ``signal 9``, ``memory``, ``processes``, ``disk``), or None while it runs."""
+
+    def stderr(self) -> str:
+        """The last few kilobytes of what it printed: a diagnostic, from a hostile source."""
+
+
+@runtime_checkable
+class Sandbox(Protocol):
+    """Isolates candidate code. Declares what it guarantees rather than what it is made of."""
+
+    name: str
+    guarantees: frozenset[str]
+
+    def probe(self) -> Mapping[str, str]:
+        """Attack itself on this machine: for each guarantee that does not hold, why. Empty when all hold."""
+
+    def start(self, spec: SandboxSpec) -> SandboxProcess:
+        """Start a program; SandboxError where that fails."""
+
+
+ModelCall = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+"""Answers one model call of a harness: (rollout's key, request) -> reply, in the shape of chat completions."""

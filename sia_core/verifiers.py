@@ -1,0 +1,157 @@
+"""The core's verifiers: ``exact``, ``numeric`` and ``command``.
+
+The truth is the task's own file of cases, a JSON object a line with an ``answer``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import subprocess
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from sia_core.answers import InvalidAnswer, strict_json
+from sia_core.cases import read_cases
+from sia_core.errors import SiaError, UsageError
+from sia_core.types import Instance, Score, VerifierContext
+
+COMMAND_SECONDS = 60.0
+
+
+class _FromCases:
+    """A verifier whose truth is the ``answer`` of each case in a file."""
+
+    def __init__(self, data: str) -> None:
+        self._data = Path(data)
+
+    def truth(self, instance: Instance) -> Any:
+        if instance.id not in self._answers:
+            raise SiaError(f"{self._data}: no case {instance.id}; was the file changed during the run?")
+        return self._answers[instance.id]
+
+    @cached_property
+    def _answers(self) -> dict[str, Any]:
+        return {case.id: case.answer for case in read_cases(self._data)}
+
+
+class Exact(_FromCases):
+    """1 where the answer equals the case's, 0 elsewhere. Strings are compared without outer white space; 1 is 1.0."""
+
+    def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
+        return Score(float(_same(answer, self.truth(instance))))
+
+
+class Numeric(_FromCases):
+    """1 where the number is within a tolerance of the case's, 0 elsewhere.
+
+    The tolerance is relative to the case's number, and absolute where that is below 1.
+    ``arg`` is the tolerance, as in ``--verifier numeric:0.01``; without it, 1e-6.
+    """
+
+    def __init__(self, data: str, arg: str = "1e-6") -> None:
+        super().__init__(data)
+        tolerance = number(arg)
+        if tolerance is None or tolerance < 0:
+            raise UsageError(f"--verifier numeric:{arg}: the tolerance must be a number such as 0.01")
+        self._tolerance = tolerance
+
+    def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
+        given, true = number(answer), number(self.truth(instance))
+        if given is None:
+            return Score(0.0, valid=False, feedback="the answer is not a number")
+        if true is None:
+            raise UsageError(f"{self._data}: the answer of case {instance.id} is not a number; use --verifier exact")
+        error = min(abs(given - true), sys.float_info.max)  # a metric is finite
+        return Score(float(error <= self._tolerance * max(1.0, abs(true))), metrics={"error": error})
+
+
+class Command(_FromCases):
+    """A command of the user's own: reads one JSON object on its standard input, prints one.
+
+    In: ``{"id", "input", "answer", "truth"}``. Out, on the last line: ``{"reward": number}``
+    and, if it likes, ``valid``, ``metrics`` and ``feedback``. The command is trusted; it
+    is given the answer as data, and an environment that holds PATH and no key. ``arg`` is the
+    command, as in ``--verifier 'command:python3 check.py'``.
+    """
+
+    def __init__(self, data: str, arg: str = "") -> None:
+        super().__init__(data)
+        try:
+            self._command = shlex.split(arg)
+        except ValueError as error:
+            raise UsageError(f"--verifier command:{arg}: {error}") from None
+        if not self._command:
+            raise UsageError("--verifier command: give the command, for example --verifier 'command:python3 check.py'")
+
+    def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
+        given = {
+            "id": instance.id,
+            "input": dict(instance.input),
+            "answer": answer,
+            "truth": self.truth(instance),
+        }
+        try:
+            done = subprocess.run(
+                self._command,
+                input=json.dumps(given, ensure_ascii=False).encode(),
+                capture_output=True,
+                timeout=COMMAND_SECONDS,
+                env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise SiaError(
+                f"the verifier's command took more than {COMMAND_SECONDS:g} s on case {instance.id}"
+            ) from None
+        except OSError as error:
+            raise UsageError(f"the verifier's command {self._command[0]!r} cannot be run: {error.strerror}") from None
+        if done.returncode:
+            tail = done.stderr.decode(errors="replace").strip()[-500:]
+            raise SiaError(f"the verifier's command ended with {done.returncode} on case {instance.id}: {tail}")
+        return _printed_score(done.stdout.decode(errors="replace"), self._command[0])
+
+
+class _Printed(BaseModel):
+    reward: float
+    valid: bool = True
+    metrics: dict[str, float] = {}
+    feedback: str = ""
+
+
+def _printed_score(output: str, command: str) -> Score:
+    try:
+        last = output.strip().split("\n")[-1]
+        return Score(**_Printed.model_validate(strict_json(last)).model_dump())
+    except (InvalidAnswer, ValidationError) as error:
+        raise SiaError(
+            f"the verifier's command {command!r} must print a JSON object with a 'reward' on its last line: {error}"
+        ) from None
+
+
+def number(value: Any) -> float | None:
+    """A JSON number, or a string that spells one; None for all else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _same(given: Any, true: Any) -> bool:
+    if isinstance(given, str) and isinstance(true, str):
+        return given.strip() == true.strip()
+    if isinstance(given, list) and isinstance(true, list):
+        return len(given) == len(true) and all(map(_same, given, true))
+    if isinstance(given, dict) and isinstance(true, dict):
+        return given.keys() == true.keys() and all(_same(given[key], true[key]) for key in true)
+    # To Python true is 1, to JSON it is not.
+    return isinstance(given, bool) == isinstance(true, bool) and bool(given == true)

@@ -1,0 +1,219 @@
+"""The verifier's process: started by the orchestrator, holds the hidden truth, runs no candidate code.
+
+Answers reach it as JSON text over a socket of its own, and scores come back as
+JSON. Instances of the sealed split are scored only by a process that was started
+for them, which the loop does once a run is closed.
+
+Run as a module, this file is that process.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from numbers import Real
+from typing import Any
+
+from sia_core.answers import InvalidAnswer, read_answer
+from sia_core.errors import SiaError, UsageError
+from sia_core.plugins import ALLOW_VARIABLE, Plugins
+from sia_core.types import Instance, OfferRef, Score, Task, Verifier, VerifierContext
+
+ENVIRONMENT = (
+    "HOME",
+    "PATH",
+    "PYTHONPATH",
+    "LD_LIBRARY_PATH",
+    "LANG",
+    "XDG_CACHE_HOME",
+    "VIRTUAL_ENV",
+    "TMPDIR",
+    "CUDA_VISIBLE_DEVICES",
+    ALLOW_VARIABLE,
+)
+"""What the verifier's process inherits: where things are, and no key."""
+
+SECONDS_PER_ANSWER = 120.0
+START_SECONDS = 300.0
+INVALID = "invalid-answer"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One answer to score: its instance, the raw JSON text, and the verifier's seed for it."""
+
+    instance: Instance
+    answer: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A score, or why there is none. ``outcome`` is ``ok`` or ``invalid-answer``."""
+
+    outcome: str
+    score: Score
+    message: str = ""
+
+
+class VerifierProcess:
+    """The orchestrator's end: starts the process on first use, asks it, and ends it.
+
+    A verifier that fails or takes too long is an error of the run, named after the
+    verifier: no rollout is ever scored by guess.
+    """
+
+    def __init__(self, task: OfferRef, verifier: OfferRef, *, sealed: bool = False) -> None:
+        self._config = {"task": asdict(task), "verifier": asdict(verifier), "sealed": sealed}
+        self._name = verifier.name
+        self._mutex = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Connection[Any, Any] | None = None
+
+    def score(self, questions: Sequence[Question]) -> list[Verdict]:
+        """Score answers, in order."""
+        if not questions:
+            return []
+        with self._mutex:
+            self._start()
+            asked = [asdict(question) for question in questions]
+            reply = self._ask(asked, SECONDS_PER_ANSWER * len(questions))
+            return [Verdict(each["outcome"], Score(**each["score"]), each["message"]) for each in reply["verdicts"]]
+
+    def close(self) -> None:
+        """End the process; a thread that waits for a score of it gets an error."""
+        process = self._process
+        if process is not None:
+            process.kill()  # first, since whoever waits for it holds the mutex
+        with self._mutex:
+            self._stop()
+
+    def _start(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            return
+        self._stop()
+        here, there = Pipe()
+        environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        self._process = subprocess.Popen(
+            # -P: a file of the working folder must not stand in for a module.
+            [sys.executable, "-P", "-m", "sia_core.verifying", str(there.fileno())],
+            pass_fds=[there.fileno()],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        there.close()
+        self._channel = here
+        try:
+            self._ask(self._config, START_SECONDS)
+        except BaseException:
+            self._stop()
+            raise
+
+    def _ask(self, message: Any, seconds: float) -> Mapping[str, Any]:
+        assert self._channel is not None
+        try:
+            self._channel.send_bytes(json.dumps(message).encode())
+            if not self._channel.poll(seconds):
+                self._stop()
+                raise SiaError(f"verifier {self._name!r} did not answer within {seconds:g} s and was stopped")
+            reply: Mapping[str, Any] = json.loads(self._channel.recv_bytes())
+        except (EOFError, OSError) as error:
+            self._stop()
+            raise SiaError(f"verifier {self._name!r} ended unexpectedly; its errors are above") from error
+        if "usage_error" in reply:
+            raise UsageError(reply["usage_error"])
+        if "error" in reply:
+            raise SiaError(f"verifier {self._name!r}: {reply['error']}")
+        return reply
+
+    def _stop(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+class _Server:
+    """The process's side."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        plugins = Plugins.discover()
+        self._task: Task = plugins.create("task", config["task"]["name"], **config["task"]["settings"])
+        self._verifier: Verifier = plugins.create(
+            "verifier", config["verifier"]["name"], **config["verifier"]["settings"]
+        )
+        self._sealed = config["sealed"]
+
+    def verdict(self, question: Mapping[str, Any]) -> Verdict:
+        instance = Instance(**question["instance"])
+        if (instance.split == "sealed") != self._sealed:
+            raise SiaError(f"instance {instance.id} of split {instance.split!r} was asked of the wrong process")
+        failure = self._task.failure_reward
+        try:
+            answer = read_answer(question["answer"], self._task.answer)
+        except InvalidAnswer as error:
+            return Verdict(INVALID, Score(failure, valid=False), str(error))
+        score = self._checked(
+            self._verifier.score(instance, answer, VerifierContext(_no_run, question["seed"])), instance
+        )
+        if not score.valid:
+            return Verdict(INVALID, replace(score, reward=failure), score.feedback)
+        return Verdict("ok", score)
+
+    def _checked(self, score: Any, instance: Instance) -> Score:
+        """The score as plain JSON. A verifier that breaks its word is an error of the run."""
+        if not isinstance(score, Score):
+            raise SiaError(f"gave instance {instance.id} a {type(score).__name__}; it must return a Score")
+        numbers = [score.reward, *score.metrics.values()]
+        if not all(isinstance(value, Real) and math.isfinite(value) for value in numbers):
+            raise SiaError(f"gave instance {instance.id} a reward or metric that is not a finite number: {numbers}")
+        low, high = self._task.metric.bounds or (-math.inf, math.inf)
+        if score.valid and not low <= score.reward <= high:
+            raise SiaError(
+                f"gave instance {instance.id} the reward {score.reward:g}, outside of {low:g} to {high:g}, "
+                f"the bounds of the metric {self._task.metric.name!r}"
+            )
+        metrics = {str(name): float(value) for name, value in score.metrics.items()}
+        return Score(float(score.reward), bool(score.valid), metrics, str(score.feedback))
+
+
+def _no_run(*_: Any, **__: Any) -> Any:
+    raise SiaError("this verifier asks to run code, and no sandbox was handed to it")
+
+
+def serve(channel: Connection[Any, Any]) -> None:
+    """Answer requests until the orchestrator hangs up."""
+    server = None
+    while True:
+        try:
+            request = json.loads(channel.recv_bytes())
+        except (EOFError, OSError):
+            return
+        reply: dict[str, Any]
+        try:
+            if server is None:
+                server, reply = _Server(request), {}
+            else:
+                reply = {"verdicts": [asdict(server.verdict(question)) for question in request]}
+        except UsageError as error:
+            reply = {"usage_error": str(error)}
+        except Exception as error:
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        channel.send_bytes(json.dumps(reply).encode())
+
+
+if __name__ == "__main__":
+    serve(Connection(int(sys.argv[1])))

@@ -1,0 +1,133 @@
+"""A budget is reserved before it is spent, all or nothing, and never overrun."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sia_core.budget import Budget, Limit
+from sia_core.errors import BudgetExhausted, UsageError
+
+
+def budget(text: str) -> Budget:
+    return Budget(Limit.parse(text))
+
+
+def test_limits_are_read_by_kind() -> None:
+    assert Limit.parse(" rollouts=20000, seconds = 600 ").amounts == {"rollouts": 20000.0, "seconds": 600.0}
+
+
+def test_a_bare_number_counts_rollouts() -> None:
+    assert Limit.parse("1e3").amounts == {"rollouts": 1000.0}
+
+
+def test_no_text_is_no_limit() -> None:
+    assert Limit.parse("").amounts == {}
+    assert budget("").left("rollouts") == math.inf
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("rolouts=5", "unknown kind 'rolouts'; a budget counts rollouts, verifications, tokens, money, seconds"),
+        ("rollouts=", "'rollouts=' is not an amount"),
+        ("rollouts", "'rollouts' is not an amount"),
+        ("rollouts=five", "is not an amount"),
+        ("rollouts=-1", "is not an amount"),
+        ("rollouts=nan", "is not an amount"),
+        ("rollouts=inf", "is not an amount"),
+        ("rollouts=5=6", "unknown kind"),
+        ("rollouts=5,rollouts=6", "rollouts is given twice"),
+        ("5,rollouts=6", "rollouts is given twice"),
+    ],
+)
+def test_what_is_no_budget_is_refused_with_the_part_that_is_wrong(text: str, says: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        Limit.parse(text)
+    assert raised.value.exit_code == 2
+    assert "--budget" in str(raised.value)
+    assert says in str(raised.value)
+
+
+def test_a_reservation_fits_to_the_last_unit_and_not_beyond() -> None:
+    mine = budget("rollouts=10")
+    mine.reserve(rollouts=10)
+    with pytest.raises(
+        BudgetExhausted, match="1 rollouts do not fit into the budget: 0 of 10 are spent and 10 reserved"
+    ):
+        mine.reserve(rollouts=1)
+
+
+def test_a_reservation_is_made_as_a_whole_or_not_at_all() -> None:
+    mine = budget("rollouts=10,tokens=5")
+    with pytest.raises(BudgetExhausted, match="tokens"):
+        mine.reserve(rollouts=10, tokens=6)
+    assert (mine.left("rollouts"), mine.left("tokens")) == (10, 5)
+
+
+def test_settling_gives_back_what_was_not_spent() -> None:
+    mine = budget("rollouts=10")
+    mine.reserve(rollouts=8)
+    mine.settle({"rollouts": 8}, {"rollouts": 3})
+    assert mine.left("rollouts") == 7
+    assert mine.spent["rollouts"] == 3
+
+
+def test_what_has_no_limit_is_counted_all_the_same() -> None:
+    mine = budget("")
+    mine.reserve(rollouts=1e9)
+    mine.settle({"rollouts": 1e9}, {"rollouts": 1e9})
+    assert mine.spent["rollouts"] == 1e9
+
+
+@pytest.mark.parametrize("amount", [-1.0, math.nan])
+def test_a_reservation_cannot_make_room(amount: float) -> None:
+    mine = budget("rollouts=10")
+    with pytest.raises(ValueError, match="never negative"):
+        mine.reserve(rollouts=amount)
+    assert mine.left("rollouts") == 10
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.booleans()), max_size=40))
+def test_what_is_reserved_and_spent_never_exceeds_the_limit(steps: list[tuple[int, int, bool]]) -> None:
+    mine = budget("rollouts=20,tokens=20")
+    granted = {"rollouts": 0, "tokens": 0}
+    for rollouts, tokens, spend in steps:
+        fits = granted["rollouts"] + rollouts <= 20 and granted["tokens"] + tokens <= 20
+        try:
+            mine.reserve(rollouts=rollouts, tokens=tokens)
+        except BudgetExhausted:
+            assert not fits
+            continue
+        assert fits
+        amounts = {"rollouts": rollouts, "tokens": tokens}
+        mine.settle(amounts, amounts if spend else {})
+        if spend:
+            granted = {kind: granted[kind] + amount for kind, amount in amounts.items()}
+    assert mine.left("rollouts") == 20 - granted["rollouts"]
+
+
+def test_64_threads_never_overshoot() -> None:
+    mine, granted, go = budget("rollouts=1000,tokens=700"), [], threading.Barrier(64)
+
+    def work() -> None:
+        go.wait()
+        for _ in range(50):
+            try:
+                mine.reserve(rollouts=1, tokens=1)
+            except BudgetExhausted:
+                return
+            granted.append(1)
+            mine.settle({"rollouts": 1, "tokens": 1}, {"rollouts": 1, "tokens": 1})
+
+    threads = [threading.Thread(target=work) for _ in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(granted) == 700
+    assert (mine.left("rollouts"), mine.left("tokens")) == (300, 0)

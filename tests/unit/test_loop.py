@@ -1,0 +1,253 @@
+"""What a run does with decisions: promote, reject, refuse, stop, seal, resume; never more than the budget."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sia_core.budget import Budget, Limit
+from sia_core.candidate import Parts
+from sia_core.decision import Prediction, Stop, UpdateWeights
+from sia_core.errors import SiaError, UsageError
+from sia_core.harness import HarnessTree, Replace, Write
+from sia_core.ledger import Ledger
+from sia_core.loop import Loop, Plan
+from sia_core.observe import Emitter
+from sia_core.report import build
+from sia_core.rollout import Rollouts, Setting
+from sia_core.testing.fakes import SKILL, FakeTask, InstantBackend, ScriptedImprover, edit, harness
+from sia_core.trees import Trees
+from sia_core.types import OfferRef
+
+CONFIG = {"plan": {"levers": ["harness"], "seed": 0}, "budget": {}, "improver": "scripted"}
+
+
+class World:
+    """A run of the fake task, with everything that a test wants to look at afterwards."""
+
+    def __init__(self, folder: Path, *script: Any, budget: str = "", task: FakeTask | None = None, **plan: Any) -> None:
+        self.folder, self.backend, self.improver = folder, InstantBackend(), ScriptedImprover(*script)
+        self.events: list[Any] = []
+        self.task, self.plan, self.limit = task or FakeTask(), Plan(**plan), Limit.parse(budget)
+
+    def run(self) -> dict[str, Any]:
+        with Ledger.create(self.folder) as ledger:
+            ledger.step("run", lambda: {"config": CONFIG, "task": "fake", "metric": {"name": "right"}})
+            self.loop(ledger).improve()
+            return build(ledger)
+
+    def loop(self, ledger: Ledger) -> Loop:
+        emit = Emitter([(None, self.events.append)])  # type: ignore[list-item]
+        setting = Setting(str(self.folder), OfferRef("fake"), OfferRef("exact"), "none", self.plan.seed)
+        rollouts, trees, budget = Rollouts(setting, ledger, self.backend, emit), Trees(self.folder), Budget(self.limit)
+        return Loop(self.plan, Parts(self.task, self.improver, rollouts, ledger, trees, budget, emit))
+
+
+def test_a_better_candidate_is_promoted_and_a_worse_one_is_not_each_with_its_paired_interval(tmp_path: Path) -> None:
+    report = World(tmp_path, [edit("good", 0.7), edit("bad", 0.1)]).run()
+    good, bad = report["generations"]
+    assert (good["accepted"], bad["accepted"]) == (True, False)
+    assert good["gate"]["n"] == bad["gate"]["n"] == 200
+    assert good["gate"]["ci95"][0] > 0.3 > 0 > bad["gate"]["ci95"][1]
+    assert report["agent"]["harness"] == harness(0.7).digest
+    assert report["gate_queries"] == 2
+
+
+def test_the_sealed_report_compares_the_first_and_the_final_agent(tmp_path: Path) -> None:
+    sealed = World(tmp_path, [edit("good", 0.7)], task=FakeTask(1000)).run()["sealed"]
+    assert sealed["initial"]["value"] == pytest.approx(0.2, abs=0.1)
+    assert sealed["final"]["value"] == pytest.approx(0.7, abs=0.1)
+    assert sealed["final"]["ci95"][0] < sealed["final"]["value"] < sealed["final"]["ci95"][1]
+
+
+def test_sealed_instances_are_touched_only_after_the_run_is_closed(tmp_path: Path) -> None:
+    World(tmp_path, [edit("good", 0.7)], [edit("bad", 0.1, old=0.7)]).run()
+    with Ledger.read(tmp_path) as ledger:
+        keys = [key for key, _, _ in ledger.events()]
+    first_sealed = next(index for index, key in enumerate(keys) if "sealed" in key)
+    assert keys.index("closed") < first_sealed
+    assert all("sealed" in key or key == "finished" for key in keys[first_sealed:])
+
+
+def test_evidence_never_holds_a_sealed_instance_or_a_single_gate_result(tmp_path: Path) -> None:
+    world = World(tmp_path, [edit("good", 0.7)], [edit("bad", 0.1, old=0.7)])
+    world.run()
+    for evidence in world.improver.seen:
+        assert "sealed-" not in repr(evidence)
+        assert "gate-" not in repr(evidence)
+        assert "search-" in repr(evidence)
+
+
+def test_the_search_may_go_on_from_a_candidate_that_was_not_promoted(tmp_path: Path) -> None:
+    slightly = harness(0.22).digest[:12]
+    world = World(tmp_path, [edit("slightly", 0.22)], [edit("further", 0.8, old=0.22, parent=slightly)])
+    first, second = world.run()["generations"]
+    assert not first["accepted"]
+    assert second["accepted"]
+    assert second["parent"] == slightly
+    assert second["gate"]["incumbent"] == pytest.approx(0.2, abs=0.1)
+
+
+def test_a_candidate_that_does_not_start_costs_a_smoke_run_only(tmp_path: Path) -> None:
+    broken = edit("broken", 0.5).model_copy(update={"edits": (Write(path=SKILL, text="broken\n"),)})
+    world = World(tmp_path, [broken])
+    (row,) = world.run()["generations"]
+    assert row["why"].startswith("smoke run failed: setup-crash: SyntaxError")
+    assert row["gate"] is None
+    gated = {sweep.agent for sweep in world.backend.sweeps if sweep.purpose == "gate"}
+    assert gated == {harness(0.2).digest[:12]}
+
+
+def test_decisions_that_cannot_work_are_refused_with_the_reason_and_the_run_goes_on(tmp_path: Path) -> None:
+    outside = edit("outside", 0.5).model_copy(update={"edits": (Write(path="../../etc/passwd", text=""),)})
+    missing = edit("missing", 0.5).model_copy(update={"edits": (Replace(path="nowhere.py", old="a", new="b"),)})
+    weights = UpdateWeights(algorithm="grpo", reason="why not", prediction=Prediction(gain=0.1))
+    world = World(
+        tmp_path,
+        [outside, missing, weights, edit("orphan", 0.5, parent="nobody"), edit("good", 0.7), edit("again", 0.7)],
+        candidates=6,
+    )
+    rows = {row["name"]: row for row in world.run()["generations"]}
+    assert "not a path inside the harness" in rows["outside"]["why"]
+    assert "no file 'nowhere.py'" in rows["missing"]["why"]
+    assert "not among this run's levers" in rows["grpo"]["why"]
+    assert "no agent 'nobody'" in rows["orphan"]["why"]
+    assert rows["good"]["accepted"]
+    assert "known already" in rows["again"]["why"]
+
+
+def test_more_candidates_than_planned_are_refused_because_the_gate_shares_out_its_error(tmp_path: Path) -> None:
+    world = World(tmp_path, [edit("one", 0.3), edit("two", 0.4), edit("three", 0.5)], candidates=2)
+    assert "2 candidates a generation" in world.run()["generations"][2]["why"]
+
+
+def test_an_improver_that_proposes_nothing_or_stops_ends_the_run_with_a_report(tmp_path: Path) -> None:
+    assert World(tmp_path / "nothing", []).run()["stopped"] == "nothing was proposed"
+    assert World(tmp_path / "stop", [Stop(reason="enough")]).run()["stopped"] == "enough"
+
+
+@pytest.mark.parametrize("rollouts", [658, 700, 1000, 1060, 1400])
+def test_the_budget_is_never_overrun_and_the_report_is_paid_for_first(tmp_path: Path, rollouts: int) -> None:
+    world = World(tmp_path, *([edit(f"g{i}", 0.21 + i / 100)] for i in range(8)), budget=f"rollouts={rollouts}")
+    report = world.run()
+    assert report["sealed"]
+    assert report["budget"]["spent"]["rollouts"] <= rollouts
+    assert sum(len(sweep.instances) for sweep in world.backend.sweeps) == report["budget"]["spent"]["rollouts"]
+    assert "budget" in report["stopped"]
+
+
+def test_a_budget_that_cannot_pay_for_the_report_is_refused_before_anything_is_spent(tmp_path: Path) -> None:
+    world = World(tmp_path, [edit("good", 0.7)], budget="rollouts=500")
+    with pytest.raises(UsageError, match=r"--budget is too small .* sealed report"):
+        world.run()
+    assert [sweep for sweep in world.backend.sweeps if sweep.purpose != "smoke"] == []
+
+
+def test_a_first_harness_that_does_not_run_is_an_error_that_says_why(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.task.seed_harness = lambda: HarnessTree({"harness.py": b"", SKILL: b"broken"})  # type: ignore[method-assign]
+    with pytest.raises(SiaError, match="the first harness does not run: setup-crash: SyntaxError"):
+        world.run()
+
+
+TASK = FakeTask(60)
+
+
+def script(seed: int) -> list[Any]:
+    return [[edit("good", 0.5 + seed / 10), edit("bad", 0.1)], [edit("better", 0.9, old=0.5 + seed / 10)], []]
+
+
+def test_a_run_stopped_after_any_step_and_resumed_gives_the_same_report_and_repeats_no_step(tmp_path: Path) -> None:
+    whole = World(tmp_path / "whole", *script(0), task=TASK)
+    expected = whole.run()
+    with Ledger.read(tmp_path / "whole") as ledger:
+        steps = sum(1 for _ in ledger.events())
+    for stop_after in range(1, steps):
+        folder = tmp_path / f"stopped-{stop_after}"
+        done = _run_until_stopped(World(folder, *script(0), task=TASK), stop_after)
+        resumed = World(folder, *script(0), task=TASK)
+        report = resumed.run()
+        assert _comparable(report) == _comparable(expected)
+        again = done & {_job(sweep) for sweep in resumed.backend.sweeps}
+        assert not again
+
+
+def _run_until_stopped(world: World, stop_after: int) -> set[Any]:
+    """Run, and fall dead after so many recorded steps; the jobs whose results were recorded."""
+    with Ledger.create(world.folder) as ledger:
+        ledger.step("run", lambda: {"config": CONFIG, "task": "fake", "metric": {"name": "right"}})
+        record, count = ledger.record, itertools.count(2)
+
+        def dying(key: str, value: Any) -> Any:
+            if next(count) > stop_after:
+                raise KeyboardInterrupt
+            return record(key, value)
+
+        ledger.record = dying  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            world.loop(ledger).improve()
+        recorded = {key for key, _, _ in ledger.events("rollouts/")}
+    return {_job(sweep) for sweep in world.backend.sweeps if _key(sweep) in recorded}
+
+
+def _job(sweep: Any) -> Any:
+    return (sweep.purpose, sweep.agent, sweep.instances)
+
+
+def _key(sweep: Any) -> str:
+    index = 0 if sweep.purpose == "smoke" else int(sweep.instances[0].split("-")[1]) // 64
+    return f"rollouts/{sweep.purpose}/{sweep.agent}/{index:04d}" if sweep.purpose != "search" else "unordered"
+
+
+def _comparable(report: dict[str, Any]) -> dict[str, Any]:
+    spent = {kind: amount for kind, amount in report["budget"]["spent"].items() if kind != "seconds"}
+    return {**report, "run": "", "budget": spent}
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Path) -> None:
+    one, two, other = (
+        World(tmp_path / name, *script(0), seed=seed) for name, seed in (("one", 5), ("two", 5), ("other", 6))
+    )
+    assert _comparable(one.run()) == _comparable(two.run())
+    other.run()
+    searched = [
+        {sweep.instances for sweep in world.backend.sweeps if sweep.purpose == "search"} for world in (one, two, other)
+    ]
+    assert searched[0] == searched[1] != searched[2]
+
+
+def test_disk_grows_linearly_and_no_file_is_stored_twice(tmp_path: Path) -> None:
+    chain = [
+        [edit(f"g{i}", round(0.2 + (i + 1) / 100, 2), old=round(0.2 + i / 100, 2), parent=_id(i))] for i in range(12)
+    ]
+    World(tmp_path, *chain, generations=12).run()
+    blobs = [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
+    contents = Counter(path.read_bytes() for path in blobs)
+    assert max(contents.values()) == 1
+    assert len(blobs) == 1 + 13 + 13  # the one harness.py, a skill.txt and a listing each
+
+
+def _id(index: int) -> str:
+    return harness(round(0.2 + index / 100, 2)).digest[:12]
+
+
+def test_the_loops_own_cost_is_bounded_in_calls_and_commits(tmp_path: Path) -> None:
+    """The bound of 20 ms a generation and 2 ms a rollout, held as counts: Python calls and ledger commits."""
+    calls = Counter[str]()
+    world = World(tmp_path, *([edit(f"g{i}", 0.3 + i / 10)] for i in range(3)), task=FakeTask(size=640), generations=3)
+    with Ledger.create(tmp_path) as ledger:
+        ledger.step("run", lambda: {"config": CONFIG, "task": "fake", "metric": {"name": "right"}})
+        loop = world.loop(ledger)
+        sys.setprofile(lambda frame, event, _: calls.update([event]) if event == "call" else None)
+        try:
+            loop.improve()
+        finally:
+            sys.setprofile(None)
+        commits = sum(1 for key, _, _ in ledger.events() if not key.startswith("rollouts/"))
+    rollouts = sum(len(sweep.instances) for sweep in world.backend.sweeps)
+    assert calls["call"] / rollouts < 100  # a Python call is about 0.1 us to 1 us
+    assert commits <= 8 + 5 * 3  # a commit is about 1 ms with its sync
