@@ -17,9 +17,10 @@ from sia_core.evidence import AgentView, Rollout, excerpt
 from sia_core.harness import HarnessTree, apply_edits, unified_diff
 from sia_core.ledger import Ledger
 from sia_core.observe import Emitter
-from sia_core.rollout import Rollouts, Sweep
+from sia_core.rollout import GivenUp, Rollouts, Sweep
 from sia_core.trees import Trees
 from sia_core.types import Improver, Split, Task
+from sia_core.verifying import INVALID
 
 SMOKE_CASES = 2
 LABELLED: tuple[Split, ...] = ("public", "search", "gate")
@@ -115,7 +116,11 @@ class Trials:
         if fault := self._fault(agent):
             self._settle(whole, smoke)
             return replace(candidate, refused=f"smoke run failed: {fault}")
-        rollouts = self._run("gate", "gate", agent, self._samples.gate)
+        try:
+            rollouts = self._run("gate", "gate", agent, self._samples.gate, hasty=True)
+        except GivenUp as error:
+            self._settle(whole, smoke + error.done)
+            return replace(candidate, refused=f"given up: {error}")
         self._settle(whole, whole)
         return replace(candidate, rewards=tuple(each.reward for each in rollouts))
 
@@ -134,13 +139,15 @@ class Trials:
         self._settle(len(instances), len(instances))
         return rollouts
 
-    def _run(self, purpose: str, split: Split, agent: AgentView, instances: tuple[str, ...]) -> list[Rollout]:
+    def _run(
+        self, purpose: str, split: Split, agent: AgentView, instances: tuple[str, ...], *, hasty: bool = False
+    ) -> list[Rollout]:
         public = LABELLED if split == "sealed" else LABELLED[:1]
-        return self._parts.rollouts.run(Sweep(purpose, agent.id, agent.harness, split, instances, public))
+        return self._parts.rollouts.run(Sweep(purpose, agent.id, agent.harness, split, instances, public, hasty))
 
     def _fault(self, agent: AgentView) -> str:
         rollouts = self._run("smoke", "search", agent, self._samples.smoke)
-        if any(each.outcome == "ok" for each in rollouts):
+        if any(each.outcome in ("ok", INVALID) for each in rollouts):
             return ""
         return excerpt(f"{rollouts[0].outcome}: {rollouts[0].message or rollouts[0].log}".strip(": "))
 

@@ -22,7 +22,7 @@ from sia_core.errors import UsageError
 from sia_core.harness import HarnessTree
 from sia_core.ledger import canonical
 from sia_core.playbook import PLAYBOOK, Playbook
-from sia_core.types import Instance, Kind, Metric, OfferRef, Split
+from sia_core.types import Instance, Kind, Limits, Metric, OfferRef, Split
 
 SHARES: tuple[tuple[Split, float], ...] = (("public", 0.25), ("search", 0.25), ("gate", 0.25), ("sealed", 0.25))
 """How cases without a ``split`` are dealt out."""
@@ -84,17 +84,24 @@ def _read_case(line: str, where: str) -> Case:
 
 
 class Cases:
-    """A ``solve`` task made of a harness's folder and a file of cases, split by seed and content."""
+    """A ``solve`` task made of a harness's folder and a file of cases, split by seed and content.
+
+    ``seconds`` is the time limit of one case; the set-up has ten times as long.
+    """
 
     kind: Kind = "solve"
     metric = Metric("score")
     answer = Answer
     failure_reward = 0.0
 
-    def __init__(self, data: str, harness: str, seed: int = 0) -> None:
+    def __init__(self, data: str, harness: str, seed: int = 0, seconds: str = "30") -> None:
         self._data, self._folder, self._seed = Path(data).resolve(), Path(harness), seed
         self.name = self._folder.resolve().name
         self._cases = read_cases(self._data)
+        try:
+            self.limits = Limits(setup_seconds=10 * float(seconds), solve_seconds=float(seconds))
+        except ValueError:
+            raise UsageError(f"--set seconds={seconds}: not a number") from None
         self.verifier = OfferRef("exact", {"data": str(self._data)})
         content = sorted(canonical([case.id, case.input, case.answer, case.split]) for case in self._cases)
         self.fingerprint = hashlib.sha256(canonical([content, str(seed)]).encode()).hexdigest()

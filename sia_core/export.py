@@ -91,7 +91,7 @@ def _recorded(ledger: Ledger, key: str) -> Any:
 
 def _readme(report: dict[str, Any], task: Task) -> str:
     first = next(iter(task.instances("search")), None)
-    example = f" such as `{json.dumps({key: '...' for key in first.input})}`" if first else ""
+    example = f" such as `{json.dumps(dict.fromkeys(first.input, '...'))}`" if first else ""
     sealed = ""
     if report["sealed"]:
         final = report["sealed"]["final"]

@@ -177,6 +177,8 @@ class Ledger:
         path = self.folder / "ledger.db"
         with _explained(self.folder):
             uri = f"{path.resolve().as_uri()}?mode={'ro' if readonly else 'rwc'}"
+            if readonly and not os.access(self.folder, os.W_OK) and not path.with_name("ledger.db-wal").exists():
+                uri += "&immutable=1"  # to read in WAL mode is to write beside it, which this folder does not allow
             return sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=30.0)
 
     def _prepare(self, readonly: bool) -> None:

@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,26 @@ from sia_core.evidence import Rollout
 from sia_core.ledger import Ledger, canonical
 from sia_core.observe import Emitter
 from sia_core.plugins import Plugins
-from sia_core.sandbox.worker import HarnessWorker, SolveRequest
+from sia_core.sandbox import HarnessWorker, SolveRequest, SolveResult
 from sia_core.trees import Trees
-from sia_core.types import Backend, Instance, Job, Limits, OfferRef, Split, Task
+from sia_core.types import Backend, Instance, Job, OfferRef, Split, Task
 from sia_core.verifying import Question, VerifierProcess
 
 BATCH = 64
 """Rollouts a step: what a kill may cost at most."""
 
+PATIENCE = 16
+"""Instances of one batch that may time out before a candidate is given up."""
+
 WARM_HARNESSES = 6
+
+
+class GivenUp(Exception):
+    """A candidate timed out too often for its sweep to be worth its time. ``done`` rollouts were run."""
+
+    def __init__(self, why: str, done: int) -> None:
+        super().__init__(why)
+        self.done = done
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One agent over some instances. ``purpose`` names the sweep in the ledger; ``public`` is what the set-up sees."""
+    """One agent over some instances. ``purpose`` names the sweep in the ledger; ``public`` is what the set-up sees.
+
+    A ``hasty`` sweep is given up when a batch of it times out too often.
+    """
 
     purpose: str
     agent: str
@@ -57,6 +72,7 @@ class Sweep:
     split: Split
     instances: tuple[str, ...]
     public: tuple[Split, ...] = ("public",)
+    hasty: bool = False
 
     def batches(self) -> list[tuple[str, tuple[str, ...]]]:
         """The steps of the sweep: key and instance ids."""
@@ -71,7 +87,9 @@ class Rollouts:
         self._setting, self._ledger, self._backend, self._emit = setting, ledger, backend, emit
 
     def run(self, sweep: Sweep) -> list[Rollout]:
-        """The rollouts of a sweep, in the order of its instances."""
+        """The rollouts of a sweep, in the order of its instances; GivenUp where a hasty one is."""
+        if given_up := self._ledger.get(_given_up(sweep)):
+            raise GivenUp(**given_up[0])
         results: dict[str, list[Rollout]] = {}
         pending: dict[Future[Any], str] = {}
         waiting = iter(sweep.batches())
@@ -86,9 +104,19 @@ class Rollouts:
             if pending:
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
                     key = pending.pop(future)
-                    recorded_now = self._ledger.record(key, future.result())
-                    results[key] = self._finished(sweep, recorded_now, results)
+                    batch_now = self._ledger.record(key, future.result())
+                    results[key] = self._finished(sweep, batch_now, results)
+                    if why := batch_now["given_up"]:
+                        self._give_up(sweep, why, results, pending)
         return [rollout for key, _ in sweep.batches() for rollout in results[key]]
+
+    def _give_up(
+        self, sweep: Sweep, why: str, results: dict[str, list[Rollout]], pending: dict[Future[Any], str]
+    ) -> None:
+        for future, key in pending.items():  # they are running already, so they are paid for
+            results[key] = self._finished(sweep, self._ledger.record(key, future.result()), results)
+        done = sum(map(len, results.values()))
+        raise GivenUp(**self._ledger.record(_given_up(sweep), {"why": why, "done": done}))
 
     def _job(self, sweep: Sweep, instances: Sequence[str]) -> Job:
         part = replace(sweep, instances=tuple(instances))
@@ -125,7 +153,7 @@ def run_batch(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
         for each in instances
         for seed in [instance_seed(setting.seed, each)]
     ]
-    solved = {result.key: result for result in host.solve(setting, sweep, task, requests)}
+    solved, given_up = host.solve(setting, sweep, task, requests)
     rollouts: dict[str, Rollout] = {}
     questions = []
     for instance, request in zip(instances, requests, strict=True):
@@ -152,7 +180,15 @@ def run_batch(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
             message=verdict.message,
             feedback=verdict.score.feedback,
         )
-    return {"sandbox": setting.sandbox, "rollouts": [rollouts[each.id].to_json() for each in instances]}
+    return {
+        "sandbox": setting.sandbox,
+        "given_up": given_up,
+        "rollouts": [rollouts[each.id].to_json() for each in instances],
+    }
+
+
+def _given_up(sweep: Sweep) -> str:
+    return f"given-up/{sweep.purpose}/{sweep.agent}"
 
 
 def instance_seed(seed: int, instance: Instance) -> int:
@@ -190,17 +226,33 @@ class Host:
 
     def verifier(self, setting: Setting, *, sealed: bool) -> VerifierProcess:
         """The verifier's process for this run; the one for sealed instances is another."""
-        key = canonical([asdict(setting.task), asdict(setting.verifier), sealed])
+        key = canonical([asdict(setting.task), asdict(setting.verifier), setting.sandbox, sealed])
         with self._mutex:
             if key not in self._verifiers:
-                self._verifiers[key] = VerifierProcess(setting.task, setting.verifier, sealed=sealed)
+                self._verifiers[key] = VerifierProcess(setting.task, setting.verifier, setting.sandbox, sealed=sealed)
             return self._verifiers[key]
 
-    def solve(self, setting: Setting, sweep: Sweep, task: Task, requests: Sequence[SolveRequest]) -> list[Any]:
-        """Solve requests with a harness that is set up, on first use, and kept warm for a while."""
+    def solve(
+        self, setting: Setting, sweep: Sweep, task: Task, requests: Sequence[SolveRequest]
+    ) -> tuple[dict[str, SolveResult], str]:
+        """Solve requests with a harness that is set up, on first use, and kept warm for a while.
+
+        The results by key, and why a hasty sweep should be given up, or an empty string.
+        """
         warm = self._warm(setting, sweep, task)
-        with warm.mutex:
-            return list(warm.worker.solve(requests))
+        solved: dict[str, SolveResult] = {}
+        timeouts = 0
+        with warm.mutex, closing(warm.worker.solve(requests)) as results:
+            for result in results:
+                solved[result.key] = result
+                timeouts += result.outcome == "timeout"
+                if sweep.hasty and timeouts >= PATIENCE:
+                    break
+        if len(solved) == len(requests):
+            return solved, ""
+        why = f"{timeouts} of {len(solved)} instances timed out, so the rest was not run"
+        left = [request.key for request in requests if request.key not in solved]
+        return solved | {key: SolveResult(key, "timeout", message=f"not run: {why}") for key in left}, why
 
     def stop(self) -> None:
         """Kill what candidates run, so that jobs that wait for it end."""
@@ -235,7 +287,7 @@ class Host:
             trees.folder(sweep.harness),
             tree.manifest,
             task.public_dir(sweep.public),
-            Limits(),
+            task.limits,
         )
         return _Warm(worker)
 

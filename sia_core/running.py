@@ -30,7 +30,7 @@ class Config:
     """All that determines a run, beside the recorded results of its steps."""
 
     task: OfferRef
-    plan: Plan = Plan()
+    plan: Plan = field(default_factory=Plan)
     improver: str = "playbook"
     verifier: str | None = None
     budget: Mapping[str, float] = field(default_factory=dict)

@@ -64,6 +64,21 @@ class Score:
     feedback: str = ""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What one sandbox may use. Memory is per process, and in total for all of its processes together."""
+
+    memory_bytes: int = 4 * 2**30
+    total_memory_bytes: int = 8 * 2**30
+    processes: int = 64
+    file_bytes: int = 512 * 2**20
+    scratch_bytes: int = 1 * 2**30
+    output_bytes: int = 64 * 1024
+    answer_bytes: int = 1 * 2**20
+    setup_seconds: float = 300.0
+    solve_seconds: float = 30.0
+
+
 @runtime_checkable
 class Task(Protocol):
     """A problem with a metric, its instances, a verifier and a seed harness.
@@ -75,6 +90,7 @@ class Task(Protocol):
     answer : a pydantic model; answers that it refuses are invalid.
     verifier : the offer that scores answers, resolved in the verifier's process only.
     failure_reward : what a rollout without a valid answer earns.
+    limits : what a harness may use for its set-up and for one instance.
     fingerprint : digest of data and settings; a run is resumed only with the same one.
     """
 
@@ -85,6 +101,7 @@ class Task(Protocol):
     answer: type[BaseModel]
     verifier: OfferRef
     failure_reward: float
+    limits: Limits
     fingerprint: str
 
     def instances(self, split: Split) -> Sequence[Instance]:
@@ -227,7 +244,10 @@ class Learner(Protocol):
 
 @runtime_checkable
 class Engine(Protocol):
-    """What samples from the policy and trains it. ``can`` is a set out of {train, values, reference, custom_loss, constrain}."""
+    """What samples from the policy and trains it.
+
+    ``can`` is a set out of {train, values, reference, custom_loss, constrain}.
+    """
 
     can: frozenset[str]
 
@@ -248,21 +268,6 @@ class Engine(Protocol):
 
 GUARANTEES = ("files", "net", "environment", "processes", "total_memory", "total_disk")
 REQUIRED_GUARANTEES = frozenset({"files", "net", "environment", "processes"})
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one sandbox may use. Memory is per process, and in total for all of its processes together."""
-
-    memory_bytes: int = 4 * 2**30
-    total_memory_bytes: int = 8 * 2**30
-    processes: int = 64
-    file_bytes: int = 512 * 2**20
-    scratch_bytes: int = 1 * 2**30
-    output_bytes: int = 64 * 1024
-    answer_bytes: int = 1 * 2**20
-    setup_seconds: float = 300.0
-    solve_seconds: float = 30.0
 
 
 @dataclass(frozen=True)

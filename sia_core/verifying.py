@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from numbers import Real
@@ -25,6 +26,7 @@ from typing import Any
 from sia_core.answers import InvalidAnswer, read_answer
 from sia_core.errors import SiaError, UsageError
 from sia_core.plugins import ALLOW_VARIABLE, Plugins
+from sia_core.sandbox.run import run_program
 from sia_core.types import Instance, OfferRef, Score, Task, Verifier, VerifierContext
 
 ENVIRONMENT = (
@@ -71,12 +73,13 @@ class VerifierProcess:
     verifier: no rollout is ever scored by guess.
     """
 
-    def __init__(self, task: OfferRef, verifier: OfferRef, *, sealed: bool = False) -> None:
-        self._config = {"task": asdict(task), "verifier": asdict(verifier), "sealed": sealed}
+    def __init__(self, task: OfferRef, verifier: OfferRef, sandbox: str, *, sealed: bool = False) -> None:
+        self._config = {"task": asdict(task), "verifier": asdict(verifier), "sandbox": sandbox, "sealed": sealed}
         self._name = verifier.name
         self._mutex = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Connection[Any, Any] | None = None
+        self._closed = False
 
     def score(self, questions: Sequence[Question]) -> list[Verdict]:
         """Score answers, in order."""
@@ -89,7 +92,8 @@ class VerifierProcess:
             return [Verdict(each["outcome"], Score(**each["score"]), each["message"]) for each in reply["verdicts"]]
 
     def close(self) -> None:
-        """End the process; a thread that waits for a score of it gets an error."""
+        """End the process for good; a thread that waits for a score of it gets an error."""
+        self._closed = True
         process = self._process
         if process is not None:
             process.kill()  # first, since whoever waits for it holds the mutex
@@ -114,6 +118,8 @@ class VerifierProcess:
         there.close()
         self._channel = here
         try:
+            if self._closed:  # while it was started, so that `close` did not see it
+                raise SiaError(f"verifier {self._name!r} is closed")
             self._ask(self._config, START_SECONDS)
         except BaseException:
             self._stop()
@@ -155,6 +161,7 @@ class _Server:
         self._verifier: Verifier = plugins.create(
             "verifier", config["verifier"]["name"], **config["verifier"]["settings"]
         )
+        self._run = partial(run_program, plugins.create("sandbox", config["sandbox"]))
         self._sealed = config["sealed"]
 
     def verdict(self, question: Mapping[str, Any]) -> Verdict:
@@ -167,7 +174,7 @@ class _Server:
         except InvalidAnswer as error:
             return Verdict(INVALID, Score(failure, valid=False), str(error))
         score = self._checked(
-            self._verifier.score(instance, answer, VerifierContext(_no_run, question["seed"])), instance
+            self._verifier.score(instance, answer, VerifierContext(self._run, question["seed"])), instance
         )
         if not score.valid:
             return Verdict(INVALID, replace(score, reward=failure), score.feedback)
@@ -190,10 +197,6 @@ class _Server:
         return Score(float(score.reward), bool(score.valid), metrics, str(score.feedback))
 
 
-def _no_run(*_: Any, **__: Any) -> Any:
-    raise SiaError("this verifier asks to run code, and no sandbox was handed to it")
-
-
 def serve(channel: Connection[Any, Any]) -> None:
     """Answer requests until the orchestrator hangs up."""
     server = None
@@ -210,6 +213,8 @@ def serve(channel: Connection[Any, Any]) -> None:
                 reply = {"verdicts": [asdict(server.verdict(question)) for question in request]}
         except UsageError as error:
             reply = {"usage_error": str(error)}
+        except SiaError as error:
+            reply = {"error": str(error)}
         except Exception as error:
             reply = {"error": f"{type(error).__name__}: {error}"}
         channel.send_bytes(json.dumps(reply).encode())

@@ -6,6 +6,10 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 COMMANDS = {
     "run": "improve an agent at a task",
@@ -71,6 +75,13 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     """The run that a command is about."""
     parser.add_argument("name", nargs="?", metavar="RUN", help="a run's name or folder (default: the newest)")
     add_runs_dir(parser)
+
+
+def console() -> Console:
+    """Standard output for people; wide enough for tables where it is no terminal."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
 
 def print_json(value: object) -> None:

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from sia_core.cli import print_json
+from sia_core.cli import console, print_json
 
 KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "TINKER_API_KEY", "MODAL_TOKEN_ID")
 
@@ -31,15 +31,11 @@ def run(options: argparse.Namespace) -> int:
 def examine() -> dict[str, Any]:
     """Look at the machine. Sandboxes are probed for real; of keys only their presence is told."""
     from sia_core.plugins import Plugins
-    from sia_core.sandbox import probe
-    from sia_core.types import REQUIRED_GUARANTEES
+    from sia_core.sandbox import examine as probe
 
     plugins = Plugins.discover()
-    sandboxes = []
-    for offer in plugins.of_kind("sandbox"):
-        lacks = dict(probe(plugins.create("sandbox", offer.name)))
-        usable = not REQUIRED_GUARANTEES & set(lacks)
-        sandboxes.append({"name": offer.name, "usable": usable, "lacks": lacks})
+    probed = probe([plugins.create("sandbox", offer.name) for offer in plugins.of_kind("sandbox")])
+    sandboxes = [{"name": each.name, "usable": each.usable, "lacks": dict(each.lacks)} for each in probed]
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -73,10 +69,9 @@ def _gpus() -> list[str]:
 
 
 def _print(about: Mapping[str, Any]) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
-    say = Console(highlight=False).print
+    say = console().print
     memory = f"{about['memory_bytes'] / 2**30:.0f} GiB" if about["memory_bytes"] else "unknown"
     say(f"Python {about['python']}, {about['system']}, {about['cores']} cores, memory {memory}, "
         f"{about['disk_free_bytes'] / 2**30:.0f} GiB of disk free here")  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sia_core.cli import print_json
+from sia_core.cli import console, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,6 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json([asdict(row) for row in rows])
         return 0
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -28,5 +27,5 @@ def run(options: argparse.Namespace) -> int:
     for row in rows:
         status = row.status if row.status == "ok" else f"[red]{row.status}[/red]"
         table.add_row(row.kind, row.name, row.distribution, row.version, status, escape(row.cause or row.summary))
-    Console(highlight=False).print(table)
+    console().print(table)
     return 0

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sia_core.cli import add_run, print_json
+from sia_core.cli import add_run, console, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +32,12 @@ def run(options: argparse.Namespace) -> int:
 
 def print_report(report: Mapping[str, Any], folder: Path) -> None:
     """The report for people."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
+    out = console()
     if "task" not in report:
-        console.print(f"{report['run']} was stopped before its first step.")
+        out.print(f"{report['run']} was stopped before its first step.")
         return
     table = Table("gen", "lever", "change", "predicted", "gate: change of the mean [95%]", "verdict")
     for row in report["generations"]:
@@ -53,26 +52,24 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
             end_section=row["accepted"],
         )
     levers = ", ".join(report["levers"])
-    console.print(f"\n[bold]{report['run']}[/bold]  {report['task']}, levers: {levers}, seed {report['seed']}, "
+    out.print(f"\n[bold]{report['run']}[/bold]  {report['task']}, levers: {levers}, seed {report['seed']}, "
                   f"improver {report['improver']}, sandbox {report['sandbox']}")  # fmt: skip
     if report["sandbox_lacks"]:
-        console.print(f"[yellow]This sandbox does not guarantee: {', '.join(report['sandbox_lacks'])}.[/yellow]")
-    console.print(table)
+        out.print(f"[yellow]This sandbox does not guarantee: {', '.join(report['sandbox_lacks'])}.[/yellow]")
+    out.print(table)
     if report["smallest_gain"]:
-        console.print(
+        out.print(
             f"The gate was asked {report['gate_queries']} times; "
             f"with 80% power it sees a gain of {report['smallest_gain']:.3f} or more."
         )
-    _print_sealed(report, console)
+    _print_sealed(report, out)
     spent = report["budget"]["spent"]
-    console.print(f"Spent: {', '.join(f'{amount:,.0f} {kind}' for kind, amount in spent.items() if amount)}.")
+    out.print(f"Spent: {', '.join(f'{amount:,.0f} {kind}' for kind, amount in spent.items() if amount)}.")
     if report["status"] != "finished":
-        console.print(f"Not finished: `sia resume {report['run']}` goes on with it.")
+        out.print(f"Not finished: `sia resume {report['run']}` goes on with it.")
     else:
-        console.print(
-            f"`sia show {report['run']}` tells more; `sia export {report['run']} DIR` writes the final agent."
-        )
-    console.print(f"[dim]{escape(str(folder))}[/dim]")
+        out.print(f"`sia show {report['run']}` tells more; `sia export {report['run']} DIR` writes the final agent.")
+    out.print(f"[dim]{escape(str(folder))}[/dim]")
 
 
 def interval(value: Mapping[str, Any] | None) -> str:
@@ -82,13 +79,11 @@ def interval(value: Mapping[str, Any] | None) -> str:
     return f"{value['value']:.4f} [{value['ci95'][0]:.4f}, {value['ci95'][1]:.4f}]"
 
 
-def _print_sealed(report: Mapping[str, Any], console: Any) -> None:
+def _print_sealed(report: Mapping[str, Any], out: Any) -> None:
     sealed, metric = report["sealed"], report["metric"]
     if not sealed:
         return
     n = sealed["final"]["n"]
-    console.print(
-        f"[bold]Sealed {metric['name']}[/bold], on {n} instances that nothing in the loop saw, 95% intervals:"
-    )
-    console.print(f"  initial agent  {interval(sealed['initial'])}")
-    console.print(f"  final agent    [bold]{interval(sealed['final'])}[/bold]")
+    out.print(f"[bold]Sealed {metric['name']}[/bold], on {n} instances that nothing in the loop saw, 95% intervals:")
+    out.print(f"  initial agent  {interval(sealed['initial'])}")
+    out.print(f"  final agent    [bold]{interval(sealed['final'])}[/bold]")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sia_core.cli import add_runs_dir, print_json
+from sia_core.cli import add_runs_dir, console, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +14,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.table import Table
 
     from sia_core.cli.report import interval
@@ -46,5 +45,5 @@ def run(options: argparse.Namespace) -> int:
             *(report["run"], report["status"], report.get("task", ""), levers, seed, str(len(rows)), str(accepted)),
             *(interval(sealed.get(which)) for which in ("initial", "final")),
         )
-    Console().print(table)
+    console().print(table)
     return 0

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sia_core.cli import add_run, print_json
+from sia_core.cli import add_run, console, print_json
 
 if TYPE_CHECKING:
     from sia_core.ledger import Ledger
@@ -51,22 +51,21 @@ def outcomes(ledger: Ledger) -> dict[str, dict[str, dict[str, int]]]:
 
 
 def _print_run(about: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
-    console = Console(highlight=False)
+    out = console()
     state = f": {about['stopped']}" if about.get("stopped") else ""
-    console.print(f"[bold]{about['run']}[/bold]  {about['status']}{state}")
+    out.print(f"[bold]{about['run']}[/bold]  {about['status']}{state}")
     for number, row in enumerate(about["generations"]):
         place = sum(each["index"] == row["index"] for each in about["generations"][:number])
         verdict = "[green]accepted[/green]" if row["accepted"] else "[red]rejected[/red]"
-        console.print(f"\n[bold]{row['index']}.{place} {escape(row['name'])}[/bold]  {verdict}")
-        console.print(f"  agent {row['agent'] or 'none'}, made of {row['parent']}")
-        console.print(f"  why it was tried: {escape(row['reason'])}")
-        console.print(f"  predicted {row['predicted']:+.4f}; {escape(row['why'])}")
+        out.print(f"\n[bold]{row['index']}.{place} {escape(row['name'])}[/bold]  {verdict}")
+        out.print(f"  agent {row['agent'] or 'none'}, made of {row['parent']}")
+        out.print(f"  why it was tried: {escape(row['reason'])}")
+        out.print(f"  predicted {row['predicted']:+.4f}; {escape(row['why'])}")
         if ended := about["outcomes"].get("gate", {}).get(row["agent"] or ""):
-            console.print(f"  rollouts: {', '.join(f'{count} {name}' for name, count in sorted(ended.items()))}")
-    console.print(f"\n`sia show {about['run']} --candidate 0.0` prints a candidate's diff.")
+            out.print(f"  rollouts: {', '.join(f'{count} {name}' for name, count in sorted(ended.items()))}")
+    out.print(f"\n`sia show {about['run']} --candidate 0.0` prints a candidate's diff.")
 
 
 def _show_candidate(ledger: Ledger, name: str, as_json: bool) -> int:
@@ -87,10 +86,9 @@ def _show_candidate(ledger: Ledger, name: str, as_json: bool) -> int:
     print(f"{row['name']}: {'accepted' if row['accepted'] else 'rejected'}")
     print(f"reason: {row['reason']}\npredicted: {row['predicted']:+.4f}\nverdict: {row['why']}\n")
     if sys.stdout.isatty():
-        from rich.console import Console
         from rich.syntax import Syntax
 
-        Console().print(Syntax(text, "diff", background_color="default"))
+        console().print(Syntax(text, "diff", background_color="default"))
     else:
         print(text, end="")
     return 0

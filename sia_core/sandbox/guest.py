@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import time
+from contextlib import suppress
 from types import ModuleType
 
 from sia_core.sandbox import solving, tree
@@ -201,7 +202,7 @@ class Template:
             pipes.send({**result, "op": "done", "rewards": ctx.step_rewards}, answer)
             if self._stateless:
                 os.chdir(scratch)
-                tree.remove(folder)
+                _remove(folder)
         os._exit(0)
 
     def _attend(self, fork: Fork, ready: set[int]) -> None:
@@ -271,11 +272,9 @@ class Template:
         self._clear(fork.scratch)
 
     def _reap_group(self, group: int) -> None:
-        try:
+        with suppress(ChildProcessError):
             while True:
                 os.waitid(os.P_PGID, group, os.WEXITED)
-        except ChildProcessError:
-            pass
 
     def _clear(self, scratch: str) -> None:
         """Remove a scratch folder, in a process of its own where that may take long."""
@@ -287,7 +286,7 @@ class Template:
         try:
             pid = os.fork()
         except OSError:
-            tree.remove(scratch)
+            _remove(scratch)
             return
         if pid == 0:
             try:
@@ -312,6 +311,11 @@ class Template:
 
     def _send(self, header: Header, body: bytes = b"") -> None:
         send(self._channel, header, body)
+
+
+def _remove(folder: str) -> None:
+    with suppress(OSError):  # made to be hard to remove; the sandbox's end removes it
+        tree.remove(folder)
 
 
 def _close(*descriptors: int) -> None:

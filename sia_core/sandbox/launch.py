@@ -125,7 +125,8 @@ def program_fork(config: dict[str, Any], program: ModuleType, control: int, chan
     readable = (_enter_namespaces if namespaced else _enter_process)(config, user)
     _die_with_supervisor(alive)  # again: a change of user takes the first one back
     os.close(alive)
-    seccomp.install(seccomp.sandbox_filter(linux.machine(), own_files=namespaced))
+    own_user = namespaced or user is not None
+    seccomp.install(seccomp.sandbox_filter(linux.machine(), own_files=namespaced, own_user=own_user))
     world = World(config["mounts"], config["scratch"], namespaced, readable)
     _forget_core()
     _report(control, {})
@@ -242,6 +243,7 @@ def _supervise(control: int, child: int, parent: int, *, namespaced: bool) -> No
             status = os.waitpid(child, 0)[1]
         else:
             status = _reap(child)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the child's number may be another's from now on
     if not namespaced:
         tree.kill_descendants(os.getpid(), _KILL_SECONDS)
     _end_as(status)

@@ -82,7 +82,7 @@ def _mapped_libraries() -> Iterator[str]:
     with open("/proc/self/maps") as maps:
         paths = {line.split(maxsplit=5)[5].strip() for line in maps if line.count("/") and ".so" in line}
     for path in sorted(paths):
-        if re.match(r"(lib(c|m|pthread|dl|util|rt|python)|ld-)", os.path.basename(path)):
+        if re.match(r"(lib(c|m|pthread|dl|util|rt|python[\d.]*)|ld(-linux|-musl)?)[-.]", os.path.basename(path)):
             yield path
 
 

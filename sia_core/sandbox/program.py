@@ -52,8 +52,10 @@ def main(channel: int, world: World) -> None:
     order: dict[str, Any] = frames[0][0]
     stdin = frames[0][1]
     (source, feed), (out, printed), (err, complained) = (os.pipe() for _ in range(3))
+    rules = world.rules(world.scratch)
     pid = os.fork()
     if pid == 0:
+        world.confine(rules)
         for descriptor, number in ((source, 0), (printed, 1), (complained, 2)):
             os.dup2(descriptor, number)
         os.closerange(3, 256)

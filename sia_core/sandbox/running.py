@@ -114,7 +114,8 @@ class Running:
                 os.close(self._output)
                 self._output = -1
             if self._scratch is not None:
-                tree.remove(str(self._scratch))
+                with suppress(OSError):  # what outlived the kill, where that can be, may still be writing there
+                    tree.remove(str(self._scratch))
 
     def _run(self, control: int, channel: int, output: int) -> None:
         flags = ["-s", "-P", "-S", "-B", "-c", launch.BOOTSTRAP]

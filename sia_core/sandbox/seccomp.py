@@ -112,6 +112,37 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "mq_open": (240, 180),
     "mq_unlink": (241, 181),
 }
+# Where the program runs as the user who started it, it owns that user's files and may tune his processes.
+_ON_OWN_FILES: dict[str, tuple[int | None, int | None]] = {
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+}
+# The argument that names a process, to go with the numbers; 0 is the caller.
+_ON_OWN_PROCESSES: dict[str, tuple[int, int, int]] = {
+    "prlimit64": (302, 261, 0),
+    "sched_setaffinity": (203, 122, 0),
+    "sched_setscheduler": (144, 119, 0),
+    "sched_setparam": (142, 118, 0),
+    "sched_setattr": (314, 274, 0),
+    "setpriority": (141, 140, 1),
+    "ioprio_set": (251, 30, 1),
+}
 _CLONE, _CLONE3 = {"x86_64": 56, "aarch64": 220}, 435
 _SOCKET, _SOCKETPAIR = {"x86_64": 41, "aarch64": 198}, {"x86_64": 53, "aarch64": 199}
 _CONNECT, _BIND = {"x86_64": 42, "aarch64": 203}, {"x86_64": 49, "aarch64": 200}
@@ -130,6 +161,7 @@ _NAMESPACES = (
     | linux.CLONE_NEWNET
 )
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_FS_IOC_SETFLAGS, _FS_IOC_FSSETXATTR = 0x40086602, 0x401C5820
 _AF_UNIX, _SOCK_STREAM, _SOCK_SEQPACKET, _SOCK_TYPE_MASK = 1, 1, 5, 0xF
 
 # BPF operations, and what a filter returns.
@@ -194,19 +226,36 @@ def _sockets(machine: str, *, own_files: bool) -> _Code:
     return [step for call in refused for step in _when(_EQUAL, call, _refuse())] + _on(_SOCKETPAIR[machine], streams)
 
 
-def sandbox_filter(machine: str, *, own_files: bool) -> bytes:
-    """The filter of a whole sandbox. ``own_files``: its file system and abstract sockets are not the host's."""
-    code = _preamble(machine)
-    for numbers in _REFUSED.values():
-        if (number := numbers[_COLUMN[machine]]) is not None:
-            code += _when(_EQUAL, number, _refuse())
+def _same_user(machine: str) -> _Code:
+    """What a program could do to its user's other files and processes, past every check of a path."""
+    column, code = _COLUMN[machine], _refused(machine, _ON_OWN_FILES)
+    for numbers in _ON_OWN_PROCESSES.values():
+        other = _argument(numbers[2]) + _unless(_EQUAL, 0, _refuse())
+        code += _on(numbers[column], other)
+    return code
+
+
+def _refused(machine: str, calls: dict[str, tuple[int | None, int | None]]) -> _Code:
+    numbers = [pair[_COLUMN[machine]] for pair in calls.values()]
+    return [step for number in numbers if number is not None for step in _when(_EQUAL, number, _refuse())]
+
+
+def sandbox_filter(machine: str, *, own_files: bool, own_user: bool) -> bytes:
+    """The filter of a whole sandbox.
+
+    ``own_files``: its file system and abstract sockets are not the host's;
+    ``own_user``: nothing outside belongs to the user that it runs as.
+    """
+    code = _preamble(machine) + _refused(machine, _REFUSED)
     # clone3 takes its flags in memory, out of a filter's sight; the C library falls back to clone.
     code += _when(_EQUAL, _CLONE3, _refuse(errno.ENOSYS))
     code += _on(_CLONE[machine], _argument(0) + _when(_ANY_BIT, _NAMESPACES, _refuse()))
-    typing = _when(_EQUAL, _TIOCSTI, _refuse()) + _when(_EQUAL, _TIOCLINUX, _refuse())
-    code += _on(_IOCTL[machine], _argument(1) + typing)
+    commands = (_TIOCSTI, _TIOCLINUX, *(() if own_user else (_FS_IOC_SETFLAGS, _FS_IOC_FSSETXATTR)))
+    refused = [step for command in commands for step in _when(_EQUAL, command, _refuse())]
+    code += _on(_IOCTL[machine], _argument(1) + refused)
     # A program that could take this back would outlive the process that supervises it.
     code += _on(_PRCTL[machine], _argument(0) + _when(_EQUAL, linux.PR_SET_PDEATHSIG, _refuse()))
+    code += [] if own_user else _same_user(machine)
     return _assemble(code + _sockets(machine, own_files=own_files) + _give(_ALLOW))
 
 

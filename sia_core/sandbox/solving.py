@@ -138,7 +138,8 @@ def describe(error: BaseException, folder: str = "") -> str:
         text = str(error)
     except BaseException:
         text = "(its text cannot be had)"
-    return "\n".join([f"{type(error).__name__}: {text}"[: _MESSAGE // 2], *lines])[:_MESSAGE]
+    message = "\n".join([f"{type(error).__name__}: {text}"[: _MESSAGE // 2], *lines])[:_MESSAGE]
+    return message.encode(errors="replace").decode()
 
 
 def _seed(seed: int) -> None:

@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 
 def descendants(root: int) -> list[int]:
@@ -117,7 +118,7 @@ def remove(folder: str) -> None:
     nothing here recurses.
     """
     while True:
-        os.chmod(folder, 0o700)
+        _open_up(folder)
         with os.scandir(folder) as entries:
             names = [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries]
         if not names:
@@ -126,17 +127,22 @@ def remove(folder: str) -> None:
             if not is_folder:
                 os.unlink(path)
                 continue
-            os.chmod(path, 0o700)
+            _open_up(path)
             with os.scandir(path) as entries:
                 below = [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries]
             for inner, inner_is_folder in below:
                 if inner_is_folder:
-                    os.chmod(inner, 0o700)
+                    _open_up(inner)
                     os.rename(inner, f"{folder}/{os.urandom(16).hex()}")
                 else:
                     os.unlink(inner)
             os.rmdir(path)
     os.rmdir(folder)
+
+
+def _open_up(folder: str) -> None:
+    with suppress(PermissionError):  # inside of a sandbox that refuses every chmod
+        os.chmod(folder, 0o700)
 
 
 def can_list(process: int, thread: int) -> bool:

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ class HarnessWorker:
         self._mutex = threading.Lock()
         self._closed = False
 
-    def solve(self, requests: Sequence[SolveRequest]) -> Iterator[SolveResult]:
+    def solve(self, requests: Sequence[SolveRequest]) -> Generator[SolveResult, None, None]:
         """Solve instances; results come as they finish, each exactly once.
 
         An instance that hangs or crashes costs itself alone. When a whole sandbox

@@ -16,7 +16,7 @@ from sia_core.harness import HarnessTree, Replace
 from sia_core.playbook import Playbook
 from sia_core.rollout import Sweep
 from sia_core.trees import Trees
-from sia_core.types import Instance, Job, Kind, Metric, OfferRef, Split, Task
+from sia_core.types import Instance, Job, Kind, Limits, Metric, OfferRef, Split, Task
 
 SKILL = "skill.txt"
 
@@ -35,6 +35,7 @@ class FakeTask:
     answer = Number
     verifier = OfferRef("exact")
     failure_reward = 0.0
+    limits = Limits()
 
     def __init__(self, size: int = 200, playbook: Playbook | None = None, seed: int = 0) -> None:
         self._size, self._playbook = size, playbook
@@ -80,9 +81,9 @@ class InstantBackend:
         tree = Trees(Path(job.payload["setting"]["run"])).get(sweep.harness)
         skill = tree.text(SKILL).strip()
         future: Future[Any] = Future()
-        future.set_result(
-            {"sandbox": "none", "rollouts": [_rollout(each, skill).to_json() for each in sweep.instances]}
-        )
+        rollouts = [_rollout(each, skill).to_json() for each in sweep.instances]
+        hung = "too many instances timed out" if skill == "hangs" and sweep.hasty else ""
+        future.set_result({"sandbox": "none", "given_up": hung, "rollouts": rollouts})
         return future
 
     def serve(self, name: str, payload: Mapping[str, Any]) -> Any:
@@ -93,6 +94,8 @@ class InstantBackend:
 
 
 def _rollout(instance: str, skill: str) -> Rollout:
+    if skill == "hangs":
+        return Rollout(instance, "ok" if instance.startswith("search") else "timeout", 0.0)
     if skill == "broken":
         return Rollout(instance, "setup-crash", 0.0, message="SyntaxError: broken")
     place = int.from_bytes(hashlib.sha256(instance.encode()).digest()[:4]) / 2**32

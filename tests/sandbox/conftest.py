@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,22 @@ from sia_core.harness import Manifest
 from sia_core.sandbox import HarnessWorker, SolveRequest, SolveResult
 from sia_core.sandbox.namespaces import Namespaces
 from sia_core.sandbox.process import Process
-from sia_core.types import Limits, ModelCall, Sandbox
+from sia_core.types import GUARANTEES, Limits, ModelCall, Sandbox
 
 LIMITS = Limits(setup_seconds=20.0, solve_seconds=20.0, processes=16)
 SANDBOXES: dict[str, Callable[[], Sandbox]] = {"namespaces": Namespaces, "process": Process}
 
 
+@cache
+def probed(name: str) -> tuple[Sandbox, Mapping[str, str]]:
+    made = SANDBOXES[name]()
+    return made, made.probe()
+
+
 @pytest.fixture(params=list(SANDBOXES))
 def sandbox(request: pytest.FixtureRequest) -> Sandbox:
-    made = SANDBOXES[request.param]()
-    lacks = made.probe()
-    if len(lacks) == 6:
+    made, lacks = probed(request.param)
+    if set(GUARANTEES) <= lacks.keys():
         pytest.skip(f"{made.name} does not start here: {lacks['files']}")
     return made
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from sia_core.errors import HarnessError, SandboxError, SiaError
 from sia_core.types import Limits
 

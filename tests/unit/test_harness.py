@@ -188,7 +188,7 @@ def test_a_folder_that_is_far_too_large_is_refused_before_it_is_read_to_the_end(
     for name in "abc":
         (tmp_path / name).write_bytes(bytes(60))
     (tmp_path / "link").symlink_to("a")  # is refused for another reason, if it is reached
-    with pytest.raises(HarnessError, match="too large for a harness, which holds at most .* keep data elsewhere"):
+    with pytest.raises(HarnessError, match=r"too large for a harness, which holds at most .* keep data elsewhere"):
         HarnessTree.from_folder(tmp_path)
 
 
@@ -268,7 +268,7 @@ def test_a_missing_file_is_named_with_the_one_that_is_near() -> None:
 
 
 def test_a_binary_file_is_not_edited_as_text() -> None:
-    with pytest.raises(HarnessError, match="'data.bin' is not a text file"):
+    with pytest.raises(HarnessError, match=r"'data\.bin' is not a text file"):
         apply_edits(tree({"data.bin": b"\xff"}), [Replace(path="data.bin", old="a", new="b")])
 
 

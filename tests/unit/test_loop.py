@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from sia_core.budget import Budget, Limit
 from sia_core.candidate import Parts
 from sia_core.decision import Prediction, Stop, UpdateWeights
@@ -251,3 +252,16 @@ def test_the_loops_own_cost_is_bounded_in_calls_and_commits(tmp_path: Path) -> N
     rollouts = sum(len(sweep.instances) for sweep in world.backend.sweeps)
     assert calls["call"] / rollouts < 100  # a Python call is about 0.1 us to 1 us
     assert commits <= 8 + 5 * 3  # a commit is about 1 ms with its sync
+
+
+def test_a_candidate_that_hangs_on_instance_after_instance_is_given_up_and_paid_for_as_far_as_it_got(
+    tmp_path: Path,
+) -> None:
+    hangs = edit("hangs", 0.5).model_copy(update={"edits": (Write(path=SKILL, text="hangs\n"),)})
+    world = World(tmp_path, [hangs, edit("good", 0.7)], task=FakeTask(640))
+    hung, good = world.run()["generations"]
+    assert hung["why"] == "given up: too many instances timed out"
+    assert good["accepted"]
+    assert build(Ledger.read(tmp_path))["budget"]["spent"]["rollouts"] == sum(
+        len(sweep.instances) for sweep in world.backend.sweeps
+    )

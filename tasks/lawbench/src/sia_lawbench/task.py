@@ -15,7 +15,7 @@ from sia_core.cache import cache_folder, write_once
 from sia_core.errors import UsageError
 from sia_core.harness import HarnessTree
 from sia_core.playbook import Playbook
-from sia_core.types import Instance, Kind, Metric, OfferRef, Split
+from sia_core.types import Instance, Kind, Limits, Metric, OfferRef, Split
 from sia_lawbench.data import Data
 from sia_lawbench.source import CHARGES, TEST, TRAIN, locate
 
@@ -55,6 +55,7 @@ class LawBench:
     kind: Kind = "solve"
     metric = Metric("top1", "maximize", "accuracy", (0.0, 1.0))
     failure_reward = 0.0
+    limits = Limits(solve_seconds=10.0)
 
     def __init__(self, data: str | None = None, seed: int = 0) -> None:
         # Other processes, with other working folders, are told of the same copy.

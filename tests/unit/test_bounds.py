@@ -1,0 +1,178 @@
+"""The design's "Numbers to hold" and its rules on imports, read from the code itself."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import sia_core
+
+CORE = Path(sia_core.__file__).parent
+ROOT = CORE.parent
+HEAVY = {
+    "torch",
+    "transformers",
+    "sklearn",
+    "scipy",
+    "numpy",
+    "modal",
+    "ray",
+    "peft",
+    "trl",
+    "cupy",
+    "anthropic",
+    "litellm",
+}
+HEART = ("loop", "train", "decision", "gate", "evidence", "types", "hookspecs")
+
+MODULES = sorted(CORE.rglob("*.py"))
+PROJECTS = sorted(
+    path for path in ROOT.rglob("pyproject.toml") if not {".venv", "build"} & set(path.relative_to(ROOT).parts)
+)
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports anywhere, also inside of functions, by its full name."""
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)}: relative import"
+            yield node.module or ""
+
+
+def top(modules: Iterator[str]) -> set[str]:
+    return {module.partition(".")[0] for module in modules}
+
+
+def loaded(program: str) -> set[str]:
+    """The modules that a program of its own leaves in sys.modules."""
+    code = f"import sys; before = set(sys.modules)\n{program}\nprint('|', *(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.rpartition("|")[2].split())
+
+
+# Numbers
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["plugins", "--help"]])
+def test_help_scans_no_entry_points_and_imports_nothing_heavy(arguments: list[str]) -> None:
+    main = f"from sia_core.cli import main\ntry: main({arguments})\nexcept SystemExit: pass"
+    modules = loaded(main)
+    assert "sia_core.cli" in modules
+    assert not modules & {"importlib.metadata", "sia_core.plugins", "asyncio", "multiprocessing", "sqlite3"}
+    assert not {each.partition(".")[0] for each in modules} & {"click", "pydantic", "rich", "pluggy", *HEAVY}
+
+
+ENTRY_MODULES = sorted(
+    value
+    for path in PROJECTS
+    for value in tomllib.loads(path.read_text())["project"].get("entry-points", {}).get("sia", {}).values()
+)
+
+
+def test_every_entry_module_of_the_repository_is_light() -> None:
+    assert "sia_core.builtins" in ENTRY_MODULES
+    modules = loaded("".join(f"import {module}\n" for module in ENTRY_MODULES))
+    assert not {each.partition(".")[0] for each in modules} & {"pydantic", "rich", *HEAVY}
+
+
+def test_the_heart_of_the_core_is_read_in_an_hour() -> None:
+    lengths = {
+        name: len((CORE / f"{name}.py").read_text().splitlines()) for name in HEART if (CORE / f"{name}.py").exists()
+    }
+    assert sum(lengths.values()) <= 1500, lengths
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_modules_and_functions_of_the_core_are_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            start = min(each.lineno for each in (node, *node.decorator_list))
+            assert (node.end_lineno or 0) - start + 1 <= 60, f"{name_of(path)}:{node.lineno} {node.name}"
+
+
+def test_a_learner_is_short() -> None:
+    for path in ROOT.glob("algorithms/src/*/*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, name_of(path)
+
+
+# Rules
+
+
+def sources(*folders: str) -> list[Path]:
+    """The Python files of the packages in some of the repository's folders, seeds and tests left out."""
+    found = [path for folder in folders for path in ROOT.glob(f"{folder}/**/src/**/*.py")]
+    return [path for path in found if not {"seed", "tests"} & set(path.parts)]
+
+
+def packages(*folders: str) -> set[str]:
+    return {path.parts[path.parts.index("src") + 1] for path in sources(*folders)}
+
+
+FOLDERS = ("tasks", "algorithms", "backends", "plugins")
+FORBIDDEN = [  # who, and whom it must not import
+    ("tasks", ("algorithms", "backends", "plugins")),
+    ("algorithms", ("tasks", "backends", "plugins")),
+    ("backends", ("tasks", "algorithms", "plugins")),
+    ("plugins", ("tasks", "algorithms", "backends")),
+]
+
+
+def test_the_packages_of_the_repository_are_found() -> None:
+    assert "sia_lawbench" in packages("tasks")
+    assert "sia_playbook" in packages("plugins")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_the_core_imports_no_plugin(path: Path) -> None:
+    found = top(imports(path))
+    assert not found & packages(*FOLDERS)
+    assert {each for each in found if each.startswith("sia")} <= {"sia_core"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_the_core_imports_only_what_it_declares(path: Path) -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    allowed = {requirement.partition(">")[0] for requirement in declared} | {"sia_core"}
+    if CORE / "testing" in path.parents:
+        allowed |= {"pytest", "hypothesis"}
+    assert top(imports(path)) - sys.stdlib_module_names <= allowed
+
+
+@pytest.mark.parametrize(("who", "whom"), FORBIDDEN)
+def test_packages_of_one_kind_import_none_of_another(who: str, whom: tuple[str, ...]) -> None:
+    for path in sources(who):
+        assert not top(imports(path)) & packages(*whom), name_of(path)
+
+
+@pytest.mark.parametrize("who", ["tasks", "backends", "plugins"])
+def test_a_package_imports_none_of_its_neighbours(who: str) -> None:
+    for path in sources(who):
+        own = path.parts[path.parts.index("src") + 1]
+        assert not top(imports(path)) & (packages(who) - {own}), name_of(path)
+
+
+def test_importing_the_core_starts_nothing() -> None:
+    """No module-level plugin manager, thread or process: only names."""
+    program = "import threading, sia_core.plugins, sia_core.loop, sia_core.ledger\nassert threading.active_count() == 1"
+    modules = loaded(program)
+    assert "sia_lawbench" not in modules
+    assert "sia_core.builtins" not in modules

@@ -1,0 +1,97 @@
+"""Rollouts are boiled down to statistics, classes of failure and worst cases."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sia_core.evidence import EXCERPT, WORST_CASES, Rollout, excerpt, reward_stats, summarise
+
+
+def rollouts(*rewards: float, **more: Any) -> list[Rollout]:
+    return [Rollout(f"i{index:03d}", "ok", reward, **more) for index, reward in enumerate(rewards)]
+
+
+def failed(name: str, outcome: str, message: str = "") -> Rollout:
+    return Rollout(name, outcome, 0.0, message=message)
+
+
+def test_a_rollout_comes_back_from_json_as_it_was() -> None:
+    given = Rollout("i", "ok", 0.5, '{"a": 1}', "m", "f", "l", 1.5, {"x": 0.1}, (0.1, 0.2))
+    assert Rollout.from_json(json.loads(json.dumps(given.to_json()))) == given
+
+
+def test_the_statistics_of_right_and_wrong() -> None:
+    stats = reward_stats(rollouts(1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), 0.0)
+    assert (stats.rollouts, stats.instances, stats.mean) == (8, 8, 0.25)
+    assert (stats.success_rate, stats.density, stats.flat_groups) == (0.25, 0.25, 1.0)
+    assert stats.deviation == pytest.approx(0.4330127)
+    assert stats.skew == pytest.approx(1.1547005)  # (1 - 2p) / sqrt(p (1 - p))
+    assert not stats.stepwise
+
+
+def test_when_all_fail_nothing_is_a_success() -> None:
+    stats = reward_stats(rollouts(-1.0, -1.0), -1.0)
+    assert (stats.success_rate, stats.density, stats.skew, stats.deviation) == (0.0, 0.0, 0.0, 0.0)
+
+
+def test_a_few_good_rollouts_among_many_are_a_skew_to_the_right_and_the_mirror_image_one_to_the_left() -> None:
+    right = reward_stats(rollouts(*[0.0] * 20, 10.0), 0.0).skew
+    left = reward_stats(rollouts(*[0.0] * 20, -10.0), 0.0).skew
+    assert right > 4
+    assert left == pytest.approx(-right)
+
+
+def test_groups_are_the_rollouts_of_one_instance() -> None:
+    flat = [Rollout("a", "ok", 1.0), Rollout("a", "ok", 1.0)]
+    mixed = [Rollout("b", "ok", 1.0), Rollout("b", "ok", 0.0)]
+    assert reward_stats([*flat, *mixed], 0.0).flat_groups == 0.5
+    assert reward_stats([*flat, *mixed], 0.0).instances == 2
+
+
+def test_step_rewards_are_noticed() -> None:
+    assert reward_stats(rollouts(0.0, step_rewards=(1.0,)), 0.0).stepwise
+
+
+@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=30))
+def test_statistics_are_finite_whatever_the_rewards(rewards: list[float]) -> None:
+    stats = reward_stats(rollouts(*rewards), 0.0)
+    json.dumps(vars(stats), allow_nan=False)
+    assert 0 <= stats.density <= 1
+    assert 0 <= stats.success_rate <= 1
+    assert min(rewards) - 1e-6 <= stats.mean <= max(rewards) + 1e-6
+
+
+def test_failures_are_counted_by_class_the_commonest_first_with_their_first_message() -> None:
+    all_of_them = [
+        failed("a", "timeout"),
+        failed("b", "error", "first"),
+        failed("c", "error", "second"),
+        *rollouts(1.0),
+    ]
+    failures = summarise(all_of_them, 0.0).failures
+    assert [(each.outcome, each.count, each.example) for each in failures] == [
+        ("error", 2, "first"),
+        ("timeout", 1, ""),
+    ]
+
+
+def test_the_worst_cases_are_the_lowest_rewards_in_a_stable_order_and_none_of_the_best() -> None:
+    some = [*rollouts(*[index / 30 for index in range(30)]), failed("z", "error", "boom")]
+    forth, back = (summarise(each, 0.0).worst for each in (some, some[::-1]))
+    assert forth == back
+    assert len(forth) == WORST_CASES
+    assert [each["instance"] for each in forth[:3]] == ["i000", "z", "i001"]
+    assert forth[1]["message"] == "boom"
+    assert summarise(rollouts(1.0, 1.0), 0.0).worst == ()
+
+
+def test_long_texts_are_cut_and_say_how_much_is_missing() -> None:
+    assert excerpt("x" * EXCERPT) == "x" * EXCERPT
+    assert excerpt("x" * 11, 10) == "x" * 10 + " [... 1 more characters]"
+    case = summarise([*rollouts(1.0), Rollout("a", "ok", 0.0, answer="y" * 5000, log="z" * 5000)], 0.0).worst[0]
+    assert len(str(case)) < 2000

@@ -1,0 +1,198 @@
+"""The gate promotes what is better, and what is not, hardly ever."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sia_core.gate import _STAKES, Comparison, betting_wealth, compare, estimate, smallest_gain
+
+ALPHA = 0.05 / 16
+UNIT = (0.0, 1.0)
+STAKES = np.array(_STAKES)
+
+
+def wealth_paths(differences: np.ndarray) -> np.ndarray:
+    """The logarithm of the wealth after each difference; one run a row."""
+    logs = np.stack([np.log1p(stake * differences).cumsum(axis=1) for stake in STAKES])
+    top = logs.max(axis=0)
+    return top + np.log(np.exp(logs - top).mean(axis=0))
+
+
+# What is no better is not promoted
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=60))
+def test_the_simulation_below_and_the_gate_agree(differences: list[float]) -> None:
+    simulated = wealth_paths(np.array([differences]))[0, -1]
+    assert math.log(betting_wealth(differences)) == pytest.approx(simulated, abs=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [0.05, ALPHA])
+@pytest.mark.parametrize(
+    "null",
+    [
+        "discordance 0.02",
+        "discordance 0.2",
+        "discordance 1",
+        "continuous",
+        "rare large losses",
+        "rare large gains",
+        "worse",
+    ],
+)
+def test_the_chance_that_the_evidence_ever_suffices_for_no_gain_is_at_most_alpha(null: str, alpha: float) -> None:
+    random, shape = np.random.default_rng(7), (3000, 300)
+    if null.startswith("discordance"):
+        share = float(null.split()[1])
+        differences = random.choice([-1.0, 0.0, 1.0], shape, p=[share / 2, 1 - share, share / 2])
+    elif null == "continuous":
+        differences = random.uniform(-1, 1, shape) * random.uniform(0, 1, (shape[0], 1))
+    elif null == "rare large losses":
+        differences = random.choice([0.05, -0.95], shape, p=[0.95, 0.05])
+    elif null == "rare large gains":
+        differences = random.choice([-0.05, 0.95], shape, p=[0.95, 0.05])
+    else:
+        differences = random.choice([-1.0, 0.0, 1.0], shape, p=[0.15, 0.75, 0.1])
+    ever = (wealth_paths(differences).max(axis=1) >= math.log(1 / alpha)).mean()
+    noise = 2 * math.sqrt(alpha * (1 - alpha) / shape[0])
+    assert ever <= alpha + noise
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=200), st.floats(1e-6, 0.5))
+def test_an_agent_is_never_better_than_itself(rewards: list[float], alpha: float) -> None:
+    comparison = compare(rewards, rewards, bounds=UNIT, alpha=alpha)
+    assert not comparison.better
+    assert (comparison.delta, comparison.wealth) == (0.0, 1.0)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=50))
+def test_two_agents_are_never_each_better_than_the_other(pairs: list[tuple[float, float]]) -> None:
+    one, other = zip(*pairs, strict=True)
+    there = compare(one, other, bounds=UNIT, alpha=ALPHA)
+    back = compare(other, one, bounds=UNIT, alpha=ALPHA)
+    assert not (there.better and back.better)
+    assert there.delta == pytest.approx(-back.delta)
+
+
+# What is better is promoted
+
+
+@pytest.mark.parametrize("alpha", [0.05, ALPHA, 0.05 / 200])
+@pytest.mark.parametrize("discordance", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize("n", [30, 100, 300, 1000, 5000])
+def test_the_smallest_gain_is_seen_four_times_out_of_five(n: int, discordance: float, alpha: float) -> None:
+    gain = smallest_gain(n, alpha, discordance)
+    assert 0 < gain < 1
+    share = max(discordance, gain)
+    chances = [(share + gain) / 2, max(0.0, (share - gain) / 2)]
+    counts = np.random.default_rng(11).multinomial(n, [*chances, 1 - sum(chances)], size=2000)
+    logs = counts[:, :1] * np.log1p(STAKES) + counts[:, 1:2] * np.log1p(-STAKES)
+    wealth = np.exp(np.minimum(logs, 600)).mean(axis=1)
+    assert 0.75 < (wealth >= 1 / alpha).mean() < 0.92
+
+
+def test_the_smallest_gain_shrinks_with_more_instances_and_grows_with_more_candidates() -> None:
+    gains = [smallest_gain(n, ALPHA) for n in (10, 30, 100, 300, 1000, 10_000)]
+    assert gains == sorted(gains, reverse=True)
+    assert smallest_gain(300, ALPHA / 10) > smallest_gain(300, ALPHA)
+    assert smallest_gain(300, ALPHA, discordance=0.4) > smallest_gain(300, ALPHA, discordance=0.1)
+
+
+def test_so_few_instances_that_nothing_can_be_shown_are_told_by_a_gain_of_the_whole_range() -> None:
+    assert smallest_gain(3, ALPHA) == 1.0
+    assert not compare([0.0] * 3, [1.0] * 3, bounds=UNIT, alpha=ALPHA).better
+
+
+def test_a_candidate_that_wins_clearly_is_promoted_and_says_so() -> None:
+    comparison = compare([0.0] * 60 + [1.0] * 40, [1.0] * 90 + [0.0] * 10, bounds=UNIT, alpha=ALPHA)
+    assert comparison.better
+    assert (comparison.incumbent, comparison.candidate, comparison.n) == (0.4, 0.9, 100)
+    assert comparison.delta == pytest.approx(0.5)
+    assert comparison.why.startswith("better: +0.5000 [")
+    assert "over 100 instances" in comparison.why
+
+
+def test_a_candidate_that_loses_is_called_worse_and_one_that_ties_not_shown_to_be_better() -> None:
+    assert compare([1.0] * 50, [0.0, 1.0] * 25, bounds=UNIT, alpha=ALPHA).why.startswith("worse: -0.5000")
+    assert compare([1.0, 0.0], [0.0, 1.0], bounds=UNIT, alpha=ALPHA).why.startswith("not shown to be better")
+
+
+# Rewards of other shapes
+
+
+def test_the_scale_of_bounded_rewards_does_not_matter() -> None:
+    small = compare([0.0, 0.5, 0.2], [1.0, 0.4, 0.9], bounds=UNIT, alpha=ALPHA)
+    large = compare([-10.0, 40.0, 10.0], [90.0, 30.0, 80.0], bounds=(-10.0, 90.0), alpha=ALPHA)
+    assert large.wealth == pytest.approx(small.wealth)
+    assert large.delta == pytest.approx(100 * small.delta)
+
+
+@given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), min_size=1, max_size=40))
+def test_without_bounds_only_who_wins_an_instance_counts(pairs: list[tuple[float, float]]) -> None:
+    one, other = zip(*pairs, strict=True)
+    signs = [float((b > a) - (b < a)) for a, b in pairs]
+    assert compare(one, other, bounds=None, alpha=ALPHA).wealth == betting_wealth(signs)
+
+
+def test_one_huge_reward_does_not_buy_a_promotion() -> None:
+    assert not compare([1.0] * 30, [1e12] + [0.9] * 29, bounds=None, alpha=ALPHA).better
+
+
+def test_the_wealth_of_very_many_wins_stays_a_number() -> None:
+    assert math.isfinite(betting_wealth([1.0] * 100_000))
+    assert betting_wealth([-1.0] * 100_000) >= 0.0
+
+
+def test_a_comparison_of_one_instance_is_json_and_promotes_nothing() -> None:
+    comparison = compare([0.0], [1.0], bounds=UNIT, alpha=ALPHA)
+    assert not comparison.better
+    assert Comparison(**json.loads(json.dumps(asdict(comparison), allow_nan=False))).delta == 1.0
+    assert comparison.ci95[0] <= -1.0
+
+
+def test_a_comparison_needs_the_same_instances_on_both_sides() -> None:
+    for one, other in (([], []), ([1.0], [1.0, 0.0])):
+        with pytest.raises(ValueError, match="the same instances, at least one"):
+            compare(one, other, bounds=UNIT, alpha=ALPHA)
+
+
+# Estimates
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [
+        (0, 10, 0.0, 0.27753),
+        (5, 10, 0.23659, 0.76341),
+        (10, 10, 0.72247, 1.0),
+        (1, 1, 0.20654, 1.0),
+        (81, 263, 0.25531, 0.36618),
+    ],
+)
+def test_rewards_that_are_right_or_wrong_have_wilsons_interval(right: int, n: int, low: float, high: float) -> None:
+    # Values from Newcombe, Statistics in Medicine 17 (1998), and from R's binom.confint(method = "wilson").
+    interval = estimate([1.0] * right + [0.0] * (n - right))
+    assert interval.value == right / n
+    assert interval.ci95 == pytest.approx((low, high), abs=1e-4)
+
+
+def test_other_rewards_have_the_normal_interval() -> None:
+    interval = estimate([0.2, 0.4, 0.6, 0.8])
+    half = 1.959964 * 0.2581989 / 2
+    assert interval.ci95 == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.3, 7.0, -250.0])
+def test_one_reward_has_an_interval_that_is_wide_and_json(value: float) -> None:
+    interval = estimate([value])
+    low, high = interval.ci95
+    assert low < value < high
+    assert high - low >= 2.0
+    json.dumps(asdict(interval), allow_nan=False)

@@ -1,0 +1,110 @@
+"""Harness trees are kept as blobs, and run from folders that copy nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from sia_core.errors import LedgerError
+from sia_core.harness import HarnessTree
+from sia_core.ledger import Blobs
+from sia_core.trees import Trees
+
+TREE = HarnessTree({"harness.py": b"1\n", "lib/a.py": b"", "lib/deep/b c.py": b"\xff", "条.py": b"2"})
+
+
+def test_a_tree_comes_back_as_it_was_under_its_own_name(tmp_path: Path) -> None:
+    trees = Trees(tmp_path)
+    assert trees.put(TREE) == TREE.digest
+    assert trees.get(TREE.digest) == TREE
+    assert HarnessTree.from_folder(trees.folder(TREE.digest)) == TREE
+
+
+def test_an_empty_tree_is_a_tree(tmp_path: Path) -> None:
+    trees = Trees(tmp_path)
+    assert trees.get(trees.put(HarnessTree({}))) == HarnessTree({})
+
+
+def test_no_content_is_stored_twice(tmp_path: Path) -> None:
+    trees = Trees(tmp_path)
+    trees.put(TREE)
+    folder = trees.folder(TREE.digest)
+    for path in TREE.files:
+        assert (folder / path).stat().st_nlink == 2
+    other = HarnessTree({**TREE.files, "harness.py": b"changed\n"})
+    before = {path for path in (tmp_path / "blobs").rglob("*") if path.is_file()}
+    trees.put(other)
+    after = {path for path in (tmp_path / "blobs").rglob("*") if path.is_file()}
+    assert len(after - before) == 2  # the file that changed, and the listing
+
+
+def test_a_tree_is_readable_by_another_user_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        trees = Trees(tmp_path)
+        trees.put(TREE)
+        folder = trees.folder(TREE.digest)
+    finally:
+        os.umask(before)
+    for path in (folder, *folder.rglob("*")):
+        wanted = stat.S_IRGRP | stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0)
+        assert path.stat().st_mode & wanted == wanted, path
+
+
+@pytest.mark.parametrize("damage", ["file", "listing"])
+def test_a_damaged_tree_is_noticed(tmp_path: Path, damage: str) -> None:
+    trees = Trees(tmp_path)
+    digest = trees.put(TREE)
+    blobs = Blobs(tmp_path / "blobs")
+    blobs.path(digest if damage == "listing" else blobs.put(b"1\n")).write_bytes(b"damaged")
+    with pytest.raises(LedgerError, match="is damaged"):
+        trees.get(digest)
+
+
+def test_a_tree_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="the run's folder is incomplete"):
+        Trees(tmp_path).get("0" * 64)
+
+
+def test_where_there_are_no_hard_links_files_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    trees = Trees(tmp_path)
+    trees.put(TREE)
+    assert HarnessTree.from_folder(trees.folder(TREE.digest)) == TREE
+
+
+def test_an_interrupted_folder_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    trees = Trees(tmp_path)
+    trees.put(TREE)
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(OSError, match="No space"):
+        trees.folder(TREE.digest)
+    assert list((tmp_path / "trees").iterdir()) == []
+
+
+def test_threads_may_ask_for_one_folder_at_once(tmp_path: Path) -> None:
+    trees, found, go = Trees(tmp_path), [], threading.Barrier(8)
+    trees.put(TREE)
+
+    def work() -> None:
+        go.wait()
+        found.append(HarnessTree.from_folder(trees.folder(TREE.digest)) == TREE)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 8
+    assert [path.name for path in (tmp_path / "trees").iterdir()] == [TREE.digest]

@@ -1,0 +1,221 @@
+"""The core's verifiers score what is right, and say what is wrong with a set-up that cannot be scored."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sia_core import verifiers
+from sia_core.errors import SiaError, UsageError
+from sia_core.types import Instance, Score, Verifier, VerifierContext
+from sia_core.verifiers import Command, Exact, Numeric
+
+
+def _no_run(*_: Any, **__: Any) -> Any:
+    raise AssertionError("nothing is to be run")
+
+
+CONTEXT = VerifierContext(_no_run, 0)
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> Any:
+    """A file of cases, of which the case ``a`` has the answer that the test gives."""
+
+    def _truth(answer: Any) -> str:
+        cases = [{"id": "a", "input": {"x": 1}, "answer": answer}]
+        cases += [{"id": f"b{index}", "input": index, "answer": 0} for index in range(7)]
+        (tmp_path / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
+        return str(tmp_path / "cases.jsonl")
+
+    return _truth
+
+
+def score(verifier: Verifier, answer: Any, name: str = "a") -> Score:
+    return verifier.score(Instance(name, "gate", {"x": 1}), answer, CONTEXT)
+
+
+# exact
+
+
+@pytest.mark.parametrize(
+    ("given", "true", "right"),
+    [
+        ("theft", "theft", True),
+        (" theft\n", "theft", True),
+        ("Theft", "theft", False),
+        ("", "theft", False),
+        (1, 1.0, True),
+        (0.1, 0.1, True),
+        (10**30, 10**30 + 1, False),
+        (1, True, False),
+        (0, False, False),
+        (True, True, True),
+        ("1", 1, False),
+        (None, None, True),
+        (None, 0, False),
+        ([1, 2], [1.0, 2.0], True),
+        ([1, 2], [2, 1], False),
+        ([1], [True], False),
+        ([1], [1, 1], False),
+        ({"a": 1, "b": [" x "]}, {"b": ["x"], "a": 1.0}, True),
+        ({"a": 1}, {"a": 1, "b": None}, False),
+        ({"a": 1}, ["a"], False),
+        ([], {}, False),
+    ],
+)
+def test_exact_is_right_where_the_answer_is_the_cases(truth: Any, given: Any, true: Any, right: bool) -> None:
+    assert score(Exact(truth(true)), given) == Score(float(right))
+
+
+def test_a_case_that_is_not_in_the_file_is_an_error_and_no_zero(truth: Any) -> None:
+    with pytest.raises(SiaError, match="no case gone; was the file changed during the run"):
+        score(Exact(truth(1)), 1, "gone")
+
+
+def test_two_verifiers_of_one_path_do_not_share_what_they_read(truth: Any) -> None:
+    assert score(Exact(truth("old")), "old").reward == 1.0
+    assert score(Exact(truth("new")), "new").reward == 1.0
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        score(Exact(str(tmp_path / "nowhere")), 1)
+
+
+# numeric
+
+
+@pytest.mark.parametrize(
+    ("given", "true", "tolerance", "right"),
+    [
+        (3.14159, 3.14159, "0", True),
+        ("3.14159", 3.14159, "0.001", True),
+        (3.14, "3.14159", "0.001", True),
+        (3.1, 3.14159, "0.001", False),
+        (1010, 1000, "0.01", True),
+        (1011, 1000, "0.01", False),
+        (-1010, -1000, "0.01", True),
+        (0.005, 0, "0.01", True),
+        (0.02, 0, "0.01", False),
+        (1e300, 1, "1", False),
+    ],
+)
+def test_numeric_is_right_within_its_tolerance(truth: Any, given: Any, true: Any, tolerance: str, right: bool) -> None:
+    assert score(Numeric(truth(true), tolerance), given).reward == float(right)
+
+
+@pytest.mark.parametrize("given", ["three", "nan", "inf", "", None, True, [3], {"a": 3}, 10**400])
+def test_numeric_finds_what_is_no_number_invalid(truth: Any, given: Any) -> None:
+    assert score(Numeric(truth(3)), given) == Score(0.0, valid=False, feedback="the answer is not a number")
+
+
+def test_numeric_gives_the_error_as_a_metric_that_is_finite(truth: Any) -> None:
+    assert score(Numeric(truth(3)), 5).metrics == {"error": 2.0}
+    far = score(Numeric(truth(-1.7e308)), 1.7e308)
+    assert far.reward == 0.0
+    assert math.isfinite(far.metrics["error"])
+
+
+def test_numeric_asks_for_another_verifier_where_the_truth_is_no_number(truth: Any) -> None:
+    with pytest.raises(UsageError, match="the answer of case a is not a number; use --verifier exact"):
+        score(Numeric(truth("theft")), 3)
+
+
+@pytest.mark.parametrize("argument", ["", "x", "-1", "nan", "inf"])
+def test_numeric_refuses_what_is_no_tolerance(truth: Any, argument: str) -> None:
+    with pytest.raises(UsageError, match=f"--verifier numeric:{argument}: the tolerance must be a number such as"):
+        Numeric(truth(3), argument)
+
+
+# command
+
+CHECK = """
+import json, os, sys
+case = json.load(sys.stdin)
+print("looking at", case["id"])
+assert set(os.environ) <= {"PATH", "LANG", "LC_CTYPE"}, os.environ
+right = case["answer"] == case["truth"] and case["input"] == {"x": 1}
+score = {"reward": right / 2, "metrics": {"length": len(case["answer"])}, "feedback": "so\\u2028so"}
+print(json.dumps(score, ensure_ascii=False))
+"""
+
+
+def command(tmp_path: Path, source: str) -> str:
+    (tmp_path / "check.py").write_text(source, encoding="utf-8")
+    return shlex.join([sys.executable, "-I", "-S", str(tmp_path / "check.py")])
+
+
+def test_a_command_reads_a_case_and_prints_its_score(
+    truth: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "secret")
+    verifier = Command(truth("条"), command(tmp_path, CHECK))
+    assert score(verifier, "条") == Score(0.5, True, {"length": 1.0}, "so\u2028so")
+    assert score(verifier, "别的").reward == 0.0
+
+
+def test_a_command_may_call_an_answer_invalid(truth: Any, tmp_path: Path) -> None:
+    source = """print('{"reward": 0, "valid": false, "feedback": "not a plan"}')"""
+    assert score(Command(truth(1), command(tmp_path, source)), 1) == Score(0.0, False, {}, "not a plan")
+
+
+def test_a_command_need_not_read_its_input(truth: Any, tmp_path: Path) -> None:
+    verifier = Command(truth(1), command(tmp_path, """print('{"reward": 1}')"""))
+    assert score(verifier, "x" * 200_000).reward == 1.0
+
+
+def test_a_command_is_found_where_the_users_shell_finds_it(
+    truth: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my-check").write_text("#!/bin/sh\necho '{\"reward\": 1}'\n")
+    (tmp_path / "my-check").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert score(Command(truth(1), "my-check"), 1).reward == 1.0
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("import sys; sys.exit('no such model')", "ended with 1 on case a: no such model"),
+        ("import os; os.kill(os.getpid(), 9)", "ended with -9 on case a"),
+        ("", "must print a JSON object with a 'reward' on its last line"),
+        ("print('right')", "must print a JSON object"),
+        ("print(0.5)", "must print a JSON object"),
+        ("""print('{"score": 1}')""", "reward"),
+        ("""print('{"reward": NaN}')""", "NaN is not a number here"),
+        ("""print('{"reward": 1e999}')""", "1e999 is not a finite number"),
+        ("""print('{"reward": "high"}')""", "must print a JSON object"),
+        ("""print('{"reward": 1}'); print('done')""", "must print a JSON object"),
+    ],
+)
+def test_a_command_that_fails_is_an_error_and_no_zero(truth: Any, tmp_path: Path, source: str, says: str) -> None:
+    with pytest.raises(SiaError) as raised:
+        score(Command(truth(1), command(tmp_path, source)), 1)
+    assert says in str(raised.value)
+
+
+def test_a_command_that_takes_too_long_is_stopped(truth: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifiers, "COMMAND_SECONDS", 0.05)
+    with pytest.raises(SiaError, match=r"took more than 0\.05 s on case a"):
+        score(Command(truth(1), command(tmp_path, "import signal; signal.pause()")), 1)
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [("", "give the command, for example"), ("python 'check.py", "No closing quotation")],
+)
+def test_what_is_no_command_is_refused(truth: Any, argument: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        Command(truth(1), argument)
+
+
+def test_a_command_that_is_not_there_is_named(truth: Any) -> None:
+    with pytest.raises(UsageError, match="command '/no/such/check' cannot be run: No such file"):
+        score(Command(truth(1), "/no/such/check --fast"), 1)
