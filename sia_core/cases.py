@@ -140,6 +140,8 @@ class Cases:
 
     def public_dir(self, splits: Sequence[Split]) -> Path:
         """A folder with ``cases.jsonl``: id, input and answer of each case of these splits."""
+        if "sealed" in splits:
+            raise UsageError("the sealed cases are for the report alone; ask for public, search or gate")
         text = "".join(
             json.dumps({"id": case.id, "input": case.input, "answer": case.answer}, ensure_ascii=False) + "\n"
             for split in sorted(set(splits))

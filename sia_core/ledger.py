@@ -193,7 +193,7 @@ class Ledger:
                 # A file system without shared memory (NFS) answers with another mode, which is as durable.
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
-            if not readonly or not written:
+            if not written:
                 self._found(readonly)
 
     def _found(self, readonly: bool) -> None:

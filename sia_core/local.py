@@ -35,7 +35,6 @@ class LocalBackend:
     def close(self) -> None:
         self._host.stop()
         self._threads.shutdown(wait=True, cancel_futures=True)
-        self._host.close()
 
 
 class _Served:

@@ -21,7 +21,7 @@ from sia_core.evidence import AgentView, Evidence, Trial, summarise
 from sia_core.gate import RUN_ALPHA, Comparison, compare, estimate, smallest_gain
 from sia_core.types import Split, Task
 
-EVALUATED: tuple[Split, ...] = ("gate", "sealed")
+EVALUATED: tuple[Split, ...] = ("search", "gate", "sealed")
 
 
 @dataclass(frozen=True)
@@ -233,10 +233,10 @@ class Loop:
 
 def take_samples(task: Task, plan: Plan) -> Samples:
     """The instances of every purpose: all of gate and sealed, a seeded sample of search."""
-    search = [each.id for each in task.instances("search")]
+    search, gate, sealed = ([each.id for each in task.instances(split)] for split in EVALUATED)
     random.Random(f"search {plan.seed}").shuffle(search)
-    gate, sealed = (tuple(each.id for each in task.instances(split)) for split in EVALUATED)
-    return Samples(tuple(search[:SMOKE_CASES]), tuple(search[: plan.search_sample]), gate, sealed)
+    smoke, sample = search[:SMOKE_CASES], search[: plan.search_sample]
+    return Samples(tuple(smoke), tuple(sample), tuple(gate), tuple(sealed))
 
 
 def constant(value: Any) -> Callable[[], Any]:

@@ -255,16 +255,13 @@ class Host:
         return solved | {key: SolveResult(key, "timeout", message=f"not run: {why}") for key in left}, why
 
     def stop(self) -> None:
-        """Kill what candidates run, so that jobs that wait for it end."""
+        """Kill sandboxes and verifiers, so that jobs that wait for one end."""
         with self._mutex:
             self._stopped = True
             for warm in self._workers.values():
                 warm.worker.close()
-
-    def close(self) -> None:
-        self.stop()
-        for verifier in self._verifiers.values():
-            verifier.close()
+            for verifier in self._verifiers.values():
+                verifier.close()
 
     def _warm(self, setting: Setting, sweep: Sweep, task: Task) -> _Warm:
         key = (setting.run, sweep.harness, setting.sandbox, *sweep.public)

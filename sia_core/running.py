@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,9 @@ from typing import Any
 from sia_core import __version__
 from sia_core.budget import Budget, Limit
 from sia_core.candidate import Parts
-from sia_core.errors import LedgerError, UsageError
-from sia_core.ledger import Ledger
-from sia_core.loop import Loop, Plan
+from sia_core.errors import HarnessError, LedgerError, UsageError
+from sia_core.ledger import Ledger, canonical
+from sia_core.loop import EVALUATED, Loop, Plan
 from sia_core.observe import Emitter, Observer
 from sia_core.plugins import Plugins, Source
 from sia_core.rollout import Rollouts, Setting
@@ -64,10 +65,11 @@ def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Obse
     """Check the configuration, then start a run. Returns its folder when it is finished."""
     task = _task(config, plugins)
     _check(config, plugins)
+    _check_task(task)
     folder = new_folder(runs, task.name)
     with Ledger.create(folder) as ledger:
         metric = {"name": task.metric.name, "direction": task.metric.direction}
-        about = {"task": task.name, "metric": metric, "fingerprint": task.fingerprint, "version": __version__}
+        about = {"task": task.name, "metric": metric, "fingerprint": fingerprint(task), "version": __version__}
         ledger.record("run", {"config": asdict(config), **about})
         _drive(config, task, ledger, plugins, observers)
     return folder
@@ -83,9 +85,9 @@ def resume(folder: Path, plugins: Plugins, observers: Sequence[Observer]) -> Non
         if ledger.get("finished"):
             return
         task = _task(config, plugins)
-        if task.fingerprint != recorded[0]["fingerprint"]:
+        if fingerprint(task) != recorded[0]["fingerprint"]:
             raise LedgerError(
-                f"{folder}: the data of task {task.name!r} are not those that the run started with. "
+                f"{folder}: the data, brief or catalogue of task {task.name!r} are not those that the run started with. "
                 "Put them back to go on, or start a new run."
             )
         _check(config, plugins)
@@ -112,6 +114,24 @@ def _check(config: Config, plugins: Plugins) -> None:
     plugins.find("backend", config.backend)
     if config.verifier:
         plugins.find("verifier", config.verifier.partition(":")[0])
+
+
+def fingerprint(task: Task) -> str:
+    """Of all that a run reads from its task beside the hidden labels."""
+    playbook = task.playbook()
+    catalogue = playbook.model_dump(mode="json") if playbook else None
+    return hashlib.sha256(canonical([task.fingerprint, task.brief, catalogue]).encode()).hexdigest()
+
+
+def _check_task(task: Task) -> None:
+    """Refuse a task on which no run can work, before there is a folder for one."""
+    for split in EVALUATED:
+        if not task.instances(split):
+            raise UsageError(f"task {task.name!r} has no instance in its {split!r} split")
+    try:
+        _ = task.seed_harness().manifest
+    except HarnessError as error:
+        raise UsageError(f"the harness that task {task.name!r} starts from: {error}") from None
 
 
 def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observers: Sequence[Observer]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -220,5 +221,18 @@ def serve(channel: Connection[Any, Any]) -> None:
         channel.send_bytes(json.dumps(reply).encode())
 
 
+def die_with(descriptor: int) -> None:
+    """End this process when the orchestrator's end of the channel is gone, also in the middle of a score."""
+    gone = select.poll()
+    gone.register(descriptor, select.POLLRDHUP)
+
+    def watch() -> None:
+        gone.poll()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 if __name__ == "__main__":
+    die_with(int(sys.argv[1]))
     serve(Connection(int(sys.argv[1])))

@@ -88,4 +88,5 @@ def print_json(value: object) -> None:
     """JSON for programs, on standard output."""
     import json
 
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    print(text.encode("utf-8", "backslashreplace").decode())  # half a surrogate pair cannot be printed

@@ -216,7 +216,7 @@ class Template:
         if fork.printed > FLOOD * self._output_bytes:
             self._end(fork, "flood", f"it printed more than {FLOOD * self._output_bytes} bytes")
         elif fork.handle in ready:
-            self._end(fork, "", "")
+            self._end(fork)
         elif fork.job is not None and fork.asked is None and time.monotonic() >= fork.deadline:
             self._end(fork, "timeout", f"no answer within {self._seconds:g} seconds")
 
@@ -251,23 +251,23 @@ class Template:
         outcome, message, rewards = header.get("outcome"), header.get("message"), header.get("rewards")
         if fork.printed > FLOOD * self._output_bytes:
             outcome, message, answer = "flood", f"it printed more than {FLOOD * self._output_bytes} bytes", b""
-        if self._stateless and fork.job is not None:
+        if fork.job is not None:
             self._send_done(fork.job, outcome, message, answer, rewards, fork)
             fork.job = None
-        else:
-            self._end(fork, outcome, message, answer, rewards)
+        if not self._stateless:
+            self._end(fork)
 
-    def _end(self, fork: Fork, outcome: object, message: object, answer: bytes = b"", rewards: object = ()) -> None:
-        """Kill a fork and all that it started, report its instance, and clear up after it."""
+    def _end(self, fork: Fork, outcome: str = "", message: str = "") -> None:
+        """Kill a fork and all that it started, report its instance if it has not answered, and clear up after it."""
         os.killpg(fork.pid, signal.SIGKILL)
         status = os.waitpid(fork.pid, 0)[1]
         self._reap_group(fork.pid)
-        fork.collect(self._output_bytes)
         self._forks.remove(fork)
-        if not outcome:
-            outcome, message = _outcome_of(status)
         if fork.job is not None:
-            self._send_done(fork.job, outcome, message, answer, rewards, fork)
+            fork.collect(self._output_bytes)
+            if not outcome:
+                outcome, message = _outcome_of(status)
+            self._send_done(fork.job, outcome, message, fork=fork)
         _close(*fork.descriptors())
         self._clear(fork.scratch)
 

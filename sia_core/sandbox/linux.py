@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
@@ -36,7 +35,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def machine() -> str:
     """The kernel's name for this architecture."""
-    return platform.machine() if not hasattr(os, "uname") else os.uname().machine
+    return os.uname().machine
 
 
 def _check(result: int, name: str) -> int:

@@ -37,12 +37,21 @@ TRY = """
 """
 
 
-def outcome_of(bench: Any, body: str, argument: Any, **more: Any) -> Any:
-    """What a solve returns that runs ``body`` with ``target`` and ``ctx``."""
-    lines = textwrap.indent(textwrap.dedent(body).strip(), "        ")
-    (result,) = bench.solve(
-        f"{TRY}\n    def solve(instance, ctx):\n        target = instance.input['do']\n{lines}\n", [argument], **more
-    )
+@pytest.fixture(params=["setup", "solve"])
+def place(request: pytest.FixtureRequest) -> str:
+    """Where the attack runs: set-up has the whole sandbox, a solve is confined further."""
+    return str(request.param)
+
+
+def outcome_of(bench: Any, body: str, argument: Any, place: str = "solve") -> Any:
+    """What ``body`` returns, run with ``target`` and ``ctx``."""
+    lines = textwrap.indent(textwrap.dedent(body).strip(), "    ")
+    code = f"{textwrap.dedent(TRY)}\ndef run(ctx):\n    target = {argument!r}\n{lines}\n"
+    if place == "setup":
+        code += "setup = run\ndef solve(instance, ctx): return ctx.state\n"
+    else:
+        code += "def solve(instance, ctx): return run(ctx)\n"
+    (result,) = bench.solve(code, [0])
     assert result.outcome == "ok", result
     return json.loads(result.answer)
 
@@ -63,7 +72,7 @@ def labels(tmp_path: Path) -> Path:
 # Files.
 
 
-def test_a_file_of_the_host_cannot_be_read_by_any_path(bench: Any, labels: Path) -> None:
+def test_a_file_of_the_host_cannot_be_read_by_any_path(bench: Any, place: str, labels: Path) -> None:
     body = """
         os.symlink(target, ctx.scratch / "link")
         os.symlink("/", ctx.scratch / "root")
@@ -89,11 +98,11 @@ def test_a_file_of_the_host_cannot_be_read_by_any_path(bench: Any, labels: Path)
             return read(libc.open_by_handle_at(-100, handle, 0))
         return [attempt(read, path) for path in paths] + [attempt(hard_link), attempt(by_handle)]
     """
-    for said in outcome_of(bench, body, str(labels)):
+    for said in outcome_of(bench, body, str(labels), place):
         assert said in {"FileNotFoundError", "PermissionError", "NotADirectoryError", "OSError"}, said
 
 
-def test_no_walk_over_the_file_system_finds_what_is_hidden(bench: Any, labels: Path) -> None:
+def test_no_walk_over_the_file_system_finds_what_is_hidden(bench: Any, place: str, labels: Path) -> None:
     body = """
         found = []
         for folder, _, names in os.walk("/"):
@@ -103,41 +112,43 @@ def test_no_walk_over_the_file_system_finds_what_is_hidden(bench: Any, labels: P
     core = Path(sia_core.__file__).parent
     names = [labels.name, "harness.toml", "launch.py", "verifying.py", "hookspecs.py", "shadow", "authorized_keys"]
     assert (core / "hookspecs.py").exists()
-    assert outcome_of(bench, body, names) == []
+    assert outcome_of(bench, body, names, place) == []
 
 
 @pytest.mark.parametrize(
     "path",
     [sia_core.__file__, "/etc/passwd", "/etc/hostname", "/proc/cmdline", "/proc/version", "/root/.bashrc", "/bin/sh"],
 )
-def test_files_that_no_harness_needs_cannot_be_read(bench: Any, path: str) -> None:
+def test_files_that_no_harness_needs_cannot_be_read(bench: Any, place: str, path: str) -> None:
     body = "return attempt(lambda: open(target, 'rb').read(1) and 'read')"
-    assert outcome_of(bench, body, path) in {"FileNotFoundError", "PermissionError", "NotADirectoryError"}
+    assert outcome_of(bench, body, path, place) in {"FileNotFoundError", "PermissionError", "NotADirectoryError"}
 
 
-def test_installed_packages_cannot_be_read(bench: Any) -> None:
+def test_installed_packages_cannot_be_read(bench: Any, place: str) -> None:
     import pluggy
 
-    folders = [str(Path(pluggy.__file__).parent), *sys.path]
+    standard_library = Path(os.__file__).parent
+    folders = [str(Path(pluggy.__file__).parents[1]), str(standard_library / "site-packages"), *sys.path]
     body = """
         read = []
         for folder in target:
             for name in ("__init__.py", "pip/__init__.py", "pluggy/__init__.py", "README.txt"):
-                if "packages" in folder and attempt(lambda: open(f"{folder}/{name}").read(1)) in ("", "#", "_", "f"):
-                    read.append(f"{folder}/{name}")
+                path = f"{folder}/{name}"
+                if "packages" in path and attempt(lambda: open(path).close() or "opened") == "opened":
+                    read.append(path)
         return read
     """
-    assert outcome_of(bench, body, folders) == []
+    assert outcome_of(bench, body, folders, place) == []
 
 
-def test_nothing_outside_of_scratch_can_be_changed(bench: Any, labels: Path) -> None:
+def test_nothing_outside_of_scratch_can_be_changed(bench: Any, place: str, labels: Path) -> None:
     written = labels.parent / "written"
     body = """
         import json as module
         targets = [
             str(target[0]), str(target[1]), __file__, str(ctx.public / "cases.txt"), str(ctx.public / "new"),
             module.__file__, os.__file__, "/etc/new", "/new", "/sia/new", "/dev/new", "/dev/shm/new", "/tmp/new",
-            "/proc/self/oom_score_adj", "/proc/sys/kernel/core_pattern", str(ctx.scratch.parent / "new"),
+            "/proc/self/oom_score_adj", "/proc/sys/kernel/core_pattern", str(ctx.scratch.parent.parent / "new"),
         ]
         def write(path):
             with open(path, "w") as file:
@@ -151,7 +162,7 @@ def test_nothing_outside_of_scratch_can_be_changed(bench: Any, labels: Path) -> 
         ]
         return [attempt(write, path) for path in targets] + [attempt(change) for change in changes]
     """
-    said = outcome_of(bench, body, [str(labels), str(written)])
+    said = outcome_of(bench, body, [str(labels), str(written)], place)
     refused = {"FileNotFoundError", "PermissionError", "OSError", "NotADirectoryError", "IsADirectoryError"}
     assert [each for each in said if each not in refused] == []
     assert not written.exists()
@@ -162,7 +173,7 @@ def test_nothing_outside_of_scratch_can_be_changed(bench: Any, labels: Path) -> 
 # The environment and descriptors.
 
 
-def test_no_environment_comes_in(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_environment_comes_in(bench: Any, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", SECRET)
     body = """
         texts = [repr(dict(os.environ))]
@@ -171,7 +182,7 @@ def test_no_environment_comes_in(bench: Any, monkeypatch: pytest.MonkeyPatch) ->
                 texts.append(str(attempt(lambda: open(f"/proc/{process}/{name}", "rb").read(10**5))))
         return texts
     """
-    texts = outcome_of(bench, body, [os.getpid(), os.getppid()])
+    texts = outcome_of(bench, body, [os.getpid(), os.getppid()], place)
     assert not any(SECRET in text for text in texts)
     assert set(eval(texts[0])) <= {
         *("PYTHONHASHSEED", "PYTHONUTF8", "LANG", "LC_CTYPE", "HOME", "TMPDIR"),
@@ -200,7 +211,7 @@ def test_no_descriptor_is_inherited(bench: Any, labels: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tcp", "udp", "tcp6", "unix", "unix datagram", "abstract"])
-def test_no_listener_of_the_host_is_reached(bench: Any, kind: str, tmp_path: Path) -> None:
+def test_no_listener_of_the_host_is_reached(bench: Any, place: str, kind: str, tmp_path: Path) -> None:
     family = {"t": socket.AF_INET, "u": socket.AF_UNIX, "a": socket.AF_UNIX}[kind[0]]
     family = socket.AF_INET if kind == "udp" else socket.AF_INET6 if kind == "tcp6" else family
     form = socket.SOCK_DGRAM if kind in ("udp", "unix datagram") else socket.SOCK_STREAM
@@ -231,12 +242,12 @@ def test_no_listener_of_the_host_is_reached(bench: Any, kind: str, tmp_path: Pat
             return [attempt(connect), attempt(by_pair)]
         """
         where = where.decode() if isinstance(where, bytes) else list(where) if isinstance(where, tuple) else where
-        said = outcome_of(bench, body, [int(family), int(form), where])
+        said = outcome_of(bench, body, [int(family), int(form), where], place)
         assert "sent" not in said
         assert select.select([listener], [], [], 0)[0] == []
 
 
-def test_only_pairs_of_sockets_can_be_made_where_the_file_system_is_the_hosts(bench: Any) -> None:
+def test_only_pairs_of_sockets_can_be_made_where_the_file_system_is_the_hosts(bench: Any, place: str) -> None:
     body = """
         import socket
         families = {"unix": socket.AF_UNIX, "inet": socket.AF_INET, "vsock": 40, "netlink": 16, "packet": 17, "alg": 38}
@@ -244,7 +255,7 @@ def test_only_pairs_of_sockets_can_be_made_where_the_file_system_is_the_hosts(be
         return [made, not isinstance(attempt(socket.socketpair), str)]
     """
     own = ["unix"] if bench.sandbox.name == "namespaces" else []
-    assert outcome_of(bench, body, 0) == [own, True]
+    assert outcome_of(bench, body, 0, place) == [own, True]
 
 
 # Processes and the kernel.
@@ -258,7 +269,7 @@ CALLS = """
 """
 
 
-def test_dangerous_calls_are_refused(bench: Any) -> None:
+def test_dangerous_calls_are_refused(bench: Any, place: str) -> None:
     from sia_core.sandbox import linux, seccomp
 
     column = seccomp._COLUMN[linux.machine()]
@@ -267,7 +278,7 @@ def test_dangerous_calls_are_refused(bench: Any) -> None:
         textwrap.dedent(CALLS)
         + "return {name: call(number, -1, -1, -1, -1, -1, -1) for name, number in target.items()}"
     )
-    said = outcome_of(bench, body, numbers)
+    said = outcome_of(bench, body, numbers, place)
     assert {name for name, result in said.items() if result != "EPERM"} == set()
 
 
@@ -307,10 +318,10 @@ def test_a_call_of_another_architecture_kills(bench: Any) -> None:
     assert (result.outcome, "31" in result.message) == ("killed", True), result
 
 
-def test_no_process_outside_can_be_signalled_or_read(bench: Any) -> None:
+def test_no_process_outside_can_be_signalled_or_read(bench: Any, place: str) -> None:
     body = """
         said = []
-        for process in [*target, os.getppid()]:
+        for process in [*target, os.getppid() or target[0]]:
             said.append(attempt(lambda: os.kill(process, 0) or f"may signal {process}"))
             said.append(attempt(lambda: os.pidfd_open(process) and "may watch"))
         import resource
@@ -318,7 +329,7 @@ def test_no_process_outside_can_be_signalled_or_read(bench: Any) -> None:
         said.append(attempt(lambda: os.sched_setaffinity(target[0], [0]) or "may move"))
         return said
     """
-    said = outcome_of(bench, body, [os.getpid()])
+    said = outcome_of(bench, body, [os.getpid()], place)
     bad = [each for each in said if each not in {"ProcessLookupError", "PermissionError", "may watch"}]
     assert bad == []
 
@@ -344,14 +355,14 @@ def test_a_solve_cannot_kill_what_runs_it_or_its_neighbour(bench: Any) -> None:
     assert [result.outcome for result in results] == ["ok"] * 4
 
 
-def test_capabilities_are_gone(bench: Any) -> None:
+def test_capabilities_are_gone(bench: Any, place: str) -> None:
     body = textwrap.dedent(CALLS) + (
         "header = (ctypes.c_uint32 * 2)(0x20080522, 0)\n"
         "data = (ctypes.c_uint32 * 6)()\n"
         "libc.capget(header, data)\n"
         "return [list(data), libc.prctl(39, 0, 0, 0, 0), libc.prctl(21, 0, 0, 0, 0), os.getuid() == 0]"
     )
-    effective, no_new_privileges, filtered, is_root = outcome_of(bench, body, 0)
+    effective, no_new_privileges, filtered, is_root = outcome_of(bench, body, 0, place)
     read_search = 4 if bench.sandbox.name == "process" and os.getuid() == 0 else 0
     assert effective == [read_search, read_search, 0, 0, 0, 0]
     assert no_new_privileges == 1

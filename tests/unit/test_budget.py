@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -92,27 +93,39 @@ def test_a_reservation_cannot_make_room(amount: float) -> None:
     assert mine.left("rollouts") == 10
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.booleans()), max_size=40))
-def test_what_is_reserved_and_spent_never_exceeds_the_limit(steps: list[tuple[int, int, bool]]) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.sampled_from(["hold", "spend", "return"])), max_size=40)
+)
+def test_what_is_reserved_and_spent_never_exceeds_the_limit(steps: list[tuple[int, int, str]]) -> None:
     mine = budget("rollouts=20,tokens=20")
-    granted = {"rollouts": 0, "tokens": 0}
-    for rollouts, tokens, spend in steps:
-        fits = granted["rollouts"] + rollouts <= 20 and granted["tokens"] + tokens <= 20
+    taken = {"rollouts": 0, "tokens": 0}
+    for rollouts, tokens, then in steps:
+        amounts = {"rollouts": rollouts, "tokens": tokens}
+        fits = all(taken[kind] + amount <= 20 for kind, amount in amounts.items())
         try:
-            mine.reserve(rollouts=rollouts, tokens=tokens)
+            mine.reserve(**amounts)
         except BudgetExhausted:
             assert not fits
             continue
         assert fits
-        amounts = {"rollouts": rollouts, "tokens": tokens}
-        mine.settle(amounts, amounts if spend else {})
-        if spend:
-            granted = {kind: granted[kind] + amount for kind, amount in amounts.items()}
-    assert mine.left("rollouts") == 20 - granted["rollouts"]
+        if then != "hold":
+            mine.settle(amounts, amounts if then == "spend" else {})
+        if then != "return":
+            taken = {kind: taken[kind] + amount for kind, amount in amounts.items()}
+        assert {kind: 20 - mine.left(kind) for kind in taken} == taken
+
+
+class Interrupted(Budget):
+    """Lets another thread run between the look at what is left and the taking of it."""
+
+    def _left(self, kind: str) -> float:
+        left = super()._left(kind)
+        time.sleep(0)
+        return left
 
 
 def test_64_threads_never_overshoot() -> None:
-    mine, granted, go = budget("rollouts=1000,tokens=700"), [], threading.Barrier(64)
+    mine, granted, go = Interrupted(Limit.parse("rollouts=1000,tokens=700")), [], threading.Barrier(64)
 
     def work() -> None:
         go.wait()

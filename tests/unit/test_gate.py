@@ -119,6 +119,14 @@ def test_a_candidate_that_wins_clearly_is_promoted_and_says_so() -> None:
     assert "over 100 instances" in comparison.why
 
 
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=50))
+def test_losses_count_as_much_as_wins(pairs: list[tuple[float, float]]) -> None:
+    one, other = zip(*pairs, strict=True)
+    wealth = compare(one, other, bounds=UNIT, alpha=ALPHA).wealth
+    assert wealth == pytest.approx(betting_wealth([b - a for a, b in pairs]))
+    assert not compare([*one, *other], [*other, *one], bounds=UNIT, alpha=ALPHA).better
+
+
 def test_a_candidate_that_loses_is_called_worse_and_one_that_ties_not_shown_to_be_better() -> None:
     assert compare([1.0] * 50, [0.0, 1.0] * 25, bounds=UNIT, alpha=ALPHA).why.startswith("worse: -0.5000")
     assert compare([1.0, 0.0], [0.0, 1.0], bounds=UNIT, alpha=ALPHA).why.startswith("not shown to be better")

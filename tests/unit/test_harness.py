@@ -55,6 +55,11 @@ def test_the_name_changes_with_path_and_content(files: dict[str, bytes]) -> None
     assert len(names) == 2 + len(files)
 
 
+def test_a_file_by_another_name_gives_another_name() -> None:
+    assert HarnessTree({"a": b"x"}).digest != HarnessTree({"b": b"x"}).digest
+    assert HarnessTree({"a": b"x", "b": b"y"}).digest != HarnessTree({"a": b"y", "b": b"x"}).digest
+
+
 def test_moving_bytes_from_one_file_to_the_next_gives_another_name() -> None:
     assert HarnessTree({"a": b"xy", "b": b""}).digest != HarnessTree({"a": b"x", "b": b"y"}).digest
 
