@@ -87,7 +87,7 @@ def resume(folder: Path, plugins: Plugins, observers: Sequence[Observer]) -> Non
         task = _task(config, plugins)
         if fingerprint(task) != recorded[0]["fingerprint"]:
             raise LedgerError(
-                f"{folder}: the data, brief or catalogue of task {task.name!r} are not those that the run started with. "
+                f"{folder}: data, brief or catalogue of task {task.name!r} are not those that the run started with. "
                 "Put them back to go on, or start a new run."
             )
         _check(config, plugins)

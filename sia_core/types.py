@@ -83,6 +83,9 @@ class Limits:
 class Task(Protocol):
     """A problem with a metric, its instances, a verifier and a seed harness.
 
+    Its factory is called with the run's ``seed``, an int, and what ``--data`` (a
+    path) and ``--set KEY=VALUE`` (text) give, as keyword arguments.
+
     Attributes
     ----------
     kind : ``solve`` or ``discover``.
@@ -146,7 +149,11 @@ class VerifierContext:
 
 @runtime_checkable
 class Verifier(Protocol):
-    """Gives an answer its score. Holds the hidden truth; lives in a process of its own."""
+    """Gives an answer its score. Holds the hidden truth; lives in a process of its own.
+
+    Its factory is called there, with the settings beside its name. With ``--verifier
+    NAME:ARG`` these are the task's verifier's settings and ``arg``.
+    """
 
     def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
         """Score one answer: plain JSON that the task's model accepts. The same input gives the same score."""
@@ -183,7 +190,8 @@ class Handle(Protocol):
 class Backend(Protocol):
     """Where work runs. A job's function is called as ``function(payload, host)`` on a worker.
 
-    ``slots`` is how many jobs of one agent it can make use of at once.
+    ``slots`` is how many jobs of one agent it can make use of at once. Its factory is
+    called with ``plugins``, the :class:`sia_core.plugins.Plugins` of the run.
     """
 
     slots: int

@@ -22,7 +22,9 @@ MODEL_SECONDS = 600.0
 """How long one call of the policy may take before the instance that waits for it is given up."""
 
 _GRACE_SECONDS = 10.0
-_DEATHS = 3
+_DEATHS = 4
+"""A harness that killed its sandbox so often, with no instance answered in between, is given up."""
+
 _ACCOMPANIED = frozenset({"disk"})
 """Outcomes that a neighbour in the same sandbox may have caused: such an instance is solved again, alone."""
 
@@ -118,8 +120,9 @@ class HarnessWorker:
         except Died as death:
             self._drop()
             self._check_open()
-            run.deaths += 1
-            return run.give_up(death) if run.deaths >= _DEATHS else run.blame(death)
+            results = run.blame(death)
+            run.deaths += len(results)
+            return results + run.give_up(death) if run.deaths >= _DEATHS else results
 
     def _handle(self, run: _Run, session: Session, event: Done | Asked | Answered) -> list[SolveResult]:
         flight = run.flying.get(event.job)
@@ -212,12 +215,12 @@ class _Run:
         return bool(self.waiting or self.suspects or self.flying)
 
     def launch(self, slots: int, limits: Limits) -> list[_Flight]:
-        """What to start now: as many as there are slots for, or one suspect once all else is done."""
+        """What to start now: a suspect once nothing else runs, or as many as there are slots for."""
+        if self.suspects:
+            return [] if self.flying else [self._fly(self.suspects.popleft(), limits, alone=True)]
         started = []
         while self.waiting and len(self.flying) < slots:
             started.append(self._fly(self.waiting.popleft(), limits, alone=False))
-        if self.suspects and not self.flying:
-            started.append(self._fly(self.suspects.popleft(), limits, alone=True))
         return started
 
     def _fly(self, request: SolveRequest, limits: Limits, *, alone: bool) -> _Flight:

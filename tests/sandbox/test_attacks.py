@@ -332,7 +332,7 @@ def test_an_instance_that_kills_the_worker_is_found_among_its_neighbours(bench: 
         return 42
     """
     results = bench.solve(code, [1, 2, "kill", 3, 4, "kill", 5, 6], slots=3, limits=ROOMY)
-    assert [result.outcome for result in results] == ["ok", "ok", "killed", "ok", "ok", "killed", "ok", "ok"]
+    assert [result.outcome for result in results] == ["ok", "ok", "killed", "ok", "ok", "killed", "ok", "ok"], results
 
 
 def test_a_worker_that_answers_no_more_is_timed_by_the_host(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:

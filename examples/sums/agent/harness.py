@@ -1,6 +1,6 @@
 """Works out sums in words, such as "three plus four". It knows one operation yet."""
 
-WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
 def solve(instance, ctx):
