@@ -17,6 +17,7 @@ import select
 import signal
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from types import ModuleType
 
 from sia_core.sandbox import landlock, linux, newroot, seccomp, tree
@@ -67,13 +68,12 @@ def can_be_other_user(*, mounting: bool) -> bool:
 class World:
     """What a program is told of its sandbox.
 
-    ``mounts`` gives each mount's path by its name, ``scratch`` is the writable
-    folder, and ``alone`` says whether process 1 here is the program itself, in a
-    namespace that holds nothing of the host's.
+    ``mounts`` gives each mount's path by its name, and ``scratch`` is the writable
+    folder.
     """
 
-    def __init__(self, mounts: Mapping[str, str], scratch: str, alone: bool, readable: Iterable[str]) -> None:
-        self.mounts, self.scratch, self.alone = mounts, scratch, alone
+    def __init__(self, mounts: Mapping[str, str], scratch: str, readable: Iterable[str]) -> None:
+        self.mounts, self.scratch = mounts, scratch
         self._readable = tuple(readable)
         self._group_filter = seccomp.group_filter(linux.machine())
         self._landlock = landlock.abi() > 0
@@ -119,7 +119,7 @@ def program_fork(config: dict[str, Any], program: ModuleType, control: int, chan
     if child:
         os.close(channel)
         os.close(alive)
-        _supervise(control, child, config["parent"], namespaced=namespaced)
+        _supervise(control, child, config["parent"], config.get("folder"))
     os.close(supervisor_lives)
     _die_with_supervisor(alive)
     readable = (_enter_namespaces if namespaced else _enter_process)(config, user)
@@ -127,7 +127,7 @@ def program_fork(config: dict[str, Any], program: ModuleType, control: int, chan
     os.close(alive)
     own_user = namespaced or user is not None
     seccomp.install(seccomp.sandbox_filter(linux.machine(), own_files=namespaced, own_user=own_user))
-    world = World(config["mounts"], config["scratch"], namespaced, readable)
+    world = World(config["mounts"], config["scratch"], readable)
     _forget_core()
     _report(control, {})
     os.close(control)
@@ -227,8 +227,12 @@ def _die_with_supervisor(alive: int) -> None:
         os._exit(1)
 
 
-def _supervise(control: int, child: int, parent: int, *, namespaced: bool) -> None:
-    """Wait until the child ends or the host has gone, kill what is left, and end as the child did."""
+def _supervise(control: int, child: int, parent: int, folder: str | None) -> None:
+    """Wait until the child ends or the host has gone, kill what is left, and end as the child did.
+
+    A ``folder`` on the host's disk is removed here, as the host may be gone; where
+    there is none, a namespace ends with the child and takes everything with it.
+    """
     signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
@@ -244,8 +248,10 @@ def _supervise(control: int, child: int, parent: int, *, namespaced: bool) -> No
         else:
             status = _reap(child)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the child's number may be another's from now on
-    if not namespaced:
+    if folder is not None:
         tree.kill_descendants(os.getpid(), _KILL_SECONDS)
+        with suppress(OSError):  # what outlived the kill may still be writing there
+            tree.remove(folder)
     _end_as(status)
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from sia_core.sandbox import landlock, launch, layout, tree
 from sia_core.sandbox.running import Running, resource_limits
 from sia_core.types import GUARANTEES, SandboxSpec
+
+_PREFIX = "sia-sandbox-"
+_YOUNG_SECONDS = 60.0
 
 _LACKS = {
     "processes": "without a process namespace, a program that forks without end may outlive the kill",
@@ -39,7 +45,8 @@ class Process:
         """Start a program; SandboxError where that fails."""
         layout.check_mounts(spec.mounts)
         drop_user = launch.can_be_other_user(mounting=False)
-        folder = Path(tempfile.mkdtemp(prefix="sia-sandbox-"))
+        _sweep()
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
         try:
             config = self._config(spec, folder, drop_user=drop_user)
         except BaseException:
@@ -62,6 +69,7 @@ class Process:
             "program": str(spec.program),
             "drop_user": drop_user,
             "mounts": {mount.name: str(mount.host.resolve()) for mount in spec.mounts},
+            "folder": str(folder),
             "scratch": str(scratch),
             "readable": [*system.paths, *own, *launch.DEVICES],
             "shown": [*shown, *own, *launch.DEVICES],
@@ -69,6 +77,21 @@ class Process:
             "sys_path": [str(library)],
             "limits": resource_limits(spec.limits, spec.limits.processes + 1 + (0 if drop_user else _own_tasks())),
         }
+
+
+def _sweep() -> None:
+    """Remove the folders of orchestrators that were killed before they could: nobody holds their locks."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            about = folder.stat()
+            if about.st_uid != os.getuid() or time.time() - about.st_mtime < _YOUNG_SECONDS:
+                continue  # another's, or not locked yet
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                tree.remove(str(folder))
+            finally:
+                os.close(handle)
 
 
 def _own_tasks() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -65,6 +66,7 @@ class Running:
     def __init__(self, config: Mapping[str, Any], limits: Limits, scratch: Path | None = None) -> None:
         """Start. ``scratch`` is the writable folder where it is on the host's disk: watched, and removed at the end."""
         self._limits, self._scratch = limits, scratch
+        self._claim = None if scratch is None else _claim(scratch)
         self._reason: str | None = None
         self._tail = b""
         self._mutex, self._reading = threading.Lock(), threading.Lock()
@@ -113,9 +115,11 @@ class Running:
             with self._reading:
                 os.close(self._output)
                 self._output = -1
-            if self._scratch is not None:
+            if self._scratch is not None and self._scratch.exists():
                 with suppress(OSError):  # what outlived the kill, where that can be, may still be writing there
                     tree.remove(str(self._scratch))
+            if self._claim is not None:
+                os.close(self._claim)
 
     def _run(self, control: int, channel: int, output: int) -> None:
         flags = ["-s", "-P", "-S", "-B", "-c", launch.BOOTSTRAP]
@@ -190,3 +194,10 @@ class Running:
             if self._output < 0:
                 return
             self._tail = (self._tail + os.read(self._output, _READ))[-_KEPT_OUTPUT:]
+
+
+def _claim(folder: Path) -> int:
+    """Hold a lock on a folder, so that another orchestrator can tell it from one that was left behind."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    return handle

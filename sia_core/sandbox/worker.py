@@ -108,10 +108,10 @@ class HarnessWorker:
             session = self._running()
         except Died as death:
             return run.give_up(death)
+        results: list[SolveResult] = []
         try:
             for flight in run.launch(self._slots, self._limits):
                 session.submit(flight.job, flight.request.seed, flight.request.instance)
-            results = []
             for event in session.receive(run.next_deadline() - run.now()):
                 results += self._handle(run, session, event)
             if run.overdue() and not results:
@@ -120,9 +120,9 @@ class HarnessWorker:
         except Died as death:
             self._drop()
             self._check_open()
-            results = run.blame(death)
-            run.deaths += len(results)
-            return results + run.give_up(death) if run.deaths >= _DEATHS else results
+            blamed = run.blame(death)
+            run.deaths += len(blamed)
+            return results + blamed + (run.give_up(death) if run.deaths >= _DEATHS else [])
 
     def _handle(self, run: _Run, session: Session, event: Done | Asked | Answered) -> list[SolveResult]:
         flight = run.flying.get(event.job)

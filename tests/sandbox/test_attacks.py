@@ -381,3 +381,29 @@ def test_a_set_up_that_spoils_its_own_interpreter_hurts_nobody_else(
         assert result.outcome in OUTCOMES | {"setup-crash", "setup-timeout"}
     (good,) = bench.solve("def solve(instance, ctx): return 42", [0])
     assert (good.outcome, good.answer) == ("ok", "42")
+
+
+def test_a_result_before_a_lie_is_kept_and_comes_once(bench: Any) -> None:
+    code = (
+        FORGE
+        + """
+    def setup(ctx):
+        copies = []
+        for descriptor in range(3, 64):
+            try:
+                copies.append(os.dup(descriptor))
+            except OSError:
+                pass
+        return copies
+    def solve(instance, ctx):
+        done = {"op": "done", "job": 1, "outcome": "ok", "message": "", "rewards": [], "seconds": 0, "answer": 1}
+        for copy in ctx.state:
+            try:
+                os.write(copy, frame(done, b"7") + frame({**done, "job": 10**6}, b"7"))
+            except OSError:
+                pass
+        while True: pass
+    """
+    )
+    results = bench.solve(code, [0], slots=1)
+    assert [(result.outcome, result.answer) for result in results] == [("ok", "7")]

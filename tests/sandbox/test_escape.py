@@ -451,6 +451,8 @@ def test_nothing_outlives_what_started_it(bench: Any, who: str, tmp_path: Path) 
         assert len(processes) >= 4
         os.kill(supervisor if who == "supervisor" else process.pid, signal.SIGKILL)
         assert ended([*processes, supervisor])
+    if who == "orchestrator":
+        assert list((tmp_path / "temporary").iterdir()) == []
 
 
 class Orchestrator:
@@ -461,7 +463,6 @@ class Orchestrator:
             import sys, textwrap
             from pathlib import Path
             from sia_core.harness import Manifest
-            from sia_core.plugins import Plugins
             from sia_core.sandbox import HarnessWorker, SolveRequest, tree
             from sia_core.sandbox.namespaces import Namespaces
             from sia_core.sandbox.process import Process
@@ -475,9 +476,14 @@ class Orchestrator:
             sys.stdin.read()
         """
         (folder / "leaves").mkdir()
+        (folder / "temporary").mkdir()
         (folder / "leaves" / "harness.py").write_text(textwrap.dedent(LEAVES_DAEMONS))
         self._process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", textwrap.dedent(code)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(folder / "temporary")},
         )
 
     def __enter__(self) -> tuple[subprocess.Popen[str], int, list[int]]:

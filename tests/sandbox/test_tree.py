@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-from sia_core.sandbox import tree
+import pytest
+
+from sia_core.sandbox import process, running, tree
 
 
 def test_a_tree_however_deep_is_removed_and_links_are_not_followed(tmp_path: Path) -> None:
@@ -55,3 +58,19 @@ def test_descendants_are_found_and_measured() -> None:
         process.communicate("done\n")
     assert tree.descendants(process.pid) == []
     assert tree.memory([process.pid], 0) == 0
+
+
+def test_the_folder_of_an_orchestrator_that_was_killed_is_removed_and_that_of_a_live_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, young, held = (tmp_path / f"sia-sandbox-{name}" for name in ("left", "young", "held"))
+    for folder in (left, young, held):
+        (folder / "scratch").mkdir(parents=True)
+        (folder / "scratch" / "file").write_text("x")
+    for folder in (left, held):
+        os.utime(folder, (0, 0))
+    handle = running._claim(held)
+    process._sweep()
+    os.close(handle)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sia-sandbox-held", "sia-sandbox-young"]
