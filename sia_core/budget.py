@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sia_core.errors import BudgetExhausted, UsageError
 
-KINDS = ("rollouts", "verifications", "tokens", "money", "seconds")
+KINDS = ("rollouts", "verifications", "seconds")
 
 
 @dataclass(frozen=True)

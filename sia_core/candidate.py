@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from sia_core.budget import Budget
 from sia_core.decision import RewriteHarness, UpdateWeights
-from sia_core.errors import BudgetExhausted, HarnessError
-from sia_core.evidence import AgentView, Rollout, excerpt
+from sia_core.errors import BudgetExhausted, HarnessError, SiaError
+from sia_core.evidence import AgentView, Rollout, excerpt, summarise
 from sia_core.harness import HarnessTree, apply_edits, unified_diff
 from sia_core.ledger import Ledger
 from sia_core.observe import Emitter
@@ -51,7 +51,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A decision, its parent, and what came of it: the gate rewards, or why it was refused."""
+    """A decision, its parent, and what came of it: gate rewards, or why it was refused, or failed."""
 
     index: int
     decision: RewriteHarness | UpdateWeights
@@ -59,6 +59,7 @@ class Candidate:
     agent: AgentView | None = None
     refused: str = ""
     out_of_budget: bool = False
+    failed: str = ""
     rewards: tuple[float, ...] = ()
 
     @property
@@ -72,11 +73,12 @@ def make_agent(tree: HarnessTree, parent: AgentView | None, edit: str | None) ->
     return AgentView(tree.digest[:12], tree.digest, None, parent.id if parent else None, tree, edits)
 
 
-class Trials:
-    """Rolls agents out for a purpose, and takes candidates from decision to gate rewards."""
+class Evaluator:
+    """Rolls agents out and books it, and takes candidates from decision to gate rewards."""
 
     def __init__(self, parts: Parts, samples: Samples, levers: Sequence[str], limit: int) -> None:
         self._parts, self._samples, self._levers, self._limit = parts, samples, levers, limit
+        self._cost = len(samples.smoke) + len(samples.search) + len(samples.gate)
 
     def plan(self, index: int, decision: RewriteHarness | UpdateWeights, parent: AgentView) -> Candidate:
         """The candidate with its agent, or the reason why nothing is spent on it."""
@@ -98,13 +100,13 @@ class Trials:
         if candidate.refused:
             return candidate
         try:
-            self._reserve(len(self._samples.smoke) + len(self._samples.gate))
+            self._reserve(self._cost)
         except BudgetExhausted as error:
             return replace(candidate, refused=str(error), out_of_budget=True)
         return candidate
 
     def attempt(self, generation: int, candidate: Candidate) -> Candidate:
-        """Store the tree and its diff, smoke-run it, and roll it out on the gate split."""
+        """Store the tree and its diff, smoke-run it, and roll it out on the search sample and on the gate split."""
         agent, parts = candidate.agent, self._parts
         if agent is None or candidate.refused:
             return candidate
@@ -112,48 +114,53 @@ class Trials:
         diff = f"generation/{generation}/diff/{candidate.index}"
         parts.ledger.step(diff, lambda: unified_diff(candidate.parent.files, agent.files))
         parts.emit("candidate.started", generation=generation, name=candidate.name, agent=agent.id)
-        smoke, whole = len(self._samples.smoke), len(self._samples.smoke) + len(self._samples.gate)
-        if fault := self._fault(agent):
-            self._settle(whole, smoke)
-            return replace(candidate, refused=f"smoke run failed: {fault}")
+        done: list[Rollout] = []
         try:
-            rollouts = self._run("gate", "gate", agent, self._samples.gate, hasty=True)
+            done += self._run("smoke", "search", agent)
+            if fault := _fault(done):
+                return replace(candidate, failed=f"smoke run failed: {fault}")
+            done += (searched := self._run("search", "search", agent, hasty=True))
+            done += (gated := self._run("gate", "gate", agent, hasty=True))
         except GivenUp as error:
-            self._settle(whole, smoke + error.done)
-            return replace(candidate, refused=f"given up: {error}")
-        self._settle(whole, whole)
-        return replace(candidate, rewards=tuple(each.reward for each in rollouts))
+            done += error.done
+            return replace(candidate, failed=f"given up: {error}")
+        finally:
+            self._settle(self._cost, done)
+        known = replace(agent, search=summarise(searched, parts.task.failure_reward))
+        return replace(candidate, agent=known, rewards=tuple(each.reward for each in gated))
 
-    def smoke(self, agent: AgentView) -> str:
-        """Why an agent does not even run, or an empty string."""
-        self._reserve(len(self._samples.smoke))
-        fault = self._fault(agent)
-        self._settle(len(self._samples.smoke), len(self._samples.smoke))
-        return fault
+    def first(self, agent: AgentView) -> tuple[AgentView, list[Rollout]]:
+        """The first agent with its search summary, and its rollouts on the gate; SiaError if it does not run."""
+        if fault := _fault(self.roll_out("smoke", "search", agent)):
+            raise SiaError(f"the first harness does not run: {fault}")
+        searched = self.roll_out("search", "search", agent)
+        known = replace(agent, search=summarise(searched, self._parts.task.failure_reward))
+        return known, self.roll_out("gate", "gate", agent)
 
     def roll_out(self, purpose: str, split: Split, agent: AgentView) -> list[Rollout]:
-        """Roll an agent out for ``search``, ``gate`` or ``sealed``, and book it."""
-        instances: tuple[str, ...] = getattr(self._samples, purpose)
-        self._reserve(len(instances))
-        rollouts = self._run(purpose, split, agent, instances)
-        self._settle(len(instances), len(instances))
+        """Roll an agent out for ``smoke``, ``search``, ``gate`` or ``sealed``, and book it."""
+        size = len(getattr(self._samples, purpose))
+        self._reserve(size)
+        rollouts = self._run(purpose, split, agent)
+        self._settle(size, rollouts)
         return rollouts
 
-    def _run(
-        self, purpose: str, split: Split, agent: AgentView, instances: tuple[str, ...], *, hasty: bool = False
-    ) -> list[Rollout]:
+    def _run(self, purpose: str, split: Split, agent: AgentView, *, hasty: bool = False) -> list[Rollout]:
         public = LABELLED if split == "sealed" else LABELLED[:1]
+        instances = getattr(self._samples, purpose)
         return self._parts.rollouts.run(Sweep(purpose, agent.id, agent.harness, split, instances, public, hasty))
-
-    def _fault(self, agent: AgentView) -> str:
-        rollouts = self._run("smoke", "search", agent, self._samples.smoke)
-        if any(each.outcome in ("ok", INVALID) for each in rollouts):
-            return ""
-        return excerpt(f"{rollouts[0].outcome}: {rollouts[0].message or rollouts[0].log}".strip(": "))
 
     def _reserve(self, rollouts: int) -> None:
         self._parts.budget.reserve(rollouts=rollouts, verifications=rollouts)
 
-    def _settle(self, reserved: int, spent: int) -> None:
-        kinds = ("rollouts", "verifications")
-        self._parts.budget.settle(dict.fromkeys(kinds, reserved), dict.fromkeys(kinds, spent))
+    def _settle(self, reserved: int, done: Sequence[Rollout]) -> None:
+        judged = sum(each.outcome in ("ok", INVALID) for each in done)
+        reservation = {"rollouts": reserved, "verifications": reserved}
+        self._parts.budget.settle(reservation, {"rollouts": len(done), "verifications": judged})
+
+
+def _fault(smoke: Sequence[Rollout]) -> str:
+    """Why an agent does not even run, or an empty string."""
+    if any(each.outcome in ("ok", INVALID) for each in smoke):
+        return ""
+    return excerpt(f"{smoke[0].outcome}: {smoke[0].message or smoke[0].log}".strip(": "))

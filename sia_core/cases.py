@@ -36,9 +36,10 @@ class Answer(RootModel[Any]):
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the file."""
+    """One line of the file. ``id`` is the digest of its input; ``name`` the user's own id, which may tell the label."""
 
     id: str
+    name: str
     input: dict[str, Any]
     answer: Any
     split: Split | None
@@ -53,16 +54,21 @@ def read_cases(path: Path) -> list[Case]:
         raise UsageError(f"--data {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"--data {path}: not UTF-8 at byte {error.start}") from None
-    cases: dict[str, Case] = {}
+    cases: list[Case] = []
+    seen: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
             case = _read_case(line, f"--data {path}, line {number}")
-            if case.id in cases:
-                raise UsageError(f"--data {path}, line {number}: the same case (or id) as an earlier line: {case.id}")
-            cases[case.id] = case
+            for mark, what in ((f"input {case.id}", "input"), (f"name {case.name}", "id")):
+                if seen.setdefault(mark, number) != number:
+                    raise UsageError(
+                        f"--data {path}, line {number}: the same {what} as in line {seen[mark]}; "
+                        "a case must not be in two splits, so give each once"
+                    )
+            cases.append(case)
     if len(cases) < LEAST:
         raise UsageError(f"--data {path}: {len(cases)} cases; at least {LEAST} are needed for four disjoint splits")
-    return list(cases.values())
+    return cases
 
 
 def _read_case(line: str, where: str) -> Case:
@@ -77,10 +83,11 @@ def _read_case(line: str, where: str) -> Case:
         raise UsageError(f"{where}: split {split!r} is none of public, search, gate, sealed")
     if not isinstance(given, dict):
         given = {"text": given}
-    name = value.get("id", hashlib.sha256(canonical(given).encode()).hexdigest()[:12])
+    digest = hashlib.sha256(canonical(given).encode()).hexdigest()[:12]
+    name = value.get("id", digest)
     if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
         raise UsageError(f"{where}: an id is a text or an integer, not {canonical(name)[:40]}")
-    return Case(str(name), given, value["answer"], split)
+    return Case(digest, str(name), given, value["answer"], split)
 
 
 class Cases:
@@ -102,11 +109,13 @@ class Cases:
             self.limits = Limits(setup_seconds=10 * float(seconds), solve_seconds=float(seconds))
         except ValueError:
             raise UsageError(f"--set seconds={seconds}: not a number") from None
-        self.verifier = OfferRef("exact", {"data": str(self._data)})
-        content = sorted(canonical([case.id, case.input, case.answer, case.split]) for case in self._cases)
+        # A copy of its own, so that a file that is edited meanwhile changes no score.
+        copy = write_once(cache_folder("cases"), {"cases.jsonl": self._data.read_bytes()}) / "cases.jsonl"
+        self.verifier = OfferRef("exact", {"data": str(copy)})
+        content = sorted(canonical([case.id, case.name, case.input, case.answer, case.split]) for case in self._cases)
         self.fingerprint = hashlib.sha256(canonical([content, str(seed)]).encode()).hexdigest()
 
-    @property
+    @cached_property
     def brief(self) -> str:
         """The README of the harness's folder, or a sentence."""
         for name in ("task.md", "README.md"):
@@ -155,5 +164,10 @@ class Cases:
         return HarnessTree({path: content for path, content in tree.files.items() if path != PLAYBOOK})
 
     def playbook(self) -> Playbook | None:
+        """The catalogue in the user's folder, as it was when it was first asked for."""
+        return self._playbook
+
+    @cached_property
+    def _playbook(self) -> Playbook | None:
         path = self._folder / PLAYBOOK
         return Playbook.from_toml(path) if path.is_file() else None

@@ -17,7 +17,7 @@ class _Frozen(BaseModel):
 class Prediction(_Frozen):
     """A decision as a hypothesis: what it should change, and by how much.
 
-    ``gain`` is the expected change of the mean reward on the gate split;
+    ``gain`` is the expected change of the mean reward against the parent;
     ``where`` says in words which instances should change.
     """
 

@@ -1,14 +1,18 @@
 """Evidence: what an improver reads. Trajectories and scores in, a frozen, JSON-like value out.
 
 Everything an agent produced (answers, messages, logs) is data from a hostile
-source. Of the ``gate`` split there are aggregates only, of ``sealed`` nothing.
+source. All that guides the search is measured on ``search``. Of ``gate`` there are
+verdicts only: an improver that could climb the gate's own figures would spoil it.
+Of ``sealed`` there is nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -87,8 +91,20 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class TaskView:
+    """What an improver may know of a task: ``seed`` is its own harness, ``public`` the folder that harnesses read."""
+
+    name: str
+    kind: str
+    brief: str
+    metric: Metric
+    seed: HarnessTree
+    public: Path
+
+
+@dataclass(frozen=True)
 class AgentView:
-    """An agent of the archive. ``estimate`` is its mean reward on the gate split, if it was gated."""
+    """An agent of the archive, with what it did on the search sample once it was rolled out there."""
 
     id: str
     harness: str
@@ -96,13 +112,22 @@ class AgentView:
     parent: str | None
     files: HarnessTree
     edits: tuple[str, ...]
-    estimate: float | None = None
     search: Summary | None = None
+
+    @property
+    def estimate(self) -> float:
+        """Its mean reward on the search sample; minus infinity before there is one."""
+        return self.search.stats.mean if self.search else -math.inf
 
 
 @dataclass(frozen=True)
 class Trial:
-    """An earlier decision, what it predicted, and what came of it."""
+    """An earlier decision, what it predicted, and what came of it.
+
+    ``outcome`` is ``promoted`` or ``rejected`` by the gate, ``failed`` (it did not run,
+    or hung), or ``refused`` before anything was spent. ``gain`` is the change of the
+    mean reward on the search sample against its own parent.
+    """
 
     generation: int
     lever: str
@@ -112,12 +137,9 @@ class Trial:
     agent: str | None
     reason: str
     predicted: float
-    accepted: bool
+    outcome: str
     why: str
-    delta: float | None
-    ci95: tuple[float, float] | None
     gain: float | None
-    """Against its own parent, on the gate split; ``delta`` is against the incumbent of the time."""
 
 
 @dataclass(frozen=True)
@@ -144,10 +166,11 @@ def summarise(rollouts: Sequence[Rollout], failure_reward: float) -> Summary:
     classes = Counter(each.outcome for each in failed)
     example = {each.outcome: each.message for each in reversed(failed)}
     worst = sorted(rollouts, key=lambda each: (each.reward, each.instance))[:WORST_CASES]
+    best = max(each.reward for each in rollouts)
     return Summary(
         stats=reward_stats(rollouts, failure_reward),
         failures=tuple(FailureClass(name, n, excerpt(example[name])) for name, n in classes.most_common()),
-        worst=tuple(_case(each) for each in worst if each.reward < max(other.reward for other in rollouts)),
+        worst=tuple(_case(each) for each in worst if each.reward < best),
     )
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from sia_core.candidate import LABELLED
 from sia_core.errors import UsageError
+from sia_core.exported import CASE_KEYS
+from sia_core.harness import HarnessTree
 from sia_core.ledger import Ledger
 from sia_core.plugins import Plugins
-from sia_core.report import build
-from sia_core.running import Config
+from sia_core.report import build, recorded
+from sia_core.running import Config, fingerprint
 from sia_core.trees import Trees
 from sia_core.types import Task
 
@@ -27,12 +31,30 @@ _README = """\
 Harness {digest}, found by SIA at the task {task}.
 
     pip install -r requirements.txt
-    python run.py < cases.jsonl > answers.jsonl
+    python run.py < my-inputs.jsonl > agent-answers.jsonl
 
-A line of `cases.jsonl` is the input of one instance, a JSON object{example}; a line of
-`answers.jsonl` is `{{"answer": ...}}` or `{{"error": ...}}`. `run.py` needs Python 3.11 and no
-SIA. It runs the harness as it is, without a sandbox: read `harness/` first.
+`my-inputs.jsonl` is a file that you write, one JSON value a line: the input of an instance{example},
+or a whole case such as `{{"input": ..., "answer": ...}}`, of which the agent is given the input alone.
+An object that has an `input`, and beside it at most `id`, `answer` and `split`, is taken as a whole
+case. An input that is no object is taken as `{{"text": ...}}`.
+
+`agent-answers.jsonl` gets one line for each line that is not blank, in the same order: `{{"answer": ...}}`,
+or `{{"error": ...}}` where the agent failed. What the harness prints goes to standard error.
+
+{processes}
+Where Python cannot fork (Windows), all cases share one process, and one that ends it takes the cases
+after it along. A case's seed derives from its input, so the order of the lines changes no seed.
+
+`run.py` needs Python 3.11 or newer and no SIA. `requirements.txt` names the versions that were
+installed when this folder was written. `public/` is what the harness reads when it is set up. It runs
+as it is, without a sandbox and without limits of time and memory: read `harness/` first.
 {sealed}"""
+
+_FRESH = "Each case is solved in a fresh process, so one that crashes costs its own answer alone."
+_SHARED = (
+    "The harness says that it is stateless, so one process solves case after case; one that crashes it\n"
+    "costs its own answer alone, and the next case gets a fresh process."
+)
 
 
 def export(ledger: Ledger, folder: Path, plugins: Plugins) -> None:
@@ -40,28 +62,19 @@ def export(ledger: Ledger, folder: Path, plugins: Plugins) -> None:
     report = build(ledger)
     digest = report.get("agent", {}).get("harness")
     if digest is None:
-        raise UsageError(f"{report['run']} has no agent yet; `sia resume {report['run']}` goes on with it")
+        again = (
+            f"`sia resume {shlex.quote(str(ledger.folder))}` goes on with it" if "task" in report else "start it again"
+        )
+        raise UsageError(f"{report['run']} has no agent yet; {again}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists already and is not an empty folder; name another one")
-    config = Config.from_json(_recorded(ledger, "run")["config"])
-    task: Task = plugins.create("task", config.task.name, **config.task.settings)
+    task = _task(ledger, plugins)
     tree = Trees(ledger.folder).get(digest)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
-            tree.write_to(temporary / "harness")
-            shutil.copytree(task.public_dir(LABELLED), temporary / "public")
-            shutil.copyfile(RUNNER, temporary / "run.py")
-            (temporary / "requirements.txt").write_text("".join(f"{each}\n" for each in pinned(tree.manifest.requires)))
-            (temporary / "README.md").write_text(_readme(report, task), encoding="utf-8")
-            about = {
-                **{key: report[key] for key in ("run", "task", "metric", "sealed", "agent")},
-                "entry": tree.manifest.entry,
-            }
-            (temporary / "agent.json").write_text(
-                json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-            )
+            _write(temporary, tree, task, report)
             temporary.chmod(0o755)
             if folder.exists():
                 folder.rmdir()
@@ -69,11 +82,11 @@ def export(ledger: Ledger, folder: Path, plugins: Plugins) -> None:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise UsageError(f"{folder}: {error.strerror}") from None
+        raise UsageError(f"{folder}: {error.strerror or error}") from None
 
 
-def pinned(requires: tuple[str, ...]) -> list[str]:
-    """The distributions at the versions that the run used."""
+def pinned(requires: Sequence[str]) -> list[str]:
+    """The distributions at the versions that are installed now."""
     lines = []
     for name in requires:
         try:
@@ -83,15 +96,35 @@ def pinned(requires: tuple[str, ...]) -> list[str]:
     return lines
 
 
-def _recorded(ledger: Ledger, key: str) -> Any:
-    found = ledger.get(key)
-    assert found is not None
-    return found[0]
+def _task(ledger: Ledger, plugins: Plugins) -> Task:
+    """The run's task, if it is still the one that the run was made with."""
+    started = recorded(ledger, "run")
+    config = Config.from_json(started["config"])
+    task: Task = plugins.create("task", config.task.name, **config.task.settings)
+    if fingerprint(task) != started["fingerprint"]:
+        raise UsageError(
+            f"{ledger.folder.name}: data, brief or catalogue of task {task.name!r} are not those of the run, "
+            "so what is exported would not be the agent that was scored. Put them back first."
+        )
+    return task
 
 
-def _readme(report: dict[str, Any], task: Task) -> str:
+def _write(folder: Path, tree: HarnessTree, task: Task, report: dict[str, Any]) -> None:
+    tree.write_to(folder / "harness")
+    shutil.copytree(task.public_dir(LABELLED), folder / "public")
+    shutil.copyfile(RUNNER, folder / "run.py")
+    (folder / "requirements.txt").write_text("".join(f"{each}\n" for each in pinned(tree.manifest.requires)))
+    (folder / "README.md").write_text(_readme(report, task, tree.manifest.stateless), encoding="utf-8")
+    about = {
+        **{key: report[key] for key in ("run", "task", "metric", "sealed", "agent")},
+        "entry": tree.manifest.entry,
+        "stateless": tree.manifest.stateless,
+    }
+    (folder / "agent.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def _readme(report: dict[str, Any], task: Task, stateless: bool) -> str:
     first = next(iter(task.instances("search")), None)
-    example = f" such as `{json.dumps(dict.fromkeys(first.input, '...'))}`" if first else ""
     sealed = ""
     if report["sealed"]:
         final = report["sealed"]["final"]
@@ -100,5 +133,17 @@ def _readme(report: dict[str, Any], task: Task) -> str:
             f"\nOn {final['n']} sealed instances it scored {final['value']:.4f} "
             f"({report['metric']['name']}, 95% interval {low:.4f} to {high:.4f}).\n"
         )
-    digest = report["agent"]["harness"][:12]
-    return _README.format(run=report["run"], digest=digest, task=report["task"], example=example, sealed=sealed)
+    return _README.format(
+        run=report["run"],
+        digest=report["agent"]["harness"][:12],
+        task=report["task"],
+        example=f" such as `{_example(first.input)}`" if first else "",
+        processes=_SHARED if stateless else _FRESH,
+        sealed=sealed,
+    )
+
+
+def _example(given: Any) -> str:
+    """An input with its values left out, in the form that run.py takes for that input."""
+    bare: dict[str, Any] = dict.fromkeys(given, "...")
+    return json.dumps({"input": bare} if "input" in bare and bare.keys() <= CASE_KEYS else bare)

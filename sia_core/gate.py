@@ -47,17 +47,22 @@ class Comparison:
 
     @property
     def better(self) -> bool:
-        return self.wealth >= self.threshold
+        return self.wealth >= self.threshold and self.delta > 0
+
+    @property
+    def verdict(self) -> str:
+        """``better``, ``worse`` or ``not shown to be better``: all that an improver is told."""
+        if self.better:
+            return "better"
+        return "worse" if self.ci95[1] < 0 else "not shown to be better"
 
     @property
     def why(self) -> str:
-        """The verdict in a sentence."""
+        """The verdict in a sentence, with its figures."""
         low, high = self.ci95
         seen = f"{self.delta:+.4f} [{low:+.4f}, {high:+.4f}] over {self.n} instances"
-        evidence = f"evidence {self.wealth:.3g} of the {self.threshold:.3g} that promotion takes"
-        if self.better:
-            return f"better: {seen}; {evidence}"
-        return f"{'worse' if high < 0 else 'not shown to be better'}: {seen}; {evidence}"
+        odds = "over 1000" if self.wealth > 1000 else f"{self.wealth:.3g}"
+        return f"{self.verdict}: {seen}; odds {odds} to 1, promotion takes {self.threshold:.0f} to 1"
 
 
 def compare(

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -221,6 +221,16 @@ class Ledger:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def started_at(folder: Path) -> float:
+    """When the first step of a run was recorded, in seconds since 1970; 0 where that cannot be read."""
+    try:
+        with closing(sqlite3.connect(f"{(folder / 'ledger.db').resolve().as_uri()}?mode=ro", uri=True)) as db:
+            row = db.execute("SELECT at FROM events ORDER BY seq LIMIT 1").fetchone()
+    except sqlite3.Error:
+        return 0.0
+    return float(row[0]) if row else 0.0
 
 
 def _link(previous: str, key: str, text: str) -> str:

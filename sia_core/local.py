@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from sia_core.host import Host
 from sia_core.plugins import Plugins
-from sia_core.rollout import Host
 from sia_core.types import Handle, Job
 
 

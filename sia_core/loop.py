@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from statistics import fmean
 from typing import Any
 
-from sia_core.candidate import SMOKE_CASES, Candidate, Parts, Samples, Trials, make_agent
+from sia_core.budget import Limit
+from sia_core.candidate import SMOKE_CASES, Candidate, Evaluator, Parts, Samples, make_agent
 from sia_core.decision import DECISIONS, RewriteHarness, Stop, UpdateWeights
-from sia_core.errors import BudgetExhausted, SiaError, UsageError
-from sia_core.evidence import AgentView, Evidence, Trial, summarise
+from sia_core.errors import SiaError, UsageError
+from sia_core.evidence import AgentView, Evidence, TaskView, Trial, excerpt
 from sia_core.gate import RUN_ALPHA, Comparison, compare, estimate, smallest_gain
 from sia_core.types import Split, Task
 
@@ -37,7 +38,12 @@ class Plan:
     @property
     def alpha(self) -> float:
         """Each comparison's share of the error that the whole run may make."""
-        return RUN_ALPHA / max(1, self.generations * self.candidates)
+        return RUN_ALPHA / self.comparisons
+
+    @property
+    def comparisons(self) -> int:
+        """How often the gate may be asked."""
+        return max(1, self.generations * self.candidates)
 
 
 class Loop:
@@ -46,54 +52,58 @@ class Loop:
     def __init__(self, plan: Plan, parts: Parts) -> None:
         self.plan, self.parts = plan, parts
         self.samples = take_samples(parts.task, plan)
-        self.field = Trials(parts, self.samples, plan.levers, plan.candidates)
+        self.evaluator = Evaluator(parts, self.samples, plan.levers, plan.candidates)
         self.agents: dict[str, AgentView] = {}
         self.gate_rewards: dict[str, tuple[float, ...]] = {}
         self.trials: list[Trial] = []
+        self.tried: set[str] = set()
         self.incumbent = ""
 
     def improve(self) -> None:
         """Run to the end: every generation, then the sealed score."""
+        check_budget(self.samples, self.parts.budget.limit)
         sees = {"n": len(self.samples.gate), "alpha": self.plan.alpha, "smallest_gain": self.smallest_gain()}
-        self.parts.ledger.step("gate", constant(sees))
+        self.parts.ledger.step("gate", lambda: sees)
         kept = dict.fromkeys(("rollouts", "verifications"), 2.0 * len(self.samples.sealed))
-        try:
-            self.parts.budget.reserve(**kept)  # the report is paid for first
+        self.parts.budget.reserve(**kept)  # the report is paid for first
+        with self._timed("draft"):
             first = self.draft()
-        except BudgetExhausted as error:
-            raise UsageError(f"--budget is too small for the first agent and the sealed report: {error}") from None
-        why = "all generations are done"
+        why = ""
         for generation in range(self.plan.generations):
-            started = time.monotonic()
             self.parts.emit("generation.started", index=generation, incumbent=self.incumbent)
-            if stop := self.generation(generation):
-                why = stop
+            with self._timed(f"generation/{generation}"):
+                why = self.generation(generation)
+            if why:
                 break
-            self._clock(generation, time.monotonic() - started)
         self.parts.budget.settle(kept, {})
-        self.seal(first, why)
+        self.seal(first, why or "all generations are done")
 
     def draft(self) -> AgentView:
         """The improver's first harness is the first incumbent. It must at least run."""
-        parts = self.parts
-        digest = parts.ledger.step("draft", lambda: parts.trees.put(parts.improver.draft(parts.task, self.plan.seed)))
-        first = make_agent(parts.trees.get(digest), None, None)
-        if fault := self.field.smoke(first):
-            raise SiaError(f"the first harness does not run: {fault}")
-        rewards = [each.reward for each in self.field.roll_out("gate", "gate", first)]
-        self._enter(first, rewards)
+        parts, task = self.parts, self.parts.task
+        seen = TaskView(
+            task.name, task.kind, task.brief, task.metric, task.seed_harness(), task.public_dir(("public",))
+        )
+
+        def work() -> str:
+            with self._improver():
+                return parts.trees.put(parts.improver.draft(seen, self.plan.seed))
+
+        drafted = make_agent(parts.trees.get(parts.ledger.step("draft", work)), None, None)
+        first, gated = self.evaluator.first(drafted)
+        self._enter(first, [each.reward for each in gated])
         self.incumbent = first.id
-        parts.emit("run.drafted", agent=first.id, gate=asdict(estimate(rewards)), smallest_gain=self.smallest_gain())
+        mean = asdict(estimate(self.gate_rewards[first.id]))
+        parts.emit("run.drafted", agent=first.id, gate=mean, smallest_gain=self.smallest_gain())
         return first
 
     def generation(self, index: int) -> str:
-        """One generation, steps 1 to 6 of the design. Returns why the run should stop, or an empty string."""
+        """One generation, steps 1 to 6 of the design. Returns why the run should stop, or an empty string.
+
+        Steps 1 to 3, rolling the parents out on the search sample, were done when each entered the archive.
+        """
         if self.parts.budget.left("seconds") <= 0:
             return "the time is spent"
-        try:
-            self.roll_out_parents()
-        except BudgetExhausted as error:
-            return f"the budget is spent: {error}"
         decisions = self.decide(index)
         changes = [each for each in decisions if not isinstance(each, Stop)]
         if not changes:
@@ -102,21 +112,14 @@ class Loop:
         self.gate(index, candidates)
         return "the budget is spent" if all(each.out_of_budget for each in candidates) else ""
 
-    def roll_out_parents(self) -> None:
-        """Steps 1 to 3: roll out the incumbent and the best estimate on the search sample, verify, summarise."""
-        for name in sorted({self.incumbent, self.best_estimate().id}):
-            agent = self.agents[name]
-            if agent.search is None:
-                rollouts = self.field.roll_out("search", "search", agent)
-                self.agents[name] = replace(agent, search=summarise(rollouts, self.parts.task.failure_reward))
-
     def decide(self, generation: int) -> list[RewriteHarness | UpdateWeights | Stop]:
         """Step 4: what to change next, typed and recorded."""
         evidence = self.evidence(generation)
 
         def work() -> Any:
-            decisions = list(self.parts.improver.decide(evidence))
-            return DECISIONS.dump_python(DECISIONS.validate_python(decisions), mode="json")
+            with self._improver():
+                decisions = DECISIONS.validate_python(list(self.parts.improver.decide(evidence)))
+            return DECISIONS.dump_python(decisions, mode="json")
 
         return DECISIONS.validate_python(self.parts.ledger.step(f"generation/{generation}/decide", work))
 
@@ -139,12 +142,18 @@ class Loop:
         )
 
     def apply(self, generation: int, decisions: Sequence[RewriteHarness | UpdateWeights]) -> list[Candidate]:
-        """Step 5: the candidate agents, several at once: written, smoke-run, rolled out on the gate split."""
+        """Step 5: the candidate agents, several at once: written, smoke-run, rolled out on search and gate."""
         planned: list[Candidate] = []
         for index, decision in enumerate(decisions):
-            planned.append(self.field.afford(self._plan(index, decision, planned)))
-        with ThreadPoolExecutor(len(planned), thread_name_prefix="sia-candidate") as threads:
-            return list(threads.map(lambda each: self.field.attempt(generation, each), planned))
+            planned.append(self.evaluator.afford(self._plan(index, decision)))
+        threads = ThreadPoolExecutor(len(planned), thread_name_prefix="sia-candidate")
+        try:
+            return list(threads.map(lambda each: self.evaluator.attempt(generation, each), planned))
+        except BaseException:
+            self.parts.rollouts.stop()  # what the other candidates wait for need not be awaited
+            raise
+        finally:
+            threads.shutdown()
 
     def gate(self, generation: int, candidates: Sequence[Candidate]) -> None:
         """Step 6: compare each candidate with the incumbent of that moment; promote what is better."""
@@ -159,12 +168,11 @@ class Loop:
                     alpha=self.plan.alpha,
                 )
             trial = self._trial(generation, candidate, comparison)
-            harness = candidate.agent.harness if candidate.agent else None
-            row = {**asdict(trial), "harness": harness, "gate": asdict(comparison) if comparison else None}
+            row = self._row(candidate, trial, comparison)
             key = f"generation/{generation}/gated/{candidate.index}"
             self.parts.emit("candidate.gated", **self.parts.ledger.step(key, constant(row)))
             self.trials.append(trial)
-            if trial.accepted and trial.agent:
+            if trial.outcome == "promoted" and trial.agent:
                 self.incumbent = trial.agent
 
     def seal(self, first: AgentView, why: str) -> None:
@@ -172,12 +180,13 @@ class Loop:
         parts, final = self.parts, self.agents[self.incumbent]
         parts.ledger.step("closed", lambda: {"why": why, "initial": first.harness, "final": final.harness})
         scores: dict[str, Any] = {}
-        for which, agent in (("initial", first), ("final", final)):
-            if agent.id not in scores:
-                parts.emit("seal.started", which=which, agent=agent.id, why=why)
-                rewards = [each.reward for each in self.field.roll_out("sealed", "sealed", agent)]
-                scores[agent.id] = asdict(estimate(rewards))
-            parts.ledger.step(f"sealed/{which}", constant(scores[agent.id]))
+        with self._timed("seal"):
+            for which, agent in (("initial", first), ("final", final)):
+                if agent.id not in scores:
+                    parts.emit("seal.started", which=which, agent=agent.id, why=why)
+                    rewards = [each.reward for each in self.evaluator.roll_out("sealed", "sealed", agent)]
+                    scores[agent.id] = asdict(estimate(rewards))
+                parts.ledger.step(f"sealed/{which}", constant(scores[agent.id]))
         parts.ledger.step("finished", lambda: {"spent": parts.budget.spent})
         parts.emit("run.finished", final=final.id)
 
@@ -186,49 +195,83 @@ class Loop:
         low, high = self.parts.task.metric.bounds or (0.0, 1.0)
         return smallest_gain(len(self.samples.gate), self.plan.alpha) * (high - low)
 
-    def best_estimate(self) -> AgentView:
-        """The agent with the highest mean on the gate split, promoted or not; the incumbent wins ties."""
-        return max(
-            self.agents.values(), key=lambda each: (fmean(self.gate_rewards[each.id]), each.id == self.incumbent)
-        )
-
-    def _plan(self, index: int, decision: RewriteHarness | UpdateWeights, before: Sequence[Candidate]) -> Candidate:
+    def _plan(self, index: int, decision: RewriteHarness | UpdateWeights) -> Candidate:
         parent = self.agents.get(decision.parent or self.incumbent)
         if parent is None:
             gone = f"no agent {decision.parent!r} in the archive"
             return Candidate(index, decision, self.agents[self.incumbent], refused=gone)
-        candidate = self.field.plan(index, decision, parent)
-        known = {*self.agents, *(each.agent.id for each in before if each.agent)}
-        if candidate.agent and candidate.agent.id in known:
-            return replace(candidate, refused=f"the edits give agent {candidate.agent.id}, which is known already")
+        candidate = self.evaluator.plan(index, decision, parent)
+        if candidate.agent:
+            if candidate.agent.id in self.tried:
+                return replace(candidate, refused=f"the edits give agent {candidate.agent.id}, which was tried before")
+            self.tried.add(candidate.agent.id)
         return candidate
 
     def _enter(self, agent: AgentView, rewards: Sequence[float]) -> None:
+        self.agents[agent.id] = agent
         self.gate_rewards[agent.id] = tuple(rewards)
-        self.agents[agent.id] = replace(agent, estimate=fmean(rewards))
+        self.tried.add(agent.id)
 
     def _trial(self, generation: int, candidate: Candidate, comparison: Comparison | None) -> Trial:
-        decision, parent = candidate.decision, candidate.parent
+        decision, parent, agent = candidate.decision, candidate.parent, candidate.agent
+        if comparison:
+            outcome, why = "promoted" if comparison.better else "rejected", comparison.verdict
+        else:
+            outcome, why = "failed" if candidate.failed else "refused", candidate.failed or candidate.refused
         return Trial(
             generation=generation,
             lever=decision.lever,
             name=candidate.name,
             algorithm=decision.algorithm if isinstance(decision, UpdateWeights) else None,
             parent=parent.id,
-            agent=candidate.agent.id if comparison and candidate.agent else None,
+            agent=agent.id if comparison and agent else None,
             reason=decision.reason,
             predicted=decision.prediction.gain,
-            accepted=comparison is not None and comparison.better,
-            why=comparison.why if comparison else candidate.refused,
-            delta=comparison.delta if comparison else None,
-            ci95=comparison.ci95 if comparison else None,
-            gain=comparison.candidate - fmean(self.gate_rewards[parent.id]) if comparison else None,
+            outcome=outcome,
+            why=why,
+            gain=agent.estimate - parent.estimate if comparison and agent else None,
         )
 
-    def _clock(self, generation: int, seconds: float) -> None:
-        # Recorded, so that a resumed run stops where the first one would have.
-        spent = self.parts.ledger.step(f"generation/{generation}/seconds", lambda: round(seconds, 3))
-        self.parts.budget.settle({}, {"seconds": spent})
+    def _row(self, candidate: Candidate, trial: Trial, comparison: Comparison | None) -> dict[str, Any]:
+        """What the report tells of a candidate: the trial, and the gate's figures, which improvers are not shown."""
+        return {
+            **asdict(trial),
+            "accepted": trial.outcome == "promoted",
+            "why": comparison.why if comparison else trial.why,
+            "harness": candidate.agent.harness if candidate.agent else None,
+            "gate": asdict(comparison) if comparison else None,
+        }
+
+    @contextmanager
+    def _improver(self) -> Iterator[None]:
+        """Faults of the improver are raised under its name."""
+        try:
+            yield
+        except SiaError:
+            raise
+        except Exception as error:
+            name = type(self.parts.improver).__qualname__
+            raise SiaError(f"the improver ({name}) failed: {type(error).__name__}: {excerpt(str(error))}") from error
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        """Book the seconds of a part of the run; recorded, so that a resumed run stops where the first would have."""
+        started = time.monotonic()
+        yield
+        seconds = round(time.monotonic() - started, 3)
+        self.parts.budget.settle({}, {"seconds": self.parts.ledger.step(f"{what}/seconds", lambda: seconds)})
+
+
+def check_budget(samples: Samples, limit: Limit) -> None:
+    """UsageError where a budget does not even cover the first agent and the sealed report."""
+    once = len(samples.smoke) + len(samples.search) + len(samples.gate)
+    needed = once + 2 * len(samples.sealed)
+    for kind in ("rollouts", "verifications"):
+        if limit.amounts.get(kind, needed) < needed:
+            raise UsageError(
+                f"--budget {kind}={limit.amounts[kind]:g} is too small: the first agent and the sealed report "
+                f"take {needed}, and each candidate {once} more"
+            )
 
 
 def take_samples(task: Task, plan: Plan) -> Samples:

@@ -172,7 +172,8 @@ class Plugins:
         names = sorted({offer.name for offer in self.of_kind(kind)})
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         known = f"did you mean {' or '.join(near)}?" if near else f"known here: {', '.join(names) or 'none'}."
-        install = f"Plugins are installed with pip, for example `pip install sia-{name}`; `sia plugins` lists them."
+        package = "NAME" if near else name  # nobody should be told to install a typing slip
+        install = f"Plugins are installed with pip (`pip install sia-{package}`); `sia plugins` lists what is there."
         limited = f" {ALLOW_VARIABLE}={self.allow!r} limits them." if self.allow is not None else ""
         # What a plugin that does not load would have offered cannot be known.
         perhaps = "".join(f" {each.distribution} {each.version} is broken: {cause}." for each, cause in self.broken)

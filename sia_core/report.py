@@ -6,22 +6,21 @@ from typing import Any
 
 from sia_core.ledger import Ledger
 
-STATES = ("finished", "closed", "unfinished")
-
 
 def build(ledger: Ledger) -> dict[str, Any]:
     """The report as plain JSON. ``sealed`` is null until the run is closed and scored."""
-    started = _value(ledger, "run")
+    started = recorded(ledger, "run")
     if started is None:
         return {"run": ledger.folder.name, "status": "unfinished", "generations": []}
-    config, closed, finished = started["config"], _value(ledger, "closed"), _value(ledger, "finished")
-    rows = [value for key, value, _ in ledger.events("generation/") if "/gated/" in key]
-    sealed = {which: _value(ledger, f"sealed/{which}") for which in ("initial", "final")}
-    sandbox, gate = _value(ledger, "sandbox") or {}, _value(ledger, "gate") or {}
-    incumbent = next((row["harness"] for row in reversed(rows) if row["accepted"]), _value(ledger, "draft"))
+    config, closed, finished = started["config"], recorded(ledger, "closed"), recorded(ledger, "finished")
+    gated = [(key, value) for key, value, _ in ledger.events("generation/") if "/gated/" in key]
+    rows = [value for _, value in gated]
+    sealed = {which: recorded(ledger, f"sealed/{which}") for which in ("initial", "final")}
+    sandbox, gate = recorded(ledger, "sandbox") or {}, recorded(ledger, "gate") or {}
+    incumbent = next((row["harness"] for row in reversed(rows) if row["accepted"]), recorded(ledger, "draft"))
     return {
         "run": ledger.folder.name,
-        "status": STATES[0] if finished else STATES[1] if closed else STATES[2],
+        "status": "finished" if finished else "closed" if closed else "unfinished",
         "task": started["task"],
         "metric": started["metric"],
         "levers": config["plan"]["levers"],
@@ -30,7 +29,7 @@ def build(ledger: Ledger) -> dict[str, Any]:
         "sandbox": sandbox.get("name"),
         "sandbox_lacks": sandbox.get("lacks", []),
         "sealed": sealed if all(sealed.values()) else None,
-        "generations": [_row(row) for row in rows],
+        "generations": [_row(key, row) for key, row in gated],
         "gate_queries": sum(row["gate"] is not None for row in rows),
         "smallest_gain": gate.get("smallest_gain"),
         "budget": {"limit": config["budget"], "spent": finished["spent"] if finished else _spent(ledger)},
@@ -39,9 +38,10 @@ def build(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def _value(ledger: Ledger, key: str) -> Any:
-    recorded = ledger.get(key)
-    return recorded[0] if recorded else None
+def recorded(ledger: Ledger, key: str) -> Any:
+    """The result of a finished step, or None."""
+    found = ledger.get(key)
+    return found[0] if found else None
 
 
 def _spent(ledger: Ledger) -> dict[str, float]:
@@ -49,10 +49,12 @@ def _spent(ledger: Ledger) -> dict[str, float]:
     return {"rollouts": rollouts, "verifications": rollouts}
 
 
-def _row(row: dict[str, Any]) -> dict[str, Any]:
+def _row(key: str, row: dict[str, Any]) -> dict[str, Any]:
+    """A candidate; its step is ``generation/G/gated/K``."""
     gate = row["gate"]
     return {
         "index": row["generation"],
+        "candidate": int(key.rpartition("/")[2]),
         "lever": row["lever"],
         "name": row["name"],
         "algorithm": row["algorithm"],

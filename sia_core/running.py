@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sia_core import __version__
 from sia_core.budget import Budget, Limit
 from sia_core.candidate import Parts
-from sia_core.errors import HarnessError, LedgerError, UsageError
-from sia_core.ledger import Ledger, canonical
-from sia_core.loop import EVALUATED, Loop, Plan
+from sia_core.errors import HarnessError, LedgerError, PluginError, SandboxError, UsageError
+from sia_core.gate import betting_wealth
+from sia_core.ledger import Ledger, canonical, started_at
+from sia_core.loop import EVALUATED, Loop, Plan, check_budget, take_samples
 from sia_core.observe import Emitter, Observer
 from sia_core.plugins import Plugins, Source
 from sia_core.rollout import Rollouts, Setting
-from sia_core.sandbox import choose
+from sia_core.sandbox import choose, examine
 from sia_core.trees import Trees
 from sia_core.types import Backend, OfferRef, Task
+from sia_core.verifying import VerifierProcess
 
 LEVERS = ("harness", "weights")
 
@@ -62,15 +67,24 @@ def new_folder(runs: Path, name: str) -> Path:
 
 
 def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Observer]) -> Path:
-    """Check the configuration, then start a run. Returns its folder when it is finished."""
-    task = _task(config, plugins)
+    """Check all that can be checked, then start a run. Returns its folder when it is finished."""
+    config = replace(config, verifier=_absolute(config.verifier))
     _check(config, plugins)
-    _check_task(task)
+    task = _task(config, plugins)
+    check_task(task, config.plan)
+    check_budget(take_samples(task, config.plan), Limit(config.budget))
+    sandbox = _choose_sandbox(config, plugins)
+    verifier = VerifierProcess(config.task, verifier_of(config, task), sandbox["name"])
+    try:
+        verifier.check()
+    finally:
+        verifier.close()
     folder = new_folder(runs, task.name)
     with Ledger.create(folder) as ledger:
         metric = {"name": task.metric.name, "direction": task.metric.direction}
         about = {"task": task.name, "metric": metric, "fingerprint": fingerprint(task), "version": __version__}
         ledger.record("run", {"config": asdict(config), **about})
+        ledger.record("sandbox", sandbox)
         _drive(config, task, ledger, plugins, observers)
     return folder
 
@@ -81,16 +95,23 @@ def resume(folder: Path, plugins: Plugins, observers: Sequence[Observer]) -> Non
         recorded = ledger.get("run")
         if recorded is None:
             raise LedgerError(f"{folder} was stopped before its first step; start it again with `sia run`")
-        config = Config.from_json(recorded[0]["config"])
         if ledger.get("finished"):
             return
+        if recorded[0]["version"] != __version__:
+            raise LedgerError(
+                f"{folder} was started with sia-core {recorded[0]['version']}, and this is {__version__}: a run must "
+                f"be finished by the version that started it, since another may decide otherwise"
+            )
+        config = Config.from_json(recorded[0]["config"])
+        _check(config, plugins)
         task = _task(config, plugins)
         if fingerprint(task) != recorded[0]["fingerprint"]:
             raise LedgerError(
                 f"{folder}: data, brief or catalogue of task {task.name!r} are not those that the run started with. "
                 "Put them back to go on, or start a new run."
             )
-        _check(config, plugins)
+        if sandbox := ledger.get("sandbox"):
+            _check_sandbox(sandbox[0], plugins)
         _drive(config, task, ledger, plugins, observers)
 
 
@@ -123,15 +144,45 @@ def fingerprint(task: Task) -> str:
     return hashlib.sha256(canonical([task.fingerprint, task.brief, catalogue]).encode()).hexdigest()
 
 
-def _check_task(task: Task) -> None:
+def check_task(task: Task, plan: Plan) -> None:
     """Refuse a task on which no run can work, before there is a folder for one."""
-    for split in EVALUATED:
-        if not task.instances(split):
-            raise UsageError(f"task {task.name!r} has no instance in its {split!r} split")
+    missing = [name for name in Task.__annotations__ if not hasattr(task, name)]
+    if missing:
+        raise PluginError(f"the task {type(task).__qualname__} lacks {', '.join(missing)} (see sia_core.types.Task)")
+    if task.kind != "solve" or task.metric.direction != "maximize":
+        raise UsageError(f"task {task.name!r}: this version runs tasks of kind 'solve' whose metric is maximised")
+    low, high = task.metric.bounds or (-math.inf, math.inf)
+    if not low < high or not low <= task.failure_reward <= high:
+        raise UsageError(f"task {task.name!r}: bounds {task.metric.bounds} do not hold its failure reward")
+    _check_splits(task)
     try:
         _ = task.seed_harness().manifest
     except HarnessError as error:
         raise UsageError(f"the harness that task {task.name!r} starts from: {error}") from None
+    gate = len(task.instances("gate"))
+    if plan.generations and betting_wealth([1.0] * gate) < 1 / plan.alpha:
+        needed = next(n for n in range(gate, 10_000) if betting_wealth([1.0] * n) >= 1 / plan.alpha)
+        raise UsageError(
+            f"task {task.name!r} has {gate} instances on the gate, too few to show any gain in {plan.comparisons} "
+            f"comparisons: at least {needed} are needed, and more to see small gains. "
+            "Give more cases, or measure only, with --generations 0"
+        )
+
+
+def _check_splits(task: Task) -> None:
+    """The splits are disjoint, by id and by input, and none is empty."""
+    seen: dict[str, str] = {}
+    for split in EVALUATED:
+        instances = task.instances(split)
+        if not instances:
+            raise UsageError(f"task {task.name!r} has no instance in its {split!r} split")
+        for instance in instances:
+            for mark in (instance.id, canonical(dict(instance.input))):
+                if seen.setdefault(mark, split) != split:
+                    raise UsageError(
+                        f"task {task.name!r}: instance {instance.id} is in {seen[mark]!r} and, by id or by input, "
+                        f"in {split!r} too; the splits must be disjoint"
+                    )
 
 
 def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observers: Sequence[Observer]) -> None:
@@ -169,9 +220,34 @@ def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observe
 
 def _choose_sandbox(config: Config, plugins: Plugins) -> dict[str, Any]:
     """The strongest sandbox that works here, or the one that the run names; and what it does not guarantee."""
-    names = [config.sandbox] if config.sandbox else [offer.name for offer in plugins.of_kind("sandbox")]
-    chosen = choose([plugins.create("sandbox", name) for name in names], allow_weak=config.allow_weak_sandbox)
+    if config.sandbox:
+        offered = [plugins.create("sandbox", config.sandbox)]
+    else:
+        offered = []
+        for offer in plugins.of_kind("sandbox"):
+            with suppress(PluginError):  # nobody asked for that one; `sia doctor` shows it
+                offered.append(plugins.create("sandbox", offer.name))
+    chosen = choose(offered, allow_weak=config.allow_weak_sandbox)
     return {"name": chosen.name, "lacks": sorted(chosen.lacks)}
+
+
+def _check_sandbox(recorded: Mapping[str, Any], plugins: Plugins) -> None:
+    """A run goes on only in a sandbox that guarantees here what it did where the run started."""
+    (found,) = examine([plugins.create("sandbox", recorded["name"])])
+    if weaker := sorted(found.lacks.keys() - set(recorded["lacks"])):
+        reasons = "; ".join(f"{name}: {found.lacks[name]}" for name in weaker)
+        raise SandboxError(f"sandbox {found.name!r} guarantees less here than where the run started: {reasons}")
+
+
+def _absolute(verifier: str | None) -> str | None:
+    """``command:...`` with the files that it names by their full paths, so that a resumed run finds them."""
+    name, colon, command = (verifier or "").partition(":")
+    if name != "command" or not colon:
+        return verifier
+    with suppress(ValueError):  # what is wrong with its quotes, the verifier itself says
+        words = [os.path.abspath(word) if os.path.isfile(word) else word for word in shlex.split(command)]
+        return f"command:{shlex.join(words)}"
+    return verifier
 
 
 def verifier_of(config: Config, task: Task) -> OfferRef:
@@ -185,7 +261,7 @@ def verifier_of(config: Config, task: Task) -> OfferRef:
 def runs_in(folder: Path) -> list[Path]:
     """The runs of a folder, the newest last."""
     found = [path for path in folder.glob("*") if (path / "ledger.db").is_file()] if folder.is_dir() else []
-    return sorted(found, key=lambda path: (path / "ledger.db").stat().st_ctime)
+    return sorted(found, key=lambda path: (started_at(path), path.name))
 
 
 def find_run(runs: Path, name: str | None) -> Path:

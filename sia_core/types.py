@@ -18,7 +18,7 @@ from sia_core.harness import HarnessTree
 
 if TYPE_CHECKING:
     from sia_core.decision import RewriteHarness, Stop, UpdateWeights
-    from sia_core.evidence import Evidence
+    from sia_core.evidence import Evidence, TaskView
     from sia_core.playbook import Playbook
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -163,8 +163,8 @@ class Verifier(Protocol):
 class Improver(Protocol):
     """Drafts the first harness and decides each next change. Both are pure functions of what they are given."""
 
-    def draft(self, task: Task, seed: int) -> HarnessTree:
-        """The first harness; most often ``task.seed_harness()``."""
+    def draft(self, task: TaskView, seed: int) -> HarnessTree:
+        """The first harness; most often ``task.seed``."""
 
     def decide(self, evidence: Evidence) -> Sequence[RewriteHarness | UpdateWeights | Stop]:
         """What to change next. Several decisions are candidates of one generation, each with its parent."""

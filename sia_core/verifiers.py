@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from sia_core.answers import InvalidAnswer, strict_json
-from sia_core.cases import read_cases
+from sia_core.cases import Case, read_cases
 from sia_core.errors import SiaError, UsageError
 from sia_core.types import Instance, Score, VerifierContext
 
@@ -32,13 +32,16 @@ class _FromCases:
         self._data = Path(data)
 
     def truth(self, instance: Instance) -> Any:
-        if instance.id not in self._answers:
-            raise SiaError(f"{self._data}: no case {instance.id}; was the file changed during the run?")
-        return self._answers[instance.id]
+        return self.case(instance).answer
+
+    def case(self, instance: Instance) -> Case:
+        if instance.id not in self._cases:
+            raise SiaError(f"{self._data}: no case {instance.id}")
+        return self._cases[instance.id]
 
     @cached_property
-    def _answers(self) -> dict[str, Any]:
-        return {case.id: case.answer for case in read_cases(self._data)}
+    def _cases(self) -> dict[str, Case]:
+        return {case.id: case for case in read_cases(self._data)}
 
 
 class Exact(_FromCases):
@@ -63,11 +66,12 @@ class Numeric(_FromCases):
         self._tolerance = tolerance
 
     def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
-        given, true = number(answer), number(self.truth(instance))
+        case = self.case(instance)
+        given, true = number(answer), number(case.answer)
         if given is None:
             return Score(0.0, valid=False, feedback="the answer is not a number")
         if true is None:
-            raise UsageError(f"{self._data}: the answer of case {instance.id} is not a number; use --verifier exact")
+            raise UsageError(f"{self._data}: the answer of case {case.name} is not a number; use --verifier exact")
         error = min(abs(given - true), sys.float_info.max)  # a metric is finite
         return Score(float(error <= self._tolerance * max(1.0, abs(true))), metrics={"error": error})
 
@@ -91,12 +95,8 @@ class Command(_FromCases):
             raise UsageError("--verifier command: give the command, for example --verifier 'command:python3 check.py'")
 
     def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
-        given = {
-            "id": instance.id,
-            "input": dict(instance.input),
-            "answer": answer,
-            "truth": self.truth(instance),
-        }
+        case = self.case(instance)
+        given = {"id": case.name, "input": case.input, "answer": answer, "truth": case.answer}
         try:
             done = subprocess.run(
                 self._command,
@@ -107,14 +107,16 @@ class Command(_FromCases):
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise SiaError(
-                f"the verifier's command took more than {COMMAND_SECONDS:g} s on case {instance.id}"
-            ) from None
+            raise SiaError(f"the verifier's command took more than {COMMAND_SECONDS:g} s on case {case.name}") from None
         except OSError as error:
             raise UsageError(f"the verifier's command {self._command[0]!r} cannot be run: {error.strerror}") from None
         if done.returncode:
             tail = done.stderr.decode(errors="replace").strip()[-500:]
-            raise SiaError(f"the verifier's command ended with {done.returncode} on case {instance.id}: {tail}")
+            raise SiaError(
+                f"the verifier's command ended with {done.returncode} on case {case.name}, answer "
+                f"{json.dumps(answer, ensure_ascii=False)[:200]}: {tail}\nIt has to judge every answer: for one that "
+                'it cannot use, print {"reward": 0, "valid": false, "feedback": "why"}.'
+            )
         return _printed_score(done.stdout.decode(errors="replace"), self._command[0])
 
 

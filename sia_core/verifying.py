@@ -92,6 +92,11 @@ class VerifierProcess:
             reply = self._ask(asked, SECONDS_PER_ANSWER * len(questions))
             return [Verdict(each["outcome"], Score(**each["score"]), each["message"]) for each in reply["verdicts"]]
 
+    def check(self) -> None:
+        """Start the process, so that what is wrong with its settings is known before anything is spent."""
+        with self._mutex:
+            self._start()
+
     def close(self) -> None:
         """End the process for good; a thread that waits for a score of it gets an error."""
         self._closed = True

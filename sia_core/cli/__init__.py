@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
+
+RUNS_DIR = "runs"
 
 COMMANDS = {
     "run": "improve an agent at a task",
@@ -21,6 +27,9 @@ COMMANDS = {
     "plugins": "list what is installed, and what is broken",
     "doctor": "say what this machine can do",
 }
+
+# Control characters beside tab and newline, marks that turn the direction of text, and halves of surrogate pairs.
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,14 +44,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(importlib.import_module(f"sia_core.cli.{options.command}").run(options))
     except SiaError as error:
-        print(f"sia: {error}", file=sys.stderr)
+        print(f"sia: {shown(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("sia: stopped. What was finished is kept: go on with `sia resume`.", file=sys.stderr)
+        print(f"sia: stopped.{_how_to_go_on(options)}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has gone
         return 141
+
+
+def _how_to_go_on(options: argparse.Namespace) -> str:
+    if options.command not in ("run", "resume"):
+        return ""
+    name = [options.name] if options.command == "resume" and options.name else []
+    where = [] if options.runs_dir == RUNS_DIR else ["--runs-dir", options.runs_dir]
+    return f" What was finished is kept: go on with `{shlex.join(['sia', 'resume', *name, *where])}`."
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
@@ -67,7 +84,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 def add_runs_dir(parser: argparse._ActionsContainer) -> None:
     """The option of every command that looks for runs."""
     parser.add_argument(
-        "--runs-dir", default="runs", metavar="DIR", help="the folder that holds the runs (default: runs)"
+        "--runs-dir", default=RUNS_DIR, metavar="DIR", help=f"the folder that holds the runs (default: {RUNS_DIR})"
     )
 
 
@@ -75,6 +92,23 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     """The run that a command is about."""
     parser.add_argument("name", nargs="?", metavar="RUN", help="a run's name or folder (default: the newest)")
     add_runs_dir(parser)
+
+
+def run_argument(folder: Path) -> str:
+    """What a command that is typed here calls a run: its name, or its path where it is not in ``runs``."""
+    return shlex.quote(folder.name if folder == Path(RUNS_DIR, folder.name) else str(folder))
+
+
+def shown(text: object) -> str:
+    """Text as a terminal may have it: what would steer the terminal, or hide other text, as escapes."""
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def plain(*parts: str | tuple[str, str]) -> Text:
+    """Text to print as it stands, whatever brackets a run put into it. A part with a style is a pair."""
+    from rich.text import Text
+
+    return Text.assemble(*(shown(each) if isinstance(each, str) else (shown(each[0]), each[1]) for each in parts))
 
 
 def console() -> Console:
@@ -85,8 +119,8 @@ def console() -> Console:
 
 
 def print_json(value: object) -> None:
-    """JSON for programs, on standard output."""
+    """JSON for programs, on standard output; as harmless on a terminal as other text."""
     import json
 
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    print(text.encode("utf-8", "backslashreplace").decode())  # half a surrogate pair cannot be printed
+    print(_STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))

@@ -8,9 +8,12 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sia_core.cli import console, print_json
+from sia_core.cli import console, plain, print_json
+
+if TYPE_CHECKING:
+    from sia_core.plugins import Plugins
 
 KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "TINKER_API_KEY", "MODAL_TOKEN_ID")
 
@@ -31,11 +34,9 @@ def run(options: argparse.Namespace) -> int:
 def examine() -> dict[str, Any]:
     """Look at the machine. Sandboxes are probed for real; of keys only their presence is told."""
     from sia_core.plugins import Plugins
-    from sia_core.sandbox import examine as probe
 
     plugins = Plugins.discover()
-    probed = probe([plugins.create("sandbox", offer.name) for offer in plugins.of_kind("sandbox")])
-    sandboxes = [{"name": each.name, "usable": each.usable, "lacks": dict(each.lacks)} for each in probed]
+    sandboxes = [_sandbox(plugins, offer.name) for offer in plugins.of_kind("sandbox")]
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -51,6 +52,17 @@ def examine() -> dict[str, Any]:
         "keys": {name: name in os.environ for name in KEYS},
         "gpus": _gpus(),
     }
+
+
+def _sandbox(plugins: Plugins, name: str) -> dict[str, Any]:
+    """A sandbox after its probe; ``cause`` says why it could not even be probed."""
+    from sia_core.sandbox import examine as probe
+
+    try:
+        (probed,) = probe([plugins.create("sandbox", name)])
+    except Exception as error:  # a plugin's code, and the doctor is asked for when something is broken
+        return {"name": name, "usable": False, "lacks": {}, "cause": str(error) or type(error).__name__}
+    return {"name": name, "usable": probed.usable, "lacks": dict(probed.lacks), "cause": ""}
 
 
 def _memory() -> int | None:
@@ -69,29 +81,36 @@ def _gpus() -> list[str]:
 
 
 def _print(about: Mapping[str, Any]) -> None:
-    from rich.markup import escape
+    out = console()
 
-    say = console().print
+    def say(*parts: str | tuple[str, str]) -> None:
+        out.print(plain(*parts))
+
     memory = f"{about['memory_bytes'] / 2**30:.0f} GiB" if about["memory_bytes"] else "unknown"
     say(f"Python {about['python']}, {about['system']}, {about['cores']} cores, memory {memory}, "
         f"{about['disk_free_bytes'] / 2**30:.0f} GiB of disk free here")  # fmt: skip
-    say("\n[bold]Sandboxes[/bold], strongest first")
+    say("\n", ("Sandboxes", "bold"), ", strongest first")
     for each in about["sandboxes"]:
-        mark = "[green]works[/green]" if each["usable"] else "[red]does not isolate[/red]"
-        say(f"  {each['name']:12} {mark}")
+        say(f"  {each['name']:12} ", _mark(each))
         for guarantee, why in each["lacks"].items():
-            say(f"               no guarantee of {guarantee}: {escape(why)}")
-    used = about["sandbox"]
-    say(
-        f"  a run uses: [bold]{used}[/bold]"
-        if used
-        else "  [red]a run is refused here without --allow-weak-sandbox[/red]"
-    )
+            say(f"               no guarantee of {guarantee}: {why}")
+        if each["cause"]:
+            say(f"               {each['cause']}")
+    if about["sandbox"]:
+        say("  a run uses: ", (about["sandbox"], "bold"))
+    else:
+        say(("  a run is refused here without --allow-weak-sandbox", "red"))
     for label, what in (("Tasks", "tasks"), ("Improvers", "improvers"), ("Engines", "engines")):
         none = "none; the weights lever needs one" if what == "engines" else "none"
-        say(f"[bold]{label}[/bold]: {', '.join(about[what]) or none}")
+        say((label, "bold"), f": {', '.join(about[what]) or none}")
     present = [name for name, there in about["keys"].items() if there]
-    say(f"[bold]Keys[/bold] in the environment: {', '.join(present) or 'none; the playbook improver needs none'}")
-    say(f"[bold]GPUs[/bold]: {', '.join(about['gpus']) or 'none found'}")
+    say(("Keys", "bold"), f" in the environment: {', '.join(present) or 'none; the playbook improver needs none'}")
+    say(("GPUs", "bold"), f": {', '.join(about['gpus']) or 'none found'}")
     for cause in about["broken"]:
-        say(f"[red]Broken plugin[/red]: {escape(cause)}")
+        say(("Broken plugin", "red"), f": {cause}")
+
+
+def _mark(sandbox: Mapping[str, Any]) -> tuple[str, str]:
+    if sandbox["usable"]:
+        return "works", "green"
+    return ("cannot be used" if sandbox["cause"] else "does not isolate"), "red"

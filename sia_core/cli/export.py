@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sia_core.cli import add_run
+from sia_core.cli import add_run, shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,5 +22,5 @@ def run(options: argparse.Namespace) -> int:
     run_folder = find_run(Path(options.runs_dir), options.name)
     with Ledger.read(run_folder) as ledger:
         export(ledger, Path(options.folder), Plugins.discover())
-    print(f"Wrote the final agent of {run_folder.name} to {options.folder}; its README.md says how to run it.")
+    print(shown(f"Wrote the final agent of {run_folder.name} to {options.folder}; its README.md says how to run it."))
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sia_core.cli import console, print_json
+from sia_core.cli import console, plain, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,12 +20,12 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json([asdict(row) for row in rows])
         return 0
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table("kind", "name", "distribution", "version", "status", "summary")
     for row in rows:
-        status = row.status if row.status == "ok" else f"[red]{row.status}[/red]"
-        table.add_row(row.kind, row.name, row.distribution, row.version, status, escape(row.cause or row.summary))
+        status = plain((row.status, "" if row.status == "ok" else "red"))
+        about = map(plain, (row.kind, row.name, row.distribution, row.version))
+        table.add_row(*about, status, plain(row.cause or row.summary))
     console().print(table)
     return 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sia_core.cli import add_run, console, print_json
+from sia_core.cli import add_run, console, plain, print_json, run_argument
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,44 +35,56 @@ def run(options: argparse.Namespace) -> int:
 
 def print_report(report: Mapping[str, Any], folder: Path) -> None:
     """The report for people."""
-    from rich.markup import escape
-    from rich.table import Table
-
     out = console()
     if "task" not in report:
-        out.print(f"{report['run']} was stopped before its first step.")
+        out.print(plain(f"{report['run']} was stopped before its first step; start it again with `sia run`."))
         return
-    table = Table("gen", "lever", "change", "predicted", "gate: change of the mean [95%]", "verdict")
-    for row in report["generations"]:
-        gate = row["gate"]
-        table.add_row(
-            str(row["index"]),
-            row["lever"] + (f" ({row['algorithm']})" if row["algorithm"] else ""),
-            escape(row["name"]),
-            f"{row['predicted']:+.3f}",
-            f"{gate['delta']:+.4f} [{gate['ci95'][0]:+.4f}, {gate['ci95'][1]:+.4f}]" if gate else "",
-            "[green]accepted[/green]" if row["accepted"] else "rejected" if gate else escape(row["why"][:60]),
-            end_section=row["accepted"],
-        )
     levers = ", ".join(report["levers"])
-    out.print(f"\n[bold]{report['run']}[/bold]  {report['task']}, levers: {levers}, seed {report['seed']}, "
-                  f"improver {report['improver']}, sandbox {report['sandbox']}")  # fmt: skip
+    out.print(plain("\n", (report["run"], "bold"), f"  {report['task']}, levers: {levers}, seed {report['seed']}, "
+                    f"improver {report['improver']}, sandbox {report['sandbox']}"))  # fmt: skip
     if report["sandbox_lacks"]:
-        out.print(f"[yellow]This sandbox does not guarantee: {', '.join(report['sandbox_lacks'])}.[/yellow]")
-    out.print(table)
+        out.print(plain((f"This sandbox does not guarantee: {', '.join(report['sandbox_lacks'])}.", "yellow")))
+    _print_candidates(report["generations"], out)
     if report["smallest_gain"]:
         out.print(
             f"The gate was asked {report['gate_queries']} times; "
             f"with 80% power it sees a gain of {report['smallest_gain']:.3f} or more."
         )
     _print_sealed(report, out)
-    spent = report["budget"]["spent"]
-    out.print(f"Spent: {', '.join(f'{amount:,.0f} {kind}' for kind, amount in spent.items() if amount)}.")
+    spent = ", ".join(f"{amount:,.0f} {kind}" for kind, amount in report["budget"]["spent"].items() if amount)
+    out.print(plain(f"Spent: {spent or 'nothing yet'}."))
+    name = run_argument(folder)
     if report["status"] != "finished":
-        out.print(f"Not finished: `sia resume {report['run']}` goes on with it.")
+        hint = f"Not finished: `sia resume {name}` goes on with it."
     else:
-        out.print(f"`sia show {report['run']}` tells more; `sia export {report['run']} DIR` writes the final agent.")
-    out.print(f"[dim]{escape(str(folder))}[/dim]")
+        hint = f"`sia show {name}` tells more; `sia export {name} DIR` writes the final agent."
+    out.print(plain(hint), soft_wrap=True)
+    out.print(plain((str(folder), "dim")), soft_wrap=True)
+
+
+def _print_candidates(rows: Sequence[Mapping[str, Any]], out: Console) -> None:
+    """A line for each candidate; below, whole, why some were not compared."""
+    from rich.table import Table
+
+    table = Table("gen", "lever", "change", "predicted", "gate: change of the mean [95%]", "verdict")
+    refused = []
+    for row in rows:
+        gate = row["gate"]
+        verdict = ("accepted", "green") if row["accepted"] else ("rejected" if gate else "not compared", "")
+        table.add_row(
+            str(row["index"]),
+            plain(row["lever"] + (f" ({row['algorithm']})" if row["algorithm"] else "")),
+            plain(row["name"]),
+            f"{row['predicted']:+.3f}",
+            plain(f"{gate['delta']:+.4f} [{gate['ci95'][0]:+.4f}, {gate['ci95'][1]:+.4f}]" if gate else ""),
+            plain(verdict),
+            end_section=row["accepted"],
+        )
+        if not gate:
+            refused.append(plain(f"{row['index']}.{row['candidate']} {row['name']} was not compared: {row['why']}"))
+    out.print(table)
+    for line in refused:
+        out.print(line)
 
 
 def interval(value: Mapping[str, Any] | None) -> str:
@@ -79,11 +94,11 @@ def interval(value: Mapping[str, Any] | None) -> str:
     return f"{value['value']:.4f} [{value['ci95'][0]:.4f}, {value['ci95'][1]:.4f}]"
 
 
-def _print_sealed(report: Mapping[str, Any], out: Any) -> None:
+def _print_sealed(report: Mapping[str, Any], out: Console) -> None:
     sealed, metric = report["sealed"], report["metric"]
     if not sealed:
         return
-    n = sealed["final"]["n"]
-    out.print(f"[bold]Sealed {metric['name']}[/bold], on {n} instances that nothing in the loop saw, 95% intervals:")
-    out.print(f"  initial agent  {interval(sealed['initial'])}")
-    out.print(f"  final agent    [bold]{interval(sealed['final'])}[/bold]")
+    about = f", on {sealed['final']['n']} instances that nothing in the loop saw, 95% intervals:"
+    out.print(plain((f"Sealed {metric['name']}", "bold"), about))
+    out.print(plain(f"  initial agent  {interval(sealed['initial'])}"))
+    out.print(plain("  final agent    ", (interval(sealed["final"]), "bold")))

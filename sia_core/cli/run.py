@@ -9,6 +9,9 @@ from typing import Any
 
 from sia_core.cli import add_runs_dir, print_json
 
+RESERVED = ("seed", "data", "harness")
+"""Settings of a task that have an option of their own."""
+
 MODES = {"sia-h": "harness", "sia-w+h": "harness,weights"}
 
 
@@ -75,6 +78,8 @@ def config_of(options: argparse.Namespace) -> Any:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
             raise UsageError(f"--set {pair!r}: write KEY=VALUE")
+        if key in RESERVED:
+            raise UsageError(f"--set {pair!r}: give it as --{key}")
         settings[key] = value
     if options.data is not None:
         settings["data"] = os.path.abspath(options.data)
@@ -102,7 +107,10 @@ def config_of(options: argparse.Namespace) -> Any:
 
 
 def _count(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
     if not 0 <= number <= 1000:
-        raise argparse.ArgumentTypeError("must be from 0 to 1000")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 1000")
     return number

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
-from sia_core.cli import add_runs_dir, console, print_json
+from sia_core.cli import RUNS_DIR, add_runs_dir, console, plain, print_json, shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,16 +35,20 @@ def run(options: argparse.Namespace) -> int:
         print_json([{key: report.get(key) for key in keys} for report in reports])
         return 0
     if not reports:
-        print(f"No run in {options.runs_dir}. Start one with `sia run --plugin lawbench`.")
+        where = "" if options.runs_dir == RUNS_DIR else f" --runs-dir {shlex.quote(options.runs_dir)}"
+        print(shown(f"No run in {options.runs_dir}. Start one with `sia run --plugin lawbench{where}`."))
         return 0
+    out = console()
     table = Table("run", "status", "task", "levers", "seed", "candidates", "accepted", "initial", "final")
     for report in reports:
         sealed, rows = report.get("sealed") or {}, report["generations"]
         accepted = sum(row["accepted"] for row in rows)
         levers, seed = ",".join(report.get("levers", [])), str(report.get("seed", ""))
-        table.add_row(
-            *(report["run"], report["status"], report.get("task", ""), levers, seed, str(len(rows)), str(accepted)),
-            *(interval(sealed.get(which)) for which in ("initial", "final")),
-        )
-    console().print(table)
+        about = (report["run"], report["status"], report.get("task", ""), levers, seed, str(len(rows)), str(accepted))
+        scores = (interval(sealed.get(which)) for which in ("initial", "final"))
+        table.add_row(*map(plain, (*about, *scores)))
+    out.print(table)
+    for report in reports:
+        if "cause" in report:
+            out.print(plain(f"{report['run']}: {report['cause']}"))
     return 0

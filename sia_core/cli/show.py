@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sia_core.cli import add_run, console, print_json
+from sia_core.cli import add_run, console, plain, print_json, run_argument, shown
 
 if TYPE_CHECKING:
     from sia_core.ledger import Ledger
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(about)
     else:
-        _print_run(about)
+        _print_run(about, folder)
     return 0
 
 
@@ -50,22 +50,23 @@ def outcomes(ledger: Ledger) -> dict[str, dict[str, dict[str, int]]]:
     return {purpose: {agent: dict(c) for agent, c in agents.items()} for purpose, agents in counts.items()}
 
 
-def _print_run(about: dict[str, Any]) -> None:
-    from rich.markup import escape
-
+def _print_run(about: dict[str, Any], folder: Path) -> None:
     out = console()
     state = f": {about['stopped']}" if about.get("stopped") else ""
-    out.print(f"[bold]{about['run']}[/bold]  {about['status']}{state}")
-    for number, row in enumerate(about["generations"]):
-        place = sum(each["index"] == row["index"] for each in about["generations"][:number])
-        verdict = "[green]accepted[/green]" if row["accepted"] else "[red]rejected[/red]"
-        out.print(f"\n[bold]{row['index']}.{place} {escape(row['name'])}[/bold]  {verdict}")
-        out.print(f"  agent {row['agent'] or 'none'}, made of {row['parent']}")
-        out.print(f"  why it was tried: {escape(row['reason'])}")
-        out.print(f"  predicted {row['predicted']:+.4f}; {escape(row['why'])}")
+    out.print(plain((about["run"], "bold"), f"  {about['status']}{state}"))
+    for row in about["generations"]:
+        verdict = ("accepted", "green") if row["accepted"] else ("rejected", "red")
+        out.print(plain("\n", (f"{row['index']}.{row['candidate']} {row['name']}", "bold"), "  ", verdict))
+        out.print(plain(f"  agent {row['agent'] or 'none'}, made of {row['parent']}"))
+        out.print(plain(f"  why it was tried: {row['reason']}"))
+        out.print(plain(f"  predicted {row['predicted']:+.4f}; {row['why']}"))
         if ended := about["outcomes"].get("gate", {}).get(row["agent"] or ""):
-            out.print(f"  rollouts: {', '.join(f'{count} {name}' for name, count in sorted(ended.items()))}")
-    out.print(f"\n`sia show {about['run']} --candidate 0.0` prints a candidate's diff.")
+            out.print(plain(f"  rollouts: {', '.join(f'{count} {name}' for name, count in sorted(ended.items()))}"))
+    if about["generations"]:
+        first = about["generations"][0]
+        one = f"{first['index']}.{first['candidate']}"
+        hint = f"\n`sia show {run_argument(folder)} --candidate {one}` prints a candidate's diff."
+        out.print(plain(hint), soft_wrap=True)
 
 
 def _show_candidate(ledger: Ledger, name: str, as_json: bool) -> int:
@@ -83,12 +84,12 @@ def _show_candidate(ledger: Ledger, name: str, as_json: bool) -> int:
         print_json({**gated[0], "diff": text})
         return 0
     row = gated[0]
-    print(f"{row['name']}: {'accepted' if row['accepted'] else 'rejected'}")
-    print(f"reason: {row['reason']}\npredicted: {row['predicted']:+.4f}\nverdict: {row['why']}\n")
+    print(shown(f"{row['name']}: {'accepted' if row['accepted'] else 'rejected'}"))
+    print(shown(f"reason: {row['reason']}\npredicted: {row['predicted']:+.4f}\nverdict: {row['why']}\n"))
     if sys.stdout.isatty():
         from rich.syntax import Syntax
 
-        console().print(Syntax(text, "diff", background_color="default"))
-    else:
+        console().print(Syntax(shown(text), "diff", background_color="default"))
+    else:  # as it is: `patch` may read it
         print(text, end="")
     return 0

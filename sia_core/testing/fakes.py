@@ -11,12 +11,12 @@ from typing import Any
 from pydantic import RootModel
 
 from sia_core.decision import Prediction, RewriteHarness, Stop, UpdateWeights
-from sia_core.evidence import Evidence, Rollout
+from sia_core.evidence import Evidence, Rollout, TaskView
 from sia_core.harness import HarnessTree, Replace
 from sia_core.playbook import Playbook
 from sia_core.rollout import Sweep
 from sia_core.trees import Trees
-from sia_core.types import Instance, Job, Kind, Limits, Metric, OfferRef, Split, Task
+from sia_core.types import Instance, Job, Kind, Limits, Metric, OfferRef, Split
 
 SKILL = "skill.txt"
 
@@ -45,7 +45,7 @@ class FakeTask:
         return [Instance(f"{split}-{number}", split, {"number": number}) for number in range(self._size)]
 
     def public_dir(self, splits: Sequence[Split]) -> Path:
-        raise NotImplementedError("the fake backend runs no harness")
+        return Path("/nowhere")  # the fake backend runs no harness
 
     def seed_harness(self) -> HarnessTree:
         return harness(0.2)
@@ -109,8 +109,9 @@ class ScriptedImprover:
         self._script = script
         self.seen: list[Evidence] = []
 
-    def draft(self, task: Task, seed: int) -> HarnessTree:
-        return task.seed_harness()
+    def draft(self, task: TaskView, seed: int) -> HarnessTree:
+        self.drafted_from = task
+        return task.seed
 
     def decide(self, evidence: Evidence) -> Sequence[RewriteHarness | UpdateWeights | Stop]:
         self.seen.append(evidence)

@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
@@ -33,13 +34,40 @@ HEAVY = {
 HEART = ("loop", "train", "decision", "gate", "evidence", "types", "hookspecs")
 
 MODULES = sorted(CORE.rglob("*.py"))
-PROJECTS = sorted(
-    path for path in ROOT.rglob("pyproject.toml") if not {".venv", "build"} & set(path.relative_to(ROOT).parts)
-)
 
 
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
+
+
+def _tracked() -> set[str] | None:
+    """The project files that git knows; None where this is no checkout, or there is no git."""
+    try:
+        listing = ["git", "ls-files", "-z", "pyproject.toml", "*/pyproject.toml"]
+        done = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return set(done.stdout.split("\0"))
+
+
+def _installed(path: Path) -> bool:
+    try:
+        distribution(tomllib.loads(path.read_text())["project"]["name"])
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _projects() -> list[Path]:
+    """The distributions of the repository; what somebody is still working on, untracked or not installed, is none."""
+    tracked = _tracked()
+    found = (
+        path for path in ROOT.rglob("pyproject.toml") if not {".venv", "build"} & set(path.relative_to(ROOT).parts)
+    )
+    return sorted(path for path in found if (tracked is None or name_of(path) in tracked) and _installed(path))
+
+
+PROJECTS = _projects()
 
 
 @cache
@@ -110,7 +138,7 @@ def test_modules_and_functions_of_the_core_are_short(path: Path) -> None:
 
 
 def test_a_learner_is_short() -> None:
-    for path in ROOT.glob("algorithms/src/*/*.py"):
+    for path in sources("algorithms"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, name_of(path)
 
 
@@ -118,9 +146,10 @@ def test_a_learner_is_short() -> None:
 
 
 def sources(*folders: str) -> list[Path]:
-    """The Python files of the packages in some of the repository's folders, seeds and tests left out."""
-    found = [path for folder in folders for path in ROOT.glob(f"{folder}/**/src/**/*.py")]
-    return [path for path in found if not {"seed", "tests"} & set(path.parts)]
+    """The Python files of the distributions in some of the repository's folders, seeds and tests left out."""
+    projects = [path.parent for path in PROJECTS if path.relative_to(ROOT).parts[0] in folders]
+    found = [path for project in projects for path in sorted(project.glob("src/**/*.py"))]
+    return [path for path in found if not {"seed", "tests"} & set(path.relative_to(ROOT).parts)]
 
 
 def packages(*folders: str) -> set[str]:

@@ -54,7 +54,7 @@ def test_cases_are_read_in_the_order_of_the_lines(tmp_path: Path) -> None:
     cases = read_cases(write(tmp_path, given))
     assert len(cases) == 8
     assert (cases[0].input, cases[0].answer, cases[0].split) == ({"x": 0}, "answer 0", None)
-    assert cases[-1] == Case("mine", {"text": "a text"}, [1], "gate")
+    assert cases[-1] == Case(cases[-1].id, "mine", {"text": "a text"}, [1], "gate")
 
 
 def test_an_id_derives_from_the_input_alone(tmp_path: Path) -> None:
@@ -64,6 +64,16 @@ def test_an_id_derives_from_the_input_alone(tmp_path: Path) -> None:
         each.id for each in read_cases(write(tmp_path, other))
     ]
     assert len({each.id for each in read_cases(write(tmp_path, given))}) == 8
+
+
+def test_the_users_own_id_is_kept_as_the_name_and_is_never_the_id(tmp_path: Path) -> None:
+    given = lines(9)
+    named = [json.dumps({**json.loads(line), "id": f"theft-{index}"}) for index, line in enumerate(given)]
+    named[8] = json.dumps({**json.loads(given[8]), "id": 7})
+    with_names, without = (read_cases(write(tmp_path, each)) for each in (named, given))
+    assert [each.id for each in with_names] == [each.id for each in without]
+    assert [each.name for each in with_names] == [*(f"theft-{index}" for index in range(8)), "7"]
+    assert [each.name for each in without] == [each.id for each in without]
 
 
 @pytest.mark.parametrize("text", ["\ufeff{0}", "{0}\r", "  {0} \t"], ids=["a byte order mark", "CRLF", "white space"])
@@ -92,7 +102,8 @@ def test_u2028_in_a_text_ends_no_line(tmp_path: Path) -> None:
         ('{"input": 1, "answer": 1, "id": {"a": 1}}', 'an id is a text or an integer, not {"a":1}'),
         ('{"input": 1, "answer": 1, "id": null}', "an id is a text or an integer, not null"),
         ('{"input": 1, "answer": 1, "id": true}', "an id is a text or an integer, not true"),
-        ('{"input": {"x": 1}, "answer": "another"}', "the same case (or id) as an earlier line"),
+        ('{"input": {"x": 1}, "answer": "another"}', "the same input as in line 2; a case must not be in two splits"),
+        ('{"id": "mine", "input": {"x": 7}, "answer": "answer 7"}', "the same input as in line 8;"),
     ],
 )
 def test_a_malformed_line_is_named_by_its_number(tmp_path: Path, line: str, says: str) -> None:
@@ -105,7 +116,7 @@ def test_a_malformed_line_is_named_by_its_number(tmp_path: Path, line: str, says
 
 def test_one_id_may_not_be_used_twice_also_as_text_and_number(tmp_path: Path) -> None:
     given = ['{"id": 1, "input": "a", "answer": 1}', '{"id": "1", "input": "b", "answer": 1}']
-    with pytest.raises(UsageError, match="line 2: the same case"):
+    with pytest.raises(UsageError, match="line 2: the same id as in line 1;"):
         read_cases(write(tmp_path, [*given, *lines(8)]))
 
 
@@ -166,8 +177,9 @@ def test_the_fingerprint_changes_with_every_part_of_a_case(tmp_path: Path) -> No
 
 def test_a_split_that_a_line_names_is_kept_and_the_rest_is_dealt_out(tmp_path: Path) -> None:
     named = [json.dumps({"id": split, "input": split, "answer": 1, "split": split}) for split in SPLITS]
-    dealt = ids(task(tmp_path, [*named, *lines(8)]))
-    assert all(split in dealt[split] for split in SPLITS)
+    mine = task(tmp_path, [*named, *lines(8)])
+    dealt = ids(mine)
+    assert all({"text": split} in [each.input for each in mine.instances(split)] for split in SPLITS)
     assert {split: len(names) for split, names in dealt.items()} == dict.fromkeys(SPLITS, 3)
 
 
@@ -208,24 +220,52 @@ def test_the_public_folder_holds_the_splits_that_were_asked_for_and_no_other(
     assert all(each["answer"] == f"answer {each['input']['x']}" for each in found)
 
 
+def test_what_a_harness_is_shown_holds_the_digest_and_not_the_users_own_id(tmp_path: Path) -> None:
+    named = [json.dumps({**json.loads(line), "id": f"theft-{n}"}) for n, line in enumerate(lines(20))]
+    mine, plain = task(tmp_path, named), task(tmp_path, lines(20))
+    assert ids(mine) == ids(plain)
+    assert all("theft" not in repr(mine.instances(split)) for split in SPLITS)
+    assert "theft" not in (mine.public_dir(("public", "search", "gate")) / "cases.jsonl").read_text()
+
+
+def test_the_sealed_cases_are_never_in_a_public_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the sealed cases are for the report alone"):
+        task(tmp_path, lines(20)).public_dir(("public", "sealed"))
+
+
+def test_the_verifier_reads_a_copy_so_that_an_edited_file_changes_no_score(tmp_path: Path) -> None:
+    mine = task(tmp_path, lines(8))
+    copy = Path(mine.verifier.settings["data"])
+    before = copy.read_bytes()
+    assert before == (tmp_path / "cases.jsonl").read_bytes()
+    assert (tmp_path / "cache") in copy.parents
+    write(tmp_path, lines(9))
+    assert copy.read_bytes() == before
+    assert task(tmp_path, lines(9)).verifier.settings["data"] != str(copy)
+
+
 def test_the_same_folder_is_handed_out_again(tmp_path: Path) -> None:
     assert task(tmp_path, lines(20)).public_dir(("public",)) == task(tmp_path, lines(20)).public_dir(("public",))
 
 
 def test_the_seed_harness_is_the_users_folder_without_the_playbook(tmp_path: Path) -> None:
+    assert task(tmp_path, lines(8)).playbook() is None
     mine = task(tmp_path, lines(8))
-    assert mine.playbook() is None
     change = '[[edit]]\nname = "n"\nsummary = "s"\nchange = [{op = "write", path = "a", text = ""}]\n'
     (tmp_path / "my_agent" / "playbook.toml").write_text(change)
     assert set(mine.seed_harness().files) == {"harness.py"}
     book = mine.playbook()
     assert book is not None
     assert book.edit[0].name == "n"
+    (tmp_path / "my_agent" / "playbook.toml").unlink()
+    assert mine.playbook() == book  # as it was when it was first asked for
 
 
 def test_the_brief_is_the_users_own_if_there_is_one(tmp_path: Path) -> None:
+    assert "cases.jsonl" in task(tmp_path, lines(8)).brief
     mine = task(tmp_path, lines(8))
-    assert "cases.jsonl" in mine.brief
     (tmp_path / "my_agent" / "README.md").write_text("Name the charge.")
     assert mine.brief == "Name the charge."
+    (tmp_path / "my_agent" / "README.md").write_text("Name the sentence.")
+    assert mine.brief == "Name the charge."  # as it was when it was first read
     assert mine.name == "my_agent"

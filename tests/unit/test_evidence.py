@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sia_core.evidence import EXCERPT, WORST_CASES, Rollout, excerpt, reward_stats, summarise
+from sia_core.evidence import EXCERPT, WORST_CASES, AgentView, Rollout, excerpt, reward_stats, summarise
+from sia_core.harness import HarnessTree
 
 
 def rollouts(*rewards: float, **more: Any) -> list[Rollout]:
@@ -95,3 +98,9 @@ def test_long_texts_are_cut_and_say_how_much_is_missing() -> None:
     assert excerpt("x" * 11, 10) == "x" * 10 + " [... 1 more characters]"
     case = summarise([*rollouts(1.0), Rollout("a", "ok", 0.0, answer="y" * 5000, log="z" * 5000)], 0.0).worst[0]
     assert len(str(case)) < 2000
+
+
+def test_an_agent_is_estimated_on_the_search_sample_and_lowest_before_it_was_rolled_out_there() -> None:
+    agent = AgentView("a", "a", None, None, HarnessTree({}), ())
+    assert agent.estimate == -math.inf
+    assert replace(agent, search=summarise(rollouts(1.0, 0.5), 0.0)).estimate == 0.75

@@ -132,6 +132,31 @@ def test_a_candidate_that_loses_is_called_worse_and_one_that_ties_not_shown_to_b
     assert compare([1.0, 0.0], [0.0, 1.0], bounds=UNIT, alpha=ALPHA).why.startswith("not shown to be better")
 
 
+def test_the_verdict_says_no_figure_and_the_sentence_says_them_all() -> None:
+    better = compare([0.0] * 100, [1.0] * 100, bounds=UNIT, alpha=ALPHA)
+    assert better.verdict == "better"
+    assert (
+        better.why
+        == "better: +1.0000 [+1.0000, +1.0000] over 100 instances; odds over 1000 to 1, promotion takes 320 to 1"
+    )
+    tie = compare([1.0, 0.0], [0.0, 1.0], bounds=UNIT, alpha=0.05)
+    assert tie.verdict == "not shown to be better"
+    assert tie.why.endswith(f"over 2 instances; odds {tie.wealth:.3g} to 1, promotion takes 20 to 1")
+    worse = compare([1.0] * 50, [0.0, 1.0] * 25, bounds=UNIT, alpha=ALPHA)
+    assert worse.verdict == "worse"
+    assert not any(figure.isdigit() for each in (better, tie, worse) for figure in each.verdict)
+
+
+@given(st.floats(-1, 1), st.floats(-1, 1), st.floats(0, 1e300), st.floats(1, 1e6))
+def test_an_interval_below_zero_is_worse_unless_it_is_better_and_better_takes_odds_and_a_gain(
+    delta: float, high: float, wealth: float, threshold: float
+) -> None:
+    seen = Comparison(0.5, 0.5 + delta, delta, (-2.0, high), 10, wealth, threshold)
+    assert seen.better == (wealth >= threshold and delta > 0)
+    assert seen.verdict == ("better" if seen.better else "worse" if high < 0 else "not shown to be better")
+    assert seen.why.startswith(f"{seen.verdict}: ")
+
+
 # Rewards of other shapes
 
 
@@ -151,6 +176,14 @@ def test_without_bounds_only_who_wins_an_instance_counts(pairs: list[tuple[float
 
 def test_one_huge_reward_does_not_buy_a_promotion() -> None:
     assert not compare([1.0] * 30, [1e12] + [0.9] * 29, bounds=None, alpha=ALPHA).better
+
+
+def test_winning_most_instances_and_losing_on_the_whole_is_no_promotion() -> None:
+    comparison = compare([1.0] * 60, [1.1] * 59 + [-1e6], bounds=None, alpha=ALPHA)
+    assert comparison.wealth >= comparison.threshold
+    assert comparison.delta < 0
+    assert not comparison.better
+    assert comparison.verdict == "not shown to be better"
 
 
 def test_the_wealth_of_very_many_wins_stays_a_number() -> None:

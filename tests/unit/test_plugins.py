@@ -89,11 +89,14 @@ def test_an_unknown_name_says_what_is_close_and_what_to_install(install: Install
         Plugins.discover().find("task", "chargepredcit")
     assert raised.value.exit_code == 2
     assert "did you mean chargepredict?" in str(raised.value)
-    assert "pip install sia-chargepredcit" in str(raised.value)
+    assert "pip install sia-NAME" in str(raised.value)
+    assert "sia-chargepredcit" not in str(raised.value)  # nobody should be told to install a typing slip
 
 
 def test_a_name_like_no_other_lists_those_that_are_there() -> None:
-    with pytest.raises(PluginError, match=r"no sandbox named 'qqqqqq'; known here: .*namespaces"):
+    with pytest.raises(
+        PluginError, match=r"no sandbox named 'qqqqqq'; known here: .*namespaces.*pip install sia-qqqqqq"
+    ):
         Plugins.discover().find("sandbox", "qqqqqq")
 
 
@@ -214,14 +217,15 @@ def test_what_pip_leaves_behind_when_it_is_killed_harms_nobody(tmp_path: Path, m
 
 
 def test_a_malformed_list_of_entry_points_is_a_broken_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Plugins.discover().rows()
     for name, text in (("sia_ours", "[sia]\nno equals sign\n"), ("not_ours", "[console_scripts]\nno equals sign\n")):
         info = tmp_path / f"{name}-1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
-    rows = [each for each in Plugins.discover().rows() if each.status == "broken"]
-    assert [(each.distribution, each.version) for each in rows] == [("sia_ours", "1.0")]
+    rows = [each for each in Plugins.discover().rows() if each not in before]
+    assert [(each.distribution, each.version, each.status) for each in rows] == [("sia_ours", "1.0", "broken")]
     assert "entry_points.txt cannot be read" in rows[0].cause
 
 

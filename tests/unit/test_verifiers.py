@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shlex
@@ -22,6 +23,8 @@ def _no_run(*_: Any, **__: Any) -> Any:
 
 
 CONTEXT = VerifierContext(_no_run, 0)
+CASE = hashlib.sha256(b'{"x":1}').hexdigest()[:12]
+"""The id of the case that the user calls ``a``."""
 
 
 @pytest.fixture
@@ -37,8 +40,8 @@ def truth(tmp_path: Path) -> Any:
     return _truth
 
 
-def score(verifier: Verifier, answer: Any, name: str = "a") -> Score:
-    return verifier.score(Instance(name, "gate", {"x": 1}), answer, CONTEXT)
+def score(verifier: Verifier, answer: Any, case: str = CASE) -> Score:
+    return verifier.score(Instance(case, "gate", {"x": 1}), answer, CONTEXT)
 
 
 # exact
@@ -75,8 +78,10 @@ def test_exact_is_right_where_the_answer_is_the_cases(truth: Any, given: Any, tr
 
 
 def test_a_case_that_is_not_in_the_file_is_an_error_and_no_zero(truth: Any) -> None:
-    with pytest.raises(SiaError, match="no case gone; was the file changed during the run"):
+    with pytest.raises(SiaError, match=r"cases\.jsonl: no case gone"):
         score(Exact(truth(1)), 1, "gone")
+    with pytest.raises(SiaError, match="no case a"):  # the user's own id is not what an instance is known by
+        score(Exact(truth(1)), 1, "a")
 
 
 def test_two_verifiers_of_one_path_do_not_share_what_they_read(truth: Any) -> None:
@@ -140,6 +145,7 @@ CHECK = """
 import json, os, sys
 case = json.load(sys.stdin)
 print("looking at", case["id"])
+assert case["id"] == "a", case
 assert set(os.environ) <= {"PATH", "LANG", "LC_CTYPE"}, os.environ
 right = case["answer"] == case["truth"] and case["input"] == {"x": 1}
 score = {"reward": right / 2, "metrics": {"length": len(case["answer"])}, "feedback": "so\\u2028so"}
@@ -183,7 +189,8 @@ def test_a_command_is_found_where_the_users_shell_finds_it(
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ("import sys; sys.exit('no such model')", "ended with 1 on case a: no such model"),
+        ("import sys; sys.exit('no such model')", "ended with 1 on case a, answer 1: no such model"),
+        ("import sys; sys.exit('no such model')", '{"reward": 0, "valid": false, "feedback": "why"}'),
         ("import os; os.kill(os.getpid(), 9)", "ended with -9 on case a"),
         ("", "must print a JSON object with a 'reward' on its last line"),
         ("print('right')", "must print a JSON object"),
@@ -199,6 +206,12 @@ def test_a_command_that_fails_is_an_error_and_no_zero(truth: Any, tmp_path: Path
     with pytest.raises(SiaError) as raised:
         score(Command(truth(1), command(tmp_path, source)), 1)
     assert says in str(raised.value)
+
+
+def test_a_long_answer_is_cut_where_a_command_fails_on_it(truth: Any, tmp_path: Path) -> None:
+    with pytest.raises(SiaError, match='ended with 1 on case a, answer "条') as raised:
+        score(Command(truth(1), command(tmp_path, "raise SystemExit(1)")), "条" * 5000)
+    assert len(str(raised.value)) < 500
 
 
 def test_a_command_that_takes_too_long_is_stopped(truth: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,6 +197,18 @@ def test_a_verifier_that_ends_is_an_error_and_is_started_again(start: Started) -
     assert process.score([asking("x")])[0].score.reward == 0.5
 
 
+def test_a_check_starts_the_process_and_raises_what_is_wrong_with_its_settings(start: Started) -> None:
+    process = start()
+    process.check()
+    first = pid(process)
+    assert process.score([asking("x")])[0].score.reward == 0.5
+    assert pid(process) == first
+    with pytest.raises(SiaError, match="no data"):
+        start(fails=True).check()
+    with pytest.raises(UsageError, match="no verifier named 'strnage'"):
+        start("strnage").check()
+
+
 def test_what_the_user_can_mend_is_passed_on_as_it_is(shared: VerifierProcess) -> None:
     with pytest.raises(UsageError, match=r"^--data: wrong file$"):
         shared.score([asking("usage")])

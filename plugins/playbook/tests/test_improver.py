@@ -8,7 +8,7 @@ from typing import Any
 from sia_playbook.improver import Bandit
 
 from sia_core.decision import RewriteHarness, Stop
-from sia_core.evidence import AgentView, Evidence, Trial
+from sia_core.evidence import AgentView, Evidence, RewardStats, Summary, TaskView, Trial
 from sia_core.harness import HarnessTree
 from sia_core.playbook import Playbook
 from sia_core.testing.fakes import FakeTask
@@ -29,7 +29,8 @@ BOOK = Playbook.model_validate(
 
 
 def agent(name: str, tree: HarnessTree = TREE, estimate: float = 0.5, edits: tuple[str, ...] = ()) -> AgentView:
-    return AgentView(name, tree.digest, None, None, tree, edits, estimate)
+    stats = RewardStats(10, 10, estimate, 0.5, estimate, estimate, 0.0, 1.0, False)
+    return AgentView(name, tree.digest, None, None, tree, edits, Summary(stats, (), ()))
 
 
 def evidence(*agents: AgentView, trials: tuple[Trial, ...] = (), **changes: Any) -> Evidence:
@@ -50,8 +51,8 @@ def evidence(*agents: AgentView, trials: tuple[Trial, ...] = (), **changes: Any)
     return replace(plain, **changes)
 
 
-def trial(name: str, gain: float | None, parent: str = "first") -> Trial:
-    return Trial(0, "harness", name, None, parent, "x", "", 0.0, False, "", gain, None, gain)
+def trial(name: str, gain: float | None, parent: str = "first", outcome: str = "rejected") -> Trial:
+    return Trial(0, "harness", name, None, parent, "x", "", 0.0, outcome, "", gain)
 
 
 def names(given: Evidence) -> list[str]:
@@ -65,7 +66,9 @@ def stopped(given: Evidence) -> str:
 
 
 def test_the_first_harness_is_the_tasks_own() -> None:
-    assert Bandit().draft(FakeTask(), 0).digest == FakeTask().seed_harness().digest
+    task = FakeTask()
+    view = TaskView(task.name, task.kind, task.brief, task.metric, task.seed_harness(), task.public_dir(("public",)))
+    assert Bandit().draft(view, 0).digest == task.seed_harness().digest
 
 
 def test_a_generation_tries_edits_of_different_families() -> None:
@@ -88,7 +91,14 @@ def test_a_family_that_earned_is_tried_on_and_one_that_cost_is_left_for_later() 
 
 
 def test_an_edit_that_did_not_even_run_counts_as_a_loss() -> None:
-    assert "A3" not in names(evidence(trials=(trial("A2", None),)))
+    assert "A3" not in names(evidence(trials=(trial("A2", None, outcome="failed"),)))
+
+
+def test_an_edit_that_was_refused_for_want_of_budget_counts_for_nothing() -> None:
+    refused = trial("A2", None, outcome="refused")
+    assert "A3" in names(evidence(trials=(refused,), candidates=4))
+    chosen = {each.name: each for each in Bandit().decide(evidence(trials=(refused,), candidates=4))}
+    assert chosen["A3"].prediction.gain == 0.0
 
 
 def test_an_edit_is_not_tried_twice_on_one_agent_nor_again_on_its_descendants() -> None:

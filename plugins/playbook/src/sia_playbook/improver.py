@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from sia_core.decision import Prediction, RewriteHarness, Stop
-from sia_core.evidence import AgentView, Evidence
+from sia_core.evidence import AgentView, Evidence, TaskView
 from sia_core.harness import HarnessTree, applies, apply_edits
 from sia_core.playbook import Entry, Playbook
-from sia_core.types import Task
 
 SPREAD = 0.10
 """The standard deviation of an untried edit's gain, as a share of the reward's range."""
 
 FAILED = -0.10
-"""What an edit that did not even run counts as having earned."""
+"""What an edit that did not even run counts as having earned, as a share of the range too."""
 
 
 @dataclass(frozen=True)
@@ -54,24 +53,24 @@ class Arm:
     @property
     def reason(self) -> str:
         """The choice, explained."""
-        own = f"it earned {fmean(self.own):+.3f} in {_tries(self.own)} elsewhere" if self.own else "it is untried"
+        own = f"it earned {fmean(self.own):+.3f} in {_tries(self.own)} before" if self.own else "it is untried"
         family = (
             f"its family {self.entry.family!r} earned {fmean(self.family):+.3f} on average in {_tries(self.family)}"
             if self.family
-            else f"no edit of its family {self.entry.family!r} was tried"
+            else "no edit like it was tried"
         )
         return (
             f"{self.entry.summary}. On agent {self.parent.id} {own}; {family}. "
-            f"Expected {self.mean:+.3f} ± {self.deviation:.3f}, the most promising edit that applies."
+            f"Expected {self.mean:+.3f} ± {self.deviation:.3f}."
         )
 
 
 class Bandit:
     """The improver ``playbook``."""
 
-    def draft(self, task: Task, seed: int) -> HarnessTree:
+    def draft(self, task: TaskView, seed: int) -> HarnessTree:
         """The task's seed harness, as it is."""
-        return task.seed_harness()
+        return task.seed
 
     def decide(self, evidence: Evidence) -> Sequence[RewriteHarness | Stop]:
         """As many edits as the run tries at once, of different families while there are any."""
@@ -83,7 +82,7 @@ class Bandit:
             ]
         arms = ranked(evidence, evidence.playbook)
         if not arms:
-            return [Stop(reason="every edit of the catalogue that applies was tried")]
+            return [Stop(reason=_exhausted(evidence, evidence.playbook))]
         return [_decision(arm) for arm in _spread(arms, evidence.candidates)]
 
 
@@ -100,7 +99,7 @@ def ranked(evidence: Evidence, playbook: Playbook) -> list[Arm]:
             if not applies(parent.files, entry.change):
                 continue
             if apply_edits(parent.files, entry.change).digest not in known:
-                arms.append(Arm(entry, parent, *_gains(evidence, playbook, entry), high - low))
+                arms.append(Arm(entry, parent, *_gains(evidence, playbook, entry, high - low), high - low))
         if arms:
             break
     random.Random(f"playbook {evidence.seed} {evidence.generation}").shuffle(arms)
@@ -109,17 +108,35 @@ def ranked(evidence: Evidence, playbook: Playbook) -> list[Arm]:
 
 def parents(evidence: Evidence) -> list[AgentView]:
     """Whom to edit: the best estimate, promoted or not; then the incumbent."""
-    best = max(evidence.agents.values(), key=lambda agent: (agent.estimate or 0.0, agent.id == evidence.incumbent))
+    best = max(evidence.agents.values(), key=lambda agent: (agent.estimate, agent.id == evidence.incumbent))
     incumbent = evidence.agents[evidence.incumbent]
     return [best] if best.id == incumbent.id else [best, incumbent]
 
 
-def _gains(evidence: Evidence, playbook: Playbook, entry: Entry) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _gains(
+    evidence: Evidence, playbook: Playbook, entry: Entry, scale: float
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """What the edit earned, and what the others of its family earned, each against its own parent."""
-    relatives = {other.name for other in playbook.edit if other.family == entry.family} - {entry.name}
-    gains = [(trial.name, FAILED if trial.gain is None else trial.gain) for trial in evidence.trials]
+    relatives = {other.name for other in playbook.edit if _family(other) == _family(entry)} - {entry.name}
+    gains = [
+        (trial.name, FAILED * scale if trial.gain is None else trial.gain)
+        for trial in evidence.trials
+        if trial.outcome != "refused"
+    ]
     own = tuple(gain for name, gain in gains if name == entry.name)
     return own, tuple(gain for name, gain in gains if name in relatives)
+
+
+def _family(entry: Entry) -> str:
+    """An edit without a family is one of its own."""
+    return entry.family or entry.name
+
+
+def _exhausted(evidence: Evidence, playbook: Playbook) -> str:
+    tried = {trial.name for trial in evidence.trials}
+    never = [entry.name for entry in playbook.edit if entry.name not in tried]
+    reason = "every edit of the catalogue that applies was tried"
+    return reason + (f"; never applied: {', '.join(never)}" if never else "")
 
 
 def _spread(arms: Sequence[Arm], count: int) -> list[Arm]:
@@ -128,8 +145,8 @@ def _spread(arms: Sequence[Arm], count: int) -> list[Arm]:
     first: list[Arm] = []
     rest: list[Arm] = []
     for arm in arms:
-        (rest if arm.entry.family in seen else first).append(arm)
-        seen.add(arm.entry.family)
+        (rest if _family(arm.entry) in seen else first).append(arm)
+        seen.add(_family(arm.entry))
     return [*first, *rest][:count]
 
 

@@ -1,0 +1,189 @@
+"""The progress display of a run: an observer that draws on a terminal.
+
+A line stays for each thing that is done. Below stand a bar for each sweep that goes
+on, and a line with the rollouts and the time that the run has used.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Column
+from rich.text import Text
+
+from sia_core.cli import plain
+from sia_core.hookspecs import Event
+
+
+@dataclass
+class Sweep:
+    """One agent on its way through the instances of a purpose."""
+
+    bar: TaskID
+    began: float
+    done: int = 0
+
+
+class Display:
+    """Draws what it is told of. Events may hold more than is read here."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._sweeps: dict[tuple[str, str], Sweep] = {}
+        self._names: dict[str, str] = {}
+        self._budget: Mapping[str, float] = {}
+        self._generations, self._rollouts, self._began = 0, 0, time.monotonic()
+        self._phase = "setting up"
+        self._bars = _Bars(self._status, self._console)
+        self._bars.start()
+
+    def __call__(self, event: Event) -> None:
+        handle = getattr(self, "_on_" + event.kind.replace(".", "_"), None)
+        if handle:
+            handle(**event.data)
+
+    def close(self) -> None:
+        self._bars.stop()
+
+    def _say(self, *parts: str | tuple[str, str]) -> None:
+        self._console.print(plain(*parts))
+
+    def _status(self) -> Text:
+        rollouts, seconds = self._budget.get("rollouts"), self._budget.get("seconds")
+        used = f"{self._rollouts:,}" + (f" of {rollouts:,.0f}" if rollouts else "") + " rollouts"
+        passed = clock(time.monotonic() - self._began) + (f" of {clock(seconds)}" if seconds else "")
+        return plain((f"{self._phase} · {used} · {passed}", "dim"))
+
+    def _on_run_started(
+        self,
+        *,
+        run: str,
+        sandbox: Mapping[str, Any],
+        gate: int,
+        budget: Mapping[str, float],
+        generations: int,
+        **_: Any,
+    ) -> None:
+        self._budget, self._generations, self._phase = budget, generations, "first agent"
+        self._say((run, "bold"), f": sandbox {sandbox['name']}, {gate} instances on the gate")
+        if sandbox["lacks"]:
+            self._say((f"This sandbox does not guarantee: {', '.join(sandbox['lacks'])}.", "yellow"))
+
+    def _on_run_drafted(self, *, gate: Mapping[str, Any], smallest_gain: float, **_: Any) -> None:
+        self._say(
+            f"first agent: {gate['value']:.4f} on the gate; the gate sees a gain of {smallest_gain:.3f} "
+            "or more with 80% power"
+        )
+
+    def _on_generation_started(self, *, index: int, incumbent: str, **_: Any) -> None:
+        self._clear()
+        self._phase = f"generation {index + 1} of at most {self._generations}"
+        self._say((f"generation {index + 1}, incumbent {self._name(incumbent)}", "dim"))
+
+    def _on_candidate_started(self, *, name: str, agent: str, **_: Any) -> None:
+        self._names[agent] = one_line(name)
+
+    def _on_rollouts_started(self, *, purpose: str, agent: str, total: int, **_: Any) -> None:
+        label = plain(f"{purpose:6} {self._name(agent)}").plain
+        self._forget((purpose, agent))
+        bar = self._bars.add_task(label, total=total, score="", ends=None)
+        self._sweeps[purpose, agent] = Sweep(bar, time.monotonic())
+
+    def _on_rollouts_progress(
+        self, *, purpose: str, agent: str, done: int, total: int, mean: float | None = None, **_: Any
+    ) -> None:
+        if (purpose, agent) not in self._sweeps:
+            self._on_rollouts_started(purpose=purpose, agent=agent, total=total)
+        sweep = self._sweeps[purpose, agent]
+        self._rollouts += done - sweep.done
+        sweep.done = done
+        if done >= total:
+            self._forget((purpose, agent))
+            return
+        now = time.monotonic()
+        ends = now + (now - sweep.began) * (total - done) / done if done else None
+        score = "" if mean is None else f"score {mean:.3f}"
+        self._bars.update(sweep.bar, completed=done, score=score, ends=ends)
+
+    def _on_candidate_gated(self, *, name: str, accepted: bool, why: str, **_: Any) -> None:
+        self._clear()
+        mark = ("accepted", "green") if accepted else ("rejected", "red")
+        self._say("  ", mark, f" {one_line(name)}: {one_line(why)}")
+
+    def _on_seal_started(self, *, which: str, why: str, **_: Any) -> None:
+        self._clear()
+        self._phase = "sealed report"
+        if which == "initial":
+            self._say(f"closed: {one_line(why)}. Scoring the first and the final agent on the sealed split ...")
+
+    def _name(self, agent: str) -> str:
+        """A candidate's name; what has none is the agent that the run began with."""
+        return self._names.get(agent, "first agent")
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        if sweep := self._sweeps.pop(key, None):
+            self._bars.remove_task(sweep.bar)
+
+    def _clear(self) -> None:
+        """Remove what is left of sweeps that were given up: at these moments nothing is rolled out."""
+        for key in list(self._sweeps):
+            self._forget(key)
+
+
+class _Bars(Progress):
+    """The bars, and a line of text below them."""
+
+    def __init__(self, status: Callable[[], Text], console: Console) -> None:
+        self._status_line = status
+        super().__init__(
+            TextColumn(
+                "{task.description}", markup=False, table_column=Column(max_width=40, no_wrap=True, overflow="ellipsis")
+            ),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[score]}", markup=False),
+            TimeElapsedColumn(),
+            _TimeLeft(),
+            console=console,
+            transient=True,
+            refresh_per_second=4,
+            redirect_stdout=sys.stdout.isatty(),
+        )
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield self._status_line()
+
+
+class _TimeLeft(ProgressColumn):
+    """The time that a sweep still takes, by its batches so far. Rich's own column forgets batches after 30 seconds."""
+
+    def render(self, task: Task) -> Text:
+        ends = task.fields["ends"]
+        return Text("" if ends is None else f"about {clock(max(0.0, ends - time.monotonic()))} left")
+
+
+def clock(seconds: float) -> str:
+    """A time as minutes and seconds."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def one_line(text: str) -> str:
+    """Text of a run without its line breaks, so that none of it can pass for a line of ours."""
+    return " ".join(text.split())

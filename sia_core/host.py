@@ -1,0 +1,150 @@
+"""What one machine keeps between batches: loaded tasks, verifier processes, and harnesses that are set up."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from sia_core.ledger import canonical
+from sia_core.plugins import Plugins
+from sia_core.rollout import Setting, Sweep
+from sia_core.sandbox import HarnessWorker, SolveRequest, SolveResult
+from sia_core.trees import Trees
+from sia_core.types import Instance, OfferRef, Split, Task
+from sia_core.verifying import VerifierProcess
+
+PATIENCE = 16
+"""Instances of one batch that may time out before a hasty sweep is given up."""
+
+WARM_HARNESSES = 6
+
+
+class Host:
+    """What one machine keeps between batches. Safe to use from several threads."""
+
+    def __init__(self, plugins: Plugins) -> None:
+        self._plugins = plugins
+        self._mutex = threading.Lock()
+        self._tasks: dict[str, Task] = {}
+        self._instances: dict[tuple[str, str], dict[str, Instance]] = {}
+        self._verifiers: dict[str, VerifierProcess] = {}
+        self._workers: OrderedDict[tuple[str, ...], _Warm] = OrderedDict()
+        self._stopped = False
+
+    def task(self, ref: OfferRef) -> Task:
+        """The loaded task of an offer and its settings."""
+        key = canonical(asdict(ref))
+        with self._mutex:
+            if key not in self._tasks:
+                self._tasks[key] = self._plugins.create("task", ref.name, **ref.settings)
+            return self._tasks[key]
+
+    def instances(self, ref: OfferRef, split: Split) -> dict[str, Instance]:
+        """The instances of a split by id."""
+        task, key = self.task(ref), (canonical(asdict(ref)), split)
+        with self._mutex:
+            if key not in self._instances:
+                self._instances[key] = {each.id: each for each in task.instances(split)}
+            return self._instances[key]
+
+    def verifier(self, setting: Setting, *, sealed: bool) -> VerifierProcess:
+        """The verifier's process for this run; the one for sealed instances is another."""
+        key = canonical([asdict(setting.task), asdict(setting.verifier), setting.sandbox, sealed])
+        with self._mutex:
+            if key not in self._verifiers:
+                self._verifiers[key] = VerifierProcess(setting.task, setting.verifier, setting.sandbox, sealed=sealed)
+                if self._stopped:
+                    self._verifiers[key].close()
+            return self._verifiers[key]
+
+    def solve(
+        self, setting: Setting, sweep: Sweep, task: Task, requests: Sequence[SolveRequest]
+    ) -> tuple[dict[str, SolveResult], str]:
+        """Solve requests with a harness that is set up, on first use, and kept warm for a while.
+
+        The results by key, and why a hasty sweep should be given up, or an empty string.
+        """
+        solved: dict[str, SolveResult] = {}
+        with self._warm(setting, sweep) as warm, warm.mutex:
+            if warm.worker is None:
+                warm.worker = self._set_up(setting, sweep, task)
+                with self._mutex:
+                    if self._stopped:  # while it was set up, so that `stop` did not see it
+                        warm.worker.close()
+            if not warm.gives_up(sweep):
+                timeouts = 0
+                with closing(warm.worker.solve(requests)) as results:
+                    for result in results:
+                        solved[result.key] = result
+                        timeouts += result.outcome == "timeout"
+                        if sweep.hasty and timeouts >= PATIENCE:
+                            warm.given_up[sweep.purpose] = sweep.batch
+                            break
+            if not warm.gives_up(sweep):
+                return solved, ""
+        why = f"{PATIENCE} instances of one batch timed out, so the rest was not run"
+        left = [request.key for request in requests if request.key not in solved]
+        return solved | {key: SolveResult(key, "timeout", message=f"not run: {why}") for key in left}, why
+
+    def stop(self) -> None:
+        """Kill sandboxes and verifiers, so that jobs that wait for one end."""
+        with self._mutex:
+            self._stopped = True
+            workers = [warm.worker for warm in self._workers.values() if warm.worker]
+            verifiers = list(self._verifiers.values())
+        for worker in workers:
+            worker.close()
+        for verifier in verifiers:
+            verifier.close()
+
+    @contextmanager
+    def _warm(self, setting: Setting, sweep: Sweep) -> Iterator[_Warm]:
+        """The harness's place, which is kept at least until the caller is done with it."""
+        key = (setting.run, sweep.harness, setting.sandbox, *sweep.public)
+        with self._mutex:
+            warm = self._workers.setdefault(key, _Warm())
+            self._workers.move_to_end(key)
+            warm.users += 1
+            idle = [each for each, other in self._workers.items() if not other.users]
+            evicted = [self._workers.pop(each) for each in idle[: max(0, len(self._workers) - WARM_HARNESSES)]]
+        try:
+            for other in evicted:
+                if other.worker:
+                    other.worker.close()
+            yield warm
+        finally:
+            with self._mutex:
+                warm.users -= 1
+
+    def _set_up(self, setting: Setting, sweep: Sweep, task: Task) -> HarnessWorker:
+        trees = Trees(Path(setting.run))
+        tree = trees.get(sweep.harness)
+        return HarnessWorker(
+            self._plugins.create("sandbox", setting.sandbox),
+            trees.folder(sweep.harness),
+            tree.manifest,
+            task.public_dir(sweep.public),
+            task.limits,
+        )
+
+
+@dataclass
+class _Warm:
+    """A harness that is set up, or is going to be; used by one batch at a time.
+
+    ``given_up`` holds, by purpose, the first batch that timed out too often.
+    """
+
+    worker: HarnessWorker | None = None
+    mutex: threading.Lock = field(default_factory=threading.Lock)
+    users: int = 0
+    given_up: dict[str, int] = field(default_factory=dict)
+
+    def gives_up(self, sweep: Sweep) -> bool:
+        """Whether this batch or one before it timed out too often. How fast a later one was must not matter."""
+        return sweep.hasty and sweep.batch >= self.given_up.get(sweep.purpose, math.inf)

@@ -1,0 +1,166 @@
+"""Bad input: a clear error on standard error, exit code 2, no traceback, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from example_runs import Run, command
+
+from sia_core.cli import main
+
+pytestmark = pytest.mark.real
+
+
+def refused(argv: list[str], capsys: pytest.CaptureFixture[str], *words: str) -> None:
+    try:
+        code = main(argv)
+    except SystemExit as error:  # argparse ends the process itself
+        code = int(error.code or 0)
+    said = capsys.readouterr().err
+    assert code == 2, said
+    assert "Traceback" not in said
+    for word in words:
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["run"], ["--plugin NAME", "--harness DIR"]),
+        (["run", "--plugin", "cases", "--harness", "x"], ["--plugin NAME, or --harness DIR"]),
+        (["run", "--plugin", "lawbnech"], ["did you mean lawbench?", "pip install", "sia plugins"]),
+        (["run", "--plugin", "nothing-like-it"], ["known here:", "pip install sia-nothing-like-it"]),
+        (["run", "--plugin", "lawbench", "--data", "/nowhere"], ["/nowhere"]),
+        (["run", "--plugin", "lawbench", "--set", "colour=red"], ["does not take these settings", "colour"]),
+        (["run", "--plugin", "lawbench", "--set", "colour"], ["KEY=VALUE"]),
+        (["run", "--harness", "/nowhere", "--data", "/nowhere"], ["/nowhere", "No such file"]),
+        (["run", "--harness", "/nowhere"], ["--data"]),
+        (["resume", "nothing"], ["no run 'nothing'"]),
+        (["report"], ["no run in"]),
+        (["nonsense"], ["invalid choice"]),
+    ],
+)
+def test_a_wrong_command_line_is_explained(
+    options: list[str], words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    where = [] if options[0] == "nonsense" else ["--runs-dir", str(tmp_path / "runs")]
+    refused([*options, *where], capsys, *words)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (["--levers", "magic"], ["magic", "harness and weights"]),
+        (["--levers", "harness,weights"], ["engine"]),
+        (["--mode", "sia-w+h"], ["engine"]),
+        (["--improver", "nobody"], ["no improver named 'nobody'"]),
+        (["--verifier", "nobody"], ["no verifier named 'nobody'"]),
+        (["--sandbox", "nobody"], ["no sandbox named 'nobody'"]),
+        (["--budget", "apples=3"], ["apples", "rollouts"]),
+        (["--budget", "rollouts=many"], ["not an amount"]),
+        (["--budget", "rollouts=10"], ["too small"]),
+        (["--generations", "-1"], ["0 to 1000"]),
+        (["--set", "seconds=soon"], ["seconds=soon"]),
+    ],
+)
+def test_a_wrong_option_is_explained(
+    sums: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: list[str], words: list[str]
+) -> None:
+    refused([*command(sums, tmp_path), *option], capsys, *words)
+
+
+def test_cases_and_catalogues_that_are_malformed_are_named_with_their_place(
+    sums: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = (sums / "cases.jsonl").read_text()
+    (sums / "cases.jsonl").write_text(good + '{"input": 1}\n')
+    refused(command(sums, tmp_path), capsys, "cases.jsonl, line 401", "answer")
+    (sums / "cases.jsonl").write_text(good)
+    (sums / "agent" / "playbook.toml").write_text("[[edit]]\nname = 1\n")
+    refused(command(sums, tmp_path), capsys, "playbook.toml", "name")
+
+
+def test_a_damaged_ledger_is_noticed_and_left_as_it_is(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / run("--generations", "1")["run"]
+    with sqlite3.connect(folder / "ledger.db") as db:
+        db.execute("UPDATE events SET value = replace(value, 'true', 'false') WHERE key LIKE '%gated/0'")
+    db.close()
+    before = (folder / "ledger.db").read_bytes()
+    for verb in ("resume", "report", "show", "export"):
+        argv = [verb, folder.name, *([str(tmp_path / "out")] if verb == "export" else [])]
+        refused([*argv, "--runs-dir", str(folder.parent)], capsys, "damaged at step", "gated/0")
+    assert (folder / "ledger.db").read_bytes() == before
+    (folder / "ledger.db").write_bytes(b"this is no database, not even nearly one" * 100)
+    refused(["resume", folder.name, "--runs-dir", str(folder.parent)], capsys, "ledger.db")
+    assert main(["runs", "--runs-dir", str(folder.parent), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["status"] == "unreadable"
+
+
+def test_a_run_of_a_newer_version_is_not_touched(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "runs" / run("--generations", "0")["run"]
+    with sqlite3.connect(folder / "ledger.db") as db:
+        db.execute("PRAGMA user_version=99")
+    db.close()
+    refused(["resume", folder.name, "--runs-dir", str(folder.parent)], capsys, "newer sia-core", "pip install -U")
+
+
+def test_a_second_process_on_the_same_run_is_kept_out(
+    sums: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (sums / "agent" / "harness.py").write_text("def solve(instance, ctx):\n    while True: pass\n")
+    process = subprocess.Popen([sys.executable, "-m", "sia_core", *command(sums, tmp_path)])
+    try:
+        folder = tmp_path / "runs" / "agent-1"
+        while process.poll() is None and not (folder / "ledger.db-wal").is_file():
+            os.sched_yield()
+        while process.poll() is None and not (folder / "lock").read_text():
+            os.sched_yield()
+        where = ["--runs-dir", str(folder.parent)]
+        refused(["resume", folder.name, *where], capsys, f"another process (pid {process.pid})")
+        assert main(["runs", *where]) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_data_that_changed_since_the_run_started_are_refused(
+    run: Run, sums: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / run("--generations", "0")["run"]
+    _unfinish(folder)
+    (sums / "cases.jsonl").write_text((sums / "cases.jsonl").read_text().replace("twelve", "eleven"))
+    refused(["resume", folder.name, "--runs-dir", str(folder.parent)], capsys, "cases.jsonl")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs root, to mount a small disk")
+def test_a_full_disk_stops_the_run_with_a_clear_error_and_it_can_be_resumed(
+    sums: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = tmp_path / "runs"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "none", str(disk)], check=True)
+    try:
+        refused(command(sums, tmp_path), capsys, "the disk is full", "sia resume agent-1")
+        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        assert main(["resume", "agent-1", "--runs-dir", str(disk), "--json"]) == 0
+        resumed = json.loads(capsys.readouterr().out)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+    assert resumed["sealed"]["final"]["value"] == 1.0
+
+
+def _unfinish(folder: Path) -> None:
+    """Take back the last steps, as if the run had been killed before them."""
+    with sqlite3.connect(folder / "ledger.db") as db:
+        db.execute("DELETE FROM events WHERE key = 'finished'")
+    db.close()

@@ -1,0 +1,256 @@
+"""Exported agents: the runner beside a harness solves cases as the sandbox does, and export refuses changed data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from example_runs import Run
+
+from sia_core import exported
+from sia_core.cases import _read_case
+from sia_core.cli import main
+from sia_core.export import RUNNER, _example
+from sia_core.sandbox.running import ENVIRONMENT
+
+pytestmark = pytest.mark.real
+
+Solve = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture
+def solve(tmp_path: Path) -> Solve:
+    """``solve(harness, lines)`` runs an exported harness; the answers. ``solve.err`` is what it printed."""
+
+    def start(
+        harness: str, lines: list[str], *, stateless: bool = False, code: int = 0, raw: bytes = b"", prelude: str = ""
+    ) -> list[dict[str, Any]]:
+        folder = tmp_path / f"agent {len(list(tmp_path.iterdir()))}"
+        (folder / "harness" / "src").mkdir(parents=True)
+        (folder / "public").mkdir()
+        (folder / "public" / "known.txt").write_text("known")
+        (folder / "harness" / "src" / "entry.py").write_text(harness)
+        (folder / "harness" / "top.py").write_text("VALUE = 1")
+        (folder / "agent.json").write_text(json.dumps({"entry": "src/entry.py", "stateless": stateless}))
+        shutil.copyfile(RUNNER, folder / "run.py")
+        if prelude:
+            (folder / "run.py").write_text(prelude + RUNNER.read_text())
+        given = raw or "".join(f"{line}\n" for line in lines).encode()
+        argv = [sys.executable, "-S", str(folder / "run.py")]
+        done = subprocess.run(argv, input=given, capture_output=True, check=False, timeout=60)
+        start.err = done.stderr.decode()  # type: ignore[attr-defined]
+        assert done.returncode == code, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    return start
+
+
+def answers(found: list[dict[str, Any]]) -> list[Any]:
+    return [each["answer"] for each in found]
+
+
+ECHO = "def solve(instance, ctx): return instance.input\n"
+NUMBERS = [json.dumps({"n": number}) for number in range(4)]
+
+
+def test_a_line_is_an_input_or_a_whole_case(solve: Solve) -> None:
+    case = {"id": 7, "input": {"n": 1}, "answer": 2, "split": "gate"}
+    lines = [{"n": 1}, case, {"input": {"n": 1}, "answer": 2}, {"input": "a", "answer": None}, "a", 3, None, [1]]
+    own = {"input": "a", "unit": "b"}
+    found = solve(ECHO, [json.dumps(line) for line in (*lines, {"input": own}, own)])
+    texts = [{"text": each} for each in ("a", "a", 3, None, [1])]
+    assert answers(found) == [{"n": 1}, {"n": 1}, {"n": 1}, *texts, own, own]
+
+
+def test_a_case_has_the_id_that_it_has_in_a_run(solve: Solve) -> None:
+    lines = ['{"input": "zwölf\\u2028", "answer": 1}', '{"id": 7, "input": 1, "answer": 1}']
+    found = solve("def solve(instance, ctx): return [instance.id, instance.start]", lines)
+    assert answers(found) == [[_read_case(line, "").id, None] for line in lines]
+
+
+def test_lines_that_cannot_be_read_cost_themselves_alone(solve: Solve) -> None:
+    raw = b'\xef\xbb\xbf{"n": 1}\r\n\n  \nnonsense\n\xff\nNaN\n' + b"[" * 100_000 + b'\n"a\xe2\x80\xa8b"'
+    first, *bad, last = solve(ECHO, [], raw=raw)
+    assert first == {"answer": {"n": 1}}
+    assert last == {"answer": {"text": "a\u2028b"}}
+    numbers = [each["error"].split(":")[0] for each in bad]
+    assert numbers == [f"line {number} is not JSON" for number in (4, 5, 6, 7)]
+
+
+@pytest.mark.parametrize("stateless", [False, True])
+def test_what_a_harness_does_to_its_process_costs_that_case_alone(solve: Solve, stateless: bool) -> None:
+    harness = """import os, signal, sys, subprocess
+def solve(instance, ctx):
+    n = instance.input["n"]
+    if n == 1: sys.exit(3)
+    if n == 2: os._exit(4)
+    if n == 3: os.kill(os.getpid(), signal.SIGKILL)
+    if n == 4: raise KeyboardInterrupt
+    if n == 5: return float("nan")
+    if n == 6: return "\\ud800"
+    if n == 7: return object()
+    if n == 8:
+        if os.fork() == 0: signal.pause()
+        os._exit(5)
+    if n == 9: raise ValueError("\\ud800")
+    if n == 10: os.closerange(0, 100)
+    return "x" * 300_000
+"""
+    found = solve(harness, [json.dumps({"n": n}) for n in range(12)], stateless=stateless)
+    large = {"answer": "x" * 300_000}
+    assert found[0] == found[11] == large
+    errors = [each.get("error", "")[:50] for each in found]
+    assert errors[1] == "SystemExit: 3"
+    assert errors[2] == "its process ended with exit code 4 before it answe"
+    assert errors[3] == "killed by signal 9 (Killed)"
+    assert errors[4].startswith("its process ended")
+    assert [each.split(":")[0] for each in errors[5:8]] == ["the answer is not JSON"] * 3
+    assert errors[8] == "its process ended with exit code 5 before it answe"
+    assert errors[9] == "ValueError: \ud800"
+    assert errors[10]
+
+
+def test_no_case_sees_what_another_did_unless_the_harness_is_stateless(solve: Solve) -> None:
+    harness = "seen = []\ndef solve(instance, ctx):\n    seen.append(1)\n    return len(seen)\n"
+    assert answers(solve(harness, NUMBERS)) == [1, 1, 1, 1]
+    assert answers(solve(harness, NUMBERS, stateless=True)) == [1, 2, 3, 4]
+
+
+def test_what_a_harness_prints_is_no_answer_and_the_cases_are_not_its_to_read(solve: Solve) -> None:
+    harness = """import os, sys
+print("loading")
+def setup(ctx):
+    print("setting up")
+    os.write(1, b"raw\\n")
+    ctx.log.info("logged")
+def solve(instance, ctx):
+    print("solving")
+    os.system("echo child")
+    sys.stdin.read()
+    return sys.stdin.read()
+"""
+    assert answers(solve(harness, NUMBERS)) == ["", "", "", ""]
+    said = solve.err.split()  # type: ignore[attr-defined]
+    assert said.count("solving") == said.count("child") == 4
+    assert said.count("loading") == said.count("raw") == said.count("logged") == 1
+
+
+def test_the_module_is_one_and_has_what_lies_beside_it(solve: Solve) -> None:
+    harness = """from __future__ import annotations
+import pickle, sys
+from dataclasses import dataclass, field
+import top
+@dataclass
+class State:
+    text: str
+    more: list[int] = field(default_factory=list)
+def setup(ctx):
+    return State((ctx.public / "known.txt").read_text())
+def solve(instance, ctx):
+    ctx.reward(0.5)
+    return [ctx.state.text, top.VALUE, pickle.loads(pickle.dumps(ctx.state)) == ctx.state, __name__]
+"""
+    assert answers(solve(harness, NUMBERS[:1])) == [["known", 1, True, "harness"]]
+
+
+def test_the_order_of_the_lines_changes_no_answer(solve: Solve) -> None:
+    harness = """import random, tempfile, os
+def solve(instance, ctx):
+    here = os.getcwd() == str(ctx.scratch) == os.environ["TMPDIR"] == tempfile.gettempdir()
+    fresh = os.listdir() == []
+    open("mine", "w").close()
+    return [instance.input["n"], random.random(), ctx.seed, hash("a"), here and fresh]
+"""
+    found = [
+        answers(solve(harness, lines, stateless=stateless))
+        for lines in (NUMBERS, NUMBERS[::-1], ['{"m": 1, "n": 9}', *NUMBERS])
+        for stateless in (False, True)
+    ]
+    assert found[0] == found[1] == found[2][::-1] == found[3][::-1] == found[4][1:] == found[5][1:]
+    assert all(each[-1] for each in found[0])
+    assert len({each[2] for each in found[0]}) == 4
+    one, two = solve(harness, ['{"m": 1, "n": 2}', '{"n": 2, "m": 1}'])
+    assert one == two
+
+
+def test_without_fork_cases_share_the_process(solve: Solve) -> None:
+    harness = (
+        "import sys\nseen = []\ndef solve(instance, ctx):\n    seen.append(1)\n    return seen[4] or sys.exit(3)\n"
+    )
+    found = solve(harness, NUMBERS, prelude="import os\ndel os.fork\n")
+    assert [each["error"] for each in found] == ["IndexError: list index out of range"] * 4
+
+
+@pytest.mark.parametrize("setup", ["raise ValueError('broken')", "import sys; sys.exit(0)"])
+def test_a_set_up_that_fails_is_a_failure_of_the_program(solve: Solve, setup: str) -> None:
+    assert solve(f"def setup(ctx):\n    {setup}\n{ECHO}", NUMBERS, code=1) == []
+    assert "Traceback" in solve.err  # type: ignore[attr-defined]
+
+
+def test_the_policy_is_refused_and_so_is_a_reward_that_is_no_number(solve: Solve) -> None:
+    harness = "def solve(instance, ctx):\n    return (ctx.model if instance.input['n'] else ctx.reward)(float('inf'))\n"
+    zero, one = solve(harness, NUMBERS[:2])
+    assert "finite" in zero["error"]
+    assert "without a policy" in one["error"]
+
+
+def test_the_runner_has_the_sandboxs_environment() -> None:
+    assert exported.ENVIRONMENT == ENVIRONMENT
+    assert "sia_core" not in RUNNER.read_text().replace("`sia", "")
+
+
+@pytest.mark.parametrize("given", [{"text": "a"}, {"input": "a"}, {"input": "a", "answer": 1}, {"input": 1, "b": 2}])
+def test_the_example_of_the_readme_is_read_as_that_input(given: dict[str, Any]) -> None:
+    assert exported.read_case(_example(given).encode())["input"] == dict.fromkeys(given, "...")
+
+
+def test_the_seed_of_a_case_is_of_its_content() -> None:
+    seeds = {exported.read_case(line.encode())["seed"] for line in NUMBERS}
+    assert len(seeds) == 4
+    assert all(0 <= seed < 2**48 for seed in seeds)
+
+
+# Exporting
+
+
+def test_export_says_what_it_wrote_and_refuses_data_that_are_not_the_runs(
+    run: Run, sums: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (sums / "agent" / "harness.toml").write_text('requires = ["pluggy"]\nstateless = true\n')
+    name, runs = run("--generations", "0")["run"], str(tmp_path / "runs")
+    target = tmp_path / "exported"
+    assert main(["export", name, str(target), "--runs-dir", runs]) == 0
+    about = json.loads((target / "agent.json").read_text())
+    assert (about["entry"], about["stateless"]) == ("harness.py", True)
+    assert (target / "requirements.txt").read_text().startswith("pluggy==")
+    readme = (target / "README.md").read_text()
+    for words in ("< my-inputs.jsonl > agent-answers.jsonl", "installed when this folder was written", "stateless"):
+        assert words in readme
+    assert '{"text": "..."}' in readme
+    whole = (sums / "cases.jsonl").read_bytes()
+    done = subprocess.run([sys.executable, str(target / "run.py")], input=whole, capture_output=True, check=True)
+    assert len(done.stdout.splitlines()) == len(whole.splitlines())
+    assert b"error" not in done.stdout
+    before = digests(target)
+    (sums / "cases.jsonl").write_bytes(whole.replace(b'"answer": 4}', b'"answer": 5}', 1))
+    capsys.readouterr()
+    shutil.rmtree(target)
+    assert main(["export", name, str(target), "--runs-dir", runs]) == 2
+    assert "are not those of the run" in capsys.readouterr().err
+    assert not target.exists()
+    (sums / "cases.jsonl").write_bytes(whole)
+    assert main(["export", name, str(target), "--runs-dir", runs]) == 0
+    assert digests(target) == before
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = [each for each in folder.rglob("*") if each.is_file() and "__pycache__" not in each.parts]
+    return {os.path.relpath(each, folder): hashlib.sha256(each.read_bytes()).hexdigest() for each in files}

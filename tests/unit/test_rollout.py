@@ -1,0 +1,198 @@
+"""A sweep goes through the ledger batch by batch, in order, and what is recorded is not run again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sia_core import rollout as rollout_module
+from sia_core.errors import SiaError
+from sia_core.hookspecs import Event
+from sia_core.ledger import Ledger
+from sia_core.observe import Emitter
+from sia_core.plugins import Source
+from sia_core.rollout import BATCH, GivenUp, Rollouts, Setting, Sweep, instance_seed
+from sia_core.types import Instance, Job, OfferRef, Split
+
+SETTING = Setting("/nowhere", OfferRef("fake"), OfferRef("exact"), "none", 0)
+
+
+@pytest.fixture(autouse=True)
+def _waiting_lets_the_fake_backend_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The futures of the fake backend below are finished by whoever asks for a result."""
+
+    def wait(futures: Sequence[Future[Any]]) -> None:
+        for future in futures:
+            with suppress(SiaError):
+                future.result()
+
+    monkeypatch.setattr(rollout_module, "wait", wait)
+
+
+def sweep(n: int, *, split: Split = "search", purpose: str = "search", hasty: bool = False) -> Sweep:
+    return Sweep(purpose, "agent", "digest", split, tuple(f"i{index}" for index in range(n)), hasty=hasty)
+
+
+class Batches:
+    """A backend that finishes the last job first; it gives up the batches ``gives_up``, and ``fails`` fail."""
+
+    def __init__(self, slots: int = 2, gives_up: tuple[int, ...] = (), fails: tuple[int, ...] = ()) -> None:
+        self.slots, self.gives_up, self.fails = slots, gives_up, fails
+        self.jobs: list[Job] = []
+        self.waiting: list[tuple[Job, Future[Any]]] = []
+        self.most = 0
+
+    def submit(self, job: Job) -> Future[Any]:
+        backend = self
+
+        class Lazy(Future[Any]):
+            def result(self, timeout: float | None = None) -> Any:
+                backend.finish()
+                return super().result(timeout)
+
+        self.jobs.append(job)
+        self.waiting.append((job, Lazy()))
+        self.most = max(self.most, len(self.waiting))
+        return self.waiting[-1][1]
+
+    def finish(self) -> None:
+        for job, future in reversed(self.waiting):
+            part = job.payload["sweep"]
+            if part["batch"] in self.fails:
+                future.set_exception(SiaError(f"batch {part['batch']} failed"))
+                continue
+            rollouts = [
+                {"instance": name, "outcome": "ok", "reward": float(name[1:]), "step_rewards": [0.5]}
+                for name in part["instances"]
+            ]
+            why = "hopeless" if part["batch"] in self.gives_up else ""
+            future.set_result({"sandbox": "none", "given_up": why, "rollouts": rollouts})
+        self.waiting = []
+
+    def serve(self, name: str, payload: Any) -> Any:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Run:
+    """Rollouts on a ledger, with the events that they give."""
+
+    def __init__(self, ledger: Ledger, backend: Batches) -> None:
+        self.events: list[Event] = []
+        emit = Emitter([(Source("test", "test", "0"), self.events.append)])
+        self.ledger, self.backend = ledger, backend
+        self.rollouts = Rollouts(SETTING, ledger, backend, emit)
+
+
+@given(st.integers(0, 200), st.integers(1, 5))
+def test_rollouts_come_in_the_order_of_the_instances_whatever_the_order_of_the_results(
+    tmp_path_factory: pytest.TempPathFactory, n: int, slots: int
+) -> None:
+    backend, whole = Batches(slots), sweep(n)
+    with Ledger.create(tmp_path_factory.mktemp("run")) as ledger:
+        done = Run(ledger, backend).rollouts.run(whole)
+        assert [each.instance for each in done] == list(whole.instances)
+        assert [each.step_rewards for each in done] == [(0.5,)] * n
+        assert [key for key, _, _ in ledger.events()] == [key for key, _ in whole.batches()]
+    assert backend.most <= slots
+
+
+def test_batches_are_keyed_by_purpose_agent_and_place_and_hold_every_instance_once() -> None:
+    batches = sweep(2 * BATCH + 1, purpose="gate").batches()
+    assert [key for key, _ in batches] == [f"rollouts/gate/agent/000{index}" for index in range(3)]
+    assert [len(part) for _, part in batches] == [BATCH, BATCH, 1]
+    assert tuple(name for _, part in batches for name in part) == sweep(2 * BATCH + 1).instances
+
+
+def test_a_job_is_one_batch_as_json_and_knows_its_place(tmp_path: Path) -> None:
+    backend = Batches()
+    with Ledger.create(tmp_path) as ledger:
+        Run(ledger, backend).rollouts.run(sweep(3 * BATCH, hasty=True))
+    assert {job.function for job in backend.jobs} == {"sia_core.rollout:run_batch"}
+    assert [Sweep(**job.payload["sweep"]).batch for job in backend.jobs] == [0, 1, 2]
+    assert all(job.payload["sweep"]["hasty"] for job in backend.jobs)
+    assert all(Setting.from_json(job.payload["setting"]) == SETTING for job in backend.jobs)
+
+
+def test_batches_that_are_recorded_are_not_submitted_and_count_all_the_same(tmp_path: Path) -> None:
+    whole = sweep(4 * BATCH)
+    with Ledger.create(tmp_path) as ledger:
+        first = Run(ledger, Batches(fails=(2,)))
+        with pytest.raises(SiaError, match="batch 2 failed"):
+            first.rollouts.run(whole)
+        assert len(list(ledger.events())) == 2
+        second = Run(ledger, Batches())
+        done = second.rollouts.run(whole)
+        assert [job.payload["sweep"]["batch"] for job in second.backend.jobs] == [2, 3]
+        third = Run(ledger, Batches())
+        assert third.rollouts.run(whole) == done
+        assert third.backend.jobs == []
+        assert third.events == second.events
+    assert [each.instance for each in done] == list(whole.instances)
+
+
+def test_the_start_and_the_progress_of_a_sweep_are_told(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        run = Run(ledger, Batches(slots=3))
+        run.rollouts.run(sweep(BATCH + 1))
+    about = {"purpose": "search", "agent": "agent", "total": BATCH + 1}
+    assert run.events == [
+        Event("rollouts.started", about),
+        Event("rollouts.progress", {**about, "done": BATCH, "mean": (BATCH - 1) / 2}),
+        Event("rollouts.progress", {**about, "done": BATCH + 1, "mean": BATCH / 2}),
+    ]
+
+
+def test_of_sealed_instances_no_mean_is_told(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        run = Run(ledger, Batches())
+        run.rollouts.run(sweep(2 * BATCH, split="sealed", purpose="sealed"))
+    assert [event.kind for event in run.events] == ["rollouts.started", "rollouts.progress", "rollouts.progress"]
+    assert all(not {"mean", "rewards", "value"} & event.data.keys() for event in run.events)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4, 9])
+def test_a_sweep_is_given_up_at_the_first_such_batch_in_order_also_when_it_is_resumed(
+    tmp_path: Path, slots: int
+) -> None:
+    whole, results = sweep(6 * BATCH, hasty=True), []
+    with Ledger.create(tmp_path) as ledger:
+        for _ in range(3):  # the first time, and twice from the ledger
+            run = Run(ledger, Batches(slots, gives_up=(2, 4, 5)))
+            with pytest.raises(GivenUp, match=r"^hopeless$") as raised:
+                run.rollouts.run(whole)
+            results.append(raised.value.done)
+            assert run.events[-1].data["done"] == 3 * BATCH
+            assert run.backend.waiting == []
+            assert [key for key, _, _ in ledger.events()] == [key for key, _ in whole.batches()][:3]
+    assert results[0] == results[1] == results[2]
+    assert [each.instance for each in results[0]] == list(whole.instances[: 3 * BATCH])
+
+
+def test_what_fails_after_the_batch_that_was_given_up_does_not_hide_it(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger, pytest.raises(GivenUp):
+        Run(ledger, Batches(slots=4, gives_up=(1,), fails=(2, 3))).rollouts.run(sweep(4 * BATCH, hasty=True))
+
+
+def test_to_stop_is_to_close_the_backend(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        run = Run(ledger, Batches())
+        run.rollouts.stop()
+    assert run.backend.closed
+
+
+def test_the_seed_of_a_rollout_is_of_the_run_the_split_and_the_instance() -> None:
+    splits: tuple[Split, ...] = ("search", "gate")
+    seeds = {instance_seed(run, Instance(name, split, {})) for run in (0, 1) for split in splits for name in "ab"}
+    assert len(seeds) == 8
+    assert instance_seed(3, Instance("a", "gate", {"x": 1})) == instance_seed(3, Instance("a", "gate", {}))
+    assert all(0 <= seed < 2**48 for seed in seeds)
