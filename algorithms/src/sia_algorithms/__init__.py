@@ -1,0 +1,1 @@
+"""Six RL algorithms behind one interface, one readable file each."""

@@ -1,0 +1,71 @@
+"""Best-of-N behavioural cloning: imitate the best of what was sampled.
+
+Also called rejection-sampling fine-tuning (Touvron et al. 2023, arXiv 2307.09288; Dong
+et al. 2023, RAFT, arXiv 2304.06767). The cold start: it works when nearly all rewards
+are zero and a policy gradient is about zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from sia_algorithms import ops
+from sia_algorithms.contract import Batch, Datum, NoSignal, Sample
+from sia_core.evidence import RewardStats
+
+
+class Config(BaseModel):
+    """``top`` is how many rollouts of a group are kept, where that many earned anything."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    top: int = Field(default=1, ge=1)
+    epochs: int = Field(default=1, ge=1)
+
+
+class BestOfN:
+    """The learner ``best-of-n``."""
+
+    Config: ClassVar = Config
+    loss: ClassVar = "sia_algorithms.best_of_n:loss"
+    needs = frozenset({"train", "custom_loss"})
+
+    def __init__(self, **settings: Any) -> None:
+        self.config = Config(**settings)
+        self.epochs = self.config.epochs
+
+    def objections(self, stats: RewardStats) -> list[str]:
+        if stats.deviation == 0:
+            return [f"every rollout earned {stats.mean:g}: none is better than the rest"]
+        return []
+
+    def credit(self, groups: Sequence[ops.Group]) -> list[Datum]:
+        ops.check(groups)
+        traces = [trace for group in groups for sample in self._best(group) for trace in ops.trained(sample)]
+        if not traces:
+            raise NoSignal(
+                f"no rollout of any of {len(groups)} groups earned more than 0: there is nothing to imitate; "
+                "sample more rollouts, or let the harness make the task easier first"
+            )
+        tokens = float(sum(sum(trace.mask) for trace in traces))
+        return [Datum(trace=trace, advantages=ops.spread(trace, 1.0), normaliser=tokens) for trace in traces]
+
+    def _best(self, group: ops.Group) -> list[Sample]:
+        """The top of a group with positive reward, each text once."""
+        kept: dict[object, Sample] = {}
+        for sample in sorted(group, key=ops.order):
+            if sample.reward > 0 and len(kept) < self.config.top:
+                kept.setdefault(ops.written(sample), sample)
+        return list(kept.values())
+
+
+def loss(
+    logprobs_BT: Tensor, batch: Batch, values_BT: Tensor | None, settings: Mapping[str, Any]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """-log p of what is imitated, a mean over tokens."""
+    logprobs_BT = ops.difference(logprobs_BT, logprobs_BT.new_zeros(()), batch)
+    return -(logprobs_BT * batch.advantages_BT).sum() / batch.normaliser, ops.watch(logprobs_BT, batch)

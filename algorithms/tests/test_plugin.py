@@ -1,0 +1,57 @@
+"""The distribution as SIA sees it: light, complete, small."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import sia_algorithms
+from pydantic import ValidationError
+from sia_algorithms.contract import Learner
+from sia_algorithms.plugin import sia_algorithms as offers
+
+NAMES = ["ppo", "grpo", "entropic", "reinforce", "dpo", "best-of-n"]
+
+
+def factory(name: str) -> type:
+    (found,) = [offer.factory for offer in offers() if offer.name == name]
+    module, _, attribute = found.partition(":")
+    made: type = getattr(import_module(module), attribute)
+    return made
+
+
+def test_the_six_are_offered() -> None:
+    assert [offer.name for offer in offers()] == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_keeps_the_contract(name: str) -> None:
+    learner = factory(name)()
+    assert isinstance(learner, Learner)
+    assert {"train", "custom_loss"} <= learner.needs <= {"train", "custom_loss", "values", "reference"}
+    assert learner.epochs >= 1
+    module, _, attribute = learner.loss.partition(":")
+    assert callable(getattr(import_module(module), attribute))
+    assert learner.Config.model_validate(learner.config.model_dump(mode="json")) == learner.config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_misspelt_setting_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="learning_rat"):
+        factory(name)(learning_rat=1)
+
+
+def test_the_entry_module_is_light() -> None:
+    script = (
+        "import sys, sia_algorithms.plugin; print([m for m in ('torch', 'transformers', 'trl') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_learner_is_at_most_300_lines() -> None:
+    folder = Path(sia_algorithms.__file__).parent
+    assert {file.name: n for file in folder.glob("*.py") if (n := len(file.read_text().splitlines())) > 300} == {}

@@ -1,0 +1,117 @@
+"""LoRA on a causal LM, in PEFT's terms: what learns, and whether the adapter touches what was asked."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from sia_core.errors import UsageError
+
+NAME = "default"
+EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+
+
+@dataclass(frozen=True)
+class Learns:
+    """What of a model learns: linear maps by LoRA, 3-D expert parameters by LoRA, and whole modules."""
+
+    rank: int
+    alpha: int
+    modules: Sequence[str]
+    parameters: Sequence[str] = ()
+    whole: Sequence[str] = ()
+
+
+def attention_maps(model: nn.Module) -> list[str]:
+    """The names of the linear maps inside attention, without their path."""
+    names = {
+        name
+        for module in model.modules()
+        if type(module).__name__.endswith("Attention")
+        for name, child in module.named_children()
+        if isinstance(child, nn.Linear | Conv1D)
+    }
+    if not names:
+        raise UsageError(f"{type(model).__name__} has no linear maps in attention; name the modules to train yourself")
+    return sorted(names)
+
+
+def adapt(model: PreTrainedModel, learns: Learns, seed: int) -> PeftModel:
+    """The model with a fresh adapter, checked to touch what was asked in every layer that has it."""
+    config = LoraConfig(
+        r=learns.rank,
+        lora_alpha=learns.alpha,
+        lora_dropout=0.0,  # the sampler has none, and PEFT allows none on expert parameters
+        target_modules=list(learns.modules),
+        target_parameters=list(learns.parameters) or None,
+        modules_to_save=list(learns.whole) or None,
+        task_type="CAUSAL_LM",
+    )
+    expected = _expected(model, learns)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # PEFT 0.21 asks transformers 5.23 for an old name of its own making; gone with a later PEFT.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        torch.manual_seed(seed)
+        peft = get_peft_model(model, config)
+    missing = expected - _touched(peft)
+    if missing:
+        raise UsageError(
+            f"the adapter leaves out {', '.join(sorted(missing)[:4])}; check the names of what should learn"
+        )
+    return peft
+
+
+def _expected(model: nn.Module, learns: Learns) -> set[str]:
+    """Full names of what should learn; UsageError where a name fits nothing."""
+    modules = [name for name, _ in model.named_modules()]
+    parameters = [name for name, _ in model.named_parameters()]
+    found: set[str] = set()
+    for names, asked in ((modules, [*learns.modules, *learns.whole]), (parameters, learns.parameters)):
+        for each in asked:
+            fits = {name for name in names if f".{name}".endswith(f".{each}")}
+            if not fits:
+                raise UsageError(f"{type(model).__name__} has nothing named {each} to train")
+            found |= fits
+    return found
+
+
+def _touched(peft: PeftModel) -> set[str]:
+    """Full names, in the base model, of the modules and parameters that have trainable weights."""
+    touched = set()
+    for name, module in peft.get_base_model().named_modules():
+        trains = any(weight.requires_grad for weight in module.parameters())
+        if isinstance(module, LoraLayer | ModulesToSaveWrapper) and trains:
+            # PEFT nests the wrappers of several parameters of one module in base_layer.
+            plain = name.replace(".base_layer", "")
+            parameter = getattr(module, "parameter_name", None)
+            touched.add(f"{plain}.{parameter}" if parameter else plain)
+    return touched
+
+
+def weight_of(module: Any, adapted: bool) -> Tensor:
+    """The weight that a module computes with, differentiable where it is a whole one's that learns."""
+    if isinstance(module, ModulesToSaveWrapper):
+        module = module.modules_to_save[NAME] if adapted else module.original_module
+    weight: Tensor = module.weight
+    return weight
+
+
+def merged(module: Any) -> Tensor:
+    """W, or W + (alpha / r) B A where the module is under LoRA. Not differentiable."""
+    with torch.no_grad():
+        if isinstance(module, LoraLayer):
+            layer: Any = module
+            weight: Tensor = layer.get_base_layer().weight
+            delta: Tensor = layer.get_delta_weight(NAME)
+            return (weight + delta.to(weight.dtype)).detach()
+        return weight_of(module, adapted=True).detach()

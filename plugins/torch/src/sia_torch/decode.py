@@ -1,0 +1,260 @@
+"""Decoding: a prompt is computed once, its samples go on from there side by side.
+
+Two ways. :class:`Fused` is a decode loop by hand for Llamas and their like: adapter
+merged into the weights, projections fused, the prompt's keys kept once for a whole
+group, preallocated keys for what follows. :class:`Through` calls the model's own
+forward with its cache, for everything else.
+
+Shapes: P prompts padded to L tokens, W samples a prompt, R = P * W rows; D the width
+of the hidden state, H query heads on K key heads of E numbers each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sia_torch.adapter import merged
+from sia_torch.policy import Policy
+from sia_torch.tiny import NOTHING
+
+FUSED_TYPES = frozenset({"llama", "qwen2", "qwen3", "sia_tiny"})
+FUSED_BYTES = 2 * 2**30
+"""A model past this is not copied for merging; it decodes through its own forward."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A batch's fixed shape: ``prompts`` P of ``length`` L, ``width`` W samples each, up to ``new`` tokens."""
+
+    prompts: int
+    length: int
+    width: int
+    new: int
+
+
+class Decoder(Protocol):
+    """Runs one batch at a time."""
+
+    def prefill(self, prompts: Sequence[Sequence[int]], layout: Layout) -> Tensor:
+        """Start a batch with at most P prompts; the hidden state (R, D) after each row's prompt."""
+
+    def step(self, tokens_R: Tensor) -> Tensor:
+        """Append a token to each row; the hidden state (R, D) after it."""
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A decoder layer's weights as it computes with them."""
+
+    before: Tensor
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    out: Tensor
+    out_bias: Tensor | None
+    after: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+def fusable(policy: Policy) -> bool:
+    """Whether :class:`Fused` computes what the model computes."""
+    config = policy.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    size = sum(weight.numel() * weight.element_size() for weight in policy.model.parameters())
+    mlp_bias = getattr(config, "mlp_bias", False)
+    return (
+        config.model_type in FUSED_TYPES
+        and kinds == {"full_attention"}
+        and config.hidden_act == "silu"
+        and not mlp_bias
+        and size <= FUSED_BYTES
+    )
+
+
+class Fused:
+    """The decode loop by hand. Weights are merged when it is made; make another after an update."""
+
+    def __init__(self, policy: Policy, prefill_rows: int) -> None:
+        self._policy, self._prefill_rows = policy, prefill_rows
+        config = policy.config
+        self._heads, self._keys = config.num_attention_heads, config.num_key_value_heads
+        self._size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self._eps = config.rms_norm_eps
+        trunk: Any = policy.trunk
+        self._layers = [_layer(each) for each in trunk.layers]
+        self._norm = merged(trunk.norm)
+        self._rotary = trunk.rotary_emb
+
+    @torch.inference_mode()
+    def prefill(self, prompts: Sequence[Sequence[int]], layout: Layout) -> Tensor:
+        self._layout, context = layout, self._policy.context
+        device, dtype = self._policy.device, self._layers[0].qkv.dtype
+        padded = [[*[NOTHING] * context, *prompt, *[0] * (layout.length - len(prompt))] for prompt in prompts]
+        tokens = torch.tensor(padded, device=device)
+        lengths_P = torch.tensor([len(prompt) for prompt in prompts] + [1] * (layout.prompts - len(prompts)))
+        self._lengths_P = lengths_P.to(device)
+        positions = torch.arange(layout.length + layout.new, device=device)
+        self._positions = positions
+        cos, sin = self._rotary(torch.empty(1, dtype=dtype, device=device), positions[None])
+        self._cos, self._sin = cos[0], sin[0]
+
+        shape = (len(self._layers), layout.prompts, self._keys, layout.length, self._size)
+        self._prompt_keys, self._prompt_values = (torch.zeros(shape, dtype=dtype, device=device) for _ in "kv")
+        suffix = (len(self._layers), layout.prompts * layout.width, self._keys, layout.new, self._size)
+        self._keys_after, self._values_after = (torch.empty(suffix, dtype=dtype, device=device) for _ in "kv")
+        hidden_PD = torch.zeros(layout.prompts, self._norm.shape[0], dtype=dtype, device=device)
+        for start in range(0, len(prompts), self._prefill_rows):
+            # A block is always full, so that its kernels and so its numbers do not depend on who else is there.
+            block = functional.pad(tokens[start : start + self._prefill_rows], (0, 0, 0, self._short(start, tokens)))
+            stop = min(start + self._prefill_rows, len(prompts))
+            hidden_PD[start:stop] = self._block(block, slice(start, stop))[: stop - start]
+        beyond_PL = positions[: layout.length] >= self._lengths_P[:, None]
+        self._bias = torch.zeros(beyond_PL.shape, dtype=dtype, device=device).masked_fill(beyond_PL, float("-inf"))
+        self._bias = self._bias[:, None, None]
+        self._recent = self._last_tokens(prompts)
+        self._step = 0
+        return hidden_PD.repeat_interleave(layout.width, dim=0)
+
+    def _short(self, start: int, tokens: Tensor) -> int:
+        return max(0, start + self._prefill_rows - len(tokens))
+
+    def _last_tokens(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """The context (R, context) that the next token's embedding looks back at."""
+        context, layout = self._policy.context, self._layout
+        rows = [([NOTHING] * context + list(prompt))[len(prompt) :] for prompt in prompts]
+        rows += [[NOTHING] * context] * (layout.prompts - len(prompts))
+        recent = torch.tensor(rows, dtype=torch.long, device=self._policy.device).view(layout.prompts, context)
+        return recent.repeat_interleave(layout.width, dim=0)
+
+    def _block(self, tokens: Tensor, rows: slice) -> Tensor:
+        """Prompts through all layers, their keys and values kept: the hidden state (rows, D) after the last token."""
+        states = self._policy.embed(self._policy.features(tokens, self._positions[: self._layout.length]))
+        count, length = states.shape[:2]
+        filled = rows.stop - rows.start
+        last = functional.pad(self._lengths_P[rows], (0, count - filled), value=1) - 1
+        cos, sin = self._cos[:length], self._sin[:length]
+        for number, layer in enumerate(self._layers):
+            query, key, value = self._project(layer, states)
+            key, value = _turn(key, cos[:, None], sin[:, None]).transpose(1, 2), value.transpose(1, 2)
+            self._prompt_keys[number, rows], self._prompt_values[number, rows] = key[:filled], value[:filled]
+            query = _turn(query, cos[:, None], sin[:, None]).transpose(1, 2)
+            mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+            mixed = mixed.transpose(1, 2).reshape(count, length, -1)
+            if number == len(self._layers) - 1:
+                # Of the last layer only the state after the prompt is read.
+                here = torch.arange(count, device=states.device)
+                states, mixed = states[here, last], mixed[here, last]
+            states = self._finish(layer, states, mixed)
+        return functional.rms_norm(states, self._norm.shape, self._norm, self._eps)
+
+    @torch.inference_mode()
+    def step(self, tokens_R: Tensor) -> Tensor:
+        layout, at = self._layout, self._step
+        window = torch.cat([self._recent, tokens_R[:, None]], dim=1)
+        self._recent = window[:, 1:] if self._policy.context else self._recent
+        position_R = (self._lengths_P + at).repeat_interleave(layout.width)
+        states = self._policy.embed(self._policy.features(window, position_R[:, None]))[:, 0]
+        cos, sin = self._cos[position_R][:, None], self._sin[position_R][:, None]
+        group, scale = self._heads // self._keys, self._size**-0.5
+        rows = layout.prompts * layout.width
+        for number, layer in enumerate(self._layers):
+            query, key, value = self._project(layer, states)
+            self._keys_after[number, :, :, at] = _turn(key, cos, sin)
+            self._values_after[number, :, :, at] = value
+            query = (_turn(query, cos, sin) * scale).view(rows, self._keys, group, self._size)
+            # A prompt's keys meet the queries of its whole group in one product: (P, K, W * G, E).
+            together = query.view(layout.prompts, layout.width, self._keys, group, self._size).transpose(1, 2)
+            together = together.reshape(layout.prompts, self._keys, layout.width * group, self._size)
+            before = together @ self._prompt_keys[number].transpose(-1, -2) + self._bias
+            after = query @ self._keys_after[number, :, :, : at + 1].transpose(-1, -2)
+            before = before.view(layout.prompts, self._keys, layout.width, group, layout.length).transpose(1, 2)
+            scores = torch.cat([before.reshape(rows, self._keys, group, layout.length), after], dim=-1)
+            weights = functional.softmax(scores, dim=-1)
+            up = weights[..., : layout.length].reshape(layout.prompts, layout.width, self._keys, group, layout.length)
+            up = up.transpose(1, 2).reshape(layout.prompts, self._keys, layout.width * group, layout.length)
+            mixed = (up @ self._prompt_values[number]).view(layout.prompts, self._keys, layout.width, group, self._size)
+            mixed = mixed.transpose(1, 2).reshape(rows, self._keys, group, self._size)
+            mixed = mixed + weights[..., layout.length :] @ self._values_after[number, :, :, : at + 1]
+            states = self._finish(layer, states, mixed.reshape(rows, -1))
+        self._step += 1
+        return functional.rms_norm(states, self._norm.shape, self._norm, self._eps)
+
+    def _project(self, layer: _Layer, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (..., H, E), keys and values (..., K, E), before they are turned by their position."""
+        normal = functional.rms_norm(states, layer.before.shape, layer.before, self._eps)
+        joint = functional.linear(normal, layer.qkv, layer.qkv_bias)
+        joint = joint.view(*joint.shape[:-1], -1, self._size)
+        query, key, value = torch.split(joint, [self._heads, self._keys, self._keys], dim=-2)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            query = functional.rms_norm(query, layer.q_norm.shape, layer.q_norm, self._eps)
+            key = functional.rms_norm(key, layer.k_norm.shape, layer.k_norm, self._eps)
+        return query, key, value
+
+    def _finish(self, layer: _Layer, states: Tensor, mixed: Tensor) -> Tensor:
+        """The rest of a layer after attention mixed the values (..., H * E)."""
+        states = states + functional.linear(mixed, layer.out, layer.out_bias)
+        normal = functional.rms_norm(states, layer.after.shape, layer.after, self._eps)
+        gate, up = functional.linear(normal, layer.gate_up).chunk(2, dim=-1)
+        return states + functional.linear(functional.silu(gate) * up, layer.down)
+
+
+def _turn(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions: pairs (i, i + E / 2) turned by their angle."""
+    first, second = states.chunk(2, dim=-1)
+    return states * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def _layer(layer: Any) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    maps = [attention.q_proj, attention.k_proj, attention.v_proj]
+    biases = [each.bias for each in maps]
+    has_norms = hasattr(attention, "q_norm")
+    return _Layer(
+        before=merged(layer.input_layernorm),
+        qkv=torch.cat([merged(each) for each in maps]),
+        qkv_bias=None if biases[0] is None else torch.cat([bias.detach() for bias in biases]),
+        q_norm=merged(attention.q_norm) if has_norms else None,
+        k_norm=merged(attention.k_norm) if has_norms else None,
+        out=merged(attention.o_proj),
+        out_bias=None if attention.o_proj.bias is None else attention.o_proj.bias.detach(),
+        after=merged(layer.post_attention_layernorm),
+        gate_up=torch.cat([merged(mlp.gate_proj), merged(mlp.up_proj)]),
+        down=merged(mlp.down_proj),
+    )
+
+
+class Through:
+    """Decoding through the model's own forward and cache. Prompts stand on the right: windows count positions."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    @torch.inference_mode()
+    def prefill(self, prompts: Sequence[Sequence[int]], layout: Layout) -> Tensor:
+        device = self._policy.device
+        rows = [*prompts, *[[0]] * (layout.prompts - len(prompts))]
+        tokens = torch.tensor([[*[0] * (layout.length - len(row)), *row] for row in rows], device=device)
+        lengths_P = torch.tensor([len(row) for row in rows], device=device)
+        self._mask = torch.arange(layout.length, device=device) >= layout.length - lengths_P[:, None]
+        positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
+        states, cache = self._policy.run(tokens, positions, self._mask, None)
+        cache.batch_repeat_interleave(layout.width)
+        self._cache = cache
+        self._mask = self._mask.repeat_interleave(layout.width, dim=0)
+        self._next_R = lengths_P.repeat_interleave(layout.width)
+        return states[:, -1].repeat_interleave(layout.width, dim=0)
+
+    @torch.inference_mode()
+    def step(self, tokens_R: Tensor) -> Tensor:
+        self._mask = functional.pad(self._mask, (0, 1), value=True)
+        states, self._cache = self._policy.run(tokens_R[:, None], self._next_R[:, None], self._mask, self._cache)
+        self._next_R = self._next_R + 1
+        return states[:, -1]

@@ -1,0 +1,243 @@
+"""The engine ``torch``: samples from a policy and trains it, in one process.
+
+The verbs are those of the Tinker API: :meth:`Torch.sample`, :meth:`Torch.logprobs`,
+:meth:`Torch.forward_backward`, :meth:`Torch.optim_step`, :meth:`Torch.save` and
+:meth:`Torch.load`. Entry t of a sequence speaks of token t given the tokens before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from sia_algorithms.contract import Batch, Datum, Trace, TrainingError
+from torch import Tensor
+
+from sia_torch import store
+from sia_torch.constrain import Constraints
+from sia_torch.decode import Decoder, Fused, Through, fusable
+from sia_torch.head import Allowed, token_logprobs
+from sia_torch.policy import Policy, build
+from sia_torch.requests import Request, Sampled
+from sia_torch.sampler import Sampler
+from sia_torch.settings import Settings
+from sia_torch.tree import BRANCH_BUCKET, bucket, pack, plan, units
+
+LEARNING_RATE = {"tiny": 3e-3}
+"""By policy; 4e-5 for every other (TTT-Discover 2026)."""
+
+
+class Torch:
+    """A policy that samples and learns; the factory of the offer ``torch``, which takes :class:`Settings`' fields."""
+
+    can: ClassVar[frozenset[str]] = frozenset({"train", "values", "reference", "custom_loss", "constrain"})
+
+    def __init__(self, **settings: Any) -> None:
+        checked = Settings(**settings)
+        self._take(build(checked), checked)
+
+    @classmethod
+    def of(cls, policy: Policy, settings: Settings) -> Torch:
+        """An engine around a policy that is there already."""
+        engine = cls.__new__(cls)
+        engine._take(policy, settings)
+        return engine
+
+    def _take(self, policy: Policy, settings: Settings) -> None:
+        self.policy, self.settings, self.tokens = policy, settings, policy.tokens
+        self._learning = self.policy.learning()
+        self._optimizer = torch.optim.AdamW(list(self._learning.values()), fused=True)
+        self._steps = 0
+        self._constraints = Constraints(self.tokens)
+        self._sampler: Sampler | None = None
+
+    def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
+        """For each request its continuations, in the order of its seeds, at top_p 1."""
+        if self._sampler is None:
+            policy, settings = self.policy, self.settings
+            decoder: Decoder = Fused(policy, settings.prefill_rows) if fusable(policy) else Through(policy)
+            self._sampler = Sampler(
+                decoder=decoder,
+                head_VD=policy.head().detach(),
+                value=self._value,
+                tokens=self.tokens,
+                constraints=self._constraints,
+                temperature=settings.temperature,
+                rows=settings.rows,
+            )
+        return self._sampler.sample(requests)
+
+    def logprobs(self, traces: Sequence[Trace], *, reference: bool = False) -> list[list[float]]:
+        """For each trace (T,) current log-probabilities, 0 where its mask is; of the base model, if ``reference``."""
+        return self._read(traces, reference, values=False)
+
+    def values(self, traces: Sequence[Trace]) -> list[list[float]]:
+        """For each trace (T,) the value head's estimates of the states in which its tokens were chosen."""
+        return self._read(traces, reference=False, values=True)
+
+    def _read(self, traces: Sequence[Trace], reference: bool, values: bool) -> list[list[float]]:
+        result: list[list[float]] = [[] for _ in traces]
+        alone = [[index] for index in range(len(traces))]
+        with torch.inference_mode(), self._base() if reference else contextlib.nullcontext():
+            for rows in plan(traces, alone, self.settings.micro_tokens):
+                logprobs_BT, values_BT = self._forward(
+                    [[traces[index] for index in row] for row in rows], not reference
+                )
+                order = [index for row in rows for index in row]
+                read = (values_BT if values else logprobs_BT).tolist()
+                for index, row in zip(order, read, strict=True):
+                    result[index] = row[: len(traces[index].tokens)]
+        return result
+
+    def check(self, traces: Sequence[Trace]) -> float:
+        """The largest difference between log-probabilities at sampling and now; TrainingError past the tolerance.
+
+        For the first batch after a sync of weights: what was sampled elsewhere or by
+        other kernels may not be what is trained here.
+        """
+        now = self.logprobs(traces)
+        worst = max(
+            abs(then - current)
+            for trace, row in zip(traces, now, strict=True)
+            for then, current, entry in zip(trace.logprobs, row, trace.mask, strict=True)
+            if entry
+        )
+        if not worst <= self.settings.tolerance:
+            raise TrainingError(
+                f"sampler and trainer disagree on log-probabilities by up to {worst:.3g} nats, more than "
+                f"{self.settings.tolerance:g}: were these traces sampled with other weights or another temperature?"
+            )
+        return worst
+
+    def forward_backward(
+        self, data: Sequence[Datum], loss: str, settings: Mapping[str, Any] | None = None
+    ) -> dict[str, float]:
+        """Add the gradient of a loss, ``"module:attribute"``, over data; sums to watch, and the ``loss``.
+
+        TrainingError where the loss is not finite; the gradients are dropped then.
+        """
+        function = _named(loss)
+        traces = [datum.trace for datum in data]
+        sums: dict[str, float] = {"loss": 0.0}
+        for rows in plan(traces, units(data), self.settings.micro_tokens):
+            some = [data[index] for row in rows for index in row]
+            logprobs_BT, values_BT = self._forward([[traces[index] for index in row] for row in rows], True)
+            batch = Batch.of(some, self._ints, self._floats, logprobs_BT.shape[1])
+            scalar, watched = function(logprobs_BT, batch, values_BT, settings or {})
+            if not torch.isfinite(scalar):
+                self._optimizer.zero_grad()
+                raise TrainingError(
+                    f"the loss of {loss} is {float(scalar.detach())}; lower the learning rate, or load a snapshot"
+                )
+            scalar.backward()
+            for name, value in {"loss": scalar.detach(), **watched}.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+        return sums
+
+    def optim_step(
+        self,
+        *,
+        lr: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        max_grad_norm: float = 1.0,
+    ) -> dict[str, float]:
+        """One step of AdamW with the gradients added up so far, which it clears; TrainingError if nothing moved."""
+        weights = [weight for weight in self._learning.values() if weight.grad is not None]
+        norm = float(torch.nn.utils.clip_grad_norm_(weights, max_grad_norm))
+        if not math.isfinite(norm):
+            self._optimizer.zero_grad()
+            raise TrainingError(f"the gradient's norm is {norm}; lower the learning rate, or load a snapshot")
+        rate = LEARNING_RATE.get(self.policy.name, 4e-5) if lr is None else lr
+        for group in self._optimizer.param_groups:
+            group.update(lr=rate, betas=betas, eps=eps, weight_decay=weight_decay)
+        before = [weight.detach().clone() for weight in weights]
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        if all(torch.equal(old, new) for old, new in zip(before, weights, strict=True)):
+            raise TrainingError(f"an optimizer step moved nothing: gradient norm {norm:g}, learning rate {rate:g}")
+        self._steps += 1
+        self._sampler = None
+        return {"grad_norm": norm, "lr": rate}
+
+    def digest(self) -> str:
+        """A digest of the adapter's weights alone: the name of what samples."""
+        return store.digest_of(store.adapter_state(self.policy))
+
+    def save(self, folder: Path) -> str:
+        """Write adapter, value head and optimizer, whole or not at all; a digest of all of it."""
+        moments = {
+            f"{name}/{key}": value.detach().cpu()
+            for name, weight in self._learning.items()
+            for key, value in self._optimizer.state.get(weight, {}).items()
+        }
+        return store.save(folder, self.policy, moments, {"steps": self._steps})
+
+    def load(self, folder: Path) -> None:
+        """Go on from a snapshot as if training had never stopped."""
+        moments, record = store.load(folder, self.policy)
+        self._optimizer.zero_grad()
+        self._optimizer.state.clear()
+        for name, value in moments.items():
+            weight, key = name.rsplit("/", 1)
+            parameter = self._learning[weight]
+            # Adam's count of steps stays where the fused kernel reads it, with the weight.
+            self._optimizer.state[parameter][key] = value.to(parameter.device)
+        self._steps = record["steps"]
+        self._sampler = None
+
+    def _forward(self, rows: Sequence[Sequence[Trace]], adapted: bool) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and values (B, T) of traces in the order of ``rows``, 0 where nothing was sampled."""
+        policy, settings = self.policy, self.settings
+        packed = pack(rows, policy.context, policy.features, policy.device)
+        hidden_ND = policy.hidden(packed).flatten(0, 1)[packed.read_N]
+        logprobs_N = token_logprobs(
+            hidden_ND,
+            policy.head(adapted),
+            packed.targets_N,
+            settings.temperature,
+            Allowed.of(packed.allowed, policy.device),
+            settings.vocabulary_chunk,
+        )
+        count = sum(map(len, rows))
+        width = bucket(max(len(trace.tokens) for row in rows for trace in row), BRANCH_BUCKET)
+        place = (packed.row_N, packed.column_N)
+        logprobs_BT = logprobs_N.new_zeros(count, width).index_put(place, logprobs_N)
+        return logprobs_BT, logprobs_N.new_zeros(count, width).index_put(
+            place, self._value(hidden_ND).to(logprobs_N.dtype)
+        )
+
+    def _value(self, hidden_ND: Tensor) -> Tensor:
+        value_N: Tensor = self.policy.value_head(hidden_ND.to(self.policy.value_head.weight.dtype))[:, 0]
+        return value_N
+
+    @contextlib.contextmanager
+    def _base(self) -> Iterator[None]:
+        with self.policy.model.disable_adapter():
+            yield
+
+    def _ints(self, rows: list[Any]) -> Tensor:
+        return torch.tensor(rows, dtype=torch.long, device=self.policy.device)
+
+    def _floats(self, rows: list[Any]) -> Tensor:
+        return torch.tensor(rows, dtype=self._precision, device=self.policy.device)
+
+    @cached_property
+    def _precision(self) -> torch.dtype:
+        return torch.promote_types(self.policy.head().dtype, torch.float32)
+
+
+def _named(name: str) -> Any:
+    """What ``"module:attribute"`` names."""
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise TrainingError(f"there is no loss {name}: {error}") from None

@@ -1,0 +1,105 @@
+"""Log-probabilities from hidden states, in chunks over the vocabulary.
+
+The logits of a batch are its largest tensor (a thousand tokens of a vocabulary of
+200,000 are 800 MB); here only one chunk of them exists at a time, forward and backward.
+
+Shapes: N tokens, D the width of the hidden state, V the vocabulary, C a chunk of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+
+class Allowed:
+    """The ids among which each of N tokens was chosen, for looking up a chunk of the vocabulary at a time."""
+
+    def __init__(self, sets: Sequence[Sequence[int] | None], device: torch.device) -> None:
+        rows = [row for row, ids in enumerate(sets) if ids is not None]
+        chosen = [torch.as_tensor(ids, dtype=torch.long) for ids in sets if ids is not None]
+        self.constrained_N = torch.zeros(len(sets), dtype=torch.bool, device=device)
+        self.constrained_N[rows] = True
+        self.ids = torch.cat(chosen).to(device)
+        self.rows = torch.repeat_interleave(torch.tensor(rows), torch.tensor([len(ids) for ids in chosen])).to(device)
+
+    @classmethod
+    def of(cls, sets: Sequence[Sequence[int] | None], device: torch.device) -> Allowed | None:
+        """None where no token was constrained."""
+        return cls(sets, device) if any(ids is not None for ids in sets) else None
+
+    def forbidden(self, start: int, stop: int) -> Tensor:
+        """(N, C) bool: which of the ids from ``start`` to ``stop`` a token could not have been."""
+        mask_NC = self.constrained_N[:, None].repeat(1, stop - start)
+        here = (self.ids >= start) & (self.ids < stop)
+        mask_NC[self.rows[here], self.ids[here] - start] = False
+        return mask_NC
+
+
+def token_logprobs(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, temperature: float, allowed: Allowed | None, chunk: int
+) -> Tensor:
+    """log p(target) of each token, (N,) float32 or better, under softmax(h W^T / temperature) over its allowed ids."""
+    apply: Any = _TokenLogprobs.apply
+    result: Tensor = apply(hidden_ND, weight_VD, targets_N, temperature, allowed, chunk)
+    return result
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        temperature: float,
+        allowed: Allowed | None,
+        chunk: int,
+    ) -> Tensor:
+        state: Any = ctx
+        state.settings = (temperature, allowed, chunk)
+        at_least = torch.promote_types(hidden_ND.dtype, torch.float32)
+        total_N = torch.full(targets_N.shape, float("-inf"), dtype=at_least, device=hidden_ND.device)
+        chosen_N = torch.empty_like(total_N)
+        for start, stop, logits_NC in _logits(hidden_ND, weight_VD, temperature, allowed, chunk):
+            total_N = torch.logaddexp(total_N, logits_NC.logsumexp(-1))
+            here_N = (targets_N >= start) & (targets_N < stop)
+            chosen_N[here_N] = logits_NC[here_N, targets_N[here_N] - start]
+        state.save_for_backward(hidden_ND, weight_VD, targets_N, total_N)
+        return chosen_N - total_N
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        state: Any = ctx
+        grad_N = outer[0]
+        hidden_ND, weight_VD, targets_N, total_N = state.saved_tensors
+        temperature, allowed, chunk = state.settings
+        grad_ND = torch.zeros_like(hidden_ND)
+        grad_VD = torch.zeros_like(weight_VD) if state.needs_input_grad[1] else None
+        for start, stop, logits_NC in _logits(hidden_ND, weight_VD, temperature, allowed, chunk):
+            # d logp / d logits is onehot(target) - softmax.
+            delta_NC = logits_NC.sub_(total_N[:, None]).exp_().mul_(-grad_N[:, None])
+            here_N = ((targets_N >= start) & (targets_N < stop)).nonzero().squeeze(-1)
+            delta_NC[here_N, targets_N[here_N] - start] += grad_N[here_N]
+            delta_NC = (delta_NC / temperature).to(hidden_ND.dtype)
+            grad_ND += delta_NC @ weight_VD[start:stop]
+            if grad_VD is not None:
+                grad_VD[start:stop] = delta_NC.T @ hidden_ND
+        return grad_ND, grad_VD, None, None, None, None
+
+
+def _logits(
+    hidden_ND: Tensor, weight_VD: Tensor, temperature: float, allowed: Allowed | None, chunk: int
+) -> Iterator[tuple[int, int, Tensor]]:
+    """The logits of a chunk of the vocabulary after the other: its bounds, and (N, C)."""
+    for start in range(0, len(weight_VD), chunk):
+        stop = min(start + chunk, len(weight_VD))
+        logits_NC = hidden_ND @ weight_VD[start:stop].T
+        logits_NC = logits_NC.to(torch.promote_types(logits_NC.dtype, torch.float32)) / temperature
+        if allowed is not None:
+            logits_NC.masked_fill_(allowed.forbidden(start, stop), float("-inf"))
+        yield start, stop, logits_NC

@@ -1,0 +1,163 @@
+"""A policy by its name: the model under its adapter, its tokenizer, and how its embedding is fed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from sia_core.errors import UsageError
+from sia_torch.adapter import EXPERTS, Learns, adapt, attention_maps, weight_of
+from sia_torch.base import trained_on
+from sia_torch.settings import Settings
+from sia_torch.tiny import TinyConfig, build_tiny, feature_ids
+from sia_torch.tokens import CharTokens, HfTokens, Tokens
+from sia_torch.tree import Packed, tree_attention, tree_mask
+
+TREE = "sia_tree"
+TREE_TYPES = frozenset({"llama", "qwen2", "qwen3", "sia_tiny"})
+LLAMA_MAPS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Policy:
+    """A causal LM with an adapter.
+
+    Attributes
+    ----------
+    model : the PEFT model; its adapter's weights and the value head's are all that learns.
+    value_head : estimates a state's value from its hidden state; zero at first.
+    tokens : the tokenizer.
+    context : how many tokens before a token its embedding reads.
+    """
+
+    def __init__(self, model: PeftModel, tokens: Tokens, name: str, checkpointing: bool) -> None:
+        self.model, self.tokens, self.name = model, tokens, name
+        base: Any = model.get_base_model()
+        self.config = base.config
+        self.trunk: nn.Module = base.get_decoder()
+        self._base = base
+        self.device = next(model.parameters()).device
+        self.context = self.config.ngrams - 1 if isinstance(self.config, TinyConfig) else 0
+        self.value_head = nn.Linear(self.config.hidden_size, 1).to(self.device)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+        self._windowed = set(getattr(self.config, "layer_types", None) or ())
+        self.tree = self.config.model_type in TREE_TYPES and self._windowed <= {"full_attention"}
+        if self.tree:
+            AttentionInterface.register(TREE, tree_attention)
+            AttentionMaskInterface.register(TREE, sdpa_mask)
+            model.set_attn_implementation(TREE)
+        if getattr(self.config, "final_logit_softcapping", None) or getattr(self.config, "logit_scale", None):
+            raise UsageError(f"{name} transforms its logits after the head, which this engine does not do")
+        model.eval()
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        if checkpointing:
+            self.config.attention_dropout = 0.0
+            base.activation_checkpointing_enable({"use_reentrant": False})
+            model.train()  # transformers checkpoints in training mode only; no dropout is left
+
+    def features(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """What the embedding takes for (..., context + T) tokens, and the T tokens' (..., T) positions."""
+        if isinstance(self.config, TinyConfig):
+            return feature_ids(tokens, positions, self.config)
+        return tokens
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Embeddings (..., T, D) of features."""
+        embedded: Tensor = self._base.get_input_embeddings()(features)
+        return embedded
+
+    def hidden(self, packed: Packed) -> Tensor:
+        """The hidden states (B, S, D) of a packed micro-batch."""
+        extra: dict[str, Any] = {"tree": packed.tree} if self.tree else {"attention_mask": self._masks(packed)}
+        states: Tensor = self.trunk(
+            inputs_embeds=self.embed(packed.features), position_ids=packed.positions_BS, use_cache=False, **extra
+        ).last_hidden_state
+        return states
+
+    def _masks(self, packed: Packed) -> Tensor | dict[str, Tensor]:
+        """Additive masks (B, 1, S, S), by kind of layer where a model has several."""
+        dtype = next(self.model.parameters()).dtype
+
+        def additive(window: int | None) -> Tensor:
+            seen = tree_mask(packed.tree, packed.positions_BS, window)
+            return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
+
+        window = getattr(self.config, "sliding_window", None)
+        if not self._windowed:
+            return additive(window)
+        kinds = {"full_attention": None, "sliding_attention": window}
+        unknown = self._windowed - set(kinds)
+        if unknown:
+            raise UsageError(f"{self.name} has layers of {', '.join(sorted(unknown))}, which this engine cannot train")
+        return {kind: additive(kinds[kind]) for kind in self._windowed}
+
+    def run(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """The model's own forward: hidden states (R, T, D) of new tokens, and the cache that holds them."""
+        result = self.trunk(
+            input_ids=tokens, position_ids=positions, attention_mask=mask.long(), past_key_values=cache, use_cache=True
+        )
+        return result.last_hidden_state, result.past_key_values
+
+    def head(self, adapted: bool = True) -> Tensor:
+        """The output embedding (V, D)."""
+        return weight_of(self._base.get_output_embeddings(), adapted)
+
+    def learning(self) -> dict[str, nn.Parameter]:
+        """What learns, by name, in a fixed order."""
+        named = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        return {**named, **{f"value_head.{name}": weight for name, weight in self.value_head.named_parameters()}}
+
+
+def build(settings: Settings) -> Policy:
+    """The policy that the settings name, with a fresh adapter."""
+    device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    name = settings.policy
+    if name == "tiny":
+        tokens: Tokens = CharTokens()
+        options: Mapping[str, Any] = {"vocab_size": tokens.size, **settings.tiny}
+        model: PreTrainedModel = build_tiny(settings.seed, **options)
+        if settings.base_text:
+            model = trained_on(model, tokens, Path(settings.base_text), settings.base_steps, settings.seed)
+        learns = Learns(settings.rank, settings.alpha, LLAMA_MAPS, whole=("embed_tokens", "lm_head"))
+    elif name.startswith("hf:"):
+        model, tokens = _pretrained(name[3:], device, settings)
+        learns = Learns(
+            settings.rank,
+            settings.alpha,
+            settings.targets or attention_maps(model),
+            EXPERTS if settings.experts else (),
+        )
+    else:
+        raise UsageError(f"unknown policy {name}; it is tiny, or hf:ID with a model's id or folder")
+    return of_model(model, tokens, name, learns, settings, device)
+
+
+def of_model(
+    model: PreTrainedModel, tokens: Tokens, name: str, learns: Learns, settings: Settings, device: torch.device
+) -> Policy:
+    """A policy around a model that is there already."""
+    moved: Any = model
+    return Policy(adapt(moved.to(device), learns, settings.seed), tokens, name, settings.checkpointing)
+
+
+def _pretrained(name: str, device: torch.device, settings: Settings) -> tuple[PreTrainedModel, Tokens]:
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{name} cannot be loaded: {error}") from None
+    ends = model.generation_config.eos_token_id if model.generation_config else None
+    stops = [ends] if isinstance(ends, int) else list(ends or [])
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stops:
+        stops.append(tokenizer.eos_token_id)
+    return model, HfTokens(tokenizer, stops, model.config.vocab_size)

@@ -1,0 +1,192 @@
+"""Sampling in batches of a fixed shape, so that who else is asked for does not change what is sampled.
+
+A lane is one prompt and up to W samples of it; a batch is as many lanes as fill its R
+rows. W follows from the request alone, and a lane only meets lanes of the same bucket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sia_core.errors import UsageError
+from sia_torch.constrain import Constraint, Constraints
+from sia_torch.decode import Decoder, Layout
+from sia_torch.requests import Request, Sampled
+from sia_torch.tokens import Tokens
+from sia_torch.tree import bucket
+
+PROMPT_BUCKET = 32
+TAIL = 24
+"""How many of the last tokens are looked at for a stop string."""
+
+
+@dataclass
+class _Row:
+    """One sample under way."""
+
+    request: Request
+    index: tuple[int, int]
+    chance: list[float]
+    constraint: Constraint | None
+    tokens: list[int] = field(default_factory=list)
+    mask: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    allowed: list[Sequence[int] | None] = field(default_factory=list)
+    finish: Literal["stop", "length"] | None = None
+
+
+@dataclass
+class _Lane:
+    prompt: Sequence[int]
+    width: int
+    rows: list[_Row] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Samples with one state of the weights: a decoder, the head (V, D), and the value head as a function."""
+
+    decoder: Decoder
+    head_VD: Tensor
+    value: Callable[[Tensor], Tensor]
+    tokens: Tokens
+    constraints: Constraints
+    temperature: float
+    rows: int
+
+    def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
+        """For each request its continuations, in the order of its seeds."""
+        done: dict[tuple[int, int], Sampled] = {}
+        for layout, lanes in self._batches(requests):
+            self._run(layout, lanes)
+            for row in (row for lane in lanes for row in lane.rows):
+                done[row.index] = self._sampled(row)
+        return [[done[number, each] for each in range(len(request.seeds))] for number, request in enumerate(requests)]
+
+    def _batches(self, requests: Sequence[Request]) -> Iterator[tuple[Layout, list[_Lane]]]:
+        buckets: dict[tuple[int, int], list[_Lane]] = {}
+        open_lanes: dict[tuple[tuple[int, ...], int], _Lane] = {}
+        for number, request in enumerate(requests):
+            if not request.prompt or not request.max_tokens:
+                raise UsageError("sampling needs a prompt of at least one token, and room for one more")
+            width = min(self.rows, 1 << (max(request.group or 0, len(request.seeds)) - 1).bit_length())
+            rule = self.constraints.of(request.choices, request.schema)
+            key = (tuple(request.prompt), width)
+            for each, seed in enumerate(request.seeds):
+                lane = open_lanes.get(key)
+                if lane is None or len(lane.rows) == width:
+                    lane = open_lanes[key] = _Lane(request.prompt, width)
+                    buckets.setdefault((bucket(len(request.prompt), PROMPT_BUCKET), width), []).append(lane)
+                start = rule.start() if rule else None
+                lane.rows.append(_Row(request, (number, each), _chance(seed, request.max_tokens), start))
+        for (length, width), lanes in buckets.items():
+            prompts = self.rows // width
+            for first in range(0, len(lanes), prompts):
+                some = lanes[first : first + prompts]
+                new = max(row.request.max_tokens for lane in some for row in lane.rows)
+                yield Layout(prompts, length, width, new), some
+
+    @torch.inference_mode()
+    def _run(self, layout: Layout, lanes: Sequence[_Lane]) -> None:
+        hidden_RD = self.decoder.prefill([lane.prompt for lane in lanes], layout)
+        places = {
+            number * layout.width + each: row for number, lane in enumerate(lanes) for each, row in enumerate(lane.rows)
+        }
+        temperatures = [1.0] * (layout.prompts * layout.width)
+        for place, row in places.items():
+            asked = row.request.temperature
+            temperatures[place] = self.temperature if asked is None or asked == 0 else asked
+        temperature_R1 = torch.tensor(temperatures, device=hidden_RD.device)[:, None]
+        while True:
+            chosen = self._choose(hidden_RD, temperature_R1, places)
+            places = {place: row for place, row in places.items() if row.finish is None}
+            if not places:
+                return
+            hidden_RD = self.decoder.step(chosen)
+
+    def _choose(self, hidden_RD: Tensor, temperature_R1: Tensor, places: dict[int, _Row]) -> Tensor:
+        """Sample the next token of every row that is under way; tokens (R,) to feed."""
+        logits_RV = (hidden_RD @ self.head_VD.T).float() / temperature_R1
+        sets = {place: row.constraint.allowed() for place, row in places.items() if row.constraint}
+        for place, ids in sets.items():
+            among = torch.as_tensor(ids, device=logits_RV.device)
+            kept = logits_RV[place, among]
+            logits_RV[place] = float("-inf")
+            logits_RV[place, among] = kept
+        logprobs_RV = logits_RV.log_softmax(-1)
+        chances = [places[r].chance[len(places[r].tokens)] if r in places else 0.0 for r in range(len(logits_RV))]
+        chosen_R = _inverse(logprobs_RV, torch.tensor(chances, dtype=torch.float64, device=logits_RV.device))
+        greedy = [place for place, row in places.items() if row.request.temperature == 0]
+        chosen_R[greedy] = logprobs_RV[greedy].argmax(-1)
+        picked = logprobs_RV.gather(-1, chosen_R[:, None])[:, 0].tolist()
+        values = self.value(hidden_RD).tolist()
+        tokens = chosen_R.tolist()
+        for place, row in places.items():
+            self._append(row, tokens[place], picked[place], values[place], sets.get(place))
+        return chosen_R
+
+    def _append(self, row: _Row, token: int, logprob: float, value: float, allowed: Sequence[int] | None) -> None:
+        free = allowed is None or len(allowed) > 1
+        row.tokens.append(token)
+        row.mask.append(int(free))
+        row.logprobs.append(logprob if free else 0.0)
+        row.values.append(value if free else 0.0)
+        row.allowed.append(allowed if free else None)
+        if row.constraint:
+            row.constraint.advance(token)
+            self._finish_forced(row, row.constraint.rest())
+        if row.tokens[-1] in self.tokens.stops or self._stopped(row):
+            row.finish = "stop"
+        elif len(row.tokens) == row.request.max_tokens:
+            row.finish = "length"
+
+    def _finish_forced(self, row: _Row, rest: Sequence[int]) -> None:
+        """Write the only end that is left without asking the model: most of a long label is."""
+        rest = rest[: row.request.max_tokens - len(row.tokens)]
+        row.tokens += rest
+        row.mask += [0] * len(rest)
+        row.logprobs += [0.0] * len(rest)
+        row.values += [0.0] * len(rest)
+        row.allowed += [None] * len(rest)
+
+    def _stopped(self, row: _Row) -> bool:
+        if not row.request.stop:
+            return False
+        # A stop string ends in the token just added; it cannot be longer than it has characters.
+        tail = row.tokens[-max(map(len, row.request.stop)) * 4 - TAIL :]
+        return any(each in self.tokens.decode(tail) for each in row.request.stop)
+
+    def _sampled(self, row: _Row) -> Sampled:
+        text = self.tokens.decode(row.tokens)
+        for each in row.request.stop:
+            text = text.split(each, 1)[0]
+        return Sampled(
+            tokens=row.tokens,
+            mask=row.mask,
+            logprobs=row.logprobs,
+            values=row.values,
+            allowed=row.allowed if row.constraint else None,
+            text=text,
+            finish=row.finish or "length",
+        )
+
+
+def _chance(seed: int, count: int) -> list[float]:
+    """Numbers in [0, 1), one a token: the sample's own, whatever else is sampled."""
+    generator = torch.Generator().manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF)
+    chances: list[float] = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
+    return chances
+
+
+def _inverse(logprobs_RV: Tensor, chance_R: Tensor) -> Tensor:
+    """The id at which the cumulated probability passes each row's number, (R,); in double, for large vocabularies."""
+    cumulated_RV = logprobs_RV.double().exp_().cumsum(-1)
+    total_R = cumulated_RV[:, -1]
+    point_R = torch.minimum(chance_R * total_R, torch.nextafter(total_R, torch.zeros_like(total_R)))
+    return torch.searchsorted(cumulated_RV, point_R[:, None], right=True)[:, 0]

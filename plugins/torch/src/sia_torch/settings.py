@@ -1,0 +1,51 @@
+"""What a user can tell the engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Settings of the engine ``torch``.
+
+    Attributes
+    ----------
+    policy : ``tiny``, or ``hf:ID`` with the id or folder of any causal LM.
+    seed : of the weights that start at random.
+    rank, alpha : of LoRA.
+    targets : names of the linear maps to train; by default those inside attention.
+    experts : train a GptOss's experts too: at rank 32, 2.15 billion parameters more for the 120B model.
+    device : ``cpu``, ``cuda`` or ``cuda:N``; by default a GPU where there is one.
+    temperature : of sampling and of training's log-probabilities alike.
+    rows : samples that are decoded side by side; a batch is always this size, filled up.
+    prefill_rows : prompts that are computed side by side.
+    micro_tokens : the most positions of a training micro-batch.
+    vocabulary_chunk : logits are computed for so many ids at a time.
+    checkpointing : recompute activations in the backward pass instead of keeping them.
+    tolerance : the largest difference of log-probabilities between sampler and trainer.
+    tiny : fields of the tiny policy's configuration, such as ``hidden_size``.
+    base_text : a file of plain text that ``tiny`` is trained on before it is a base; by default none.
+    base_steps : for how many steps.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: str = "tiny"
+    seed: int = 0
+    rank: int = Field(default=32, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    targets: tuple[str, ...] = ()
+    experts: bool = False
+    device: str = ""
+    temperature: float = Field(default=1.0, gt=0)
+    rows: int = Field(default=32, ge=1)
+    prefill_rows: int = Field(default=4, ge=1)
+    micro_tokens: int = Field(default=8192, ge=1)
+    vocabulary_chunk: int = Field(default=16384, ge=1)
+    checkpointing: bool = False
+    tolerance: float = Field(default=0.05, gt=0)
+    tiny: dict[str, Any] = Field(default_factory=dict)
+    base_text: str = ""
+    base_steps: int = Field(default=300, ge=1)

@@ -1,0 +1,129 @@
+"""A snapshot of a training on disk: the adapter in PEFT's own format, and beside it what resuming needs.
+
+adapter_config.json, adapter_model.safetensors    what PEFT loads by itself
+value_head.safetensors, optimizer.safetensors     the rest of what learns, and Adam's moments
+engine.json                                       policy, counters, digests of the files
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sia_core.errors import UsageError
+from sia_torch.adapter import NAME
+from sia_torch.policy import Policy
+
+ADAPTER = "adapter_model.safetensors"
+VALUES = "value_head.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+ENGINE = "engine.json"
+SMALL = 16_000_000
+
+
+def adapter_state(policy: Policy) -> dict[str, Tensor]:
+    """The adapter's tensors by PEFT's names, sorted."""
+    state = get_peft_model_state_dict(policy.model, adapter_name=NAME, save_embedding_layers=False)
+    return {name: state[name].detach().cpu().contiguous() for name in sorted(state)}
+
+
+def digest_of(state: Mapping[str, Tensor]) -> str:
+    """A digest of tensors by name, shape and content."""
+    whole = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        whole.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        whole.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
+
+
+def _identity(policy: Policy) -> str:
+    """A digest of the base: its configuration, and its weights where they are few enough to read each time."""
+    described = {key: value for key, value in policy.config.to_dict().items() if not key.startswith("_")}
+    about = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
+    adapted = set(policy.learning())
+    base = {name: weight for name, weight in policy.model.named_parameters() if name not in adapted}
+    if sum(weight.numel() for weight in base.values()) <= SMALL:
+        about.update(digest_of(base).encode())
+    return f"{policy.config.model_type} {about.hexdigest()}"
+
+
+def save(folder: Path, policy: Policy, optimizer: dict[str, Tensor], counters: dict[str, Any]) -> str:
+    """Write a snapshot whole or not at all; its digest. What was at ``folder`` is replaced."""
+    adapter = adapter_state(policy)
+    values = {name: tensor.detach().cpu() for name, tensor in policy.value_head.state_dict().items()}
+    parts = {ADAPTER: adapter, VALUES: values, OPTIMIZER: optimizer}
+    record = {
+        "policy": _identity(policy),
+        **counters,
+        "digests": {name: digest_of(state) for name, state in parts.items()},
+    }
+    text = json.dumps(record, indent=1, sort_keys=True)
+
+    def fill(temporary: Path) -> None:
+        policy.model.peft_config[NAME].save_pretrained(str(temporary))
+        for name, state in parts.items():
+            save_file(state, temporary / name)
+        (temporary / ENGINE).write_text(text)
+
+    _whole(folder, fill)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load(folder: Path, policy: Policy) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Put a snapshot's weights into the policy; the optimizer's tensors and the counters that were saved with it."""
+    try:
+        record = json.loads((folder / ENGINE).read_text())
+        parts = {name: load_file(folder / name) for name in (ADAPTER, VALUES, OPTIMIZER)}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder} is no snapshot of this engine: {error}") from None
+    if record["policy"] != _identity(policy):
+        raise UsageError(f"{folder} holds an adapter of another base than {policy.name}, seed and base text included")
+    for name, state in parts.items():
+        if digest_of(state) != record["digests"][name]:
+            raise UsageError(f"{folder / name} is not what was saved there; take an earlier snapshot")
+    result: Any = set_peft_model_state_dict(policy.model, parts[ADAPTER], adapter_name=NAME)
+    if result.unexpected_keys or set(parts[ADAPTER]) != set(adapter_state(policy)):
+        raise UsageError(f"{folder} holds another adapter than this engine's: check rank and what learns")
+    policy.value_head.load_state_dict(parts[VALUES])
+    return parts[OPTIMIZER], record
+
+
+def _whole(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a folder beside ``folder``, sync it, and rename it into place."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        fill(temporary)
+        for path in (*temporary.iterdir(), temporary):
+            _sync(path)
+        if folder.exists():
+            # A folder cannot be renamed over one with files in it.
+            old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+            os.rename(folder, old / "old")
+            os.rename(temporary, folder)
+            shutil.rmtree(old)
+        else:
+            os.rename(temporary, folder)
+        _sync(folder.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,113 @@
+"""The embedded policy ``tiny``: a shallow Llama that reads hashed character n-grams.
+
+A transformer this small spends most of a training from scratch on finding out which
+characters belong together. Here each position's embedding is the sum of its token's and
+those of the n-grams that end there, so that one layer over them is already a classifier
+over words.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM
+
+NOTHING = -1
+"""Stands in a context for what is before the first token."""
+_PRIME = 2_147_483_647
+
+
+class TinyConfig(LlamaConfig):  # type: ignore[no-untyped-call]
+    """A Llama's configuration; n-grams of 2 to ``ngrams`` tokens share ``buckets`` embeddings."""
+
+    model_type = "sia_tiny"
+    ngrams: int = 4
+    buckets: int = 32768
+    places: int = 64
+
+
+def feature_ids(tokens: Tensor, positions: Tensor, config: TinyConfig) -> Tensor:
+    """Rows of the embedding table for (..., ngrams - 1 + T) tokens, their context first: (..., T, ngrams + 1).
+
+    ``positions`` (..., T) are the tokens' own. Column 0 is the token, column n the hash of
+    the n + 1 tokens that end with it, the last its position.
+    """
+    length, vocabulary, buckets = positions.shape[-1], config.vocab_size, config.buckets
+    columns = [tokens[..., config.ngrams - 1 :].clamp(min=0)]
+    hashed = tokens[..., config.ngrams - 1 :] + 1
+    for back in range(1, config.ngrams):
+        start = config.ngrams - 1 - back
+        # The products stay below 2**63: overflow would be another number on another device.
+        hashed = (hashed * 1_000_003 + (tokens[..., start : start + length] + 1) * 8191 + back) % _PRIME
+        columns.append(vocabulary + hashed % buckets)
+    # Far from the start a position says nothing; near it, it is what a short answer needs to know.
+    columns.append(vocabulary + buckets + positions.clamp(max=config.places - 1).expand_as(columns[0]))
+    return torch.stack(columns, dim=-1)
+
+
+class NgramEmbedding(nn.Embedding):
+    """Embeds (B, T) tokens, or (B, T, n) ids of :func:`feature_ids` where the context is not in the sequence."""
+
+    def __init__(self, config: TinyConfig) -> None:
+        super().__init__(config.vocab_size + config.buckets + config.places, config.hidden_size)
+        self.config = config
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() == 2:
+            tokens = functional.pad(input, (self.config.ngrams - 1, 0), value=NOTHING)
+            input = feature_ids(tokens, torch.arange(input.shape[1], device=input.device), self.config)
+        summed = functional.embedding_bag(input.reshape(-1, input.shape[-1]), self.weight, mode="sum")
+        return summed.view(*input.shape[:-1], -1)
+
+
+class TinyForCausalLM(LlamaForCausalLM):  # type: ignore[no-untyped-call]
+    """A Llama with an :class:`NgramEmbedding`. Its own ``generate`` needs ``use_cache=False``: n-grams look back."""
+
+    config_class = TinyConfig
+
+    def __init__(self, config: TinyConfig) -> None:
+        super().__init__(config)
+        self.model.embed_tokens = NgramEmbedding(config)
+        self.post_init()  # type: ignore[no-untyped-call]
+        self._start_by_copying()
+
+    @torch.no_grad()
+    def _start_by_copying(self) -> None:
+        """Let attention hand on what it sees and the head name it, so that at first the policy echoes its prompt.
+
+        From there reward has to find out only where to look, which takes a tenth of the
+        rollouts that finding the copying itself takes.
+        """
+        # Not as loud as that, or it would hardly explore.
+        self.lm_head.weight.copy_(self.model.embed_tokens.weight[: self.config.vocab_size] / 3)
+        for layer in self.model.layers:
+            nn.init.eye_(layer.self_attn.v_proj.weight)
+            nn.init.eye_(layer.self_attn.o_proj.weight)
+            layer.mlp.down_proj.weight.mul_(0.1)
+
+
+def build_tiny(seed: int, **settings: Any) -> TinyForCausalLM:
+    """A randomly initialised policy; the same seed and settings, the same weights."""
+    width = settings.get("hidden_size", 64)
+    config = TinyConfig(
+        **{
+            "hidden_size": width,
+            "intermediate_size": 2 * width,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 8192,
+            "initializer_range": width**-0.5,
+            "tie_word_embeddings": False,
+            "use_cache": False,
+            "bos_token_id": None,
+            "eos_token_id": None,
+            **settings,
+        }
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return TinyForCausalLM(config)

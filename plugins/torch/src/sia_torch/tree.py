@@ -1,0 +1,255 @@
+"""Micro-batches in which a prompt is computed once for all of its continuations.
+
+A packed row is one prefix of L tokens followed by G branches of T tokens each; every
+branch sees the prefix and itself. A branch starts with the token before its first
+sampled one and ends before its last token, which predicts nothing: the hidden states that
+training reads are all in branches.
+
+Shapes: B rows, S = L + G * T positions, N sampled tokens of the whole micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sia_algorithms.contract import Datum, Trace, TrainingError
+from torch import Tensor
+from torch.nn import functional
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from sia_torch.tiny import NOTHING
+
+PREFIX_BUCKET = 32
+BRANCH_BUCKET = 16
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a packed row is divided: ``prefix`` L, ``branches`` G, ``width`` T."""
+
+    prefix: int
+    branches: int
+    width: int
+
+    @property
+    def tokens(self) -> int:
+        return self.prefix + self.branches * self.width
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What attention has to know: the shape, and how many tokens (B,) of each row's prefix are real."""
+
+    shape: Shape
+    lengths_B: Tensor
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A micro-batch of traces, ready for the model.
+
+    ``features`` (B, S, ...) are what the embedding takes; ``read_N`` are flat
+    positions of B * S whose hidden state predicts ``targets_N``, which is token
+    ``column_N`` of trace ``row_N``; ``allowed`` has an entry a sampled token.
+    """
+
+    tree: Tree
+    features: Tensor
+    positions_BS: Tensor
+    read_N: Tensor
+    targets_N: Tensor
+    row_N: Tensor
+    column_N: Tensor
+    allowed: Sequence[Sequence[int] | None]
+
+
+def bucket(length: int, size: int) -> int:
+    """The least multiple of ``size`` that holds ``length``."""
+    return -(-length // size) * size
+
+
+def first_sampled(trace: Trace) -> int:
+    """Where a trace's first sampled token is; TrainingError if there is none, or nothing before it."""
+    index = list(trace.mask).index(1) if any(trace.mask) else 0
+    if not index:
+        raise TrainingError("a trace has no sampled token, or its first token is one; nothing precedes that")
+    return index
+
+
+def units(data: Sequence[Datum]) -> list[list[int]]:
+    """Indices of data that must meet in one micro-batch: the sides of a pair, or a datum alone."""
+    found: dict[object, list[int]] = {}
+    for index, datum in enumerate(data):
+        found.setdefault(("alone", index) if datum.pair is None else datum.pair, []).append(index)
+    return list(found.values())
+
+
+def plan(traces: Sequence[Trace], together: Sequence[Sequence[int]], budget: int) -> list[list[list[int]]]:
+    """Split into micro-batches of at most ``budget`` positions: each a list of rows, a row the traces of one prefix.
+
+    A unit of ``together`` is never split, even where it alone is past the budget.
+    """
+    starts = [first_sampled(trace) - 1 for trace in traces]
+    prefixes = [tuple(trace.tokens[:start]) for trace, start in zip(traces, starts, strict=True)]
+    seen = {prefix: number for number, prefix in reversed(list(enumerate(prefixes)))}
+
+    def order(unit: Sequence[int]) -> tuple[int, int, int]:
+        return bucket(starts[unit[0]], PREFIX_BUCKET), seen[prefixes[unit[0]]], unit[0]
+
+    def with_unit(rows: Mapping[tuple[int, ...], list[int]], unit: Sequence[int]) -> dict[tuple[int, ...], list[int]]:
+        grown = {prefix: list(row) for prefix, row in rows.items()}
+        for index in unit:
+            grown.setdefault(prefixes[index], []).append(index)
+        return grown
+
+    lengths = [len(trace.tokens) for trace in traces]
+    batches: list[list[list[int]]] = []
+    rows: dict[tuple[int, ...], list[int]] = {}
+    for unit in sorted(together, key=order):
+        grown = with_unit(rows, unit)
+        if rows and len(grown) * _shape(starts, lengths, list(grown.values())).tokens > budget:
+            batches.append(list(rows.values()))
+            grown = with_unit({}, unit)
+        rows = grown
+    return [*batches, list(rows.values())] if rows else batches
+
+
+def _shape(starts: Sequence[int], lengths: Sequence[int], rows: Sequence[Sequence[int]]) -> Shape:
+    """The bucket that holds these rows of branches, each from its start to its length."""
+    return Shape(
+        prefix=bucket(max(starts[row[0]] for row in rows), PREFIX_BUCKET),
+        branches=max(map(len, rows)),
+        width=bucket(max(lengths[index] - 1 - starts[index] for row in rows for index in row), BRANCH_BUCKET),
+    )
+
+
+def pack(
+    rows: Sequence[Sequence[Trace]],
+    context: int,
+    features: Callable[[Tensor, Tensor], Tensor],
+    device: torch.device,
+) -> Packed:
+    """Lay out rows of traces that share a prefix; the result's ``row_N`` numbers the traces in their order here.
+
+    ``features`` turns (..., context + T) tokens and (..., T) positions into what the embedding takes.
+    """
+    flat = [trace for row in rows for trace in row]
+    starts = [first_sampled(trace) - 1 for trace in flat]
+    numbers = iter(range(len(flat)))
+    shape = _shape(starts, [len(trace.tokens) for trace in flat], [[next(numbers) for _ in row] for row in rows])
+    prefix_tokens, branch_tokens, lengths = [], [], []
+    read, targets, owner, column = [], [], [], []
+    allowed: list[Sequence[int] | None] = []
+    number = 0
+    for b, row in enumerate(rows):
+        start = starts[number]
+        lengths.append(start)
+        prefix_tokens.append(_window(row[0].tokens[:start], 0, shape.prefix, context))
+        for g, trace in enumerate(row):
+            branch_tokens.append(_window(trace.tokens[:-1], start, shape.width, context))
+            base = b * shape.tokens + shape.prefix + g * shape.width
+            sampled = [t for t, entry in enumerate(trace.mask) if entry]
+            read += [base + t - 1 - start for t in sampled]
+            targets += [trace.tokens[t] for t in sampled]
+            owner += [number] * len(sampled)
+            column += sampled
+            allowed += [trace.allowed[t] if trace.allowed else None for t in sampled]
+            number += 1
+        branch_tokens += [_window([], 0, shape.width, context)] * (shape.branches - len(row))
+
+    def ints(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=device)
+
+    lengths_B = ints(lengths)
+    steps = lengths_B[:, None, None] + torch.arange(shape.width, device=device)
+    after_BGT = steps.expand(-1, shape.branches, -1)
+    before_BL = torch.arange(shape.prefix, device=device).expand(len(rows), -1)
+    prefix = torch.tensor(prefix_tokens, dtype=torch.long, device=device).view(len(rows), -1)
+    branches = torch.tensor(branch_tokens, dtype=torch.long, device=device).view(len(rows), shape.branches, -1)
+    return Packed(
+        tree=Tree(shape, lengths_B),
+        features=torch.cat([features(prefix, before_BL), features(branches, after_BGT).flatten(1, 2)], dim=1),
+        positions_BS=torch.cat([before_BL, after_BGT.flatten(1)], dim=1),
+        read_N=ints(read),
+        targets_N=ints(targets),
+        row_N=ints(owner),
+        column_N=ints(column),
+        allowed=allowed,
+    )
+
+
+def _window(tokens: Sequence[int], start: int, width: int, context: int) -> list[int]:
+    """``width`` tokens from ``start`` on with the ``context`` before them; what does not exist is filled up."""
+    before = list(tokens[max(0, start - context) : start])
+    here = list(tokens[start : start + width])
+    return [*[NOTHING] * (context - len(before)), *before, *here, *[0] * (width - len(here))]
+
+
+def tree_mask(tree: Tree, positions_BS: Tensor, window: int | None) -> Tensor:
+    """Who sees whom, (B, 1, S, S) bool, for models whose attention is their own. ``window`` is a sliding one's size."""
+    shape, device = tree.shape, positions_BS.device
+    index = torch.arange(shape.tokens, device=device)
+    branch = torch.where(index < shape.prefix, -1, (index - shape.prefix) // shape.width)
+    own = (branch[:, None] == branch[None, :]) & (index[:, None] >= index[None, :])
+    real_BS = (index < tree.lengths_B[:, None]) | (branch >= 0)
+    up = (branch[:, None] >= 0) & (branch[None, :] < 0)
+    seen = (
+        (own[None] | (up[None] & real_BS[:, None, :])) if shape.prefix else own[None].expand(len(positions_BS), -1, -1)
+    )
+    if window is not None:
+        seen = seen & (positions_BS[:, :, None] - positions_BS[:, None, :] < window)
+    # A padded query sees itself: a softmax over nothing would be NaN and spread.
+    return (seen | torch.eye(shape.tokens, dtype=torch.bool, device=device))[:, None]
+
+
+def tree_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    tree: Tree | None = None,
+    **rest: Any,
+) -> tuple[Tensor, None]:
+    """Attention over packed rows without a mask of S x S, in the shape that transformers asks for.
+
+    ``query`` is (B, H, S, D), ``key`` and ``value`` (B, K, S, D); the result is (B, S, H, D).
+    """
+    if tree is None:  # someone else's forward, or that of another decoder
+        whole: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
+        )
+        return whole
+    shape = tree.shape
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    batch, heads, _, width = query.shape
+
+    def part(states: Tensor) -> tuple[Tensor, Tensor]:
+        """A row's prefix (B, H, L, D) and branches (B, H, G, T, D)."""
+        after = states[:, :, shape.prefix :].reshape(batch, heads, shape.branches, shape.width, width)
+        return states[:, :, : shape.prefix], after
+
+    (query_L, query_T), (key_L, key_T), (value_L, value_T) = part(query), part(key), part(value)
+    query_T = query_T * scaling
+    ahead = torch.ones(shape.width, shape.width, dtype=torch.bool, device=query.device).triu(1)
+    own = (query_T @ key_T.transpose(-1, -2)).masked_fill(ahead, float("-inf"))
+    if not shape.prefix:
+        out = (own.softmax(-1) @ value_T).flatten(2, 3)
+        return out.transpose(1, 2).contiguous(), None
+    # Added, not filled in: a masked_fill of this size would be read and written once more in each direction.
+    padded_BL = torch.arange(shape.prefix, device=query.device) >= tree.lengths_B[:, None]
+    bias = torch.zeros_like(padded_BL, dtype=query.dtype).masked_fill(padded_BL, float("-inf"))
+    up = query_T.flatten(2, 3) @ key_L.transpose(-1, -2) + bias[:, None, None]
+    scores = torch.cat([up.view(batch, heads, shape.branches, shape.width, shape.prefix), own], dim=-1)
+    weights = scores.softmax(-1)
+    below = (weights[..., : shape.prefix].flatten(2, 3) @ value_L).view_as(query_T)
+    branches = (below + weights[..., shape.prefix :] @ value_T).flatten(2, 3)
+    prefix = functional.scaled_dot_product_attention(query_L, key_L, value_L, is_causal=True, scale=scaling)
+    return torch.cat([prefix, branches], dim=2).transpose(1, 2).contiguous(), None

@@ -1,0 +1,111 @@
+"""Policies by transformers: Llama, Qwen and GptOss of toy size, their adapters, and PEFT on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from sia_algorithms.contract import Trace
+from toy_policies import gradients, some_data
+from transformers import AutoModelForCausalLM
+
+from sia_core.errors import UsageError
+from sia_torch.decode import Fused, Layout, Through, fusable
+from sia_torch.engine import Torch
+from sia_torch.requests import Request
+
+ModelFolder = Callable[[str], Path]
+KINDS = ["llama", "qwen3", "gpt_oss"]
+
+
+def trained(engine: Torch) -> Torch:
+    engine.forward_backward(some_data(engine, members=2), "toy_losses:weighted")
+    engine.optim_step(lr=1e-2)
+    engine.forward_backward(some_data(engine, members=2, seed=1), "toy_losses:weighted")
+    engine.optim_step(lr=1e-2)
+    return engine
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sampler_and_trainer_agree(kind: str, model_folder: ModelFolder) -> None:
+    engine = trained(Torch(policy=f"hf:{model_folder(kind)}", rank=4))
+    assert fusable(engine.policy) == (kind != "gpt_oss")
+    prompts = [[5, 6, 7], list(range(30)), list(range(50))]
+    out = engine.sample([Request(prompt, [1, 2, 3], max_tokens=20) for prompt in prompts])
+    traces = [each.trace(prompt) for prompt, row in zip(prompts, out, strict=True) for each in row]
+    assert engine.check(traces) < 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shared_prompt_changes_no_gradient(kind: str, model_folder: ModelFolder) -> None:
+    engine = trained(Torch(policy=f"hf:{model_folder(kind)}", rank=4))
+    data = some_data(engine)
+    engine.forward_backward(data, "toy_losses:weighted")
+    shared = gradients(engine)
+    engine.settings = engine.settings.model_copy(update={"micro_tokens": 1})
+    engine.forward_backward(data, "toy_losses:weighted")
+    for name, alone in gradients(engine).items():
+        assert torch.allclose(shared[name], alone, atol=1e-5 * float(alone.abs().max()) + 1e-7), name
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_the_decode_loop_by_hand_is_the_models_own(kind: str, model_folder: ModelFolder) -> None:
+    engine = trained(Torch(policy=f"hf:{model_folder(kind)}", rank=4))
+    layout = Layout(prompts=2, length=32, width=2, new=4)
+    prompts = [list(range(20)), [9, 8, 7]]
+    ours, theirs = Fused(engine.policy, 2), Through(engine.policy)
+    assert torch.allclose(ours.prefill(prompts, layout), theirs.prefill(prompts, layout), atol=1e-4)
+    for token in range(4):
+        tokens = torch.arange(4) + token
+        assert torch.allclose(ours.step(tokens), theirs.step(tokens), atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")  # PEFT 0.21 asks transformers for an old name
+@pytest.mark.parametrize(("kind", "experts"), [("llama", False), ("gpt_oss", False), ("gpt_oss", True)])
+def test_peft_loads_the_adapter_by_itself(kind: str, experts: bool, model_folder: ModelFolder, tmp_path: Path) -> None:
+    folder = model_folder(kind)
+    engine = trained(Torch(policy=f"hf:{folder}", rank=4, experts=experts))
+    engine.save(tmp_path / "adapter")
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    alone = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    tokens = list(range(40, 60))
+    with torch.no_grad():
+        scores = alone(input_ids=torch.tensor([tokens])).logits[0].log_softmax(-1)
+    row = engine.logprobs([Trace(tokens, [0, *[1] * 19], [0.0] * 20)])[0]
+    assert row[1:] == pytest.approx([float(scores[t, tokens[t + 1]]) for t in range(19)], abs=1e-4)
+
+
+def test_experts_learn_only_when_asked(model_folder: ModelFolder) -> None:
+    folder = model_folder("gpt_oss")
+    attention = set(Torch(policy=f"hf:{folder}", rank=4)._learning)
+    both = set(Torch(policy=f"hf:{folder}", rank=4, experts=True)._learning)
+    assert all("self_attn" in name for name in attention if "lora_" in name)
+    assert {name for name in both - attention if "experts" in name}
+    assert attention <= both
+
+
+def test_names_that_fit_nothing_are_refused(model_folder: ModelFolder) -> None:
+    with pytest.raises(UsageError, match=r"nothing named mlp\.experts"):
+        Torch(policy=f"hf:{model_folder('llama')}", experts=True)
+    with pytest.raises(UsageError, match="nothing named qproj"):
+        Torch(policy=f"hf:{model_folder('llama')}", targets=("qproj",))
+    with pytest.raises(UsageError, match="unknown policy"):
+        Torch(policy="gpt")
+    with pytest.raises(UsageError, match="cannot be loaded"):
+        Torch(policy="hf:/nothing/here")
+
+
+def test_messages_choices_and_schema_with_a_byte_tokenizer(model_folder: ModelFolder) -> None:
+    engine = Torch(policy=f"hf:{model_folder('llama')}")
+    prompt = engine.tokens.render([{"role": "user", "content": "罪 <end>?"}])
+    assert engine.tokens.decode(prompt) == "user: 罪 <\u200bend>?\nassistant:"
+    assert 256 not in prompt
+    out = engine.sample([Request(prompt, [1, 2, 3, 4], max_tokens=40, choices=["盗窃", "抢劫"])])[0]
+    assert {each.text for each in out} <= {"盗窃", "抢劫"}
+    schema = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 99}}, "required": ["a"]}
+    out = engine.sample([Request(prompt, [1], max_tokens=60, schema={**schema, "additionalProperties": False})])[0]
+    assert out[0].text.startswith('{"a":')
+    assert engine.check([out[0].trace(prompt)]) < 1e-4

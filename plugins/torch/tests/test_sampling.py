@@ -1,0 +1,146 @@
+"""What is sampled: reproducibly, within its constraint, and up to its stop."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+
+import pytest
+import torch
+from toy_policies import small_tiny
+
+from sia_core.errors import UsageError
+from sia_torch.constrain import Constraints
+from sia_torch.engine import Torch
+from sia_torch.requests import Request
+from sia_torch.tokens import CharTokens
+
+SMALL_TINY = {"hidden_size": 32, "buckets": 512}
+
+
+@pytest.fixture(scope="module")
+def chars() -> Torch:
+    return Torch(policy="tiny", tiny=SMALL_TINY)
+
+
+def test_neither_order_nor_company_changes_what_is_sampled() -> None:
+    engine = small_tiny(rows=8, prefill_rows=2)
+    rng = random.Random(0)
+    asked = [
+        Request(
+            [rng.randrange(40) for _ in range(length)], [length * 10 + each for each in range(count)], max_tokens=12
+        )
+        for length, count in [(3, 1), (20, 4), (33, 2), (34, 1), (70, 8), (31, 3), (5, 1), (9, 1), (64, 4)]
+    ]
+    alone = [engine.sample([request])[0] for request in asked]
+    for _ in range(3):
+        order = rng.sample(range(len(asked)), len(asked))
+        together = engine.sample([asked[index] for index in order])
+        for place, index in enumerate(order):
+            assert together[place] == alone[index]
+
+
+def test_a_group_may_come_in_parts() -> None:
+    engine = small_tiny(rows=8)
+    whole = engine.sample([Request([1, 2, 3], [4, 5, 6, 7], max_tokens=8)])[0]
+    parts = engine.sample([Request([1, 2, 3], [seed], max_tokens=8, group=4) for seed in (6, 4, 7, 5)])
+    assert [each[0] for each in parts] == [whole[index] for index in (2, 0, 3, 1)]
+
+
+def test_samples_follow_the_distribution() -> None:
+    engine = small_tiny(vocabulary=5)
+    out = engine.sample([Request([1, 2], list(range(2000)), max_tokens=1)])[0]
+    probability = {each.tokens[0]: math.exp(each.logprobs[0]) for each in out}
+    assert sum(probability.values()) == pytest.approx(1, abs=1e-5)
+    for token, expected in probability.items():
+        share = sum(each.tokens[0] == token for each in out) / len(out)
+        assert share == pytest.approx(expected, abs=4 * math.sqrt(expected / len(out)))
+
+
+def test_temperature_zero_takes_the_likeliest() -> None:
+    engine = small_tiny()
+    out = engine.sample([Request([1, 2], [0, 1], max_tokens=5, temperature=0)])[0]
+    assert out[0] == out[1]
+    assert engine.check([out[0].trace([1, 2])]) < 1e-4
+
+
+def test_a_turn_ends_where_it_should(chars: Torch) -> None:
+    prompt = chars.tokens.render([{"role": "user", "content": "盗窃 a9"}])
+    free = chars.sample([Request(prompt, list(range(20)), max_tokens=30)])[0]
+    ended = [each for each in free if each.finish == "stop"]
+    assert all(each.tokens[-1] in chars.tokens.stops for each in ended)
+    assert all(len(each.tokens) == 30 for each in free if each.finish == "length")
+    text = max((each.text for each in free), key=len)
+    seed = next(number for number, each in enumerate(free) if each.text == text)
+    stop = text[4:6]
+    cut = chars.sample([Request(prompt, [seed], max_tokens=30, stop=[stop], group=20)])[0][0]
+    assert cut.finish == "stop"
+    assert cut.text == text.split(stop)[0]
+
+
+def test_choices_are_kept_to_and_renormalised(chars: Torch) -> None:
+    choices = ["盗窃", "盗窃罪", "抢劫", "诈骗"]
+    prompt = chars.tokens.encode("他偷了东西，判")
+    out = chars.sample([Request(prompt, list(range(200)), max_tokens=8, choices=choices)])[0]
+    assert {each.text for each in out} == set(choices)
+    probability = {each.text: math.exp(sum(each.logprobs)) for each in out}
+    assert sum(probability.values()) == pytest.approx(1, abs=1e-4)
+    traces = [each.trace(prompt) for each in out[:20]]
+    assert chars.check(traces) < 1e-4
+    forced = next(each for each in out if each.text == "抢劫")
+    assert forced.mask == [1, 0, 0]
+    assert forced.allowed is not None
+    assert sorted(forced.allowed[0] or ()) == sorted({chars.tokens.encode(choice)[0] for choice in choices})
+
+
+def test_training_renormalises_over_the_allowed(chars: Torch) -> None:
+    prompt = chars.tokens.encode("x")
+    sampled = chars.sample([Request(prompt, [1], max_tokens=3, choices=["甲", "乙"])])[0][0]
+    trace = sampled.trace(prompt)
+    with torch.no_grad():
+        states = chars.policy.trunk(input_ids=torch.tensor([prompt]), use_cache=False).last_hidden_state
+        logits = (states[0, -1] @ chars.policy.head().T)[list(trace.allowed[1])]  # type: ignore[index, arg-type]
+    expected = float(logits.log_softmax(-1)[list(trace.allowed[1]).index(trace.tokens[1])])  # type: ignore[index, arg-type]
+    assert chars.logprobs([trace])[0][1] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_schema_is_kept_to(chars: Torch) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"charge": {"enum": ["盗窃", "抢劫"]}, "note": {"type": "string", "maxLength": 4}},
+        "required": ["charge", "note"],
+        "additionalProperties": False,
+    }
+    prompt = chars.tokens.encode("判")
+    out = chars.sample([Request(prompt, list(range(8)), max_tokens=120, schema=schema)])[0]
+    for each in out:
+        assert each.finish == "stop"
+        answer = json.loads(each.text)
+        assert answer["charge"] in {"盗窃", "抢劫"}
+        assert len(answer["note"]) <= 4
+    assert chars.check([each.trace(prompt) for each in out]) < 1e-4
+
+
+def test_constraints_that_make_no_sense_are_refused() -> None:
+    constraints = Constraints(CharTokens())
+    with pytest.raises(UsageError, match="not by both"):
+        constraints.of(["a"], {"type": "string"})
+    with pytest.raises(UsageError, match="at least one"):
+        constraints.of(["a", ""], None)
+    with pytest.raises(UsageError, match="schema"):
+        constraints.of([], {"type": "nonsense"})
+
+
+@pytest.mark.parametrize("text", ["盗窃罪，判处有期徒刑三年。", "plain ASCII 12.5%", "罕见字：氵龘𠮷 🙂"])
+def test_characters_come_back(text: str) -> None:
+    tokens = CharTokens()
+    assert tokens.decode(tokens.encode(text)) == text
+    assert max(tokens.encode(text)) < tokens.size
+
+
+def test_markup_in_a_message_is_text() -> None:
+    tokens = CharTokens()
+    ids = tokens.render([{"role": "user", "content": "<end><assistant>"}])
+    assert ids.count(0) == 1
+    assert ids[-1] == tokens.render([])[-1]

@@ -1,0 +1,178 @@
+"""What training computes: the sampler's numbers, and the same gradients however the work is divided."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from sia_algorithms.contract import Trace, TrainingError
+from toy_policies import gradients, small_tiny, some_data
+
+from sia_core.errors import UsageError
+from sia_torch.engine import Torch
+from sia_torch.head import Allowed, token_logprobs
+from sia_torch.requests import Request
+from sia_torch.tree import plan, units
+
+WEIGHTED = "toy_losses:weighted"
+
+
+def as_double(engine: Torch) -> Torch:
+    engine.policy.model.double()
+    engine.policy.value_head.double()
+    return engine
+
+
+def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    assert first.keys() == second.keys()
+    assert first
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def stirred(engine: Torch) -> Torch:
+    """The engine after a few steps, so that no part of the adapter is at its start."""
+    for seed in range(3):
+        engine.forward_backward(some_data(engine, seed=seed), WEIGHTED)
+        engine.optim_step(lr=1e-2)
+    return engine
+
+
+def test_log_probabilities_at_sampling_are_the_trainers() -> None:
+    engine = stirred(small_tiny())
+    prompts = [[1, 2, 3], list(range(40)), [7] * 33]
+    out = engine.sample([Request(prompt, [5, 6, 7], max_tokens=20) for prompt in prompts])
+    traces = [each.trace(prompt) for prompt, row in zip(prompts, out, strict=True) for each in row]
+    assert engine.check(traces) < 1e-4
+    for trace, row in zip(traces, engine.values(traces), strict=True):
+        assert trace.values == pytest.approx(row, abs=1e-4)
+
+
+def test_a_shared_prompt_and_micro_batches_change_no_gradient() -> None:
+    engine = as_double(stirred(small_tiny()))
+    data = some_data(engine)
+    together = engine.forward_backward(data, WEIGHTED)
+    shared = gradients(engine)
+    for budget in (1, 200):
+        engine.settings = engine.settings.model_copy(update={"micro_tokens": budget})
+        apart = engine.forward_backward(data, WEIGHTED)
+        assert apart == pytest.approx(together, rel=1e-6)
+        assert largest_difference(shared, gradients(engine)) < 1e-7  # its RMSNorm computes in float32
+    assert all(bool(each.any()) for name, each in shared.items() if "value_head" in name)
+
+
+def test_the_packed_forward_is_the_models_own() -> None:
+    engine = as_double(stirred(small_tiny()))
+    for datum, row in zip(data := some_data(engine), engine.logprobs([each.trace for each in data]), strict=True):
+        with torch.no_grad():
+            states = engine.policy.trunk(input_ids=torch.tensor([datum.trace.tokens]), use_cache=False)
+            scores = (states.last_hidden_state @ engine.policy.head().T)[0].log_softmax(-1)
+        expected = [
+            float(scores[t - 1, token]) if entry else 0.0
+            for t, (token, entry) in enumerate(zip(datum.trace.tokens, datum.trace.mask, strict=True))
+        ]
+        assert row == pytest.approx(expected, abs=1e-6)
+
+
+def test_checkpointing_changes_no_gradient() -> None:
+    plain, saving = small_tiny(), small_tiny(checkpointing=True)
+    data = some_data(plain)
+    results = []
+    for engine in (plain, saving):
+        engine.forward_backward(data, WEIGHTED)
+        results.append(gradients(engine))
+    assert largest_difference(*results) < 1e-6
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 40, 100])
+def test_a_chunked_vocabulary_equals_the_whole(chunk: int) -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(9, 8, dtype=torch.double, requires_grad=True)
+    weight = torch.randn(40, 8, dtype=torch.double, requires_grad=True)
+    targets = torch.randint(40, (9,))
+    sets: list[list[int] | None] = [
+        sorted({int(target), 3, 39}) if row % 2 else None for row, target in enumerate(targets)
+    ]
+    outer = torch.randn(9, dtype=torch.double)
+
+    logits = hidden @ weight.T / 0.7
+    for row, ids in enumerate(sets):
+        if ids is not None:
+            keep = torch.zeros(40, dtype=torch.bool)
+            keep[ids] = True
+            logits = torch.where((torch.arange(9) == row)[:, None] & ~keep, float("-inf"), logits)
+    whole = logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+    expected = torch.autograd.grad((whole * outer).sum(), (hidden, weight))
+    found = token_logprobs(hidden, weight, targets, 0.7, Allowed.of(sets, hidden.device), chunk)
+    assert torch.allclose(found, whole, atol=1e-12)
+    for ours, theirs in zip(torch.autograd.grad((found * outer).sum(), (hidden, weight)), expected, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-12)
+
+
+def test_pairs_are_never_split() -> None:
+    engine = small_tiny()
+    data = [replace(datum, pair=index // 2) for index, datum in enumerate(some_data(engine))]
+    for rows in plan([datum.trace for datum in data], units(data), budget=1):
+        met = {index for row in rows for index in row}
+        assert {index ^ 1 for index in met} == met
+
+
+def test_training_resumes_bit_identically(tmp_path: Path) -> None:
+    first = stirred(small_tiny())
+    assert first.save(tmp_path / "snapshot") == first.save(tmp_path / "again")
+    second = small_tiny(seed=0)
+    second.load(tmp_path / "snapshot")
+    assert second.digest() == first.digest()
+    data = some_data(first, seed=9)
+    for engine in (first, second):
+        for _ in range(2):
+            engine.forward_backward(data, WEIGHTED)
+            engine.optim_step(lr=1e-2)
+    assert second.digest() == first.digest()
+    assert second.save(tmp_path / "snapshot") == first.save(tmp_path / "again")
+    prompt = Request([1, 2, 3], [0, 1], max_tokens=9)
+    assert first.sample([prompt]) == second.sample([prompt])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "snapshot"]
+
+
+def test_a_changed_snapshot_is_refused(tmp_path: Path) -> None:
+    engine = small_tiny()
+    engine.save(tmp_path / "snapshot")
+    stirred(engine).save(tmp_path / "other")
+    (tmp_path / "other" / "adapter_model.safetensors").rename(tmp_path / "snapshot" / "adapter_model.safetensors")
+    with pytest.raises(UsageError, match="not what was saved"):
+        engine.load(tmp_path / "snapshot")
+    stirred(engine).save(tmp_path / "own")
+    with pytest.raises(UsageError, match="another base"):
+        small_tiny(seed=1).load(tmp_path / "own")
+    with pytest.raises(UsageError, match="no snapshot"):
+        engine.load(tmp_path / "nothing")
+
+
+def test_the_reference_is_the_policy_without_its_adapter() -> None:
+    engine = small_tiny()
+    traces = [datum.trace for datum in some_data(engine)]
+    start = engine.logprobs(traces)
+    stirred(engine)
+    assert engine.logprobs(traces, reference=True) == start
+    assert engine.logprobs(traces) != start
+
+
+def test_nonsense_fails_loudly() -> None:
+    engine = small_tiny()
+    data = some_data(engine)
+    with pytest.raises(TrainingError, match="loss of toy_losses:broken is nan"):
+        engine.forward_backward(data, "toy_losses:broken")
+    engine.forward_backward(data, "toy_losses:flat")
+    with pytest.raises(TrainingError, match="moved nothing"):
+        engine.optim_step(lr=1e-2)
+    with pytest.raises(TrainingError, match="moved nothing"):
+        engine.optim_step(lr=1e-2)
+    with pytest.raises(TrainingError, match="no loss"):
+        engine.forward_backward(data, "toy_losses:missing")
+    stale = [replace(datum.trace, logprobs=[each - 0.5 for each in datum.trace.logprobs]) for datum in data]
+    with pytest.raises(TrainingError, match="disagree"):
+        engine.check(stale)
+    with pytest.raises(TrainingError, match="nothing precedes"):
+        engine.logprobs([Trace([1, 2], [1, 1], [0.0, 0.0])])

@@ -1,0 +1,30 @@
+"""Losses for tests, in the shape that learners have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sia_algorithms.contract import Batch
+from torch import Tensor
+
+
+def weighted(
+    logprobs_BT: Tensor, batch: Batch, values_BT: Any, settings: Mapping[str, Any]
+) -> tuple[Tensor, dict[str, Any]]:
+    """Policy gradient and a critic's square error."""
+    policy = -(batch.advantages_BT * logprobs_BT * batch.mask_BT).sum()
+    error = ((values_BT - batch.returns_BT) ** 2 * batch.mask_BT).sum()
+    return (policy + 0.5 * error) / batch.normaliser, {"tokens": batch.mask_BT.sum()}
+
+
+def broken(
+    logprobs_BT: Tensor, batch: Batch, values_BT: Any, settings: Mapping[str, Any]
+) -> tuple[Tensor, dict[str, Any]]:
+    return logprobs_BT.sum() * float("nan"), {}
+
+
+def flat(
+    logprobs_BT: Tensor, batch: Batch, values_BT: Any, settings: Mapping[str, Any]
+) -> tuple[Tensor, dict[str, Any]]:
+    return logprobs_BT.sum() * 0.0, {}
