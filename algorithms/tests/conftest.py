@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from sia_algorithms.best_of_n import BestOfN
 from sia_algorithms.contract import Batch, Datum, Learner, Loss, Sample, Trace
 from sia_algorithms.dpo import Dpo
@@ -17,7 +19,6 @@ from sia_algorithms.entropic import Entropic
 from sia_algorithms.grpo import Grpo
 from sia_algorithms.ppo import Ppo
 from sia_algorithms.reinforce import Reinforce
-from torch import Tensor, nn
 
 VOCABULARY = 7
 

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from sia_algorithms.best_of_n import BestOfN
 from sia_algorithms.contract import Batch, Datum, Learner, Sample, Trace
 from sia_algorithms.dpo import Dpo
 from sia_algorithms.grpo import Grpo
 from sia_algorithms.reinforce import Reinforce
-from torch import Tensor, nn
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from sia_algorithms.best_of_n import BestOfN
 from sia_algorithms.contract import Batch, Learner, NoSignal, Sample, Trace, TrainingError
 from sia_algorithms.dpo import Dpo

@@ -8,8 +8,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-import sia_algorithms
 from pydantic import ValidationError
+
+import sia_algorithms
 from sia_algorithms.contract import Learner
 from sia_algorithms.plugin import sia_algorithms as offers
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from sia_playbook.improver import Bandit
-
 from sia_core.decision import RewriteHarness, Stop
 from sia_core.evidence import AgentView, Evidence, RewardStats, Summary, TaskView, Trial
 from sia_core.harness import HarnessTree
 from sia_core.playbook import Playbook
 from sia_core.testing.fakes import FakeTask
 from sia_core.types import Metric
+from sia_playbook.improver import Bandit
 
 TREE = HarnessTree({"harness.py": b"A = 1\nB = 1\nC = 1\nD = 1\n"})
 

@@ -28,11 +28,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 from peft import LoraConfig
-from sia_algorithms.contract import Sample
-from sia_algorithms.grpo import Grpo
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 
+from sia_algorithms.contract import Sample
+from sia_algorithms.grpo import Grpo
 from sia_torch.engine import Torch
 from sia_torch.requests import Request
 from sia_torch.tree import pack, plan

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sia_algorithms.contract import Trace
 
+from sia_algorithms.contract import Trace
 from sia_core.errors import UsageError
 from sia_torch.engine import Torch
 

@@ -10,9 +10,9 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-from sia_algorithms.contract import NoSignal, Sample
 from toy_policies import small_tiny
 
+from sia_algorithms.contract import NoSignal, Sample
 from sia_torch.engine import Torch
 from sia_torch.requests import Request, Sampled
 

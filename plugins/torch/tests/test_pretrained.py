@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from sia_algorithms.contract import Trace
 from toy_policies import gradients, some_data
 from transformers import AutoModelForCausalLM
 
+from sia_algorithms.contract import Trace
 from sia_core.errors import UsageError
 from sia_torch.decode import Fused, Layout, Through, fusable
 from sia_torch.engine import Torch

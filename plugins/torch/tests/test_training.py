@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from sia_algorithms.contract import Trace, TrainingError
 from toy_policies import gradients, small_tiny, some_data
 
+from sia_algorithms.contract import Trace, TrainingError
 from sia_core.errors import UsageError
 from sia_torch.engine import Torch
 from sia_torch.head import Allowed, token_logprobs

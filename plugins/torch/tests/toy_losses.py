@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sia_algorithms.contract import Batch
 from torch import Tensor
+
+from sia_algorithms.contract import Batch
 
 
 def weighted(

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sia_algorithms.contract import Datum, Trace
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, GptOssConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
 
+from sia_algorithms.contract import Datum, Trace
 from sia_torch.adapter import Learns
 from sia_torch.engine import Torch
 from sia_torch.policy import LLAMA_MAPS, of_model

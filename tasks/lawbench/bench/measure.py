@@ -22,11 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+from sia_core.harness import HarnessTree, applies, apply_edits
 from sia_lawbench.data import Case, Data
 from sia_lawbench.source import locate
 from sia_lawbench.task import LawBench
-
-from sia_core.harness import HarnessTree, applies, apply_edits
 
 SEED = "seed"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from sia_lawbench import source
 from sia_lawbench.task import LawBench
 

@@ -9,11 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
+from sia_core.errors import UsageError
 from sia_lawbench.data import SHARES, Case, Data, case_id, share_out
 from sia_lawbench.source import CHARGES, TEST, TRAIN, locate
 from sia_lawbench.task import LawBench
-
-from sia_core.errors import UsageError
 
 Write = Callable[[Mapping[str, bytes]], Path]
 

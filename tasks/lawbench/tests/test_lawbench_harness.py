@@ -11,12 +11,12 @@ from statistics import fmean
 from types import ModuleType
 
 import pytest
-from sia_lawbench.data import Data
-from sia_lawbench.source import locate
-from sia_lawbench.task import HERE, LawBench
 
 from sia_core.harness import HarnessTree, applies, apply_edits
 from sia_core.playbook import Playbook
+from sia_lawbench.data import Data
+from sia_lawbench.source import locate
+from sia_lawbench.task import HERE, LawBench
 
 PLAYBOOK = Playbook.from_toml(HERE / "playbook.toml")
 SEED = HarnessTree.from_folder(HERE / "seed")

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sia_lawbench import source
 
 from sia_core.cache import cache_folder
 from sia_core.errors import UsageError
+from sia_lawbench import source
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -9,13 +9,13 @@ from subprocess import run
 
 import pytest
 from pydantic import ValidationError
-from sia_lawbench import plugin, source
-from sia_lawbench.source import SEALED_LABELS, TEST, TRAIN, Source
-from sia_lawbench.task import LawBench
 
 from sia_core.errors import UsageError
 from sia_core.harness import applies
 from sia_core.types import Split, Task
+from sia_lawbench import plugin, source
+from sia_lawbench.source import SEALED_LABELS, TEST, TRAIN, Source
+from sia_lawbench.task import LawBench
 
 LABELLED: tuple[Split, ...] = ("public", "search", "gate")
 

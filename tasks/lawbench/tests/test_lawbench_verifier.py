@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from sia_core.errors import UsageError
+from sia_core.types import Instance, Limits, Ran, Score, Split, Verifier, VerifierContext
 from sia_lawbench.data import Data
 from sia_lawbench.source import SEALED_LABELS, Source, locate
 from sia_lawbench.task import LawBench
 from sia_lawbench.verifier import ChargeVerifier
-
-from sia_core.errors import UsageError
-from sia_core.types import Instance, Limits, Ran, Score, Split, Verifier, VerifierContext
 
 
 def refuse(

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from sia_algorithms.contract import Batch, Datum, Trace, TrainingError
 from torch import Tensor
 
+from sia_algorithms.contract import Batch, Datum, Trace, TrainingError
 from sia_torch import store
 from sia_torch.constrain import Constraints
 from sia_torch.decode import Decoder, Fused, Through, fusable

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from sia_algorithms.contract import Datum, Trace, TrainingError
 from torch import Tensor
 from torch.nn import functional
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from sia_algorithms.contract import Datum, Trace, TrainingError
 from sia_torch.tiny import NOTHING
 
 PREFIX_BUCKET = 32
