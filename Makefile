@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-DEMO_DISTRIBUTIONS := --editable . --editable tasks/lawbench --editable plugins/playbook
-ALL_DISTRIBUTIONS := --editable .[dev] --editable tasks/lawbench --editable plugins/playbook
-SOURCES := pyproject.toml constraints.txt $(wildcard tasks/*/pyproject.toml plugins/*/pyproject.toml)
+DEMO_DISTRIBUTIONS := --editable . --editable tasks/lawbench --editable plugins/playbook \
+	--editable algorithms --editable plugins/torch
+ALL_DISTRIBUTIONS := --editable .[dev] --editable tasks/lawbench --editable plugins/playbook \
+	--editable algorithms --editable plugins/torch
+SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml tasks/*/pyproject.toml plugins/*/pyproject.toml)
 
 .PHONY: demo test test-all lint clean
 

@@ -33,3 +33,11 @@ class SandboxError(SiaError):
 
 class BudgetExhausted(SiaError):
     """A reservation would go past the run's budget. Nothing was spent for it."""
+
+
+class TrainingError(SiaError):
+    """Rollouts that must not be trained on: malformed, stale, from several agents, or not of one instance."""
+
+
+class NoSignal(TrainingError):
+    """Nothing to learn in these rollouts: all rewards of a group alike, no pair, no positive sample."""

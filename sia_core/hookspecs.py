@@ -74,7 +74,7 @@ def sia_verifiers() -> Sequence[Offer]:  # type: ignore[empty-body]
 
 @hookspec
 def sia_algorithms() -> Sequence[Offer]:  # type: ignore[empty-body]
-    """Offer learners: factories of :class:`sia_core.types.Learner`, an RL algorithm each."""
+    """Offer learners: factories of :class:`sia_core.learning.Learner`, an RL algorithm each."""
 
 
 @hookspec
@@ -84,7 +84,7 @@ def sia_backends() -> Sequence[Offer]:  # type: ignore[empty-body]
 
 @hookspec
 def sia_engines() -> Sequence[Offer]:  # type: ignore[empty-body]
-    """Offer engines: factories of :class:`sia_core.types.Engine`, which sample from a policy and train it."""
+    """Offer engines: factories of :class:`sia_core.learning.Engine`, which sample from a policy and train it."""
 
 
 @hookspec

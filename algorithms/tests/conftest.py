@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from sia_algorithms.best_of_n import BestOfN
-from sia_algorithms.contract import Batch, Datum, Learner, Loss, Sample, Trace
 from sia_algorithms.dpo import Dpo
 from sia_algorithms.entropic import Entropic
 from sia_algorithms.grpo import Grpo
 from sia_algorithms.ppo import Ppo
 from sia_algorithms.reinforce import Reinforce
+from sia_core.learning import Batch, Datum, Learner, Loss, Sample, Trace
 
 VOCABULARY = 7
 

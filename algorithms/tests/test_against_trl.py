@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from sia_algorithms.best_of_n import BestOfN
-from sia_algorithms.contract import Batch, Datum, Learner, Sample, Trace
 from sia_algorithms.dpo import Dpo
 from sia_algorithms.grpo import Grpo
 from sia_algorithms.reinforce import Reinforce
+from sia_core.learning import Batch, Datum, Learner, Sample, Trace
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from sia_algorithms.best_of_n import BestOfN
-from sia_algorithms.contract import Batch, Learner, NoSignal, Sample, Trace, TrainingError
 from sia_algorithms.dpo import Dpo
 from sia_algorithms.entropic import Entropic, adaptive_beta
 from sia_algorithms.grpo import Grpo
 from sia_algorithms.ppo import Ppo
 from sia_algorithms.reinforce import Reinforce
+from sia_core.errors import NoSignal, TrainingError
+from sia_core.learning import Batch, Learner, Sample, Trace
 
 REWARDS = [[0.0, 1.0, 0.25, 0.5], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sia_algorithms.contract import Batch, Learner, Sample
 from sia_algorithms.entropic import Entropic
+from sia_core.learning import Batch, Learner, Sample
 
 REWARDS = [[0.0, 1.0, 0.25, 0.5], [1.0, 0.0, 0.0, 0.3, 0.1], [0.5, 0.5, 0.5]]
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sia_algorithms.contract import Learner, Sample
 from sia_algorithms.entropic import Entropic
 from sia_algorithms.ppo import Ppo
+from sia_core.learning import Learner, Sample
 
 REWARDS = [[0.0, 1.0, 0.25, 0.5], [1.0, 0.0, 0.0, 0.3, 0.1], [0.5, 0.5, 0.5]]
 

@@ -11,8 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 import sia_algorithms
-from sia_algorithms.contract import Learner
 from sia_algorithms.plugin import sia_algorithms as offers
+from sia_core.learning import Learner
 
 NAMES = ["ppo", "grpo", "entropic", "reinforce", "dpo", "best-of-n"]
 

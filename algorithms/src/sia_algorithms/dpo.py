@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from sia_algorithms import ops
-from sia_algorithms.contract import Batch, Datum, NoSignal, Sample
+from sia_core.errors import NoSignal
 from sia_core.evidence import RewardStats
+from sia_core.learning import Batch, Datum, Sample
 
 
 class Config(BaseModel):

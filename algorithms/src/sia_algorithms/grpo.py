@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from sia_algorithms import ops
-from sia_algorithms.contract import Batch, Datum, Trace
 from sia_core.evidence import RewardStats
+from sia_core.learning import Batch, Datum, Trace
 
 EPSILON = 1e-4
 """Added to a group's standard deviation, as TRL does."""

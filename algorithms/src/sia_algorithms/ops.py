@@ -20,8 +20,9 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from sia_algorithms.contract import Batch, Datum, NoSignal, Sample, Trace, TrainingError
+from sia_core.errors import NoSignal, TrainingError
 from sia_core.evidence import RewardStats
+from sia_core.learning import Batch, Datum, Sample, Trace
 
 Group = Sequence[Sample]
 

@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from sia_algorithms import ops
-from sia_algorithms.contract import Batch, Datum, Sample, TrainingError
+from sia_core.errors import TrainingError
 from sia_core.evidence import RewardStats
+from sia_core.learning import Batch, Datum, Sample
 
 
 class Config(BaseModel):

@@ -31,10 +31,9 @@ from peft import LoraConfig
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 
-from sia_algorithms.contract import Sample
 from sia_algorithms.grpo import Grpo
+from sia_core.learning import Request, Sample
 from sia_torch.engine import Torch
-from sia_torch.requests import Request
 from sia_torch.tree import pack, plan
 
 PROMPTS, GROUP, VOCABULARY, WARM = 4, 8, 1024, 2

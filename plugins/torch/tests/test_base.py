@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sia_algorithms.contract import Trace
 from sia_core.errors import UsageError
+from sia_core.learning import Trace
 from sia_torch.engine import Torch
 
 TINY = {"hidden_size": 32, "buckets": 512}

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from toy_policies import small_tiny
 
-from sia_algorithms.contract import NoSignal, Sample
+from sia_core.errors import NoSignal
+from sia_core.learning import Request, Sample, Sampled
 from sia_torch.engine import Torch
-from sia_torch.requests import Request, Sampled
 
 VOCABULARY, LENGTH, PROMPTS, ROLLOUTS, STEPS = 16, 6, 32, 64, 300
 POLICY = {"hidden_size": 128, "ngrams": 2, "buckets": 4096}

@@ -11,11 +11,10 @@ from peft import PeftModel
 from toy_policies import gradients, some_data
 from transformers import AutoModelForCausalLM
 
-from sia_algorithms.contract import Trace
 from sia_core.errors import UsageError
+from sia_core.learning import Request, Trace
 from sia_torch.decode import Fused, Layout, Through, fusable
 from sia_torch.engine import Torch
-from sia_torch.requests import Request
 
 ModelFolder = Callable[[str], Path]
 KINDS = ["llama", "qwen3", "gpt_oss"]

@@ -11,9 +11,9 @@ import torch
 from toy_policies import small_tiny
 
 from sia_core.errors import UsageError
+from sia_core.learning import Request
 from sia_torch.constrain import Constraints
 from sia_torch.engine import Torch
-from sia_torch.requests import Request
 from sia_torch.tokens import CharTokens
 
 SMALL_TINY = {"hidden_size": 32, "buckets": 512}

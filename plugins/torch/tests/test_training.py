@@ -9,11 +9,10 @@ import pytest
 import torch
 from toy_policies import gradients, small_tiny, some_data
 
-from sia_algorithms.contract import Trace, TrainingError
-from sia_core.errors import UsageError
+from sia_core.errors import TrainingError, UsageError
+from sia_core.learning import Request, Trace
 from sia_torch.engine import Torch
 from sia_torch.head import Allowed, token_logprobs
-from sia_torch.requests import Request
 from sia_torch.tree import plan, units
 
 WEIGHTED = "toy_losses:weighted"

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sia_algorithms.contract import Batch
+from sia_core.learning import Batch
 
 
 def weighted(

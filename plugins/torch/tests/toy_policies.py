@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, GptOssConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
 
-from sia_algorithms.contract import Datum, Trace
+from sia_core.learning import Datum, Trace
 from sia_torch.adapter import Learns
 from sia_torch.engine import Torch
 from sia_torch.policy import LLAMA_MAPS, of_model

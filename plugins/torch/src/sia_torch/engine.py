@@ -18,13 +18,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sia_algorithms.contract import Batch, Datum, Trace, TrainingError
+from sia_core.errors import TrainingError
+from sia_core.learning import Batch, Datum, Request, Sampled, Trace
 from sia_torch import store
 from sia_torch.constrain import Constraints
 from sia_torch.decode import Decoder, Fused, Through, fusable
 from sia_torch.head import Allowed, token_logprobs
 from sia_torch.policy import Policy, build
-from sia_torch.requests import Request, Sampled
 from sia_torch.sampler import Sampler
 from sia_torch.settings import Settings
 from sia_torch.tree import BRANCH_BUCKET, bucket, pack, plan, units

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from sia_core.errors import UsageError
+from sia_core.learning import Request, Sampled
 from sia_torch.constrain import Constraint, Constraints
 from sia_torch.decode import Decoder, Layout
-from sia_torch.requests import Request, Sampled
 from sia_torch.tokens import Tokens
 from sia_torch.tree import bucket
 

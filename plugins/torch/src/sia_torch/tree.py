@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from sia_algorithms.contract import Datum, Trace, TrainingError
+from sia_core.errors import TrainingError
+from sia_core.learning import Datum, Trace
 from sia_torch.tiny import NOTHING
 
 PREFIX_BUCKET = 32

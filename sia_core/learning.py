@@ -1,6 +1,4 @@
-"""What passes between rollouts, learners and engines.
-
-Stands here until ``sia_core.types`` holds it; strangers' learners will import it from there.
+"""What passes between rollouts, learners and engines: the weight lever's half of the contract.
 
 One alignment holds everywhere: entry t of a sequence speaks of token t given the
 tokens before it. So ``logprobs[t]`` is log p(token t | tokens < t), and ``values[t]``
@@ -11,20 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
-from sia_core.errors import SiaError
+from sia_core.errors import TrainingError
 from sia_core.evidence import RewardStats
-
-
-class TrainingError(SiaError):
-    """Rollouts that must not be trained on: malformed, from several agents, or not of one instance."""
-
-
-class NoSignal(TrainingError):
-    """Nothing to learn in these rollouts: all rewards of a group alike, no pair, no positive sample."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +28,8 @@ class Trace:
     ``values`` (T,) and ``reference`` (T,), a critic's estimates at sampling and the
     base model's log-probabilities, are there for learners that need them.
     ``allowed`` (T,) names, for tokens chosen under a constraint, the ids that they
-    were chosen among; None stands for every id.
+    were chosen among; None stands for every id. ``bias`` (T,) holds what was added to
+    the logits of those ids before the choice; None stands for nothing.
     """
 
     tokens: Sequence[int]
@@ -47,13 +39,14 @@ class Trace:
     values: Sequence[float] | None = None
     reference: Sequence[float] | None = None
     allowed: Sequence[Sequence[int] | None] | None = None
+    bias: Sequence[Sequence[float] | None] | None = None
 
 
 @dataclass(frozen=True)
 class Sample:
     """One scored rollout: the verifier's reward, and the traces of its calls of the policy, in order.
 
-    ``agent`` is the digest of the harness and adapter that made it. A harness that
+    ``agent`` names the harness and the weights that made it. A harness that
     calls the policy with unrelated prompts leaves several traces, one that did not
     call it none. ``truncated`` says that a limit of length cut it short.
     """
@@ -191,3 +184,127 @@ class Learner(Protocol):
         NoSignal where there is nothing to learn, TrainingError where rollouts must
         not be trained on.
         """
+
+
+@dataclass(frozen=True)
+class Request:
+    """Continuations of one prompt, one for each of ``seeds``.
+
+    What is sampled depends on the prompt, the seed, the weights and ``group``, and on
+    nothing else that is asked for at the same time. ``group`` is how many samples of
+    this prompt there will be in all, over several requests; they are decoded side by
+    side, and by default are this request's own. Sampling ends with a token of
+    ``tokens.stops``, one of ``stop`` in the text, or ``max_tokens``. ``choices`` and
+    ``schema`` constrain it to one of these strings, or to JSON of that schema;
+    ``prior``, one a choice, are log-weights that multiply the policy's own
+    probabilities of the choices. ``temperature`` None is the engine's, which is what
+    training computes with; 0 takes the likeliest token, with its log-probability at
+    the engine's temperature.
+    """
+
+    prompt: Sequence[int]
+    seeds: Sequence[int]
+    max_tokens: int = 256
+    group: int | None = None
+    stop: Sequence[str] = ()
+    choices: Sequence[str] = ()
+    prior: Sequence[float] = ()
+    schema: Mapping[str, Any] | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One continuation of n tokens, among them the one that ended it.
+
+    ``mask`` is 0 where a constraint left only one token: the policy chose nothing
+    there. ``values`` are the value head's estimates of the state in which each token
+    was chosen; ``allowed`` and ``bias`` are as in a :class:`Trace`.
+    """
+
+    tokens: Sequence[int]
+    mask: Sequence[int]
+    logprobs: Sequence[float]
+    values: Sequence[float]
+    allowed: Sequence[Sequence[int] | None] | None
+    text: str
+    finish: Literal["stop", "length"]
+    bias: Sequence[Sequence[float] | None] | None = None
+
+    def trace(self, prompt: Sequence[int]) -> Trace:
+        """The prompt and this continuation, to train on."""
+        zeros = [0] * len(prompt)
+        return Trace(
+            tokens=[*prompt, *self.tokens],
+            mask=[*zeros, *self.mask],
+            logprobs=[*map(float, zeros), *self.logprobs],
+            values=[*map(float, zeros), *self.values],
+            allowed=None if self.allowed is None else [*[None] * len(prompt), *self.allowed],
+            bias=None if self.bias is None else [*[None] * len(prompt), *self.bias],
+        )
+
+
+class Tokens(Protocol):
+    """An engine's tokenizer. ``stops`` are the ids that end a turn, the first of them the usual one."""
+
+    size: int
+    stops: tuple[int, ...]
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text; markup of turns in it is text like any other."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids without markup; a character that is cut off becomes U+FFFD."""
+
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        """The prompt that asks for the next turn after ``messages``, in the shape of chat completions."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What samples from a policy and trains it. The verbs are those of the Tinker API.
+
+    ``can`` is a set out of {train, values, reference, custom_loss, constrain}. Numbers
+    depend on what is asked for and on the weights, not on the order of arrival. Used
+    by one thread at a time. Its factory is called with the run's ``policy``, a name
+    such as ``tiny`` or ``hf:ID``, its ``seed``, and the engine's own settings.
+    """
+
+    can: frozenset[str]
+    tokens: Tokens
+
+    def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
+        """For each request its continuations, in the order of its seeds."""
+
+    def logprobs(self, traces: Sequence[Trace], *, reference: bool = False) -> list[list[float]]:
+        """For each trace (T,) log-probabilities now, 0 where its mask is; of the base, if ``reference``."""
+
+    def values(self, traces: Sequence[Trace]) -> list[list[float]]:
+        """For each trace (T,) the critic's estimates of the states in which its tokens were chosen."""
+
+    def check(self, traces: Sequence[Trace]) -> float:
+        """The largest difference between log-probabilities at sampling and now; TrainingError past a tolerance."""
+
+    def forward_backward(
+        self, data: Sequence[Datum], loss: str, settings: Mapping[str, Any] | None = None
+    ) -> Mapping[str, float]:
+        """Add the gradient of a :class:`Loss`, ``"module:attribute"``, over data; the sums to watch, added up.
+
+        Split as the engine likes, but data of one pair stay in one micro-batch.
+        Log-probabilities are renormalised over ``trace.allowed`` where a trace has it.
+        """
+
+    def optim_step(self, *, lr: float | None = None) -> Mapping[str, float]:
+        """A step with the gradients added up so far, which it clears; TrainingError if nothing moved.
+
+        Without a learning rate, the engine's own for this policy.
+        """
+
+    def digest(self) -> str:
+        """A digest of the adapter's weights alone: the name of what samples."""
+
+    def save(self, folder: Path) -> str:
+        """Write a snapshot (adapter, critic, optimizer) whole or not at all; a digest of all of it."""
+
+    def load(self, folder: Path) -> None:
+        """Go on from a snapshot as if training had never stopped."""
