@@ -53,12 +53,18 @@ class Rollout:
 
 @dataclass(frozen=True)
 class RewardStats:
-    """How rewards are distributed, for the choice of lever and algorithm.
+    """How rewards are distributed, for the choice of lever and algorithm. A group is the rollouts of one instance.
 
     ``success_rate`` is the share of rollouts at the best reward seen, if that is
-    better than a failure's; ``density`` the share that differs from the failure
-    reward, ``skew`` the standardised third moment, ``flat_groups`` the share of
-    instances whose rollouts all earned the same.
+    better than a failure's; ``level`` how much of the way from a failure's reward to
+    that best one the mean has come; ``density`` the share that differs from the
+    failure reward; ``skew`` the standardised third moment; ``binary``, that at most
+    two different rewards occur. ``group_size`` is the mean number of rollouts of a
+    group; ``flat_groups`` the share of the groups of several rollouts in which all
+    earned the same, None where there is no such group; ``silent_groups`` the share
+    of groups in which none earned more than a failure. ``ordinal`` says that only
+    the order of rewards means something; ``kl_to_base`` is KL(policy || base) in
+    nats a token, None where it is not known.
     """
 
     rollouts: int
@@ -66,10 +72,16 @@ class RewardStats:
     mean: float
     deviation: float
     success_rate: float
+    level: float
     density: float
     skew: float
-    flat_groups: float
+    group_size: float
+    flat_groups: float | None
+    silent_groups: float
+    binary: bool
     stepwise: bool
+    ordinal: bool = False
+    kl_to_base: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,11 @@ class TaskView:
 
 @dataclass(frozen=True)
 class AgentView:
-    """An agent of the archive, with what it did on the search sample once it was rolled out there."""
+    """An agent of the archive, with what it did on the search sample once it was rolled out there.
+
+    ``exploration`` is how its rewards are distributed over groups of rollouts at the
+    training temperature, on a few search instances; None where no policy can be trained.
+    """
 
     id: str
     harness: str
@@ -113,6 +129,7 @@ class AgentView:
     files: HarnessTree
     edits: tuple[str, ...]
     search: Summary | None = None
+    exploration: RewardStats | None = None
 
     @property
     def estimate(self) -> float:
@@ -126,7 +143,8 @@ class Trial:
 
     ``outcome`` is ``promoted`` or ``rejected`` by the gate, ``failed`` (it did not run,
     or hung), or ``refused`` before anything was spent. ``gain`` is the change of the
-    mean reward on the search sample against its own parent.
+    mean reward on the search sample against its own parent. ``table`` is what the
+    selection table said of the parent then, whichever ``algorithm`` was chosen.
     """
 
     generation: int
@@ -140,11 +158,35 @@ class Trial:
     outcome: str
     why: str
     gain: float | None
+    table: str = ""
+
+
+@dataclass(frozen=True)
+class AlgorithmView:
+    """A learner that the run's engine can train with. ``objections``, by agent: why it would learn nothing there."""
+
+    name: str
+    summary: str
+    needs: tuple[str, ...] = ()
+    objections: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WeightsView:
+    """The weight lever: why it cannot be pulled (``refused``; empty if it can), and what one update is to cost."""
+
+    refused: str = ""
+    rollouts: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What ``decide`` is given. A pure value: the same evidence, the same decisions."""
+    """What ``decide`` is given. A pure value: the same evidence, the same decisions.
+
+    ``weights`` is None where the run has no policy to train.
+    """
 
     generation: int
     seed: int
@@ -158,6 +200,8 @@ class Evidence:
     candidates: int
     smallest_gain: float
     budget_left: Mapping[str, float]
+    algorithms: tuple[AlgorithmView, ...] = ()
+    weights: WeightsView | None = None
 
 
 def summarise(rollouts: Sequence[Rollout], failure_reward: float) -> Summary:
@@ -174,23 +218,34 @@ def summarise(rollouts: Sequence[Rollout], failure_reward: float) -> Summary:
     )
 
 
-def reward_stats(rollouts: Sequence[Rollout], failure_reward: float) -> RewardStats:
-    """The statistics of the rewards; groups are the rollouts of one instance."""
+def reward_stats(
+    rollouts: Sequence[Rollout], failure_reward: float, *, ordinal: bool = False, kl_to_base: float | None = None
+) -> RewardStats:
+    """The statistics of the rewards of at least one rollout; ``ordinal`` is the metric's."""
     rewards = [each.reward for each in rollouts]
-    groups: dict[str, set[float]] = {}
+    by_instance: dict[str, list[float]] = {}
     for each in rollouts:
-        groups.setdefault(each.instance, set()).add(each.reward)
+        by_instance.setdefault(each.instance, []).append(each.reward)
+    groups = list(by_instance.values())
+    several = [group for group in groups if len(group) > 1]
     mean, deviation, best = fmean(rewards), pstdev(rewards), max(rewards)
+    span = best - failure_reward
     return RewardStats(
         rollouts=len(rewards),
         instances=len(groups),
         mean=mean,
         deviation=deviation,
         success_rate=fmean(reward >= best > failure_reward for reward in rewards),
+        level=min(max(0.0, (mean - failure_reward) / span), 1.0) if span > 0 else 0.0,
         density=fmean(reward != failure_reward for reward in rewards),
         skew=fmean(((reward - mean) / deviation) ** 3 for reward in rewards) if deviation else 0.0,
-        flat_groups=fmean(len(values) == 1 for values in groups.values()),
+        group_size=len(rewards) / len(groups),
+        flat_groups=fmean(len(set(group)) == 1 for group in several) if several else None,
+        silent_groups=fmean(max(group) <= failure_reward for group in groups),
+        binary=len(set(rewards)) <= 2,
         stepwise=any(each.step_rewards for each in rollouts),
+        ordinal=ordinal,
+        kl_to_base=kl_to_base,
     )
 
 

@@ -28,12 +28,16 @@ Kind = Literal["solve", "discover"]
 
 @dataclass(frozen=True)
 class Metric:
-    """What a task measures. ``bounds`` are the least and the largest reward, None where there is none."""
+    """What a task measures. ``bounds`` are the least and the largest reward, None where there is none.
+
+    ``ordinal`` says that only the order of rewards means something, not how far apart they are.
+    """
 
     name: str
     direction: Literal["maximize", "minimize"] = "maximize"
     unit: str = ""
     bounds: tuple[float, float] | None = (0.0, 1.0)
+    ordinal: bool = False
 
 
 @dataclass(frozen=True)

@@ -276,7 +276,7 @@ class TestObjections:
         assert Ppo().objections(stats(flat_groups=1.0)) == []
 
     def test_groups_of_one_are_no_objection_for_they_say_nothing_of_larger_ones(self) -> None:
-        assert Grpo().objections(stats(rollouts=8, flat_groups=1.0)) == []
+        assert Grpo().objections(stats(rollouts=8, flat_groups=None)) == []
 
     def test_step_rewards_are_signal_enough_for_ppo(self) -> None:
         assert Ppo().objections(stats(deviation=0.0, stepwise=True)) == []

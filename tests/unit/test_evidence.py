@@ -31,7 +31,7 @@ def test_a_rollout_comes_back_from_json_as_it_was() -> None:
 def test_the_statistics_of_right_and_wrong() -> None:
     stats = reward_stats(rollouts(1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), 0.0)
     assert (stats.rollouts, stats.instances, stats.mean) == (8, 8, 0.25)
-    assert (stats.success_rate, stats.density, stats.flat_groups) == (0.25, 0.25, 1.0)
+    assert (stats.success_rate, stats.level, stats.density, stats.silent_groups) == (0.25, 0.25, 0.25, 0.75)
     assert stats.deviation == pytest.approx(0.4330127)
     assert stats.skew == pytest.approx(1.1547005)  # (1 - 2p) / sqrt(p (1 - p))
     assert not stats.stepwise
@@ -52,8 +52,35 @@ def test_a_few_good_rollouts_among_many_are_a_skew_to_the_right_and_the_mirror_i
 def test_groups_are_the_rollouts_of_one_instance() -> None:
     flat = [Rollout("a", "ok", 1.0), Rollout("a", "ok", 1.0)]
     mixed = [Rollout("b", "ok", 1.0), Rollout("b", "ok", 0.0)]
-    assert reward_stats([*flat, *mixed], 0.0).flat_groups == 0.5
-    assert reward_stats([*flat, *mixed], 0.0).instances == 2
+    stats = reward_stats([*flat, *mixed], 0.0)
+    assert (stats.instances, stats.group_size, stats.flat_groups, stats.silent_groups) == (2, 2.0, 0.5, 0.0)
+
+
+def test_a_group_of_one_says_nothing_of_how_larger_ones_vary() -> None:
+    assert reward_stats(rollouts(0.0, 1.0), 0.0).flat_groups is None
+    mixed = [Rollout("a", "ok", 1.0), Rollout("a", "ok", 0.0), Rollout("b", "ok", 0.0)]
+    stats = reward_stats(mixed, 0.0)
+    assert (stats.flat_groups, stats.silent_groups, stats.group_size) == (0.0, 0.5, 1.5)
+
+
+def test_a_silent_group_earned_nothing_above_a_failure_whatever_a_failure_earns() -> None:
+    stats = reward_stats(rollouts(-1.0, -1.0, -2.0, 3.0), -1.0)
+    assert stats.silent_groups == 0.75
+    assert not stats.binary
+    assert reward_stats(rollouts(-1.0, 3.0), -1.0).binary
+
+
+def test_the_level_is_how_far_the_mean_has_come_towards_the_best_whatever_the_scale() -> None:
+    for scale, shift in ((1.0, 0.0), (1500.0, 0.0), (2.0, -7.0)):
+        rewards = [scale * value + shift for value in (0.0, 0.5, 1.0, 0.5)]
+        assert reward_stats(rollouts(*rewards), shift).level == pytest.approx(0.5)
+    assert reward_stats(rollouts(-5.0, 1.0), 0.0).level == 0.0
+
+
+def test_what_the_rewards_do_not_tell_is_handed_in() -> None:
+    plain, told = reward_stats(rollouts(1.0), 0.0), reward_stats(rollouts(1.0), 0.0, ordinal=True, kl_to_base=0.2)
+    assert (plain.ordinal, plain.kl_to_base) == (False, None)
+    assert (told.ordinal, told.kl_to_base) == (True, 0.2)
 
 
 def test_step_rewards_are_noticed() -> None:
@@ -66,6 +93,8 @@ def test_statistics_are_finite_whatever_the_rewards(rewards: list[float]) -> Non
     json.dumps(vars(stats), allow_nan=False)
     assert 0 <= stats.density <= 1
     assert 0 <= stats.success_rate <= 1
+    assert 0 <= stats.level <= 1
+    assert 0 <= stats.silent_groups <= 1
     assert min(rewards) - 1e-6 <= stats.mean <= max(rewards) + 1e-6
 
 

@@ -131,7 +131,7 @@ def flat_objections(stats: RewardStats) -> list[str]:
     """Why advantages relative to a group would be zero. Groups of one say nothing of larger ones."""
     if stats.deviation == 0:
         return [f"every rollout earned {stats.mean:g}: there is nothing to prefer"]
-    if stats.rollouts > stats.instances and stats.flat_groups == 1:
+    if stats.flat_groups == 1:
         return ["in no group do two rollouts differ in reward: every advantage would be zero"]
     return []
 

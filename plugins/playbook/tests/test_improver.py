@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from sia_core.decision import RewriteHarness, Stop
-from sia_core.evidence import AgentView, Evidence, RewardStats, Summary, TaskView, Trial
+from sia_core.evidence import AgentView, Evidence, Rollout, TaskView, Trial, summarise
 from sia_core.harness import HarnessTree
 from sia_core.playbook import Playbook
 from sia_core.testing.fakes import FakeTask
@@ -28,8 +28,9 @@ BOOK = Playbook.model_validate(
 
 
 def agent(name: str, tree: HarnessTree = TREE, estimate: float = 0.5, edits: tuple[str, ...] = ()) -> AgentView:
-    stats = RewardStats(10, 10, estimate, 0.5, estimate, estimate, 0.0, 1.0, False)
-    return AgentView(name, tree.digest, None, None, tree, edits, Summary(stats, (), ()))
+    right = round(100 * estimate)
+    rollouts = [Rollout(f"i{index}", "ok", float(index < right)) for index in range(100)]
+    return AgentView(name, tree.digest, None, None, tree, edits, summarise(rollouts, 0.0))
 
 
 def evidence(*agents: AgentView, trials: tuple[Trial, ...] = (), **changes: Any) -> Evidence:
