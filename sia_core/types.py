@@ -6,7 +6,7 @@ Rewards are floats, higher is better. Values that cross a process are JSON.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -271,5 +271,18 @@ class Sandbox(Protocol):
         """Start a program; SandboxError where that fails."""
 
 
-ModelCall = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
-"""Answers one model call of a harness: (rollout's key, request) -> reply, in the shape of chat completions."""
+class ModelAccess(Protocol):
+    """The run's policy, asked on behalf of harnesses, by several threads. Each rollout has a key of its own."""
+
+    def begin(self, key: str, seed: int, *, group: int = 1, training: bool = False) -> None:
+        """A rollout starts, perhaps for the second time: nothing of an earlier start counts any more.
+
+        ``group`` is how many rollouts of one prompt there will be; in ``training``, the
+        engine's own temperature holds, whatever the harness asks for.
+        """
+
+    def ask(self, key: str, request: Mapping[str, Any]) -> Future[Mapping[str, Any]]:
+        """One call in the shape of chat completions; the future holds the reply, or ``{"error": {"message", ...}}``."""
+
+    def end(self, key: str) -> None:
+        """The rollout asks nothing more. May be called twice."""

@@ -54,7 +54,8 @@ class Template:
         os.environ["TMPDIR"] = os.environ["HOME"] = self._setup_scratch
         module = solving.load(self._world.mounts["harness"], entry)
         if hasattr(module, "setup"):
-            self._state = module.setup(solving.Context(self._public, self._setup_scratch, 0, None, None))
+            ctx = solving.Context(self._public, self._setup_scratch, 0, None, has_model=self._model)
+            self._state = module.setup(ctx)
         import random  # noqa: F401 - loaded once here, as every fork seeds it
 
         gc.collect()
@@ -189,7 +190,8 @@ class Template:
                 folder = f"{scratch}/{served}"
                 os.mkdir(folder)
             ask = pipes.ask if self._model else None
-            ctx = solving.Context(self._public, folder, int(str(header["seed"])), self._state, ask)
+            seed = int(str(header["seed"]))
+            ctx = solving.Context(self._public, folder, seed, self._state, has_model=self._model, ask=ask)
             result, answer = solving.solve(module, json.loads(body), ctx, self._world.mounts["harness"])
             if len(answer) > self._answer_bytes:
                 message = f"the answer has {len(answer)} bytes as JSON; at most {self._answer_bytes} are accepted"

@@ -7,13 +7,12 @@ import queue
 import select
 import socket
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sia_core.errors import SiaError
 from sia_core.sandbox.frames import (
     MODEL_BYTES,
     OUTCOMES,
@@ -24,7 +23,7 @@ from sia_core.sandbox.frames import (
     encode,
     strict_json,
 )
-from sia_core.types import Limits, ModelCall, SandboxProcess
+from sia_core.types import Limits, ModelAccess, SandboxProcess
 
 _READ = 1 << 18
 _MAX_MESSAGE = 4000
@@ -67,15 +66,14 @@ class Answered:
 
 
 class Session:
-    """A guest that runs. Not for use by several threads, but for :meth:`answer_later`'s own."""
+    """A guest that runs. Not for use by several threads, but for those that answer for the policy."""
 
-    def __init__(self, process: SandboxProcess, limits: Limits, slots: int) -> None:
+    def __init__(self, process: SandboxProcess, limits: Limits) -> None:
         self._process, self._limits = process, limits
         self._reader = FrameReader(max(MODEL_BYTES, limits.answer_bytes + limits.output_bytes))
         self._unsent = b""
         self._replies: queue.SimpleQueue[tuple[int, Header, bytes]] = queue.SimpleQueue()
         self._woken, self._wake = socket.socketpair()
-        self._callers = ThreadPoolExecutor(slots, thread_name_prefix="sia-model")
         process.channel.setblocking(False)
 
     def set_up(self, order: Mapping[str, Any]) -> None:
@@ -107,23 +105,21 @@ class Session:
         except ProtocolError as error:
             raise Died("protocol", str(error)) from None
 
-    def answer_later(self, job: int, call: ModelCall, key: str, request: Mapping[str, Any]) -> None:
-        """Ask the policy in another thread; its reply is sent by a later :meth:`receive`."""
+    def answer_later(self, job: int, model: ModelAccess, key: str, request: Mapping[str, Any]) -> None:
+        """Ask the policy; its reply is sent by a later :meth:`receive`."""
 
-        def ask() -> None:
-            header, body = _reply(lambda: call(key, request))
-            self._replies.put((job, header, body))
+        def hand_in(reply: Future[Mapping[str, Any]]) -> None:
+            self._replies.put((job, *_reply(reply)))
             with suppress(OSError):  # closed meanwhile
                 self._wake.send(b"!")
 
-        self._callers.submit(ask)
+        model.ask(key, request).add_done_callback(hand_in)
 
     def close(self) -> None:
         """Kill the guest."""
         self._process.kill()
         self._wake.close()
         self._woken.close()
-        self._callers.shutdown(wait=False, cancel_futures=True)
 
     def _send(self, header: Header, body: bytes = b"") -> None:
         self._unsent += encode(header, body)
@@ -150,8 +146,9 @@ class Session:
         answered = []
         if woken in ready:
             with suppress(OSError):  # closed by another thread
-                self._woken.recv(1)
-                job, header, body = self._replies.get_nowait()
+                self._woken.recv(_READ)
+            while not self._replies.empty():
+                job, header, body = self._replies.get()
                 self._send({**header, "job": job}, body)
                 answered.append(job)
         self._flush()
@@ -232,12 +229,12 @@ def _text(value: object) -> str:
     return (value if isinstance(value, str) else "").encode(errors="replace").decode()[:_MAX_MESSAGE]
 
 
-def _reply(call: Callable[[], Mapping[str, Any]]) -> tuple[Header, bytes]:
-    """A model's reply as a frame. An error that is not the core's own may hold secrets: only its type is told."""
-    try:
-        body = json.dumps(call()).encode()
-    except SiaError as error:
-        return {"error": str(error)[:_MAX_MESSAGE]}, b""
-    except Exception as error:
+def _reply(done: Future[Mapping[str, Any]]) -> tuple[Header, bytes]:
+    """A model's reply as a frame. An exception may hold secrets: only its type is told."""
+    if (error := done.exception()) is not None:
         return {"error": f"the call of the policy failed: {type(error).__name__}"}, b""
+    reply = done.result()
+    if "error" in reply:
+        return {"error": str(reply["error"]["message"])[:_MAX_MESSAGE]}, b""
+    body = json.dumps(reply).encode()
     return ({}, body) if len(body) <= MODEL_BYTES else ({"error": "the policy's reply is too long"}, b"")

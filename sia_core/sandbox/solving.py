@@ -34,12 +34,15 @@ class Context:
 
     ``public`` is the folder of the task's public files, ``scratch`` a folder of
     this call's own, ``seed`` the rollout's seed, and ``state`` what ``setup``
-    returned.
+    returned. ``has_model`` says whether the run has a policy, which only ``solve``
+    may ask.
     """
 
-    def __init__(self, public: str, scratch: str, seed: int, state: Any, ask: Ask | None) -> None:
+    def __init__(
+        self, public: str, scratch: str, seed: int, state: Any, *, has_model: bool, ask: Ask | None = None
+    ) -> None:
         self.public, self.scratch = Path(public), Path(scratch)
-        self.seed, self.state = seed, state
+        self.seed, self.state, self.has_model = seed, state, has_model
         self.step_rewards: list[float] = []
         self._ask = ask
 
@@ -69,7 +72,8 @@ class Context:
     def model(self, messages: list[dict[str, Any]], **settings: Any) -> dict[str, Any]:
         """Ask the run's policy, in the shape of chat completions. Raises ModelError where that fails."""
         if self._ask is None:
-            raise ModelError("there is no policy to ask: set-up has none, nor has a run without an engine")
+            why = "set-up may not ask it; solve may" if self.has_model else "this run has none; see ctx.has_model"
+            raise ModelError(f"there is no policy to ask: {why}")
         request = json.dumps({**settings, "messages": messages}).encode()
         if len(request) > MODEL_BYTES:
             raise ModelError(f"a request of {len(request)} bytes is longer than {MODEL_BYTES}")

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from sia_core.harness import Manifest
 from sia_core.sandbox import guest
 from sia_core.sandbox.libraries import library_paths
 from sia_core.sandbox.session import Answered, Asked, Died, Done, Session
-from sia_core.types import Json, Limits, ModelCall, Mount, Sandbox, SandboxSpec
+from sia_core.types import Json, Limits, ModelAccess, Mount, Sandbox, SandboxSpec
 
 MODEL_SECONDS = 600.0
 """How long one call of the policy may take before the instance that waits for it is given up."""
+
+MOST_SLOTS = 32
 
 _GRACE_SECONDS = 10.0
 _DEATHS = 4
@@ -31,11 +33,17 @@ _ACCOMPANIED = frozenset({"disk"})
 
 @dataclass(frozen=True)
 class SolveRequest:
-    """One instance to solve: ``{"id", "input", "start"}``, under a key that comes back with the result."""
+    """One instance to solve: ``{"id", "input", "start"}``, under a key that comes back with the result.
+
+    The key, the seed, ``group`` and ``training`` are what the policy is told of the
+    rollout: :meth:`sia_core.types.ModelAccess.begin`.
+    """
 
     key: str
     instance: Mapping[str, Json]
     seed: int
+    group: int = 1
+    training: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,12 +76,17 @@ class HarnessWorker:
         manifest: Manifest,
         public_dir: Path,
         limits: Limits,
-        model: ModelCall | None = None,
+        model: ModelAccess | None = None,
         slots: int | None = None,
     ) -> None:
+        """``slots`` is how many instances are solved at once: by default one a core, and more where they ask a policy.
+
+        An instance that waits for the policy needs no core, and the policy answers many at once.
+        """
         self._sandbox, self._manifest, self._limits, self._model = sandbox, manifest, limits, model
         self._mounts = (Mount("harness", tree_dir), Mount("public", public_dir))
-        self._slots = min(slots or os.cpu_count() or 1, 32)
+        usual = min(MOST_SLOTS, max(1, limits.processes // 2)) if model else os.cpu_count() or 1
+        self._slots = min(slots or usual, MOST_SLOTS)
         self._session: Session | None = None
         self._mutex = threading.Lock()
         self._closed = False
@@ -95,6 +108,7 @@ class HarnessWorker:
                     run.suspended += time.monotonic() - started
         finally:
             if run.flying:
+                self._end(run.flying.values())
                 self._drop()
 
     def close(self) -> None:
@@ -111,6 +125,7 @@ class HarnessWorker:
         results: list[SolveResult] = []
         try:
             for flight in run.launch(self._slots, self._limits):
+                self._begin(flight.request)
                 session.submit(flight.job, flight.request.seed, flight.request.instance)
             for event in session.receive(run.next_deadline() - run.now()):
                 results += self._handle(run, session, event)
@@ -118,6 +133,7 @@ class HarnessWorker:
                 raise Died("timeout", f"no answer within {self._limits.solve_seconds:g} seconds, nor any word of it")
             return results
         except Died as death:
+            self._end(run.flying.values())
             self._drop()
             self._check_open()
             blamed = run.blame(death)
@@ -140,7 +156,17 @@ class HarnessWorker:
             flight.deadline += MODEL_SECONDS
             session.answer_later(event.job, self._model, flight.request.key, event.request)
             return []
+        self._end([flight])
         return run.finish(flight, event)
+
+    def _begin(self, request: SolveRequest) -> None:
+        if self._model is not None:
+            self._model.begin(request.key, request.seed, group=request.group, training=request.training)
+
+    def _end(self, flights: Iterable[_Flight]) -> None:
+        if self._model is not None:
+            for flight in flights:
+                self._model.end(flight.request.key)
 
     def _running(self) -> Session:
         with self._mutex:
@@ -149,7 +175,7 @@ class HarnessWorker:
                 return self._session
         libraries = library_paths(self._manifest.requires)
         spec = SandboxSpec(Path(guest.__file__), self._mounts, libraries, self._limits)
-        session = Session(self._sandbox.start(spec), self._limits, self._slots)
+        session = Session(self._sandbox.start(spec), self._limits)
         with self._mutex:
             self._session = session
         if self._closed:

@@ -15,7 +15,7 @@ from sia_core.harness import Manifest
 from sia_core.sandbox import HarnessWorker, SolveRequest, SolveResult
 from sia_core.sandbox.namespaces import Namespaces
 from sia_core.sandbox.process import Process
-from sia_core.types import GUARANTEES, Limits, ModelCall, Sandbox
+from sia_core.types import GUARANTEES, Limits, ModelAccess, Sandbox
 
 LIMITS = Limits(setup_seconds=20.0, solve_seconds=20.0, processes=16)
 SANDBOXES: dict[str, Callable[[], Sandbox]] = {"namespaces": Namespaces, "process": Process}
@@ -53,7 +53,7 @@ class Bench:
         code: str,
         *,
         limits: Limits = LIMITS,
-        model: ModelCall | None = None,
+        model: ModelAccess | None = None,
         slots: int = 2,
         requires: tuple[str, ...] = (),
         stateless: bool = False,

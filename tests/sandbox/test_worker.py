@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sandbox.policies import Policy
 
-from sia_core.errors import HarnessError, SandboxError, SiaError
+from sia_core.errors import HarnessError, SandboxError
+from sia_core.sandbox import SolveRequest
 from sia_core.types import Limits
 
 pytestmark = pytest.mark.real
@@ -192,8 +194,6 @@ def test_the_order_and_number_at_once_change_no_answer(bench: Any) -> None:
 
 
 def _request(seed: int) -> Any:
-    from sia_core.sandbox import SolveRequest
-
     return SolveRequest(str(seed), {"id": str(seed), "input": {}, "start": None}, seed)
 
 
@@ -213,7 +213,7 @@ def test_a_harness_asks_the_policy(bench: Any) -> None:
         asked.append((key, dict(request)))
         return {"choices": [{"message": {"content": request["messages"][0]["content"].upper()}}]}
 
-    results = bench.solve(ASK, ["a", "b", "c"], model=model)
+    results = bench.solve(ASK, ["a", "b", "c"], model=Policy(model))
     assert [json.loads(result.answer)["choices"][0]["message"]["content"] for result in results] == ["A", "B", "C"]
     assert sorted(key for key, _ in asked) == ["0", "1", "2"]
     assert asked[0][1]["temperature"] == 0.5
@@ -232,19 +232,45 @@ def test_the_time_of_the_policy_is_not_the_harnesss(bench: Any) -> None:
         waited.wait(0.4)
         return {}
 
-    (result,) = bench.solve(busy, [0], model=slow, limits=QUICK)
+    (result,) = bench.solve(busy, [0], model=Policy(slow), limits=QUICK)
     assert result.outcome == "ok", result
 
 
 def test_a_refused_call_is_an_exception_that_says_why(bench: Any) -> None:
     def broke(key: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        raise SiaError("the budget is spent") if key == "0" else ValueError("key=sk-secret")
+        if key == "0":
+            return {"error": {"message": "the budget is spent"}}
+        raise ValueError("key=sk-secret")
 
-    refused, failed = bench.solve(ASK, [0, 1], model=broke)
+    refused, failed = bench.solve(ASK, [0, 1], model=Policy(broke))
     assert refused.answer == '"ModelError: the budget is spent"'
     assert failed.answer == '"ModelError: the call of the policy failed: ValueError"'
     (none,) = bench.solve(ASK, [0])
     assert "no policy" in none.answer
+
+
+def test_a_harness_knows_whether_there_is_a_policy(bench: Any) -> None:
+    code = """
+        def setup(ctx):
+            return ctx.has_model
+        def solve(instance, ctx):
+            return [ctx.state, ctx.has_model]
+    """
+    assert bench.solve(code, [0])[0].answer == "[false, false]"
+    assert bench.solve(code, [0], model=Policy(lambda key, request: {}))[0].answer == "[true, true]"
+
+
+def test_the_policy_is_told_of_each_start_and_end_of_a_rollout(bench: Any) -> None:
+    policy = Policy(lambda key, request: {})
+    worker = bench.worker("def solve(instance, ctx): return ctx.seed", model=policy)
+    request = SolveRequest("a", {"id": "a", "input": {"do": "live"}, "start": None}, 7, group=4, training=True)
+    (result,) = worker.solve([request])
+    assert (result.answer, policy.begun, policy.ended) == ("7", [("a", 7, 4, True)], ["a"])
+    solving = worker.solve([_request(i) for i in range(5)])
+    next(solving)
+    solving.close()
+    assert sorted(policy.ended) == sorted(key for key, *_ in policy.begun)
+    assert len(policy.ended) < 6
 
 
 @pytest.mark.parametrize(
@@ -297,7 +323,7 @@ def test_a_worker_closed_by_another_thread_stops(bench: Any) -> None:
             ctx.model([])
             while True: pass
     """
-    worker = bench.worker(code, model=model)
+    worker = bench.worker(code, model=Policy(model))
     closer = threading.Thread(target=lambda: started.wait(20) and worker.close())
     closer.start()
     with pytest.raises(SandboxError, match="closed"):
