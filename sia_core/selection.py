@@ -75,7 +75,8 @@ class Choice:
     held: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.algorithm} ({', '.join(self.held)}: {self.why})"
+        held = f"{', '.join(self.held)}: " if self.held else ""
+        return f"{self.algorithm} ({held}{self.why})"
 
 
 _SIGNAL = Condition("density", ">=", SPARSE)
@@ -125,13 +126,14 @@ TABLE = (
 
 
 def recommend(stats: RewardStats, available: Collection[str]) -> list[Choice]:
-    """The algorithms out of ``available`` that the table calls for, best first; empty where none is."""
+    """The algorithms out of ``available`` that the table calls for, best first; then those that it does not know."""
     choices: dict[str, Choice] = {}
     for row in TABLE:
         if row.algorithm in available and not row.missed(stats):
             held = tuple(condition.seen(stats) for condition in row.when)
             choices.setdefault(row.algorithm, Choice(row.algorithm, row.why, held))
-    return list(choices.values())
+    unknown = sorted(set(available) - {row.algorithm for row in TABLE})
+    return [*choices.values(), *(Choice(name, "no row of the table speaks of it", ()) for name in unknown)]
 
 
 def verdict(stats: RewardStats, available: Collection[str]) -> str:

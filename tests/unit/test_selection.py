@@ -114,7 +114,13 @@ def test_only_what_is_on_offer_is_recommended_the_best_first_and_once() -> None:
     stats = reward_stats(groups(64, 8, right_or_wrong(0.135, 0)), 0.0)
     assert [choice.algorithm for choice in recommend(stats, EVERY)] == ["ppo", "grpo"]
     assert [choice.algorithm for choice in recommend(stats, ["grpo", "dpo"])] == ["grpo"]
-    assert recommend(stats, ["dpo", "somebody's own"]) == []
+    assert recommend(stats, ["dpo"]) == []
+
+
+def test_a_strangers_algorithm_comes_after_those_that_the_table_calls_for() -> None:
+    stats = reward_stats(groups(64, 8, right_or_wrong(0.135, 0)), 0.0)
+    assert [choice.algorithm for choice in recommend(stats, ["own", "dpo", "grpo"])] == ["grpo", "own"]
+    assert str(recommend(stats, ["own"])[0]) == "own (no row of the table speaks of it)"
 
 
 def test_a_choice_gives_its_reason_with_the_values_that_it_rests_on() -> None:

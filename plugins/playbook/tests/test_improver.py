@@ -97,8 +97,8 @@ def test_an_edit_that_did_not_even_run_counts_as_a_loss() -> None:
 def test_an_edit_that_was_refused_for_want_of_budget_counts_for_nothing() -> None:
     refused = trial("A2", None, outcome="refused")
     assert "A3" in names(evidence(trials=(refused,), candidates=4))
-    chosen = {each.name: each for each in Bandit().decide(evidence(trials=(refused,), candidates=4))}
-    assert chosen["A3"].prediction.gain == 0.0
+    chosen = Bandit().decide(evidence(trials=(refused,), candidates=4))
+    assert [each.prediction.gain for each in chosen if isinstance(each, RewriteHarness) and each.name == "A3"] == [0.0]
 
 
 def test_an_edit_is_not_tried_twice_on_one_agent_nor_again_on_its_descendants() -> None:
@@ -129,6 +129,5 @@ def test_the_reason_tells_what_the_edit_and_its_family_earned() -> None:
     assert chosen.prediction.gain == 0.15
 
 
-def test_without_a_catalogue_or_the_harness_lever_it_stops_and_says_why() -> None:
+def test_without_a_catalogue_it_stops_and_says_why() -> None:
     assert "playbook.toml" in stopped(evidence(playbook=None))
-    assert "harness lever" in stopped(evidence(levers=("weights",)))

@@ -1,0 +1,113 @@
+"""The harness lever's side of the choice: which edits of the catalogue apply, and what they promise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from sia_core.decision import Prediction, RewriteHarness
+from sia_core.evidence import AgentView, Evidence
+from sia_core.harness import applies, apply_edits
+from sia_core.playbook import Entry, Playbook
+from sia_playbook.belief import Belief, parents, tries
+
+SPREAD = 0.10
+"""The standard deviation of an untried edit's gain, as a share of the reward's range."""
+
+FAILED = -0.10
+"""What an edit that did not even run counts as having earned, as a share of the range too."""
+
+
+@dataclass(frozen=True)
+class EditArm:
+    """An edit that applies to an agent, what it (``own``) and the others of its family earned before, and the range."""
+
+    entry: Entry
+    parent: AgentView
+    own: tuple[float, ...]
+    others: tuple[float, ...]
+    scale: float
+
+    @property
+    def family(self) -> str:
+        return _family(self.entry)
+
+    @property
+    def belief(self) -> Belief:
+        """Nothing is expected of an untried edit but what its family earned, which is one observation beside its own.
+
+        A family's tries narrow the belief half as much as own ones: alike, not the same.
+        """
+        prior = sum(self.others) / (len(self.others) + 1)
+        mean = (prior + sum(self.own)) / (1 + len(self.own))
+        return Belief(mean, SPREAD * self.scale / math.sqrt(1 + len(self.own) + len(self.others) / 2))
+
+    @property
+    def reason(self) -> str:
+        """The choice, explained."""
+        own = f"it earned {_earned(self.own)} before" if self.own else "it is untried"
+        others = (
+            f"its family {self.family!r} earned {_earned(self.others)}" if self.others else "no edit like it was tried"
+        )
+        return f"{self.entry.summary}. On agent {self.parent.id} {own}; {others}. {self.belief}."
+
+    def decision(self, beside: str = "") -> RewriteHarness:
+        """The edit as a decision; ``beside`` is said of the other lever."""
+        return RewriteHarness(
+            name=self.entry.name,
+            edits=self.entry.change,
+            reason=self.reason + beside,
+            prediction=Prediction(gain=round(self.belief.mean, 4)),
+            parent=self.parent.id,
+        )
+
+
+def edits(evidence: Evidence) -> list[EditArm] | str:
+    """The edits that were not tried yet on the best agent or, where there is none, on the incumbent; or why none."""
+    playbook = evidence.playbook
+    if playbook is None or not playbook.edit:
+        return "the task has no catalogue of edits (playbook.toml), so there is nothing to choose from"
+    # A harness that was tried with other weights is another agent, and the edit may earn something else there.
+    known = {(agent.harness, agent.adapter) for agent in evidence.agents.values()}
+    tried = {(trial.parent, trial.name) for trial in evidence.trials}
+    for parent in (evidence.agents[each] for each in parents(evidence)):
+        arms = [
+            _arm(evidence, playbook, entry, parent)
+            for entry in playbook.edit
+            if (parent.id, entry.name) not in tried
+            and entry.name not in parent.edits
+            and applies(parent.files, entry.change)
+            and (apply_edits(parent.files, entry.change).digest, parent.adapter) not in known
+        ]
+        if arms:
+            return arms
+    return _exhausted(evidence, playbook)
+
+
+def _arm(evidence: Evidence, playbook: Playbook, entry: Entry, parent: AgentView) -> EditArm:
+    low, high = evidence.metric.bounds or (0.0, 1.0)
+    relatives = {other.name for other in playbook.edit if _family(other) == _family(entry)} - {entry.name}
+
+    def gains(names: set[str]) -> tuple[float, ...]:
+        found = tries(evidence, "harness", names)
+        return tuple(FAILED * (high - low) if trial.gain is None else trial.gain for trial in found)
+
+    return EditArm(entry, parent, gains({entry.name}), gains(relatives), high - low)
+
+
+def _family(entry: Entry) -> str:
+    """An edit without a family is one of its own."""
+    return entry.family or entry.name
+
+
+def _exhausted(evidence: Evidence, playbook: Playbook) -> str:
+    tried = {trial.name for trial in evidence.trials}
+    never = [entry.name for entry in playbook.edit if entry.name not in tried]
+    reason = "every edit of the catalogue that applies was tried"
+    return reason + (f"; never applied: {', '.join(never)}" if never else "")
+
+
+def _earned(gains: Sequence[float]) -> str:
+    return f"{fmean(gains):+.3f} on average in {len(gains)} {'try' if len(gains) == 1 else 'tries'}"

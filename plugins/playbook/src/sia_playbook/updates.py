@@ -1,0 +1,165 @@
+"""The weight lever's side of the choice: which update is worth most, and what it promises.
+
+An update can win at most what is to be won on the instances whose rollouts disagree:
+
+    promise = share of groups with variance x (best reward in reach - reward now)
+
+So an agent that is nearly always wrong promises little until an edit makes it right
+sometimes, and one that is nearly always right promises little again. Half of the
+promise is expected, give or take the same; what earlier updates won of what they
+promised moves and narrows that, each weighed by what it promised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sia_core.decision import Prediction, UpdateWeights
+from sia_core.evidence import AgentView, Evidence, RewardStats, Trial, WeightsView
+from sia_core.selection import Choice, recommend
+from sia_playbook.belief import Belief, parents, tries
+
+PATIENCE = 2
+"""An agent is left alone after as many updates in a row that were not promoted."""
+
+OTHERS = 0.5
+"""What a try of another algorithm counts for, beside one of the same: alike, not the same."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What is to be won by training an agent: on which share of groups, and how far it is from the best."""
+
+    disagree: float
+    room: float
+
+    @property
+    def size(self) -> float:
+        return self.disagree * self.room
+
+
+@dataclass(frozen=True)
+class UpdateArm:
+    """An update of an agent's weights that the table calls for, and what is believed of it.
+
+    ``promised`` and ``won`` add up what earlier updates promised and gained;
+    ``objections`` are those to algorithms that the table would have preferred.
+    """
+
+    choice: Choice
+    parent: AgentView
+    promise: Promise
+    promised: float
+    won: float
+    objections: tuple[str, ...]
+    cost: WeightsView
+
+    @property
+    def family(self) -> str:
+        """All updates are alike, and like no edit, whose families have names: a generation makes one of them."""
+        return ""
+
+    @property
+    def belief(self) -> Belief:
+        """A share of the promise: one half, held with the weight of this promise, moved by what others won."""
+        size = self.promise.size
+        whole = size + self.promised
+        return Belief(size * (size / 2 + self.won) / whole, size / 2 * math.sqrt(size / whole))
+
+    @property
+    def reason(self) -> str:
+        """The choice, explained."""
+        passed_over = "".join(f"; not {each}" for each in self.objections)
+        before = (
+            f"earlier ones won {self.won:+.3f} of {self.promised:.3f}" if self.promised else "none was tried before"
+        )
+        return (
+            f"By the selection table: {self.choice}{passed_over}. On agent {self.parent.id} the rollouts of "
+            f"{self.promise.disagree:.0%} of the instances disagree, and the best reward in reach is "
+            f"{self.promise.room:.3f} away, so an update promises {self.promise.size:.3f}; {before}. {self.belief}, "
+            f"for about {self.cost.rollouts:,} rollouts, {self.cost.tokens:,} tokens and {self.cost.seconds:,.0f} s."
+        )
+
+    def decision(self) -> UpdateWeights:
+        return UpdateWeights(
+            algorithm=self.choice.algorithm,
+            reason=self.reason,
+            prediction=Prediction(
+                gain=round(self.belief.mean, 4), where="instances on which some rollouts earn more than others"
+            ),
+            parent=self.parent.id,
+        )
+
+
+def update(evidence: Evidence) -> UpdateArm | str:
+    """The update of the best agent or, where it is not to be trained, of the incumbent; or why there is none."""
+    weights = evidence.weights
+    if weights is None:
+        return "this run has no policy to train"
+    if weights.refused:
+        return f"the weights cannot be updated: {weights.refused}"
+    if not evidence.algorithms:
+        return "no learner is on offer that this run's engine can train with"
+    why = []
+    for parent in (evidence.agents[each] for each in parents(evidence)):
+        found = _arm(evidence, parent, weights)
+        if isinstance(found, UpdateArm):
+            return found
+        why.append(f"agent {parent.id} is not to be trained: {found}")
+    return "; ".join(why)
+
+
+def _arm(evidence: Evidence, parent: AgentView, weights: WeightsView) -> UpdateArm | str:
+    """The table's first choice without objections, untried ones first; or why this agent is not to be trained."""
+    if parent.exploration is None:
+        return "its rollouts were not explored"
+    updates = [trial for trial in evidence.trials if trial.lever == "weights" and trial.parent == parent.id]
+    last = updates[-PATIENCE:]
+    if len(last) == PATIENCE and all(trial.outcome != "promoted" for trial in last):
+        return "its last updates brought no promotion: " + ", ".join(map(_became, last))
+    choices, objections = _choices(evidence, parent, parent.exploration)
+    if not choices:
+        return "; ".join(objections)
+    promise = _promise(evidence, parent)
+    if promise.size <= 0:
+        return f"{promise.disagree:.0%} of its groups disagree, and {promise.room:.3f} is left to gain"
+    choice = min(choices, key=lambda each: each.algorithm in {trial.name for trial in updates})
+    others = {each.name for each in evidence.algorithms} - {choice.algorithm}
+    promised, won = (
+        same + OTHERS * other
+        for same, other in zip(_past(evidence, {choice.algorithm}), _past(evidence, others), strict=True)
+    )
+    return UpdateArm(choice, parent, promise, promised, won, tuple(objections), weights)
+
+
+def _choices(evidence: Evidence, parent: AgentView, stats: RewardStats) -> tuple[list[Choice], Sequence[str]]:
+    """What the table calls for and its learner does not object to, best first; and the objections to the rest."""
+    said = {each.name: each.objections.get(parent.id, ()) for each in evidence.algorithms}
+    called_for = recommend(stats, said)
+    objections = [f"{each.algorithm}: {', '.join(said[each.algorithm])}" for each in called_for if said[each.algorithm]]
+    missing = f"the selection table has no case for {', '.join(said)} here"
+    return [each for each in called_for if not said[each.algorithm]], objections if called_for else [missing]
+
+
+def _promise(evidence: Evidence, agent: AgentView) -> Promise:
+    """Without an upper bound, two deviations above the mean are in reach: some rollouts got there."""
+    stats = agent.exploration
+    if stats is None:
+        return Promise(0.0, 0.0)
+    bounds = evidence.metric.bounds
+    reach = bounds[1] if bounds else stats.mean + 2 * stats.deviation
+    return Promise(1 - (stats.flat_groups or 0.0), max(0.0, reach - agent.estimate))
+
+
+def _past(evidence: Evidence, names: set[str]) -> tuple[float, float]:
+    """What earlier updates by these algorithms promised, and what they won; one that failed won nothing."""
+    done = tries(evidence, "weights", names)
+    promised = sum(_promise(evidence, evidence.agents[trial.parent]).size for trial in done)
+    return promised, sum(trial.gain or 0.0 for trial in done)
+
+
+def _became(trial: Trial) -> str:
+    """What came of an update, in words."""
+    return f"{trial.name} {trial.outcome} ({trial.why})"
