@@ -1,61 +1,256 @@
-"""The policy as harnesses ask it: calls in the shape of chat completions, answered by one engine, recorded exactly."""
+"""The policy as harnesses ask it: calls in the shape of chat completions, answered by one engine, recorded exactly.
+
+What is sampled follows from the weights, the rollout's seed, the request, and how
+often the rollout had asked it before; never from the order in which calls arrive.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import threading
+import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from sia_core.learning import Engine, Trace
+from sia_core.chat import Chat, Refused, parse, reply, said
+from sia_core.errors import SiaError
+from sia_core.gateway_record import Book, Record
+from sia_core.learning import Engine, Request, Sampled
+
+__all__ = ["Gateway", "Record"]
+
+CONTEXT = 32_768
+"""Tokens of prompt and reply together that one call may have."""
+
+MOST_CALLS = 1000
+"""Calls that one rollout may make: its time stands still while it waits for the policy."""
+
+_PATIENCE_SHARE, _PATIENCE_SECONDS = 0.1, 0.02
+"""How long a batch waits for more calls: this share of what the last one took, and never longer than that."""
+
+_Reply = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Record:
-    """What one rollout's calls of the policy were.
+@dataclass(eq=False)
+class _Rollout:
+    """A rollout that may ask. ``pending`` is how many of its calls wait for their replies."""
 
-    ``truncated`` says that a limit of length cut one short; ``turns`` are for a person
-    to read, as JSON, cut to size.
-    """
+    seed: int
+    group: int
+    training: bool
+    book: Book = field(default_factory=Book)
+    asked: Counter[bytes] = field(default_factory=Counter)
+    calls: int = 0
+    pending: int = 0
+    ended: bool = False
 
-    traces: Sequence[Trace] = ()
-    truncated: bool = False
-    prompt_tokens: int = 0
-    sampled_tokens: int = 0
-    turns: Sequence[Mapping[str, Any]] = ()
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """A call that waits. ``name`` is a digest of what decides on its reply."""
+
+    rollout: _Rollout
+    chat: Chat
+    name: str
+    rendered: list[int]
+    request: Request
+    future: Future[_Reply] = field(default_factory=Future)
 
 
 class Gateway:
     """Answers rollouts with one engine; :class:`sia_core.types.ModelAccess`. Safe to use from several threads."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, *, context: int = CONTEXT) -> None:
+        self._engine, self._context = engine, context
+        self._changed = threading.Condition()
+        self._rendering = threading.Lock()
+        self._rollouts: dict[str, _Rollout] = {}
+        self._queue: list[_Call] = []
+        self._at_work = 0  # rollouts that may ask, none of whose calls waits
+        self._claims = 0
+        self._busy = self._closed = False
+        self._last_seconds = 0.0
+        self._thread = threading.Thread(target=self._serve, name="sia-gateway", daemon=True)
+        self._thread.start()
 
     def begin(self, key: str, seed: int, *, group: int = 1, training: bool = False) -> None:
         """A rollout starts, perhaps for the second time: nothing of an earlier start counts any more."""
-        raise NotImplementedError
+        self.end(key)
+        with self._changed:
+            self._rollouts[key] = _Rollout(seed, group, training)
+            self._at_work += 1
 
-    def ask(self, key: str, request: Mapping[str, Any]) -> Future[Mapping[str, Any]]:
+    def ask(self, key: str, request: Mapping[str, Any]) -> Future[_Reply]:
         """One call; the future holds the reply, or ``{"error": {"message", "type", "param", "code"}}``."""
-        raise NotImplementedError
+        try:
+            call = self._prepared(key, parse(request))
+            self._enqueue(call)
+            return call.future
+        except Exception as error:
+            refused: Future[_Reply] = Future()
+            refused.set_result(_failure(error))
+            return refused
 
-    def answer(self, key: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    def answer(self, key: str, request: Mapping[str, Any]) -> _Reply:
         """The same, waited for."""
         return self.ask(key, request).result()
 
     def end(self, key: str) -> None:
         """The rollout asks nothing more; its record stays until :meth:`finish`. May be called twice."""
-        raise NotImplementedError
+        with self._changed:
+            rollout = self._rollouts.get(key)
+            if rollout is not None and not rollout.ended:
+                rollout.ended = True
+                self._at_work -= not rollout.pending
+                self._changed.notify_all()
 
     def finish(self, key: str) -> Record:
-        """End a rollout and take its record; an empty one where it never asked."""
-        raise NotImplementedError
+        """End a rollout and take its record; an empty one where it was never begun."""
+        self.end(key)
+        with self._changed:
+            rollout = self._rollouts.pop(key, None)
+            return rollout.book.record() if rollout else Record()
 
     @contextmanager
     def exclusive(self) -> Iterator[Engine]:
         """The engine, for the caller alone, once no batch is under way; calls wait meanwhile."""
-        yield self._engine
+        with self._changed:
+            self._claims += 1
+            self._changed.notify_all()
+            try:
+                self._changed.wait_for(lambda: not self._busy)
+            finally:
+                self._claims -= 1
+            self._busy = True
+        try:
+            yield self._engine
+        finally:
+            self._release()
 
     def close(self) -> None:
-        """End the engine's thread; calls that wait get an error."""
+        """End the engine's thread, after the batch that is under way; calls that wait get an error."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    # A call on its way to the engine.
+
+    def _prepared(self, key: str, chat: Chat) -> _Call:
+        with self._changed:
+            rollout = self._rollouts.get(key)
+            if rollout is None or rollout.ended:
+                raise Refused("no rollout under way has this key", code="invalid_api_key", kind="authentication_error")
+            rollout.calls += 1
+            if rollout.calls > MOST_CALLS:
+                raise Refused(f"a rollout may make {MOST_CALLS} calls", kind="rate_limit_error")
+            occurrence = rollout.asked[chat.digest]
+            rollout.asked[chat.digest] += 1
+        with self._rendering:
+            rendered = list(self._engine.tokens.render(chat.messages, chat.tools))
+            prompt = rollout.book.prompt(chat, rendered, self._engine.tokens)
+        if len(prompt) + chat.max_tokens > self._context:
+            why = f"{len(prompt)} tokens of prompt and {chat.max_tokens} of reply are more than {self._context}"
+            raise Refused(f"messages: {why}", "messages", "context_length_exceeded")
+        constrained = "constrain" in self._engine.can
+        name = hashlib.sha256(f"{rollout.seed}/{chat.digest.hex()}/{occurrence}".encode()).hexdigest()
+        request = Request(
+            prompt=prompt,
+            seeds=[_seed(name, index) for index in range(chat.n)],
+            max_tokens=chat.max_tokens,
+            group=rollout.group * chat.n,
+            stop=chat.stop,
+            choices=chat.choices if constrained else (),
+            prior=chat.prior if constrained else (),
+            schema=chat.schema if constrained else None,
+            temperature=None if rollout.training else chat.temperature,
+        )
+        return _Call(rollout, chat, name[:24], rendered, request)
+
+    def _enqueue(self, call: _Call) -> None:
+        with self._changed:
+            if self._closed:
+                raise SiaError("the policy is not there any more: the run is ending")
+            rollout = call.rollout
+            self._at_work -= not (rollout.pending or rollout.ended)
+            rollout.pending += 1
+            self._queue.append(call)
+            self._changed.notify_all()
+
+    def _settle(self, call: _Call, answer: _Reply) -> None:
+        with self._changed:
+            rollout = call.rollout
+            rollout.pending -= 1
+            self._at_work += not (rollout.pending or rollout.ended)
+        call.future.set_result(answer)
+
+    # The engine's thread.
+
+    def _serve(self) -> None:
+        while batch := self._next_batch():
+            started = time.monotonic()
+            self._sample([call for call in batch if not call.rollout.ended])
+            self._last_seconds = time.monotonic() - started
+            for call in batch:
+                if not call.future.done():
+                    self._settle(call, _failure(SiaError("the rollout has ended")))
+            self._release()
+        for call in self._queue:
+            self._settle(call, _failure(SiaError("the policy is not there any more: the run is ending")))
+
+    def _next_batch(self) -> list[_Call]:
+        """What waits, once the engine is free and nobody else may soon add to it; nothing when closed."""
+        with self._changed:
+            while not self._closed:
+                self._changed.wait_for(self._may_sample)
+                patience = min(_PATIENCE_SECONDS, _PATIENCE_SHARE * self._last_seconds)
+                self._changed.wait_for(lambda: self._closed or self._claims or not self._at_work, patience)
+                if not (self._closed or self._claims or self._busy):
+                    self._busy = True
+                    batch, self._queue = self._queue, []
+                    return batch
+        return []
+
+    def _may_sample(self) -> bool:
+        return self._closed or (bool(self._queue) and not (self._busy or self._claims))
+
+    def _release(self) -> None:
+        with self._changed:
+            self._busy = False
+            self._changed.notify_all()
+
+    def _sample(self, batch: Sequence[_Call]) -> None:
+        """Answer a batch. What one request breaks, the others are asked again without: it changes none of them."""
+        try:
+            done = self._engine.sample([call.request for call in batch]) if batch else []
+        except Exception as error:
+            if len(batch) == 1:
+                self._settle(batch[0], _failure(error))
+            else:
+                for call in batch:
+                    self._sample([call])
+            return
+        for call, sampled in zip(batch, done, strict=True):
+            self._settle(call, self._reply(call, sampled))
+
+    def _reply(self, call: _Call, sampled: Sequence[Sampled]) -> _Reply:
+        chat, prompt = call.chat, list(call.request.prompt)
+        named = [(said(each.text, f"{call.name}_{i}", tools=bool(chat.tools)), each) for i, each in enumerate(sampled)]
+        call.rollout.book.add(chat, call.rendered, prompt, named)
+        return reply(chat, call.name, named, len(prompt), self._engine.tokens.decode)
+
+
+def _seed(name: str, index: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{name}/{index}".encode()).digest()[:6])
+
+
+def _failure(error: Exception) -> _Reply:
+    """The error object of an exception. One that is not the core's own may hold secrets: only its type is told."""
+    if isinstance(error, Refused):
+        return error.body()
+    told = str(error) if isinstance(error, SiaError) else f"the call of the policy failed: {type(error).__name__}"
+    return Refused(told, kind="server_error").body()

@@ -1,0 +1,157 @@
+"""What one rollout asked of the policy, as exact tokens: the prompts of its next turns, and its traces.
+
+A conversation that goes on is one trace: where a request repeats what was sampled
+before, its prompt holds the very tokens that were sampled, not the same text
+tokenised anew. Where a tokenizer's rendering does not allow that, a new trace starts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from sia_core.chat import Chat, Message
+from sia_core.learning import Sampled, Tokens, Trace
+
+_SHOWN_TURNS = 32
+_SHOWN_CHARACTERS = 2000
+
+_Row = TypeVar("_Row")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one rollout's calls of the policy were.
+
+    ``truncated`` says that a limit of length cut one short. ``turns`` are for a person
+    to read, as JSON, cut to size: of each call the messages that its conversation had
+    not held before, and what was replied.
+    """
+
+    traces: Sequence[Trace] = ()
+    truncated: bool = False
+    prompt_tokens: int = 0
+    sampled_tokens: int = 0
+    turns: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class _Said:
+    """A sampled turn: its prompt as text renders it and as it was asked with, and the messages up to and with it."""
+
+    rendered: list[int]
+    prompt: list[int]
+    sampled: Sampled
+    messages: int
+
+
+@dataclass
+class Book:
+    """The calls of one rollout, in the order in which they were answered."""
+
+    _calls: list[tuple[list[int], list[Sampled]]] = field(default_factory=list)
+    _said: dict[bytes, _Said] = field(default_factory=dict)
+    _turns: list[dict[str, Any]] = field(default_factory=list)
+
+    def prompt(self, chat: Chat, rendered: list[int], tokens: Tokens) -> list[int]:
+        """The prompt to ask with, where ``rendered`` is the conversation as text gives it."""
+        said = self._last(chat)
+        if said is None:
+            return rendered
+        start, text = len(said.rendered), said.sampled.text
+        end = next((at for at in range(start, len(rendered)) if rendered[at] in tokens.stops), None)
+        if end is None or rendered[:start] != said.rendered or tokens.decode(said.sampled.tokens) != text:
+            return rendered
+        # A template may leave out a turn's tool calls; more than the turn itself must not be replaced.
+        if tokens.decode(rendered[start:end]).strip() not in ("", text.strip()):
+            return rendered
+        ended = said.sampled.tokens[-1] in tokens.stops
+        return [*said.prompt, *said.sampled.tokens, *rendered[end + ended :]]
+
+    def add(
+        self,
+        chat: Chat,
+        rendered: list[int],
+        prompt: list[int],
+        continuations: Sequence[tuple[Message, Sampled]],
+    ) -> None:
+        """Note an answered call."""
+        before = self._last(chat)
+        new = chat.messages[before.messages if before else 0 :]
+        self._calls.append((prompt, [sampled for _, sampled in continuations]))
+        for message, sampled in continuations:
+            self._said.setdefault(chat.after(message), _Said(rendered, prompt, sampled, len(chat.messages) + 1))
+        if len(self._turns) < _SHOWN_TURNS:
+            replies = [_shown(message) for message, _ in continuations]
+            self._turns.append({"messages": [_shown(each) for each in new[-_SHOWN_TURNS:]], "replies": replies})
+
+    def record(self) -> Record:
+        """All of it."""
+        sampled = [each for _, some in self._calls for each in some]
+        return Record(
+            traces=tuple(_traces(self._calls)),
+            truncated=any(each.finish == "length" for each in sampled),
+            prompt_tokens=sum(len(prompt) for prompt, _ in self._calls),
+            sampled_tokens=sum(len(each.tokens) for each in sampled),
+            turns=tuple(self._turns),
+        )
+
+    def _last(self, chat: Chat) -> _Said | None:
+        """The latest sampled turn that a conversation repeats."""
+        if not self._said:
+            return None
+        return next((self._said[each] for each in reversed(chat.digests) if each in self._said), None)
+
+
+def _traces(calls: Sequence[tuple[list[int], list[Sampled]]]) -> list[Trace]:
+    """Each continuation at the end of the longest trace that its prompt begins with, or as a trace of its own.
+
+    Several continuations of one call are traces of their own.
+    """
+    traces: list[Trace] = []
+    for prompt, continuations in calls:
+        if len(continuations) == 1:
+            begun = [at for at, trace in enumerate(traces) if _begins(prompt, trace.tokens)]
+            if begun:
+                at = max(begun, key=lambda each: len(traces[each].tokens))
+                traces[at] = _joined(traces[at], continuations[0].trace(prompt))
+                continue
+        traces += [sampled.trace(prompt) for sampled in continuations]
+    return traces
+
+
+def _begins(prompt: list[int], tokens: Sequence[int]) -> bool:
+    return len(tokens) <= len(prompt) and prompt[len(tokens) - 1] == tokens[-1] and prompt[: len(tokens)] == tokens
+
+
+def _joined(first: Trace, second: Trace) -> Trace:
+    """``second``, which begins with the tokens of ``first``, with what is known of them."""
+    length = len(first.tokens)
+    return Trace(
+        tokens=second.tokens,
+        mask=[*first.mask, *second.mask[length:]],
+        logprobs=[*first.logprobs, *second.logprobs[length:]],
+        values=None if first.values is None or second.values is None else [*first.values, *second.values[length:]],
+        allowed=_joined_rows(first.allowed, second.allowed, length, len(second.tokens)),
+        bias=_joined_rows(first.bias, second.bias, length, len(second.tokens)),
+    )
+
+
+def _joined_rows(
+    first: Sequence[_Row | None] | None, second: Sequence[_Row | None] | None, length: int, total: int
+) -> list[_Row | None] | None:
+    if first is None and second is None:
+        return None
+    return [*(first or [None] * length), *(second[length:] if second else [None] * (total - length))]
+
+
+def _shown(message: Message) -> dict[str, str]:
+    calls = message.get("tool_calls")
+    text = message["content"] + (json.dumps(calls, ensure_ascii=False) if calls else "")
+    return {"role": message["role"], "content": _cut(text)}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]} [cut: {len(text)} characters]"

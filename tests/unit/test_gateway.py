@@ -1,0 +1,450 @@
+"""The gateway answers as the OpenAI API does, the same whatever the order, and records exactly what was sampled."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from sia_core.errors import TrainingError
+from sia_core.gateway import MOST_CALLS, Gateway, Record
+from sia_core.learning import Request, Sampled
+from sia_core.testing.engines import END, ScriptedEngine
+
+USER = {"role": "user", "content": "hello"}
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    return ScriptedEngine()
+
+
+@pytest.fixture
+def gateway(engine: ScriptedEngine) -> Iterator[Gateway]:
+    made = Gateway(engine)
+    yield made
+    made.close()
+
+
+def using(engine: ScriptedEngine, *requests: Mapping[str, Any], **begin: Any) -> tuple[list[Any], Record]:
+    """The replies to requests of one rollout, one after the other, and its record."""
+    gateway = Gateway(engine)
+    try:
+        gateway.begin("r", 1, **begin)
+        return [gateway.answer("r", request) for request in requests], gateway.finish("r")
+    finally:
+        gateway.close()
+
+
+def ask(content: str = "hello", **settings: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": content}], **settings}
+
+
+def text_of(reply: Any) -> str:
+    return str(reply["choices"][0]["message"]["content"])
+
+
+# Replies.
+
+
+def test_a_reply_is_a_chat_completion() -> None:
+    (reply,), _ = using(ScriptedEngine("yes"), ask())
+    assert reply["object"] == "chat.completion"
+    assert reply["model"] == "policy"
+    (choice,) = reply["choices"]
+    assert choice == {
+        "index": 0,
+        "message": {"role": "assistant", "content": "yes", "refusal": None},
+        "finish_reason": "stop",
+        "logprobs": None,
+    }
+    prompt = len("hello") + 3
+    assert reply["usage"] == {"prompt_tokens": prompt, "completion_tokens": 4, "total_tokens": prompt + 4}
+    json.dumps(reply)
+
+
+def test_a_reply_that_is_too_long_says_so() -> None:
+    (reply,), record = using(ScriptedEngine("a long one"), ask(max_tokens=3))
+    assert (text_of(reply), reply["choices"][0]["finish_reason"]) == ("a l", "length")
+    assert record.truncated
+
+
+def test_logprobs_are_there_when_asked_for() -> None:
+    (reply,), _ = using(ScriptedEngine("hi"), ask(logprobs=True))
+    content = reply["choices"][0]["logprobs"]["content"]
+    assert [(each["token"], each["logprob"]) for each in content] == [("h", -0.5), ("i", -0.5), ("", -0.5)]
+
+
+def test_a_stop_string_ends_a_reply() -> None:
+    (reply,), _ = using(ScriptedEngine("one. two"), ask(stop="."))
+    assert (text_of(reply), reply["choices"][0]["finish_reason"]) == ("one", "stop")
+
+
+def test_choices_and_prior_and_schema_reach_the_engine() -> None:
+    engine = ScriptedEngine()
+    format_ = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "array"}}}
+    replies, _ = using(engine, ask(choices=["yes", "no"], prior=[0.0, -1.5]), ask(response_format=format_))
+    assert text_of(replies[0]) in ("yes", "no")
+    first, second = (batch[0] for batch in engine.batches)
+    assert (first.choices, first.prior, first.schema) == (("yes", "no"), (0.0, -1.5), None)
+    assert second.schema == {"type": "array"}
+
+
+def test_an_engine_that_cannot_constrain_samples_freely() -> None:
+    class Free(ScriptedEngine):
+        can = frozenset({"train"})
+
+    engine = Free("neither")
+    (reply,), _ = using(engine, ask(choices=["yes", "no"]))
+    assert text_of(reply) == "neither"
+
+
+def test_text_may_come_in_parts() -> None:
+    parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
+    (whole, split), _ = using(ScriptedEngine(), ask(), {"messages": [{"role": "user", "content": parts}]})
+    assert whole["usage"] == split["usage"]
+
+
+def test_tool_calls_are_found_in_the_reply() -> None:
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+    engine = ScriptedEngine('let me see <tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>')
+    (reply, plain), _ = using(engine, ask(tools=[tool]), ask())
+    (choice,) = reply["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] == "let me see"
+    (call,) = choice["message"]["tool_calls"]
+    assert (call["type"], call["function"]) == ("function", {"name": "add", "arguments": '{"a": 1}'})
+    assert "tool_call>" in text_of(plain)
+
+
+@pytest.mark.parametrize("broken", ['{"name": 3, "arguments": {}}', '{"name": "add"', "{}"])
+def test_what_only_looks_like_a_tool_call_is_text(broken: str) -> None:
+    tool = {"type": "function", "function": {"name": "add"}}
+    (reply,), _ = using(ScriptedEngine(f"<tool_call>{broken}</tool_call>"), ask(tools=[tool]))
+    assert text_of(reply) == f"<tool_call>{broken}</tool_call>"
+    assert reply["choices"][0]["finish_reason"] == "stop"
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("request_", "param"),
+    [
+        ({}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hello"}, "messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content"),
+        ({"messages": [{**USER, "colour": 1}]}, "messages.0.colour"),
+        (ask(max_tokens=0), "max_tokens"),
+        (ask(max_tokens="7"), "max_tokens"),
+        (ask(max_tokens=10**9), "max_tokens"),
+        (ask(temperature=-1), "temperature"),
+        (ask(temperature=float("nan")), "temperature"),
+        (ask(top_logprobs=3), "top_logprobs"),
+        (ask(top_p=0.5), "top_p"),
+        (ask(n=1000), "n"),
+        (ask(stop=[""]), "stop"),
+        (ask(choices=[]), "choices"),
+        (ask(choices=["a", "a"]), "choices"),
+        (ask(choices=["a"], prior=[1.0, 2.0]), "prior"),
+        (ask(prior=[1.0]), "prior"),
+        (ask(response_format={"type": "json_schema"}), "response_format.json_schema"),
+        (ask("x" * 40_000), "messages"),
+        (ask(magic=True), "magic"),
+    ],
+)
+def test_a_bad_request_is_told_which_field_is_wrong(gateway: Gateway, request_: Any, param: str) -> None:
+    gateway.begin("r", 1)
+    error = gateway.answer("r", request_)["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["param"].startswith(param)
+    assert error["message"].startswith(param)
+
+
+def test_an_unknown_field_has_the_code_for_it(gateway: Gateway) -> None:
+    gateway.begin("r", 1)
+    assert gateway.answer("r", ask(magic=True))["error"]["code"] == "unknown_parameter"
+
+
+def test_a_rollout_that_is_not_under_way_is_refused(gateway: Gateway) -> None:
+    assert gateway.answer("r", ask())["error"]["type"] == "authentication_error"
+    gateway.begin("r", 1)
+    gateway.end("r")
+    assert gateway.answer("r", ask())["error"]["type"] == "authentication_error"
+
+
+def test_a_rollout_cannot_ask_without_end(gateway: Gateway) -> None:
+    gateway.begin("r", 1)
+    replies = [gateway.answer("r", ask(max_tokens=1)) for _ in range(MOST_CALLS + 1)]
+    assert [reply.get("error", {}).get("type") for reply in replies[-2:]] == [None, "rate_limit_error"]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(TrainingError("no more memory"), "no more memory"), (ValueError("key=sk-secret"), "ValueError")],
+)
+def test_an_engines_failure_is_told_without_its_secrets(error: Exception, told: str) -> None:
+    class Broken(ScriptedEngine):
+        def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
+            raise error
+
+    (reply,), record = using(Broken(), ask())
+    assert reply["error"]["type"] == "server_error"
+    assert told in reply["error"]["message"]
+    assert "secret" not in reply["error"]["message"]
+    assert record == Record()
+
+
+# The same, whatever the order.
+
+
+def test_a_rollouts_replies_follow_from_its_seed_and_what_it_asked() -> None:
+    first, _ = using(ScriptedEngine(), ask("a"), ask("b"), ask("a"))
+    second, _ = using(ScriptedEngine(), ask("b"), ask("a"), ask("a", seed=5, user="me", stream=True))
+    texts, again = [text_of(each) for each in first], [text_of(each) for each in second]
+    assert texts == [again[1], again[0], again[2]]
+    assert len(set(texts)) == 3
+    assert [each["id"] for each in first] == [second[1]["id"], second[0]["id"], second[2]["id"]]
+
+
+def test_each_of_n_replies_has_a_seed_of_its_own() -> None:
+    (reply,), record = using(ScriptedEngine(), ask(n=3), group=2)
+    assert len({each["message"]["content"] for each in reply["choices"]}) == 3
+    assert len(record.traces) == 3
+
+
+def test_a_rollout_that_starts_again_is_as_if_it_never_had(gateway: Gateway) -> None:
+    gateway.begin("r", 1)
+    first = gateway.answer("r", ask())
+    gateway.begin("r", 1)
+    assert gateway.answer("r", ask()) == first
+    assert len(gateway.finish("r").traces) == 1
+    assert gateway.finish("r") == Record()
+
+
+def test_training_samples_at_the_engines_own_temperature() -> None:
+    for training, asked in ((True, None), (False, 0.25)):
+        engine = ScriptedEngine()
+        using(engine, ask(temperature=0.25), training=training)
+        assert engine.batches[0][0].temperature == asked
+
+
+def test_the_engine_is_told_how_large_a_group_will_be() -> None:
+    engine = ScriptedEngine()
+    using(engine, ask(), ask(n=2), group=8)
+    assert [batch[0].group for batch in engine.batches] == [8, 16]
+
+
+# Records.
+
+
+def test_a_record_holds_the_exact_tokens() -> None:
+    engine = ScriptedEngine("yes")
+    _, record = using(engine, ask())
+    (trace,) = record.traces
+    prompt = list(engine.batches[0][0].prompt)
+    assert list(trace.tokens) == [*prompt, *b"yes", END]
+    assert list(trace.mask) == [0] * len(prompt) + [1] * 4
+    assert list(trace.logprobs) == [0.0] * len(prompt) + [-0.5] * 4
+    assert (record.prompt_tokens, record.sampled_tokens, record.truncated) == (len(prompt), 4, False)
+
+
+def test_a_conversation_is_one_trace() -> None:
+    engine = ScriptedEngine()
+    first = ask("a")
+    gateway = Gateway(engine)
+    gateway.begin("r", 1)
+    messages = list(first["messages"])
+    for content in ("b", "c", "d"):
+        # As a client of the API sends a reply back: with every field that it has.
+        message = {**gateway.answer("r", {"messages": messages})["choices"][0]["message"], "tool_calls": None}
+        messages += [message, {"role": "user", "content": content}]
+    record = gateway.finish("r")
+    gateway.close()
+    (trace,) = record.traces
+    assert [token for token, chosen in zip(trace.tokens, trace.mask, strict=True) if chosen].count(END) == 3
+    assert len(trace.tokens) == len(trace.mask) == len(trace.logprobs) == len(trace.values or ())
+    assert [[each["content"] for each in turn["messages"]] for turn in record.turns] == [["a"], ["b"], ["c"]]
+
+
+class Retokenising(ScriptedEngine):
+    """Samples in bytes, two tokens of which its tokenizer would merge into one."""
+
+    def __init__(self) -> None:
+        super().__init__("aab")
+        encode = self.tokens.encode
+
+        def merging(text: str) -> list[int]:
+            ids = encode(text)
+            return [300, *ids[2:]] if text.startswith("aa") else ids
+
+        self.tokens.encode = merging  # type: ignore[method-assign]
+        decode = self.tokens.decode
+        self.tokens.decode = lambda ids: "".join("aa" if each == 300 else decode([each]) for each in ids)  # type: ignore[method-assign]
+
+    def _sampled(self, request: Request, seed: int) -> Sampled:
+        tokens = [*b"aab", END]
+        return Sampled(tokens, [1] * 4, [-0.5] * 4, [0.0] * 4, None, "aab", "stop")
+
+
+def test_a_turn_that_comes_back_keeps_the_tokens_that_were_sampled() -> None:
+    engine = Retokenising()
+    again = [USER, {"role": "assistant", "content": "aab"}, USER]
+    _, record = using(engine, ask(), {"messages": again})
+    (trace,) = record.traces
+    assert 300 not in trace.tokens
+    assert sum(trace.mask) == 8
+
+
+def test_a_turn_that_the_harness_changed_starts_a_new_trace() -> None:
+    changed = [USER, {"role": "assistant", "content": "no!"}, USER]
+    _, record = using(ScriptedEngine("yes"), ask(), {"messages": changed})
+    assert [sum(trace.mask) for trace in record.traces] == [4, 4]
+
+
+def test_a_tool_call_and_its_result_are_one_trace() -> None:
+    tool = {"type": "function", "function": {"name": "add"}}
+    text = '<tool_call>{"name":"add","arguments":{"a":1}}</tool_call>'
+    gateway = Gateway(ScriptedEngine(lambda prompt, seed: "2" if "result" in prompt else text))
+    gateway.begin("r", 1)
+    message = gateway.answer("r", ask(tools=[tool]))["choices"][0]["message"]
+    result = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "result: 2"}
+    gateway.answer("r", {"messages": [USER, message, result], "tools": [tool]})
+    record = gateway.finish("r")
+    gateway.close()
+    # This tokenizer writes tool calls with other blanks than were sampled, so its text alone does not fit.
+    assert [sum(trace.mask) for trace in record.traces] == [len(text) + 1, 2]
+
+
+def test_prompts_that_have_nothing_to_do_with_each_other_are_traces_of_their_own() -> None:
+    _, record = using(ScriptedEngine("yes"), ask("a"), ask("b"))
+    assert len(record.traces) == 2
+
+
+def test_what_a_constraint_allowed_is_kept_through_a_conversation() -> None:
+    gateway = Gateway(ScriptedEngine())
+    gateway.begin("r", 1)
+    message = gateway.answer("r", ask(choices=["yes", "no"]))["choices"][0]["message"]
+    gateway.answer("r", {"messages": [USER, message, USER], "max_tokens": 2})
+    (trace,) = gateway.finish("r").traces
+    gateway.close()
+    assert trace.allowed is not None
+    assert len(trace.allowed) == len(trace.tokens)
+    assert [ids for ids in trace.allowed if ids] == [sorted(b"yn")]
+
+
+def test_turns_are_cut_to_a_size_that_a_person_reads() -> None:
+    _, record = using(ScriptedEngine("yes"), ask("x" * 20_000), *[ask(str(i)) for i in range(100)])
+    assert len(json.dumps(record.turns)) < 20_000
+    assert record.turns[0]["replies"] == [{"role": "assistant", "content": "yes"}]
+
+
+# Batches.
+
+
+class Gated(ScriptedEngine):
+    """Tells when it has begun to sample, and goes on when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.let = threading.Semaphore(0), threading.Semaphore(0)
+
+    def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
+        self.begun.release()
+        assert self.let.acquire(timeout=20)
+        return super().sample(requests)
+
+
+@pytest.fixture
+def gated() -> Iterator[tuple[Gated, Gateway]]:
+    engine = Gated()
+    gateway = Gateway(engine)
+    yield engine, gateway
+    engine.let.release(100)
+    gateway.close()
+
+
+def test_what_waits_is_sampled_together(gated: tuple[Gated, Gateway]) -> None:
+    engine, gateway = gated
+    waiting: list[Future[Any]] = []
+    for number in range(5):
+        gateway.begin(str(number), number)
+    for number in range(5):
+        waiting.append(gateway.ask(str(number), ask()))
+        if not number:
+            assert engine.begun.acquire(timeout=20)
+    engine.let.release(2)
+    assert len({text_of(each.result(20)) for each in waiting}) == 5
+    assert [len(batch) for batch in engine.batches] == [1, 4]
+
+
+def test_one_request_that_the_engine_cannot_take_costs_itself_alone(gated: tuple[Gated, Gateway]) -> None:
+    engine, gateway = gated
+    sample = engine._sampled
+
+    def picky(request: Request, seed: int) -> Sampled:
+        if b"bad" in bytes(each for each in request.prompt if each < END):
+            raise ValueError
+        return sample(request, seed)
+
+    engine._sampled = picky  # type: ignore[method-assign]
+    for number in range(3):
+        gateway.begin(str(number), number)
+    first = gateway.ask("0", ask())
+    assert engine.begun.acquire(timeout=20)
+    bad, good = gateway.ask("1", ask("bad")), gateway.ask("2", ask("good"))
+    engine.let.release(100)
+    assert "error" in bad.result(20)
+    assert "error" not in first.result(20)
+    assert "error" not in good.result(20)
+
+
+def test_calls_of_a_rollout_that_has_ended_are_not_sampled(gated: tuple[Gated, Gateway]) -> None:
+    engine, gateway = gated
+    gateway.begin("a", 1)
+    gateway.begin("b", 1)
+    gateway.ask("a", ask())
+    assert engine.begun.acquire(timeout=20)
+    waiting = gateway.ask("b", ask())
+    gateway.end("b")
+    engine.let.release(100)
+    assert "ended" in waiting.result(20)["error"]["message"]
+    assert len(engine.batches) == 1
+
+
+def test_the_engine_can_be_had_alone(gated: tuple[Gated, Gateway]) -> None:
+    engine, gateway = gated
+    gateway.begin("a", 1)
+    with gateway.exclusive() as own:
+        assert own is engine
+        waiting = gateway.ask("a", ask())
+        own.optim_step()
+        assert not engine.begun.acquire(blocking=False)
+    engine.let.release()
+    assert "error" not in waiting.result(20)
+    with gateway.exclusive():
+        pass
+
+
+def test_closing_fails_the_calls_that_wait(gated: tuple[Gated, Gateway]) -> None:
+    engine, gateway = gated
+    gateway.begin("a", 1)
+    gateway.begin("b", 1)
+    first = gateway.ask("a", ask())
+    assert engine.begun.acquire(timeout=20)
+    second = gateway.ask("b", ask())
+    closer = threading.Thread(target=gateway.close)
+    closer.start()
+    with gateway._changed:
+        gateway._changed.wait_for(lambda: gateway._closed, 20)
+    engine.let.release()
+    closer.join()
+    assert "error" not in first.result(20)
+    assert "ending" in second.result(20)["error"]["message"]
+    assert "ending" in gateway.answer("a", ask())["error"]["message"]
