@@ -1,1 +1,1 @@
-"""An improver that needs no language model: a bandit over the task's catalogue of edits."""
+"""An improver that needs no language model: a bandit over a task's catalogue of edits and weight updates."""

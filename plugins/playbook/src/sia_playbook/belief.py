@@ -21,7 +21,7 @@ class Belief:
         return self.mean + self.deviation
 
     def __str__(self) -> str:
-        return f"Expected {self.mean:+.3f} ± {self.deviation:.3f}"
+        return f"{self.mean:+.3f} ± {self.deviation:.3f}"
 
 
 def tries(evidence: Evidence, lever: str, names: Collection[str]) -> list[Trial]:

@@ -51,7 +51,7 @@ class EditArm:
         others = (
             f"its family {self.family!r} earned {_earned(self.others)}" if self.others else "no edit like it was tried"
         )
-        return f"{self.entry.summary}. On agent {self.parent.id} {own}; {others}. {self.belief}."
+        return f"{self.entry.summary}. On agent {self.parent.id} {own}; {others}. Expected {self.belief}."
 
     def decision(self, beside: str = "") -> RewriteHarness:
         """The edit as a decision; ``beside`` is said of the other lever."""

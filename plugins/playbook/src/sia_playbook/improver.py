@@ -66,4 +66,4 @@ def _beside(best: UpdateArm | str | None, chosen: Sequence[Arm]) -> str:
         return ""
     if isinstance(best, str):
         return f" No update: {best}."
-    return f" An update by {best.choice.algorithm} of agent {best.parent.id} can wait. {best.belief} of it."
+    return f" An update by {best.choice.algorithm} of agent {best.parent.id} can wait: {best.belief} is expected."

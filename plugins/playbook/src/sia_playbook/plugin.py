@@ -10,5 +10,9 @@ sia_api = 1
 @hookimpl
 def sia_improvers() -> list[Offer]:
     return [
-        Offer("playbook", "a bandit over the task's own catalogue of edits; no model", "sia_playbook.improver:Bandit")
+        Offer(
+            "playbook",
+            "a bandit over a catalogue of edits and weight updates; no model",
+            "sia_playbook.improver:Bandit",
+        )
     ]
