@@ -115,6 +115,11 @@ def update(given: Evidence) -> UpdateWeights:
     return found
 
 
+def deviation(decision: UpdateWeights) -> float:
+    """What the reason says after the ± sign."""
+    return float(decision.reason.split("± ")[1].split(",")[0])
+
+
 def stopped(given: Evidence) -> str:
     (decision,) = Bandit().decide(given)
     assert isinstance(decision, Stop)
@@ -177,6 +182,7 @@ def test_a_rejected_update_is_worth_less_and_another_algorithm_is_next() -> None
     assert 0 < again.prediction.gain < fresh.prediction.gain
     assert "none was tried before" in fresh.reason
     assert "earlier ones won +0.000 of" in again.reason
+    assert deviation(again) < deviation(fresh)
 
 
 def test_an_update_that_had_little_to_win_says_little_of_one_that_has_much() -> None:
@@ -214,6 +220,8 @@ def test_without_an_upper_bound_what_some_rollouts_reached_is_in_reach() -> None
     given = evidence(agent("first", 0.0, stats), levers=("weights",), metric=Metric("speed", bounds=None))
     assert update(given).algorithm == "entropic"
     assert update(given).prediction.gain == pytest.approx((stats.mean + 2 * stats.deviation) / 2, abs=1e-4)
+    beyond = agent("first", 1.0, replace(stats, deviation=0.1))
+    assert "0.000 is left to gain" in stopped(replace(given, agents={"first": beyond}))
 
 
 class TestWeightsOnly:

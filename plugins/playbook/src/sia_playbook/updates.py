@@ -79,7 +79,8 @@ class UpdateArm:
             f"By the selection table: {self.choice}{passed_over}. On agent {self.parent.id} the rollouts of "
             f"{self.promise.disagree:.0%} of the instances disagree, and the best reward in reach is "
             f"{self.promise.room:.3f} away, so an update promises {self.promise.size:.3f}; {before}. "
-            f"Expected {self.belief}, for about {self.cost.rollouts:,} rollouts, {self.cost.tokens:,} tokens and {self.cost.seconds:,.0f} s."
+            f"Expected {self.belief}, for about {self.cost.rollouts:,} rollouts, {self.cost.tokens:,} tokens and "
+            f"{self.cost.seconds:,.0f} s."
         )
 
     def decision(self) -> UpdateWeights:
