@@ -1,6 +1,8 @@
 """One budget for a run, in counts: reserved before spending, so that it is never overrun.
 
-Seconds are the safety stop: the loop looks at them between generations.
+Seconds are the safety stop: the loop looks at them between generations, and an update
+between its durable steps. Of tokens an update's are reserved, by estimate; those of other
+rollouts are known only afterwards, so one generation may go past their limit.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 
 from sia_core.errors import BudgetExhausted, UsageError
 
-KINDS = ("rollouts", "verifications", "seconds")
+KINDS = ("rollouts", "verifications", "tokens", "seconds")
 
 
 @dataclass(frozen=True)

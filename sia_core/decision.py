@@ -36,12 +36,33 @@ class RewriteHarness(_Frozen):
     parent: str | None = None
 
 
+class Training(_Frozen):
+    """How long and how fast a weight update trains.
+
+    A step rolls out ``prompts`` search instances, ``group`` times each, and learns
+    from them at once; every ``durable`` steps are one step of the ledger. Without a
+    ``learning_rate`` it is the engine's own. ``max_kl`` bounds how far one step may
+    move the policy, in nats a token.
+    """
+
+    steps: int = Field(default=60, ge=1, le=100_000)
+    prompts: int = Field(default=32, ge=1, le=100_000)
+    group: int = Field(default=8, ge=1, le=4096)
+    learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    durable: int = Field(default=10, ge=1)
+    max_kl: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+
 class UpdateWeights(_Frozen):
-    """Train the adapter of ``parent`` (the incumbent, if None) with a learner; its harness is kept."""
+    """Train the adapter of ``parent`` (the incumbent, if None) with a learner; its harness is kept.
+
+    ``config`` are the learner's own settings.
+    """
 
     lever: Literal["weights"] = "weights"
     algorithm: str = Field(min_length=1, max_length=80)
     config: Mapping[str, Any] = Field(default_factory=dict)
+    training: Training = Training()
     reason: str = Field(min_length=1, max_length=8000)
     prediction: Prediction
     parent: str | None = None

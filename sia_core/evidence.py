@@ -29,7 +29,8 @@ class Rollout:
     """One agent on one instance, once, and its score. ``outcome`` is ``ok``, or the class of its failure.
 
     ``answer`` is the raw JSON text of the answer; ``step_rewards`` are the
-    harness's own, untrusted.
+    harness's own, untrusted. ``tokens`` are the policy's, read and sampled; ``turns``
+    what it was asked and said, cut to size, where an improver may read it.
     """
 
     instance: str
@@ -42,10 +43,12 @@ class Rollout:
     seconds: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
     step_rewards: tuple[float, ...] = ()
+    tokens: int = 0
+    turns: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Rollout:
-        return cls(**{**value, "step_rewards": tuple(value["step_rewards"])})
+        return cls(**{**value, "step_rewards": tuple(value["step_rewards"]), "turns": tuple(value.get("turns", ()))})
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -10,8 +10,10 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from sia_core.learning import Learner
 from sia_core.ledger import canonical
 from sia_core.plugins import Plugins
+from sia_core.policy import ADAPTERS, Policy
 from sia_core.rollout import Setting, Sweep
 from sia_core.sandbox import HarnessWorker, SolveRequest, SolveResult
 from sia_core.trees import Trees
@@ -30,9 +32,11 @@ class Host:
     def __init__(self, plugins: Plugins) -> None:
         self._plugins = plugins
         self._mutex = threading.Lock()
+        self._building = threading.Lock()  # of a policy, which takes longer than others should wait
         self._tasks: dict[str, Task] = {}
         self._instances: dict[tuple[str, str], dict[str, Instance]] = {}
         self._verifiers: dict[str, VerifierProcess] = {}
+        self._policies: dict[str, Policy] = {}
         self._workers: OrderedDict[tuple[str, ...], _Warm] = OrderedDict()
         self._stopped = False
 
@@ -61,6 +65,24 @@ class Host:
                 if self._stopped:
                     self._verifiers[key].close()
             return self._verifiers[key]
+
+    def learner(self, ref: OfferRef) -> Learner:
+        """A learner by its offer; its settings are its configuration."""
+        learner: Learner = self._plugins.create("algorithm", ref.name, **ref.settings)
+        return learner
+
+    def policy(self, setting: Setting) -> Policy | None:
+        """The run's policy, built on first use; None where the run has none."""
+        if setting.engine is None:
+            return None
+        key = canonical([setting.run, asdict(setting.engine)])
+        with self._building:
+            if key not in self._policies:
+                engine = self._plugins.create("engine", setting.engine.name, **setting.engine.settings)
+                self._policies[key] = Policy(engine, Path(setting.run) / ADAPTERS)
+                if self._stopped:
+                    self._policies[key].close()
+            return self._policies[key]
 
     def solve(
         self, setting: Setting, sweep: Sweep, task: Task, requests: Sequence[SolveRequest]
@@ -97,6 +119,9 @@ class Host:
             self._stopped = True
             workers = [warm.worker for warm in self._workers.values() if warm.worker]
             verifiers = list(self._verifiers.values())
+            policies = list(self._policies.values())
+        for policy in policies:
+            policy.close()
         for worker in workers:
             worker.close()
         for verifier in verifiers:
@@ -124,12 +149,14 @@ class Host:
     def _set_up(self, setting: Setting, sweep: Sweep, task: Task) -> HarnessWorker:
         trees = Trees(Path(setting.run))
         tree = trees.get(sweep.harness)
+        policy = self.policy(setting)
         return HarnessWorker(
             self._plugins.create("sandbox", setting.sandbox),
             trees.folder(sweep.harness),
             tree.manifest,
             task.public_dir(sweep.public),
             task.limits,
+            model=policy.gateway if policy else None,
         )
 
 

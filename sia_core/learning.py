@@ -303,6 +303,9 @@ class Engine(Protocol):
     def digest(self) -> str:
         """A digest of the adapter's weights alone: the name of what samples."""
 
+    def memory(self) -> Mapping[str, float]:
+        """Bytes: ``needed``, an estimate of what training takes at most, and ``peak``, what was taken so far."""
+
     def save(self, folder: Path) -> str:
         """Write a snapshot (adapter, critic, optimizer) whole or not at all; a digest of all of it."""
 

@@ -61,7 +61,7 @@ class Loop:
 
     def improve(self) -> None:
         """Run to the end: every generation, then the sealed score."""
-        check_budget(self.samples, self.parts.budget.limit)
+        check_budget(self.samples, self.evaluator.cost, self.parts.budget.limit)
         sees = {"n": len(self.samples.gate), "alpha": self.plan.alpha, "smallest_gain": self.smallest_gain()}
         self.parts.ledger.step("gate", lambda: sees)
         kept = dict.fromkeys(("rollouts", "verifications"), 2.0 * len(self.samples.sealed))
@@ -125,7 +125,7 @@ class Loop:
 
     def evidence(self, generation: int) -> Evidence:
         """Everything that the improver may know."""
-        task, budget = self.parts.task, self.parts.budget
+        task, budget, lever = self.parts.task, self.parts.budget, self.parts.weights
         return Evidence(
             generation=generation,
             seed=self.plan.seed,
@@ -139,14 +139,20 @@ class Loop:
             candidates=self.plan.candidates,
             smallest_gain=self.smallest_gain(),
             budget_left={kind: budget.left(kind) for kind in budget.limit.amounts},
+            algorithms=lever.algorithms() if lever else (),
+            weights=lever.view(self.incumbent) if lever else None,
         )
 
     def apply(self, generation: int, decisions: Sequence[RewriteHarness | UpdateWeights]) -> list[Candidate]:
-        """Step 5: the candidate agents, several at once: written, smoke-run, rolled out on search and gate."""
+        """Step 5: the candidate agents, written or trained, smoke-run, and rolled out on search and gate.
+
+        Several at once, but where one of them trains: it needs the policy to itself.
+        """
         planned: list[Candidate] = []
         for index, decision in enumerate(decisions):
             planned.append(self.evaluator.afford(self._plan(index, decision)))
-        threads = ThreadPoolExecutor(len(planned), thread_name_prefix="sia-candidate")
+        trains = any(isinstance(each.decision, UpdateWeights) and not each.refused for each in planned)
+        threads = ThreadPoolExecutor(1 if trains else len(planned), thread_name_prefix="sia-candidate")
         try:
             return list(threads.map(lambda each: self.evaluator.attempt(generation, each), planned))
         except BaseException:
@@ -178,7 +184,8 @@ class Loop:
     def seal(self, first: AgentView, why: str) -> None:
         """Step 7: close the run; only then score the first and the final agent, once, on the sealed split."""
         parts, final = self.parts, self.agents[self.incumbent]
-        parts.ledger.step("closed", lambda: {"why": why, "initial": first.harness, "final": final.harness})
+        ends = {"initial": first.harness, "final": final.harness, "adapter": final.adapter}
+        parts.ledger.step("closed", lambda: {"why": why, **ends})
         scores: dict[str, Any] = {}
         with self._timed("seal"):
             for which, agent in (("initial", first), ("final", final)):
@@ -230,6 +237,7 @@ class Loop:
             outcome=outcome,
             why=why,
             gain=agent.estimate - parent.estimate if comparison and agent else None,
+            table=candidate.table,
         )
 
     def _row(self, candidate: Candidate, trial: Trial, comparison: Comparison | None) -> dict[str, Any]:
@@ -239,7 +247,10 @@ class Loop:
             "accepted": trial.outcome == "promoted",
             "why": comparison.why if comparison else trial.why,
             "harness": candidate.agent.harness if candidate.agent else None,
+            "adapter": candidate.agent.adapter if candidate.agent else None,
             "gate": asdict(comparison) if comparison else None,
+            "estimate": dict(candidate.estimate),
+            "took": dict(candidate.took),
         }
 
     @contextmanager
@@ -262,9 +273,8 @@ class Loop:
         self.parts.budget.settle({}, {"seconds": self.parts.ledger.step(f"{what}/seconds", lambda: seconds)})
 
 
-def check_budget(samples: Samples, limit: Limit) -> None:
-    """UsageError where a budget does not even cover the first agent and the sealed report."""
-    once = len(samples.smoke) + len(samples.search) + len(samples.gate)
+def check_budget(samples: Samples, once: int, limit: Limit) -> None:
+    """UsageError where a budget does not even cover the first agent, ``once``, and the sealed report."""
     needed = once + 2 * len(samples.sealed)
     for kind in ("rollouts", "verifications"):
         if limit.amounts.get(kind, needed) < needed:

@@ -17,7 +17,9 @@ def build(ledger: Ledger) -> dict[str, Any]:
     rows = [value for _, value in gated]
     sealed = {which: recorded(ledger, f"sealed/{which}") for which in ("initial", "final")}
     sandbox, gate = recorded(ledger, "sandbox") or {}, recorded(ledger, "gate") or {}
-    incumbent = next((row["harness"] for row in reversed(rows) if row["accepted"]), recorded(ledger, "draft"))
+    accepted = next((row for row in reversed(rows) if row["accepted"]), None)
+    incumbent = accepted["harness"] if accepted else recorded(ledger, "draft")
+    adapter = accepted["adapter"] if accepted else None
     return {
         "run": ledger.folder.name,
         "status": "finished" if finished else "closed" if closed else "unfinished",
@@ -34,7 +36,8 @@ def build(ledger: Ledger) -> dict[str, Any]:
         "smallest_gain": gate.get("smallest_gain"),
         "budget": {"limit": config["budget"], "spent": finished["spent"] if finished else _spent(ledger)},
         "stopped": closed["why"] if closed else None,
-        "agent": {"harness": incumbent, "adapter": None},
+        "policy": config.get("engine"),
+        "agent": {"harness": incumbent, "adapter": adapter},
     }
 
 
@@ -58,6 +61,9 @@ def _row(key: str, row: dict[str, Any]) -> dict[str, Any]:
         "lever": row["lever"],
         "name": row["name"],
         "algorithm": row["algorithm"],
+        "table": row["table"],
+        "estimate": row["estimate"],
+        "took": row["took"],
         "accepted": row["accepted"],
         "why": row["why"],
         "reason": row["reason"],

@@ -9,17 +9,19 @@ import hashlib
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from sia_core.errors import LedgerError
 from sia_core.evidence import Rollout
+from sia_core.gateway import Record
 from sia_core.ledger import Ledger
 from sia_core.observe import Emitter
-from sia_core.sandbox import SolveRequest
+from sia_core.sandbox import SolveRequest, SolveResult
 from sia_core.types import Backend, Instance, Job, OfferRef, Split
-from sia_core.verifying import Question
+from sia_core.verifying import Question, Verdict
 
 if TYPE_CHECKING:
     from sia_core.host import Host
@@ -45,18 +47,20 @@ class Setting:
     verifier: OfferRef
     sandbox: str
     seed: int
+    engine: OfferRef | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Setting:
-        task, verifier = OfferRef(**value["task"]), OfferRef(**value["verifier"])
-        return cls(value["run"], task, verifier, value["sandbox"], value["seed"])
+        offers = {name: value[name] and OfferRef(**value[name]) for name in ("task", "verifier", "engine")}
+        return cls(**{**value, **offers})
 
 
 @dataclass(frozen=True)
 class Sweep:
     """One agent over some instances. ``purpose`` names the sweep in the ledger; ``public`` is what the set-up sees.
 
-    A ``hasty`` sweep is given up when a batch of it times out too often. As a job's
+    A ``hasty`` sweep is given up when a batch of it times out too often. A ``training``
+    sweep samples from the policy as it learns, each instance ``group`` times. As a job's
     payload it is one ``batch`` of the whole, by its place.
     """
 
@@ -68,10 +72,14 @@ class Sweep:
     public: tuple[Split, ...] = ("public",)
     hasty: bool = False
     batch: int = 0
+    adapter: str | None = None
+    group: int = 1
+    training: bool = False
 
     def batches(self) -> list[tuple[str, tuple[str, ...]]]:
         """The steps of the sweep: key and instance ids."""
-        parts = [self.instances[i : i + BATCH] for i in range(0, len(self.instances), BATCH)]
+        size = max(1, BATCH // self.group)
+        parts = [self.instances[i : i + size] for i in range(0, len(self.instances), size)]
         return [(f"rollouts/{self.purpose}/{self.agent}/{index:04d}", part) for index, part in enumerate(parts)]
 
 
@@ -109,6 +117,10 @@ class Rollouts:
         """Stop the work that is under way; whoever waits for it gets an error."""
         self._backend.close()
 
+    def job(self, function: str, payload: Mapping[str, Any]) -> Any:
+        """Run another job of this run's on the backend; its result."""
+        return self._backend.submit(Job(function, {"setting": asdict(self._setting), **payload})).result()
+
     def _job(self, sweep: Sweep, index: int, instances: Sequence[str]) -> Job:
         part = replace(sweep, instances=tuple(instances), batch=index)
         return Job("sia_core.rollout:run_batch", {"setting": asdict(self._setting), "sweep": asdict(part)})
@@ -124,53 +136,99 @@ def _missing() -> Any:
     raise LedgerError("a step that was recorded has gone from the ledger")
 
 
+@dataclass(frozen=True)
+class Rolled:
+    """A rollout, and what the policy was asked in it, if it was: by which weights, in which tokens."""
+
+    rollout: Rollout
+    record: Record | None
+    weights: str
+
+
 def run_batch(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
     """The job: solve every instance of a batch in the sandbox, then have the answers scored."""
-    setting = Setting.from_json(payload["setting"])
-    sweep = Sweep(**payload["sweep"])
-    task = host.task(setting.task)
-    known = host.instances(setting.task, sweep.split)
-    instances = [known[name] for name in sweep.instances]
-    requests = [_request(setting, each) for each in instances]
-    solved, given_up = host.solve(setting, sweep, task, requests)
-    rollouts: dict[str, Rollout] = {}
-    questions = []
-    for instance, request in zip(instances, requests, strict=True):
-        result = solved[instance.id]
-        rollouts[instance.id] = Rollout(
-            instance=instance.id,
-            outcome=result.outcome,
-            reward=task.failure_reward,
-            answer=result.answer,
-            message=result.message,
-            log=result.log,
-            seconds=round(result.seconds, 6),
-            step_rewards=tuple(result.step_rewards),
-        )
-        if result.outcome == "ok" and result.answer is not None:
-            questions.append(Question(instance, result.answer, request.seed))
-    verdicts = host.verifier(setting, sealed=sweep.split == "sealed").score(questions)
-    for question, verdict in zip(questions, verdicts, strict=True):
-        rollouts[question.instance.id] = replace(
-            rollouts[question.instance.id],
-            outcome=verdict.outcome,
-            reward=verdict.score.reward,
-            metrics=verdict.score.metrics,
-            message=verdict.message,
-            feedback=verdict.score.feedback,
-        )
+    setting, sweep = Setting.from_json(payload["setting"]), Sweep(**payload["sweep"])
+    policy = host.policy(setting)
+    with policy.holding(sweep.adapter) if policy else nullcontext():
+        rolled, given_up = roll_out(setting, sweep, host)
     return {
         "sandbox": setting.sandbox,
         "given_up": given_up,
-        "rollouts": [rollouts[each.id].to_json() for each in instances],
+        "rollouts": [each.rollout.to_json() for each in rolled],
     }
 
 
-def _request(setting: Setting, instance: Instance) -> SolveRequest:
+def roll_out(setting: Setting, sweep: Sweep, host: Host) -> tuple[list[Rolled], str]:
+    """The rollouts of a batch, in the order of its instances; and why the sweep is given up, or an empty string."""
+    task = host.task(setting.task)
+    known = host.instances(setting.task, sweep.split)
+    requests = [
+        _request(setting, sweep, known[name], member) for name in sweep.instances for member in range(sweep.group)
+    ]
+    instances = [known[name] for name in sweep.instances for _ in range(sweep.group)]
+    policy = host.policy(setting)
+    weights = policy.version if policy else ""
+    solved, given_up = host.solve(setting, sweep, task, requests)
+    questions = [
+        Question(instance, answer, request.seed)
+        for instance, request in zip(instances, requests, strict=True)
+        if (answer := solved[request.key].answer) is not None and solved[request.key].outcome == "ok"
+    ]
+    verdicts = iter(host.verifier(setting, sealed=sweep.split == "sealed").score(questions))
+    rolled = []
+    for instance, request in zip(instances, requests, strict=True):
+        result = solved[request.key]
+        record = policy.gateway.finish(request.key) if policy else None
+        rollout = _rollout(instance, result, task.failure_reward, record, told=sweep.split == "search")
+        if result.outcome == "ok" and result.answer is not None:
+            rollout = _judged(rollout, next(verdicts))
+        rolled.append(Rolled(rollout, record, weights))
+    return rolled, given_up
+
+
+def _rollout(instance: Instance, result: SolveResult, failure: float, record: Record | None, told: bool) -> Rollout:
+    """What is known before the verifier's word. Only rollouts that an improver may read are ``told`` at length."""
+    return Rollout(
+        instance=instance.id,
+        outcome=result.outcome,
+        reward=failure,
+        answer=result.answer,
+        message=result.message,
+        log=result.log,
+        seconds=round(result.seconds, 6),
+        step_rewards=tuple(result.step_rewards),
+        tokens=record.prompt_tokens + record.sampled_tokens if record else 0,
+        turns=tuple(record.turns) if record and told else (),
+    )
+
+
+def _judged(rollout: Rollout, verdict: Verdict) -> Rollout:
+    return replace(
+        rollout,
+        outcome=verdict.outcome,
+        reward=verdict.score.reward,
+        metrics=verdict.score.metrics,
+        message=verdict.message,
+        feedback=verdict.score.feedback,
+    )
+
+
+def _request(setting: Setting, sweep: Sweep, instance: Instance, member: int) -> SolveRequest:
     shown: dict[str, Any] = {"id": instance.id, "input": dict(instance.input), "start": instance.start}
-    return SolveRequest(instance.id, shown, instance_seed(setting.seed, instance))
+    salt = f"{sweep.purpose}/{member}" if sweep.training else ""
+    return SolveRequest(
+        key=f"{sweep.purpose}/{sweep.agent}/{instance.id}/{member}",
+        instance=shown,
+        seed=instance_seed(setting.seed, instance, salt),
+        group=sweep.group,
+        training=sweep.training,
+    )
 
 
-def instance_seed(seed: int, instance: Instance) -> int:
-    """The seed of a rollout: of the run and the instance, so that compared agents share it."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{instance.split}/{instance.id}".encode()).digest()[:6])
+def instance_seed(seed: int, instance: Instance, salt: str = "") -> int:
+    """The seed of a rollout: of the run and the instance, so that compared agents share it.
+
+    In training, where nothing is compared, ``salt`` makes the members of a group differ.
+    """
+    text = f"{seed}/{instance.split}/{instance.id}" + (f"/{salt}" if salt else "")
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])

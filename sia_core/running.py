@@ -27,13 +27,14 @@ from sia_core.sandbox import choose, examine
 from sia_core.trees import Trees
 from sia_core.types import Backend, OfferRef, Task
 from sia_core.verifying import VerifierProcess
+from sia_core.weights import WeightLever
 
 LEVERS = ("harness", "weights")
 
 
 @dataclass(frozen=True)
 class Config:
-    """All that determines a run, beside the recorded results of its steps."""
+    """All that determines a run, beside the recorded results of its steps. ``engine`` is the policy's, or None."""
 
     task: OfferRef
     plan: Plan = field(default_factory=Plan)
@@ -43,11 +44,13 @@ class Config:
     sandbox: str | None = None
     allow_weak_sandbox: bool = False
     backend: str = "local"
+    engine: OfferRef | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Config:
         plan = Plan(**{**value["plan"], "levers": tuple(value["plan"]["levers"])})
-        return cls(**{**value, "task": OfferRef(**value["task"]), "plan": plan})
+        engine = OfferRef(**value["engine"]) if value["engine"] else None
+        return cls(**{**value, "task": OfferRef(**value["task"]), "plan": plan, "engine": engine})
 
 
 def new_folder(runs: Path, name: str) -> Path:
@@ -72,7 +75,8 @@ def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Obse
     _check(config, plugins)
     task = _task(config, plugins)
     check_task(task, config.plan)
-    check_budget(take_samples(task, config.plan), Limit(config.budget))
+    samples = take_samples(task, config.plan)
+    check_budget(samples, samples.look(explores="weights" in config.plan.levers), Limit(config.budget))
     sandbox = _choose_sandbox(config, plugins)
     verifier = VerifierProcess(config.task, verifier_of(config, task), sandbox["name"])
     try:
@@ -126,11 +130,10 @@ def _check(config: Config, plugins: Plugins) -> None:
     unknown = [lever for lever in plan.levers if lever not in LEVERS]
     if unknown or not plan.levers:
         raise UsageError(f"--levers: {', '.join(unknown) or 'none'}; the levers are {' and '.join(LEVERS)}")
-    if "weights" in plan.levers and not plugins.of_kind("engine"):
-        raise UsageError(
-            "the weights lever needs an engine that can train, and no plugin offers one here; "
-            "use --levers harness, or install an engine (`sia plugins` lists what is there)"
-        )
+    if "weights" in plan.levers and config.engine is None:
+        raise UsageError("the weights lever needs a policy to train; name one, such as --policy tiny")
+    if config.engine:
+        plugins.find("engine", config.engine.name)
     plugins.find("improver", config.improver)
     plugins.find("backend", config.backend)
     if config.verifier:
@@ -192,15 +195,23 @@ def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observe
     backend: Backend = plugins.create("backend", config.backend, plugins=plugins)
     try:
         verifier = verifier_of(config, task)
-        setting = Setting(str(ledger.folder.resolve()), config.task, verifier, sandbox["name"], config.plan.seed)
+        setting = Setting(
+            str(ledger.folder.resolve()), config.task, verifier, sandbox["name"], config.plan.seed, config.engine
+        )
+        rollouts, budget = Rollouts(setting, ledger, backend, emit), Budget(Limit(config.budget))
+        weights = None
+        if "weights" in config.plan.levers:
+            can = ledger.step("policy", lambda: rollouts.job("sia_core.train:abilities", {}))
+            weights = WeightLever(frozenset(can), plugins, rollouts, ledger, budget, emit)
         parts = Parts(
             task=task,
             improver=plugins.create("improver", config.improver),
-            rollouts=Rollouts(setting, ledger, backend, emit),
+            rollouts=rollouts,
             ledger=ledger,
             trees=Trees(ledger.folder),
-            budget=Budget(Limit(config.budget)),
+            budget=budget,
             emit=emit,
+            weights=weights,
         )
         loop = Loop(config.plan, parts)
         emit(

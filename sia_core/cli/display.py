@@ -98,6 +98,9 @@ class Display:
     def _on_candidate_started(self, *, name: str, agent: str, **_: Any) -> None:
         self._names[agent] = one_line(name)
 
+    def _on_training_started(self, *, algorithm: str, rollouts: float, seconds: float, **_: Any) -> None:
+        self._say(f"  training with {algorithm}: about {rollouts:,.0f} rollouts and {clock(seconds)}")
+
     def _on_rollouts_started(self, *, purpose: str, agent: str, total: int, **_: Any) -> None:
         label = plain(f"{purpose:6} {self._name(agent)}").plain
         self._forget((purpose, agent))

@@ -12,6 +12,8 @@ from sia_core.cli import add_runs_dir, print_json
 RESERVED = ("seed", "data", "harness")
 """Settings of a task that have an option of their own."""
 
+ENGINE_RESERVED = ("seed", "policy")
+
 MODES = {"sia-h": "harness", "sia-w+h": "harness,weights"}
 
 
@@ -31,6 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     levers = how.add_mutually_exclusive_group()
     levers.add_argument("--levers", metavar="LIST", help="harness, weights or both: harness,weights (default: harness)")
     levers.add_argument("--mode", choices=sorted(MODES), help="the paper's names: sia-h is harness, sia-w+h is both")
+    how.add_argument(
+        "--policy",
+        metavar="NAME",
+        help="the model that harnesses ask: tiny, or hf:ID (default: tiny with the weights lever, else none)",
+    )
+    how.add_argument("--engine", default="torch", metavar="NAME", help="what samples and trains it (default: torch)")
+    how.add_argument(
+        "--engine-set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the engine; repeatable"
+    )
     how.add_argument("--generations", type=_count, default=8, metavar="N", help="at most this many (default: 8)")
     how.add_argument(
         "--candidates", type=_count, default=2, metavar="N", help="tried at once a generation (default: 2)"
@@ -73,14 +84,7 @@ def config_of(options: argparse.Namespace) -> Any:
     from sia_core.running import Config
     from sia_core.types import OfferRef
 
-    settings: dict[str, Any] = {"seed": options.seed}
-    for pair in options.set:
-        key, equals, value = pair.partition("=")
-        if not equals or not key.isidentifier():
-            raise UsageError(f"--set {pair!r}: write KEY=VALUE")
-        if key in RESERVED:
-            raise UsageError(f"--set {pair!r}: give it as --{key}")
-        settings[key] = value
+    settings: dict[str, Any] = {"seed": options.seed, **_pairs("--set", options.set, RESERVED)}
     if options.data is not None:
         settings["data"] = os.path.abspath(options.data)
     if (options.plugin is None) == (options.harness is None):
@@ -90,6 +94,10 @@ def config_of(options: argparse.Namespace) -> Any:
             raise UsageError("--harness needs cases to run on: --data cases.jsonl")
         settings["harness"] = os.path.abspath(options.harness)
     levers = options.levers or MODES.get(options.mode, "harness")
+    policy = options.policy or ("tiny" if "weights" in levers else None)
+    told = _pairs("--engine-set", options.engine_set, ENGINE_RESERVED)
+    if told and policy is None:
+        raise UsageError("--engine-set: this run has no policy; name one with --policy")
     return Config(
         task=OfferRef(options.plugin or "cases", settings),
         plan=Plan(
@@ -103,7 +111,23 @@ def config_of(options: argparse.Namespace) -> Any:
         budget=Limit.parse(options.budget).amounts,
         sandbox=options.sandbox,
         allow_weak_sandbox=options.allow_weak_sandbox,
+        engine=OfferRef(options.engine, {"policy": policy, "seed": options.seed, **told}) if policy else None,
     )
+
+
+def _pairs(option: str, pairs: list[str], reserved: tuple[str, ...]) -> dict[str, str]:
+    """KEY=VALUE options as a dictionary; UsageError for what is none, or has an option of its own."""
+    from sia_core.errors import UsageError
+
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise UsageError(f"{option} {pair!r}: write KEY=VALUE")
+        if key in reserved:
+            raise UsageError(f"{option} {pair!r}: give it as --{key}")
+        settings[key] = value
+    return settings
 
 
 def _count(text: str) -> int:

@@ -104,6 +104,9 @@ class ScriptedEngine:
     def digest(self) -> str:
         return f"scripted-{self.steps}"
 
+    def memory(self) -> dict[str, float]:
+        return {"needed": 0.0, "peak": 0.0}
+
     def save(self, folder: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "steps").write_text(str(self.steps))

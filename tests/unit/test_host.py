@@ -34,6 +34,11 @@ from sia_core.verifying import Question, Verdict, VerifierProcess
 OUTCOMES = Callable[[str], str]
 
 
+def _number(key: str) -> int:
+    """The instance's, out of a rollout's key: purpose/agent/search-N/member."""
+    return int(key.split("/")[2].partition("-")[2])
+
+
 class FakeWorker:
     """Stands in for a sandbox. Notices when it is used after its end, or by two at once."""
 
@@ -41,7 +46,9 @@ class FakeWorker:
     faults: list[str]
     outcome: OUTCOMES
 
-    def __init__(self, sandbox: Any, tree_dir: Path, manifest: Any, public_dir: Path, limits: Any) -> None:
+    def __init__(
+        self, sandbox: Any, tree_dir: Path, manifest: Any, public_dir: Path, limits: Any, model: Any = None
+    ) -> None:
         self.name, self.closed, self.solved = tree_dir.name, False, []  # type: ignore[var-annotated]
         self._busy = threading.Lock()
         self.made.append(self)
@@ -203,7 +210,7 @@ def test_a_harness_that_cannot_be_set_up_can_be_tried_again(
 ) -> None:
     host, harness = Host(FakePlugins()), tree(tmp_path)
 
-    def failing(*_: Any) -> Any:
+    def failing(*_: Any, **__: Any) -> Any:
         raise SandboxError("no memory just now")
 
     with monkeypatch.context() as patch:
@@ -245,7 +252,7 @@ def test_a_verifier_that_is_first_asked_for_after_the_stop_is_closed(
 
 def hanging(*batches: int) -> OUTCOMES:
     """Every instance of these batches times out."""
-    return lambda key: "timeout" if int(key.partition("-")[2]) // BATCH in batches else "ok"
+    return lambda key: "timeout" if _number(key) // BATCH in batches else "ok"
 
 
 def test_a_hasty_batch_is_given_up_after_so_many_timeouts_and_later_ones_return_at_once(
@@ -268,10 +275,10 @@ def test_one_timeout_less_is_borne_and_the_order_in_which_instances_end_does_not
     tmp_path: Path, workers: type[FakeWorker]
 ) -> None:
     host, harness = Host(FakePlugins()), tree(tmp_path)
-    workers.outcome = staticmethod(lambda key: "timeout" if int(key.partition("-")[2]) < PATIENCE - 1 else "ok")
+    workers.outcome = staticmethod(lambda key: "timeout" if _number(key) < PATIENCE - 1 else "ok")
     assert run(host, tmp_path, sweep(harness, hasty=True))["given_up"] == ""
     for slow in (range(PATIENCE), range(BATCH - PATIENCE, BATCH)):  # the first to end, or the last
-        workers.outcome = staticmethod(lambda key, slow=slow: "timeout" if int(key[7:]) in slow else "ok")
+        workers.outcome = staticmethod(lambda key, slow=slow: "timeout" if _number(key) in slow else "ok")
         host = Host(FakePlugins())
         assert run(host, tmp_path, sweep(harness, hasty=True))["given_up"].startswith(f"{PATIENCE} instances")
 

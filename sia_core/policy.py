@@ -1,0 +1,108 @@
+"""The run's policy on one machine: an engine, the gateway in front of it, and which adapter it holds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sia_core.gateway import Gateway
+from sia_core.learning import Engine
+
+ADAPTERS = "adapters"
+BASE = "base"
+_UNKNOWN = "unknown"
+
+
+class Policy:
+    """An engine that rollouts share while it holds their adapter, and that training has to itself.
+
+    Adapters are snapshots in ``folder`` by their digest; None is the base. ``version``
+    names the weights of the moment: every optimizer step changes it.
+    """
+
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        self.engine, self.gateway = engine, Gateway(engine)
+        self._folder = folder
+        self._held: str | None = None
+        self._steps = 0
+        self._users = 0
+        self._changed = threading.Condition()
+
+    @property
+    def version(self) -> str:
+        """Of the weights that sample now."""
+        return f"{self._held or BASE}+{self._steps}"
+
+    @contextmanager
+    def holding(self, adapter: str | None) -> Iterator[None]:
+        """Share the engine with whoever wants the same adapter; wait while it holds another that is in use."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._users or (self._users > 0 and self._held == adapter))
+            self._hold(adapter)
+            self._users += 1
+        try:
+            yield
+        finally:
+            self._leave(1)
+
+    @contextmanager
+    def training(self, adapter: str | None) -> Iterator[Engine]:
+        """Have the engine alone, holding an adapter. What it holds afterwards is what :meth:`keep` said last."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._users)
+            self._hold(adapter)
+            self._keep_base()
+            self._users = -1
+        try:
+            yield self.engine
+        finally:
+            if self._steps:
+                self._held = _UNKNOWN  # stopped in the middle: whoever comes next loads what it needs
+            self._leave(-1)
+
+    def stepped(self) -> None:
+        """The weights have changed."""
+        self._steps += 1
+
+    def keep(self) -> str:
+        """Save what was trained so far; its digest, by which it can be held again."""
+        with self.gateway.exclusive() as engine:
+            fresh = self._folder / f"{_UNKNOWN}-{self._held or BASE}"
+            digest = engine.save(fresh)
+        target = self._folder / digest
+        if target.exists():
+            _remove(fresh)  # trained before, by a run that was stopped before it could say so
+        else:
+            fresh.rename(target)
+        self._held, self._steps = digest, 0
+        return digest
+
+    def close(self) -> None:
+        self.gateway.close()
+
+    def _hold(self, adapter: str | None) -> None:
+        if self._held == adapter:
+            return
+        self._keep_base()
+        with self.gateway.exclusive() as engine:
+            engine.load(self._folder / (adapter or BASE))
+        self._held, self._steps = adapter, 0
+
+    def _keep_base(self) -> None:
+        """Before the base is left for the first time."""
+        if self._held is None and not (self._folder / BASE).exists():
+            with self.gateway.exclusive() as engine:
+                engine.save(self._folder / BASE)
+
+    def _leave(self, users: int) -> None:
+        with self._changed:
+            self._users -= users
+            self._changed.notify_all()
+
+
+def _remove(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()

@@ -1,0 +1,184 @@
+"""The weight lever of a run: what it can do, what it refuses beforehand and why, what it will cost, and the pulling."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from statistics import fmean
+from typing import Any
+
+from sia_core.budget import Budget
+from sia_core.decision import Training, UpdateWeights
+from sia_core.errors import SiaError
+from sia_core.evidence import AgentView, AlgorithmView, RewardStats, WeightsView
+from sia_core.learning import Learner
+from sia_core.ledger import Ledger
+from sia_core.observe import Emitter
+from sia_core.plugins import Plugins
+from sia_core.policy import ADAPTERS
+from sia_core.rollout import Rollouts, Sweep
+from sia_core.selection import verdict
+from sia_core.train import EXPLORED, GROUP, Exploration, Update
+from sia_core.types import OfferRef
+
+TRAIN = "train"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What an update came to: an adapter, or why it ``failed``.
+
+    ``spent`` is what the budget counts, ``took`` what stands beside the estimate.
+    """
+
+    adapter: str | None
+    failed: str
+    spent: Mapping[str, float]
+    took: Mapping[str, float]
+
+
+class WeightLever:
+    """Explores agents, says what training them would take and meet, and trains them, all through the ledger.
+
+    ``can`` is what the run's engine can do; ``explored`` the search instances that show
+    what there is to learn.
+    """
+
+    def __init__(
+        self,
+        can: frozenset[str],
+        plugins: Plugins,
+        rollouts: Rollouts,
+        ledger: Ledger,
+        budget: Budget,
+        emit: Emitter,
+    ) -> None:
+        self._can, self._plugins = can, plugins
+        self._rollouts, self._ledger, self._budget, self._emit = rollouts, ledger, budget, emit
+        self._explorations: dict[str, Exploration] = {}
+
+    @property
+    def refused(self) -> str:
+        """Why no agent of this run can be trained; empty if they can."""
+        if TRAIN not in self._can:
+            return "the policy cannot be trained: its engine only samples from it"
+        return ""
+
+    def explore(self, agent: AgentView, instances: Sequence[str]) -> RewardStats:
+        """How the agent's rewards are distributed at the training temperature; recorded, so done once."""
+        sweep = Sweep(
+            "explore",
+            agent.id,
+            agent.harness,
+            "search",
+            tuple(instances[:EXPLORED]),
+            adapter=agent.adapter,
+            group=GROUP,
+            training=True,
+        )
+        about = {"purpose": sweep.purpose, "agent": agent.id, "total": GROUP * len(sweep.instances)}
+        self._emit("rollouts.started", **about)
+        found = self._ledger.step(
+            f"explore/{agent.id}", lambda: self._rollouts.job("sia_core.train:explore", {"sweep": asdict(sweep)})
+        )
+        exploration = Exploration(**{**found, "stats": RewardStats(**found["stats"])})
+        self._explorations[agent.id] = exploration
+        self._emit("rollouts.progress", **about, done=about["total"], mean=exploration.stats.mean)
+        return exploration.stats
+
+    def spent(self, agent: AgentView) -> dict[str, float]:
+        """What exploring the agent took."""
+        found = self._explorations[agent.id]
+        tokens = found.tokens * found.rollouts
+        return {"rollouts": found.rollouts, "verifications": found.verifications, "tokens": tokens}
+
+    def refusal(self, decision: UpdateWeights, parent: AgentView) -> str:
+        """Why this update is not worth starting, before anything is spent on it; empty if it is."""
+        if self.refused:
+            return self.refused
+        try:
+            learner = self._learner(decision.algorithm, decision.config)
+        except SiaError as error:
+            return str(error)
+        if missing := sorted(learner.needs - self._can):
+            return f"{decision.algorithm} needs an engine that can {', '.join(missing)}, and this run's cannot"
+        exploration = self._explorations[parent.id]
+        if exploration.fault:
+            return exploration.fault
+        return "; ".join(learner.objections(exploration.stats))
+
+    def estimate(self, decision: UpdateWeights, parent: AgentView) -> dict[str, float]:
+        """Rollouts, tokens and seconds that the update will take, from what exploring its parent took."""
+        epochs = self._learner(decision.algorithm, decision.config).epochs
+        return self._explorations[parent.id].estimate(decision.training, epochs)
+
+    def view(self, agent: str) -> WeightsView:
+        """The lever as an improver sees it, with what a usual update of this agent would take."""
+        if self.refused or agent not in self._explorations:
+            return WeightsView(refused=self.refused)
+        usual = self._explorations[agent].estimate(Training(), 1)
+        return WeightsView("", int(usual["rollouts"]), int(usual["tokens"]), usual["seconds"])
+
+    def algorithms(self) -> tuple[AlgorithmView, ...]:
+        """The learners that this run's engine can train with, and what they object to each explored agent."""
+        views = []
+        for offer in self._plugins.of_kind("algorithm"):
+            learner = self._learner(offer.name, {})
+            if learner.needs <= self._can:
+                objections = {
+                    agent: (found.fault,) if found.fault else tuple(learner.objections(found.stats))
+                    for agent, found in self._explorations.items()
+                }
+                views.append(AlgorithmView(offer.name, offer.summary, tuple(sorted(learner.needs)), objections))
+        return tuple(views)
+
+    def table(self, agent: AgentView) -> str:
+        """What the selection table says of an agent, for the record."""
+        if agent.exploration is None:
+            return ""
+        return verdict(agent.exploration, [offer.name for offer in self._plugins.of_kind("algorithm")])
+
+    def train(self, key: str, decision: UpdateWeights, parent: AgentView) -> Trained:
+        """Pull the lever: every few steps are a step of the ledger, and a snapshot of which the last stays."""
+        training = decision.training
+        algorithm = OfferRef(decision.algorithm, dict(decision.config))
+        update = Update(key, parent.id, parent.harness, parent.adapter, algorithm, training)
+        adapter, silent, failed = parent.adapter, 0, ""
+        spent = dict.fromkeys(("rollouts", "verifications", "tokens"), 0.0)
+        took = {"seconds": 0.0, "memory": 0.0}
+        for first in range(0, training.steps, training.durable):
+            last = min(first + training.durable, training.steps)
+            payload = {"update": update.to_json(), "adapter": adapter, "first": first, "last": last, "silent": silent}
+            done = self._ledger.step(f"{key}/{first:05d}", partial(self._rollouts.job, "sia_core.train:train", payload))
+            for kind in spent:
+                spent[kind] += sum(row[kind] for row in done["steps"])
+            took = {"seconds": took["seconds"] + done["seconds"], "memory": done["memory"].get("peak", 0.0)}
+            self._progress(update, last, done)
+            if done["adapter"] != adapter or done["failed"]:
+                self._drop(adapter, parent)
+            adapter, silent, failed = done["adapter"], done["silent"], done["failed"]
+            if failed or self._budget.left("seconds") <= took["seconds"]:
+                break  # what was learned until the time was spent is still gated
+        if adapter == parent.adapter and not failed:
+            failed = "the update ended where it began: no step had anything to learn from"
+        return Trained(None if failed else adapter, failed, spent, {**spent, **took})
+
+    def _learner(self, name: str, config: Mapping[str, Any]) -> Learner:
+        learner: Learner = self._plugins.create("algorithm", name, **config)
+        return learner
+
+    def _progress(self, update: Update, done: int, chunk: Mapping[str, Any]) -> None:
+        """Tell of some steps: as rollouts, and with all that a learner's curves are drawn from."""
+        each = update.training.prompts * update.training.group
+        about = {"purpose": "train", "agent": update.agent, "total": each * update.training.steps}
+        rows = chunk["steps"]
+        mean = fmean(row["reward"] for row in rows) if rows else None
+        self._emit("rollouts.progress", **about, done=each * done, mean=mean)
+        self._emit("training.progress", key=update.key, algorithm=update.algorithm.name, steps=rows)
+
+    def _drop(self, adapter: str | None, parent: AgentView) -> None:
+        """Remove a snapshot that the next has replaced."""
+        if adapter is not None and adapter != parent.adapter:
+            shutil.rmtree(self._ledger.folder / ADAPTERS / adapter, ignore_errors=True)
