@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
+import resource
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -166,6 +167,24 @@ class Torch:
         self._steps += 1
         self._sampler = None
         return {"grad_norm": norm, "lr": rate}
+
+    def memory(self) -> dict[str, float]:
+        """Bytes: ``needed``, about what training takes at most, and ``peak``, of the device, or of this whole process.
+
+        Weights, for what learns also gradient and Adam's two moments, 34 D bytes of
+        activations a position and layer at half precision (Korthikanti 2022,
+        arXiv 2205.05198, without the attention matrix), and two chunks of logits.
+        """
+        policy, settings = self.policy, self.settings
+        weights = sum(each.numel() * each.element_size() for each in policy.model.parameters())
+        learning = sum(each.numel() * each.element_size() for each in self._learning.values())
+        layers = 1 if settings.checkpointing else policy.config.num_hidden_layers
+        width = policy.config.hidden_size * policy.head().element_size() / 2
+        chunk = min(settings.vocabulary_chunk, policy.config.vocab_size)
+        needed = weights + 3 * learning + settings.micro_tokens * (34 * width * layers + 8 * chunk)
+        if policy.device.type == "cuda":
+            return {"needed": float(needed), "peak": float(torch.cuda.max_memory_allocated(policy.device))}
+        return {"needed": float(needed), "peak": 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
 
     def digest(self) -> str:
         """A digest of the adapter's weights alone: the name of what samples."""
