@@ -15,11 +15,11 @@ from sia_core.budget import Budget
 from sia_core.decision import RewriteHarness, UpdateWeights
 from sia_core.errors import BudgetExhausted, HarnessError, SiaError
 from sia_core.evidence import AgentView, Rollout, excerpt, summarise
+from sia_core.explore import EXPLORED, GROUP
 from sia_core.harness import HarnessTree, apply_edits, unified_diff
 from sia_core.ledger import Ledger
 from sia_core.observe import Emitter
-from sia_core.rollout import GivenUp, Rollouts, Sweep
-from sia_core.train import EXPLORED, GROUP, verified
+from sia_core.rollout import GivenUp, Rollouts, Sweep, verified
 from sia_core.trees import Trees
 from sia_core.types import Improver, Split, Task
 from sia_core.verifying import INVALID
@@ -65,8 +65,8 @@ class Samples:
 class Candidate:
     """A decision, its parent, and what came of it: gate rewards, or why it was refused, or failed.
 
-    ``estimate`` is what an update was going to take, ``took`` what it took; ``table``
-    what the selection table said.
+    ``estimate`` is what an update was going to take, ``took`` what it took, and
+    ``stopped`` why it ended before its last step; ``table`` what the selection table said.
     """
 
     index: int
@@ -78,6 +78,7 @@ class Candidate:
     failed: str = ""
     rewards: tuple[float, ...] = ()
     table: str = ""
+    stopped: str = ""
     estimate: Mapping[str, float] = field(default_factory=dict)
     took: Mapping[str, float] = field(default_factory=dict)
 
@@ -177,9 +178,9 @@ class Evaluator:
         parts.emit("training.started", generation=generation, algorithm=decision.algorithm, **candidate.estimate)
         trained = parts.weights.train(key, decision, candidate.parent)
         spent.append(trained.spent)
-        candidate = replace(candidate, took=trained.took)
-        if trained.failed:
-            return replace(candidate, failed=f"training failed: {trained.failed}")
+        candidate = replace(candidate, took=trained.took, stopped=trained.stopped)
+        if trained.adapter is None:
+            return replace(candidate, failed=f"training failed: {trained.stopped or 'nothing was learned'}")
         parent = candidate.parent
         return replace(candidate, agent=make_agent(parent.files, parent, decision.algorithm, trained.adapter))
 

@@ -50,7 +50,7 @@ class Training(_Frozen):
     group: int = Field(default=8, ge=1, le=4096)
     learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     durable: int = Field(default=10, ge=1)
-    max_kl: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    max_kl: float = Field(default=2.0, gt=0, allow_inf_nan=False)
 
 
 class UpdateWeights(_Frozen):

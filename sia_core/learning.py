@@ -266,12 +266,14 @@ class Engine(Protocol):
 
     ``can`` is a set out of {train, values, reference, custom_loss, constrain}. Numbers
     depend on what is asked for and on the weights, not on the order of arrival. Used
-    by one thread at a time. Its factory is called with the run's ``policy``, a name
-    such as ``tiny`` or ``hf:ID``, its ``seed``, and the engine's own settings.
+    by one thread at a time. ``learning_rate`` is what suits this policy. Its factory
+    is called with the run's ``policy``, a name such as ``tiny`` or ``hf:ID``, its
+    ``seed``, and the engine's own settings.
     """
 
     can: frozenset[str]
     tokens: Tokens
+    learning_rate: float
 
     def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
         """For each request its continuations, in the order of its seeds."""

@@ -251,6 +251,7 @@ class Loop:
             "gate": asdict(comparison) if comparison else None,
             "estimate": dict(candidate.estimate),
             "took": dict(candidate.took),
+            "stopped": candidate.stopped,
         }
 
     @contextmanager

@@ -62,6 +62,11 @@ class Policy:
                 self._held = _UNKNOWN  # stopped in the middle: whoever comes next loads what it needs
             self._leave(-1)
 
+    @property
+    def stepped_since(self) -> int:
+        """Optimizer steps since the last snapshot."""
+        return self._steps
+
     def stepped(self) -> None:
         """The weights have changed."""
         self._steps += 1

@@ -64,6 +64,7 @@ def _row(key: str, row: dict[str, Any]) -> dict[str, Any]:
         "table": row["table"],
         "estimate": row["estimate"],
         "took": row["took"],
+        "stopped": row["stopped"],
         "accepted": row["accepted"],
         "why": row["why"],
         "reason": row["reason"],

@@ -14,17 +14,18 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from sia_core.errors import LedgerError
+from sia_core.errors import LedgerError, TrainingError
 from sia_core.evidence import Rollout
 from sia_core.gateway import Record
 from sia_core.ledger import Ledger
 from sia_core.observe import Emitter
 from sia_core.sandbox import SolveRequest, SolveResult
 from sia_core.types import Backend, Instance, Job, OfferRef, Split
-from sia_core.verifying import Question, Verdict
+from sia_core.verifying import INVALID, Question, Verdict
 
 if TYPE_CHECKING:
     from sia_core.host import Host
+    from sia_core.policy import Policy
 
 BATCH = 64
 """Rollouts a step: what a kill may cost at most."""
@@ -232,3 +233,16 @@ def instance_seed(seed: int, instance: Instance, salt: str = "") -> int:
     """
     text = f"{seed}/{instance.split}/{instance.id}" + (f"/{salt}" if salt else "")
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])
+
+
+def verified(rollouts: Sequence[Rollout]) -> int:
+    """How many of them the verifier, or the answer's model, had to judge."""
+    return sum(each.outcome in ("ok", INVALID) for each in rollouts)
+
+
+def policy_of(setting: Setting, host: Host) -> Policy:
+    """The run's policy on this machine; TrainingError where the run has none."""
+    policy = host.policy(setting)
+    if policy is None:
+        raise TrainingError("this run has no policy to train")
+    return policy

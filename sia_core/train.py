@@ -7,35 +7,30 @@ What is sampled in a step is trained on in that step and never later.
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from sia_core.decision import Training
 from sia_core.errors import NoSignal, TrainingError
-from sia_core.evidence import RewardStats, Rollout, reward_stats
-from sia_core.learning import Datum, Engine, Learner, Sample, Trace
-from sia_core.rollout import Rolled, Setting, Sweep, roll_out
+from sia_core.evidence import reward_stats
+from sia_core.explore import divergence, spread
+from sia_core.learning import Datum, Engine, Learner, Sample
+from sia_core.rollout import Rolled, Setting, Sweep, policy_of, roll_out, verified
 from sia_core.types import OfferRef
-from sia_core.verifying import INVALID
 
 if TYPE_CHECKING:
     from sia_core.host import Host
     from sia_core.policy import Policy
 
-EXPLORED, GROUP = 32, 8
-"""Search instances, and rollouts of each at the training temperature, that show what a policy would learn from."""
-
 SILENCE = 10
 """Steps on end without anything to learn from, after which an update fails."""
 
-LOOKED_AT = 16
-"""Traces on which sampler and trainer are compared, and movements of the policy measured."""
+LAST_RATE = 0.1
+"""The last step's share of the learning rate, to which it falls in a straight line: late steps should only refine."""
 
 
 @dataclass(frozen=True)
@@ -58,92 +53,37 @@ class Update:
         return cls(**{**value, "algorithm": algorithm, "training": training})
 
 
-@dataclass(frozen=True)
-class Exploration:
-    """What groups of rollouts at the training temperature show, and what they took.
-
-    ``fault`` says why training on rollouts like these would be wrong; empty if it would
-    not. Seconds and tokens are a rollout's; ``pass_seconds`` a forward pass's, per token.
-    """
-
-    stats: RewardStats
-    fault: str
-    rollouts: int
-    verifications: int
-    tokens: float
-    seconds: float
-    pass_seconds: float
-
-    def estimate(self, training: Training, epochs: int) -> dict[str, float]:
-        """What an update will take: rollouts, tokens and seconds. A backward pass takes about two forward ones."""
-        rollouts = training.steps * training.prompts * training.group
-        seconds = self.seconds + 3 * epochs * self.tokens * self.pass_seconds
-        return {"rollouts": rollouts, "tokens": round(rollouts * self.tokens), "seconds": round(rollouts * seconds, 1)}
-
-
 def abilities(payload: Mapping[str, Any], host: Host) -> list[str]:
     """The job: what the run's engine can do, sorted."""
-    return sorted(_policy(Setting.from_json(payload["setting"]), host).engine.can)
-
-
-def explore(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
-    """The job: roll an agent out in groups, compare sampler with trainer, and take the time."""
-    setting, sweep = Setting.from_json(payload["setting"]), Sweep(**payload["sweep"])
-    policy = _policy(setting, host)
-    task = host.task(setting.task)
-    with policy.holding(sweep.adapter):
-        started = time.monotonic()
-        rolled, _ = roll_out(setting, sweep, host)
-        rolling = time.monotonic() - started
-        traces = _traces(rolled)
-        kl, fault, passing = None, "", 0.0
-        with policy.gateway.exclusive() as engine:
-            started = time.monotonic()
-            try:
-                if traces:
-                    engine.check(traces)
-            except TrainingError as error:
-                fault = str(error)
-            passing = time.monotonic() - started
-            if traces and "reference" in engine.can:
-                kl = _kl(engine.logprobs(traces, reference=True), traces)
-    if not traces:
-        fault = "the harness does not ask the policy, so there is nothing of it to train on"
-    rollouts = [each.rollout for each in rolled]
-    return {
-        "stats": asdict(
-            reward_stats(rollouts, task.failure_reward, ordinal=task.metric.ordinal, kl_to_base=kl if traces else None)
-        ),
-        "fault": fault,
-        "rollouts": len(rollouts),
-        "verifications": verified(rollouts),
-        "tokens": fmean(each.tokens for each in rollouts),
-        "seconds": rolling / len(rollouts),
-        "pass_seconds": passing / max(1, sum(len(trace.tokens) for trace in traces)),
-    }
+    return sorted(policy_of(Setting.from_json(payload["setting"]), host).engine.can)
 
 
 def train(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
     """The job: some steps of an update, from the adapter that the last ones left to the next.
 
-    What makes the update fail is a result, ``failed``, so that a resumed run hears the same.
+    What ends the update early is a result, ``stopped``, so that a resumed run hears the
+    same. Steps that went wrong leave the adapter from before this job.
     """
     setting, update = Setting.from_json(payload["setting"]), Update.from_json(payload["update"])
-    policy = _policy(setting, host)
+    policy = policy_of(setting, host)
     rows: list[dict[str, Any]] = []
     started = time.monotonic()
-    failed, adapter = "", payload["adapter"]
+    stopped, adapter = "", payload["adapter"]
     with policy.training(payload["adapter"]):
         course = Course(setting, update, host, policy, payload["silent"])
         try:
             for step in range(payload["first"], payload["last"]):
                 rows.append(course.step(step))
-            adapter = policy.keep()
+                if course.silent >= SILENCE:
+                    stopped = f"zero signal in {course.silent} steps on end: {rows[-1]['silent']}"
+                    break
+            if policy.stepped_since:
+                adapter = policy.keep()
         except TrainingError as error:
-            failed = str(error)
+            stopped = str(error)
     return {
         "adapter": adapter,
-        "failed": failed,
+        "stopped": stopped,
         "steps": rows,
         "silent": course.silent,
         "seconds": round(time.monotonic() - started, 3),
@@ -179,12 +119,11 @@ class Course:
         }
         try:
             with self.policy.gateway.exclusive() as engine:
-                row |= self._optimise(engine, self._groups(sweep, rolled))
+                row |= self._optimise(engine, index, self._groups(sweep, rolled))
             self.silent = 0
         except NoSignal as nothing:
             self.silent += 1
-            if self.silent >= SILENCE:
-                raise TrainingError(f"zero signal in {self.silent} steps on end: {nothing}") from None
+            row["silent"] = str(nothing)
         return row | {"seconds": round(time.monotonic() - started, 3)}
 
     def _sweep(self, index: int) -> Sweep:
@@ -216,26 +155,28 @@ class Course:
         ]
         return [samples[first : first + sweep.group] for first in range(0, len(samples), sweep.group)]
 
-    def _optimise(self, engine: Engine, groups: list[list[Sample]]) -> dict[str, Any]:
+    def _optimise(self, engine: Engine, index: int, groups: list[list[Sample]]) -> dict[str, Any]:
         learner, training = self.learner, self.update.training
         if not self._checked:
-            engine.check(_first(groups))
+            engine.check(spread([trace for group in groups for each in group for trace in each.traces]))
             self._checked = True
         if "reference" in learner.needs:
             groups = _with_reference(engine, groups)
         data = learner.credit(groups)
         watched: Mapping[str, float] = {}
+        rate = training.learning_rate or engine.learning_rate
+        rate *= 1 - (1 - LAST_RATE) * index / max(1, training.steps - 1)
         for _ in range(learner.epochs):
             watched = engine.forward_backward(data, learner.loss, learner.config.model_dump(mode="json"))
-            stepped = engine.optim_step(lr=training.learning_rate)
+            stepped = engine.optim_step(lr=rate)
             self.policy.stepped()
         moved = self._moved(engine, data)
         return {"loss": watched["loss"], "surprise": _mean(watched, "surprise"), **stepped, "kl": moved}
 
     def _moved(self, engine: Engine, data: Sequence[Datum]) -> float:
-        """KL(sampler || policy) in nats a token over what this step did; TrainingError past its bound."""
-        traces = [datum.trace for datum in data[:LOOKED_AT]]
-        moved = _kl(engine.logprobs(traces), traces)
+        """How far this step moved the policy, in nats a token; TrainingError past the bound."""
+        traces = spread([datum.trace for datum in data])
+        moved = divergence(engine.logprobs(traces), traces)
         bound = self.update.training.max_kl
         if not moved <= bound:
             raise TrainingError(
@@ -243,18 +184,6 @@ class Course:
                 "lower the learning rate (training.learning_rate), or raise the bound (training.max_kl)"
             )
         return moved
-
-
-def verified(rollouts: Sequence[Rollout]) -> int:
-    """How many of them the verifier, or the answer's model, had to judge."""
-    return sum(each.outcome in ("ok", INVALID) for each in rollouts)
-
-
-def _policy(setting: Setting, host: Host) -> Policy:
-    policy = host.policy(setting)
-    if policy is None:
-        raise TrainingError("this run has no policy to train")
-    return policy
 
 
 def _shuffled(names: Sequence[str], seed: str) -> Any:
@@ -266,14 +195,6 @@ def _shuffled(names: Sequence[str], seed: str) -> Any:
         yield from order
 
 
-def _traces(rolled: Sequence[Rolled]) -> list[Trace]:
-    return [trace for each in rolled if each.record for trace in each.record.traces if any(trace.mask)][:LOOKED_AT]
-
-
-def _first(groups: Sequence[Sequence[Sample]]) -> list[Trace]:
-    return [trace for group in groups for each in group for trace in each.traces if any(trace.mask)][:LOOKED_AT]
-
-
 def _with_reference(engine: Engine, groups: list[list[Sample]]) -> list[list[Sample]]:
     """The same samples with the base model's log-probabilities."""
     traces = [trace for group in groups for each in group for trace in each.traces]
@@ -282,17 +203,6 @@ def _with_reference(engine: Engine, groups: list[list[Sample]]) -> list[list[Sam
         [replace(each, traces=[replace(trace, reference=next(rows)) for trace in each.traces]) for each in group]
         for group in groups
     ]
-
-
-def _kl(others: Sequence[Sequence[float]], traces: Sequence[Trace]) -> float:
-    """KL(sampler || other) in nats a token, by k3 (Schulman 2020), from the other's log-probabilities of traces."""
-    gaps = [
-        there - here
-        for row, trace in zip(others, traces, strict=True)
-        for there, here, sampled in zip(row, trace.logprobs, trace.mask, strict=True)
-        if sampled
-    ]
-    return fmean(math.exp(min(gap, 50.0)) - gap - 1 for gap in gaps) if gaps else 0.0
 
 
 def _mean(watched: Mapping[str, float], name: str) -> float:

@@ -13,6 +13,7 @@ from sia_core.budget import Budget
 from sia_core.decision import Training, UpdateWeights
 from sia_core.errors import SiaError
 from sia_core.evidence import AgentView, AlgorithmView, RewardStats, WeightsView
+from sia_core.explore import EXPLORED, GROUP, Exploration
 from sia_core.learning import Learner
 from sia_core.ledger import Ledger
 from sia_core.observe import Emitter
@@ -20,7 +21,7 @@ from sia_core.plugins import Plugins
 from sia_core.policy import ADAPTERS
 from sia_core.rollout import Rollouts, Sweep
 from sia_core.selection import verdict
-from sia_core.train import EXPLORED, GROUP, Exploration, Update
+from sia_core.train import Update
 from sia_core.types import OfferRef
 
 TRAIN = "train"
@@ -28,13 +29,13 @@ TRAIN = "train"
 
 @dataclass(frozen=True)
 class Trained:
-    """What an update came to: an adapter, or why it ``failed``.
+    """What an update came to: an adapter, None where nothing was learned; and why it ``stopped`` early, if it did.
 
     ``spent`` is what the budget counts, ``took`` what stands beside the estimate.
     """
 
     adapter: str | None
-    failed: str
+    stopped: str
     spent: Mapping[str, float]
     took: Mapping[str, float]
 
@@ -81,7 +82,7 @@ class WeightLever:
         about = {"purpose": sweep.purpose, "agent": agent.id, "total": GROUP * len(sweep.instances)}
         self._emit("rollouts.started", **about)
         found = self._ledger.step(
-            f"explore/{agent.id}", lambda: self._rollouts.job("sia_core.train:explore", {"sweep": asdict(sweep)})
+            f"explore/{agent.id}", lambda: self._rollouts.job("sia_core.explore:explore", {"sweep": asdict(sweep)})
         )
         exploration = Exploration(**{**found, "stats": RewardStats(**found["stats"])})
         self._explorations[agent.id] = exploration
@@ -145,25 +146,30 @@ class WeightLever:
         training = decision.training
         algorithm = OfferRef(decision.algorithm, dict(decision.config))
         update = Update(key, parent.id, parent.harness, parent.adapter, algorithm, training)
-        adapter, silent, failed = parent.adapter, 0, ""
+        adapter, silent, stopped = parent.adapter, 0, ""
         spent = dict.fromkeys(("rollouts", "verifications", "tokens"), 0.0)
-        took = {"seconds": 0.0, "memory": 0.0}
+        took = {"steps": 0.0, "seconds": 0.0, "memory": 0.0}
+        self._emit("rollouts.started", **self._sweep(update))
         for first in range(0, training.steps, training.durable):
             last = min(first + training.durable, training.steps)
             payload = {"update": update.to_json(), "adapter": adapter, "first": first, "last": last, "silent": silent}
             done = self._ledger.step(f"{key}/{first:05d}", partial(self._rollouts.job, "sia_core.train:train", payload))
             for kind in spent:
                 spent[kind] += sum(row[kind] for row in done["steps"])
-            took = {"seconds": took["seconds"] + done["seconds"], "memory": done["memory"].get("peak", 0.0)}
+            took = {
+                "steps": took["steps"] + len(done["steps"]),
+                "seconds": took["seconds"] + done["seconds"],
+                "memory": done["memory"].get("peak", 0.0),
+            }
             self._progress(update, last, done)
-            if done["adapter"] != adapter or done["failed"]:
+            if done["adapter"] != adapter:
                 self._drop(adapter, parent)
-            adapter, silent, failed = done["adapter"], done["silent"], done["failed"]
-            if failed or self._budget.left("seconds") <= took["seconds"]:
-                break  # what was learned until the time was spent is still gated
-        if adapter == parent.adapter and not failed:
-            failed = "the update ended where it began: no step had anything to learn from"
-        return Trained(None if failed else adapter, failed, spent, {**spent, **took})
+            adapter, silent, stopped = done["adapter"], done["silent"], done["stopped"]
+            if not stopped and self._budget.left("seconds") <= took["seconds"]:
+                stopped = "the time is spent"
+            if stopped:
+                break
+        return Trained(adapter if adapter != parent.adapter else None, stopped, spent, {**spent, **took})
 
     def _learner(self, name: str, config: Mapping[str, Any]) -> Learner:
         learner: Learner = self._plugins.create("algorithm", name, **config)
@@ -171,12 +177,15 @@ class WeightLever:
 
     def _progress(self, update: Update, done: int, chunk: Mapping[str, Any]) -> None:
         """Tell of some steps: as rollouts, and with all that a learner's curves are drawn from."""
-        each = update.training.prompts * update.training.group
-        about = {"purpose": "train", "agent": update.agent, "total": each * update.training.steps}
         rows = chunk["steps"]
+        each = update.training.prompts * update.training.group
         mean = fmean(row["reward"] for row in rows) if rows else None
-        self._emit("rollouts.progress", **about, done=each * done, mean=mean)
+        self._emit("rollouts.progress", **self._sweep(update), done=each * done, mean=mean)
         self._emit("training.progress", key=update.key, algorithm=update.algorithm.name, steps=rows)
+
+    def _sweep(self, update: Update) -> dict[str, Any]:
+        each = update.training.prompts * update.training.group
+        return {"purpose": "train", "agent": update.agent, "total": each * update.training.steps}
 
     def _drop(self, adapter: str | None, parent: AgentView) -> None:
         """Remove a snapshot that the next has replaced."""

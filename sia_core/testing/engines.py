@@ -49,6 +49,7 @@ class ScriptedEngine:
     """
 
     can: ClassVar[frozenset[str]] = frozenset({"train", "values", "reference", "custom_loss", "constrain"})
+    learning_rate = 1e-3
 
     def __init__(self, reply: str | Reply | None = None) -> None:
         self._reply: Reply = (lambda prompt, seed: reply) if isinstance(reply, str) else reply or _drawn

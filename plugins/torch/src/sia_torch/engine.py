@@ -52,6 +52,7 @@ class Torch:
 
     def _take(self, policy: Policy, settings: Settings) -> None:
         self.policy, self.settings, self.tokens = policy, settings, policy.tokens
+        self.learning_rate = LEARNING_RATE.get(policy.name, 4e-5)
         self._learning = self.policy.learning()
         self._optimizer = torch.optim.AdamW(list(self._learning.values()), fused=True)
         self._steps = 0
@@ -156,7 +157,7 @@ class Torch:
         if not math.isfinite(norm):
             self._optimizer.zero_grad()
             raise TrainingError(f"the gradient's norm is {norm}; lower the learning rate, or load a snapshot")
-        rate = LEARNING_RATE.get(self.policy.name, 4e-5) if lr is None else lr
+        rate = self.learning_rate if lr is None else lr
         for group in self._optimizer.param_groups:
             group.update(lr=rate, betas=betas, eps=eps, weight_decay=weight_decay)
         before = [weight.detach().clone() for weight in weights]
