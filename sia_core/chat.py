@@ -324,3 +324,19 @@ def _logprobs(sampled: Sampled, decode: Callable[[Sequence[int]], str]) -> dict[
         for text, logprob in zip(texts, sampled.logprobs, strict=True)
     ]
     return {"content": content, "refusal": None}
+
+
+def chunks(whole: Mapping[str, Any], *, usage: bool) -> list[dict[str, Any]]:
+    """A completion as a client that streams gets it: what each choice says, how it ended, and the count of tokens."""
+    shared = {**whole, "object": "chat.completion.chunk"}
+    del shared["usage"]
+    parts = []
+    for choice in whole["choices"]:
+        message = {name: value for name, value in choice["message"].items() if name != "refusal"}
+        if "tool_calls" in message:
+            message["tool_calls"] = [{**call, "index": at} for at, call in enumerate(message["tool_calls"])]
+        about = {"index": choice["index"], "logprobs": choice["logprobs"]}
+        parts.append({**shared, "choices": [{**about, "delta": message, "finish_reason": None}]})
+        end = {"index": choice["index"], "logprobs": None, "delta": {}, "finish_reason": choice["finish_reason"]}
+        parts.append({**shared, "choices": [end]})
+    return [*parts, {**shared, "choices": [], "usage": whole["usage"]}] if usage else parts

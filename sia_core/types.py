@@ -233,19 +233,26 @@ class SandboxSpec:
     inside, with the descriptor of its end of the channel and a
     :class:`sia_core.sandbox.launch.World` that gives each mount's path by its name
     and ``scratch``, the writable folder. ``sys.path`` holds the ``libraries``:
-    packages, modules and metadata folders, at the top of one folder.
+    packages, modules and metadata folders, at the top of one folder. With ``listener``,
+    a sandbox that has a network of its own gives the host a listener on its loopback.
     """
 
     program: Path
     mounts: tuple[Mount, ...] = ()
     libraries: tuple[Path, ...] = ()
     limits: Limits = Limits()
+    listener: bool = False
 
 
 class SandboxProcess(Protocol):
-    """A running sandbox. ``channel`` is the host's end of a stream socket."""
+    """A running sandbox. ``channel`` is the host's end of a stream socket.
+
+    ``listener`` accepts what the program inside connects to, the one address that it
+    can; None where the spec asked for none or the sandbox can have none.
+    """
 
     channel: socket.socket
+    listener: socket.socket | None
 
     def kill(self) -> None:
         """Kill the whole tree of processes and remove the scratch folder. May be called twice."""

@@ -14,10 +14,10 @@ READ = 1 << 16
 
 
 class Job:
-    """One instance to solve: the host's number for it, its seed, and its JSON."""
+    """One instance to solve: the host's number for it, its seed, its token for the policy, if any, and its JSON."""
 
-    def __init__(self, number: int, seed: int, instance: bytes) -> None:
-        self.number, self.seed, self.instance = number, seed, instance
+    def __init__(self, number: int, seed: int, token: object, instance: bytes) -> None:
+        self.number, self.seed, self.token, self.instance = number, seed, token, instance
 
 
 class Fork:
@@ -31,7 +31,8 @@ class Fork:
         self.unsent = b""
         self.job: Job | None = None
         self.started = self.deadline = 0.0
-        self.asked: float | None = None
+        self.asked = False
+        self.waits, self.since = 0, 0.0
         self.log, self.printed = b"", 0
         self.open = {self.handle, self.results, self.output}
 
@@ -41,10 +42,20 @@ class Fork:
 
     def take_on(self, job: Job, seconds: float) -> None:
         """Hand it an instance."""
-        self.job, self.log, self.printed, self.asked = job, b"", 0, None
+        self.job, self.log, self.printed, self.asked, self.waits = job, b"", 0, False, 0
         self.started = time.monotonic()
         self.deadline = self.started + seconds
-        self.post({"seed": job.seed}, job.instance)
+        self.post({"seed": job.seed, "token": job.token}, job.instance)
+
+    def wait(self, *, begins: bool) -> None:
+        """It begins or ceases to wait for the policy: its clock stands still while any of its calls is under way."""
+        now = time.monotonic()
+        if begins:
+            self.since = self.since if self.waits else now
+            self.waits += 1
+        elif self.waits:
+            self.waits -= 1
+            self.deadline += 0.0 if self.waits else now - self.since
 
     def post(self, header: Header, body: bytes) -> None:
         """Send it a frame; what its pipe does not take now is sent by :meth:`flush`."""

@@ -94,12 +94,16 @@ class Template:
 
     def _from_host(self, header: Header, body: bytes) -> None:
         if "seed" in header:
-            self._queue.append(Job(int(str(header["job"])), int(str(header["seed"])), body))
+            self._queue.append(Job(int(str(header["job"])), int(str(header["seed"])), header.get("token"), body))
             return
         for fork in self._forks:
-            if fork.job is not None and fork.job.number == header["job"] and fork.asked is not None:
-                fork.deadline += time.monotonic() - fork.asked
-                fork.asked = None
+            if fork.job is None or fork.job.number != header["job"]:
+                continue
+            if header.get("op") == "wait":
+                fork.wait(begins=bool(header["begins"]))
+            elif fork.asked:
+                fork.asked = False
+                fork.wait(begins=False)
                 fork.post({"error": header["error"]} if "error" in header else {}, body)
 
     def _wait(self) -> set[int]:
@@ -112,7 +116,7 @@ class Template:
                 poll.register(descriptor, select.POLLIN)
             if fork.unsent:
                 poll.register(fork.requests, select.POLLOUT)
-            if fork.job is not None and fork.asked is None:
+            if fork.job is not None and not fork.waits:
                 deadlines.append(fork.deadline)
         for handle in self._cleaners.values():
             poll.register(handle, select.POLLIN)
@@ -189,6 +193,9 @@ class Template:
                 served += 1
                 folder = f"{scratch}/{served}"
                 os.mkdir(folder)
+            if self._world.port is not None:
+                os.environ["OPENAI_BASE_URL"] = f"http://127.0.0.1:{self._world.port}/v1"
+                os.environ["OPENAI_API_KEY"] = str(header["token"])
             ask = pipes.ask if self._model else None
             seed = int(str(header["seed"]))
             ctx = solving.Context(self._public, folder, seed, self._state, has_model=self._model, ask=ask)
@@ -219,7 +226,7 @@ class Template:
             self._end(fork, "flood", f"it printed more than {FLOOD * self._output_bytes} bytes")
         elif fork.handle in ready:
             self._end(fork)
-        elif fork.job is not None and fork.asked is None and time.monotonic() >= fork.deadline:
+        elif fork.job is not None and not fork.waits and time.monotonic() >= fork.deadline:
             self._end(fork, "timeout", f"no answer within {self._seconds:g} seconds")
 
     def _read_results(self, fork: Fork) -> bool:
@@ -229,11 +236,12 @@ class Template:
             fork.open.discard(fork.results)  # it can answer no more: its end or its deadline will tell
         try:
             for header, body in fork.reader.feed(data):
-                if fork.job is None or fork.asked is not None:
+                if fork.job is None or fork.asked:
                     raise ProtocolError("a frame that nothing asked for")
                 if header.get("op") == "model" and self._model:
                     strict_json(body)
-                    fork.asked = time.monotonic()
+                    fork.asked = True
+                    fork.wait(begins=True)
                     self._send({"op": "model", "job": fork.job.number}, body)
                 elif header.get("op") == "done":
                     check_result(header)

@@ -15,7 +15,7 @@ from sia_core.sandbox import linux
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION_FLAG = 1
-_RULE_PATH_BENEATH = 1
+_RULE_PATH_BENEATH, _RULE_NET_PORT = 1, 2
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
 _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
@@ -26,12 +26,16 @@ _SINCE = ((2, _REFER), (3, _TRUNCATE), (5, _IOCTL_DEV))
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _ON_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 _NOT_IN_SCRATCH = _MAKE_CHAR | _MAKE_BLOCK | _IOCTL_DEV
-_TCP_BIND_AND_CONNECT = 3
+_TCP_BIND_AND_CONNECT, _TCP_CONNECT = 3, 2
 _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS = 3
 
 
 class _Ruleset(ctypes.Structure):
     _fields_ = [(name, ctypes.c_uint64) for name in ("files", "net", "scoped")]
+
+
+class _NetPort(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint64) for name in ("allowed", "port")]
 
 
 class _PathBeneath(ctypes.Structure):
@@ -48,14 +52,18 @@ def abi() -> int:
 
 
 def ruleset(
-    readable: Iterable[str], writable: Iterable[str] = (), devices: Iterable[str] = (), listable: Iterable[str] = ()
+    readable: Iterable[str],
+    writable: Iterable[str] = (),
+    devices: Iterable[str] = (),
+    listable: Iterable[str] = (),
+    port: int | None = None,
 ) -> int:
     """Rules for :func:`enforce`, as a descriptor.
 
     A process under them may read and run ``readable``, change ``writable``, write
     to ``devices``, and see the names of what is below ``listable``.
 
-    It can then open no TCP connection, signal no process outside, and reach no
+    It can then open no TCP connection but to ``port``, signal no process outside, and reach no
     abstract socket outside, as far as the kernel's ABI goes. Paths that do not
     exist are left out.
     """
@@ -76,6 +84,9 @@ def ruleset(
     ):
         for path in paths:
             _allow(rules, path, rights & files)
+    if net and port is not None:
+        rule = ctypes.byref(_NetPort(_TCP_CONNECT, port))
+        linux.syscall("landlock_add_rule of a port", _ADD_RULE, rules, _RULE_NET_PORT, rule, 0)
     return rules
 
 

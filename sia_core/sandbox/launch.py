@@ -68,12 +68,12 @@ def can_be_other_user(*, mounting: bool) -> bool:
 class World:
     """What a program is told of its sandbox.
 
-    ``mounts`` gives each mount's path by its name, and ``scratch`` is the writable
-    folder.
+    ``mounts`` gives each mount's path by its name, ``scratch`` is the writable
+    folder, and ``port`` is where the host listens on loopback, if it does.
     """
 
-    def __init__(self, mounts: Mapping[str, str], scratch: str, readable: Iterable[str]) -> None:
-        self.mounts, self.scratch = mounts, scratch
+    def __init__(self, mounts: Mapping[str, str], scratch: str, readable: Iterable[str], port: int | None) -> None:
+        self.mounts, self.scratch, self.port = mounts, scratch, port
         self._readable = tuple(readable)
         self._group_filter = seccomp.group_filter(linux.machine())
         self._landlock = landlock.abi() > 0
@@ -82,7 +82,7 @@ class World:
         """What :meth:`confine` enforces: to be made before a fork, where it costs a tenth, and closed after."""
         if not self._landlock:
             return None
-        return landlock.ruleset([*self._readable, *readable], [scratch], newroot.WRITABLE_DEVICES)
+        return landlock.ruleset([*self._readable, *readable], [scratch], newroot.WRITABLE_DEVICES, port=self.port)
 
     def confine(self, rules: int | None) -> None:
         """Confine this process further: it writes below one scratch folder alone and stays in its process group.
@@ -113,23 +113,29 @@ def program_fork(config: dict[str, Any], program: ModuleType, control: int, chan
         _unshare(config["drop_user"])
     else:
         linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+    listener = _listen() if config.get("listener") else None
+    port: int | None = None if listener is None else listener.getsockname()[1]
     user = FIRST_USER + os.getpid() if config["drop_user"] else None
     alive, supervisor_lives = os.pipe()
     child = os.fork()
     if child:
         os.close(channel)
         os.close(alive)
+        if listener is not None:
+            listener.close()
         _supervise(control, child, config["parent"], config.get("folder"))
     os.close(supervisor_lives)
     _die_with_supervisor(alive)
-    readable = (_enter_namespaces if namespaced else _enter_process)(config, user)
+    readable = (_enter_namespaces if namespaced else _enter_process)(config, user, port)
     _die_with_supervisor(alive)  # again: a change of user takes the first one back
     os.close(alive)
     own_user = namespaced or user is not None
-    seccomp.install(seccomp.sandbox_filter(linux.machine(), own_files=namespaced, own_user=own_user))
-    world = World(config["mounts"], config["scratch"], readable)
+    network = port is not None
+    rules = seccomp.sandbox_filter(linux.machine(), own_files=namespaced, own_user=own_user, network=network)
+    seccomp.install(rules)
+    world = World(config["mounts"], config["scratch"], readable, port)
+    _report(control, {}, listener)
     _forget_core()
-    _report(control, {})
     os.close(control)
     program.main(channel, world)
     os._exit(0)
@@ -147,6 +153,12 @@ def _load(path: str) -> ModuleType:
     return module
 
 
+def _listen() -> Any:
+    from sia_core.sandbox import loopback
+
+    return loopback.listen()
+
+
 def _unshare(privileged: bool) -> None:
     if privileged:
         linux.unshare(_NAMESPACES)
@@ -162,7 +174,7 @@ def _unshare(privileged: bool) -> None:
             target.write(line)
 
 
-def _enter_namespaces(config: dict[str, Any], user: int | None) -> list[str]:
+def _enter_namespaces(config: dict[str, Any], user: int | None, port: int | None) -> list[str]:
     """Everything but the system call filter; what may be read inside."""
     owner = _INNER_USER if user is None else user
     newroot.enter(
@@ -178,11 +190,11 @@ def _enter_namespaces(config: dict[str, Any], user: int | None) -> list[str]:
         if not os.access(path, os.R_OK):
             raise PermissionError(f"mount {path} cannot be read by the sandbox's own user; make its files readable")
     readable = newroot.readable()
-    _limit(config, readable, [])
+    _limit(config, readable, [], port)
     return readable
 
 
-def _enter_process(config: dict[str, Any], user: int | None) -> list[str]:
+def _enter_process(config: dict[str, Any], user: int | None, port: int | None) -> list[str]:
     """Everything but the system call filter; what may be read inside."""
     os.umask(0o077)
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)  # as process 1 of a namespace does, so that orphans are reaped
@@ -194,11 +206,11 @@ def _enter_process(config: dict[str, Any], user: int | None) -> list[str]:
         linux.drop_bounding_set()
         linux.become(user, user, keep=keep)
     readable: list[str] = config["readable"]
-    _limit(config, config["shown"], config["listable"])
+    _limit(config, config["shown"], config["listable"], port)
     return readable
 
 
-def _limit(config: dict[str, Any], readable: list[str], listable: list[str]) -> None:
+def _limit(config: dict[str, Any], readable: list[str], listable: list[str], port: int | None) -> None:
     """Resource limits and Landlock."""
     for name, value in config["limits"].items():
         limit = getattr(resource, name)
@@ -208,7 +220,7 @@ def _limit(config: dict[str, Any], readable: list[str], listable: list[str]) -> 
     os.chdir(config["scratch"])
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     if landlock.abi():
-        rules = landlock.ruleset(readable, [config["scratch"]], newroot.WRITABLE_DEVICES, listable)
+        rules = landlock.ruleset(readable, [config["scratch"]], newroot.WRITABLE_DEVICES, listable, port)
         landlock.enforce(rules)
         os.close(rules)
     sys.path.extend(config["sys_path"])
@@ -287,5 +299,11 @@ def _read_line(source: int) -> bytes:
     return line
 
 
-def _report(control: int, what: dict[str, str]) -> None:
-    os.write(control, json.dumps(what).encode() + b"\n")
+def _report(control: int, what: dict[str, str], listener: Any = None) -> None:
+    line = json.dumps(what).encode() + b"\n"
+    if listener is None:
+        os.write(control, line)
+        return
+    from sia_core.sandbox import loopback
+
+    loopback.hand_over(control, listener, line)

@@ -45,6 +45,7 @@ class Namespaces:
             "scratch": newroot.SCRATCH,
             "scratch_bytes": spec.limits.scratch_bytes,
             "sys_path": [f"{_INSIDE}/lib"],
+            "listener": spec.listener,
             "limits": resource_limits(spec.limits, spec.limits.processes + 1),
         }
         return Running(config, spec.limits)

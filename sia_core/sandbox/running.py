@@ -73,6 +73,7 @@ class Running:
         self._killed = False
         self._control, control = socket.socketpair()
         self.channel, channel = socket.socketpair()
+        self.listener: socket.socket | None = None
         self._output, output = os.pipe()
         os.set_blocking(self._output, False)
         self._started = threading.Event()
@@ -111,6 +112,8 @@ class Running:
                 self._process.kill()
             self._watcher.join()
             self.channel.close()
+            if self.listener is not None:
+                self.listener.close()
             self._read_output()
             with self._reading:
                 os.close(self._output)
@@ -151,7 +154,7 @@ class Running:
         self._control.settimeout(START_SECONDS)
         try:
             self._control.sendall(json.dumps({**config, "parent": os.getpid()}).encode() + b"\n")
-            report = json.loads(self._control.makefile("rb").readline() or b"null")
+            report = json.loads(self._read_report() or b"null")
         except (OSError, ValueError) as error:
             report = {"error": f"no report ({error})"}
         if report is None:
@@ -160,6 +163,18 @@ class Running:
             self._read_output()
             why = f"{report['error']}\n{self.stderr()}".strip()
             raise SandboxError(f"the sandbox {config['kind']!r} did not start: {why}")
+
+    def _read_report(self) -> bytes:
+        """The launcher's line, and the listener that may come with it."""
+        line = b""
+        while not line.endswith(b"\n"):
+            data, descriptors, _, _ = socket.recv_fds(self._control, _READ, 1)
+            if descriptors:
+                self.listener = socket.socket(fileno=descriptors[0])
+            if not data:
+                break
+            line += data
+        return line
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
         """Until it ends: keep the end of its output, and look at what no limit of the kernel's bounds."""

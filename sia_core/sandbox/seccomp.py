@@ -145,6 +145,7 @@ _ON_OWN_PROCESSES: dict[str, tuple[int, int, int]] = {
 }
 _CLONE, _CLONE3 = {"x86_64": 56, "aarch64": 220}, 435
 _SOCKET, _SOCKETPAIR = {"x86_64": 41, "aarch64": 198}, {"x86_64": 53, "aarch64": 199}
+_LISTEN, _SETSOCKOPT = {"x86_64": 50, "aarch64": 201}, {"x86_64": 54, "aarch64": 208}
 _CONNECT, _BIND = {"x86_64": 42, "aarch64": 203}, {"x86_64": 49, "aarch64": 200}
 _IOCTL, _PRCTL = {"x86_64": 16, "aarch64": 29}, {"x86_64": 157, "aarch64": 167}
 _SETSID, _SETPGID = {"x86_64": 112, "aarch64": 157}, {"x86_64": 109, "aarch64": 154}
@@ -162,7 +163,9 @@ _NAMESPACES = (
 )
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _FS_IOC_SETFLAGS, _FS_IOC_FSSETXATTR = 0x40086602, 0x401C5820
-_AF_UNIX, _SOCK_STREAM, _SOCK_SEQPACKET, _SOCK_TYPE_MASK = 1, 1, 5, 0xF
+_AF_UNIX, _AF_INET, _TCP, _SOCK_STREAM, _SOCK_SEQPACKET, _SOCK_TYPE_MASK = 1, 2, 6, 1, 5, 0xF
+_SOL_SOCKET = 1
+_TCP_OPTIONS = (1, 4, 5, 6, 18)  # no delay, keep-alive, time-out: what clients set
 
 # BPF operations, and what a filter returns.
 _LOAD, _AND, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
@@ -226,6 +229,23 @@ def _sockets(machine: str, *, own_files: bool) -> _Code:
     return [step for call in refused for step in _when(_EQUAL, call, _refuse())] + _on(_SOCKETPAIR[machine], streams)
 
 
+def _loopback(machine: str) -> _Code:
+    """TCP over a network that is the sandbox's own, to connect by: nobody inside is listened to.
+
+    Of the options of a socket, those that clients set; the rest has a history of holes.
+    """
+    kind = [*_argument(1), (_AND, 0, 0, _SOCK_TYPE_MASK)]
+    tcp = kind + _unless(_EQUAL, _SOCK_STREAM, _refuse())
+    tcp += _argument(2) + _unless(_EQUAL, 0, _unless(_EQUAL, _TCP, _refuse())) + _give(_ALLOW)
+    either = _argument(0) + _when(_EQUAL, _AF_INET, tcp) + _unless(_EQUAL, _AF_UNIX, _refuse())
+    option = _argument(2)
+    for number in _TCP_OPTIONS:
+        option += _when(_EQUAL, number, _give(_ALLOW))
+    options = _argument(1) + _when(_EQUAL, _TCP, option + _refuse()) + _unless(_EQUAL, _SOL_SOCKET, _refuse())
+    code = _on(_SOCKET[machine], either) + _on(_SETSOCKOPT[machine], options)
+    return code + _when(_EQUAL, _LISTEN[machine], _refuse())
+
+
 def _same_user(machine: str) -> _Code:
     """What a program could do to its user's other files and processes, past every check of a path."""
     column, code = _COLUMN[machine], _refused(machine, _ON_OWN_FILES)
@@ -240,11 +260,12 @@ def _refused(machine: str, calls: dict[str, tuple[int | None, int | None]]) -> _
     return [step for number in numbers if number is not None for step in _when(_EQUAL, number, _refuse())]
 
 
-def sandbox_filter(machine: str, *, own_files: bool, own_user: bool) -> bytes:
+def sandbox_filter(machine: str, *, own_files: bool, own_user: bool, network: bool = False) -> bytes:
     """The filter of a whole sandbox.
 
     ``own_files``: its file system and abstract sockets are not the host's;
-    ``own_user``: nothing outside belongs to the user that it runs as.
+    ``own_user``: nothing outside belongs to the user that it runs as; ``network``: its
+    loopback is its own, and it may connect to what the host serves there.
     """
     code = _preamble(machine) + _refused(machine, _REFUSED)
     # clone3 takes its flags in memory, out of a filter's sight; the C library falls back to clone.
@@ -256,6 +277,7 @@ def sandbox_filter(machine: str, *, own_files: bool, own_user: bool) -> bytes:
     # A program that could take this back would outlive the process that supervises it.
     code += _on(_PRCTL[machine], _argument(0) + _when(_EQUAL, linux.PR_SET_PDEATHSIG, _refuse()))
     code += [] if own_user else _same_user(machine)
+    code += _loopback(machine) if network else []
     return _assemble(code + _sockets(machine, own_files=own_files) + _give(_ALLOW))
 
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from sia_core.sandbox.endpoint import Endpoint
 from sia_core.sandbox.frames import (
     MODEL_BYTES,
     OUTCOMES,
@@ -65,16 +66,30 @@ class Answered:
     job: int
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """A harness waits for the policy over HTTP, or no longer."""
+
+    job: int
+    begins: bool
+
+
+Event = Done | Asked | Answered | Waiting
+
+
 class Session:
     """A guest that runs. Not for use by several threads, but for those that answer for the policy."""
 
-    def __init__(self, process: SandboxProcess, limits: Limits) -> None:
-        self._process, self._limits = process, limits
+    def __init__(self, process: SandboxProcess, limits: Limits, model: ModelAccess | None) -> None:
+        self._process, self._limits, self._model = process, limits, model
         self._reader = FrameReader(max(MODEL_BYTES, limits.answer_bytes + limits.output_bytes))
         self._unsent = b""
-        self._replies: queue.SimpleQueue[tuple[int, Header, bytes]] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[tuple[Answered | Waiting, Header, bytes]] = queue.SimpleQueue()
         self._woken, self._wake = socket.socketpair()
         process.channel.setblocking(False)
+        self._endpoint: Endpoint | None = None
+        if model is not None and process.listener is not None:
+            self._endpoint = Endpoint(process.listener, model, self._wait)
 
     def set_up(self, order: Mapping[str, Any]) -> None:
         """Have the harness set up. Died with ``setup-crash`` or ``setup-timeout`` where that fails."""
@@ -93,30 +108,37 @@ class Session:
                 raise
             raise Died("setup-crash", self._explained(f"set-up: {death.outcome}: {death.message}")) from None
 
-    def submit(self, job: int, seed: int, instance: Mapping[str, Any]) -> None:
-        """Send an instance."""
-        self._send({"job": job, "seed": seed}, json.dumps(instance).encode())
+    def submit(self, job: int, key: str, seed: int, instance: Mapping[str, Any]) -> None:
+        """Send an instance, under a number that no other one has had, with its rollout's key."""
+        token = {} if self._endpoint is None else {"token": self._endpoint.admit(key, job)}
+        self._send({"job": job, "seed": seed, **token}, json.dumps(instance).encode())
 
-    def receive(self, seconds: float) -> list[Done | Asked | Answered]:
+    def receive(self, seconds: float) -> list[Event]:
         """What comes within that time, as soon as something does. Died when nothing will come any more."""
         try:
-            answered, frames = self._listen(seconds)
-            return [*map(Answered, answered), *(self._understand(header, body) for header, body in frames)]
+            sent, frames = self._listen(seconds)
+            return [*sent, *(self._understand(header, body) for header, body in frames)]
         except ProtocolError as error:
             raise Died("protocol", str(error)) from None
 
-    def answer_later(self, job: int, model: ModelAccess, key: str, request: Mapping[str, Any]) -> None:
-        """Ask the policy; its reply is sent by a later :meth:`receive`."""
+    def answer_later(self, job: int, key: str, request: Mapping[str, Any]) -> None:
+        """Ask the policy, which there must be; its reply is sent by a later :meth:`receive`."""
+        assert self._model is not None
+        self._model.ask(key, request).add_done_callback(lambda done: self._send_later(Answered(job), *_reply(done)))
 
-        def hand_in(reply: Future[Mapping[str, Any]]) -> None:
-            self._replies.put((job, *_reply(reply)))
-            with suppress(OSError):  # closed meanwhile
-                self._wake.send(b"!")
+    def _wait(self, job: int, begins: bool) -> None:
+        self._send_later(Waiting(job, begins), {"op": "wait", "begins": begins})
 
-        model.ask(key, request).add_done_callback(hand_in)
+    def _send_later(self, event: Answered | Waiting, header: Header, body: bytes = b"") -> None:
+        """Have the thread that receives send a frame, and be told of it."""
+        self._outgoing.put((event, header, body))
+        with suppress(OSError):  # closed meanwhile
+            self._wake.send(b"!")
 
     def close(self) -> None:
         """Kill the guest."""
+        if self._endpoint is not None:
+            self._endpoint.close()
         self._process.kill()
         self._wake.close()
         self._woken.close()
@@ -134,8 +156,8 @@ class Session:
         except OSError:
             self._unsent = b""  # it has ended, as the next read will tell
 
-    def _listen(self, seconds: float) -> tuple[list[int], list[tuple[Header, bytes]]]:
-        """Wait; the jobs whose replies were sent, and the frames that came."""
+    def _listen(self, seconds: float) -> tuple[list[Answered | Waiting], list[tuple[Header, bytes]]]:
+        """Wait; what was sent meanwhile, and the frames that came."""
         poll = select.poll()
         channel, woken = self._process.channel.fileno(), self._woken.fileno()
         if channel < 0 or woken < 0:
@@ -143,16 +165,16 @@ class Session:
         poll.register(channel, select.POLLIN | (select.POLLOUT if self._unsent else 0))
         poll.register(woken, select.POLLIN)
         ready = dict(poll.poll(max(0.0, seconds) * 1000 + 1))
-        answered = []
+        sent = []
         if woken in ready:
             with suppress(OSError):  # closed by another thread
                 self._woken.recv(_READ)
-            while not self._replies.empty():
-                job, header, body = self._replies.get()
-                self._send({**header, "job": job}, body)
-                answered.append(job)
+            while not self._outgoing.empty():
+                event, header, body = self._outgoing.get()
+                self._send({**header, "job": event.job}, body)
+                sent.append(event)
         self._flush()
-        return answered, self._read() if ready.get(channel, 0) & ~select.POLLOUT else []
+        return sent, self._read() if ready.get(channel, 0) & ~select.POLLOUT else []
 
     def _read(self) -> list[tuple[Header, bytes]]:
         try:
@@ -192,6 +214,8 @@ class Session:
         expected = {"op", "job", "outcome", "message", "rewards", "seconds", "answer"}
         if header.get("op") != "done" or header.keys() != expected:
             raise ProtocolError(f"a frame of no known form: {_text(str(sorted(header)))[:200]}")
+        if self._endpoint is not None:
+            self._endpoint.dismiss(job)
         return self._done(job, header, body)
 
     def _done(self, job: int, header: Header, body: bytes) -> Done:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,10 @@ from typing import Any
 from sia_core.errors import SandboxError
 from sia_core.harness import Manifest
 from sia_core.sandbox import guest
+from sia_core.sandbox.endpoint import MODEL_SECONDS
 from sia_core.sandbox.libraries import library_paths
-from sia_core.sandbox.session import Answered, Asked, Died, Done, Session
+from sia_core.sandbox.session import Answered, Asked, Died, Done, Event, Session, Waiting
 from sia_core.types import Json, Limits, ModelAccess, Mount, Sandbox, SandboxSpec
-
-MODEL_SECONDS = 600.0
-"""How long one call of the policy may take before the instance that waits for it is given up."""
 
 MOST_SLOTS = 32
 
@@ -88,6 +87,7 @@ class HarnessWorker:
         usual = min(MOST_SLOTS, max(1, limits.processes // 2)) if model else os.cpu_count() or 1
         self._slots = min(slots or usual, MOST_SLOTS)
         self._session: Session | None = None
+        self._jobs = itertools.count(1)
         self._mutex = threading.Lock()
         self._closed = False
 
@@ -99,7 +99,7 @@ class HarnessWorker:
         them it was; a harness that goes on killing its sandbox is given up, and what
         remains gets the same outcome.
         """
-        run = _Run(requests)
+        run = _Run(requests, self._jobs)
         try:
             while run.unfinished():
                 for result in self._advance(run):
@@ -126,7 +126,7 @@ class HarnessWorker:
         try:
             for flight in run.launch(self._slots, self._limits):
                 self._begin(flight.request)
-                session.submit(flight.job, flight.request.seed, flight.request.instance)
+                session.submit(flight.job, flight.request.key, flight.request.seed, flight.request.instance)
             for event in session.receive(run.next_deadline() - run.now()):
                 results += self._handle(run, session, event)
             if run.overdue() and not results:
@@ -140,21 +140,21 @@ class HarnessWorker:
             run.deaths += len(blamed)
             return results + blamed + (run.give_up(death) if run.deaths >= _DEATHS else [])
 
-    def _handle(self, run: _Run, session: Session, event: Done | Asked | Answered) -> list[SolveResult]:
+    def _handle(self, run: _Run, session: Session, event: Event) -> list[SolveResult]:
         flight = run.flying.get(event.job)
-        if isinstance(event, Answered):
-            if flight is not None and flight.asked is not None:
-                flight.deadline += run.now() - flight.asked - MODEL_SECONDS
-                flight.asked = None
+        if isinstance(event, Answered | Waiting):
+            if flight is not None:
+                flight.asked &= not isinstance(event, Answered)
+                flight.wait(run.now(), begins=isinstance(event, Waiting) and event.begins)
             return []
         if flight is None:
             raise Died("protocol", "a word on an instance that was not asked for")
         if isinstance(event, Asked):
-            if self._model is None or flight.asked is not None:
+            if self._model is None or flight.asked:
                 raise Died("protocol", "a model call that cannot be")
-            flight.asked = run.now()
-            flight.deadline += MODEL_SECONDS
-            session.answer_later(event.job, self._model, flight.request.key, event.request)
+            flight.asked = True
+            flight.wait(run.now(), begins=True)
+            session.answer_later(event.job, flight.request.key, event.request)
             return []
         self._end([flight])
         return run.finish(flight, event)
@@ -174,8 +174,10 @@ class HarnessWorker:
             if self._session is not None:
                 return self._session
         libraries = library_paths(self._manifest.requires)
-        spec = SandboxSpec(Path(guest.__file__), self._mounts, libraries, self._limits)
-        session = Session(self._sandbox.start(spec), self._limits)
+        spec = SandboxSpec(
+            Path(guest.__file__), self._mounts, libraries, self._limits, listener=self._model is not None
+        )
+        session = Session(self._sandbox.start(spec), self._limits, self._model)
         with self._mutex:
             self._session = session
         if self._closed:
@@ -212,26 +214,39 @@ class HarnessWorker:
 
 @dataclass
 class _Flight:
-    """An instance that is being solved."""
+    """An instance that is being solved. ``waits`` is how many of its calls of the policy are under way."""
 
     job: int
     request: SolveRequest
     started: float
     deadline: float
     alone: bool
-    asked: float | None = None
+    asked: bool = False
+    waits: int = 0
+    since: float = 0.0
+
+    def wait(self, now: float, *, begins: bool) -> None:
+        """It begins or ceases to wait for the policy: meanwhile another, longer time limit holds."""
+        if begins:
+            if not self.waits:
+                self.since, self.deadline = now, self.deadline + MODEL_SECONDS
+            self.waits += 1
+        elif self.waits:
+            self.waits -= 1
+            if not self.waits:
+                self.deadline += now - self.since - MODEL_SECONDS
 
 
 class _Run:
     """The state of one call of ``solve``: what waits, what is being solved, and what must be solved alone."""
 
-    def __init__(self, requests: Sequence[SolveRequest]) -> None:
+    def __init__(self, requests: Sequence[SolveRequest], jobs: Iterator[int]) -> None:
         self.waiting = deque(requests)
         self.suspects: deque[SolveRequest] = deque()
         self.flying: dict[int, _Flight] = {}
         self.deaths = 0
         self.suspended = 0.0
-        self._jobs = 0
+        self._jobs = jobs
 
     def now(self) -> float:
         """A clock that stands still while the caller looks at a result."""
@@ -250,10 +265,10 @@ class _Run:
         return started
 
     def _fly(self, request: SolveRequest, limits: Limits, *, alone: bool) -> _Flight:
-        self._jobs += 1
+        job = next(self._jobs)
         # Twice the time: a neighbour may hold all processes until its own time is up.
         deadline = self.now() + 2 * limits.solve_seconds + _GRACE_SECONDS
-        flight = self.flying[self._jobs] = _Flight(self._jobs, request, self.now(), deadline, alone)
+        flight = self.flying[job] = _Flight(job, request, self.now(), deadline, alone)
         return flight
 
     def next_deadline(self) -> float:

@@ -89,6 +89,22 @@ def test_sockets(machine: str) -> None:
     assert judge(shared, machine, pair, 1, 2) == judge(shared, machine, pair, 1, 2 | 0o2000000) == "EPERM"
 
 
+def test_a_network_of_its_own_is_for_connecting_by_tcp(machine: str) -> None:
+    make, pair, connect, listen, option = {"x86_64": (41, 53, 42, 50, 54), "aarch64": (198, 199, 203, 201, 208)}[
+        machine
+    ]
+    own = seccomp.sandbox_filter(machine, own_files=True, own_user=True, network=True)
+    for kind, protocol in ((1, 0), (1 | 0o2000000 | 0o4000, 6)):
+        assert judge(own, machine, make, 2, kind, protocol) == ALLOW
+    for family, kind, protocol in ((2, 2, 0), (2, 3, 1), (2, 5, 0), (2, 1, 262), (10, 1, 0), (16, 3, 0), (17, 3, 0)):
+        assert judge(own, machine, make, family, kind, protocol) == "EPERM"
+    assert judge(own, machine, make, 1, 1) == judge(own, machine, connect, 3) == ALLOW
+    assert judge(own, machine, pair, 2, 1) == judge(own, machine, listen, 3, 5) == "EPERM"
+    assert judge(own, machine, option, 3, 6, 1) == judge(own, machine, option, 3, 1, 9) == ALLOW
+    for level, name in ((6, 31), (6, 19), (0, 35), (41, 26), (17, 1)):
+        assert judge(own, machine, option, 3, level, name) == "EPERM"
+
+
 def test_arguments_are_compared_as_the_kernel_reads_them(program: bytes, machine: str) -> None:
     # An int argument is the low half of its register: a dirty high half must change nothing.
     ioctl, prctl = {"x86_64": (16, 157), "aarch64": (29, 167)}[machine]

@@ -1,0 +1,301 @@
+"""The policy over HTTP from inside of a sandbox, and nothing else over that road."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sia_core.gateway import Gateway
+from sia_core.sandbox import probes
+from sia_core.sandbox.namespaces import Namespaces
+from sia_core.testing.engines import ScriptedEngine
+from sia_core.types import Limits, Sandbox, SandboxSpec
+
+pytestmark = pytest.mark.real
+
+QUICK = Limits(setup_seconds=20.0, solve_seconds=1.0, processes=64)
+ROOMY = Limits(setup_seconds=60.0, solve_seconds=30.0, processes=64)
+CALL = """
+    import json, os, urllib.error, urllib.request
+    def call(path="/chat/completions", key=None, data=None, **body):
+        headers = {"Authorization": f"Bearer {key or os.environ['OPENAI_API_KEY']}", "Content-Type": "application/json"}
+        body = data or (json.dumps(body).encode() if body else None)
+        request = urllib.request.Request(os.environ["OPENAI_BASE_URL"] + path, body, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as reply:
+                return [reply.status, json.loads(reply.read())]
+        except urllib.error.HTTPError as error:
+            return [error.code, json.loads(error.read())["error"]["message"]]
+    USER = [{"role": "user", "content": "hello"}]
+"""
+
+
+@pytest.fixture
+def sandbox() -> Sandbox:
+    made = Namespaces()
+    lacks = made.probe()
+    if lacks:
+        pytest.skip(f"namespaces does not work here: {lacks}")
+    return made
+
+
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    made = Gateway(ScriptedEngine(lambda prompt, seed: f"{prompt} {seed % 1000}"))
+    yield made
+    made.close()
+
+
+def solve(bench: Any, gateway: Gateway, code: str, inputs: list[Any], **options: Any) -> list[Any]:
+    results = bench.solve(CALL + code, inputs, model=gateway, **options)
+    assert [result.outcome for result in results] == ["ok"] * len(inputs), results
+    return [json.loads(result.answer) for result in results]
+
+
+def test_a_plain_client_gets_the_reply_that_the_framed_road_gives(bench: Any, gateway: Gateway) -> None:
+    code = """
+    def solve(instance, ctx):
+        if instance.input["do"] == "frame":
+            return ctx.model(USER)
+        return call(messages=USER)[1]
+    """
+    over_http, framed = (solve(bench, gateway, code, [each])[0] for each in ("http", "frame"))
+    assert over_http == framed
+    assert len(gateway.finish("0").traces) == 1
+
+
+def test_the_official_client_works_unchanged(bench: Any, gateway: Gateway) -> None:
+    pytest.importorskip("openai")
+    code = """
+    def solve(instance, ctx):
+        import openai
+        with openai.OpenAI() as client:
+            whole = client.chat.completions.create(model="policy", messages=USER, n=2, logprobs=True)
+            said = [choice.message.content for choice in whole.choices]
+            messages = [*USER, whole.choices[0].message, *USER]
+            with client.chat.completions.create(model="any", messages=messages, stream=True) as stream:
+                said.append("".join(part.choices[0].delta.content or "" for part in stream))
+            said.append([model.id for model in client.models.list()])
+            try:
+                client.chat.completions.create(model="policy", messages=USER, top_logprobs=5)
+            except openai.BadRequestError as error:
+                said.append([error.param, error.type])
+            return said
+    """
+    first, second, streamed, models, refused = solve(bench, gateway, code, [0], requires=("openai",), limits=ROOMY)[0]
+    assert first.startswith("hello ")
+    assert first != second
+    assert streamed.startswith(f"hello{first}hello ")
+    assert models == ["policy"]
+    assert refused == ["top_logprobs", "invalid_request_error"]
+    assert len(gateway.finish("0").traces) == 2  # the second turn goes on where one of the two replies ended
+
+
+def test_each_rollout_speaks_for_itself_alone(bench: Any, gateway: Gateway) -> None:
+    code = """
+    def solve(instance, ctx):
+        return call(messages=USER)[1]["id"], os.environ["OPENAI_API_KEY"]
+    """
+    said = solve(bench, gateway, code, list(range(12)), slots=4)
+    assert len({name for name, _ in said}) == len({key for _, key in said}) == 12
+    assert all(len(gateway.finish(str(number)).traces) == 1 for number in range(12))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        ("key='sk-wrong', messages=USER", 401, "key"),
+        ("path='/models', key='sk-wrong'", 401, "key"),
+        ("path='/completions', messages=USER", 404, "/v1/completions"),
+        ("path='/embeddings'", 404, "/v1/embeddings"),
+        ("messages=[]", 400, "messages"),
+        ("messages=USER, magic=1", 400, "magic"),
+        ("data=b'not json'", 400, "JSON"),
+        ("data=b'[]'", 400, "object"),
+        ('data=b\'{"messages": 1, "messages": 2}\'', 400, "twice"),
+        ("data=bytes(5 * 2**20)", 413, "longer"),
+    ],
+)
+def test_what_cannot_be_answered_is_told_as_the_api_tells_it(
+    bench: Any, gateway: Gateway, arguments: str, status: int, told: str
+) -> None:
+    code = f"""
+    def solve(instance, ctx):
+        try:
+            return call({arguments})
+        except OSError:  # refused before it was sent whole
+            return [413, "longer"]
+    """
+    got, message = solve(bench, gateway, code, [0])[0]
+    assert got == status
+    assert told in message
+
+
+def test_a_key_ends_with_its_rollout(bench: Any, gateway: Gateway) -> None:
+    code = """
+    def solve(instance, ctx):
+        key = instance.input["do"]
+        return call(key=key, messages=USER)[0] if key else os.environ["OPENAI_API_KEY"]
+    """
+    worker = bench.worker(CALL + code, model=gateway)
+    (first,) = bench.run(worker, [""])
+    (second,) = bench.run(worker, [json.loads(first.answer)])
+    assert second.answer == "401"
+
+
+RAW = """
+    import socket
+    def connect():
+        port = int(os.environ["OPENAI_BASE_URL"].split(":")[2].split("/")[0])
+        return socket.create_connection(("127.0.0.1", port), timeout=20)
+"""
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "b'GET /' + b'x' * 100_000 + b' HTTP/1.1\\r\\n\\r\\n'",
+        "b'GET / HTTP/1.1\\r\\n' + b'a: b\\r\\n' * 50_000 + b'\\r\\n'",
+        "b'GET / HTTP/1.1\\r\\na: ' + b'x' * 100_000 + b'\\r\\n\\r\\n'",
+        "b'POST /v1/chat/completions HTTP/1.1\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n'",
+        "b'POST /v1/chat/completions HTTP/1.1\\r\\nContent-Length: -1\\r\\n\\r\\n'",
+        "b'POST /v1/chat/completions HTTP/1.1\\r\\nContent-Length: 99999999999999999999\\r\\n\\r\\n'",
+        "b'\\x16\\x03\\x01' + bytes(100) + b'\\r\\n'",
+    ],
+)
+def test_what_is_no_request_ends_its_connection_and_nothing_else(bench: Any, gateway: Gateway, sent: str) -> None:
+    code = f"""
+    def solve(instance, ctx):
+        connection, got = connect(), b""
+        try:
+            connection.sendall({sent})
+            while data := connection.recv(65536):
+                got += data
+        except ConnectionError:
+            pass
+        return [b" 200 " in got, call(messages=USER)[0]]
+    """
+    assert solve(bench, gateway, RAW + code, [0]) == [[False, 200]]
+
+
+def test_connections_that_dawdle_give_way(bench: Any, gateway: Gateway) -> None:
+    code = """
+    def solve(instance, ctx):
+        if instance.input["do"] == "hog":
+            held = [connect() for _ in range(200)]
+            for each in held:
+                try:
+                    each.sendall(b"POST /v1/chat/completions HTTP/1.1\\r\\nContent-Length: 9")
+                except OSError:
+                    pass
+            ctx.model(USER)
+            return len(held)
+        return [call(messages=USER)[0] for _ in range(10)]
+    """
+    said = solve(bench, gateway, RAW + code, ["hog", "ask", "hog", "ask"], slots=4, limits=ROOMY)
+    assert said == [200, [200] * 10, 200, [200] * 10]
+
+
+def test_the_time_of_the_policy_is_not_the_harnesss(bench: Any) -> None:
+    slow = threading.Event()
+
+    class Slow(ScriptedEngine):
+        def sample(self, requests: Any) -> Any:
+            slow.wait(0.5)
+            return super().sample(requests)
+
+    gateway = Gateway(Slow())
+    code = """
+    def solve(instance, ctx):
+        return [call(messages=USER)[0] for _ in range(4)]
+    """
+    assert solve(bench, gateway, code, [0], limits=QUICK) == [[200] * 4]
+    gateway.close()
+
+
+# Nothing else.
+
+TRIES = """
+    def tried(function, *args):
+        try:
+            function(*args)
+        except OSError as error:
+            return "refused"
+        return "worked"
+    def reach(family, kind, address):
+        with socket.socket(family, kind) as connection:
+            connection.settimeout(0.5)
+            connection.connect(address)
+            connection.send(b"reached")
+    def listen(family, address):
+        with socket.socket(family) as listener:
+            listener.bind(address)
+            listener.listen()
+"""
+
+
+@pytest.mark.parametrize("place", ["setup", "solve"])
+def test_nothing_but_the_policy_can_be_reached(bench: Any, gateway: Gateway, place: str) -> None:
+    with probes._targets() as targets:
+        order = targets.order()
+        code = f"""
+    def attack():
+        order = {order!r}
+        inet, unix, stream, datagram = socket.AF_INET, socket.AF_UNIX, socket.SOCK_STREAM, socket.SOCK_DGRAM
+        said = [
+            tried(reach, inet, stream, ("127.0.0.1", order["tcp"])),
+            tried(reach, inet, stream, ("127.0.0.2", order["tcp"])),
+            tried(reach, inet, datagram, ("127.0.0.1", order["udp"])),
+            tried(reach, inet, socket.SOCK_RAW, ("127.0.0.1", order["udp"])),
+            tried(reach, socket.AF_INET6, stream, ("::1", order["tcp"])),
+            tried(reach, inet, stream, ("1.1.1.1", 443)),
+            tried(reach, inet, stream, ("169.254.169.254", 80)),
+            tried(reach, unix, stream, order["unix"]),
+            tried(reach, unix, stream, "\\0" + order["abstract"]),
+            tried(listen, inet, ("127.0.0.1", 0)),
+            tried(listen, unix, "\\0inside"),
+            tried(lambda: socket.socket(inet, stream, 262)),
+            tried(lambda: socket.socket(socket.AF_NETLINK, datagram)),
+            tried(lambda: socket.socket(inet, stream).setsockopt(6, 31, b"tls")),
+            tried(lambda: socket.socket(inet, stream).setsockopt(0, 35, 1)),
+        ]
+        return said
+    def setup(ctx):
+        return attack() if {place!r} == "setup" else None
+    def solve(instance, ctx):
+        return ctx.state or attack()
+    """
+        (said,) = solve(bench, gateway, "    import socket\n" + TRIES + code, [0], limits=ROOMY)
+        assert targets.reached() == []
+    assert said == ["refused"] * len(said)
+
+
+def test_without_a_policy_there_is_no_socket_at_all(bench: Any) -> None:
+    code = f"""
+    import os, socket
+    {TRIES}
+    def solve(instance, ctx):
+        said = [tried(lambda: socket.socket(family)) for family in (socket.AF_INET, socket.AF_INET6)]
+        return said + [name for name in os.environ if "OPENAI" in name]
+    """
+    (result,) = bench.solve(code, [0])
+    assert result.answer == '["refused", "refused"]', result
+
+
+def test_a_sandbox_gives_a_listener_only_where_it_is_asked_for(sandbox: Sandbox, tmp_path: Any) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("import os\ndef main(channel, world):\n    os.write(channel, str(world.port).encode())\n")
+    for asked in (False, True):
+        process = sandbox.start(SandboxSpec(program, listener=asked))
+        process.channel.settimeout(20)
+        port = process.channel.recv(100).decode()
+        assert (process.listener is not None) == asked
+        assert port == (str(process.listener.getsockname()[1]) if process.listener else "None")
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", int(port) if asked else 1), timeout=1)
+        process.kill()
