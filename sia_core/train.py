@@ -66,16 +66,15 @@ def train(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
     """
     setting, update = Setting.from_json(payload["setting"]), Update.from_json(payload["update"])
     policy = policy_of(setting, host)
-    rows: list[dict[str, Any]] = []
     started = time.monotonic()
     stopped, adapter = "", payload["adapter"]
     with policy.training(payload["adapter"]):
         course = Course(setting, update, host, policy, payload["silent"])
         try:
             for step in range(payload["first"], payload["last"]):
-                rows.append(course.step(step))
+                course.step(step)
                 if course.silent >= SILENCE:
-                    stopped = f"zero signal in {course.silent} steps on end: {rows[-1]['silent']}"
+                    stopped = f"zero signal in {course.silent} steps on end: {course.rows[-1]['silent']}"
                     break
             if policy.stepped_since:
                 adapter = policy.keep()
@@ -84,7 +83,7 @@ def train(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
     return {
         "adapter": adapter,
         "stopped": stopped,
-        "steps": rows,
+        "steps": course.rows,
         "silent": course.silent,
         "seconds": round(time.monotonic() - started, 3),
         "memory": dict(policy.engine.memory()),
@@ -92,16 +91,17 @@ def train(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
 
 
 class Course:
-    """The steps of an update on the machine that trains."""
+    """The steps of an update on the machine that trains. ``rows`` is what is worth watching, a step each."""
 
     def __init__(self, setting: Setting, update: Update, host: Host, policy: Policy, silent: int) -> None:
         self.setting, self.update, self.host, self.policy = setting, update, host, policy
         self.learner: Learner = host.learner(update.algorithm)
         self.silent = silent
+        self.rows: list[dict[str, Any]] = []
         self._checked = False
 
-    def step(self, index: int) -> dict[str, Any]:
-        """Sample groups, credit them, optimise; what is worth watching."""
+    def step(self, index: int) -> None:
+        """Sample groups, credit them, optimise; TrainingError where that would be, or went, wrong."""
         started = time.monotonic()
         sweep = self._sweep(index)
         rolled, _ = roll_out(self.setting, sweep, self.host)
@@ -117,14 +117,15 @@ class Course:
             "flat_groups": stats.flat_groups,
             "sampling_seconds": round(sampled, 3),
         }
+        self.rows.append(row)
         try:
             with self.policy.gateway.exclusive() as engine:
-                row |= self._optimise(engine, index, self._groups(sweep, rolled))
+                row.update(self._optimise(engine, index, self._groups(sweep, rolled)))
             self.silent = 0
         except NoSignal as nothing:
             self.silent += 1
             row["silent"] = str(nothing)
-        return row | {"seconds": round(time.monotonic() - started, 3)}
+        row["seconds"] = round(time.monotonic() - started, 3)
 
     def _sweep(self, index: int) -> Sweep:
         update, training = self.update, self.update.training

@@ -1,0 +1,267 @@
+"""What the weight lever does in a run: trains, refuses, estimates, stops, resumes; with a policy that really learns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from table_policy import PLUGINS, TableBackend, TableEngine, TableHost, TableTask
+
+from sia_core.budget import Budget, Limit
+from sia_core.candidate import Parts
+from sia_core.decision import Prediction, Training, UpdateWeights
+from sia_core.learning import Trace
+from sia_core.ledger import Ledger
+from sia_core.loop import Loop, Plan
+from sia_core.observe import Emitter
+from sia_core.policy import ADAPTERS
+from sia_core.report import build
+from sia_core.rollout import Rolled, Rollouts, Setting
+from sia_core.testing.fakes import ScriptedImprover, edit
+from sia_core.trees import Trees
+from sia_core.types import Instance, OfferRef
+from sia_core.weights import WeightLever
+
+SHORT = Training(steps=6, prompts=8, group=8, durable=2, max_kl=50.0)
+ENGINE = OfferRef("table", {"policy": "table", "seed": 0})
+CONFIG = {
+    "plan": {"levers": ["harness", "weights"], "seed": 0},
+    "budget": {},
+    "improver": "scripted",
+    "engine": {"name": "table", "settings": {}},
+}
+
+
+def update(algorithm: str = "climb", training: Training = SHORT, **more: Any) -> UpdateWeights:
+    return UpdateWeights(
+        algorithm=algorithm, training=training, reason="scripted", prediction=Prediction(gain=0.5), **more
+    )
+
+
+class World:
+    """A run of the table task with the weight lever."""
+
+    def __init__(self, folder: Path, *script: Any, engine: TableEngine | None = None, task: TableTask | None = None):
+        self.folder, self.script = folder, script
+        self.host = TableHost(engine, task)
+        self.events: list[Any] = []
+        self.budget, self.levers = Budget(Limit({})), ("harness", "weights")
+
+    def run(self) -> dict[str, Any]:
+        backend = TableBackend(self.host)
+        try:
+            with Ledger.create(self.folder) as ledger:
+                ledger.step("run", lambda: {"config": CONFIG, "task": "fake", "metric": {"name": "right"}})
+                self.loop(ledger, backend).improve()
+                return build(ledger)
+        finally:
+            backend.close()
+
+    def loop(self, ledger: Ledger, backend: TableBackend) -> Loop:
+        emit = Emitter([(None, self.events.append)])  # type: ignore[list-item]
+        setting = Setting(str(self.folder), OfferRef("fake"), OfferRef("exact"), "none", 0, ENGINE)
+        rollouts, trees = Rollouts(setting, ledger, backend, emit), Trees(self.folder)
+        lever = WeightLever(self.host._engine.can, PLUGINS, rollouts, ledger, self.budget, emit)
+        self.improver = ScriptedImprover(*self.script)
+        task = self.host.task(OfferRef("fake"))
+        parts = Parts(task, self.improver, rollouts, ledger, trees, self.budget, emit, lever)
+        return Loop(Plan(levers=self.levers), parts)
+
+
+def test_an_update_learns_is_promoted_and_names_the_agent_by_harness_and_adapter(tmp_path: Path) -> None:
+    world = World(tmp_path, [update()])
+    report = world.run()
+    (row,) = report["generations"]
+    assert row["accepted"]
+    assert row["algorithm"] == "climb"
+    assert report["sealed"]["initial"]["value"] == pytest.approx(0.25, abs=0.01)
+    assert report["sealed"]["final"]["value"] == 1.0
+    assert report["agent"]["adapter"]
+    assert report["agent"]["harness"] == row_of(tmp_path)["harness"]
+    snapshots = {path.name for path in (tmp_path / ADAPTERS).iterdir()}
+    assert snapshots == {"base", report["agent"]["adapter"]}
+
+
+def test_the_record_holds_the_evidence_what_the_table_said_the_estimate_and_what_it_took(tmp_path: Path) -> None:
+    world = World(tmp_path, [update()])
+    (row,) = world.run()["generations"]
+    assert row["table"]
+    assert row["estimate"]["rollouts"] == row["took"]["rollouts"] == 6 * 8 * 8
+    assert row["took"]["tokens"] == row["estimate"]["tokens"] > 0
+    assert row["took"]["steps"] == 6
+    assert row["took"]["memory"] == 1.0
+    seen = world.improver.seen[0]
+    exploration = seen.agents[seen.incumbent].exploration
+    assert exploration is not None
+    assert 0.1 < exploration.mean < 0.4
+    assert exploration.flat_groups is not None
+    assert exploration.kl_to_base == 0.0
+    assert seen.weights is not None
+    assert not seen.weights.refused
+    assert [each.name for each in seen.algorithms] == ["climb"]  # the engine has no critic
+
+
+def test_a_trained_agent_keeps_its_adapter_when_its_harness_is_rewritten(tmp_path: Path) -> None:
+    def then(evidence: Any) -> Any:
+        return [edit("other", 0.7)]
+
+    report = World(tmp_path, [update()], then).run()
+    trained, edited = report["generations"]
+    assert not edited["accepted"]  # as good as its parent, since the policy answers
+    assert edited["gate"]["candidate"] == 1.0
+    assert trained["agent"] != edited["agent"]
+
+
+def row_of(folder: Path, generation: int = 0) -> dict[str, Any]:
+    with Ledger.read(folder) as ledger:
+        found = ledger.get(f"generation/{generation}/gated/0")
+    assert found
+    return dict(found[0])
+
+
+class OnlySamples(TableEngine):
+    can = frozenset({"constrain"})
+
+
+def test_a_policy_that_cannot_be_trained_refuses_the_lever_and_the_run_goes_on_with_the_other(tmp_path: Path) -> None:
+    world = World(tmp_path, [update(), edit("other", 0.7)], engine=OnlySamples())
+    refused, edited = world.run()["generations"]
+    assert not refused["accepted"]
+    assert "the policy cannot be trained" in refused["why"]
+    assert edited["gate"]
+    weights = world.improver.seen[0].weights
+    assert weights is not None
+    assert "cannot be trained" in weights.refused
+    assert not any(sweep.training for sweep in world.host.sweeps)
+
+
+class Flat(TableTask):
+    def right(self, instance: Instance) -> str:
+        return "none of them"
+
+
+@pytest.mark.parametrize(
+    ("decision", "why"),
+    [
+        (update("critical"), "critical needs an engine that can values"),
+        (update("clim"), "did you mean climb"),
+        (update(config={"scale": "much"}), "scale"),
+        (update(config={"sale": 1}), "sale"),
+    ],
+)
+def test_what_cannot_train_is_refused_before_anything_is_spent(
+    tmp_path: Path, decision: UpdateWeights, why: str
+) -> None:
+    world = World(tmp_path, [decision])
+    (row,) = world.run()["generations"]
+    assert why in row["why"]
+    assert not any(sweep.purpose.startswith("generation") for sweep in world.host.sweeps)
+
+
+def test_a_learner_that_would_learn_nothing_is_refused_with_its_objection(tmp_path: Path) -> None:
+    world = World(tmp_path, [update()], task=Flat())
+    (row,) = world.run()["generations"]
+    assert row["why"] == "every rollout earned the same"
+    assert world.improver.seen[0].algorithms[0].objections == {
+        world.improver.seen[0].incumbent: ("every rollout earned the same",)
+    }
+
+
+def test_an_update_that_the_budget_does_not_cover_is_refused(tmp_path: Path) -> None:
+    world = World(tmp_path, [update(training=replace_steps(100_000))])
+    world.budget = Budget(Limit({"rollouts": 5000.0}))
+    (row,) = world.run()["generations"]
+    assert "do not fit into the budget" in row["why"]
+    assert world.budget.spent["rollouts"] <= 5000
+
+
+def replace_steps(steps: int) -> Training:
+    return SHORT.model_copy(update={"steps": steps})
+
+
+def test_a_step_that_moves_the_policy_too_far_stops_the_update_and_says_so(tmp_path: Path) -> None:
+    (row,) = World(tmp_path, [update(training=SHORT.model_copy(update={"max_kl": 1e-9}))]).run()["generations"]
+    assert "training failed: one step moved the policy by" in row["why"]
+    assert "past its bound of 1e-09" in row["why"]
+
+
+class Fickle(TableEngine):
+    """Its trainer sees other weights than its sampler."""
+
+    def logprobs(self, traces: Sequence[Trace], *, reference: bool = False) -> list[list[float]]:
+        return [[each * 1.5 for each in row] for row in super().logprobs(traces, reference=reference)]
+
+
+def test_an_engine_whose_sampler_and_trainer_disagree_trains_nothing(tmp_path: Path) -> None:
+    (row,) = World(tmp_path, [update()], engine=Fickle()).run()["generations"]
+    assert "sampler and trainer disagree" in row["why"]
+
+
+class Stuck(TableEngine):
+    """Its optimizer moves nothing, and says so as an engine must."""
+
+    def optim_step(self, *, lr: float | None = None) -> dict[str, float]:
+        from sia_core.errors import TrainingError
+
+        raise TrainingError("an optimizer step moved nothing")
+
+
+def test_an_adapter_that_does_not_move_is_a_failure(tmp_path: Path) -> None:
+    (row,) = World(tmp_path, [update()], engine=Stuck()).run()["generations"]
+    assert row["why"] == "training failed: an optimizer step moved nothing"
+
+
+def test_rollouts_of_other_weights_are_never_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sia_core.train as train
+
+    real: Callable[..., tuple[list[Rolled], str]] = train.roll_out
+
+    def stale(*arguments: Any) -> tuple[list[Rolled], str]:
+        rolled, why = real(*arguments)
+        return [replace(each, weights="base+7") for each in rolled], why
+
+    monkeypatch.setattr(train, "roll_out", stale)
+    (row,) = World(tmp_path, [update()]).run()["generations"]
+    assert "stale rollouts: sampled with the weights base+7" in row["why"]
+
+
+def test_an_update_with_nothing_left_to_learn_stops_and_what_it_learned_is_gated(tmp_path: Path) -> None:
+    long = SHORT.model_copy(update={"steps": 200, "durable": 20})
+    (row,) = World(tmp_path, [update(training=long)]).run()["generations"]
+    assert row["accepted"]
+    assert "zero signal in 10 steps on end" in row["stopped"]
+    assert row["took"]["steps"] < 200
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> dict[str, Any]:
+    return World(tmp_path / "whole", [update()], [update()]).run()
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 5])
+def test_an_update_that_was_stopped_in_the_middle_and_resumed_gives_the_same_adapter(
+    tmp_path: Path, whole: dict[str, Any], step: int
+) -> None:
+    world = World(tmp_path / "stopped", [update()], [update()])
+    world.host.stop_at = f"generation/0/train/0/{step}"
+    with pytest.raises(KeyboardInterrupt):
+        world.run()
+    resumed = World(tmp_path / "stopped", [update()], [update()])
+    report = resumed.run()
+    assert report["agent"] == whole["agent"]
+    assert comparable(report) == comparable(whole)
+    repeated = [sweep.purpose for sweep in resumed.host.sweeps if sweep.purpose.startswith("generation/0/train")]
+    assert repeated[0] == f"generation/0/train/0/{step - step % 2}"  # from the last durable step
+
+
+def comparable(report: dict[str, Any]) -> str:
+    """A report without what a clock or a name of a folder says."""
+    for row in report["generations"]:
+        for kind in ("estimate", "took"):
+            row[kind].pop("seconds", None)
+    report["budget"]["spent"].pop("seconds", None)
+    return json.dumps({**report, "run": ""}, sort_keys=True)
