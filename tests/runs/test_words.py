@@ -1,0 +1,105 @@
+"""Whole runs in which the policy learns: the embedded one, the real engine, gateway, sandbox and learners."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from example_runs import comparable
+
+pytestmark = pytest.mark.real
+pytest.importorskip("torch", reason="the weight lever's engine is not installed")
+
+WORDS = Path(__file__).parents[2] / "examples" / "words"
+SIA = [sys.executable, "-m", "sia_core"]
+
+
+def argv(folder: Path, *more: str) -> list[str]:
+    case = ["--harness", str(WORDS / "agent"), "--data", str(WORDS / "cases.jsonl"), "--verifier", "exact"]
+    return [*SIA, "run", *case, "--runs-dir", str(folder), "--json", *more]
+
+
+def finish(command: list[str]) -> dict[str, Any]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def test_a_run_whose_time_is_spent_in_an_update_gates_what_it_had_learned(tmp_path: Path) -> None:
+    report = finish(argv(tmp_path, "--levers", "weights", "--generations", "1", "--budget", "seconds=12"))
+    (row,) = report["generations"]
+    assert row["lever"] == "weights"
+    assert row["stopped"] == "the time is spent"
+    assert row["gate"] is not None
+    assert report["sealed"]["final"]["n"] == 225
+
+
+def test_a_policy_is_asked_but_not_trained_where_only_the_harness_lever_is_pulled(tmp_path: Path) -> None:
+    report = finish(argv(tmp_path, "--policy", "tiny", "--generations", "0"))
+    assert report["policy"]["settings"]["policy"] == "tiny"
+    assert report["budget"]["spent"]["tokens"] > 0
+    assert report["agent"]["adapter"] is None
+
+
+@pytest.mark.slow
+def test_the_policy_learns_what_the_words_mean(tmp_path: Path) -> None:
+    report = finish(argv(tmp_path, "--levers", "weights", "--generations", "2"))
+    assert report["sealed"]["initial"]["value"] < 0.4
+    assert report["sealed"]["final"]["value"] > 0.9
+    first = report["generations"][0]
+    assert first["accepted"]
+    assert first["table"].startswith(first["algorithm"])
+    assert report["agent"]["adapter"]
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_an_update_and_resumed_the_adapter_is_the_same(tmp_path: Path) -> None:
+    more = ("--levers", "weights", "--generations", "1", "--seed", "5")
+    whole = finish(argv(tmp_path / "whole", *more))
+    assert whole["agent"]["adapter"]
+    for steps in (0, 20):
+        runs = tmp_path / f"killed-{steps}"
+        process = subprocess.Popen(argv(runs, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        after = f"generation/0/train/0/{steps:05d}" if steps else "generation/0/train/0/estimate"
+        wait_for(runs / "agent-1" / "ledger.db", after, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        resumed = finish([*SIA, "resume", "agent-1", "--runs-dir", str(runs), "--json"])
+        assert resumed["agent"] == whole["agent"]
+        assert counted(resumed) == counted(whole)
+
+
+def wait_for(ledger: Path, key: str, process: subprocess.Popen[bytes]) -> None:
+    """Until a step is recorded, and a little longer: the next one is under way then."""
+    deadline = time.monotonic() + 300
+    while not (ledger.is_file() and recorded(ledger, key)):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+
+
+def recorded(ledger: Path, key: str) -> bool:
+    with sqlite3.connect(ledger) as db:
+        try:
+            found = db.execute("SELECT 1 FROM events WHERE key = ?", (key,)).fetchone()
+        except sqlite3.OperationalError:  # there is no table yet
+            found = None
+    db.close()
+    return found is not None
+
+
+def counted(report: dict[str, Any]) -> dict[str, Any]:
+    """A report without what a clock says, or how much memory two processes took."""
+    rows = [
+        {**row, "estimate": None, "took": {**row["took"], "seconds": 0, "memory": 0}} for row in report["generations"]
+    ]
+    return {**comparable(report), "generations": rows}
