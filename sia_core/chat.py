@@ -25,6 +25,8 @@ MAX_TOKENS = 32_768
 
 _TOOL_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 
+_CANONICAL = json.JSONEncoder(sort_keys=True)
+
 Message = dict[str, Any]
 
 
@@ -237,7 +239,7 @@ def _arguments(text: str) -> Any:
 
 
 def _chained(before: bytes, value: Any) -> bytes:
-    return hashlib.sha256(before + json.dumps(value, sort_keys=True).encode()).digest()
+    return hashlib.sha256(before + _CANONICAL.encode(value).encode()).digest()
 
 
 def _refusal(error: ValidationError) -> Refused:

@@ -29,7 +29,7 @@ CONTEXT = 32_768
 MOST_CALLS = 1000
 """Calls that one rollout may make: its time stands still while it waits for the policy."""
 
-_PATIENCE_SHARE, _PATIENCE_SECONDS = 0.1, 0.02
+_PATIENCE_SHARE, _PATIENCE_SECONDS = 0.25, 0.02
 """How long a batch waits for more calls: this share of what the last one took, and never longer than that."""
 
 _Reply = Mapping[str, Any]
@@ -113,7 +113,7 @@ class Gateway:
         self.end(key)
         with self._changed:
             rollout = self._rollouts.pop(key, None)
-            return rollout.book.record() if rollout else Record()
+        return rollout.book.record() if rollout else Record()
 
     @contextmanager
     def exclusive(self) -> Iterator[Engine]:

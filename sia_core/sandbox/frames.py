@@ -67,9 +67,7 @@ def strict_json(text: bytes) -> object:
     Raises ProtocolError, whatever the text.
     """
     try:
-        value = json.loads(
-            text.decode(), parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_no_duplicates
-        )
+        value: object = _DECODER.decode(text.decode())
     except ProtocolError:
         raise
     except (ValueError, RecursionError) as error:
@@ -132,3 +130,7 @@ def _check_unicode(value: object) -> None:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise ProtocolError("not Unicode: half of a surrogate pair") from None
+
+
+# Made once: the json module makes one a call.
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_no_duplicates)
