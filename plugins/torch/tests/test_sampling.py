@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 from toy_policies import small_tiny
 
-from sia_core.errors import UsageError
+from sia_core.errors import TrainingError, UsageError
 from sia_core.learning import Request
 from sia_torch.constrain import Constraints
 from sia_torch.engine import Torch
@@ -89,9 +90,64 @@ def test_choices_are_kept_to_and_renormalised(chars: Torch) -> None:
     traces = [each.trace(prompt) for each in out[:20]]
     assert chars.check(traces) < 1e-4
     forced = next(each for each in out if each.text == "抢劫")
-    assert forced.mask == [1, 0, 0]
+    assert forced.mask == [1, 0, 0, 0]
     assert forced.allowed is not None
-    assert sorted(forced.allowed[0] or ()) == sorted({chars.tokens.encode(choice)[0] for choice in choices})
+    assert list(forced.allowed[0] or ()) == sorted({chars.tokens.choice(choice)[0] for choice in choices})
+
+
+CHOICES = ["盗窃", "盗窃罪", "抢劫", "诈骗"]
+PRIOR = [math.log(share) for share in (0.05, 0.15, 0.2, 0.6)]
+
+
+def probabilities(engine: Torch, prompt: list[int], choices: list[str], prior: list[float]) -> dict[str, float]:
+    """Of each choice, by the log-probabilities of samples of it."""
+    out = engine.sample([Request(prompt, list(range(200)), max_tokens=8, choices=choices, prior=prior)])[0]
+    return {each.text: math.exp(sum(each.logprobs)) for each in out}
+
+
+def test_a_prior_multiplies_the_policys_own_probabilities(chars: Torch) -> None:
+    prompt = chars.tokens.encode("他偷了东西，判")
+    own = probabilities(chars, prompt, CHOICES, [])
+    weighed = [own[choice] * math.exp(weight) for choice, weight in zip(CHOICES, PRIOR, strict=True)]
+    expected = {choice: each / sum(weighed) for choice, each in zip(CHOICES, weighed, strict=True)}
+    assert probabilities(chars, prompt, CHOICES, PRIOR) == pytest.approx(expected, abs=1e-5)
+    assert probabilities(chars, prompt, CHOICES, [each - 50 for each in PRIOR]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_policy_without_a_preference_samples_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Torch(policy="tiny", tiny=SMALL_TINY)
+    with torch.no_grad():
+        engine.policy.head().zero_()
+    # Strings that share their first tokens: the prior of each is spread over several decisions.
+    monkeypatch.setattr(engine.tokens, "choice", engine.tokens.encode)
+    shares = dict(zip(CHOICES, map(math.exp, PRIOR), strict=True))
+    assert probabilities(engine, [300, 301], CHOICES, PRIOR) == pytest.approx(shares, abs=1e-6)
+
+
+def test_the_trainer_adds_the_prior_that_the_sampler_added(chars: Torch) -> None:
+    prompt = chars.tokens.encode("他偷了东西，判")
+    asked = Request(prompt, list(range(20)), max_tokens=8, choices=CHOICES, prior=PRIOR)
+    out = chars.sample([asked])[0]
+    assert out == chars.sample([Request([400] * 9, [3], max_tokens=4), asked])[1]
+    traces = [each.trace(prompt) for each in out]
+    assert chars.check(traces) < 1e-4
+    plain = [replace(trace, bias=None) for trace in traces]
+    with pytest.raises(TrainingError, match="disagree"):
+        chars.check(plain)
+
+
+@pytest.mark.parametrize(
+    ("asked", "fault"),
+    [
+        (Request([1], [0], choices=["a", "b"], prior=[0.0]), "as many finite"),
+        (Request([1], [0], choices=["a", "b"], prior=[0.0, -math.inf]), "as many finite"),
+        (Request([1], [0], prior=[0.0]), "without choices"),
+        (Request([1], [0], schema={"type": "string"}, prior=[0.0]), "without choices"),
+    ],
+)
+def test_a_prior_that_weighs_nothing_is_refused(chars: Torch, asked: Request, fault: str) -> None:
+    with pytest.raises(UsageError, match=fault):
+        chars.sample([asked])
 
 
 def test_training_renormalises_over_the_allowed(chars: Torch) -> None:

@@ -93,17 +93,21 @@ def test_a_chunked_vocabulary_equals_the_whole(chunk: int) -> None:
     sets: list[list[int] | None] = [
         sorted({int(target), 3, 39}) if row % 2 else None for row, target in enumerate(targets)
     ]
+    biases: list[list[float] | None] = [
+        [float(each) for each in torch.randn(len(ids))] if ids is not None and row % 4 == 1 else None
+        for row, ids in enumerate(sets)
+    ]
     outer = torch.randn(9, dtype=torch.double)
 
-    logits = hidden @ weight.T / 0.7
-    for row, ids in enumerate(sets):
+    added = torch.zeros(9, 40, dtype=torch.double)
+    for row, (ids, bias) in enumerate(zip(sets, biases, strict=True)):
         if ids is not None:
-            keep = torch.zeros(40, dtype=torch.bool)
-            keep[ids] = True
-            logits = torch.where((torch.arange(9) == row)[:, None] & ~keep, float("-inf"), logits)
+            added[row] = float("-inf")
+            added[row, ids] = torch.tensor(bias or [0.0] * len(ids), dtype=torch.double)
+    logits = hidden @ weight.T / 0.7 + added
     whole = logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
     expected = torch.autograd.grad((whole * outer).sum(), (hidden, weight))
-    found = token_logprobs(hidden, weight, targets, 0.7, Allowed.of(sets, hidden.device), chunk)
+    found = token_logprobs(hidden, weight, targets, 0.7, Allowed.of(sets, biases, hidden.device), chunk)
     assert torch.allclose(found, whole, atol=1e-12)
     for ours, theirs in zip(torch.autograd.grad((found * outer).sum(), (hidden, weight)), expected, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-12)

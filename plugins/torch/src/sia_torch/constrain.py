@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -11,12 +13,20 @@ import numpy as np
 from sia_core.errors import UsageError
 from sia_torch.tokens import Tokens
 
+KEPT = 256
+"""How many constraints are kept compiled."""
+LEAST = -700.0
+"""The least log-weight beside the largest one of a prior; below it exp is zero in double precision."""
+
 
 class Constraint(Protocol):
     """The state of one sample under a constraint."""
 
     def allowed(self) -> Sequence[int]:
         """The ids that may come next, at least one."""
+
+    def bias(self) -> Sequence[float] | None:
+        """What a prior adds to the logits of these ids; None without one."""
 
     def advance(self, token: int) -> None:
         """Go on with one of them."""
@@ -26,37 +36,49 @@ class Constraint(Protocol):
 
 
 class Trie:
-    """A set of strings as a tree of token ids; what ends a string is the stop id. Shared by all samples under it."""
+    """A set of strings as paths of token ids; what ends a string is the stop id. Shared by all samples under it."""
 
     def __init__(self, choices: Sequence[str], tokens: Tokens) -> None:
         if not choices or "" in choices:
             raise UsageError("a choice among strings needs at least one, and none of them empty")
-        self.root: dict[int, Any] = {}
-        for choice in choices:
-            node = self.root
-            for token in [*tokens.encode(choice), tokens.stops[0]]:
-                node = node.setdefault(token, {})
+        self._paths = [(*tokens.choice(choice), tokens.stops[0]) for choice in choices]
 
-    def start(self) -> Constraint:
-        return _AtNode(self.root)
+    def start(self, prior: Sequence[float] = ()) -> Constraint:
+        """A sample's state; ``prior`` holds a log-weight for each of the strings, in their order."""
+        if prior and (len(prior) != len(self._paths) or not all(map(math.isfinite, prior))):
+            raise UsageError(f"a prior over {len(self._paths)} choices needs as many finite log-weights")
+        return _AtNode(self._paths, prior)
 
 
 class _AtNode:
-    def __init__(self, node: dict[int, Any]) -> None:
-        self._node = node
+    """The paths that are still open, all of the same first ``depth`` tokens, and their log-weights."""
+
+    def __init__(self, paths: Sequence[tuple[int, ...]], prior: Sequence[float]) -> None:
+        self._paths, self._prior, self._depth = paths, prior, 0
 
     def allowed(self) -> Sequence[int]:
-        return sorted(self._node)
+        return sorted({path[self._depth] for path in self._paths})
+
+    def bias(self) -> Sequence[float] | None:
+        if not self._prior:
+            return None
+        # By a token's share of the weight below this node a policy without a preference samples the prior itself.
+        peak = max(self._prior)
+        below: dict[int, float] = {}
+        for path, weight in zip(self._paths, self._prior, strict=True):
+            below[path[self._depth]] = below.get(path[self._depth], 0.0) + math.exp(max(weight - peak, LEAST))
+        total = math.fsum(below.values())
+        return [math.log(below[token] / total) for token in sorted(below)]
 
     def advance(self, token: int) -> None:
-        self._node = self._node[token]
+        kept = [index for index, path in enumerate(self._paths) if path[self._depth] == token]
+        self._paths = [self._paths[index] for index in kept]
+        self._prior = [self._prior[index] for index in kept] if self._prior else ()
+        self._depth += 1
 
     def rest(self) -> Sequence[int]:
-        chain, node = [], self._node
-        while len(node) == 1:
-            token, node = next(iter(node.items()))
-            chain.append(token)
-        return [] if node else chain
+        first = self._paths[0]
+        return first[self._depth :] if all(path == first for path in self._paths) else ()
 
 
 class Grammar:
@@ -72,7 +94,10 @@ class Grammar:
             raise UsageError(f"the answer's schema cannot constrain sampling: {self._matcher.get_error()}")
         self._sets: dict[bytes, Sequence[int]] = {}
 
-    def start(self) -> Constraint:
+    def start(self, prior: Sequence[float] = ()) -> Constraint:
+        """A sample's state; a schema has no prior."""
+        if prior:
+            raise UsageError("a prior weighs choices; a request without choices cannot have one")
         return _Matching(self._matcher.deep_copy(), self._sets)
 
 
@@ -88,6 +113,9 @@ class _Matching:
             self._sets[mask] = tuple(np.flatnonzero(bits).tolist())
         return self._sets[mask]
 
+    def bias(self) -> None:
+        return None
+
     def advance(self, token: int) -> None:
         self._matcher.consume_token(token)
         if self._matcher.is_error():
@@ -98,11 +126,11 @@ class _Matching:
 
 
 class Constraints:
-    """Compiles each constraint once."""
+    """Compiles each constraint once, and forgets the ones that were not asked for lately."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
-        self._made: dict[str, Trie | Grammar] = {}
+        self._made: OrderedDict[str, Trie | Grammar] = OrderedDict()
 
     def of(self, choices: Sequence[str], schema: Mapping[str, Any] | None) -> Trie | Grammar | None:
         """The constraint of a request, None where it has none."""
@@ -113,4 +141,7 @@ class Constraints:
         key = json.dumps([list(choices), schema], sort_keys=True)
         if key not in self._made:
             self._made[key] = Trie(choices, self._tokens) if choices else Grammar(schema or {}, self._tokens)
+        self._made.move_to_end(key)
+        if len(self._made) > KEPT:  # a harness may ask with a shortlist of its own for every instance
+            self._made.popitem(last=False)
         return self._made[key]

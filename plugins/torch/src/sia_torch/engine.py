@@ -223,7 +223,7 @@ class Torch:
             policy.head(adapted),
             packed.targets_N,
             settings.temperature,
-            Allowed.of(packed.allowed, policy.device),
+            Allowed.of(packed.allowed, packed.bias, policy.device),
             settings.vocabulary_chunk,
         )
         count = sum(map(len, rows))

@@ -17,33 +17,44 @@ from torch.autograd.function import FunctionCtx
 
 
 class Allowed:
-    """The ids among which each of N tokens was chosen, for looking up a chunk of the vocabulary at a time."""
+    """The ids among which each of N tokens was chosen, and what was added to their logits, a chunk of ids at a time."""
 
-    def __init__(self, sets: Sequence[Sequence[int] | None], device: torch.device) -> None:
+    def __init__(
+        self, sets: Sequence[Sequence[int] | None], biases: Sequence[Sequence[float] | None], device: torch.device
+    ) -> None:
         rows = [row for row, ids in enumerate(sets) if ids is not None]
         chosen = [torch.as_tensor(ids, dtype=torch.long) for ids in sets if ids is not None]
+        added = [
+            torch.zeros(len(ids)) if bias is None else torch.tensor(bias, dtype=torch.double)
+            for ids, bias in zip(sets, biases, strict=True)
+            if ids is not None
+        ]
         self.constrained_N = torch.zeros(len(sets), dtype=torch.bool, device=device)
         self.constrained_N[rows] = True
         self.ids = torch.cat(chosen).to(device)
+        self.bias = torch.cat(added).to(device)
         self.rows = torch.repeat_interleave(torch.tensor(rows), torch.tensor([len(ids) for ids in chosen])).to(device)
 
     @classmethod
-    def of(cls, sets: Sequence[Sequence[int] | None], device: torch.device) -> Allowed | None:
+    def of(
+        cls, sets: Sequence[Sequence[int] | None], biases: Sequence[Sequence[float] | None], device: torch.device
+    ) -> Allowed | None:
         """None where no token was constrained."""
-        return cls(sets, device) if any(ids is not None for ids in sets) else None
+        return cls(sets, biases, device) if any(ids is not None for ids in sets) else None
 
-    def forbidden(self, start: int, stop: int) -> Tensor:
-        """(N, C) bool: which of the ids from ``start`` to ``stop`` a token could not have been."""
-        mask_NC = self.constrained_N[:, None].repeat(1, stop - start)
+    def added(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        """(N, C): what the logits of ids from ``start`` to ``stop`` get, minus infinity where one was not allowed."""
+        added_NC = torch.zeros(len(self.constrained_N), stop - start, dtype=dtype, device=self.ids.device)
+        added_NC.masked_fill_(self.constrained_N[:, None], float("-inf"))
         here = (self.ids >= start) & (self.ids < stop)
-        mask_NC[self.rows[here], self.ids[here] - start] = False
-        return mask_NC
+        added_NC[self.rows[here], self.ids[here] - start] = self.bias[here].to(dtype)
+        return added_NC
 
 
 def token_logprobs(
     hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, temperature: float, allowed: Allowed | None, chunk: int
 ) -> Tensor:
-    """log p(target) of each token, (N,) float32 or better, under softmax(h W^T / temperature) over its allowed ids."""
+    """log p(target) of each token, (N,) float32 or better, under softmax(h W^T / temperature + bias) over its allowed ids."""
     apply: Any = _TokenLogprobs.apply
     result: Tensor = apply(hidden_ND, weight_VD, targets_N, temperature, allowed, chunk)
     return result
@@ -101,5 +112,5 @@ def _logits(
         logits_NC = hidden_ND @ weight_VD[start:stop].T
         logits_NC = logits_NC.to(torch.promote_types(logits_NC.dtype, torch.float32)) / temperature
         if allowed is not None:
-            logits_NC.masked_fill_(allowed.forbidden(start, stop), float("-inf"))
+            logits_NC = logits_NC + allowed.added(start, stop, logits_NC.dtype)
         yield start, stop, logits_NC

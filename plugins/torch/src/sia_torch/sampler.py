@@ -6,6 +6,7 @@ rows. W follows from the request alone, and a lane only meets lanes of the same 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -38,6 +39,7 @@ class _Row:
     logprobs: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
     allowed: list[Sequence[int] | None] = field(default_factory=list)
+    bias: list[Sequence[float] | None] = field(default_factory=list)
     finish: Literal["stop", "length"] | None = None
 
 
@@ -77,13 +79,15 @@ class Sampler:
                 raise UsageError("sampling needs a prompt of at least one token, and room for one more")
             width = min(self.rows, 1 << (max(request.group or 0, len(request.seeds)) - 1).bit_length())
             rule = self.constraints.of(request.choices, request.schema)
+            if request.prior and rule is None:
+                raise UsageError("a prior weighs choices; a request without choices cannot have one")
             key = (tuple(request.prompt), width)
             for each, seed in enumerate(request.seeds):
                 lane = open_lanes.get(key)
                 if lane is None or len(lane.rows) == width:
                     lane = open_lanes[key] = _Lane(request.prompt, width)
                     buckets.setdefault((bucket(len(request.prompt), PROMPT_BUCKET), width), []).append(lane)
-                start = rule.start() if rule else None
+                start = rule.start(request.prior) if rule else None
                 lane.rows.append(_Row(request, (number, each), _chance(seed, request.max_tokens), start))
         for (length, width), lanes in buckets.items():
             prompts = self.rows // width
@@ -113,10 +117,14 @@ class Sampler:
     def _choose(self, hidden_RD: Tensor, temperature_R1: Tensor, places: dict[int, _Row]) -> Tensor:
         """Sample the next token of every row that is under way; tokens (R,) to feed."""
         logits_RV = (hidden_RD @ self.head_VD.T).float() / temperature_R1
-        sets = {place: row.constraint.allowed() for place, row in places.items() if row.constraint}
-        for place, ids in sets.items():
+        sets = {
+            place: (row.constraint.allowed(), row.constraint.bias()) for place, row in places.items() if row.constraint
+        }
+        for place, (ids, bias) in sets.items():
             among = torch.as_tensor(ids, device=logits_RV.device)
             kept = logits_RV[place, among]
+            if bias is not None:
+                kept = kept + torch.tensor(bias, dtype=kept.dtype, device=kept.device)
             logits_RV[place] = float("-inf")
             logits_RV[place, among] = kept
         logprobs_RV = logits_RV.log_softmax(-1)
@@ -128,16 +136,25 @@ class Sampler:
         values = self.value(hidden_RD).tolist()
         tokens = chosen_R.tolist()
         for place, row in places.items():
-            self._append(row, tokens[place], picked[place], values[place], sets.get(place))
+            self._append(row, tokens[place], picked[place], values[place], *sets.get(place, (None, None)))
         return chosen_R
 
-    def _append(self, row: _Row, token: int, logprob: float, value: float, allowed: Sequence[int] | None) -> None:
+    def _append(
+        self,
+        row: _Row,
+        token: int,
+        logprob: float,
+        value: float,
+        allowed: Sequence[int] | None,
+        bias: Sequence[float] | None,
+    ) -> None:
         free = allowed is None or len(allowed) > 1
         row.tokens.append(token)
         row.mask.append(int(free))
         row.logprobs.append(logprob if free else 0.0)
         row.values.append(value if free else 0.0)
         row.allowed.append(allowed if free else None)
+        row.bias.append(bias if free else None)
         if row.constraint:
             row.constraint.advance(token)
             self._finish_forced(row, row.constraint.rest())
@@ -154,6 +171,7 @@ class Sampler:
         row.logprobs += [0.0] * len(rest)
         row.values += [0.0] * len(rest)
         row.allowed += [None] * len(rest)
+        row.bias += [None] * len(rest)
 
     def _stopped(self, row: _Row) -> bool:
         if not row.request.stop:
@@ -172,6 +190,7 @@ class Sampler:
             logprobs=row.logprobs,
             values=row.values,
             allowed=row.allowed if row.constraint else None,
+            bias=row.bias if row.request.prior else None,
             text=text,
             finish=row.finish or "length",
         )
@@ -179,9 +198,8 @@ class Sampler:
 
 def _chance(seed: int, count: int) -> list[float]:
     """Numbers in [0, 1), one a token: the sample's own, whatever else is sampled."""
-    generator = torch.Generator().manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF)
-    chances: list[float] = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
-    return chances
+    generator = random.Random(seed)
+    return [generator.random() for _ in range(count)]
 
 
 def _inverse(logprobs_RV: Tensor, chance_R: Tensor) -> Tensor:

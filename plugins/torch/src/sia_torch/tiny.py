@@ -17,6 +17,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 NOTHING = -1
 """Stands in a context for what is before the first token."""
+QUIET = 0.1
+"""How much shorter a token's embedding starts than a learnt one gets."""
 _PRIME = 2_147_483_647
 
 
@@ -24,7 +26,7 @@ class TinyConfig(LlamaConfig):  # type: ignore[no-untyped-call]
     """A Llama's configuration; n-grams of 2 to ``ngrams`` tokens share ``buckets`` embeddings."""
 
     model_type = "sia_tiny"
-    ngrams: int = 4
+    ngrams: int = 2
     buckets: int = 32768
     places: int = 64
 
@@ -81,8 +83,12 @@ class TinyForCausalLM(LlamaForCausalLM):  # type: ignore[no-untyped-call]
         From there reward has to find out only where to look, which takes a tenth of the
         rollouts that finding the copying itself takes.
         """
+        vocabulary, table = self.config.vocab_size, self.model.embed_tokens.weight
         # Not as loud as that, or it would hardly explore.
-        self.lm_head.weight.copy_(self.model.embed_tokens.weight[: self.config.vocab_size] / 3)
+        self.lm_head.weight.copy_(table[:vocabulary] / 3)
+        # What reward has said nothing of yet says nothing: as noise it drowns what was learnt.
+        table[vocabulary:].zero_()
+        table[:vocabulary].mul_(QUIET)
         for layer in self.model.layers:
             nn.init.eye_(layer.self_attn.v_proj.weight)
             nn.init.eye_(layer.self_attn.o_proj.weight)

@@ -2,16 +2,17 @@
 
 A packed row is one prefix of L tokens followed by G branches of T tokens each; every
 branch sees the prefix and itself. A branch starts with the token before its first
-sampled one and ends before its last token, which predicts nothing: the hidden states that
-training reads are all in branches.
+sampled one and ends before its last sampled one: the hidden states that training reads
+are all in branches. Continuations that agree so far share a branch, so a group that
+chose among a few answers costs as many branches as the answers have beginnings.
 
 Shapes: B rows, S = L + G * T positions, N sampled tokens of the whole micro-batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from sia_core.learning import Datum, Trace
 from sia_torch.tiny import NOTHING
 
 PREFIX_BUCKET = 32
-BRANCH_BUCKET = 16
+BRANCH_BUCKET = 4
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Packed:
 
     ``features`` (B, S, ...) are what the embedding takes; ``read_N`` are flat
     positions of B * S whose hidden state predicts ``targets_N``, which is token
-    ``column_N`` of trace ``row_N``; ``allowed`` has an entry a sampled token.
+    ``column_N`` of trace ``row_N``; ``allowed`` and ``bias`` have an entry a sampled token.
     """
 
     tree: Tree
@@ -65,6 +66,7 @@ class Packed:
     row_N: Tensor
     column_N: Tensor
     allowed: Sequence[Sequence[int] | None]
+    bias: Sequence[Sequence[float] | None]
 
 
 def bucket(length: int, size: int) -> int:
@@ -93,38 +95,68 @@ def plan(traces: Sequence[Trace], together: Sequence[Sequence[int]], budget: int
 
     A unit of ``together`` is never split, even where it alone is past the budget.
     """
-    starts = [first_sampled(trace) - 1 for trace in traces]
-    prefixes = [tuple(trace.tokens[:start]) for trace, start in zip(traces, starts, strict=True)]
-    seen = {prefix: number for number, prefix in reversed(list(enumerate(prefixes)))}
+    parts = [_parts(trace) for trace in traces]
+    seen = {prefix: number for number, (prefix, _) in reversed(list(enumerate(parts)))}
 
     def order(unit: Sequence[int]) -> tuple[int, int, int]:
-        return bucket(starts[unit[0]], PREFIX_BUCKET), seen[prefixes[unit[0]]], unit[0]
+        prefix = parts[unit[0]][0]
+        return bucket(len(prefix), PREFIX_BUCKET), seen[prefix], unit[0]
 
-    def with_unit(rows: Mapping[tuple[int, ...], list[int]], unit: Sequence[int]) -> dict[tuple[int, ...], list[int]]:
-        grown = {prefix: list(row) for prefix, row in rows.items()}
-        for index in unit:
-            grown.setdefault(prefixes[index], []).append(index)
-        return grown
-
-    lengths = [len(trace.tokens) for trace in traces]
-    batches: list[list[list[int]]] = []
-    rows: dict[tuple[int, ...], list[int]] = {}
+    batches: list[_Filling] = []
     for unit in sorted(together, key=order):
-        grown = with_unit(rows, unit)
-        if rows and len(grown) * _shape(starts, lengths, list(grown.values())).tokens > budget:
-            batches.append(list(rows.values()))
-            grown = with_unit({}, unit)
-        rows = grown
-    return [*batches, list(rows.values())] if rows else batches
+        if not batches or not batches[-1].takes(unit, parts, budget):
+            batches.append(_Filling())
+            batches[-1].takes(unit, parts, None)
+    return [list(batch.rows.values()) for batch in batches]
 
 
-def _shape(starts: Sequence[int], lengths: Sequence[int], rows: Sequence[Sequence[int]]) -> Shape:
-    """The bucket that holds these rows of branches, each from its start to its length."""
-    return Shape(
-        prefix=bucket(max(starts[row[0]] for row in rows), PREFIX_BUCKET),
-        branches=max(map(len, rows)),
-        width=bucket(max(lengths[index] - 1 - starts[index] for row in rows for index in row), BRANCH_BUCKET),
-    )
+_Parts = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def _parts(trace: Trace) -> _Parts:
+    """A trace's tokens before its branch, and those of its branch."""
+    start = first_sampled(trace) - 1
+    last = max(t for t, entry in enumerate(trace.mask) if entry)
+    return tuple(trace.tokens[:start]), tuple(trace.tokens[start:last])
+
+
+@dataclass
+class _Filling:
+    """A micro-batch that grows: its traces' indices and distinct branches, by prefix."""
+
+    rows: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
+    branches: dict[tuple[int, ...], set[tuple[int, ...]]] = field(default_factory=dict)
+    shape: Shape = Shape(0, 0, 0)
+
+    def takes(self, unit: Sequence[int], parts: Sequence[_Parts], budget: int | None) -> bool:
+        """Add a unit if it fits a budget."""
+        touched = {parts[index][0]: set(self.branches.get(parts[index][0], ())) for index in unit}
+        for index in unit:
+            touched[parts[index][0]].add(parts[index][1])
+        grown = Shape(
+            prefix=max(self.shape.prefix, *(bucket(len(prefix), PREFIX_BUCKET) for prefix in touched)),
+            branches=max(self.shape.branches, *map(len, touched.values())),
+            width=max(self.shape.width, *(bucket(len(parts[index][1]), BRANCH_BUCKET) for index in unit)),
+        )
+        if budget is not None and len(self.branches | touched) * grown.tokens > budget:
+            return False
+        self.shape = grown
+        self.branches.update(touched)
+        for index in unit:
+            self.rows.setdefault(parts[index][0], []).append(index)
+        return True
+
+
+def _merged(branches: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[int]]:
+    """The branches that begin no other one, and for each branch the index of one of them that it begins."""
+    kept: list[tuple[int, ...]] = []
+    place: dict[tuple[int, ...], int] = {}
+    for branch in sorted(set(branches), key=lambda each: (-len(each), each)):
+        if branch not in place:
+            kept.append(branch)
+            for stop in range(1, len(branch) + 1):
+                place.setdefault(branch[:stop], len(kept) - 1)
+    return kept, [place[branch] for branch in branches]
 
 
 def pack(
@@ -137,20 +169,24 @@ def pack(
 
     ``features`` turns (..., context + T) tokens and (..., T) positions into what the embedding takes.
     """
-    flat = [trace for row in rows for trace in row]
-    starts = [first_sampled(trace) - 1 for trace in flat]
-    numbers = iter(range(len(flat)))
-    shape = _shape(starts, [len(trace.tokens) for trace in flat], [[next(numbers) for _ in row] for row in rows])
+    parts = [[_parts(trace) for trace in row] for row in rows]
+    merged = [_merged([branch for _, branch in row]) for row in parts]
+    shape = Shape(
+        prefix=bucket(max(len(row[0][0]) for row in parts), PREFIX_BUCKET),
+        branches=max(len(kept) for kept, _ in merged),
+        width=bucket(max(len(branch) for kept, _ in merged for branch in kept), BRANCH_BUCKET),
+    )
     prefix_tokens, branch_tokens, lengths = [], [], []
     read, targets, owner, column = [], [], [], []
     allowed: list[Sequence[int] | None] = []
+    bias: list[Sequence[float] | None] = []
     number = 0
-    for b, row in enumerate(rows):
-        start = starts[number]
+    for b, (row, (kept, places)) in enumerate(zip(rows, merged, strict=True)):
+        prefix = parts[b][0][0]
+        start = len(prefix)
         lengths.append(start)
-        prefix_tokens.append(_window(row[0].tokens[:start], 0, shape.prefix, context))
-        for g, trace in enumerate(row):
-            branch_tokens.append(_window(trace.tokens[:-1], start, shape.width, context))
+        prefix_tokens.append(_window(prefix, 0, shape.prefix, context))
+        for trace, g in zip(row, places, strict=True):
             base = b * shape.tokens + shape.prefix + g * shape.width
             sampled = [t for t, entry in enumerate(trace.mask) if entry]
             read += [base + t - 1 - start for t in sampled]
@@ -158,8 +194,10 @@ def pack(
             owner += [number] * len(sampled)
             column += sampled
             allowed += [trace.allowed[t] if trace.allowed else None for t in sampled]
+            bias += [trace.bias[t] if trace.bias else None for t in sampled]
             number += 1
-        branch_tokens += [_window([], 0, shape.width, context)] * (shape.branches - len(row))
+        branch_tokens += [_window([*prefix, *branch], start, shape.width, context) for branch in kept]
+        branch_tokens += [_window([], 0, shape.width, context)] * (shape.branches - len(kept))
 
     def ints(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
@@ -168,17 +206,18 @@ def pack(
     steps = lengths_B[:, None, None] + torch.arange(shape.width, device=device)
     after_BGT = steps.expand(-1, shape.branches, -1)
     before_BL = torch.arange(shape.prefix, device=device).expand(len(rows), -1)
-    prefix = torch.tensor(prefix_tokens, dtype=torch.long, device=device).view(len(rows), -1)
+    prefixes = torch.tensor(prefix_tokens, dtype=torch.long, device=device).view(len(rows), -1)
     branches = torch.tensor(branch_tokens, dtype=torch.long, device=device).view(len(rows), shape.branches, -1)
     return Packed(
         tree=Tree(shape, lengths_B),
-        features=torch.cat([features(prefix, before_BL), features(branches, after_BGT).flatten(1, 2)], dim=1),
+        features=torch.cat([features(prefixes, before_BL), features(branches, after_BGT).flatten(1, 2)], dim=1),
         positions_BS=torch.cat([before_BL, after_BGT.flatten(1)], dim=1),
         read_N=ints(read),
         targets_N=ints(targets),
         row_N=ints(owner),
         column_N=ints(column),
         allowed=allowed,
+        bias=bias,
     )
 
 
