@@ -51,7 +51,7 @@ class Endpoint:
         self._admitted: dict[str, tuple[str, int]] = {}
         # Since when each connection has been without a whole request; None while it is answered.
         self._reading: dict[socket.socket, float | None] = {}
-        self._closed = False
+        self._closed = threading.Event()
         threading.Thread(target=self._accept, name="sia-endpoint", daemon=True).start()
 
     def admit(self, key: str, job: int) -> str:
@@ -68,7 +68,7 @@ class Endpoint:
 
     def close(self) -> None:
         """Cut every connection, and accept no more."""
-        self._closed = True
+        self._closed.set()
         with self._mutex:
             for connection in self._reading:
                 _cut(connection)
@@ -103,14 +103,15 @@ class Endpoint:
 
     def _accept(self) -> None:
         with self._listener:
-            while not self._closed:
+            while not self._closed.is_set():
                 try:
                     connection, _ = self._listener.accept()
                 except TimeoutError:
                     self._make_room()
                     continue
-                except OSError:
-                    return  # no descriptor left: who connects has to do without
+                except OSError:  # no descriptor left for now
+                    self._closed.wait(_TICK_SECONDS)
+                    continue
                 if self._make_room():
                     with self._mutex:
                         self._reading[connection] = time.monotonic()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sia_core.chat import chunks
 from sia_core.errors import TrainingError
 from sia_core.gateway import MOST_CALLS, Gateway, Record
 from sia_core.learning import Request, Sampled
@@ -127,6 +128,21 @@ def test_what_only_looks_like_a_tool_call_is_text(broken: str) -> None:
     (reply,), _ = using(ScriptedEngine(f"<tool_call>{broken}</tool_call>"), ask(tools=[tool]))
     assert text_of(reply) == f"<tool_call>{broken}</tool_call>"
     assert reply["choices"][0]["finish_reason"] == "stop"
+
+
+def test_a_stream_holds_what_the_whole_reply_does() -> None:
+    tool = {"type": "function", "function": {"name": "add"}}
+    text = 'well <tool_call>{"name": "add", "arguments": {}}</tool_call>'
+    (reply,), _ = using(ScriptedEngine(text), ask(tools=[tool], n=2))
+    parts = chunks(reply, usage=True)
+    assert {part["object"] for part in parts} == {"chat.completion.chunk"}
+    assert [part["usage"] for part in parts if "usage" in part] == [reply["usage"]]
+    said = [choice for part in parts for choice in part["choices"]]
+    assert [choice["index"] for choice in said] == [0, 0, 1, 1]
+    assert [choice["finish_reason"] for choice in said] == [None, "tool_calls"] * 2
+    delta = said[0]["delta"]
+    assert (delta["content"], delta["tool_calls"][0]["index"]) == ("well", 0)
+    assert delta["tool_calls"][0]["function"] == {"name": "add", "arguments": "{}"}
 
 
 # Errors.
