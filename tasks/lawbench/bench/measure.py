@@ -63,7 +63,7 @@ def solve_all(
         lines = (json.dumps(vars(case), ensure_ascii=False) + "\n" for case in known)
         (public / "cases.jsonl").write_text("".join(lines), encoding="utf-8")
         (public / "charges.json").write_text(json.dumps(charges, ensure_ascii=False), encoding="utf-8")
-        ctx = SimpleNamespace(public=public, state=None)
+        ctx = SimpleNamespace(public=public, state=None, has_model=False)
         start = time.perf_counter()
         ctx.state = harness.setup(ctx)
         ready = time.perf_counter()

@@ -1,8 +1,6 @@
-"""Names the criminal charge of a case: score every charge, keep the best few, decide among them."""
+"""Names the criminal charge of a case: score every charge, and let the run's model, if it has one, choose."""
 
 import scorer
-
-SHORTLIST = 8
 
 
 def setup(ctx):
@@ -12,10 +10,8 @@ def setup(ctx):
 def solve(instance, ctx):
     text = instance.input["text"]
     scores = scorer.score(ctx.state, text)
-    shortlist = sorted(scores, key=scores.get, reverse=True)[:SHORTLIST]
-    return {"charge": decide(text, shortlist)}
-
-
-def decide(text, shortlist):
-    """Takes the best. A model that reads the case could choose among the shortlist here."""
-    return shortlist[0]
+    question = scorer.question(text, scores) if ctx.has_model else None
+    if question is None:
+        return {"charge": max(scores, key=scores.get)}
+    reply = ctx.model(**question, temperature=0, max_tokens=64)
+    return {"charge": reply["choices"][0]["message"]["content"]}

@@ -15,6 +15,11 @@ def score(model, text):
     return {name: overlap(parts, found) for name, parts in model.items()}
 
 
+def question(text, scores):
+    """What the model is asked: the case, and any of the charges. The scores say too little to narrow them down."""
+    return {"messages": [{"role": "user", "content": text[KEEP]}], "choices": list(scores)}
+
+
 def overlap(parts, found):
     return len(parts & found) / len(parts)
 
