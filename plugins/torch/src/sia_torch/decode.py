@@ -22,6 +22,7 @@ from torch.nn import functional
 from sia_torch.adapter import merged
 from sia_torch.policy import Policy
 from sia_torch.tiny import NOTHING
+from sia_torch.tree import turn
 
 FUSED_TYPES = frozenset({"llama", "qwen2", "qwen3", "sia_tiny"})
 FUSED_BYTES = 2 * 2**30
@@ -143,15 +144,19 @@ class Fused:
         cos, sin = self._cos[:length], self._sin[:length]
         for number, layer in enumerate(self._layers):
             query, key, value = self._project(layer, states)
-            key, value = _turn(key, cos[:, None], sin[:, None]).transpose(1, 2), value.transpose(1, 2)
+            key, value = turn(key, cos[:, None], sin[:, None]).transpose(1, 2), value.transpose(1, 2)
             self._prompt_keys[number, rows], self._prompt_values[number, rows] = key[:filled], value[:filled]
-            query = _turn(query, cos[:, None], sin[:, None]).transpose(1, 2)
-            mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
-            mixed = mixed.transpose(1, 2).reshape(count, length, -1)
+            query = turn(query, cos[:, None], sin[:, None]).transpose(1, 2)
             if number == len(self._layers) - 1:
                 # Of the last layer only the state after the prompt is read.
                 here = torch.arange(count, device=states.device)
-                states, mixed = states[here, last], mixed[here, last]
+                states, query = states[here, last], query[here, :, last][:, :, None]
+                seen = (self._positions[:length] <= last[:, None])[:, None, None]
+                mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen, enable_gqa=True)
+                mixed = mixed.reshape(count, -1)
+            else:
+                mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+                mixed = mixed.transpose(1, 2).reshape(count, length, -1)
             states = self._finish(layer, states, mixed)
         return functional.rms_norm(states, self._norm.shape, self._norm, self._eps)
 
@@ -167,9 +172,9 @@ class Fused:
         rows = layout.prompts * layout.width
         for number, layer in enumerate(self._layers):
             query, key, value = self._project(layer, states)
-            self._keys_after[number, :, :, at] = _turn(key, cos, sin)
+            self._keys_after[number, :, :, at] = turn(key, cos, sin)
             self._values_after[number, :, :, at] = value
-            query = (_turn(query, cos, sin) * scale).view(rows, self._keys, group, self._size)
+            query = (turn(query, cos, sin) * scale).view(rows, self._keys, group, self._size)
             # A prompt's keys meet the queries of its whole group in one product: (P, K, W * G, E).
             together = query.view(layout.prompts, layout.width, self._keys, group, self._size).transpose(1, 2)
             together = together.reshape(layout.prompts, self._keys, layout.width * group, self._size)
@@ -204,12 +209,6 @@ class Fused:
         normal = functional.rms_norm(states, layer.after.shape, layer.after, self._eps)
         gate, up = functional.linear(normal, layer.gate_up).chunk(2, dim=-1)
         return states + functional.linear(functional.silu(gate) * up, layer.down)
-
-
-def _turn(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions: pairs (i, i + E / 2) turned by their angle."""
-    first, second = states.chunk(2, dim=-1)
-    return states * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 def _layer(layer: Any) -> _Layer:

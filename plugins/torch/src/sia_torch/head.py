@@ -54,7 +54,7 @@ class Allowed:
 def token_logprobs(
     hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, temperature: float, allowed: Allowed | None, chunk: int
 ) -> Tensor:
-    """log p(target) of each token, (N,) float32 or better, under softmax(h W^T / temperature + bias) over its allowed ids."""
+    """log p(target) of each token, (N,) float32 or better: log softmax(h W^T / temperature + bias) over allowed ids."""
     apply: Any = _TokenLogprobs.apply
     result: Tensor = apply(hidden_ND, weight_VD, targets_N, temperature, allowed, chunk)
     return result

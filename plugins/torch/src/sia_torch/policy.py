@@ -18,7 +18,7 @@ from sia_torch.base import trained_on
 from sia_torch.settings import Settings
 from sia_torch.tiny import TinyConfig, build_tiny, feature_ids
 from sia_torch.tokens import CharTokens, HfTokens, Tokens
-from sia_torch.tree import Packed, tree_attention, tree_mask
+from sia_torch.tree import Packed, last_layer, tree_attention, tree_mask
 
 TREE = "sia_tree"
 TREE_TYPES = frozenset({"llama", "qwen2", "qwen3", "sia_tiny"})
@@ -76,12 +76,22 @@ class Policy:
         return embedded
 
     def hidden(self, packed: Packed) -> Tensor:
-        """The hidden states (B, S, D) of a packed micro-batch."""
-        extra: dict[str, Any] = {"tree": packed.tree} if self.tree else {"attention_mask": self._masks(packed)}
-        states: Tensor = self.trunk(
-            inputs_embeds=self.embed(packed.features), position_ids=packed.positions_BS, use_cache=False, **extra
-        ).last_hidden_state
-        return states
+        """The hidden states (B, G * T, D) of a packed micro-batch's branches."""
+        embedded, positions, start = self.embed(packed.features), packed.positions_BS, packed.tree.shape.prefix
+        trunk: Any = self.trunk
+        if not self.tree:
+            states = trunk(
+                inputs_embeds=embedded, position_ids=positions, use_cache=False, attention_mask=self._masks(packed)
+            ).last_hidden_state
+            return torch.as_tensor(states[:, start:])
+        cos, sin = trunk.rotary_emb(embedded, position_ids=positions)
+        *inner, last = trunk.layers
+        for layer in inner:
+            embedded = layer(
+                embedded, attention_mask=None, position_ids=positions, position_embeddings=(cos, sin), tree=packed.tree
+            )
+        normed: Tensor = trunk.norm(last_layer(last, embedded, cos, sin, packed.tree))
+        return normed
 
     def _masks(self, packed: Packed) -> Tensor | dict[str, Tensor]:
         """Additive masks (B, 1, S, S), by kind of layer where a model has several."""

@@ -54,7 +54,7 @@ class Packed:
     """A micro-batch of traces, ready for the model.
 
     ``features`` (B, S, ...) are what the embedding takes; ``read_N`` are flat
-    positions of B * S whose hidden state predicts ``targets_N``, which is token
+    positions of B * G * T, in branches, whose hidden state predicts ``targets_N``, which is token
     ``column_N`` of trace ``row_N``; ``allowed`` and ``bias`` have an entry a sampled token.
     """
 
@@ -187,7 +187,7 @@ def pack(
         lengths.append(start)
         prefix_tokens.append(_window(prefix, 0, shape.prefix, context))
         for trace, g in zip(row, places, strict=True):
-            base = b * shape.tokens + shape.prefix + g * shape.width
+            base = (b * shape.branches + g) * shape.width
             sampled = [t for t, entry in enumerate(trace.mask) if entry]
             read += [base + t - 1 - start for t in sampled]
             targets += [trace.tokens[t] for t in sampled]
@@ -265,24 +265,31 @@ def tree_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
         )
         return whole
+    start = tree.shape.prefix
+    branches = branch_attention(query[:, :, start:], key, value, tree, scaling)
+    if not start:
+        return branches.transpose(1, 2).contiguous(), None
+    key, value = _for_heads(key[:, :, :start], query), _for_heads(value[:, :, :start], query)
+    prefix = functional.scaled_dot_product_attention(query[:, :, :start], key, value, is_causal=True, scale=scaling)
+    return torch.cat([prefix, branches], dim=2).transpose(1, 2).contiguous(), None
+
+
+def branch_attention(query: Tensor, key: Tensor, value: Tensor, tree: Tree, scaling: float) -> Tensor:
+    """What branches see, (B, H, G * T, D), for a ``query`` of that shape; ``key`` and ``value`` are (B, K, S, D)."""
     shape = tree.shape
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    key, value = _for_heads(key, query), _for_heads(value, query)
     batch, heads, _, width = query.shape
 
-    def part(states: Tensor) -> tuple[Tensor, Tensor]:
-        """A row's prefix (B, H, L, D) and branches (B, H, G, T, D)."""
-        after = states[:, :, shape.prefix :].reshape(batch, heads, shape.branches, shape.width, width)
-        return states[:, :, : shape.prefix], after
+    def apart(states: Tensor) -> Tensor:
+        return states.reshape(batch, heads, shape.branches, shape.width, width)
 
-    (query_L, query_T), (key_L, key_T), (value_L, value_T) = part(query), part(key), part(value)
-    query_T = query_T * scaling
+    query_T = apart(query * scaling)
+    key_L, key_T = key[:, :, : shape.prefix], apart(key[:, :, shape.prefix :])
+    value_L, value_T = value[:, :, : shape.prefix], apart(value[:, :, shape.prefix :])
     ahead = torch.ones(shape.width, shape.width, dtype=torch.bool, device=query.device).triu(1)
     own = (query_T @ key_T.transpose(-1, -2)).masked_fill(ahead, float("-inf"))
     if not shape.prefix:
-        out = (own.softmax(-1) @ value_T).flatten(2, 3)
-        return out.transpose(1, 2).contiguous(), None
+        return (own.softmax(-1) @ value_T).flatten(2, 3)
     # Added, not filled in: a masked_fill of this size would be read and written once more in each direction.
     padded_BL = torch.arange(shape.prefix, device=query.device) >= tree.lengths_B[:, None]
     bias = torch.zeros_like(padded_BL, dtype=query.dtype).masked_fill(padded_BL, float("-inf"))
@@ -290,6 +297,39 @@ def tree_attention(
     scores = torch.cat([up.view(batch, heads, shape.branches, shape.width, shape.prefix), own], dim=-1)
     weights = scores.softmax(-1)
     below = (weights[..., : shape.prefix].flatten(2, 3) @ value_L).view_as(query_T)
-    branches = (below + weights[..., shape.prefix :] @ value_T).flatten(2, 3)
-    prefix = functional.scaled_dot_product_attention(query_L, key_L, value_L, is_causal=True, scale=scaling)
-    return torch.cat([prefix, branches], dim=2).transpose(1, 2).contiguous(), None
+    return (below + weights[..., shape.prefix :] @ value_T).flatten(2, 3)
+
+
+def _for_heads(states: Tensor, query: Tensor) -> Tensor:
+    """Keys or values (B, K, S, D) repeated for the query's H heads."""
+    groups = query.shape[1] // states.shape[1]
+    return states.repeat_interleave(groups, dim=1) if groups > 1 else states
+
+
+def turn(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions: pairs (i, i + D / 2) of (..., D) turned by their angle."""
+    first, second = states.chunk(2, dim=-1)
+    return states * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def last_layer(layer: Any, states: Tensor, cos: Tensor, sin: Tensor, tree: Tree) -> Tensor:
+    """A last decoder layer's output (B, G * T, D) for the branches, which alone are read, from states (B, S, D).
+
+    Of the prefix only keys and values are computed; ``cos`` and ``sin`` are (B, S, E).
+    """
+    attention, start = layer.self_attn, tree.shape.prefix
+    normal = layer.input_layernorm(states)
+
+    def heads(projected: Tensor, norm: str | None = None) -> Tensor:
+        split = projected.view(*projected.shape[:-1], -1, attention.head_dim)
+        return (getattr(attention, norm)(split) if norm and hasattr(attention, norm) else split).transpose(1, 2)
+
+    query = heads(attention.q_proj(normal[:, start:]), "q_norm")
+    key, value = heads(attention.k_proj(normal), "k_norm"), heads(attention.v_proj(normal))
+    cos, sin = cos[:, None], sin[:, None]
+    mixed = branch_attention(
+        turn(query, cos[:, :, start:], sin[:, :, start:]), turn(key, cos, sin), value, tree, attention.scaling
+    )
+    states = states[:, start:] + attention.o_proj(mixed.transpose(1, 2).flatten(2))
+    out: Tensor = states + layer.mlp(layer.post_attention_layernorm(states))
+    return out
