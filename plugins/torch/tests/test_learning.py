@@ -17,7 +17,7 @@ from sia_core.learning import Request, Sample, Sampled
 from sia_torch.engine import Torch
 
 VOCABULARY, LENGTH, PROMPTS, ROLLOUTS, STEPS = 16, 6, 32, 64, 300
-POLICY = {"hidden_size": 128, "ngrams": 2, "buckets": 4096}
+POLICY = {"hidden_size": 128, "num_hidden_layers": 2, "buckets": 4096, "loudness": 1.0, "rms_norm_eps": 1e-6}
 
 
 LEARNERS: dict[str, tuple[str, dict[str, Any], int, int, float]] = {

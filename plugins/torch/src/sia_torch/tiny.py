@@ -17,18 +17,22 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 NOTHING = -1
 """Stands in a context for what is before the first token."""
-QUIET = 0.1
-"""How much shorter a token's embedding starts than a learnt one gets."""
 _PRIME = 2_147_483_647
 
 
 class TinyConfig(LlamaConfig):  # type: ignore[no-untyped-call]
-    """A Llama's configuration; n-grams of 2 to ``ngrams`` tokens share ``buckets`` embeddings."""
+    """A Llama's configuration; n-grams of 2 to ``ngrams`` tokens share ``buckets`` embeddings.
+
+    ``loudness`` is how long the embeddings of tokens and of ``places`` near the start
+    begin, beside the head's: 1 where a policy has to copy what it reads; less where it
+    has to judge a text by words it learns, which louder ones would drown.
+    """
 
     model_type = "sia_tiny"
     ngrams: int = 2
     buckets: int = 32768
     places: int = 64
+    loudness: float = 0.1
 
 
 def feature_ids(tokens: Tensor, positions: Tensor, config: TinyConfig) -> Tensor:
@@ -86,9 +90,9 @@ class TinyForCausalLM(LlamaForCausalLM):  # type: ignore[no-untyped-call]
         vocabulary, table = self.config.vocab_size, self.model.embed_tokens.weight
         # Not as loud as that, or it would hardly explore.
         self.lm_head.weight.copy_(table[:vocabulary] / 3)
-        # What reward has said nothing of yet says nothing: as noise it drowns what was learnt.
-        table[vocabulary:].zero_()
-        table[:vocabulary].mul_(QUIET)
+        table.mul_(self.config.loudness)
+        # An n-gram that reward has said nothing of says nothing: its noise would drown what was learnt of others.
+        table[vocabulary : vocabulary + self.config.buckets].zero_()
         for layer in self.model.layers:
             nn.init.eye_(layer.self_attn.v_proj.weight)
             nn.init.eye_(layer.self_attn.o_proj.weight)
@@ -102,11 +106,13 @@ def build_tiny(seed: int, **settings: Any) -> TinyForCausalLM:
         **{
             "hidden_size": width,
             "intermediate_size": 2 * width,
-            "num_hidden_layers": 2,
+            "num_hidden_layers": 1,
             "num_attention_heads": 4,
             "num_key_value_heads": 4,
             "max_position_embeddings": 8192,
             "initializer_range": width**-0.5,
+            # What was learnt of an n-gram makes its embedding long; normalised fully, all would count alike.
+            "rms_norm_eps": 1e-2,
             "tie_word_embeddings": False,
             "use_cache": False,
             "bos_token_id": None,
