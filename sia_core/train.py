@@ -11,7 +11,6 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sia_core.decision import Training
@@ -130,8 +129,7 @@ class Course:
     def _sweep(self, index: int) -> Sweep:
         update, training = self.update, self.update.training
         names = sorted(self.host.instances(self.setting.task, "search"))
-        chosen = islice(_shuffled(names, f"{self.setting.seed}/{update.key}"), index * training.prompts, None)
-        instances = tuple(islice(chosen, min(training.prompts, len(names))))
+        instances = drawn(names, training.prompts, index, f"{self.setting.seed}/{update.key}")
         return Sweep(
             f"{update.key}/{index}",
             update.agent,
@@ -187,13 +185,12 @@ class Course:
         return moved
 
 
-def _shuffled(names: Sequence[str], seed: str) -> Any:
-    """The names in one random order after the other, without end."""
-    generator = random.Random(f"train {seed}")
-    while True:
-        order = list(names)
-        generator.shuffle(order)
-        yield from order
+def drawn(names: Sequence[str], count: int, step: int, seed: str) -> tuple[str, ...]:
+    """The instances of a step, each once: pass after pass over all of them, in a new random order each time."""
+    round_, place = divmod(step, -(-len(names) // count))
+    order = list(names)
+    random.Random(f"train {seed}/{round_}").shuffle(order)
+    return tuple((order + order)[place * count :][: min(count, len(names))])
 
 
 def _with_reference(engine: Engine, groups: list[list[Sample]]) -> list[list[Sample]]:

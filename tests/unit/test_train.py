@@ -22,6 +22,7 @@ from sia_core.policy import ADAPTERS
 from sia_core.report import build
 from sia_core.rollout import Rolled, Rollouts, Setting
 from sia_core.testing.fakes import ScriptedImprover, edit
+from sia_core.train import drawn
 from sia_core.trees import Trees
 from sia_core.types import Instance, OfferRef
 from sia_core.weights import WeightLever
@@ -187,6 +188,16 @@ def test_a_step_that_moves_the_policy_too_far_stops_the_update_and_says_so(tmp_p
     (row,) = World(tmp_path, [update(training=SHORT.model_copy(update={"max_kl": 1e-9}))]).run()["generations"]
     assert "training failed: one step moved the policy by" in row["why"]
     assert "past its bound of 1e-09" in row["why"]
+
+
+@pytest.mark.parametrize(("size", "count"), [(225, 32), (32, 32), (5, 32), (7, 3)])
+def test_a_step_never_takes_an_instance_twice_and_a_pass_takes_each(size: int, count: int) -> None:
+    names = [str(number) for number in range(size)]
+    rounds = -(-size // count)
+    steps = [drawn(names, count, step, "seed") for step in range(2 * rounds)]
+    assert all(len(set(step)) == len(step) == min(count, size) for step in steps)
+    assert {name for step in steps[:rounds] for name in step} == set(names)
+    assert rounds == 1 or steps[:rounds] != steps[rounds:]
 
 
 class Fickle(TableEngine):
