@@ -199,7 +199,8 @@ class Request:
     ``prior``, one a choice, are log-weights that multiply the policy's own
     probabilities of the choices. ``temperature`` None is the engine's, which is what
     training computes with; 0 takes the likeliest token, with its log-probability at
-    the engine's temperature.
+    the engine's temperature. With a ``place``, samples of the same seed are drawn from
+    the ``choices`` without replacement, and this is the one at that place, from 0.
     """
 
     prompt: Sequence[int]
@@ -211,6 +212,7 @@ class Request:
     prior: Sequence[float] = ()
     schema: Mapping[str, Any] | None = None
     temperature: float | None = None
+    place: int | None = None
 
 
 @dataclass(frozen=True)

@@ -150,15 +150,25 @@ class Fused:
             if number == len(self._layers) - 1:
                 # Of the last layer only the state after the prompt is read.
                 here = torch.arange(count, device=states.device)
-                states, query = states[here, last], query[here, :, last][:, :, None]
-                seen = (self._positions[:length] <= last[:, None])[:, None, None]
-                mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen, enable_gqa=True)
-                mixed = mixed.reshape(count, -1)
+                states, query = states[here, last], query[here, :, last]
+                mixed = self._look_back(query, key, value, self._positions[:length] <= last[:, None])
             else:
                 mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
                 mixed = mixed.transpose(1, 2).reshape(count, length, -1)
             states = self._finish(layer, states, mixed)
         return functional.rms_norm(states, self._norm.shape, self._norm, self._eps)
+
+    def _look_back(self, query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
+        """Attention of one query (R, H, E) a row to keys and values (R, K, L, E) where ``seen`` (R, L): (R, H * E).
+
+        By products and sums: how a batched product of matrices rounds depends on the
+        thread that takes a row, and so on the row's place among the others.
+        """
+        rows, heads, size = query.shape
+        grouped = query.view(rows, self._keys, heads // self._keys, 1, size)
+        scores = (grouped * key[:, :, None]).sum(-1) * size**-0.5
+        weights = functional.softmax(scores.masked_fill(~seen[:, None, None], float("-inf")), dim=-1)
+        return (weights[..., None] * value[:, :, None]).sum(-2).reshape(rows, -1)
 
     @torch.inference_mode()
     def step(self, tokens_R: Tensor) -> Tensor:

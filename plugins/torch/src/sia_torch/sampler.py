@@ -6,6 +6,7 @@ rows. W follows from the request alone, and a lane only meets lanes of the same 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -130,6 +131,10 @@ class Sampler:
         logprobs_RV = logits_RV.log_softmax(-1)
         chances = [places[r].chance[len(places[r].tokens)] if r in places else 0.0 for r in range(len(logits_RV))]
         chosen_R = _inverse(logprobs_RV, torch.tensor(chances, dtype=torch.float64, device=logits_RV.device))
+        for place, row in places.items():
+            if row.request.place is not None and not row.tokens and place in sets:
+                ids = sets[place][0]
+                chosen_R[place] = ids[_without_replacement(logprobs_RV[place, list(ids)], row.request)]
         greedy = [place for place, row in places.items() if row.request.temperature == 0]
         chosen_R[greedy] = logprobs_RV[greedy].argmax(-1)
         picked = logprobs_RV.gather(-1, chosen_R[:, None])[:, 0].tolist()
@@ -200,6 +205,18 @@ def _chance(seed: int, count: int) -> list[float]:
     """Numbers in [0, 1), one a token: the sample's own, whatever else is sampled."""
     generator = random.Random(seed)
     return [generator.random() for _ in range(count)]
+
+
+def _without_replacement(logprobs_A: Tensor, request: Request) -> int:
+    """Which of the allowed is drawn at the request's place, by perturbed log-probabilities in descending order.
+
+    Kool, van Hoof, Welling 2019, "Stochastic Beams and Where to Find Them" (arXiv 1903.06059).
+    """
+    generator = random.Random(request.seeds[0])
+    noise = [-math.log(-math.log(generator.random() or 0.5)) for _ in range(len(logprobs_A))]
+    perturbed_A = logprobs_A.double().cpu() + torch.tensor(noise, dtype=torch.float64)
+    order: list[int] = perturbed_A.argsort(descending=True, stable=True).tolist()
+    return order[(request.place or 0) % len(order)]
 
 
 def _inverse(logprobs_RV: Tensor, chance_R: Tensor) -> Tensor:
