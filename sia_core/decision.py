@@ -39,18 +39,33 @@ class RewriteHarness(_Frozen):
 class Training(_Frozen):
     """How long and how fast a weight update trains.
 
-    A step rolls out ``prompts`` search instances, ``group`` times each, and learns
-    from them at once; every ``durable`` steps are one step of the ledger. Without a
-    ``learning_rate`` it is the engine's own. ``max_kl`` bounds how far one step may
-    move the policy, in nats a token.
+    A step rolls out ``prompts`` search instances (at most all), ``group`` times each, in
+    the first step ``first_group`` times if that is set. It learns from them at once, in
+    optimizer steps of ``minibatch`` traces each (all of them, if None), as many times
+    over as the learner says. Rollouts of a group that are ``distinct`` are drawn from
+    their choices without replacement: they find a rare success sooner, and suit learners
+    that imitate, for they would bias a policy gradient. Every ``durable`` steps are one
+    step of the ledger. ``learning_rate`` is the first step's, by default the engine's
+    own. ``max_kl`` bounds how far one step may move the policy, in nats a token.
     """
 
-    steps: int = Field(default=60, ge=1, le=100_000)
-    prompts: int = Field(default=32, ge=1, le=100_000)
+    steps: int = Field(default=48, ge=1, le=100_000)
+    prompts: int = Field(default=128, ge=1, le=100_000)
     group: int = Field(default=8, ge=1, le=4096)
+    first_group: int | None = Field(default=None, ge=1, le=4096)
     learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    minibatch: int | None = Field(default=None, ge=1)
+    distinct: bool = False
     durable: int = Field(default=10, ge=1)
     max_kl: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+
+    def group_of(self, step: int) -> int:
+        """The rollouts of an instance in a step."""
+        return self.first_group or self.group if step == 0 else self.group
+
+    def rollouts(self, instances: int) -> int:
+        """The rollouts of the whole update, on so many instances."""
+        return min(self.prompts, instances) * sum(map(self.group_of, range(self.steps)))
 
 
 class UpdateWeights(_Frozen):

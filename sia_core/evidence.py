@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
+from sia_core.decision import Training
 from sia_core.harness import HarnessTree
 from sia_core.playbook import Playbook
 from sia_core.types import Metric
@@ -166,22 +167,25 @@ class Trial:
 
 @dataclass(frozen=True)
 class AlgorithmView:
-    """A learner that the run's engine can train with. ``objections``, by agent: why it would learn nothing there."""
+    """A learner that the run's engine can train with.
+
+    By agent: ``objections``, why it would learn nothing there, ``training``, how it is
+    best trained there, and ``costs``, the rollouts, tokens and seconds of that.
+    """
 
     name: str
     summary: str
     needs: tuple[str, ...] = ()
     objections: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    training: Mapping[str, Training] = field(default_factory=dict)
+    costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class WeightsView:
-    """The weight lever: why it cannot be pulled (``refused``; empty if it can), and what one update is to cost."""
+    """The weight lever: why it cannot be pulled; empty if it can."""
 
     refused: str = ""
-    rollouts: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,12 @@ class Exploration:
     seconds: float
     pass_seconds: float
 
-    def estimate(self, training: Training, epochs: int) -> dict[str, float]:
-        """What an update will take: rollouts, tokens and seconds. A backward pass takes about two forward ones."""
-        rollouts = training.steps * training.prompts * training.group
+    def estimate(self, training: Training, epochs: int, instances: int) -> dict[str, float]:
+        """What an update on so many instances will take: rollouts, tokens and seconds.
+
+        A backward pass takes about two forward ones.
+        """
+        rollouts = training.rollouts(instances)
         seconds = self.seconds + 3 * epochs * self.tokens * self.pass_seconds
         return {"rollouts": rollouts, "tokens": round(rollouts * self.tokens), "seconds": round(rollouts * seconds, 1)}
 

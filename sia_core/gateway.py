@@ -42,6 +42,7 @@ class _Rollout:
     seed: int
     group: int
     training: bool
+    place: int | None
     book: Book = field(default_factory=Book)
     asked: Counter[bytes] = field(default_factory=Counter)
     calls: int = 0
@@ -77,11 +78,11 @@ class Gateway:
         self._thread = threading.Thread(target=self._serve, name="sia-gateway", daemon=True)
         self._thread.start()
 
-    def begin(self, key: str, seed: int, *, group: int = 1, training: bool = False) -> None:
+    def begin(self, key: str, seed: int, *, group: int = 1, training: bool = False, place: int | None = None) -> None:
         """A rollout starts, perhaps for the second time: nothing of an earlier start counts any more."""
         self.end(key)
         with self._changed:
-            self._rollouts[key] = _Rollout(seed, group, training)
+            self._rollouts[key] = _Rollout(seed, group, training, place)
             self._at_work += 1
 
     def ask(self, key: str, request: Mapping[str, Any]) -> Future[_Reply]:
@@ -168,6 +169,7 @@ class Gateway:
             prior=chat.prior if constrained else (),
             schema=chat.schema if constrained else None,
             temperature=None if rollout.training else chat.temperature,
+            place=rollout.place if constrained and chat.choices else None,
         )
         return _Call(rollout, chat, name[:24], rendered, request)
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
+from sia_core.decision import Training
 from sia_core.errors import TrainingError
 from sia_core.evidence import RewardStats
 
@@ -173,6 +174,9 @@ class Learner(Protocol):
 
     @property
     def epochs(self) -> int: ...
+
+    def training(self, stats: RewardStats) -> Training:
+        """How long and in what batches it is best trained on rewards like these."""
 
     def objections(self, stats: RewardStats) -> list[str]:
         """Why it would learn nothing from rewards like these; empty if it would."""

@@ -18,7 +18,7 @@ from sia_core.budget import Limit
 from sia_core.candidate import SMOKE_CASES, Candidate, Evaluator, Parts, Samples, make_agent
 from sia_core.decision import DECISIONS, RewriteHarness, Stop, UpdateWeights
 from sia_core.errors import SiaError, UsageError
-from sia_core.evidence import AgentView, Evidence, TaskView, Trial, excerpt
+from sia_core.evidence import AgentView, Evidence, TaskView, Trial, WeightsView, excerpt
 from sia_core.gate import RUN_ALPHA, Comparison, compare, estimate, smallest_gain
 from sia_core.types import Split, Task
 
@@ -140,7 +140,7 @@ class Loop:
             smallest_gain=self.smallest_gain(),
             budget_left={kind: budget.left(kind) for kind in budget.limit.amounts},
             algorithms=lever.algorithms() if lever else (),
-            weights=lever.view(self.incumbent) if lever else None,
+            weights=WeightsView(lever.refused) if lever else None,
         )
 
     def apply(self, generation: int, decisions: Sequence[RewriteHarness | UpdateWeights]) -> list[Candidate]:

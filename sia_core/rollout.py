@@ -61,7 +61,8 @@ class Sweep:
     """One agent over some instances. ``purpose`` names the sweep in the ledger; ``public`` is what the set-up sees.
 
     A ``hasty`` sweep is given up when a batch of it times out too often. A ``training``
-    sweep samples from the policy as it learns, each instance ``group`` times. As a job's
+    sweep samples from the policy as it learns, each instance ``group`` times, ``distinct``
+    ones without replacement. As a job's
     payload it is one ``batch`` of the whole, by its place.
     """
 
@@ -76,6 +77,7 @@ class Sweep:
     adapter: str | None = None
     group: int = 1
     training: bool = False
+    distinct: bool = False
 
     def batches(self) -> list[tuple[str, tuple[str, ...]]]:
         """The steps of the sweep: key and instance ids."""
@@ -216,20 +218,23 @@ def _judged(rollout: Rollout, verdict: Verdict) -> Rollout:
 
 def _request(setting: Setting, sweep: Sweep, instance: Instance, member: int) -> SolveRequest:
     shown: dict[str, Any] = {"id": instance.id, "input": dict(instance.input), "start": instance.start}
-    salt = f"{sweep.purpose}/{member}" if sweep.training else ""
+    apart = 0 if sweep.distinct else member
+    salt = f"{sweep.purpose}/{apart}" if sweep.training else ""
     return SolveRequest(
         key=f"{sweep.purpose}/{sweep.agent}/{instance.id}/{member}",
         instance=shown,
         seed=instance_seed(setting.seed, instance, salt),
         group=sweep.group,
         training=sweep.training,
+        place=member if sweep.distinct else None,
     )
 
 
 def instance_seed(seed: int, instance: Instance, salt: str = "") -> int:
     """The seed of a rollout: of the run and the instance, so that compared agents share it.
 
-    In training, where nothing is compared, ``salt`` makes the members of a group differ.
+    In training, where nothing is compared, ``salt`` makes the members of a group differ,
+    but for those that are drawn together, without replacement.
     """
     text = f"{seed}/{instance.split}/{instance.id}" + (f"/{salt}" if salt else "")
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])

@@ -202,7 +202,9 @@ def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observe
         weights = None
         if "weights" in config.plan.levers:
             can = ledger.step("policy", lambda: rollouts.job("sia_core.train:abilities", {}))
-            weights = WeightLever(frozenset(can), plugins, rollouts, ledger, budget, emit)
+            weights = WeightLever(
+                frozenset(can), len(task.instances("search")), plugins, rollouts, ledger, budget, emit
+            )
         parts = Parts(
             task=task,
             improver=plugins.create("improver", config.improver),

@@ -137,8 +137,9 @@ class Course:
             "search",
             instances,
             adapter=update.adapter,
-            group=training.group,
+            group=training.group_of(index),
             training=True,
+            distinct=training.distinct,
         )
 
     def _groups(self, sweep: Sweep, rolled: Sequence[Rolled]) -> list[list[Sample]]:
@@ -165,10 +166,11 @@ class Course:
         watched: Mapping[str, float] = {}
         rate = training.learning_rate or engine.learning_rate
         rate *= 1 - (1 - LAST_RATE) * index / max(1, training.steps - 1)
-        for _ in range(learner.epochs):
-            watched = engine.forward_backward(data, learner.loss, learner.config.model_dump(mode="json"))
-            stepped = engine.optim_step(lr=rate)
-            self.policy.stepped()
+        for epoch in range(learner.epochs):
+            for part in minibatches(data, training.minibatch, f"{self.update.key}/{index}/{epoch}"):
+                watched = engine.forward_backward(part, learner.loss, learner.config.model_dump(mode="json"))
+                stepped = engine.optim_step(lr=rate)
+                self.policy.stepped()
         moved = self._moved(engine, data)
         return {"loss": watched["loss"], "surprise": _mean(watched, "surprise"), **stepped, "kl": moved}
 
@@ -191,6 +193,24 @@ def drawn(names: Sequence[str], count: int, step: int, seed: str) -> tuple[str, 
     order = list(names)
     random.Random(f"train {seed}/{round_}").shuffle(order)
     return tuple((order + order)[place * count :][: min(count, len(names))])
+
+
+def minibatches(data: Sequence[Datum], size: int | None, seed: str) -> list[list[Datum]]:
+    """The data in random parts of about ``size``, normalised as if each were all; pairs stay together."""
+    if size is None or len(data) <= size:
+        return [list(data)]
+    units: dict[tuple[str, int], list[Datum]] = {}
+    for place, datum in enumerate(data):
+        units.setdefault(("alone", place) if datum.pair is None else ("pair", datum.pair), []).append(datum)
+    order = list(units.values())
+    random.Random(seed).shuffle(order)
+    parts: list[list[Datum]] = [[]]
+    for unit in order:
+        if len(parts[-1]) >= size:
+            parts.append([])
+        parts[-1] += unit
+    share = 1 / len(data)
+    return [[replace(datum, normaliser=datum.normaliser * len(part) * share) for datum in part] for part in parts]
 
 
 def _with_reference(engine: Engine, groups: list[list[Sample]]) -> list[list[Sample]]:

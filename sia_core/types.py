@@ -281,7 +281,7 @@ class Sandbox(Protocol):
 class ModelAccess(Protocol):
     """The run's policy, asked on behalf of harnesses, by several threads. Each rollout has a key of its own."""
 
-    def begin(self, key: str, seed: int, *, group: int = 1, training: bool = False) -> None:
+    def begin(self, key: str, seed: int, *, group: int = 1, training: bool = False, place: int | None = None) -> None:
         """A rollout starts, perhaps for the second time: nothing of an earlier start counts any more.
 
         ``group`` is how many rollouts of one prompt there will be; in ``training``, the

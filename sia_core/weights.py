@@ -10,9 +10,9 @@ from statistics import fmean
 from typing import Any
 
 from sia_core.budget import Budget
-from sia_core.decision import Training, UpdateWeights
+from sia_core.decision import UpdateWeights
 from sia_core.errors import SiaError
-from sia_core.evidence import AgentView, AlgorithmView, RewardStats, WeightsView
+from sia_core.evidence import AgentView, AlgorithmView, RewardStats
 from sia_core.explore import EXPLORED, GROUP, Exploration
 from sia_core.learning import Learner
 from sia_core.ledger import Ledger
@@ -43,20 +43,20 @@ class Trained:
 class WeightLever:
     """Explores agents, says what training them would take and meet, and trains them, all through the ledger.
 
-    ``can`` is what the run's engine can do; ``explored`` the search instances that show
-    what there is to learn.
+    ``can`` is what the run's engine can do, ``instances`` how many it may train on.
     """
 
     def __init__(
         self,
         can: frozenset[str],
+        instances: int,
         plugins: Plugins,
         rollouts: Rollouts,
         ledger: Ledger,
         budget: Budget,
         emit: Emitter,
     ) -> None:
-        self._can, self._plugins = can, plugins
+        self._can, self._instances, self._plugins = can, instances, plugins
         self._rollouts, self._ledger, self._budget, self._emit = rollouts, ledger, budget, emit
         self._explorations: dict[str, Exploration] = {}
 
@@ -113,14 +113,7 @@ class WeightLever:
     def estimate(self, decision: UpdateWeights, parent: AgentView) -> dict[str, float]:
         """Rollouts, tokens and seconds that the update will take, from what exploring its parent took."""
         epochs = self._learner(decision.algorithm, decision.config).epochs
-        return self._explorations[parent.id].estimate(decision.training, epochs)
-
-    def view(self, agent: str) -> WeightsView:
-        """The lever as an improver sees it, with what a usual update of this agent would take."""
-        if self.refused or agent not in self._explorations:
-            return WeightsView(refused=self.refused)
-        usual = self._explorations[agent].estimate(Training(), 1)
-        return WeightsView("", int(usual["rollouts"]), int(usual["tokens"]), usual["seconds"])
+        return self._explorations[parent.id].estimate(decision.training, epochs, self._instances)
 
     def algorithms(self) -> tuple[AlgorithmView, ...]:
         """The learners that this run's engine can train with, and what they object to each explored agent."""
@@ -132,7 +125,13 @@ class WeightLever:
                     agent: (found.fault,) if found.fault else tuple(learner.objections(found.stats))
                     for agent, found in self._explorations.items()
                 }
-                views.append(AlgorithmView(offer.name, offer.summary, tuple(sorted(learner.needs)), objections))
+                training = {agent: learner.training(found.stats) for agent, found in self._explorations.items()}
+                costs = {
+                    agent: found.estimate(training[agent], learner.epochs, self._instances)
+                    for agent, found in self._explorations.items()
+                }
+                needs = tuple(sorted(learner.needs))
+                views.append(AlgorithmView(offer.name, offer.summary, needs, objections, training, costs))
         return tuple(views)
 
     def table(self, agent: AgentView) -> str:
@@ -178,14 +177,15 @@ class WeightLever:
     def _progress(self, update: Update, done: int, chunk: Mapping[str, Any]) -> None:
         """Tell of some steps: as rollouts, and with all that a learner's curves are drawn from."""
         rows = chunk["steps"]
-        each = update.training.prompts * update.training.group
         mean = fmean(row["reward"] for row in rows) if rows else None
-        self._emit("rollouts.progress", **self._sweep(update), done=each * done, mean=mean)
+        self._emit("rollouts.progress", **self._sweep(update), done=self._rolled(update, done), mean=mean)
         self._emit("training.progress", key=update.key, algorithm=update.algorithm.name, steps=rows)
 
     def _sweep(self, update: Update) -> dict[str, Any]:
-        each = update.training.prompts * update.training.group
-        return {"purpose": "train", "agent": update.agent, "total": each * update.training.steps}
+        return {"purpose": "train", "agent": update.agent, "total": update.training.rollouts(self._instances)}
+
+    def _rolled(self, update: Update, steps: int) -> int:
+        return update.training.model_copy(update={"steps": steps}).rollouts(self._instances)
 
     def _drop(self, adapter: str | None, parent: AgentView) -> None:
         """Remove a snapshot that the next has replaced."""

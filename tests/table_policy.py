@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from sia_core.decision import Training
 from sia_core.errors import NoSignal, TrainingError
 from sia_core.evidence import RewardStats
 from sia_core.hookspecs import Offer
@@ -141,6 +142,9 @@ class Climb:
 
     def __init__(self, **settings: Any) -> None:
         self.config = self.Config(**settings)
+
+    def training(self, stats: RewardStats) -> Training:
+        return Training()
 
     def objections(self, stats: RewardStats) -> list[str]:
         return ["every rollout earned the same"] if stats.deviation == 0 else []

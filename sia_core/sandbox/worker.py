@@ -34,7 +34,7 @@ _ACCOMPANIED = frozenset({"disk"})
 class SolveRequest:
     """One instance to solve: ``{"id", "input", "start"}``, under a key that comes back with the result.
 
-    The key, the seed, ``group`` and ``training`` are what the policy is told of the
+    The key, the seed, ``group``, ``training`` and ``place`` are what the policy is told of the
     rollout: :meth:`sia_core.types.ModelAccess.begin`.
     """
 
@@ -43,6 +43,7 @@ class SolveRequest:
     seed: int
     group: int = 1
     training: bool = False
+    place: int | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,9 @@ class HarnessWorker:
 
     def _begin(self, request: SolveRequest) -> None:
         if self._model is not None:
-            self._model.begin(request.key, request.seed, group=request.group, training=request.training)
+            self._model.begin(
+                request.key, request.seed, group=request.group, training=request.training, place=request.place
+            )
 
     def _end(self, flights: Iterable[_Flight]) -> None:
         if self._model is not None:

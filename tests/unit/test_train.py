@@ -66,7 +66,7 @@ class World:
         emit = Emitter([(None, self.events.append)])  # type: ignore[list-item]
         setting = Setting(str(self.folder), OfferRef("fake"), OfferRef("exact"), "none", 0, ENGINE)
         rollouts, trees = Rollouts(setting, ledger, backend, emit), Trees(self.folder)
-        lever = WeightLever(self.host._engine.can, PLUGINS, rollouts, ledger, self.budget, emit)
+        lever = WeightLever(self.host._engine.can, 200, PLUGINS, rollouts, ledger, self.budget, emit)
         self.improver = ScriptedImprover(*self.script)
         task = self.host.task(OfferRef("fake"))
         parts = Parts(task, self.improver, rollouts, ledger, trees, self.budget, emit, lever)

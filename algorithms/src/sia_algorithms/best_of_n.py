@@ -14,9 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from sia_algorithms import ops
+from sia_core.decision import Training
 from sia_core.errors import NoSignal
 from sia_core.evidence import RewardStats
 from sia_core.learning import Batch, Datum, Sample
+
+RARE = 0.05
+"""A share of successes below which groups of eight mostly hold none."""
 
 
 class Config(BaseModel):
@@ -25,7 +29,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     top: int = Field(default=1, ge=1)
-    epochs: int = Field(default=1, ge=1)
+    epochs: int = Field(default=3, ge=1)
 
 
 class BestOfN:
@@ -38,6 +42,16 @@ class BestOfN:
     def __init__(self, **settings: Any) -> None:
         self.config = Config(**settings)
         self.epochs = self.config.epochs
+
+    def training(self, stats: RewardStats) -> Training:
+        """Sweeps over many instances, so that what was learned early is not forgotten, and no answer tried twice.
+
+        Where success is rare the first sweep looks widest: all that follows builds on what it finds.
+        """
+        rare = stats.success_rate < RARE
+        return Training(
+            steps=7, prompts=2048, group=8, first_group=64 if rare else None, minibatch=32, distinct=True, durable=1
+        )
 
     def objections(self, stats: RewardStats) -> list[str]:
         if stats.deviation == 0:

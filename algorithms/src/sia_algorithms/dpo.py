@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from sia_algorithms import ops
+from sia_core.decision import Training
 from sia_core.errors import NoSignal
 from sia_core.evidence import RewardStats
 from sia_core.learning import Batch, Datum, Sample
@@ -38,6 +39,9 @@ class Dpo:
     def __init__(self, **settings: Any) -> None:
         self.config = Config(**settings)
         self.epochs = self.config.epochs
+
+    def training(self, stats: RewardStats) -> Training:
+        return Training()
 
     def objections(self, stats: RewardStats) -> list[str]:
         return ops.flat_objections(stats)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from sia_algorithms import ops
+from sia_core.decision import Training
 from sia_core.errors import TrainingError
 from sia_core.evidence import RewardStats
 from sia_core.learning import Batch, Datum
@@ -43,6 +44,10 @@ class Entropic:
     def __init__(self, **settings: Any) -> None:
         self.config = Config(**settings)
         self.needs = frozenset({"train", "custom_loss"} | ({"reference"} if self.config.kl_weight else set()))
+
+    def training(self, stats: RewardStats) -> Training:
+        """Few wide groups, as published: what counts is the best of each."""
+        return Training(prompts=8, group=64)
 
     def objections(self, stats: RewardStats) -> list[str]:
         return ops.flat_objections(stats)

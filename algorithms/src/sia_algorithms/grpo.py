@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from sia_algorithms import ops
+from sia_core.decision import Training
 from sia_core.evidence import RewardStats
 from sia_core.learning import Batch, Datum, Trace
 
@@ -69,6 +70,9 @@ class Grpo:
         self.config = Config(**settings)
         self.epochs = self.config.epochs
         self.needs = frozenset({"train", "custom_loss"} | ({"reference"} if self.config.kl_weight else set()))
+
+    def training(self, stats: RewardStats) -> Training:
+        return Training()
 
     def objections(self, stats: RewardStats) -> list[str]:
         return ops.flat_objections(stats)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from sia_algorithms import ops
+from sia_core.decision import Training
 from sia_core.errors import NoSignal
 from sia_core.evidence import RewardStats
 from sia_core.learning import Batch, Datum, Sample
@@ -53,6 +54,9 @@ class Ppo:
         self.config = Config(**settings)
         self.epochs = self.config.epochs
         self.needs = frozenset({"train", "values", "custom_loss"} | ({"reference"} if self.config.kl_weight else set()))
+
+    def training(self, stats: RewardStats) -> Training:
+        return Training()
 
     def objections(self, stats: RewardStats) -> list[str]:
         if stats.deviation == 0 and not stats.stepwise:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from sia_algorithms import ops
+from sia_core.decision import Training
 from sia_core.errors import TrainingError
 from sia_core.evidence import RewardStats
 from sia_core.learning import Batch, Datum, Sample
@@ -47,6 +48,9 @@ class Reinforce:
         self.config = Config(**settings)
         self.epochs = self.config.epochs
         self.needs = frozenset({"train", "custom_loss"} | ({"reference"} if self.config.kl_weight else set()))
+
+    def training(self, stats: RewardStats) -> Training:
+        return Training()
 
     def objections(self, stats: RewardStats) -> list[str]:
         return ops.flat_objections(stats)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sia_core.decision import RewriteHarness, Stop, UpdateWeights
+from sia_core.decision import RewriteHarness, Stop, Training, UpdateWeights
 from sia_core.evidence import (
     AgentView,
     AlgorithmView,
@@ -27,6 +27,8 @@ from sia_core.types import Metric
 from sia_playbook.improver import Bandit
 
 NAMES = ("ppo", "grpo", "entropic", "reinforce", "dpo", "best-of-n")
+HOWS = {"first": Training(steps=7)}
+COSTS = {"first": {"rollouts": 2048, "tokens": 60_000, "seconds": 42.0}}
 LETTERS = "ABCDEF"
 BOOK = Playbook.model_validate(
     {
@@ -85,8 +87,8 @@ def evidence(*agents: AgentView, trials: tuple[Trial, ...] = (), **changes: Any)
         candidates=2,
         smallest_gain=0.05,
         budget_left={},
-        algorithms=tuple(AlgorithmView(name, name) for name in NAMES),
-        weights=WeightsView(rollouts=2048, tokens=60_000, seconds=42.0),
+        algorithms=tuple(AlgorithmView(name, name, training=HOWS, costs=COSTS) for name in NAMES),
+        weights=WeightsView(),
     )
     return replace(plain, **changes)
 
@@ -211,6 +213,10 @@ def test_the_reason_names_the_tables_case_the_promise_the_expectation_and_the_pr
     assert f"Expected {promise / 2:+.3f} ± {promise / 2:.3f}" in chosen.reason
     assert "2,048 rollouts, 60,000 tokens and 42 s" in chosen.reason
     assert chosen.prediction.gain == pytest.approx(promise / 2, abs=1e-4)
+
+
+def test_an_update_is_trained_as_its_learner_advises() -> None:
+    assert update(evidence(agent("first", 0.5, DENSE), levers=("weights",))).training == HOWS["first"]
 
 
 def test_without_an_upper_bound_what_some_rollouts_reached_is_in_reach() -> None:

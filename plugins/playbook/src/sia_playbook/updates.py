@@ -16,8 +16,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sia_core.decision import Prediction, UpdateWeights
-from sia_core.evidence import AgentView, Evidence, RewardStats, Trial, WeightsView
+from sia_core.decision import Prediction, Training, UpdateWeights
+from sia_core.evidence import AgentView, AlgorithmView, Evidence, RewardStats, Trial
 from sia_core.selection import Choice, recommend
 from sia_playbook.belief import Belief, parents, tries
 
@@ -54,7 +54,7 @@ class UpdateArm:
     promised: float
     won: float
     objections: tuple[str, ...]
-    cost: WeightsView
+    learner: AlgorithmView
 
     @property
     def family(self) -> str:
@@ -79,13 +79,22 @@ class UpdateArm:
             f"By the selection table: {self.choice}{passed_over}. On agent {self.parent.id} the rollouts of "
             f"{self.promise.disagree:.0%} of the instances disagree, and the best reward in reach is "
             f"{self.promise.room:.3f} away, so an update promises {self.promise.size:.3f}; {before}. "
-            f"Expected {self.belief}, for about {self.cost.rollouts:,} rollouts, {self.cost.tokens:,} tokens and "
-            f"{self.cost.seconds:,.0f} s."
+            f"Expected {self.belief}{self._cost}."
+        )
+
+    @property
+    def _cost(self) -> str:
+        cost = self.learner.costs.get(self.parent.id)
+        if cost is None:
+            return ""
+        return (
+            f", for about {cost['rollouts']:,.0f} rollouts, {cost['tokens']:,.0f} tokens and {cost['seconds']:,.0f} s"
         )
 
     def decision(self) -> UpdateWeights:
         return UpdateWeights(
             algorithm=self.choice.algorithm,
+            training=self.learner.training.get(self.parent.id, Training()),
             reason=self.reason,
             prediction=Prediction(
                 gain=round(self.belief.mean, 4), where="instances on which some rollouts earn more than others"
@@ -105,14 +114,14 @@ def update(evidence: Evidence) -> UpdateArm | str:
         return "no learner is on offer that this run's engine can train with"
     why = []
     for parent in (evidence.agents[each] for each in parents(evidence)):
-        found = _arm(evidence, parent, weights)
+        found = _arm(evidence, parent)
         if isinstance(found, UpdateArm):
             return found
         why.append(f"agent {parent.id} is not to be trained: {found}")
     return "; ".join(why)
 
 
-def _arm(evidence: Evidence, parent: AgentView, weights: WeightsView) -> UpdateArm | str:
+def _arm(evidence: Evidence, parent: AgentView) -> UpdateArm | str:
     """The table's first choice without objections, untried ones first; or why this agent is not to be trained."""
     if parent.exploration is None:
         return "its rollouts were not explored"
@@ -132,7 +141,8 @@ def _arm(evidence: Evidence, parent: AgentView, weights: WeightsView) -> UpdateA
         same + OTHERS * other
         for same, other in zip(_past(evidence, {choice.algorithm}), _past(evidence, others), strict=True)
     )
-    return UpdateArm(choice, parent, promise, promised, won, tuple(objections), weights)
+    learner = next(each for each in evidence.algorithms if each.name == choice.algorithm)
+    return UpdateArm(choice, parent, promise, promised, won, tuple(objections), learner)
 
 
 def _choices(evidence: Evidence, parent: AgentView, stats: RewardStats) -> tuple[list[Choice], Sequence[str]]:
