@@ -72,8 +72,7 @@ def train(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
         try:
             for step in range(payload["first"], payload["last"]):
                 course.step(step)
-                if course.silent >= SILENCE:
-                    stopped = f"zero signal in {course.silent} steps on end: {course.rows[-1]['silent']}"
+                if stopped := course.stops(step):
                     break
             if policy.stepped_since:
                 adapter = policy.keep()
@@ -98,6 +97,13 @@ class Course:
         self.silent = silent
         self.rows: list[dict[str, Any]] = []
         self._checked = False
+
+    def stops(self, index: int) -> str:
+        """Why the steps up to this one are enough: nothing to learn from, in a wide first look or for long."""
+        wide = index == 0 and self.update.training.first_group is not None
+        if self.silent and (wide or self.silent >= SILENCE):
+            return f"zero signal in {self.silent} steps on end: {self.rows[-1]['silent']}"
+        return ""
 
     def step(self, index: int) -> None:
         """Sample groups, credit them, optimise; TrainingError where that would be, or went, wrong."""

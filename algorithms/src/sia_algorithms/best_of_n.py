@@ -54,7 +54,7 @@ class BestOfN:
         )
 
     def objections(self, stats: RewardStats) -> list[str]:
-        if stats.deviation == 0:
+        if stats.deviation == 0 and stats.density:  # none that earned anything may only be rare
             return [f"every rollout earned {stats.mean:g}: none is better than the rest"]
         return []
 

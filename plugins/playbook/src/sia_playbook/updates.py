@@ -24,6 +24,9 @@ from sia_playbook.belief import Belief, parents, tries
 PATIENCE = 2
 """An agent is left alone after as many updates in a row that were not promoted."""
 
+UNSEEN = 0.5
+"""Groups that may hold a success for every exploration in which none did: what is rare need not have been seen."""
+
 OTHERS = 0.5
 """What a try of another algorithm counts for, beside one of the same: alike, not the same."""
 
@@ -161,7 +164,10 @@ def _promise(evidence: Evidence, agent: AgentView) -> Promise:
         return Promise(0.0, 0.0)
     bounds = evidence.metric.bounds
     reach = bounds[1] if bounds else stats.mean + 2 * stats.deviation
-    return Promise(1 - (stats.flat_groups or 0.0), max(0.0, reach - agent.estimate))
+    differ = 1 - (stats.flat_groups or 0.0)
+    if not differ and not stats.density:
+        differ = UNSEEN / (stats.instances + UNSEEN)
+    return Promise(differ, max(0.0, reach - agent.estimate))
 
 
 def _past(evidence: Evidence, names: set[str]) -> tuple[float, float]:
