@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -31,6 +31,9 @@ MOST_CALLS = 1000
 
 _PATIENCE_SHARE, _PATIENCE_SECONDS = 0.25, 0.02
 """How long a batch waits for more calls: this share of what the last one took, and never longer than that."""
+
+_KNOWN = 64
+"""Requests that are remembered as checked and as rendered."""
 
 _Reply = Mapping[str, Any]
 
@@ -58,6 +61,7 @@ class _Call:
     chat: Chat
     name: str
     rendered: list[int]
+    prompt: list[int]
     request: Request
     future: Future[_Reply] = field(default_factory=Future)
 
@@ -70,6 +74,8 @@ class Gateway:
         self._changed = threading.Condition()
         self._rendering = threading.Lock()
         self._rollouts: dict[str, _Rollout] = {}
+        self._known: OrderedDict[int, tuple[Mapping[str, Any], Chat]] = OrderedDict()
+        self._rendered: OrderedDict[bytes, list[int]] = OrderedDict()
         self._queue: list[_Call] = []
         self._at_work = 0  # rollouts that may ask, none of whose calls waits
         self._claims = 0
@@ -88,7 +94,7 @@ class Gateway:
     def ask(self, key: str, request: Mapping[str, Any]) -> Future[_Reply]:
         """One call; the future holds the reply, or ``{"error": {"message", "type", "param", "code"}}``."""
         try:
-            call = self._prepared(key, parse(request))
+            call = self._prepared(key, self._parsed(request))
             self._enqueue(call)
             return call.future
         except Exception as error:
@@ -141,6 +147,27 @@ class Gateway:
 
     # A call on its way to the engine.
 
+    def _parsed(self, request: Mapping[str, Any]) -> Chat:
+        """The checked request. The rollouts of a group ask the same, and often with the very same object."""
+        with self._changed:
+            if (known := self._known.get(id(request))) and known[0] is request:
+                return known[1]
+        chat = parse(request)
+        with self._changed:
+            self._known[id(request)] = (request, chat)
+            while len(self._known) > _KNOWN:
+                self._known.popitem(last=False)
+        return chat
+
+    def _render(self, chat: Chat) -> list[int]:
+        """The conversation's tokens; shared by calls that ask the same, and so never changed."""
+        name = chat.digests[-1]
+        if name not in self._rendered:
+            self._rendered[name] = list(self._engine.tokens.render(chat.messages, chat.tools))
+            while len(self._rendered) > _KNOWN:
+                self._rendered.popitem(last=False)
+        return self._rendered[name]
+
     def _prepared(self, key: str, chat: Chat) -> _Call:
         with self._changed:
             rollout = self._rollouts.get(key)
@@ -152,7 +179,7 @@ class Gateway:
             occurrence = rollout.asked[chat.digest]
             rollout.asked[chat.digest] += 1
         with self._rendering:
-            rendered = list(self._engine.tokens.render(chat.messages, chat.tools))
+            rendered = self._render(chat)
             prompt = rollout.book.prompt(chat, rendered, self._engine.tokens)
         if len(prompt) + chat.max_tokens > self._context:
             why = f"{len(prompt)} tokens of prompt and {chat.max_tokens} of reply are more than {self._context}"
@@ -171,7 +198,7 @@ class Gateway:
             temperature=None if rollout.training else chat.temperature,
             place=rollout.place if constrained and chat.choices else None,
         )
-        return _Call(rollout, chat, name[:24], rendered, request)
+        return _Call(rollout, chat, name[:24], rendered, prompt, request)
 
     def _enqueue(self, call: _Call) -> None:
         with self._changed:
@@ -240,7 +267,7 @@ class Gateway:
             self._settle(call, self._reply(call, sampled))
 
     def _reply(self, call: _Call, sampled: Sequence[Sampled]) -> _Reply:
-        chat, prompt = call.chat, list(call.request.prompt)
+        chat, prompt = call.chat, call.prompt
         named = [(said(each.text, f"{call.name}_{i}", tools=bool(chat.tools)), each) for i, each in enumerate(sampled)]
         call.rollout.book.add(chat, call.rendered, prompt, named)
         return reply(chat, call.name, named, len(prompt), self._engine.tokens.decode)

@@ -7,8 +7,11 @@ is a critic's estimate of the state in which token t was chosen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from operator import eq
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -17,6 +20,44 @@ from pydantic import BaseModel
 from sia_core.decision import Training
 from sia_core.errors import TrainingError
 from sia_core.evidence import RewardStats
+
+
+class Joined(Sequence[Any]):
+    """A sequence behind another, without a copy of either: the rollouts of a group share their long prompt."""
+
+    __slots__ = ("_head", "_tail")
+
+    def __init__(self, head: Sequence[Any], tail: Sequence[Any]) -> None:
+        self._head, self._tail = head, tail
+
+    def __len__(self) -> int:
+        return len(self._head) + len(self._tail)
+
+    def __iter__(self) -> Iterator[Any]:
+        return chain(self._head, self._tail)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return list(self)[place]
+        before = len(self._head)
+        at = place + len(self) if place < 0 else place
+        if at < 0:
+            raise IndexError(place)
+        return self._head[at] if at < before else self._tail[at - before]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _filled(value: Any, length: int) -> tuple[Any, ...]:
+    return (value,) * length
 
 
 @dataclass(frozen=True)
@@ -239,14 +280,15 @@ class Sampled:
 
     def trace(self, prompt: Sequence[int]) -> Trace:
         """The prompt and this continuation, to train on."""
-        zeros = [0] * len(prompt)
+        length = len(prompt)
+        nothing = _filled(None, length)
         return Trace(
-            tokens=[*prompt, *self.tokens],
-            mask=[*zeros, *self.mask],
-            logprobs=[*map(float, zeros), *self.logprobs],
-            values=[*map(float, zeros), *self.values],
-            allowed=None if self.allowed is None else [*[None] * len(prompt), *self.allowed],
-            bias=None if self.bias is None else [*[None] * len(prompt), *self.bias],
+            tokens=Joined(prompt, self.tokens),
+            mask=Joined(_filled(0, length), self.mask),
+            logprobs=Joined(_filled(0.0, length), self.logprobs),
+            values=Joined(_filled(0.0, length), self.values),
+            allowed=None if self.allowed is None else Joined(nothing, self.allowed),
+            bias=None if self.bias is None else Joined(nothing, self.bias),
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -165,9 +165,7 @@ def roll_out(setting: Setting, sweep: Sweep, host: Host) -> tuple[list[Rolled], 
     """The rollouts of a batch, in the order of its instances; and why the sweep is given up, or an empty string."""
     task = host.task(setting.task)
     known = host.instances(setting.task, sweep.split)
-    requests = [
-        _request(setting, sweep, known[name], member) for name in sweep.instances for member in range(sweep.group)
-    ]
+    requests = [each for name in sweep.instances for each in _requests(setting, sweep, known[name])]
     instances = [known[name] for name in sweep.instances for _ in range(sweep.group)]
     policy = host.policy(setting)
     weights = policy.version if policy else ""
@@ -182,7 +180,9 @@ def roll_out(setting: Setting, sweep: Sweep, host: Host) -> tuple[list[Rolled], 
     for instance, request in zip(instances, requests, strict=True):
         result = solved[request.key]
         record = policy.gateway.finish(request.key) if policy else None
-        rollout = _rollout(instance, result, task.failure_reward, record, told=sweep.split == "search")
+        rollout = _rollout(
+            instance, result, task.failure_reward, record, told=sweep.split == "search" and not sweep.training
+        )
         if result.outcome == "ok" and result.answer is not None:
             rollout = _judged(rollout, next(verdicts))
         rolled.append(Rolled(rollout, record, weights))
@@ -216,18 +216,20 @@ def _judged(rollout: Rollout, verdict: Verdict) -> Rollout:
     )
 
 
-def _request(setting: Setting, sweep: Sweep, instance: Instance, member: int) -> SolveRequest:
+def _requests(setting: Setting, sweep: Sweep, instance: Instance) -> Iterator[SolveRequest]:
+    """What is asked of an instance: once, or once for each member of its group."""
     shown: dict[str, Any] = {"id": instance.id, "input": dict(instance.input), "start": instance.start}
-    apart = 0 if sweep.distinct else member
-    salt = f"{sweep.purpose}/{apart}" if sweep.training else ""
-    return SolveRequest(
-        key=f"{sweep.purpose}/{sweep.agent}/{instance.id}/{member}",
-        instance=shown,
-        seed=instance_seed(setting.seed, instance, salt),
-        group=sweep.group,
-        training=sweep.training,
-        place=member if sweep.distinct else None,
-    )
+    for member in range(sweep.group):
+        apart = 0 if sweep.distinct else member
+        salt = f"{sweep.purpose}/{apart}" if sweep.training else ""
+        yield SolveRequest(
+            key=f"{sweep.purpose}/{sweep.agent}/{instance.id}/{member}",
+            instance=shown,
+            seed=instance_seed(setting.seed, instance, salt),
+            group=sweep.group,
+            training=sweep.training,
+            place=member if sweep.distinct else None,
+        )
 
 
 def instance_seed(seed: int, instance: Instance, salt: str = "") -> int:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sia_core.sandbox.endpoint import Endpoint
@@ -28,6 +29,7 @@ from sia_core.types import Limits, ModelAccess, SandboxProcess
 
 _READ = 1 << 18
 _MAX_MESSAGE = 4000
+_SHORT = 64 * 1024
 
 
 class Died(Exception):
@@ -84,6 +86,7 @@ class Session:
         self._process, self._limits, self._model = process, limits, model
         self._reader = FrameReader(max(MODEL_BYTES, limits.answer_bytes + limits.output_bytes))
         self._unsent = b""
+        self._encoded: tuple[Mapping[str, Any] | None, bytes] = (None, b"")
         self._outgoing: queue.SimpleQueue[tuple[Answered | Waiting, Header, bytes]] = queue.SimpleQueue()
         self._woken, self._wake = socket.socketpair()
         process.channel.setblocking(False)
@@ -111,7 +114,9 @@ class Session:
     def submit(self, job: int, key: str, seed: int, instance: Mapping[str, Any]) -> None:
         """Send an instance, under a number that no other one has had, with its rollout's key."""
         token = {} if self._endpoint is None else {"token": self._endpoint.admit(key, job)}
-        self._send({"job": job, "seed": seed, **token}, json.dumps(instance).encode())
+        if self._encoded[0] is not instance:  # the rollouts of a group come one after the other
+            self._encoded = (instance, json.dumps(instance).encode())
+        self._send({"job": job, "seed": seed, **token}, self._encoded[1])
 
     def receive(self, seconds: float) -> list[Event]:
         """What comes within that time, as soon as something does. Died when nothing will come any more."""
@@ -207,10 +212,7 @@ class Session:
         if not isinstance(job, int):
             raise ProtocolError("a frame without a job")
         if header.get("op") == "model" and header.keys() == {"op", "job"}:
-            request = strict_json(body)
-            if not isinstance(request, dict):
-                raise ProtocolError("a model request that is not an object")
-            return Asked(job, request)
+            return Asked(job, _known(body) if len(body) <= _SHORT else _request(body))
         expected = {"op", "job", "outcome", "message", "rewards", "seconds", "answer"}
         if header.get("op") != "done" or header.keys() != expected:
             raise ProtocolError(f"a frame of no known form: {_text(str(sorted(header)))[:200]}")
@@ -246,6 +248,18 @@ class Session:
         except ProtocolError as error:
             return "not-json", str(error)
         return "ok", message
+
+
+def _request(body: bytes) -> Mapping[str, Any]:
+    """A model call's request."""
+    request = strict_json(body)
+    if not isinstance(request, dict):
+        raise ProtocolError("a model request that is not an object")
+    return request
+
+
+_known = lru_cache(maxsize=64)(_request)
+"""The same, for the rollouts of a group, which often ask the same."""
 
 
 def _text(value: object) -> str:

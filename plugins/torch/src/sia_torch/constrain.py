@@ -130,7 +130,7 @@ class Constraints:
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
-        self._made: OrderedDict[str, Trie | Grammar] = OrderedDict()
+        self._made: OrderedDict[tuple[tuple[str, ...], str], Trie | Grammar] = OrderedDict()
 
     def of(self, choices: Sequence[str], schema: Mapping[str, Any] | None) -> Trie | Grammar | None:
         """The constraint of a request, None where it has none."""
@@ -138,7 +138,7 @@ class Constraints:
             raise UsageError("a request is constrained by choices or by a schema, not by both")
         if not choices and schema is None:
             return None
-        key = json.dumps([list(choices), schema], sort_keys=True)
+        key = (tuple(choices), "" if schema is None else json.dumps(schema, sort_keys=True))
         if key not in self._made:
             self._made[key] = Trie(choices, self._tokens) if choices else Grammar(schema or {}, self._tokens)
         self._made.move_to_end(key)

@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -212,11 +213,16 @@ def _without_replacement(logprobs_A: Tensor, request: Request) -> int:
 
     Kool, van Hoof, Welling 2019, "Stochastic Beams and Where to Find Them" (arXiv 1903.06059).
     """
-    generator = random.Random(request.seeds[0])
-    noise = [-math.log(-math.log(generator.random() or 0.5)) for _ in range(len(logprobs_A))]
-    perturbed_A = logprobs_A.double().cpu() + torch.tensor(noise, dtype=torch.float64)
+    perturbed_A = logprobs_A.double().cpu() + _gumbel(request.seeds[0], len(logprobs_A))
     order: list[int] = perturbed_A.argsort(descending=True, stable=True).tolist()
     return order[(request.place or 0) % len(order)]
+
+
+@lru_cache(maxsize=64)
+def _gumbel(seed: int, count: int) -> Tensor:
+    generator = random.Random(seed)
+    noise = [-math.log(-math.log(generator.random() or 0.5)) for _ in range(count)]
+    return torch.tensor(noise, dtype=torch.float64)
 
 
 def _inverse(logprobs_RV: Tensor, chance_R: Tensor) -> Tensor:
