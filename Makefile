@@ -7,19 +7,25 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 DEMO_DISTRIBUTIONS := --editable . --editable tasks/lawbench --editable plugins/playbook \
 	--editable algorithms --editable plugins/torch
 ALL_DISTRIBUTIONS := --editable .[dev] --editable tasks/lawbench --editable plugins/playbook \
-	--editable algorithms --editable plugins/torch
+	--editable algorithms[test] --editable plugins/torch
 SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml tasks/*/pyproject.toml plugins/*/pyproject.toml)
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all bench-rl bench-rollout lint clean
 
 demo: $(VENV)/demo.stamp  ## Improve an agent on the real LawBench data: no key, no GPU, no service.
-	$(BIN)/sia run --plugin lawbench --levers harness --seed 0
+	$(BIN)/sia run --plugin lawbench --levers harness,weights --seed 0
 
 test: $(VENV)/all.stamp lint  ## Install everything; the tests that take under 10 minutes.
 	$(BIN)/python -m pytest -q -m "not slow"
 
 test-all: $(VENV)/all.stamp  ## The slow tests too: whole runs, killed runs, cross-validation.
 	$(BIN)/python -m pytest -q -m slow
+
+bench-rl: $(VENV)/all.stamp  ## One RL step beside TRL's, interleaved; wants a quiet machine.
+	$(BIN)/python plugins/torch/bench/rl_step.py
+
+bench-rollout: $(VENV)/all.stamp  ## Rollouts a second, with everything on but the model.
+	$(BIN)/python bench/rollout.py
 
 lint: $(VENV)/all.stamp
 	$(BIN)/ruff check .

@@ -112,10 +112,11 @@ class Fused:
         suffix = (len(self._layers), layout.prompts * layout.width, self._keys, layout.new, self._size)
         self._keys_after, self._values_after = (torch.empty(suffix, dtype=dtype, device=device) for _ in "kv")
         hidden_PD = torch.zeros(layout.prompts, self._norm.shape[0], dtype=dtype, device=device)
-        for start in range(0, len(prompts), self._prefill_rows):
+        rows = min(self._prefill_rows, layout.prompts)
+        for start in range(0, len(prompts), rows):
             # A block is always full, so that its kernels and so its numbers do not depend on who else is there.
-            block = functional.pad(tokens[start : start + self._prefill_rows], (0, 0, 0, self._short(start, tokens)))
-            stop = min(start + self._prefill_rows, len(prompts))
+            block = functional.pad(tokens[start : start + rows], (0, 0, 0, max(0, start + rows - len(tokens))))
+            stop = min(start + rows, len(prompts))
             hidden_PD[start:stop] = self._block(block, slice(start, stop))[: stop - start]
         beyond_PL = positions[: layout.length] >= self._lengths_P[:, None]
         self._bias = torch.zeros(beyond_PL.shape, dtype=dtype, device=device).masked_fill(beyond_PL, float("-inf"))
@@ -123,9 +124,6 @@ class Fused:
         self._recent = self._last_tokens(prompts)
         self._step = 0
         return hidden_PD.repeat_interleave(layout.width, dim=0)
-
-    def _short(self, start: int, tokens: Tensor) -> int:
-        return max(0, start + self._prefill_rows - len(tokens))
 
     def _last_tokens(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """The context (R, context) that the next token's embedding looks back at."""

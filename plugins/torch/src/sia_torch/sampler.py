@@ -119,31 +119,37 @@ class Sampler:
     def _choose(self, hidden_RD: Tensor, temperature_R1: Tensor, places: dict[int, _Row]) -> Tensor:
         """Sample the next token of every row that is under way; tokens (R,) to feed."""
         logits_RV = (hidden_RD @ self.head_VD.T).float() / temperature_R1
-        sets = {
-            place: (row.constraint.allowed(), row.constraint.bias()) for place, row in places.items() if row.constraint
-        }
-        for place, (ids, bias) in sets.items():
-            among = torch.as_tensor(ids, device=logits_RV.device)
-            kept = logits_RV[place, among]
-            if bias is not None:
-                kept = kept + torch.tensor(bias, dtype=kept.dtype, device=kept.device)
-            logits_RV[place] = float("-inf")
-            logits_RV[place, among] = kept
-        logprobs_RV = logits_RV.log_softmax(-1)
-        chances = [places[r].chance[len(places[r].tokens)] if r in places else 0.0 for r in range(len(logits_RV))]
-        chosen_R = _inverse(logprobs_RV, torch.tensor(chances, dtype=torch.float64, device=logits_RV.device))
-        for place, row in places.items():
-            if row.request.place is not None and not row.tokens and place in sets:
-                ids = sets[place][0]
-                chosen_R[place] = ids[_without_replacement(logprobs_RV[place, list(ids)], row.request)]
-        greedy = [place for place, row in places.items() if row.request.temperature == 0]
-        chosen_R[greedy] = logprobs_RV[greedy].argmax(-1)
-        picked = logprobs_RV.gather(-1, chosen_R[:, None])[:, 0].tolist()
         values = self.value(hidden_RD).tolist()
-        tokens = chosen_R.tolist()
+        alike: dict[tuple[int, ...] | None, list[int]] = {}
         for place, row in places.items():
-            self._append(row, tokens[place], picked[place], values[place], *sets.get(place, (None, None)))
-        return chosen_R
+            ids = tuple(row.constraint.allowed()) if row.constraint else None
+            alike.setdefault(ids, []).append(place)
+        chosen_R = torch.zeros(len(logits_RV), dtype=torch.long)
+        for ids, some in alike.items():
+            logits_NA = logits_RV[some] if ids is None else logits_RV[some][:, list(ids)]
+            biases = [rule.bias() if (rule := places[place].constraint) else None for place in some]
+            if any(bias is not None for bias in biases):
+                added = [[0.0] * logits_NA.shape[1] if bias is None else bias for bias in biases]
+                logits_NA = logits_NA + torch.tensor(added, dtype=logits_NA.dtype, device=logits_NA.device)
+            logprobs_NA = logits_NA.log_softmax(-1)
+            columns_N = self._columns(logprobs_NA, [places[place] for place in some])
+            picked = logprobs_NA.gather(-1, columns_N[:, None])[:, 0].tolist()
+            for place, column, logprob, bias in zip(some, columns_N.tolist(), picked, biases, strict=True):
+                token = column if ids is None else ids[column]
+                chosen_R[place] = token
+                self._append(places[place], token, logprob, values[place], ids, bias)
+        return chosen_R.to(logits_RV.device)
+
+    def _columns(self, logprobs_NA: Tensor, rows: Sequence[_Row]) -> Tensor:
+        """Which of the A ids that it may choose each of N rows takes, (N,)."""
+        chances = torch.tensor([row.chance[len(row.tokens)] for row in rows], dtype=torch.float64)
+        columns_N = _inverse(logprobs_NA, chances.to(logprobs_NA.device))
+        for number, row in enumerate(rows):
+            if row.request.temperature == 0:
+                columns_N[number] = logprobs_NA[number].argmax()
+            elif row.request.place is not None and row.constraint and not row.tokens:
+                columns_N[number] = _without_replacement(logprobs_NA[number], row.request)
+        return columns_N
 
     def _append(
         self,
