@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 SILENCE = 10
 """Steps on end without anything to learn from, after which an update fails."""
 
+AT_ONCE = 2048
+"""Rollouts that are verified together."""
+
 LAST_RATE = 0.1
 """The last step's share of the learning rate, to which it falls in a straight line: late steps should only refine."""
 
@@ -109,7 +112,11 @@ class Course:
         """Sample groups, credit them, optimise; TrainingError where that would be, or went, wrong."""
         started = time.monotonic()
         sweep = self._sweep(index)
-        rolled, _ = roll_out(self.setting, sweep, self.host)
+        size = max(1, AT_ONCE // sweep.group)
+        parts = [sweep.instances[first : first + size] for first in range(0, len(sweep.instances), size)]
+        rolled = [
+            each for part in parts for each in roll_out(self.setting, replace(sweep, instances=part), self.host)[0]
+        ]
         sampled = time.monotonic() - started
         rollouts = [each.rollout for each in rolled]
         stats = reward_stats(rollouts, self.host.task(self.setting.task).failure_reward)
