@@ -18,12 +18,14 @@ from sia_core.exported import CASE_KEYS
 from sia_core.harness import HarnessTree
 from sia_core.ledger import Ledger
 from sia_core.plugins import Plugins
+from sia_core.policy import ADAPTERS
 from sia_core.report import build, recorded
 from sia_core.running import Config, fingerprint
 from sia_core.trees import Trees
 from sia_core.types import Task
 
 RUNNER = Path(__file__).with_name("exported.py")
+POLICY = Path(__file__).with_name("exported_policy.py")
 
 _README = """\
 # The agent of {run}
@@ -45,7 +47,7 @@ or `{{"error": ...}}` where the agent failed. What the harness prints goes to st
 Where Python cannot fork (Windows), all cases share one process, and one that ends it takes the cases
 after it along. A case's seed derives from its input, so the order of the lines changes no seed.
 
-`run.py` needs Python 3.11 or newer and no SIA. `requirements.txt` names the versions that were
+`run.py` needs Python 3.11 or newer{needs}. `requirements.txt` names the versions that were
 installed when this folder was written. `public/` is what the harness reads when it is set up. It runs
 as it is, without a sandbox and without limits of time and memory: read `harness/` first.
 {sealed}"""
@@ -75,6 +77,8 @@ def export(ledger: Ledger, folder: Path, plugins: Plugins) -> None:
         temporary = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
             _write(temporary, tree, task, report)
+            if report["policy"]:
+                _write_policy(temporary, ledger, plugins, report)
             temporary.chmod(0o755)
             if folder.exists():
                 folder.rmdir()
@@ -116,11 +120,21 @@ def _write(folder: Path, tree: HarnessTree, task: Task, report: dict[str, Any]) 
     (folder / "requirements.txt").write_text("".join(f"{each}\n" for each in pinned(tree.manifest.requires)))
     (folder / "README.md").write_text(_readme(report, task, tree.manifest.stateless), encoding="utf-8")
     about = {
-        **{key: report[key] for key in ("run", "task", "metric", "sealed", "agent")},
+        **{key: report[key] for key in ("run", "task", "metric", "sealed", "agent", "policy")},
         "entry": tree.manifest.entry,
         "stateless": tree.manifest.stateless,
     }
     (folder / "agent.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_policy(folder: Path, ledger: Ledger, plugins: Plugins, report: dict[str, Any]) -> None:
+    """What answers for the policy, and its adapter; its distributions join what is required."""
+    shutil.copyfile(POLICY, folder / "policy.py")
+    if adapter := report["agent"]["adapter"]:
+        shutil.copytree(ledger.folder / ADAPTERS / adapter, folder / "adapter")
+    _, source = plugins.find("engine", report["policy"]["name"])
+    with (folder / "requirements.txt").open("a") as requirements:
+        requirements.write("".join(f"{each}\n" for each in pinned(["sia-core", source.distribution])))
 
 
 def _readme(report: dict[str, Any], task: Task, stateless: bool) -> str:
@@ -140,6 +154,7 @@ def _readme(report: dict[str, Any], task: Task, stateless: bool) -> str:
         example=f" such as `{_example(first.input)}`" if first else "",
         processes=_SHARED if stateless else _FRESH,
         sealed=sealed,
+        needs=", and SIA for the policy that the harness asks (`policy.py`)" if report["policy"] else " and no SIA",
     )
 
 

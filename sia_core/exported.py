@@ -16,10 +16,11 @@ import random
 import select
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -48,9 +49,10 @@ def main() -> int:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     about = json.loads((HERE / "agent.json").read_text(encoding="utf-8"))
     cases, answers = take_streams()
+    policy = Policy() if about.get("policy") else None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         try:
-            agent = Agent(about["entry"], Path(scratch))
+            agent = Agent(about["entry"], Path(scratch), policy)
         except KeyboardInterrupt:
             return 130
         except BaseException:  # SystemExit too: without its set-up there is no agent
@@ -65,6 +67,8 @@ def main() -> int:
             return 130
         finally:
             solver.close()
+            if policy:
+                policy.close()
     return 0
 
 
@@ -126,10 +130,54 @@ def describe(error: BaseException) -> str:
         return type(error).__name__  # its text cannot be had
 
 
+class Policy:
+    """The model that the harness asks: a process of its own, a JSON object a line each way."""
+
+    def __init__(self) -> None:
+        argv = [sys.executable, str(HERE / "policy.py")]
+        environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+    def ask(self, case: str, seed: int, request: dict[str, Any]) -> dict[str, Any]:
+        """One call in the shape of chat completions; RuntimeError where it fails."""
+        source, sink = self._process.stdout, self._process.stdin
+        assert source
+        assert sink
+        number = f"{os.getpid()}/{random.SystemRandom().random()}"
+        write(
+            sink.fileno(), json.dumps({"id": number, "case": case, "seed": seed, "request": request}).encode() + b"\n"
+        )
+        while line := read_line(source.fileno()):
+            told = json.loads(line)
+            if told["id"] != number:
+                continue  # for a case that ended before its reply came
+            reply: dict[str, Any] = told["reply"]
+            if "error" in reply:
+                raise RuntimeError(reply["error"]["message"])
+            return reply
+        raise RuntimeError("the policy's process has ended; standard error says why")
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def read_line(descriptor: int) -> bytes:
+    """A line, read without a buffer that forks would share; empty at the end."""
+    data = bytearray()
+    while not data.endswith(b"\n"):
+        part = os.read(descriptor, 1)
+        if not part:
+            return b""
+        data += part
+    return bytes(data)
+
+
 class Agent:
     """The harness: loaded, set up, and asked in this process."""
 
-    def __init__(self, entry: str, scratch: Path) -> None:
+    def __init__(self, entry: str, scratch: Path, policy: Policy | None = None) -> None:
+        self._policy = policy
         os.chdir(scratch)
         os.environ["TMPDIR"] = os.environ["HOME"] = str(scratch)
         self._module = load(entry)
@@ -146,7 +194,7 @@ class Agent:
         os.chdir(scratch)
         instance = SimpleNamespace(id=case["id"], input=case["input"], start=None)
         try:
-            answer = self._module.solve(instance, context(Path(scratch), seed, self._state))
+            answer = self._module.solve(instance, context(Path(scratch), seed, self._state, self._asking(case)))
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -155,6 +203,16 @@ class Agent:
             return json.dumps({"answer": answer}, allow_nan=False, ensure_ascii=False).encode()
         except BaseException as error:
             return failure(f"the answer is not JSON: {describe(error)}")
+
+    def _asking(self, case: dict[str, Any]) -> Callable[..., Any] | None:
+        policy = self._policy
+        if policy is None:
+            return None
+
+        def model(messages: list[dict[str, Any]], **settings: Any) -> dict[str, Any]:
+            return policy.ask(case["id"], case["seed"], {**settings, "messages": messages})
+
+        return model
 
     def close(self) -> None:
         os.chdir(HERE)  # a folder that is in use cannot be removed everywhere
@@ -172,7 +230,7 @@ def load(entry: str) -> ModuleType:
     return module
 
 
-def context(scratch: Path, seed: int, state: Any) -> SimpleNamespace:
+def context(scratch: Path, seed: int, state: Any, model: Callable[..., Any] | None = None) -> SimpleNamespace:
     """What ``setup`` and ``solve`` are given beside the instance."""
     log = logging.getLogger(MODULE)
     if not log.handlers:
@@ -180,12 +238,19 @@ def context(scratch: Path, seed: int, state: Any) -> SimpleNamespace:
         log.setLevel(logging.INFO)
         log.propagate = False
     return SimpleNamespace(
-        public=HERE / "public", scratch=scratch, log=log, model=no_model, reward=reward, seed=seed, state=state
+        public=HERE / "public",
+        scratch=scratch,
+        log=log,
+        has_model=model is not None,
+        model=model or no_model,
+        reward=reward,
+        seed=seed,
+        state=state,
     )
 
 
 def no_model(*_: object, **__: object) -> None:
-    raise RuntimeError("this agent was exported without a policy, so ctx.model has nothing to call")
+    raise RuntimeError("there is no policy to ask: set-up has none, nor has an agent that was exported without one")
 
 
 def reward(value: float) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from example_runs import comparable
 
+from sia_core.cli import main
+
 pytestmark = pytest.mark.real
 pytest.importorskip("torch", reason="the weight lever's engine is not installed")
 
@@ -47,6 +49,24 @@ def test_a_policy_is_asked_but_not_trained_where_only_the_harness_lever_is_pulle
     assert report["policy"]["settings"]["policy"] == "tiny"
     assert report["budget"]["spent"]["tokens"] > 0
     assert report["agent"]["adapter"] is None
+
+
+def test_an_exported_agent_asks_its_policy(tmp_path: Path) -> None:
+    more = ("--levers", "weights", "--generations", "1", "--budget", "seconds=12")
+    report = finish(argv(tmp_path / "runs", *more))
+    target = tmp_path / "exported"
+    assert main(["export", report["run"], str(target), "--runs-dir", str(tmp_path / "runs")]) == 0
+    assert (target / "adapter" / "adapter_model.safetensors").exists() == (report["agent"]["adapter"] is not None)
+    assert "sia-torch==" in (target / "requirements.txt").read_text()
+    texts = [json.loads(line)["input"]["text"] for line in (WORDS / "cases.jsonl").read_text().splitlines()[:5]]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    done = subprocess.run(
+        [sys.executable, str(target / "run.py")], input=lines, capture_output=True, text=True, check=True
+    )
+    answers = [json.loads(line)["answer"] for line in done.stdout.splitlines()]
+    assert len(answers) == 5
+    assert set(answers) <= {"red", "green", "blue", "black"}
+    assert set(answers) != {"red"}  # what it would say without a policy
 
 
 @pytest.mark.slow

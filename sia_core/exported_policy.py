@@ -1,0 +1,38 @@
+"""The policy of the agent in this folder, for run.py: a JSON object a line each way.
+
+Needs what requirements.txt names.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from sia_core.gateway import Gateway
+from sia_core.plugins import Plugins
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    about = json.loads((HERE / "agent.json").read_text(encoding="utf-8"))["policy"]
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no answer
+    engine = Plugins.discover().create("engine", about["name"], **about["settings"])
+    if (HERE / "adapter").is_dir():
+        engine.load(HERE / "adapter")
+    gateway, current = Gateway(engine), ""
+    for line in sys.stdin.buffer:
+        asked = json.loads(line)
+        if asked["case"] != current:
+            gateway.finish(current)
+            current = asked["case"]
+            gateway.begin(current, asked["seed"])
+        reply = gateway.answer(current, asked["request"])
+        answers.write(json.dumps({"id": asked["id"], "reply": reply}).encode() + b"\n")
+        answers.flush()
+    gateway.close()
+
+
+if __name__ == "__main__":
+    main()
