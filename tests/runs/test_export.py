@@ -199,7 +199,7 @@ def test_the_policy_is_refused_and_so_is_a_reward_that_is_no_number(solve: Solve
     harness = "def solve(instance, ctx):\n    return (ctx.model if instance.input['n'] else ctx.reward)(float('inf'))\n"
     zero, one = solve(harness, NUMBERS[:2])
     assert "finite" in zero["error"]
-    assert "without a policy" in one["error"]
+    assert "exported without one" in one["error"]
 
 
 def test_the_runner_has_the_sandboxs_environment() -> None:

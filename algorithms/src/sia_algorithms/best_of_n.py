@@ -23,6 +23,10 @@ RARE = 0.05
 """A share of successes below which groups of eight mostly hold none."""
 
 
+FAR = 25.0
+"""Nats a token that a sweep may move the policy: what was one of a thousand choices becomes the likely one."""
+
+
 class Config(BaseModel):
     """``top`` is how many rollouts of a group are kept, where that many earned anything."""
 
@@ -50,7 +54,14 @@ class BestOfN:
         """
         rare = stats.success_rate < RARE
         return Training(
-            steps=7, prompts=2048, group=8, first_group=64 if rare else None, minibatch=32, distinct=True, durable=1
+            steps=7,
+            prompts=2048,
+            group=8,
+            first_group=64 if rare else None,
+            minibatch=32,
+            distinct=True,
+            durable=1,
+            max_kl=FAR,
         )
 
     def objections(self, stats: RewardStats) -> list[str]:
