@@ -19,7 +19,7 @@ def build(ledger: Ledger) -> dict[str, Any]:
     sandbox, gate = recorded(ledger, "sandbox") or {}, recorded(ledger, "gate") or {}
     accepted = next((row for row in reversed(rows) if row["accepted"]), None)
     incumbent = accepted["harness"] if accepted else recorded(ledger, "draft")
-    adapter = accepted["adapter"] if accepted else None
+    adapter = accepted.get("adapter") if accepted else None
     return {
         "run": ledger.folder.name,
         "status": "finished" if finished else "closed" if closed else "unfinished",
@@ -61,10 +61,10 @@ def _row(key: str, row: dict[str, Any]) -> dict[str, Any]:
         "lever": row["lever"],
         "name": row["name"],
         "algorithm": row["algorithm"],
-        "table": row["table"],
-        "estimate": row["estimate"],
-        "took": row["took"],
-        "stopped": row["stopped"],
+        "table": row.get("table", ""),  # runs of before the weight lever have none of these
+        "estimate": row.get("estimate", {}),
+        "took": row.get("took", {}),
+        "stopped": row.get("stopped", ""),
         "accepted": row["accepted"],
         "why": row["why"],
         "reason": row["reason"],

@@ -59,8 +59,11 @@ def test_a_wrong_command_line_is_explained(
     ("option", "words"),
     [
         (["--levers", "magic"], ["magic", "harness and weights"]),
-        (["--levers", "harness,weights"], ["engine"]),
-        (["--mode", "sia-w+h"], ["engine"]),
+        (["--levers", "harness,weights", "--engine", "nobody"], ["no engine named 'nobody'"]),
+        (["--mode", "sia-w+h", "--policy", "nobody"], ["unknown policy nobody"]),
+        (["--engine-set", "rank=1"], ["no policy"]),
+        (["--policy", "tiny", "--engine-set", "rank"], ["write KEY=VALUE"]),
+        (["--policy", "tiny", "--engine-set", "seed=3"], ["give it as --seed"]),
         (["--improver", "nobody"], ["no improver named 'nobody'"]),
         (["--verifier", "nobody"], ["no verifier named 'nobody'"]),
         (["--sandbox", "nobody"], ["no sandbox named 'nobody'"]),

@@ -230,7 +230,8 @@ def test_a_setting_that_has_an_option_is_refused(pair: str, capsys: pytest.Captu
 def test_other_settings_reach_the_task() -> None:
     names = ("data", "harness", "levers", "mode", "improver", "verifier", "sandbox")
     options = argparse.Namespace(
-        **dict.fromkeys(names), plugin="p", set=["a=b=c"], seed=1, budget="", generations=1, candidates=1,
+        **dict.fromkeys(names), plugin="p", set=["a=b=c"], policy=None, engine="torch", engine_set=[],
+        seed=1, budget="", generations=1, candidates=1,
         allow_weak_sandbox=False,
     )  # fmt: skip
     assert config_of(options).task.settings == {"seed": 1, "a": "b=c"}

@@ -13,8 +13,8 @@ from sia_core.harness import applies, apply_edits
 from sia_core.playbook import Entry, Playbook
 from sia_playbook.belief import Belief, parents, tries
 
-SPREAD = 0.10
-"""The standard deviation of an untried edit's gain, as a share of the reward's range."""
+SPREAD = 0.20
+"""The standard deviation of an untried edit's gain, as a share of what its parent has left to gain."""
 
 FAILED = -0.10
 """What an edit that did not even run counts as having earned, as a share of the range too."""
@@ -22,13 +22,16 @@ FAILED = -0.10
 
 @dataclass(frozen=True)
 class EditArm:
-    """An edit that applies to an agent, what it (``own``) and the others of its family earned before, and the range."""
+    """An edit that applies to an agent, and what it (``own``) and the others of its family earned before.
+
+    ``room`` is what the agent has left to gain.
+    """
 
     entry: Entry
     parent: AgentView
     own: tuple[float, ...]
     others: tuple[float, ...]
-    scale: float
+    room: float
 
     @property
     def family(self) -> str:
@@ -42,7 +45,7 @@ class EditArm:
         """
         prior = sum(self.others) / (len(self.others) + 1)
         mean = (prior + sum(self.own)) / (1 + len(self.own))
-        return Belief(mean, SPREAD * self.scale / math.sqrt(1 + len(self.own) + len(self.others) / 2))
+        return Belief(mean, SPREAD * self.room / math.sqrt(1 + len(self.own) + len(self.others) / 2))
 
     @property
     def reason(self) -> str:
@@ -94,7 +97,9 @@ def _arm(evidence: Evidence, playbook: Playbook, entry: Entry, parent: AgentView
         found = tries(evidence, "harness", names)
         return tuple(FAILED * (high - low) if trial.gain is None else trial.gain for trial in found)
 
-    return EditArm(entry, parent, gains({entry.name}), gains(relatives), high - low)
+    # Where nothing bounds the reward, as much as the range of what was seen may be left.
+    room = max(0.0, high - parent.estimate) if evidence.metric.bounds else high - low
+    return EditArm(entry, parent, gains({entry.name}), gains(relatives), room)
 
 
 def _family(entry: Entry) -> str:
