@@ -41,7 +41,7 @@ LESSONS = {
     "reinforce": Lesson(Reinforce(kl_weight=0.01), 2e-3),
     "dpo": Lesson(Dpo(), 3e-3),
     "entropic": Lesson(Entropic(), 2e-3, group=4, length=2, exact=True),
-    "best-of-n": Lesson(BestOfN(), 2e-3, group=4, length=2, exact=True),
+    "best-of-n": Lesson(BestOfN(epochs=1), 2e-3, group=4, length=2, exact=True),
 }
 
 

@@ -118,8 +118,9 @@ def recorded(ledger: Path, key: str) -> bool:
 
 
 def counted(report: dict[str, Any]) -> dict[str, Any]:
-    """A report without what a clock says, or how much memory two processes took."""
+    """A report without what a clock says, in reasons too, or how much memory two processes took."""
     rows = [
-        {**row, "estimate": None, "took": {**row["took"], "seconds": 0, "memory": 0}} for row in report["generations"]
+        {**row, "reason": "", "estimate": None, "took": {**row["took"], "seconds": 0, "memory": 0}}
+        for row in report["generations"]
     ]
     return {**comparable(report), "generations": rows}

@@ -27,7 +27,7 @@ LEARNERS: dict[str, tuple[str, dict[str, Any], int, int, float]] = {
     "reinforce": ("reinforce:Reinforce", {"kl_weight": 0.0}, 6, 8, 3e-3),
     "dpo": ("dpo:Dpo", {}, 6, 8, 3e-3),
     "entropic": ("entropic:Entropic", {"kl_weight": 0.0}, 2, 16, 3e-3),
-    "best-of-n": ("best_of_n:BestOfN", {}, 2, 16, 3e-3),
+    "best-of-n": ("best_of_n:BestOfN", {"epochs": 1}, 2, 16, 3e-3),
 }
 
 
