@@ -13,7 +13,7 @@ SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml tasks/*/py
 .PHONY: demo test test-all bench-rl bench-rollout lint clean
 
 demo: $(VENV)/demo.stamp  ## Improve an agent on the real LawBench data: no key, no GPU, no service.
-	$(BIN)/sia run --plugin lawbench --levers harness,weights --seed 0
+	$(BIN)/sia run --plugin lawbench --levers harness,weights --seed 0 --budget seconds=420
 
 test: $(VENV)/all.stamp lint  ## Install everything; the tests that take under 10 minutes.
 	$(BIN)/python -m pytest -q -m "not slow"
