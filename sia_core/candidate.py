@@ -216,11 +216,12 @@ class Evaluator:
         """The first agent with its search summary, and its rollouts on the gate; SiaError if it does not run."""
         if fault := _fault(self.roll_out("smoke", "search", agent)):
             raise SiaError(f"the first harness does not run: {fault}")
+        searched = self.roll_out("search", "search", agent)
+        explored = self.cost - self._samples.look(explores=False)
         spent: list[Mapping[str, float]] = []
-        known = self._known(agent, self.roll_out("search", "search", agent), spent)
-        for each in spent:
-            self._reserve(each["rollouts"])
-            self._parts.budget.settle(dict.fromkeys(("rollouts", "verifications"), each["rollouts"]), each)
+        self._reserve(explored)
+        known = self._known(agent, searched, spent)
+        self._parts.budget.settle({"rollouts": explored, "verifications": explored}, _sum(spent))
         return known, self.roll_out("gate", "gate", agent)
 
     def roll_out(self, purpose: str, split: Split, agent: AgentView) -> list[Rollout]:

@@ -170,7 +170,7 @@ class AlgorithmView:
     """A learner that the run's engine can train with.
 
     By agent: ``objections``, why it would learn nothing there, ``training``, how it is
-    best trained there, and ``costs``, the rollouts, tokens and seconds of that.
+    best trained there, and ``costs``, the rollouts, tokens, seconds and bytes of that.
     """
 
     name: str

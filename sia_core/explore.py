@@ -29,7 +29,8 @@ class Exploration:
     """What groups of rollouts at the training temperature show, and what they took.
 
     ``fault`` says why training on rollouts like these would be wrong; empty if it would
-    not. Seconds and tokens are a rollout's; ``pass_seconds`` a forward pass's, per token.
+    not. Seconds and tokens are a rollout's; ``pass_seconds`` a forward pass's, per token;
+    ``memory`` the bytes that the engine says training takes at most.
     """
 
     stats: RewardStats
@@ -39,15 +40,21 @@ class Exploration:
     tokens: float
     seconds: float
     pass_seconds: float
+    memory: float
 
     def estimate(self, training: Training, epochs: int, instances: int) -> dict[str, float]:
-        """What an update on so many instances will take: rollouts, tokens and seconds.
+        """What an update on so many instances will take: rollouts, tokens, seconds, and bytes of memory.
 
         A backward pass takes about two forward ones.
         """
         rollouts = training.rollouts(instances)
         seconds = self.seconds + 3 * epochs * self.tokens * self.pass_seconds
-        return {"rollouts": rollouts, "tokens": round(rollouts * self.tokens), "seconds": round(rollouts * seconds, 1)}
+        return {
+            "rollouts": rollouts,
+            "tokens": round(rollouts * self.tokens),
+            "seconds": round(rollouts * seconds, 1),
+            "memory": self.memory,
+        }
 
 
 def explore(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
@@ -74,6 +81,7 @@ def explore(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
         "tokens": fmean(each.tokens for each in rollouts),
         "seconds": rolling / len(rollouts),
         "pass_seconds": pass_seconds,
+        "memory": policy.engine.memory()["needed"],
     }
 
 

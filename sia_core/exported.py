@@ -210,7 +210,8 @@ class Agent:
             return None
 
         def model(messages: list[dict[str, Any]], **settings: Any) -> dict[str, Any]:
-            return policy.ask(case["id"], case["seed"], {**settings, "messages": messages})
+            # By its scratch folder, which no other case has: one with the same input is asked anew.
+            return policy.ask(case["scratch"], case["seed"], {**settings, "messages": messages})
 
         return model
 

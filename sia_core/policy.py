@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,7 +49,7 @@ class Policy:
             self._leave(1)
 
     @contextmanager
-    def training(self, adapter: str | None) -> Iterator[Engine]:
+    def training(self, adapter: str | None) -> Iterator[None]:
         """Have the engine alone, holding an adapter. What it holds afterwards is what :meth:`keep` said last."""
         with self._changed:
             self._changed.wait_for(lambda: not self._users)
@@ -56,7 +57,7 @@ class Policy:
             self._keep_base()
             self._users = -1
         try:
-            yield self.engine
+            yield
         finally:
             if self._steps:
                 self._held = _UNKNOWN  # stopped in the middle: whoever comes next loads what it needs
@@ -78,7 +79,7 @@ class Policy:
             digest = engine.save(fresh)
         target = self._folder / digest
         if target.exists():
-            _remove(fresh)  # trained before, by a run that was stopped before it could say so
+            shutil.rmtree(fresh)  # trained before, by a run that was stopped before it could say so
         else:
             fresh.rename(target)
         self._held, self._steps = digest, 0
@@ -105,9 +106,3 @@ class Policy:
         with self._changed:
             self._users -= users
             self._changed.notify_all()
-
-
-def _remove(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()

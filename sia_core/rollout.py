@@ -62,8 +62,8 @@ class Sweep:
 
     A ``hasty`` sweep is given up when a batch of it times out too often. A ``training``
     sweep samples from the policy as it learns, each instance ``group`` times, ``distinct``
-    ones without replacement. As a job's
-    payload it is one ``batch`` of the whole, by its place.
+    ones without replacement. As a job's payload it is one ``batch`` of the whole, by its
+    place.
     """
 
     purpose: str

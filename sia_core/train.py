@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sia_core.policy import Policy
 
 SILENCE = 10
-"""Steps on end without anything to learn from, after which an update fails."""
+"""Steps on end without anything to learn from, after which an update stops."""
 
 AT_ONCE = 2048
 """Rollouts that are verified together."""

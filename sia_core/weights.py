@@ -24,8 +24,6 @@ from sia_core.selection import verdict
 from sia_core.train import Update
 from sia_core.types import OfferRef
 
-TRAIN = "train"
-
 
 @dataclass(frozen=True)
 class Trained:
@@ -63,7 +61,7 @@ class WeightLever:
     @property
     def refused(self) -> str:
         """Why no agent of this run can be trained; empty if they can."""
-        if TRAIN not in self._can:
+        if "train" not in self._can:
             return "the policy cannot be trained: its engine only samples from it"
         return ""
 
@@ -111,7 +109,7 @@ class WeightLever:
         return "; ".join(learner.objections(exploration.stats))
 
     def estimate(self, decision: UpdateWeights, parent: AgentView) -> dict[str, float]:
-        """Rollouts, tokens and seconds that the update will take, from what exploring its parent took."""
+        """Rollouts, tokens, seconds and memory that the update will take, from what exploring its parent took."""
         epochs = self._learner(decision.algorithm, decision.config).epochs
         return self._explorations[parent.id].estimate(decision.training, epochs, self._instances)
 

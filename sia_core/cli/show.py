@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from sia_core.cli import add_run, console, plain, print_json, run_argument, shown
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sia_core.ledger import Ledger
 
 
@@ -60,6 +62,8 @@ def _print_run(about: dict[str, Any], folder: Path) -> None:
         out.print(plain(f"  agent {row['agent'] or 'none'}, made of {row['parent']}"))
         out.print(plain(f"  why it was tried: {row['reason']}"))
         out.print(plain(f"  predicted {row['predicted']:+.4f}; {row['why']}"))
+        if row["lever"] == "weights":
+            _print_update(row, out)
         if ended := about["outcomes"].get("gate", {}).get(row["agent"] or ""):
             out.print(plain(f"  rollouts: {', '.join(f'{count} {name}' for name, count in sorted(ended.items()))}"))
     if about["generations"]:
@@ -67,6 +71,17 @@ def _print_run(about: dict[str, Any], folder: Path) -> None:
         one = f"{first['index']}.{first['candidate']}"
         hint = f"\n`sia show {run_argument(folder)} --candidate {one}` prints a candidate's diff."
         out.print(plain(hint), soft_wrap=True)
+
+
+def _print_update(row: dict[str, Any], out: Console) -> None:
+    """What a weight update was chosen by, was going to take, and took."""
+    out.print(plain(f"  selection table: {row['table']}"))
+    for label, amounts in (("estimate", row["estimate"]), ("took", row["took"])):
+        if amounts:
+            counts = ", ".join(f"{amounts[kind]:,.0f} {kind}" for kind in ("rollouts", "tokens", "seconds"))
+            out.print(plain(f"  {label}: {counts}, {amounts['memory'] / 2**20:,.0f} MiB of memory"))
+    if row["stopped"]:
+        out.print(plain(f"  stopped early: {row['stopped']}"))
 
 
 def _show_candidate(ledger: Ledger, name: str, as_json: bool) -> int:
