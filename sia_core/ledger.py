@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from sia_core.errors import LedgerError
 
@@ -107,7 +107,7 @@ class Ledger:
     """The steps of one run. One process writes; others may read meanwhile (``Ledger.read``)."""
 
     def __init__(self, folder: Path, *, readonly: bool = False) -> None:
-        self.folder = folder
+        self.folder, self.readonly = folder, readonly
         self.blobs = Blobs(folder / "blobs")
         self._mutex = threading.Lock()
         self._lock = None if readonly else _lock_folder(folder)
@@ -126,20 +126,20 @@ class Ledger:
             raise
 
     @classmethod
-    def create(cls, folder: Path) -> Ledger:
+    def create(cls, folder: Path) -> Self:
         """Start the record of a new run in a folder that holds none."""
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
         return cls(folder)
 
     @classmethod
-    def open(cls, folder: Path) -> Ledger:
+    def open(cls, folder: Path) -> Self:
         """Open a run to go on with it; LedgerError where there is none, or another process is on it."""
         _require(folder)
         return cls(folder)
 
     @classmethod
-    def read(cls, folder: Path) -> Ledger:
+    def read(cls, folder: Path) -> Self:
         """Open a run to look at it, also while another process is on it."""
         _require(folder)
         return cls(folder, readonly=True)
@@ -183,7 +183,7 @@ class Ledger:
             self._db.close()
             self._unlock()
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
