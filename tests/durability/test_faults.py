@@ -31,7 +31,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return faults.state(workloads.ledger(folder / "run"))
 
 
-SOME = [("ledger", 29), ("loop", 61)]
+SOME = [("ledger", 29), ("loop", 97)]
 ALL = [pytest.param("ledger", 1, marks=pytest.mark.slow), pytest.param("loop", 4, marks=pytest.mark.slow)]
 
 

@@ -19,7 +19,7 @@ def between(marks: list[Mark], first: int, last: int) -> dict[str, float]:
 
 @pytest.mark.parametrize(
     ("improver", "generations"),
-    [("endless", 60), *(pytest.param(name, 200, marks=pytest.mark.slow) for name in sorted(IMPROVERS))],
+    [("endless", 40), *(pytest.param(name, 200, marks=pytest.mark.slow) for name in sorted(IMPROVERS))],
 )
 def test_disk_and_work_grow_linearly_with_generations(tmp_path: Path, improver: str, generations: int) -> None:
     marks = grow(tmp_path / "run", generations, generations // 4, IMPROVERS[improver]())

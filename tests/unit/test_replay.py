@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from table_policy import PLUGINS, TableBackend, TableHost, TableTask
 
 from sia_core import __version__, gate, loop
 from sia_core.cli.replay import told
-from sia_core.decision import Prediction, Stop, UpdateWeights
+from sia_core.decision import Prediction, Stop, Training, UpdateWeights
 from sia_core.errors import LedgerError, PluginError, SiaError
 from sia_core.hookspecs import Offer
 from sia_core.ledger import Ledger
@@ -27,6 +28,7 @@ from sia_core.trees import Trees
 from sia_core.types import OfferRef
 
 GOOD, BAD, BEST = edit("good", 0.7), edit("bad", 0.1), edit("best", 0.9, old=0.7)
+THREE = Plan(generations=3)
 WEIGHTS = UpdateWeights(algorithm="grpo", reason="why not", prediction=Prediction(gain=0.1))
 
 
@@ -45,9 +47,17 @@ class World(Plugins):
         assert kind in ("task", "improver"), f"a replay has made the {kind} {name}"
         return self.task if kind == "task" else self.improver
 
-    def record(self, *, after: int | None = None, **more: Any) -> None:
+    def record(
+        self,
+        *,
+        after: int | None = None,
+        backend: Any = None,
+        plan: Plan = THREE,
+        engine: OfferRef | None = None,
+        **more: Any,
+    ) -> None:
         """Make the run; or its first steps only."""
-        config = Config(OfferRef("fake"), Plan(generations=3), "scripted", backend="instant")
+        config = Config(OfferRef("fake"), plan, "scripted", backend="instant", engine=engine)
         metric = {"name": "right"}
         run = {"config": asdict(config), "task": "fake", "metric": metric, "fingerprint": fingerprint(self.task)}
         with Ledger.create(self.folder) as ledger:
@@ -55,13 +65,15 @@ class World(Plugins):
             ledger.record("sandbox", {"name": "none", "lacks": []})
             if after is not None:
                 ledger.record = _stopping(ledger.record, after)  # type: ignore[method-assign]
-            parts = parts_of(config, self.task, ledger, Trees(self.folder), InstantBackend(), self, Emitter())
+            parts = parts_of(
+                config, self.task, ledger, Trees(self.folder), backend or InstantBackend(), self, Emitter()
+            )
             try:
                 Loop(config.plan, parts).improve()
             except KeyboardInterrupt:
                 assert after is not None
 
-    def keys(self) -> list[str]:
+    def recorded(self) -> list[str]:
         with Ledger.read(self.folder) as ledger:
             return [key for key, _, _ in ledger.events()]
 
@@ -97,7 +109,7 @@ def test_a_finished_run_agrees_in_all_of_its_steps_and_its_report_comes_out_agai
     monkeypatch.setattr(InstantBackend, "submit", lambda *_: pytest.fail("work was run"))
     found = replay(world.folder, world)
     assert (found.agrees, found.ends, found.notes) == (True, "the run is finished", ())
-    assert sorted(found.values) == sorted(world.keys())
+    assert sorted(found.values) == sorted(world.recorded())
     effects = [key for key in found.values if key.startswith("rollouts/") or key.endswith("/seconds")]
     assert found.compared == found.steps - len(effects) - len(["run", "sandbox"])
     assert files(world.folder) == before
@@ -110,7 +122,7 @@ def test_a_finished_run_agrees_in_all_of_its_steps_and_its_report_comes_out_agai
 def test_an_unfinished_run_agrees_up_to_where_it_was_stopped_wherever_that_was(tmp_path: Path) -> None:
     whole = World(tmp_path / "whole")
     whole.record()
-    for after in range(0, len(whole.keys()) - 2, 5):
+    for after in range(0, len(whole.recorded()) - 2, 5):
         world = World(tmp_path / f"stopped-{after}")
         world.record(after=after)
         found = replay(world.folder, world)
@@ -239,3 +251,39 @@ def test_a_stop_is_replayed(tmp_path: Path) -> None:
     world.improver = ScriptedImprover([GOOD], [Stop(reason="enough")])
     world.record()
     assert replay(world.folder, world).agrees
+
+
+class Trains(World):
+    """A run that trains a policy, in this process; its replay makes learners, and no engine."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.task, self.host = TableTask(), TableHost()
+        self.offers += PLUGINS.offers
+        short = Training(steps=4, prompts=8, group=8, durable=2, max_kl=50.0)
+        update = UpdateWeights(algorithm="climb", training=short, reason="s", prediction=Prediction(gain=0.5))
+        self.improver = ScriptedImprover([update], [update.model_copy(update={"algorithm": "nothing"})])
+
+    def create(self, kind: str, name: str, /, **settings: Any) -> Any:
+        return PLUGINS.create(kind, name, **settings) if kind == "algorithm" else super().create(kind, name, **settings)
+
+
+def test_an_updated_policy_is_replayed_from_its_record_and_no_snapshot_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = Trains(tmp_path / "fake-1")
+    backend = TableBackend(world.host)
+    world.record(backend=backend, plan=Plan(levers=("weights",), generations=2), engine=OfferRef("table"))
+    backend.close()
+    with Ledger.read(world.folder) as ledger:
+        (replaced,) = ledger.get("generation/0/train/0/00000") or ({},)
+    (world.folder / "adapters" / replaced["adapter"]).mkdir()  # as if the run had been killed before it was dropped
+    (world.folder / "adapters" / replaced["adapter"] / "weights").write_text("")
+    before = files(world.folder)
+    monkeypatch.setattr(TableHost, "solve", lambda *_: pytest.fail("work was run"))
+    found = replay(world.folder, world)
+    assert found.agrees, found
+    assert "generation/0/train/0/estimate" in found.values
+    assert files(world.folder) == before
+    monkeypatch.setattr("sia_core.explore.Exploration.estimate", lambda *_: {"rollouts": 1.0, "tokens": 1.0})
+    assert "generation/0/train/0/estimate" in [each.key for each in replay(world.folder, world).differences]
