@@ -130,6 +130,7 @@ class Ledger:
         """Start the record of a new run in a folder that holds none."""
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
+            sync_folder(folder.parent)
         return cls(folder)
 
     @classmethod

@@ -213,6 +213,34 @@ def _hit(fault: Fault, folder: Path, trace: str) -> bool:
     return here and ("killed by SIGKILL" if fault.how == KILL else "(INJECTED)") in trace
 
 
+def lost_by_a_power_cut(trace: str, run: Path) -> list[str]:
+    """What may not be on the disk at the moments at which the record says that a step is done.
+
+    A file's content is safe when the file was synced, and a name when its folder was,
+    later. A step is done when the write-ahead log is synced.
+    """
+    dirty: set[str] = set()
+    lost = []
+    for line in trace.splitlines():
+        call, _, rest = line.partition("(")
+        paths = [path for path in re.findall(r'[<"](/[^>"]*)[>"]', rest) if path.startswith(str(run))]
+        if not paths or "= -1" in line or ("/ledger.db" in line and call not in ("fsync", "fdatasync")):
+            continue
+        path = paths[-1]
+        if call in ("fsync", "fdatasync"):
+            if path.endswith("ledger.db-wal"):
+                lost += sorted(each for each in dirty if "/blobs" in each)
+            safe = {path, *(each for each in dirty if each.startswith("name ") and Path(each[5:]).parent == Path(path))}
+            dirty -= safe
+        elif call == "write":
+            dirty.add(path)
+        elif call == "rename":
+            dirty = {each.replace(paths[0], path) for each in dirty} | {f"name {path}"}
+        elif call == "mkdir":
+            dirty.add(f"name {path}")
+    return lost
+
+
 def state(run: Path) -> dict[str, Any]:
     """All that a run came to: its events with their chain, and every file's content, but what only times."""
     with Ledger.open(run) as ledger:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,15 @@ def test_a_real_run_that_is_killed_at_a_call_and_resumed_comes_to_the_same() -> 
         print(faults.heading(), faults.row("sums", faults.KILL, tally), sep="\n")
         assert tally.bad == []
         assert tally.missed == 0
+
+
+@traced
+def test_a_power_cut_takes_no_blob_that_a_recorded_step_names() -> None:
+    with faults.Bench("ledger") as bench:
+        assert faults.lost_by_a_power_cut(bench.trace, bench.whole) == []
+        for what in (r"fsync\(\d+<.*/unfinished/", r"fsync\(\d+<.*/blobs/..>", r"fsync\(\d+<.*/blobs>"):
+            missing = "\n".join(line for line in bench.trace.splitlines() if not re.match(what, line))
+            assert faults.lost_by_a_power_cut(missing, bench.whole), f"{what} would not be missed"
 
 
 # Full disks
