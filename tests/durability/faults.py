@@ -109,7 +109,7 @@ class Bench:
         )
         self._numbers = itertools.count()
         self.whole, self.log, self.trace = self._traced(f"trace={','.join([*CHANGING, *READING])}")
-        self.expected = state(self._run_of(self.whole))
+        self.expected = state(self._run_of(self.whole), timed=name == "sums")
 
     def __enter__(self) -> Bench:
         return self
@@ -153,7 +153,7 @@ class Bench:
         try:
             with workloads.watched(log):
                 run = workloads.WORKLOADS[self.name](folder)
-            found = state(run)
+            found = state(run, timed=self.name == "sums")
         except LedgerError as error:
             return Outcome(injected, lost, corrupt=f"going on: {error}", unexplained=unexplained)
         again = [line[5:] for line in log.read_text().splitlines()[len(lines) :] if line.startswith("work ")]
@@ -241,8 +241,8 @@ def lost_by_a_power_cut(trace: str, run: Path) -> list[str]:
     return lost
 
 
-def state(run: Path) -> dict[str, Any]:
-    """All that a run came to: its events with their chain, and every file's content, but what only times."""
+def state(run: Path, *, timed: bool = False) -> dict[str, Any]:
+    """All that a run came to: events with their chain, or, if it was ``timed``, without times; every file's content."""
     with Ledger.open(run) as ledger:
         rows = ledger._db.execute("SELECT key, value, chain FROM events ORDER BY seq").fetchall()
     files = {
@@ -250,7 +250,6 @@ def state(run: Path) -> dict[str, Any]:
         for path in run.rglob("*")
         if path.is_file() and path.name not in ("lock", "ledger.db")
     }
-    timed = run.name.startswith("cases-")
     return {"events": [(key, _timeless(value)) if timed else (key, value, chain) for key, value, chain in rows],
             "files": files}  # fmt: skip
 

@@ -51,7 +51,7 @@ def test_stopped_or_failing_at_a_call_and_gone_on_with_a_run_comes_to_the_same(n
 @pytest.mark.slow
 def test_a_real_run_that_is_killed_at_a_call_and_resumed_comes_to_the_same() -> None:
     with faults.Bench("sums") as bench:
-        tally = bench.tally(bench.faults()[faults.KILL][::29])
+        tally = bench.tally(bench.faults()[faults.KILL][::47])
         print(faults.heading(), faults.row("sums", faults.KILL, tally), sep="\n")
         assert tally.bad == []
         assert tally.missed == 0
