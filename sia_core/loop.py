@@ -145,13 +145,14 @@ class Loop:
         )
 
     def apply(self, generation: int, decisions: Sequence[RewriteHarness | UpdateWeights]) -> list[Candidate]:
-        """Step 5: the candidate agents, written or trained, smoke-run, and rolled out on search and gate.
-
-        Several at once, but where one of them trains: it needs the policy to itself.
-        """
+        """Step 5: the candidate agents, written or trained, smoke-run, and rolled out on search and gate."""
         planned: list[Candidate] = []
         for index, decision in enumerate(decisions):
             planned.append(self.evaluator.afford(self._plan(index, decision)))
+        return self.attempt(generation, planned)
+
+    def attempt(self, generation: int, planned: Sequence[Candidate]) -> list[Candidate]:
+        """Several candidates at once, but where one of them trains: it needs the policy to itself."""
         trains = any(isinstance(each.decision, UpdateWeights) and not each.refused for each in planned)
         threads = ThreadPoolExecutor(1 if trains else len(planned), thread_name_prefix="sia-candidate")
         try:
@@ -177,7 +178,11 @@ class Loop:
             trial = self._trial(generation, candidate, comparison)
             row = self._row(candidate, trial, comparison)
             key = f"generation/{generation}/gated/{candidate.index}"
-            self.parts.emit("candidate.gated", **self.parts.ledger.step(key, constant(row)))
+            row = self.parts.ledger.step(key, constant(row))
+            self.parts.emit("candidate.gated", **row)
+            trial = replace(
+                trial, outcome=row["outcome"]
+            )  # the record counts, also where a replay would judge otherwise
             self.trials.append(trial)
             if trial.outcome == "promoted" and trial.agent:
                 self.incumbent = trial.agent

@@ -73,7 +73,7 @@ def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Obse
     """Check all that can be checked, then start a run. Returns its folder when it is finished."""
     config = replace(config, verifier=_absolute(config.verifier))
     _check(config, plugins)
-    task = _task(config, plugins)
+    task = task_of(config, plugins)
     check_task(task, config.plan)
     samples = take_samples(task, config.plan)
     check_budget(samples, samples.look(explores="weights" in config.plan.levers), Limit(config.budget))
@@ -96,20 +96,18 @@ def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Obse
 def resume(folder: Path, plugins: Plugins, observers: Sequence[Observer]) -> None:
     """Go on with a run from its last finished step; a finished one is left as it is."""
     with Ledger.open(folder) as ledger:
-        recorded = ledger.get("run")
-        if recorded is None:
-            raise LedgerError(f"{folder} was stopped before its first step; start it again with `sia run`")
+        recorded = beginning(ledger)
         if ledger.get("finished"):
             return
-        if recorded[0]["version"] != __version__:
+        if recorded["version"] != __version__:
             raise LedgerError(
-                f"{folder} was started with sia-core {recorded[0]['version']}, and this is {__version__}: a run must "
+                f"{folder} was started with sia-core {recorded['version']}, and this is {__version__}: a run must "
                 f"be finished by the version that started it, since another may decide otherwise"
             )
-        config = Config.from_json(recorded[0]["config"])
+        config = Config.from_json(recorded["config"])
         _check(config, plugins)
-        task = _task(config, plugins)
-        if fingerprint(task) != recorded[0]["fingerprint"]:
+        task = task_of(config, plugins)
+        if fingerprint(task) != recorded["fingerprint"]:
             raise LedgerError(
                 f"{folder}: data, brief or catalogue of task {task.name!r} are not those that the run started with. "
                 "Put them back to go on, or start a new run."
@@ -119,7 +117,17 @@ def resume(folder: Path, plugins: Plugins, observers: Sequence[Observer]) -> Non
         _drive(config, task, ledger, plugins, observers)
 
 
-def _task(config: Config, plugins: Plugins) -> Task:
+def beginning(ledger: Ledger) -> dict[str, Any]:
+    """How a run was started: its first step. LedgerError where it was stopped before that."""
+    recorded = ledger.get("run")
+    if recorded is None:
+        raise LedgerError(f"{ledger.folder} was stopped before its first step; start it again with `sia run`")
+    started: dict[str, Any] = recorded[0]
+    return started
+
+
+def task_of(config: Config, plugins: Plugins) -> Task:
+    """The run's task."""
     task: Task = plugins.create("task", config.task.name, **config.task.settings)
     return task
 
@@ -194,27 +202,7 @@ def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observe
     sandbox = ledger.step("sandbox", lambda: _choose_sandbox(config, plugins))
     backend: Backend = plugins.create("backend", config.backend, plugins=plugins)
     try:
-        verifier = verifier_of(config, task)
-        setting = Setting(
-            str(ledger.folder.resolve()), config.task, verifier, sandbox["name"], config.plan.seed, config.engine
-        )
-        rollouts, budget = Rollouts(setting, ledger, backend, emit), Budget(Limit(config.budget))
-        weights = None
-        if "weights" in config.plan.levers:
-            can = ledger.step("policy", lambda: rollouts.job("sia_core.train:abilities", {}))
-            weights = WeightLever(
-                frozenset(can), len(task.instances("search")), plugins, rollouts, ledger, budget, emit
-            )
-        parts = Parts(
-            task=task,
-            improver=plugins.create("improver", config.improver),
-            rollouts=rollouts,
-            ledger=ledger,
-            trees=Trees(ledger.folder),
-            budget=budget,
-            emit=emit,
-            weights=weights,
-        )
+        parts = parts_of(config, task, ledger, Trees(ledger.folder), backend, plugins, emit)
         loop = Loop(config.plan, parts)
         emit(
             "run.started",
@@ -229,6 +217,23 @@ def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observe
         loop.improve()
     finally:
         backend.close()
+
+
+def parts_of(
+    config: Config, task: Task, ledger: Ledger, trees: Trees, backend: Backend, plugins: Plugins, emit: Emitter
+) -> Parts:
+    """What the loop works with, around a ledger that knows the run's sandbox; also for a replay."""
+    verifier, sandbox = verifier_of(config, task), ledger.step("sandbox", lambda: _choose_sandbox(config, plugins))
+    setting = Setting(
+        str(ledger.folder.resolve()), config.task, verifier, sandbox["name"], config.plan.seed, config.engine
+    )
+    rollouts, budget = Rollouts(setting, ledger, backend, emit), Budget(Limit(config.budget))
+    weights = None
+    if "weights" in config.plan.levers:
+        can = ledger.step("policy", lambda: rollouts.job("sia_core.train:abilities", {}))
+        weights = WeightLever(frozenset(can), len(task.instances("search")), plugins, rollouts, ledger, budget, emit)
+    improver = plugins.create("improver", config.improver)
+    return Parts(task, improver, rollouts, ledger, trees, budget, emit, weights)
 
 
 def _choose_sandbox(config: Config, plugins: Plugins) -> dict[str, Any]:

@@ -187,5 +187,5 @@ class WeightLever:
 
     def _drop(self, adapter: str | None, parent: AgentView) -> None:
         """Remove a snapshot that the next has replaced."""
-        if adapter is not None and adapter != parent.adapter:
+        if adapter is not None and adapter != parent.adapter and not self._ledger.readonly:
             shutil.rmtree(self._ledger.folder / ADAPTERS / adapter, ignore_errors=True)

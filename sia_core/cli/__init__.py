@@ -20,6 +20,7 @@ RUNS_DIR = "runs"
 COMMANDS = {
     "run": "improve an agent at a task",
     "resume": "go on with a run that was stopped",
+    "replay": "do a run again from its records, to see what has changed since",
     "runs": "list the runs of a folder",
     "show": "look at a run, or at one of its candidates: reason, diff, verdict",
     "report": "the result of a run: sealed scores, every candidate, budget",
