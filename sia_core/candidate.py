@@ -20,6 +20,7 @@ from sia_core.harness import HarnessTree, apply_edits, unified_diff
 from sia_core.ledger import Ledger
 from sia_core.observe import Emitter
 from sia_core.rollout import GivenUp, Rollouts, Sweep, verified
+from sia_core.sequential import Watch, means
 from sia_core.trees import Trees
 from sia_core.types import Improver, Split, Task
 from sia_core.verifying import INVALID
@@ -48,17 +49,27 @@ class Parts:
 
 @dataclass(frozen=True)
 class Samples:
-    """The instances that each purpose takes, fixed for the run."""
+    """The instances that each purpose takes, fixed for the run; those that decide, ``repeats`` times each."""
 
     smoke: tuple[str, ...]
     search: tuple[str, ...]
     gate: tuple[str, ...]
     sealed: tuple[str, ...]
+    repeats: int = 1
+
+    def of(self, purpose: str) -> tuple[tuple[str, ...], int]:
+        """The instances of a purpose, and how often each is rolled out."""
+        return getattr(self, purpose), self.repeats if purpose in ("gate", "sealed") else 1
+
+    @property
+    def report(self) -> int:
+        """The rollouts that the sealed report takes at most: two agents'."""
+        return 2 * self.repeats * len(self.sealed)
 
     def look(self, *, explores: bool) -> int:
         """The rollouts that looking at one agent takes, with or without an exploration for the weight lever."""
         explored = GROUP * min(EXPLORED, len(self.search)) if explores else 0
-        return len(self.smoke) + len(self.search) + len(self.gate) + explored
+        return len(self.smoke) + len(self.search) + self.repeats * len(self.gate) + explored
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,8 @@ class Candidate:
 
     ``estimate`` is what an update was going to take, ``took`` what it took, and
     ``stopped`` why it ended before its last step; ``table`` what the selection table said.
+    ``rewards`` are one an instance, of the first ones only where its sweep was stopped
+    early; ``saved`` is what that gave back to the budget.
     """
 
     index: int
@@ -77,6 +90,7 @@ class Candidate:
     out_of_budget: bool = False
     failed: str = ""
     rewards: tuple[float, ...] = ()
+    saved: Mapping[str, float] = field(default_factory=dict)
     table: str = ""
     stopped: str = ""
     estimate: Mapping[str, float] = field(default_factory=dict)
@@ -99,8 +113,9 @@ def make_agent(
 class Evaluator:
     """Rolls agents out and books it, and takes candidates from decision to gate rewards."""
 
-    def __init__(self, parts: Parts, samples: Samples, levers: Sequence[str], limit: int) -> None:
+    def __init__(self, parts: Parts, samples: Samples, levers: Sequence[str], limit: int, alpha: float) -> None:
         self._parts, self._samples, self._levers, self._limit = parts, samples, levers, limit
+        self._alpha = alpha
 
     @property
     def cost(self) -> int:
@@ -150,14 +165,19 @@ class Evaluator:
     def _cost(self, candidate: Candidate) -> float:
         return self.cost + candidate.estimate.get("rollouts", 0.0)
 
-    def attempt(self, generation: int, candidate: Candidate) -> Candidate:
-        """Write the harness or train the weights, smoke-run the agent, and roll it out on search sample and gate."""
+    def attempt(self, generation: int, candidate: Candidate, incumbent: Sequence[float]) -> Candidate:
+        """Write the harness or train the weights, smoke-run the agent, and roll it out on search sample and gate.
+
+        ``incumbent`` are the gate rewards by which looks at the gate sweep end it early.
+        """
         if candidate.refused:
             return candidate
         spent: list[Mapping[str, float]] = []
         try:
             candidate = self._made(generation, candidate, spent)
-            return self._tried(generation, candidate, candidate.agent, spent) if candidate.agent else candidate
+            if agent := candidate.agent:
+                return self._tried(generation, candidate, agent, incumbent, spent)
+            return candidate
         finally:
             reserved = {"rollouts": self._cost(candidate), "verifications": self._cost(candidate)}
             reserved["tokens"] = candidate.estimate.get("tokens", 0.0)
@@ -185,7 +205,12 @@ class Evaluator:
         return replace(candidate, agent=make_agent(parent.files, parent, decision.algorithm, trained.adapter))
 
     def _tried(
-        self, generation: int, candidate: Candidate, agent: AgentView, spent: list[Mapping[str, float]]
+        self,
+        generation: int,
+        candidate: Candidate,
+        agent: AgentView,
+        incumbent: Sequence[float],
+        spent: list[Mapping[str, float]],
     ) -> Candidate:
         parts = self._parts
         parts.emit("candidate.started", generation=generation, name=candidate.name, agent=agent.id)
@@ -196,13 +221,17 @@ class Evaluator:
                 return replace(candidate, failed=f"smoke run failed: {fault}")
             done += (searched := self._run("search", "search", agent, hasty=True))
             known = self._known(agent, searched, spent)
-            done += (gated := self._run("gate", "gate", agent, hasty=True))
+            watch = Watch(incumbent, parts.task.metric.bounds, self._alpha, self._samples.repeats)
+            done += (gated := self._run("gate", "gate", agent, hasty=True, enough=watch))
         except GivenUp as error:
             done += error.done
             return replace(candidate, failed=f"given up: {error}")
         finally:
             spent.append(_spent(done))
-        return replace(candidate, agent=known, rewards=tuple(each.reward for each in gated))
+        unseen = self._samples.repeats * len(self._samples.gate) - len(gated)
+        saved = {kind: amount / len(gated) * unseen for kind, amount in _spent(gated).items()}
+        rewards = means([each.reward for each in gated], self._samples.repeats)
+        return replace(candidate, agent=known, rewards=rewards, saved=saved)
 
     def _known(self, agent: AgentView, searched: Sequence[Rollout], spent: list[Mapping[str, float]]) -> AgentView:
         """The agent with what it did on search, and what a learner would make of it."""
@@ -226,17 +255,21 @@ class Evaluator:
 
     def roll_out(self, purpose: str, split: Split, agent: AgentView) -> list[Rollout]:
         """Roll an agent out for ``smoke``, ``search``, ``gate`` or ``sealed``, and book it."""
-        size = len(getattr(self._samples, purpose))
+        instances, repeats = self._samples.of(purpose)
+        size = len(instances) * repeats
         self._reserve(size)
         rollouts = self._run(purpose, split, agent)
         self._parts.budget.settle({"rollouts": size, "verifications": size}, _spent(rollouts))
         return rollouts
 
-    def _run(self, purpose: str, split: Split, agent: AgentView, *, hasty: bool = False) -> list[Rollout]:
+    def _run(
+        self, purpose: str, split: Split, agent: AgentView, *, hasty: bool = False, enough: Watch | None = None
+    ) -> list[Rollout]:
         public = LABELLED if split == "sealed" else LABELLED[:1]
-        instances = getattr(self._samples, purpose)
-        sweep = Sweep(purpose, agent.id, agent.harness, split, instances, public, hasty, adapter=agent.adapter)
-        return self._parts.rollouts.run(sweep)
+        instances, repeats = self._samples.of(purpose)
+        about = (purpose, agent.id, agent.harness, split, instances, public, hasty)
+        sweep = Sweep(*about, adapter=agent.adapter, group=repeats)
+        return self._parts.rollouts.run(sweep, enough) if enough else self._parts.rollouts.run(sweep)
 
     def _reserve(self, rollouts: float) -> None:
         self._parts.budget.reserve(rollouts=rollouts, verifications=rollouts)

@@ -19,7 +19,10 @@ from sia_core.candidate import SMOKE_CASES, Candidate, Evaluator, Parts, Samples
 from sia_core.decision import DECISIONS, RewriteHarness, Stop, UpdateWeights
 from sia_core.errors import SiaError, UsageError
 from sia_core.evidence import AgentView, Evidence, TaskView, Trial, WeightsView, excerpt
-from sia_core.gate import RUN_ALPHA, Comparison, compare, estimate, smallest_gain
+from sia_core.gate import RUN_ALPHA, Comparison, compare
+from sia_core.intervals import beside, estimate
+from sia_core.power import DISCORDANCE, repeated, smallest_gain, to_halve
+from sia_core.sequential import means, within
 from sia_core.types import Split, Task
 
 EVALUATED: tuple[Split, ...] = ("search", "gate", "sealed")
@@ -34,6 +37,7 @@ class Plan:
     candidates: int = 2
     search_sample: int = 256
     seed: int = 0
+    repeats: int = 1
 
     @property
     def alpha(self) -> float:
@@ -52,19 +56,20 @@ class Loop:
     def __init__(self, plan: Plan, parts: Parts) -> None:
         self.plan, self.parts = plan, parts
         self.samples = take_samples(parts.task, plan)
-        self.evaluator = Evaluator(parts, self.samples, plan.levers, plan.candidates)
+        self.evaluator = Evaluator(parts, self.samples, plan.levers, plan.candidates, plan.alpha)
         self.agents: dict[str, AgentView] = {}
         self.gate_rewards: dict[str, tuple[float, ...]] = {}
         self.trials: list[Trial] = []
         self.tried: set[str] = set()
         self.incumbent = ""
+        self.discordance = DISCORDANCE
+        self.saved = dict.fromkeys(("rollouts", "verifications", "tokens"), 0.0)
 
     def improve(self) -> None:
         """Run to the end: every generation, then the sealed score."""
         check_budget(self.samples, self.evaluator.cost, self.parts.budget.limit)
-        sees = {"n": len(self.samples.gate), "alpha": self.plan.alpha, "smallest_gain": self.smallest_gain()}
-        self.parts.ledger.step("gate", lambda: sees)
-        kept = dict.fromkeys(("rollouts", "verifications"), 2.0 * len(self.samples.sealed))
+        self.parts.ledger.step("gate", self.sees)
+        kept = dict.fromkeys(("rollouts", "verifications"), float(self.samples.report))
         self.parts.budget.reserve(**kept)  # the report is paid for first
         with self._timed("draft"):
             first = self.draft()
@@ -91,10 +96,15 @@ class Loop:
 
         drafted = make_agent(parts.trees.get(parts.ledger.step("draft", work)), None, None)
         first, gated = self.evaluator.first(drafted)
-        self._enter(first, [each.reward for each in gated])
+        rewards, low, high = [each.reward for each in gated], *self._range
+        self._enter(first, means(rewards, self.plan.repeats))
         self.incumbent = first.id
+        if self.plan.repeats > 1:
+            noise = within(rewards, self.plan.repeats) / (high - low) ** 2
+            self.discordance = repeated(noise, self.plan.repeats)
+            parts.ledger.step("gate/repeated", self.sees)
         mean = asdict(estimate(self.gate_rewards[first.id]))
-        parts.emit("run.drafted", agent=first.id, gate=mean, smallest_gain=self.smallest_gain())
+        parts.emit("run.drafted", agent=first.id, gate=mean, **self.sees())
         return first
 
     def generation(self, index: int) -> str:
@@ -137,8 +147,9 @@ class Loop:
             trials=tuple(self.trials),
             playbook=task.playbook(),
             candidates=self.plan.candidates,
-            smallest_gain=self.smallest_gain(),
-            budget_left={kind: budget.left(kind) for kind in budget.limit.amounts},
+            smallest_gain=self.sees()["smallest_gain"],
+            # As if no gate sweep had been stopped early: when one was is the gate's, and not to be told.
+            budget_left={kind: budget.left(kind) - self.saved.get(kind, 0.0) for kind in budget.limit.amounts},
             algorithms=lever.algorithms() if lever else (),
             weights=WeightsView(lever.refused) if lever else None,
         )
@@ -151,10 +162,11 @@ class Loop:
         planned: list[Candidate] = []
         for index, decision in enumerate(decisions):
             planned.append(self.evaluator.afford(self._plan(index, decision)))
+        incumbent = self.gate_rewards[self.incumbent]
         trains = any(isinstance(each.decision, UpdateWeights) and not each.refused for each in planned)
         threads = ThreadPoolExecutor(1 if trains else len(planned), thread_name_prefix="sia-candidate")
         try:
-            return list(threads.map(lambda each: self.evaluator.attempt(generation, each), planned))
+            return list(threads.map(lambda each: self.evaluator.attempt(generation, each, incumbent), planned))
         except BaseException:
             self.parts.rollouts.stop()  # what the other candidates wait for need not be awaited
             raise
@@ -178,6 +190,7 @@ class Loop:
             key = f"generation/{generation}/gated/{candidate.index}"
             self.parts.emit("candidate.gated", **self.parts.ledger.step(key, constant(row)))
             self.trials.append(trial)
+            self.saved = {kind: amount + candidate.saved.get(kind, 0.0) for kind, amount in self.saved.items()}
             if trial.outcome == "promoted" and trial.agent:
                 self.incumbent = trial.agent
 
@@ -192,15 +205,21 @@ class Loop:
                 if agent.id not in scores:
                     parts.emit("seal.started", which=which, agent=agent.id, why=why)
                     rewards = [each.reward for each in self.evaluator.roll_out("sealed", "sealed", agent)]
-                    scores[agent.id] = asdict(estimate(rewards))
+                    sealed = estimate(means(rewards, self.plan.repeats))
+                    scores[agent.id] = beside(sealed, estimate(self.gate_rewards[agent.id]))
                 parts.ledger.step(f"sealed/{which}", constant(scores[agent.id]))
         parts.ledger.step("finished", lambda: {"spent": parts.budget.spent})
         parts.emit("run.finished", final=final.id)
 
-    def smallest_gain(self) -> float:
-        """The least gain, in units of the reward, that the gate sees with 80% power."""
-        low, high = self.parts.task.metric.bounds or (0.0, 1.0)
-        return smallest_gain(len(self.samples.gate), self.plan.alpha) * (high - low)
+    def sees(self) -> dict[str, Any]:
+        """The least gain, in units of the reward, that the gate sees with 80% power, and what would halve it."""
+        n, alpha, (low, high) = len(self.samples.gate), self.plan.alpha, self._range
+        gain = smallest_gain(n, alpha, self.discordance) * (high - low)
+        return {"n": n, "alpha": alpha, "smallest_gain": gain, "to_halve": to_halve(n, alpha, self.discordance)}
+
+    @property
+    def _range(self) -> tuple[float, float]:
+        return self.parts.task.metric.bounds or (0.0, 1.0)
 
     def _plan(self, index: int, decision: RewriteHarness | UpdateWeights) -> Candidate:
         parent = self.agents.get(decision.parent or self.incumbent)
@@ -222,7 +241,7 @@ class Loop:
     def _trial(self, generation: int, candidate: Candidate, comparison: Comparison | None) -> Trial:
         decision, parent, agent = candidate.decision, candidate.parent, candidate.agent
         if comparison:
-            outcome, why = "promoted" if comparison.better else "rejected", comparison.verdict
+            outcome, why = "promoted" if comparison.better else "rejected", comparison.told
         else:
             outcome, why = "failed" if candidate.failed else "refused", candidate.failed or candidate.refused
         return Trial(
@@ -276,7 +295,7 @@ class Loop:
 
 def check_budget(samples: Samples, once: int, limit: Limit) -> None:
     """UsageError where a budget does not even cover the first agent, ``once``, and the sealed report."""
-    needed = once + 2 * len(samples.sealed)
+    needed = once + samples.report
     for kind in ("rollouts", "verifications"):
         if limit.amounts.get(kind, needed) < needed:
             raise UsageError(
@@ -286,11 +305,15 @@ def check_budget(samples: Samples, once: int, limit: Limit) -> None:
 
 
 def take_samples(task: Task, plan: Plan) -> Samples:
-    """The instances of every purpose: all of gate and sealed, a seeded sample of search."""
+    """The instances of every purpose: all of gate and sealed, a seeded sample of search; in a seeded random order.
+
+    The order matters where a gate sweep is looked at early: it must say nothing of how hard an instance is.
+    """
     search, gate, sealed = ([each.id for each in task.instances(split)] for split in EVALUATED)
     random.Random(f"search {plan.seed}").shuffle(search)
+    random.Random(f"gate {plan.seed}").shuffle(gate)
     smoke, sample = search[:SMOKE_CASES], search[: plan.search_sample]
-    return Samples(tuple(smoke), tuple(sample), tuple(gate), tuple(sealed))
+    return Samples(tuple(smoke), tuple(sample), tuple(gate), tuple(sealed), plan.repeats)
 
 
 def constant(value: Any) -> Callable[[], Any]:

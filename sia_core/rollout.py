@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -60,10 +60,10 @@ class Setting:
 class Sweep:
     """One agent over some instances. ``purpose`` names the sweep in the ledger; ``public`` is what the set-up sees.
 
-    A ``hasty`` sweep is given up when a batch of it times out too often. A ``training``
-    sweep samples from the policy as it learns, each instance ``group`` times, ``distinct``
-    ones without replacement. As a job's payload it is one ``batch`` of the whole, by its
-    place.
+    Each instance is rolled out ``group`` times, each time with a seed of its own. A ``hasty``
+    sweep is given up when a batch of it times out too often. A ``training`` sweep samples
+    from the policy as it learns, ``distinct`` rollouts without replacement. As a job's
+    payload it is one ``batch`` of the whole, by its place.
     """
 
     purpose: str
@@ -85,6 +85,11 @@ class Sweep:
         parts = [self.instances[i : i + size] for i in range(0, len(self.instances), size)]
         return [(f"rollouts/{self.purpose}/{self.agent}/{index:04d}", part) for index, part in enumerate(parts)]
 
+    @property
+    def total(self) -> int:
+        """The rollouts of the whole sweep."""
+        return len(self.instances) * self.group
+
 
 class Rollouts:
     """Runs sweeps on a backend, through the ledger: a batch that is recorded is not run again."""
@@ -92,13 +97,14 @@ class Rollouts:
     def __init__(self, setting: Setting, ledger: Ledger, backend: Backend, emit: Emitter) -> None:
         self._setting, self._ledger, self._backend, self._emit = setting, ledger, backend, emit
 
-    def run(self, sweep: Sweep) -> list[Rollout]:
+    def run(self, sweep: Sweep, enough: Callable[[Sequence[Rollout]], bool] = lambda done: False) -> list[Rollout]:
         """The rollouts of a sweep, in the order of its instances; GivenUp where a hasty one is.
 
         Batches run side by side and are looked at in their order, so that what comes
-        of a sweep does not depend on which of them was the fastest.
+        of a sweep does not depend on which of them was the fastest. Once those so far are
+        ``enough``, no further batch is started; those under way are finished, and count.
         """
-        self._emit("rollouts.started", purpose=sweep.purpose, agent=sweep.agent, total=len(sweep.instances))
+        self._emit("rollouts.started", purpose=sweep.purpose, agent=sweep.agent, total=sweep.total)
         done: list[Rollout] = []
         running: deque[tuple[str, Future[Any] | None]] = deque()
         waiting = deque(enumerate(sweep.batches()))
@@ -114,6 +120,8 @@ class Rollouts:
             if batch["given_up"]:
                 wait([each for _, each in running if each])  # they end at once, and are not recorded
                 raise GivenUp(batch["given_up"], done)
+            if waiting and enough(done):
+                waiting.clear()
         return done
 
     def stop(self) -> None:
@@ -129,7 +137,7 @@ class Rollouts:
         return Job("sia_core.rollout:run_batch", {"setting": asdict(self._setting), "sweep": asdict(part)})
 
     def _progress(self, sweep: Sweep, done: Sequence[Rollout]) -> None:
-        about = {"purpose": sweep.purpose, "agent": sweep.agent, "done": len(done), "total": len(sweep.instances)}
+        about = {"purpose": sweep.purpose, "agent": sweep.agent, "done": len(done), "total": sweep.total}
         if sweep.split != "sealed":
             about["mean"] = fmean(each.reward for each in done)
         self._emit("rollouts.progress", **about)
@@ -221,7 +229,7 @@ def _requests(setting: Setting, sweep: Sweep, instance: Instance) -> Iterator[So
     shown: dict[str, Any] = {"id": instance.id, "input": dict(instance.input), "start": instance.start}
     for member in range(sweep.group):
         apart = 0 if sweep.distinct else member
-        salt = f"{sweep.purpose}/{apart}" if sweep.training else ""
+        salt = f"{sweep.purpose}/{apart}" if sweep.training else f"repeat/{member}" if member else ""
         yield SolveRequest(
             key=f"{sweep.purpose}/{sweep.agent}/{instance.id}/{member}",
             instance=shown,
@@ -235,8 +243,9 @@ def _requests(setting: Setting, sweep: Sweep, instance: Instance) -> Iterator[So
 def instance_seed(seed: int, instance: Instance, salt: str = "") -> int:
     """The seed of a rollout: of the run and the instance, so that compared agents share it.
 
-    In training, where nothing is compared, ``salt`` makes the members of a group differ,
-    but for those that are drawn together, without replacement.
+    ``salt`` makes the members of a group differ: repeats in the same way for every agent, those of
+    training, where nothing is compared, each time anew, but for those that are drawn together,
+    without replacement.
     """
     text = f"{seed}/{instance.split}/{instance.id}" + (f"/{salt}" if salt else "")
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])

@@ -130,6 +130,8 @@ def _check(config: Config, plugins: Plugins) -> None:
     unknown = [lever for lever in plan.levers if lever not in LEVERS]
     if unknown or not plan.levers:
         raise UsageError(f"--levers: {', '.join(unknown) or 'none'}; the levers are {' and '.join(LEVERS)}")
+    if plan.repeats < 1:
+        raise UsageError("--repeats: each instance is asked at least once")
     if "weights" in plan.levers and config.engine is None:
         raise UsageError("the weights lever needs a policy to train; name one, such as --policy tiny")
     if config.engine:

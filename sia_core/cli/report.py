@@ -46,10 +46,7 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
         out.print(plain((f"This sandbox does not guarantee: {', '.join(report['sandbox_lacks'])}.", "yellow")))
     _print_candidates(report["generations"], out)
     if report["smallest_gain"]:
-        out.print(
-            f"The gate was asked {report['gate_queries']} times; "
-            f"with 80% power it sees a gain of {report['smallest_gain']:.3f} or more."
-        )
+        out.print(f"The gate was asked {report['gate_queries']} times; {sees(report)}.")
     _print_sealed(report, out)
     spent = ", ".join(f"{amount:,.0f} {kind}" for kind, amount in report["budget"]["spent"].items() if amount)
     out.print(plain(f"Spent: {spent or 'nothing yet'}."))
@@ -87,11 +84,17 @@ def _print_candidates(rows: Sequence[Mapping[str, Any]], out: Console) -> None:
         out.print(line)
 
 
-def interval(value: Mapping[str, Any] | None) -> str:
-    """A sealed score with its interval, in one cell."""
+def sees(gate: Mapping[str, Any]) -> str:
+    """The smallest gain that the gate sees, and how many more instances would halve it."""
+    halves = f"; {gate['to_halve']:,} more instances would halve that" if gate["to_halve"] else ""
+    return f"with 80% power it sees a gain of {gate['smallest_gain']:.3f} or more{halves}"
+
+
+def interval(value: Mapping[str, Any] | None, sign: str = "") -> str:
+    """A figure with its interval, in one cell; nothing where there is none yet."""
     if not value:
         return ""
-    return f"{value['value']:.4f} [{value['ci95'][0]:.4f}, {value['ci95'][1]:.4f}]"
+    return "{0:{3}.4f} [{1:{3}.4f}, {2:{3}.4f}]".format(value["value"], *value["ci95"], sign)
 
 
 def _print_sealed(report: Mapping[str, Any], out: Console) -> None:
@@ -100,5 +103,28 @@ def _print_sealed(report: Mapping[str, Any], out: Console) -> None:
         return
     about = f", on {sealed['final']['n']} instances that nothing in the loop saw, 95% intervals:"
     out.print(plain((f"Sealed {metric['name']}", "bold"), about))
-    out.print(plain(f"  initial agent  {interval(sealed['initial'])}"))
-    out.print(plain("  final agent    ", (interval(sealed["final"]), "bold")))
+    out.print(plain(f"  initial agent  {interval(sealed['initial'])}{_beside(sealed['initial'])}"))
+    out.print(plain("  final agent    ", (interval(sealed["final"]), "bold"), _beside(sealed["final"])))
+    if told := curse(sealed["final"]):
+        out.print(told)
+
+
+def _beside(score: Mapping[str, Any]) -> str:
+    """The gate score beside a sealed one, and the gap."""
+    return f"   gate {interval(score['gate'])}   gap {interval(score['gap'], '+')}"
+
+
+def curse(final: Mapping[str, Any]) -> str:
+    """What a gap between gate and sealed says, where it is beyond noise."""
+    low, high = final["gap"]["ci95"]
+    if low > 0:
+        return (
+            "The final agent does better on the gate than on sealed, beyond noise. It was chosen there, and what is "
+            "chosen for its score was also lucky (the winner's curse): go by the sealed score."
+        )
+    if high < 0:
+        return (
+            "The final agent does better on sealed than on the gate, beyond noise: no winner's curse. "
+            "For the sealed score it is set up with more labelled cases."
+        )
+    return ""

@@ -46,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--candidates", type=_count, default=2, metavar="N", help="tried at once a generation (default: 2)"
     )
+    how.add_argument(
+        "--repeats",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="ask each gate and sealed instance N times, with N seeds, and compare the means (default: 1)",
+    )
     how.add_argument("--seed", type=int, default=0, help="decides splits, samples and choices (default: 0)")
     how.add_argument("--budget", default="", metavar="LIMITS", help="for example rollouts=20000,seconds=600")
     where = parser.add_argument_group("where")
@@ -105,6 +112,7 @@ def config_of(options: argparse.Namespace) -> Any:
             generations=options.generations,
             candidates=options.candidates,
             seed=options.seed,
+            repeats=options.repeats,
         ),
         improver=options.improver,
         verifier=options.verifier,
