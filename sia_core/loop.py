@@ -61,7 +61,7 @@ class Loop:
         self.gate_rewards: dict[str, tuple[float, ...]] = {}
         self.trials: list[Trial] = []
         self.tried: set[str] = set()
-        self.incumbent = ""
+        self.incumbent = self.first = ""
         self.discordance = DISCORDANCE
         self.saved = dict.fromkeys(("rollouts", "verifications", "tokens"), 0.0)
 
@@ -98,7 +98,7 @@ class Loop:
         first, gated = self.evaluator.first(drafted)
         rewards, low, high = [each.reward for each in gated], *self._range
         self._enter(first, means(rewards, self.plan.repeats))
-        self.incumbent = first.id
+        self.incumbent = self.first = first.id
         if self.plan.repeats > 1:
             noise = within(rewards, self.plan.repeats) / (high - low) ** 2
             self.discordance = repeated(noise, self.plan.repeats)
@@ -161,7 +161,7 @@ class Loop:
         """
         planned: list[Candidate] = []
         for index, decision in enumerate(decisions):
-            planned.append(self.evaluator.afford(self._plan(index, decision)))
+            planned.append(self.evaluator.afford(self._plan(index, decision), len(decisions) - index))
         incumbent = self.gate_rewards[self.incumbent]
         trains = any(isinstance(each.decision, UpdateWeights) and not each.refused for each in planned)
         threads = ThreadPoolExecutor(1 if trains else len(planned), thread_name_prefix="sia-candidate")
@@ -193,6 +193,7 @@ class Loop:
             self.saved = {kind: amount + candidate.saved.get(kind, 0.0) for kind, amount in self.saved.items()}
             if trial.outcome == "promoted" and trial.agent:
                 self.incumbent = trial.agent
+                self.evaluator.keep(self.agents[self.first], self.agents[trial.agent])
 
     def seal(self, first: AgentView, why: str) -> None:
         """Step 7: close the run; only then score the first and the final agent, once, on the sealed split."""
@@ -204,9 +205,10 @@ class Loop:
             for which, agent in (("initial", first), ("final", final)):
                 if agent.id not in scores:
                     parts.emit("seal.started", which=which, agent=agent.id, why=why)
-                    rewards = [each.reward for each in self.evaluator.roll_out("sealed", "sealed", agent)]
-                    sealed = estimate(means(rewards, self.plan.repeats))
-                    scores[agent.id] = beside(sealed, estimate(self.gate_rewards[agent.id]))
+                    among = len({first.id, final.id} - scores.keys())
+                    rewards, short = self.evaluator.sealed(agent, among)
+                    score = beside(estimate(rewards), estimate(self.gate_rewards[agent.id]))
+                    scores[agent.id] = {**score, "out_of_tokens": short}
                 parts.ledger.step(f"sealed/{which}", constant(scores[agent.id]))
         parts.ledger.step("finished", lambda: {"spent": parts.budget.spent})
         parts.emit("run.finished", final=final.id)

@@ -220,7 +220,7 @@ def test_a_sweep_that_is_enough_ends_with_what_is_under_way_also_when_it_is_resu
     with Ledger.create(tmp_path) as ledger:
         for _ in range(2):
             run = Run(ledger, Batches(slots=2))
-            done = run.rollouts.run(whole, enough)
+            done = run.rollouts.run(whole, enough=enough)
             assert [each.instance for each in done] == list(whole.instances[: 3 * BATCH])
         assert run.backend.jobs == []
         assert [key for key, _, _ in ledger.events()] == [key for key, _ in whole.batches()][:3]
