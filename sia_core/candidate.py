@@ -262,7 +262,7 @@ class Evaluator:
         done: list[Rollout] = []
         try:
             done += self._run("smoke", "search", agent, allowance)
-            if fault := _fault(done):
+            if fault := fault_of(done):
                 return replace(candidate, failed=f"smoke run failed: {fault}")
             done += (searched := self._run("search", "search", agent, allowance, hasty=True))
             known = self._known(agent, searched, spent, allowance)
@@ -294,7 +294,7 @@ class Evaluator:
         """The first agent with its search summary, and its rollouts on the gate; SiaError if it does not run."""
         allowance = Allowance(self._parts.budget.left("tokens"))
         try:
-            if fault := _fault(self._booked("smoke", "search", agent, allowance)):
+            if fault := fault_of(self._booked("smoke", "search", agent, allowance)):
                 raise SiaError(f"the first harness does not run: {fault}")
             searched = self._booked("search", "search", agent, allowance)
             explored = self.cost - self._samples.look(explores=False)
@@ -360,7 +360,7 @@ def _sum(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {kind: sum(part[kind] for part in parts) for kind in ("rollouts", "verifications")}
 
 
-def _fault(smoke: Sequence[Rollout]) -> str:
+def fault_of(smoke: Sequence[Rollout]) -> str:
     """Why an agent does not even run, or an empty string."""
     if any(each.outcome in ("ok", INVALID) for each in smoke):
         return ""

@@ -21,7 +21,7 @@ from sia_core.errors import SiaError, UsageError
 from sia_core.evidence import AgentView, Evidence, TaskView, Trial, WeightsView, excerpt
 from sia_core.gate import RUN_ALPHA, Comparison, compare
 from sia_core.intervals import beside, estimate
-from sia_core.power import DISCORDANCE, repeated, smallest_gain, to_halve
+from sia_core.power import DISCORDANCE, repeated, sees
 from sia_core.sequential import means, within
 from sia_core.types import Split, Task
 
@@ -96,11 +96,11 @@ class Loop:
 
         drafted = make_agent(parts.trees.get(parts.ledger.step("draft", work)), None, None)
         first, gated = self.evaluator.first(drafted)
-        rewards, low, high = [each.reward for each in gated], *self._range
+        rewards = [each.reward for each in gated]
         self._enter(first, means(rewards, self.plan.repeats))
         self.incumbent = self.first = first.id
         if self.plan.repeats > 1:
-            noise = within(rewards, self.plan.repeats) / (high - low) ** 2
+            noise = within(rewards, self.plan.repeats) / task.metric.span**2
             self.discordance = repeated(noise, self.plan.repeats)
             parts.ledger.step("gate/repeated", self.sees)
         mean = asdict(estimate(self.gate_rewards[first.id]))
@@ -213,15 +213,9 @@ class Loop:
         parts.ledger.step("finished", lambda: {"spent": parts.budget.spent})
         parts.emit("run.finished", final=final.id)
 
-    def sees(self) -> dict[str, Any]:
+    def sees(self) -> dict[str, float]:
         """The least gain, in units of the reward, that the gate sees with 80% power, and what would halve it."""
-        n, alpha, (low, high) = len(self.samples.gate), self.plan.alpha, self._range
-        gain = smallest_gain(n, alpha, self.discordance) * (high - low)
-        return {"n": n, "alpha": alpha, "smallest_gain": gain, "to_halve": to_halve(n, alpha, self.discordance)}
-
-    @property
-    def _range(self) -> tuple[float, float]:
-        return self.parts.task.metric.bounds or (0.0, 1.0)
+        return sees(len(self.samples.gate), self.plan.alpha, self.parts.task.metric.span, self.discordance)
 
     def _plan(self, index: int, decision: RewriteHarness | UpdateWeights) -> Candidate:
         parent = self.agents.get(decision.parent or self.incumbent)

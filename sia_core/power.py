@@ -51,6 +51,12 @@ def to_halve(n: int, alpha: float, discordance: float = DISCORDANCE) -> int:
     return max(0, needed_for(smallest_gain(n, alpha, discordance) / 2, alpha, discordance) - n)
 
 
+def sees(n: int, alpha: float, span: float, discordance: float = DISCORDANCE) -> dict[str, float]:
+    """What a run says of its gate: the smallest gain, in units of a reward that spans so much, and what halves it."""
+    gain = smallest_gain(n, alpha, discordance) * span
+    return {"n": n, "alpha": alpha, "smallest_gain": gain, "to_halve": to_halve(n, alpha, discordance)}
+
+
 def chance(
     n: int, gain: float, alpha: float, discordance: float, logs: Sequence[float] = (0.0,) * len(STAKES)
 ) -> float:

@@ -74,7 +74,6 @@ def _row(key: str, row: dict[str, Any]) -> dict[str, Any]:
         "predicted": row["predicted"],
         "parent": row["parent"],
         "agent": row["agent"],
-        "gate": {name: gate[name] for name in ("incumbent", "candidate", "delta", "ci95", "n", "planned")}
-        if gate
-        else None,
+        "gate": {name: gate[name] for name in ("incumbent", "candidate", "delta", "ci95", "n")} if gate else None,
+        "planned": gate["planned"] if gate else None,
     }

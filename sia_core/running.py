@@ -71,6 +71,19 @@ def new_folder(runs: Path, name: str) -> Path:
 
 def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Observer]) -> Path:
     """Check all that can be checked, then start a run. Returns its folder when it is finished."""
+    config, task, sandbox = checked(config, plugins)
+    folder = new_folder(runs, task.name)
+    with Ledger.create(folder) as ledger:
+        metric = {"name": task.metric.name, "direction": task.metric.direction}
+        about = {"task": task.name, "metric": metric, "fingerprint": fingerprint(task), "version": __version__}
+        ledger.record("run", {"config": asdict(config), **about})
+        ledger.record("sandbox", sandbox)
+        _drive(config, task, ledger, plugins, observers)
+    return folder
+
+
+def checked(config: Config, plugins: Plugins) -> tuple[Config, Task, dict[str, Any]]:
+    """All that can be checked before a run: its configuration as it is recorded, its task, and its sandbox."""
     config = replace(config, verifier=_absolute(config.verifier))
     _check(config, plugins)
     task = _task(config, plugins)
@@ -83,14 +96,7 @@ def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Obse
         verifier.check()
     finally:
         verifier.close()
-    folder = new_folder(runs, task.name)
-    with Ledger.create(folder) as ledger:
-        metric = {"name": task.metric.name, "direction": task.metric.direction}
-        about = {"task": task.name, "metric": metric, "fingerprint": fingerprint(task), "version": __version__}
-        ledger.record("run", {"config": asdict(config), **about})
-        ledger.record("sandbox", sandbox)
-        _drive(config, task, ledger, plugins, observers)
-    return folder
+    return config, task, sandbox
 
 
 def resume(folder: Path, plugins: Plugins, observers: Sequence[Observer]) -> None:
@@ -196,10 +202,7 @@ def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observe
     sandbox = ledger.step("sandbox", lambda: _choose_sandbox(config, plugins))
     backend: Backend = plugins.create("backend", config.backend, plugins=plugins)
     try:
-        verifier = verifier_of(config, task)
-        setting = Setting(
-            str(ledger.folder.resolve()), config.task, verifier, sandbox["name"], config.plan.seed, config.engine
-        )
+        setting = setting_of(config, task, ledger.folder, sandbox["name"])
         rollouts, budget = Rollouts(setting, ledger, backend, emit), Budget(Limit(config.budget))
         weights = None
         if "weights" in config.plan.levers:
@@ -231,6 +234,12 @@ def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observe
         loop.improve()
     finally:
         backend.close()
+
+
+def setting_of(config: Config, task: Task, folder: Path, sandbox: str) -> Setting:
+    """What the batches of a run in this folder have in common."""
+    verifier = verifier_of(config, task)
+    return Setting(str(folder.resolve()), config.task, verifier, sandbox, config.plan.seed, config.engine)
 
 
 def _choose_sandbox(config: Config, plugins: Plugins) -> dict[str, Any]:

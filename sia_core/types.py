@@ -39,6 +39,11 @@ class Metric:
     bounds: tuple[float, float] | None = (0.0, 1.0)
     ordinal: bool = False
 
+    @property
+    def span(self) -> float:
+        """From the least to the largest reward; 1 where there is none."""
+        return self.bounds[1] - self.bounds[0] if self.bounds else 1.0
+
 
 @dataclass(frozen=True)
 class Instance:

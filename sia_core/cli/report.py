@@ -67,7 +67,7 @@ def _print_candidates(rows: Sequence[Mapping[str, Any]], out: Console) -> None:
     refused = []
     for row in rows:
         gate = row["gate"]
-        verdict = ("accepted", "green") if row["accepted"] else ("rejected" if gate else "not compared", "")
+        verdict = ("accepted", "green") if row["accepted"] else (_rejected(row), "")
         table.add_row(
             str(row["index"]),
             plain(row["lever"] + (f" ({row['algorithm']})" if row["algorithm"] else "")),
@@ -82,6 +82,14 @@ def _print_candidates(rows: Sequence[Mapping[str, Any]], out: Console) -> None:
     out.print(table)
     for line in refused:
         out.print(line)
+
+
+def _rejected(row: Mapping[str, Any]) -> str:
+    gate = row["gate"]
+    if not gate:
+        return "not compared"
+    early = f" after {gate['n']:,} of {row['planned']:,}" if gate["n"] < row["planned"] else ""
+    return f"rejected{early}"
 
 
 def sees(gate: Mapping[str, Any]) -> str:
@@ -107,6 +115,10 @@ def _print_sealed(report: Mapping[str, Any], out: Console) -> None:
     out.print(plain("  final agent    ", (interval(sealed["final"]), "bold"), _beside(sealed["final"])))
     if told := curse(sealed["final"]):
         out.print(told)
+    for which in ("initial", "final"):
+        if short := sealed[which]["out_of_tokens"]:
+            line = f"{short} sealed rollouts of the {which} agent ran out of the tokens that the budget had left."
+            out.print(plain((line, "yellow")))
 
 
 def _beside(score: Mapping[str, Any]) -> str:

@@ -59,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--sandbox", metavar="NAME", help="this one, not the strongest that works here")
     where.add_argument("--allow-weak-sandbox", action="store_true", help="also one that does not isolate all")
     where.add_argument("--json", action="store_true", help="print the report as JSON at the end")
+    where.add_argument(
+        "--dry-run", action="store_true", help="check everything and say what the run would take; start nothing"
+    )
     add_runs_dir(where)
 
 
@@ -72,6 +75,13 @@ def run(options: argparse.Namespace) -> int:
 
     plugins = Plugins.discover()
     config = config_of(options)
+    if options.dry_run:
+        from sia_core.cli.price import print_price
+        from sia_core.pricing import price
+
+        told = price(config, plugins)
+        print_json(told) if options.json else print_price(told)
+        return 0
     with watching() as observers:
         folder = start(config, Path(options.runs_dir), plugins, observers)
     with Ledger.read(folder) as ledger:
