@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from sia_core.evidence import Rollout
 from sia_core.gate import log_wealth
+from sia_core.intervals import estimate
 from sia_core.power import DISCORDANCE, chance, repeated, smallest_gain
 from sia_core.sequential import Watch, hopeless, means, within
 
@@ -94,6 +95,29 @@ def test_the_end_for_futility_costs_under_2_points_of_power_and_saves_half_of_wh
 def test_of_runs_with_50_candidates_without_effect_at_most_5_percent_promote_one(kind: Any, search: str) -> None:
     """60 runs of each: a gate with no error control over the run promotes in most of them."""
     assert BENCH.false_promotions(kind, search, 60) <= 8  # by 5%, more than 8 of 60 have a chance of 0.4%
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("search", ["the incumbent", "best on search", "told better or worse"])
+@pytest.mark.parametrize("kind", BENCH.KINDS, ids=lambda kind: kind.name)
+def test_of_a_thousand_such_runs_at_most_5_percent_promote_one_with_confidence(kind: Any, search: str) -> None:
+    count = BENCH.false_promotions(kind, search, 1000)
+    assert estimate([1.0] * count + [0.0] * (1000 - count)).ci95[1] < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("search", ["the incumbent", "best on search"])
+@pytest.mark.parametrize("kind", BENCH.KINDS[:2], ids=lambda kind: kind.name)
+def test_runs_with_real_gains_promote_what_is_no_better_as_rarely(kind: Any, search: str) -> None:
+    count = BENCH.false_promotions(kind, search, 1000, real=0.1)
+    assert estimate([1.0] * count + [0.0] * (1000 - count)).ci95[1] < 0.05
+
+
+@pytest.mark.slow
+def test_an_improver_that_climbed_the_gates_own_figures_would_break_the_promise() -> None:
+    """Why none is shown them."""
+    ties = BENCH.KINDS[2]
+    assert BENCH.false_promotions(ties, "best on the gate", 300) > 0.1 * 300
 
 
 def test_that_simulation_sees_a_gate_that_is_too_easy() -> None:

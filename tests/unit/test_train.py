@@ -51,7 +51,7 @@ class World:
         self.folder, self.script = folder, script
         self.host = TableHost(engine, task)
         self.events: list[Any] = []
-        self.budget, self.levers = Budget(Limit({})), ("harness", "weights")
+        self.budget, self.levers, self.candidates = Budget(Limit({})), ("harness", "weights"), 2
 
     def run(self) -> dict[str, Any]:
         backend = TableBackend(self.host)
@@ -71,7 +71,7 @@ class World:
         self.improver = ScriptedImprover(*self.script)
         task = self.host.task(OfferRef("fake"))
         parts = Parts(task, self.improver, rollouts, ledger, trees, self.budget, emit, lever)
-        return Loop(Plan(levers=self.levers), parts)
+        return Loop(Plan(levers=self.levers, candidates=self.candidates), parts)
 
 
 def test_an_update_learns_is_promoted_and_names_the_agent_by_harness_and_adapter(tmp_path: Path) -> None:
@@ -207,6 +207,18 @@ def test_tokens_never_go_past_their_limit_whatever_is_in_the_middle_of_what(tmp_
         assert report["sealed"]["final"]["out_of_tokens"] == 0
         assert report["budget"]["spent"]["tokens"] == world.host.tokens
     assert world.host.tokens <= limit
+
+
+@pytest.mark.parametrize("limit", [9_000, 30_000, 120_000])
+def test_eight_candidates_at_once_take_no_more_tokens_than_there_are(tmp_path: Path, limit: int) -> None:
+    world = World(tmp_path, *([edit(f"{g} {i}", 0.3 + (8 * g + i) / 100) for i in range(8)] for g in range(2)))
+    world.levers, world.candidates, world.host.wordy = ("harness",), 8, 3
+    world.budget = Budget(Limit({"tokens": float(limit)}))
+    report = world.run()
+    refused = [row for row in report["generations"] if not row["gate"]]
+    assert all("do not fit into the budget" in row["why"] or "need more tokens" in row["why"] for row in refused)
+    assert bool(refused) == (limit < 100_000)
+    assert report["budget"]["spent"]["tokens"] == world.host.tokens <= limit
 
 
 def test_a_candidate_that_says_far_more_than_its_parent_is_given_up_and_scored_by_nothing(tmp_path: Path) -> None:
