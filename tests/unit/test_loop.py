@@ -322,6 +322,23 @@ def test_a_candidate_that_cannot_win_any_more_is_stopped_and_what_that_saves_goe
     assert report["budget"]["spent"]["rollouts"] == asked
 
 
+def test_gate_instances_come_in_a_random_order_of_the_seed_the_same_for_every_agent(tmp_path: Path) -> None:
+    orders = {}
+    for seed in (0, 1):
+        world = World(tmp_path / str(seed), [edit("good", 0.7)], seed=seed)
+        world.run()
+        of_agents: dict[str, list[str]] = {}
+        for sweep in world.backend.sweeps:
+            if sweep.purpose == "gate":
+                of_agents.setdefault(sweep.agent, []).extend(sweep.instances)
+        first, second = of_agents.values()
+        assert first == second
+        assert first != [each.id for each in world.task.instances("gate")]
+        orders[seed] = first
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
+
+
 def test_an_improver_is_not_told_that_or_when_a_sweep_was_stopped(tmp_path: Path) -> None:
     world = World(tmp_path, [edit("bad", 0.1)], [], task=FakeTask(640), budget="rollouts=9000")
     report = world.run()
