@@ -10,7 +10,7 @@ ALL_DISTRIBUTIONS := --editable .[dev] --editable tasks/lawbench --editable plug
 	--editable algorithms[test] --editable plugins/torch
 SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml tasks/*/pyproject.toml plugins/*/pyproject.toml)
 
-.PHONY: demo test test-all bench-rl bench-rollout lint clean
+.PHONY: demo test test-all bench-rl bench-rollout bench-gate lint clean
 
 demo: $(VENV)/demo.stamp  ## Improve an agent on the real LawBench data: no key, no GPU, no service.
 	$(BIN)/sia run --plugin lawbench --levers harness,weights --seed 0 --budget seconds=420
@@ -27,6 +27,9 @@ bench-rl: $(VENV)/all.stamp  ## One RL step beside TRL's, interleaved; wants a q
 
 bench-rollout: $(VENV)/all.stamp  ## Rollouts a second, with everything on but the model.
 	$(BIN)/python bench/rollout.py
+
+bench-gate: $(VENV)/all.stamp  ## The tables of docs/gate.md: what the gate promises, by simulation.
+	$(BIN)/python bench/gate.py --write docs/gate.md
 
 lint: $(VENV)/all.stamp
 	$(BIN)/ruff check .

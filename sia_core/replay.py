@@ -31,7 +31,7 @@ from sia_core.trees import Trees
 from sia_core.types import Handle, Job
 
 PURE = re.compile(
-    r"gate|draft|closed|finished|sealed/\w+|generation/\d+/(decide|diff/\d+|gated/\d+|train/\d+/estimate)"
+    r"gate(/repeated)?|draft|closed|finished|robustness|sealed/\w+|generation/\d+/(decide|diff/\d+|gated/\d+|train/\d+/estimate)"
 )
 """The keys of steps that follow from the steps before them. Any other is an effect, and is never run again."""
 
@@ -139,10 +139,10 @@ class _Serial(Loop):
     """One candidate after the other: one whose record ends does not keep the next from being compared."""
 
     def attempt(self, generation: int, planned: Sequence[Candidate]) -> list[Candidate]:
-        tried, missing = [], []
+        tried, missing, incumbent = [], [], self.gate_rewards[self.incumbent]
         for each in planned:
             try:
-                tried.append(self.evaluator.attempt(generation, each))
+                tried.append(self.evaluator.attempt(generation, each, incumbent))
             except Unrecorded as end:
                 missing.append(end)
         if missing:

@@ -16,7 +16,8 @@ def build(ledger: Ledger) -> dict[str, Any]:
     gated = [(key, value) for key, value, _ in ledger.events("generation/") if "/gated/" in key]
     rows = [value for _, value in gated]
     sealed = {which: recorded(ledger, f"sealed/{which}") for which in ("initial", "final")}
-    sandbox, gate = recorded(ledger, "sandbox") or {}, recorded(ledger, "gate") or {}
+    sandbox = recorded(ledger, "sandbox") or {}
+    gate = recorded(ledger, "gate/repeated") or recorded(ledger, "gate") or {}
     accepted = next((row for row in reversed(rows) if row["accepted"]), None)
     incumbent = accepted["harness"] if accepted else recorded(ledger, "draft")
     adapter = accepted.get("adapter") if accepted else None
@@ -35,6 +36,8 @@ def build(ledger: Ledger) -> dict[str, Any]:
         "generations": [_row(key, row) for key, row in gated],
         "gate_queries": sum(row["gate"] is not None for row in rows),
         "smallest_gain": gate.get("smallest_gain"),
+        "to_halve": gate.get("to_halve"),
+        "repeats": config["plan"].get("repeats", 1),
         "budget": {"limit": config["budget"], "spent": finished["spent"] if finished else _spent(ledger)},
         "stopped": closed["why"] if closed else None,
         "policy": config.get("engine"),
@@ -73,4 +76,5 @@ def _row(key: str, row: dict[str, Any]) -> dict[str, Any]:
         "parent": row["parent"],
         "agent": row["agent"],
         "gate": {name: gate[name] for name in ("incumbent", "candidate", "delta", "ci95", "n")} if gate else None,
+        "planned": gate["planned"] if gate else None,
     }

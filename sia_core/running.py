@@ -19,8 +19,9 @@ from sia_core.candidate import Parts
 from sia_core.errors import HarnessError, LedgerError, PluginError, SandboxError, UsageError
 from sia_core.gate import betting_wealth
 from sia_core.ledger import Ledger, canonical, started_at
-from sia_core.loop import EVALUATED, Loop, Plan, check_budget, take_samples
+from sia_core.loop import Loop
 from sia_core.observe import Emitter, Observer
+from sia_core.plan import EVALUATED, Plan, check_budget, take_samples
 from sia_core.plugins import Plugins, Source
 from sia_core.rollout import Rollouts, Setting
 from sia_core.sandbox import choose, examine
@@ -71,6 +72,19 @@ def new_folder(runs: Path, name: str) -> Path:
 
 def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Observer]) -> Path:
     """Check all that can be checked, then start a run. Returns its folder when it is finished."""
+    config, task, sandbox = checked(config, plugins)
+    folder = new_folder(runs, task.name)
+    with Ledger.create(folder) as ledger:
+        metric = {"name": task.metric.name, "direction": task.metric.direction}
+        about = {"task": task.name, "metric": metric, "fingerprint": fingerprint(task), "version": __version__}
+        ledger.record("run", {"config": asdict(config), **about})
+        ledger.record("sandbox", sandbox)
+        _drive(config, task, ledger, plugins, observers)
+    return folder
+
+
+def checked(config: Config, plugins: Plugins) -> tuple[Config, Task, dict[str, Any]]:
+    """All that can be checked before a run: its configuration as it is recorded, its task, and its sandbox."""
     config = replace(config, verifier=_absolute(config.verifier))
     _check(config, plugins)
     task = task_of(config, plugins)
@@ -83,14 +97,7 @@ def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Obse
         verifier.check()
     finally:
         verifier.close()
-    folder = new_folder(runs, task.name)
-    with Ledger.create(folder) as ledger:
-        metric = {"name": task.metric.name, "direction": task.metric.direction}
-        about = {"task": task.name, "metric": metric, "fingerprint": fingerprint(task), "version": __version__}
-        ledger.record("run", {"config": asdict(config), **about})
-        ledger.record("sandbox", sandbox)
-        _drive(config, task, ledger, plugins, observers)
-    return folder
+    return config, task, sandbox
 
 
 def resume(folder: Path, plugins: Plugins, observers: Sequence[Observer]) -> None:
@@ -138,6 +145,8 @@ def _check(config: Config, plugins: Plugins) -> None:
     unknown = [lever for lever in plan.levers if lever not in LEVERS]
     if unknown or not plan.levers:
         raise UsageError(f"--levers: {', '.join(unknown) or 'none'}; the levers are {' and '.join(LEVERS)}")
+    if plan.repeats < 1:
+        raise UsageError("--repeats: each instance is asked at least once")
     if "weights" in plan.levers and config.engine is None:
         raise UsageError("the weights lever needs a policy to train; name one, such as --policy tiny")
     if config.engine:
@@ -223,10 +232,8 @@ def parts_of(
     config: Config, task: Task, ledger: Ledger, trees: Trees, backend: Backend, plugins: Plugins, emit: Emitter
 ) -> Parts:
     """What the loop works with, around a ledger that knows the run's sandbox; also for a replay."""
-    verifier, sandbox = verifier_of(config, task), ledger.step("sandbox", lambda: _choose_sandbox(config, plugins))
-    setting = Setting(
-        str(ledger.folder.resolve()), config.task, verifier, sandbox["name"], config.plan.seed, config.engine
-    )
+    sandbox = ledger.step("sandbox", lambda: _choose_sandbox(config, plugins))
+    setting = setting_of(config, task, ledger.folder, sandbox["name"])
     rollouts, budget = Rollouts(setting, ledger, backend, emit), Budget(Limit(config.budget))
     weights = None
     if "weights" in config.plan.levers:
@@ -234,6 +241,12 @@ def parts_of(
         weights = WeightLever(frozenset(can), len(task.instances("search")), plugins, rollouts, ledger, budget, emit)
     improver = plugins.create("improver", config.improver)
     return Parts(task, improver, rollouts, ledger, trees, budget, emit, weights)
+
+
+def setting_of(config: Config, task: Task, folder: Path, sandbox: str) -> Setting:
+    """What the batches of a run in this folder have in common."""
+    verifier = verifier_of(config, task)
+    return Setting(str(folder.resolve()), config.task, verifier, sandbox, config.plan.seed, config.engine)
 
 
 def _choose_sandbox(config: Config, plugins: Plugins) -> dict[str, Any]:

@@ -46,12 +46,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--candidates", type=_count, default=2, metavar="N", help="tried at once a generation (default: 2)"
     )
+    how.add_argument(
+        "--repeats",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="ask each gate and sealed instance N times, with N seeds, and compare the means (default: 1)",
+    )
     how.add_argument("--seed", type=int, default=0, help="decides splits, samples and choices (default: 0)")
     how.add_argument("--budget", default="", metavar="LIMITS", help="for example rollouts=20000,seconds=600")
     where = parser.add_argument_group("where")
     where.add_argument("--sandbox", metavar="NAME", help="this one, not the strongest that works here")
     where.add_argument("--allow-weak-sandbox", action="store_true", help="also one that does not isolate all")
     where.add_argument("--json", action="store_true", help="print the report as JSON at the end")
+    where.add_argument(
+        "--dry-run", action="store_true", help="check everything and say what the run would take; start nothing"
+    )
     add_runs_dir(where)
 
 
@@ -65,6 +75,13 @@ def run(options: argparse.Namespace) -> int:
 
     plugins = Plugins.discover()
     config = config_of(options)
+    if options.dry_run:
+        from sia_core.cli.price import print_price
+        from sia_core.pricing import price
+
+        told = price(config, plugins)
+        print_json(told) if options.json else print_price(told)
+        return 0
     with watching() as observers:
         folder = start(config, Path(options.runs_dir), plugins, observers)
     with Ledger.read(folder) as ledger:
@@ -80,7 +97,7 @@ def config_of(options: argparse.Namespace) -> Any:
     """The configuration that the options ask for."""
     from sia_core.budget import Limit
     from sia_core.errors import UsageError
-    from sia_core.loop import Plan
+    from sia_core.plan import Plan
     from sia_core.running import Config
     from sia_core.types import OfferRef
 
@@ -105,6 +122,7 @@ def config_of(options: argparse.Namespace) -> Any:
             generations=options.generations,
             candidates=options.candidates,
             seed=options.seed,
+            repeats=options.repeats,
         ),
         improver=options.improver,
         verifier=options.verifier,

@@ -34,8 +34,8 @@ _ACCOMPANIED = frozenset({"disk"})
 class SolveRequest:
     """One instance to solve: ``{"id", "input", "start"}``, under a key that comes back with the result.
 
-    The key, the seed, ``group``, ``training`` and ``place`` are what the policy is told of the
-    rollout: :meth:`sia_core.types.ModelAccess.begin`.
+    The key, the seed, ``group``, ``training``, ``place`` and ``tokens`` are what the policy is told of
+    the rollout: :meth:`sia_core.types.ModelAccess.begin`.
     """
 
     key: str
@@ -44,6 +44,7 @@ class SolveRequest:
     group: int = 1
     training: bool = False
     place: int | None = None
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,12 @@ class HarnessWorker:
     def _begin(self, request: SolveRequest) -> None:
         if self._model is not None:
             self._model.begin(
-                request.key, request.seed, group=request.group, training=request.training, place=request.place
+                request.key,
+                request.seed,
+                group=request.group,
+                training=request.training,
+                place=request.place,
+                tokens=request.tokens,
             )
 
     def _end(self, flights: Iterable[_Flight]) -> None:

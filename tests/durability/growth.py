@@ -17,8 +17,9 @@ from sia_core.decision import Prediction, RewriteHarness
 from sia_core.evidence import AgentView, Evidence, TaskView
 from sia_core.harness import HarnessTree, Write
 from sia_core.ledger import Ledger
-from sia_core.loop import Loop, Plan
+from sia_core.loop import Loop
 from sia_core.observe import Emitter
+from sia_core.plan import Plan
 from sia_core.playbook import Entry, Playbook
 from sia_core.rollout import Rollouts, Setting
 from sia_core.testing.fakes import SKILL, FakeTask, InstantBackend

@@ -22,8 +22,9 @@ from sia_core.errors import SiaError
 from sia_core.harness import HarnessTree
 from sia_core.ledger import Ledger
 from sia_core.local import LocalBackend
-from sia_core.loop import Loop, Plan
+from sia_core.loop import Loop
 from sia_core.observe import Emitter
+from sia_core.plan import Plan
 from sia_core.rollout import Rollouts, Setting
 from sia_core.testing.fakes import FakeTask, InstantBackend, ScriptedImprover, edit
 from sia_core.trees import Trees

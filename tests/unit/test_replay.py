@@ -17,8 +17,9 @@ from sia_core.decision import Prediction, Stop, Training, UpdateWeights
 from sia_core.errors import LedgerError, PluginError, SiaError
 from sia_core.hookspecs import Offer
 from sia_core.ledger import Ledger
-from sia_core.loop import Loop, Plan
+from sia_core.loop import Loop
 from sia_core.observe import Emitter
+from sia_core.plan import Plan
 from sia_core.plugins import Plugins, Source
 from sia_core.replay import changes, replay
 from sia_core.report import build
