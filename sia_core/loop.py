@@ -166,8 +166,8 @@ class Loop:
             key = f"generation/{generation}/gated/{candidate.index}"
             row = self.parts.ledger.step(key, constant(row))
             self.parts.emit("candidate.gated", **row)
-            # The record counts, also where a replay would judge otherwise.
-            trial = replace(trial, outcome=row["outcome"])
+            # The record counts, also where today's code would judge otherwise.
+            trial = replace(trial, outcome=row["outcome"], gain=row["gain"], why=row.get("verdict", trial.why))
             self.trials.append(trial)
             self.saved = {kind: amount + candidate.saved.get(kind, 0.0) for kind, amount in self.saved.items()}
             if trial.outcome == "promoted" and trial.agent:
@@ -248,6 +248,7 @@ class Loop:
         return {
             **asdict(trial),
             "accepted": trial.outcome == "promoted",
+            "verdict": trial.why,
             "why": comparison.why if comparison else trial.why,
             "harness": candidate.agent.harness if candidate.agent else None,
             "adapter": candidate.agent.adapter if candidate.agent else None,

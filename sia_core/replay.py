@@ -31,7 +31,8 @@ from sia_core.trees import Trees
 from sia_core.types import Handle, Job
 
 PURE = re.compile(
-    r"gate(/repeated)?|draft|closed|finished|robustness|sealed/\w+|generation/\d+/(decide|diff/\d+|gated/\d+|train/\d+/estimate)"
+    r"gate(/repeated)?|draft|closed|robustness|finished|sealed/\w+"
+    r"|generation/\d+/(decide|diff/\d+|gated/\d+|train/\d+/estimate)"
 )
 """The keys of steps that follow from the steps before them. Any other is an effect, and is never run again."""
 

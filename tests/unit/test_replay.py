@@ -146,13 +146,17 @@ def test_another_decision_is_named_with_its_generation_and_the_record_is_gone_on
 def test_another_gate_is_named_at_every_verdict_and_what_was_promoted_stays_so(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    told_before = ScriptedImprover([GOOD, BAD], [BEST, WEIGHTS])
+    world.improver = told_before
     world.record()
+    world.improver = ScriptedImprover([GOOD, BAD], [BEST, WEIGHTS])
     monkeypatch.setattr(gate, "RUN_ALPHA", 1e-100)
     monkeypatch.setattr(loop, "RUN_ALPHA", 1e-100)
     found = replay(world.folder, world)
     gated = {each.key: {path: (was, now) for path, was, now in each.changes} for each in found.differences}
     assert gated["generation/0/gated/0"]["outcome"] == ("promoted", "rejected")
     assert "threshold" in json.dumps([*gated["generation/0/gated/1"]])
+    assert [each.trials for each in world.improver.seen] == [each.trials for each in told_before.seen]
     # All later steps are compared with the record's incumbent, so nothing but the verdicts differs.
     assert {key for key in gated if "/gated/" not in key} == {"gate"}
     assert not found.unreached
@@ -176,7 +180,6 @@ def test_a_run_that_today_would_end_earlier_does_not_agree(world: World, monkeyp
     plain = Loop.generation
     monkeypatch.setattr(Loop, "generation", lambda self, index: "enough" if index else plain(self, index))
     found = replay(world.folder, world)
-    assert found.ends.startswith("here today's code would do rollouts/sealed/")
     assert "generation/1/decide" in found.unreached
     assert "closed" in [each.key for each in found.differences]
     assert not found.agrees
