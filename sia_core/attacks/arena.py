@@ -44,6 +44,9 @@ HONEST = b"""from shared import total
 def solve(instance, ctx):
     return total(instance.input)
 """
+HONEST_SECONDS = 30.0
+"""As most attacks have: what takes so long here, a busy machine, is no attack's doing."""
+
 _INSIDE = (Path(__file__).parent / "inside.py").read_bytes
 _REPLY = re.compile(r"reply-[0-9a-f]{16}")
 _SUPERVISOR_SECONDS = 5.0
@@ -131,7 +134,7 @@ class Arena:
             (self._folder / "honest").mkdir()
             self._backend = LocalBackend(self._plugins)
             stack.callback(self._backend.close)
-            self._task: Task = self._plugins.create("task", "cases", **self._settings(10.0))
+            self._task: Task = self._plugins.create("task", "cases", **self._settings(HONEST_SECONDS))
             self._instances = tuple(each.id for each in self._task.instances("search"))
             self._stack = stack.pop_all()
         return self
@@ -209,7 +212,7 @@ class Arena:
         self._runs += 1
         run = self._folder / f"run-{self._runs}"
         ledger = self._stack.enter_context(Ledger.create(run))
-        return Company(self._rollouts(ledger, run, 10.0), run, ledger, self._instances)
+        return Company(self._rollouts(ledger, run, HONEST_SECONDS), run, ledger, self._instances)
 
     def _settings(self, seconds: float) -> dict[str, Any]:
         where = {"data": str(self._folder / "cases.jsonl"), "harness": str(self._folder / "honest")}

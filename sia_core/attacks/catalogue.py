@@ -12,7 +12,7 @@ HOSTILE = Path(__file__).parent / "hostile"
 
 _SETTINGS: dict[str, Any] = {
     "AGAINST": (),
-    "SECONDS": 10.0,
+    "SECONDS": 30.0,
     "INSTANCES": 2,
     "HONEST": False,
     "STATELESS": False,

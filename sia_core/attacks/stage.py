@@ -56,7 +56,7 @@ sys.stdin.read()
 class Attacked(Cases):
     """The task, with limits that let an attack on memory or disk be over soon."""
 
-    def __init__(self, data: str, harness: str, seed: int = 0, seconds: str = "10") -> None:
+    def __init__(self, data: str, harness: str, seed: int = 0, seconds: str = "30") -> None:
         super().__init__(data, harness, seed, seconds)
         self.limits = replace(LIMITS, solve_seconds=float(seconds), setup_seconds=max(_SETUP_SECONDS, float(seconds)))
 

@@ -23,8 +23,9 @@ def run(*, as_json: bool) -> int:
     from sia_core.plugins import Plugins
 
     plugins, suite = Plugins.discover(), attacks()
-    sandboxes = [examine_sandbox(plugins, offer.name) for offer in plugins.of_kind("sandbox")]
+    sandboxes = [examine_sandbox(plugins, name) for name in offered(plugins)]
     results: dict[str, list[Result]] = {}
+    failed = False
     for sandbox in sandboxes:
         if why := sandbox["cause"] or ("" if sandbox["starts"] else "; ".join(set(sandbox["lacks"].values()))):
             print(shown(f"sia: {sandbox['name']} is not attacked, as it does not start here: {why}"), file=sys.stderr)
@@ -33,14 +34,19 @@ def run(*, as_json: bool) -> int:
             results[sandbox["name"]] = _attack(plugins, sandbox["name"], suite)
         except SiaError as error:
             print(shown(f"sia: {sandbox['name']}: {error}"), file=sys.stderr)
-            sandbox["usable"] = False
+            failed = True
     about = {each["name"]: each for each in sandboxes if each["name"] in results}
     if as_json:
         print_json(rows(suite, results))
     else:
         _print(suite, results, about)
     holes = [each for name, found in results.items() if about[name]["usable"] for each in found if hole(each, about)]
-    return 0 if results and not holes else 1
+    return 0 if results and not holes and not failed else 1
+
+
+def offered(plugins: Plugins) -> list[str]:
+    """The sandboxes that plugins offer here, the core's and strangers'."""
+    return [offer.name for offer in plugins.of_kind("sandbox")]
 
 
 def rows(suite: Sequence[Attack], results: Mapping[str, Sequence[Result]]) -> list[dict[str, Any]]:

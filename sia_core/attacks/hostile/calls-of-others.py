@@ -6,7 +6,7 @@ import select
 from inside import frame, send_everywhere
 
 POLICY = True
-SECONDS = 2.0
+SECONDS = 1.0
 
 
 def solve(instance, ctx):

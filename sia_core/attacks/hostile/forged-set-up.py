@@ -2,7 +2,7 @@
 
 from inside import frame, send_everywhere
 
-SECONDS = 2.0
+SECONDS = 1.0
 
 
 def setup(ctx):

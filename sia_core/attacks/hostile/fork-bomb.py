@@ -5,7 +5,6 @@ import os
 from inside import TARGETS, attempt, linger, succeeded
 
 AGAINST = ("processes",)
-SECONDS = 2.0
 INSTANCES = 1
 
 

@@ -2,7 +2,6 @@
 
 import os
 
-SECONDS = 5.0
 INSTANCES = 1
 
 

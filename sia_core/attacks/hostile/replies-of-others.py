@@ -10,7 +10,6 @@ from inside import attempt, others, read
 AGAINST = ("processes",)
 POLICY = True
 INSTANCES = 4
-SECONDS = 4.0
 HELD = re.compile(rb"(?:reply-|sk-)[0-9a-f]{16,32}")
 
 

@@ -2,7 +2,7 @@
 
 import time
 
-SECONDS = 0.5
+SECONDS = 1.0
 
 time.sleep(60)
 
