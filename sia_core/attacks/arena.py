@@ -16,7 +16,7 @@ from typing import Any
 
 from sia_core.attacks import stage
 from sia_core.attacks.catalogue import Attack
-from sia_core.errors import SiaError
+from sia_core.errors import SandboxError, SiaError
 from sia_core.evidence import Rollout
 from sia_core.fence import fenced, outside
 from sia_core.harness import HarnessTree
@@ -80,6 +80,10 @@ class Company:
         self._rollouts, self._instances, self._count = rollouts, instances, 0
         self._first = self._new()
         self.before = self._sweep("before", self._first)
+        # Where nothing runs, everything would be stopped.
+        for each in self.before.values():
+            if each.outcome != "ok":
+                raise SandboxError(f"even an honest harness fails in it: {each.outcome}: {each.message}")
 
     def disturbed(self) -> list[str]:
         """In what honest rollouts are not what they were before any attack."""

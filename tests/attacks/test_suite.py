@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 import sia_core
-from sia_core.attacks.arena import KNOWN, Result
+from sia_core.attacks.arena import KNOWN, Arena, Result
 from sia_core.attacks.catalogue import HOSTILE, Attack, attacks, may_pass, read
+from sia_core.errors import SandboxError
+from sia_core.plugins import Plugins
 from sia_core.types import GUARANTEES
 
 from .conftest import NAKED, QUICK, SUITE, examined, sandboxes
@@ -153,3 +155,13 @@ def test_an_installation_carries_the_attacks() -> None:
     carried = [path for pattern in package for path in (root / "sia_core").glob(pattern)]
     assert {path.stem for path in HOSTILE.iterdir() if path.suffix == ".py"} <= {path.stem for path in carried}
     assert len(attacks()) == len(list(HOSTILE.glob("*.py")))
+
+
+@pytest.mark.real
+def test_a_sandbox_in_which_nothing_runs_stops_no_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sia_core.attacks.arena.HONEST", b"raise ImportError('nothing can be read here')\n")
+    with (
+        Arena(Plugins.discover(), sandboxes()[0]) as arena,
+        pytest.raises(SandboxError, match="even an honest harness fails in it: setup-crash: ImportError"),
+    ):
+        arena.meet(SUITE["tcp"])
