@@ -43,8 +43,10 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
     out.print(plain("\n", (report["run"], "bold"), f"  {report['task']}, levers: {levers}, seed {report['seed']}, "
                     f"improver {report['improver']}, sandbox {report['sandbox']}"))  # fmt: skip
     if report["sandbox_lacks"]:
-        out.print(plain((f"This sandbox does not guarantee: {', '.join(report['sandbox_lacks'])}. It may not stop the "
-                         f"attacks {', '.join(report['sandbox_may_not_stop'])}.", "yellow")))  # fmt: skip
+        out.print(plain((f"This sandbox does not guarantee: {', '.join(report['sandbox_lacks'])}.", "yellow")))
+    if report["sandbox_may_not_stop"]:
+        named = ", ".join(report["sandbox_may_not_stop"])
+        out.print(plain((f"Attacks that it may not stop (`sia doctor --attacks` tries them): {named}.", "yellow")))
     _print_candidates(report["generations"], out)
     if report["smallest_gain"]:
         out.print(
