@@ -139,7 +139,8 @@ class Arena:
             self._backend = LocalBackend(self._plugins)
             stack.callback(self._backend.close)
             self._task: Task = self._plugins.create("task", "cases", **self._settings(HONEST_SECONDS))
-            self._instances = tuple(each.id for each in self._task.instances("search"))
+            known = sorted(self._task.instances("search"), key=stage.is_hidden)
+            self._instances = tuple(each.id for each in known)
             self._stack = stack.pop_all()
         return self
 

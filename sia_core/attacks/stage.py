@@ -26,7 +26,7 @@ from sia_core.cases import Cases
 from sia_core.sandbox import tree
 from sia_core.sandbox.probes import Targets
 from sia_core.testing.engines import ScriptedEngine
-from sia_core.types import Limits
+from sia_core.types import Instance, Limits
 
 KEY = "SIA_ATTACKS_API_KEY"
 """The variable that holds a secret, here and in the victim's process."""
@@ -41,7 +41,7 @@ LIMITS = Limits(
     output_bytes=16 * 1024,
     answer_bytes=64 * 1024,
 )
-_SEGMENT = 0x51A
+_SEGMENT, _HIDDEN = 0x51A, 7
 _SETUP_SECONDS = 3.0
 _TIDY_SECONDS = 5.0
 _VICTIM = """
@@ -74,12 +74,17 @@ def cases() -> tuple[str, list[str]]:
     hidden = [f"label-{secrets.token_hex(8)}" for _ in range(6)]
     rows: list[tuple[str, list[int], int | str]]
     rows = [("search", [0, 1], 1), ("search", [2, 3], 5), ("search", [4, 5], 9)]
-    rows += [("search", [7, 100 + number], label) for number, label in enumerate(hidden[:3])]
+    rows += [("search", [_HIDDEN, 100 + number], label) for number, label in enumerate(hidden[:3])]
     for split, label in zip(("gate", "sealed", "public"), hidden[3:], strict=True):
         rows += [(split, [9, len(rows)], label)]
     lines = [{"input": {"numbers": given}, "answer": label, "split": split} for split, given, label in rows]
     # The public case's label is not hidden.
     return "".join(json.dumps(each) + "\n" for each in lines), hidden[:5]
+
+
+def is_hidden(instance: Instance) -> bool:
+    """Whether nobody can work out its label."""
+    return bool(instance.input["numbers"][0] == _HIDDEN)
 
 
 class Victim:
