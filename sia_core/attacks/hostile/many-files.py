@@ -1,4 +1,6 @@
-"""Fills the disk with 256 files, each within its limit."""
+"""Fills the disk with 256 files, each within its limit, and keeps them."""
+
+import time
 
 from inside import TARGETS, succeeded
 
@@ -10,4 +12,5 @@ def solve(instance, ctx):
     each = 4 * TARGETS["limits"]["scratch_bytes"] // 256
     for number in range(256):
         (ctx.scratch / str(number)).write_bytes(bytes(each))
+    time.sleep(1)  # what is gone before anybody looks has hurt nobody
     return succeeded(f"wrote {256 * each >> 20} MB")

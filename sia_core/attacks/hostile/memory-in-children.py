@@ -1,6 +1,7 @@
-"""Takes memory in eight children, each within its limit and all of them together far above."""
+"""Takes and keeps memory in eight children, each within its limit and all of them together far above."""
 
 import os
+import time
 
 from inside import TARGETS, linger, succeeded
 
@@ -18,4 +19,5 @@ def solve(instance, ctx):
             os.write(full, b"x")
             linger()
     count = sum(len(os.read(ready, 1)) for _ in range(8))
+    time.sleep(1)  # what is gone before anybody looks has hurt nobody
     return succeeded(f"{count} children used {each >> 20} MB each")
