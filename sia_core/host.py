@@ -113,6 +113,13 @@ class Host:
         left = [request.key for request in requests if request.key not in solved]
         return solved | {key: SolveResult(key, "timeout", message=f"not run: {why}") for key in left}, why
 
+    def forget(self, setting: Setting, sweep: Sweep) -> None:
+        """End the sandbox of a sweep's harness, of which nothing more will be asked."""
+        with self._mutex:
+            warm = self._workers.pop(_place(setting, sweep), None)
+        if warm is not None and warm.worker is not None:
+            warm.worker.close()
+
     def stop(self) -> None:
         """Kill sandboxes and verifiers, so that jobs that wait for one end."""
         with self._mutex:
@@ -130,7 +137,7 @@ class Host:
     @contextmanager
     def _warm(self, setting: Setting, sweep: Sweep) -> Iterator[_Warm]:
         """The harness's place, which is kept at least until the caller is done with it."""
-        key = (setting.run, sweep.harness, setting.sandbox, *sweep.public)
+        key = _place(setting, sweep)
         with self._mutex:
             warm = self._workers.setdefault(key, _Warm())
             self._workers.move_to_end(key)
@@ -158,6 +165,11 @@ class Host:
             task.limits,
             model=policy.gateway if policy else None,
         )
+
+
+def _place(setting: Setting, sweep: Sweep) -> tuple[str, ...]:
+    """What a harness that is set up is known by."""
+    return setting.run, sweep.harness, setting.sandbox, *sweep.public
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sia_core.attacks.catalogue import may_pass
 from sia_core.ledger import Ledger
 
 
@@ -31,6 +32,7 @@ def build(ledger: Ledger) -> dict[str, Any]:
         "seed": config["plan"]["seed"],
         "sandbox": sandbox.get("name"),
         "sandbox_lacks": sandbox.get("lacks", []),
+        "sandbox_may_not_stop": may_pass(sandbox.get("lacks", [])),
         "sealed": sealed if all(sealed.values()) else None,
         "robustness": recorded(ledger, "robustness"),
         "generations": [_row(key, row) for key, row in gated],

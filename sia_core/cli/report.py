@@ -44,6 +44,9 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
                     f"improver {report['improver']}, sandbox {report['sandbox']}"))  # fmt: skip
     if report["sandbox_lacks"]:
         out.print(plain((f"This sandbox does not guarantee: {', '.join(report['sandbox_lacks'])}.", "yellow")))
+    if report["sandbox_may_not_stop"]:
+        named = ", ".join(report["sandbox_may_not_stop"])
+        out.print(plain((f"Attacks that it may not stop (`sia doctor --attacks` tries them): {named}.", "yellow")))
     _print_candidates(report["generations"], out)
     if report["smallest_gain"]:
         out.print(f"The gate was asked {report['gate_queries']} times; {sees(report)}.")

@@ -55,7 +55,7 @@ def _kill_if_below(process: int, parents: set[int]) -> None:
         return
     try:
         # Asked with the handle open: a number that another process took over meanwhile has another parent.
-        if _parent(process) in parents:
+        if parent(process) in parents:
             signal.pidfd_send_signal(handle, signal.SIGKILL)
     except ProcessLookupError:
         pass
@@ -63,7 +63,8 @@ def _kill_if_below(process: int, parents: set[int]) -> None:
         os.close(handle)
 
 
-def _parent(process: int) -> int | None:
+def parent(process: int) -> int | None:
+    """The parent of a process; None where there is no such process any more."""
     try:
         with open(f"/proc/{process}/stat", "rb") as stat:
             return int(stat.read().rpartition(b")")[2].split()[1])
