@@ -71,13 +71,10 @@ def new_folder(runs: Path, name: str) -> Path:
 
 def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Observer]) -> Path:
     """Check all that can be checked, then start a run. Returns its folder when it is finished."""
-    config = replace(config, verifier=_absolute(config.verifier))
-    _check(config, plugins)
-    task = _task(config, plugins)
-    check_task(task, config.plan)
+    config, task = checked(config, plugins)
     samples = take_samples(task, config.plan)
     check_budget(samples, samples.look(explores="weights" in config.plan.levers), Limit(config.budget))
-    sandbox = _choose_sandbox(config, plugins)
+    sandbox = choose_sandbox(config, plugins)
     verifier = VerifierProcess(config.task, verifier_of(config, task), sandbox["name"])
     try:
         verifier.check()
@@ -91,6 +88,15 @@ def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Obse
         ledger.record("sandbox", sandbox)
         _drive(config, task, ledger, plugins, observers)
     return folder
+
+
+def checked(config: Config, plugins: Plugins) -> tuple[Config, Task]:
+    """The configuration as a run records it, and its task; UsageError where no run can work with them."""
+    config = replace(config, verifier=_absolute(config.verifier))
+    _check(config, plugins)
+    task = _task(config, plugins)
+    check_task(task, config.plan)
+    return config, task
 
 
 def resume(folder: Path, plugins: Plugins, observers: Sequence[Observer]) -> None:
@@ -191,7 +197,7 @@ def _check_splits(task: Task) -> None:
 def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observers: Sequence[Observer]) -> None:
     core = Source("core", "sia-core", __version__)
     emit = Emitter([*((core, each) for each in observers), *plugins.observers])
-    sandbox = ledger.step("sandbox", lambda: _choose_sandbox(config, plugins))
+    sandbox = ledger.step("sandbox", lambda: choose_sandbox(config, plugins))
     backend: Backend = plugins.create("backend", config.backend, plugins=plugins)
     try:
         verifier = verifier_of(config, task)
@@ -231,7 +237,7 @@ def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observe
         backend.close()
 
 
-def _choose_sandbox(config: Config, plugins: Plugins) -> dict[str, Any]:
+def choose_sandbox(config: Config, plugins: Plugins) -> dict[str, Any]:
     """The strongest sandbox that works here, or the one that the run names; and what it does not guarantee."""
     if config.sandbox:
         offered = [plugins.create("sandbox", config.sandbox)]
