@@ -79,11 +79,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Separation:
-    """The classes, by name; ``good`` is the one that all others are compared with, None where none is known."""
+    """The classes; ``good`` is the one that all others are compared with, None where none is known.
+
+    ``seed`` is the first harness's own, and ``refusal`` why the verifier judges no labelled case.
+    """
 
     groups: Sequence[Group]
     good: Group | None
     seed: Group
+    refusal: str = ""
 
 
 def separate(bench: Bench) -> Separation:
@@ -94,12 +98,13 @@ def separate(bench: Bench) -> Separation:
     seed = asker.ask(FIRST, [(each.instance, each.answer) for each in bench.tried if each.answer is not None])
     if seed.judged and all(each.usage for each in seed.judged):
         raise UsageError(seed.judged[0].message)
-    good, groups = asker.good(labelled, seed, count)
+    good, refusal = asker.good(labelled, seed, count)
     valid = [each for each in (*(good.judged if good else ()), *seed.judged) if each.outcome == "ok"]
     examples = [strict_json(each.answer) for each in valid]
     generator = Generator(schema_of(bench.task.answer, examples))
     instances = bench.search(count)
     known = {canonical(each) for each in examples}
+    groups = [good] if good else []
     if good and good.name == LABELLED and len({each.answer for each in good.judged}) > 1:
         groups.append(asker.ask(f"{LABELLED}, shuffled", _shuffled(good.judged, bench.plan.seed)))
     groups.append(seed)
@@ -112,7 +117,7 @@ def separate(bench: Bench) -> Separation:
     groups.append(asker.ask("random", drawn))
     hostile = hostile_answers(generator.template(), bench.task.limits.answer_bytes)
     groups.append(asker.probe("hostile", _unknown(hostile, known), instances))
-    return Separation(groups, good, seed)
+    return Separation(groups, good, seed, refusal)
 
 
 class _Asker:
@@ -144,19 +149,18 @@ class _Asker:
                     break
         return Group(name, judged, names)
 
-    def good(self, labelled: dict[str, str], seed: Group, count: int) -> tuple[Group | None, list[Group]]:
-        """The good answers, None where none is known; and what was asked to find them."""
+    def good(self, labelled: dict[str, str], seed: Group, count: int) -> tuple[Group | None, str]:
+        """The good answers, None where none is known; and why no labelled case was judged, where there are some."""
         public = [each for each in self._bench.task.instances("public") if each.id in labelled]
         random.Random(f"audit {self._bench.plan.seed}").shuffle(public)
         labels = self.ask(LABELLED, [(each, labelled[each.id]) for each in public[:count]])
-        refused = all(each.outcome == FAILED for each in labels.judged)
-        if not refused:
-            return labels, [labels]
+        if any(each.outcome != FAILED for each in labels.judged):
+            return labels, ""
+        refusal = labels.judged[0].message if labels.judged else ""
         best = max((each.reward for each in seed.judged), default=self._bench.task.failure_reward)
         if best <= self._bench.task.failure_reward:
-            return None, []
-        good = Group("first harness's best", [each for each in seed.judged if each.reward == best])
-        return good, [good]
+            return None, refusal
+        return Group("first harness's best", [each for each in seed.judged if each.reward == best]), refusal
 
 
 def labelled_answers(task: Task) -> dict[str, str]:
@@ -254,11 +258,14 @@ def judge_separation(separation: Separation, failure: float, upper: float | None
             verdict, says = _of_good(group, failure, upper)
         elif group.names:
             verdict, says = _of_probes(group, failure, good)
-        elif group.name in (FIRST, LABELLED):
+        elif group is separation.seed:
             verdict, says = "ok", f"earns {group.mean:.3f}"
         else:
             verdict, says = _of_worse(group, failure, good)
         findings.append(Finding("separation", group.name, verdict, says))
+    if separation.refusal:
+        says = f"the verifier does not judge them, so it is not known whether it agrees: {said(separation.refusal)}"
+        findings.append(Finding("separation", LABELLED, "look", says))
     if good is None:
         says = "none is known: put labelled cases into the public folder, or start from a harness that solves some"
         findings.append(Finding("separation", "good answers", "look", says))

@@ -36,8 +36,8 @@ ANCHOR = 16
 """Letters and digits by which a text is searched for inside of others, which takes ``LEAST_NEAR`` of them."""
 
 REST = 0.6
-CROWD = 1000
-"""A gram that so many of the hidden texts share is not looked up: it tells none of them from the others."""
+CROWD = 500
+"""Of the hidden texts that share a gram so many are looked up by it; those of a larger crowd may be missed."""
 
 _NO_LETTER = re.compile(r"\W+")
 
@@ -82,9 +82,8 @@ class Closest:
         for name, text in hidden.items():
             if len(text) >= LEAST_NEAR:
                 for gram, weight in _head(weights.vector(text)):
-                    self._index[gram].append((name, weight))
-        for gram in [gram for gram, held in self._index.items() if len(held) > CROWD]:
-            del self._index[gram]
+                    if len(self._index[gram]) < CROWD:
+                        self._index[gram].append((name, weight))
 
     def near(self, text: str) -> dict[str, float]:
         """The cosines above ``NEAR``, by name."""
