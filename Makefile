@@ -23,6 +23,7 @@ test-all: $(VENV)/all.stamp  ## The slow tests too: whole runs, killed runs, cro
 
 bench-rl: $(VENV)/all.stamp  ## One RL step beside TRL's, interleaved; wants a quiet machine.
 	$(BIN)/python plugins/torch/bench/rl_step.py
+	$(BIN)/python plugins/torch/bench/rl_step.py --prompt 512 --new 128
 
 bench-rollout: $(VENV)/all.stamp  ## Rollouts a second, with everything on but the model.
 	$(BIN)/python bench/rollout.py

@@ -26,6 +26,7 @@ from sia_core.verifying import INVALID
 from sia_core.weights import WeightLever
 
 SMOKE_CASES = 2
+PERTURBED = "perturbed"
 LABELLED: tuple[Split, ...] = ("public", "search", "gate")
 
 
@@ -225,8 +226,8 @@ class Evaluator:
         return known, self.roll_out("gate", "gate", agent)
 
     def roll_out(self, purpose: str, split: Split, agent: AgentView) -> list[Rollout]:
-        """Roll an agent out for ``smoke``, ``search``, ``gate`` or ``sealed``, and book it."""
-        size = len(getattr(self._samples, purpose))
+        """Roll an agent out for ``smoke``, ``search``, ``gate``, ``sealed`` or ``perturbed``, and book it."""
+        size = len(self._instances(purpose))
         self._reserve(size)
         rollouts = self._run(purpose, split, agent)
         self._parts.budget.settle({"rollouts": size, "verifications": size}, _spent(rollouts))
@@ -234,9 +235,22 @@ class Evaluator:
 
     def _run(self, purpose: str, split: Split, agent: AgentView, *, hasty: bool = False) -> list[Rollout]:
         public = LABELLED if split == "sealed" else LABELLED[:1]
-        instances = getattr(self._samples, purpose)
-        sweep = Sweep(purpose, agent.id, agent.harness, split, instances, public, hasty, adapter=agent.adapter)
+        sweep = Sweep(
+            purpose,
+            agent.id,
+            agent.harness,
+            split,
+            self._instances(purpose),
+            public,
+            hasty,
+            adapter=agent.adapter,
+            perturbed=purpose == PERTURBED,
+        )
         return self._parts.rollouts.run(sweep)
+
+    def _instances(self, purpose: str) -> tuple[str, ...]:
+        instances: tuple[str, ...] = getattr(self._samples, "sealed" if purpose == PERTURBED else purpose)
+        return instances
 
     def _reserve(self, rollouts: float) -> None:
         self._parts.budget.reserve(rollouts=rollouts, verifications=rollouts)

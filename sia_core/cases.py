@@ -100,6 +100,7 @@ class Cases:
     metric = Metric("score")
     answer = Answer
     failure_reward = 0.0
+    perturbation = "white space doubled"
 
     def __init__(self, data: str, harness: str, seed: int = 0, seconds: str = "30") -> None:
         self._data, self._folder, self._seed = Path(data).resolve(), Path(harness), seed
@@ -158,6 +159,10 @@ class Cases:
         )
         return write_once(cache_folder("public"), {"cases.jsonl": text.encode()})
 
+    def perturbed(self, instance: Instance) -> dict[str, Any]:
+        """The input with every space in its texts doubled, and one more around them."""
+        return {name: _spaced(value) for name, value in instance.input.items()}
+
     def seed_harness(self) -> HarnessTree:
         """The user's folder, without its playbook: that is the improver's."""
         tree = HarnessTree.from_folder(self._folder)
@@ -171,3 +176,14 @@ class Cases:
     def _playbook(self) -> Playbook | None:
         path = self._folder / PLAYBOOK
         return Playbook.from_toml(path) if path.is_file() else None
+
+
+def _spaced(value: Any) -> Any:
+    """A JSON value with the spaces of its texts doubled, and one more around them; keys stay."""
+    if isinstance(value, str):
+        return " " + value.replace(" ", "  ") + " "
+    if isinstance(value, list):
+        return [_spaced(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _spaced(each) for key, each in value.items()}
+    return value

@@ -9,10 +9,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from sia_core.decision import Training
-from sia_core.errors import TrainingError
+from sia_core.errors import NoSignal, SiaError, TrainingError
 from sia_core.evidence import RewardStats, reward_stats
-from sia_core.learning import Engine, Trace
+from sia_core.learning import Engine, Sample, Trace
 from sia_core.rollout import Rolled, Setting, Sweep, policy_of, roll_out, verified
+from sia_core.types import OfferRef
 
 if TYPE_CHECKING:
     from sia_core.host import Host
@@ -30,7 +31,8 @@ class Exploration:
 
     ``fault`` says why training on rollouts like these would be wrong; empty if it would
     not. Seconds and tokens are a rollout's; ``pass_seconds`` a forward pass's, per token;
-    ``memory`` the bytes that the engine says training takes at most.
+    ``memory`` the bytes that the engine says training takes at most; ``trained`` the share
+    of the tokens that each learner, by name, would train on: one that imitates takes few.
     """
 
     stats: RewardStats
@@ -41,14 +43,16 @@ class Exploration:
     seconds: float
     pass_seconds: float
     memory: float
+    trained: Mapping[str, float]
 
-    def estimate(self, training: Training, epochs: int, instances: int) -> dict[str, float]:
+    def estimate(self, algorithm: str, training: Training, epochs: int, instances: int) -> dict[str, float]:
         """What an update on so many instances will take: rollouts, tokens, seconds, and bytes of memory.
 
-        A backward pass takes about two forward ones.
+        A backward pass takes about two forward ones. A learner of which it is not known is taken to train on all.
         """
         rollouts = training.rollouts(instances)
-        seconds = self.seconds + 3 * epochs * self.tokens * self.pass_seconds
+        passes = 3 * epochs * self.trained.get(algorithm, 1.0)
+        seconds = self.seconds + passes * self.tokens * self.pass_seconds
         return {
             "rollouts": rollouts,
             "tokens": round(rollouts * self.tokens),
@@ -82,7 +86,18 @@ def explore(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
         "seconds": rolling / len(rollouts),
         "pass_seconds": pass_seconds,
         "memory": policy.engine.memory()["needed"],
+        "trained": _trained(payload["learners"], samples(rolled, sweep), host),
     }
+
+
+def samples(rolled: Sequence[Rolled], sweep: Sweep) -> list[list[Sample]]:
+    """What learners are handed: the rollouts of a sweep in their groups."""
+    each = [
+        Sample(one.rollout.instance, f"{sweep.agent}@{one.weights}", one.rollout.reward, traces, truncated)
+        for one in rolled
+        for traces, truncated in [(one.record.traces, one.record.truncated) if one.record else ((), False)]
+    ]
+    return [each[first : first + sweep.group] for first in range(0, len(each), sweep.group)]
 
 
 def spread(traces: Sequence[Trace]) -> list[Trace]:
@@ -104,6 +119,22 @@ def divergence(others: Sequence[Sequence[float]], traces: Sequence[Trace]) -> fl
         if sampled
     ]
     return fmean(gap * gap / 2 for gap in gaps) if gaps else 0.0
+
+
+def _trained(learners: Sequence[str], groups: Sequence[Sequence[Sample]], host: Host) -> dict[str, float]:
+    """The share of the tokens that each learner trains on; without those that need more than samples to tell."""
+    whole = sum(len(trace.tokens) for group in groups for each in group for trace in each.traces)
+    shares = {}
+    for name in learners if whole else ():
+        try:
+            data = host.learner(OfferRef(name)).credit(groups)
+        except NoSignal:
+            shares[name] = 0.0
+        except SiaError:
+            continue
+        else:
+            shares[name] = sum(len(datum.trace.tokens) for datum in data) / whole
+    return shares
 
 
 def _asked(rolled: Rolled) -> Sequence[Trace]:

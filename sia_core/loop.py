@@ -20,6 +20,7 @@ from sia_core.decision import DECISIONS, RewriteHarness, Stop, UpdateWeights
 from sia_core.errors import SiaError, UsageError
 from sia_core.evidence import AgentView, Evidence, TaskView, Trial, WeightsView, excerpt
 from sia_core.gate import RUN_ALPHA, Comparison, compare, estimate, smallest_gain
+from sia_core.robustness import robustness
 from sia_core.types import Split, Task
 
 EVALUATED: tuple[Split, ...] = ("search", "gate", "sealed")
@@ -186,16 +187,23 @@ class Loop:
         parts, final = self.parts, self.agents[self.incumbent]
         ends = {"initial": first.harness, "final": final.harness, "adapter": final.adapter}
         parts.ledger.step("closed", lambda: {"why": why, **ends})
-        scores: dict[str, Any] = {}
+        sealed: dict[str, list[float]] = {}
         with self._timed("seal"):
             for which, agent in (("initial", first), ("final", final)):
-                if agent.id not in scores:
+                if agent.id not in sealed:
                     parts.emit("seal.started", which=which, agent=agent.id, why=why)
-                    rewards = [each.reward for each in self.evaluator.roll_out("sealed", "sealed", agent)]
-                    scores[agent.id] = asdict(estimate(rewards))
-                parts.ledger.step(f"sealed/{which}", constant(scores[agent.id]))
+                    sealed[agent.id] = [each.reward for each in self.evaluator.roll_out("sealed", "sealed", agent)]
+                parts.ledger.step(f"sealed/{which}", constant(asdict(estimate(sealed[agent.id]))))
+        with self._timed("robustness"):
+            holds = robustness(parts, self.evaluator, self.samples, self.history(first), self.gate_rewards, sealed)
+            parts.ledger.step("robustness", constant(holds))
         parts.ledger.step("finished", lambda: {"spent": parts.budget.spent})
         parts.emit("run.finished", final=final.id)
+
+    def history(self, first: AgentView) -> list[AgentView]:
+        """The incumbents, in order."""
+        promoted = [trial.agent for trial in self.trials if trial.outcome == "promoted" and trial.agent]
+        return [first, *(self.agents[agent] for agent in promoted)]
 
     def smallest_gain(self) -> float:
         """The least gain, in units of the reward, that the gate sees with 80% power."""

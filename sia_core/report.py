@@ -31,6 +31,7 @@ def build(ledger: Ledger) -> dict[str, Any]:
         "sandbox": sandbox.get("name"),
         "sandbox_lacks": sandbox.get("lacks", []),
         "sealed": sealed if all(sealed.values()) else None,
+        "robustness": recorded(ledger, "robustness"),
         "generations": [_row(key, row) for key, row in gated],
         "gate_queries": sum(row["gate"] is not None for row in rows),
         "smallest_gain": gate.get("smallest_gain"),

@@ -19,6 +19,7 @@ from sia_core.evidence import Rollout
 from sia_core.gateway import Record
 from sia_core.ledger import Ledger
 from sia_core.observe import Emitter
+from sia_core.perturbation import perturb
 from sia_core.sandbox import SolveRequest, SolveResult
 from sia_core.types import Backend, Instance, Job, OfferRef, Split
 from sia_core.verifying import INVALID, Question, Verdict
@@ -62,8 +63,8 @@ class Sweep:
 
     A ``hasty`` sweep is given up when a batch of it times out too often. A ``training``
     sweep samples from the policy as it learns, each instance ``group`` times, ``distinct``
-    ones without replacement. As a job's payload it is one ``batch`` of the whole, by its
-    place.
+    ones without replacement. A ``perturbed`` one shows each instance in its other guise.
+    As a job's payload it is one ``batch`` of the whole, by its place.
     """
 
     purpose: str
@@ -78,6 +79,7 @@ class Sweep:
     group: int = 1
     training: bool = False
     distinct: bool = False
+    perturbed: bool = False
 
     def batches(self) -> list[tuple[str, tuple[str, ...]]]:
         """The steps of the sweep: key and instance ids."""
@@ -164,7 +166,9 @@ def run_batch(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
 def roll_out(setting: Setting, sweep: Sweep, host: Host) -> tuple[list[Rolled], str]:
     """The rollouts of a batch, in the order of its instances; and why the sweep is given up, or an empty string."""
     task = host.task(setting.task)
-    known = host.instances(setting.task, sweep.split)
+    known: Mapping[str, Instance] = host.instances(setting.task, sweep.split)
+    if sweep.perturbed:
+        known = {name: perturb(task, known[name]) for name in sweep.instances}
     requests = [each for name in sweep.instances for each in _requests(setting, sweep, known[name])]
     instances = [known[name] for name in sweep.instances for _ in range(sweep.group)]
     policy = host.policy(setting)

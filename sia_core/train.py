@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sia_core.decision import Training
 from sia_core.errors import NoSignal, TrainingError
 from sia_core.evidence import reward_stats
-from sia_core.explore import divergence, spread
+from sia_core.explore import divergence, samples, spread
 from sia_core.learning import Datum, Engine, Learner, Sample
 from sia_core.rollout import Rolled, Setting, Sweep, policy_of, roll_out, verified
 from sia_core.types import OfferRef
@@ -161,12 +161,7 @@ class Course:
         stale = {each.weights for each in rolled} - {now}
         if stale:
             raise TrainingError(f"stale rollouts: sampled with the weights {', '.join(stale)}, and now they are {now}")
-        samples = [
-            Sample(each.rollout.instance, f"{sweep.agent}@{each.weights}", each.rollout.reward, traces, truncated)
-            for each in rolled
-            for traces, truncated in [(each.record.traces, each.record.truncated) if each.record else ((), False)]
-        ]
-        return [samples[first : first + sweep.group] for first in range(0, len(samples), sweep.group)]
+        return samples(rolled, sweep)
 
     def _optimise(self, engine: Engine, index: int, groups: list[list[Sample]]) -> dict[str, Any]:
         learner, training = self.learner, self.update.training

@@ -79,9 +79,9 @@ class WeightLever:
         )
         about = {"purpose": sweep.purpose, "agent": agent.id, "total": GROUP * len(sweep.instances)}
         self._emit("rollouts.started", **about)
-        found = self._ledger.step(
-            f"explore/{agent.id}", lambda: self._rollouts.job("sia_core.explore:explore", {"sweep": asdict(sweep)})
-        )
+        learners = [offer.name for offer in self._plugins.of_kind("algorithm")]
+        work = partial(self._rollouts.job, "sia_core.explore:explore", {"sweep": asdict(sweep), "learners": learners})
+        found = self._ledger.step(f"explore/{agent.id}", work)
         exploration = Exploration(**{**found, "stats": RewardStats(**found["stats"])})
         self._explorations[agent.id] = exploration
         self._emit("rollouts.progress", **about, done=about["total"], mean=exploration.stats.mean)
@@ -110,8 +110,8 @@ class WeightLever:
 
     def estimate(self, decision: UpdateWeights, parent: AgentView) -> dict[str, float]:
         """Rollouts, tokens, seconds and memory that the update will take, from what exploring its parent took."""
-        epochs = self._learner(decision.algorithm, decision.config).epochs
-        return self._explorations[parent.id].estimate(decision.training, epochs, self._instances)
+        algorithm, epochs = decision.algorithm, self._learner(decision.algorithm, decision.config).epochs
+        return self._explorations[parent.id].estimate(algorithm, decision.training, epochs, self._instances)
 
     def algorithms(self) -> tuple[AlgorithmView, ...]:
         """The learners that this run's engine can train with, and what they object to each explored agent."""
@@ -125,7 +125,7 @@ class WeightLever:
                 }
                 training = {agent: learner.training(found.stats) for agent, found in self._explorations.items()}
                 costs = {
-                    agent: found.estimate(training[agent], learner.epochs, self._instances)
+                    agent: found.estimate(offer.name, training[agent], learner.epochs, self._instances)
                     for agent, found in self._explorations.items()
                 }
                 needs = tuple(sorted(learner.needs))

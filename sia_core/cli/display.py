@@ -134,6 +134,12 @@ class Display:
         if which == "initial":
             self._say(f"closed: {one_line(why)}. Scoring the first and the final agent on the sealed split ...")
 
+    def _on_robustness_started(self, *, looks: int, **_: Any) -> None:
+        self._clear()
+        self._phase = "robustness"
+        if looks:
+            self._say(f"looking how far the result holds: {looks} more sweeps over the sealed split")
+
     def _name(self, agent: str) -> str:
         """A candidate's name; what has none is the agent that the run began with."""
         return self._names.get(agent, "first agent")

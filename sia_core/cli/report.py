@@ -51,6 +51,7 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
             f"with 80% power it sees a gain of {report['smallest_gain']:.3f} or more."
         )
     _print_sealed(report, out)
+    _print_robustness(report["robustness"], out)
     spent = ", ".join(f"{amount:,.0f} {kind}" for kind, amount in report["budget"]["spent"].items() if amount)
     out.print(plain(f"Spent: {spent or 'nothing yet'}."))
     name = run_argument(folder)
@@ -76,7 +77,7 @@ def _print_candidates(rows: Sequence[Mapping[str, Any]], out: Console) -> None:
             plain(row["lever"] + (f" ({row['algorithm']})" if row["algorithm"] else "")),
             plain(row["name"]),
             f"{row['predicted']:+.3f}",
-            plain(f"{gate['delta']:+.4f} [{gate['ci95'][0]:+.4f}, {gate['ci95'][1]:+.4f}]" if gate else ""),
+            plain(signed({"value": gate["delta"], "ci95": gate["ci95"]}) if gate else ""),
             plain(verdict),
             end_section=row["accepted"],
         )
@@ -102,3 +103,32 @@ def _print_sealed(report: Mapping[str, Any], out: Console) -> None:
     out.print(plain((f"Sealed {metric['name']}", "bold"), about))
     out.print(plain(f"  initial agent  {interval(sealed['initial'])}"))
     out.print(plain("  final agent    ", (interval(sealed["final"]), "bold")))
+
+
+def _print_robustness(found: Mapping[str, Any] | None, out: Console) -> None:
+    """How far the result holds: along the history, with one lever taken back, perturbed."""
+    if not found:
+        return
+    from rich.table import Table
+
+    if len(found["history"]) > 1:
+        table = Table("incumbent", "gate", "sealed", "gap [95%]", title="Along the run", title_justify="left")
+        for row in found["history"]:
+            name = row["change"] or "initial agent"
+            table.add_row(plain(name), interval(row["gate"]), interval(row["sealed"]), signed(row["gap"]))
+        out.print(table)
+    for row in found["taken_back"]:
+        score = f"{row['sealed']['value']:.4f}, a change of {signed(row['change'])}"
+        out.print(plain(f"  final agent with its {row['lever']} taken back: {score}"))
+    for row in found["perturbed"]:
+        which = "initial" if row["agent"] == found["history"][0]["agent"] else "final"
+        score = f"{row['sealed']['value']:.4f}, a change of {signed(row['change'])}"
+        out.print(plain(f"  {which} agent, {found['perturbation']}: {score}"))
+    if found["left_out"]:
+        out.print(plain(f"  {found['left_out']} more looks at robustness did not fit into the budget"))
+
+
+def signed(value: Mapping[str, Any]) -> str:
+    """A difference with its interval, in one cell."""
+    low, high = value["ci95"]
+    return f"{value['value']:+.4f} [{low:+.4f}, {high:+.4f}]"

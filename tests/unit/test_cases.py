@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from sia_core.cases import Case, Cases, read_cases
 from sia_core.errors import UsageError
-from sia_core.types import Split, Task
+from sia_core.perturbation import Perturbs
+from sia_core.types import Instance, Split, Task
 
 SPLITS: tuple[Split, ...] = ("public", "search", "gate", "sealed")
 
@@ -269,3 +270,14 @@ def test_the_brief_is_the_users_own_if_there_is_one(tmp_path: Path) -> None:
     (tmp_path / "my_agent" / "README.md").write_text("Name the sentence.")
     assert mine.brief == "Name the charge."  # as it was when it was first read
     assert mine.name == "my_agent"
+
+
+def test_another_guise_of_a_case_doubles_the_white_space_of_its_texts_and_changes_nothing_else(tmp_path: Path) -> None:
+    made = task(tmp_path, lines(8))
+    assert isinstance(made, Perturbs)
+    instance = Instance("x", "sealed", {"text": "two plus three", "n": 2, "more": ["a b", {"key c": None}]})
+    assert made.perturbed(instance) == {
+        "text": " two  plus  three ",
+        "n": 2,
+        "more": [" a  b ", {"key c": None}],
+    }

@@ -6,24 +6,27 @@ import itertools
 import sys
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sia_core.budget import Budget, Limit
-from sia_core.candidate import Parts
+from sia_core.candidate import Parts, make_agent
 from sia_core.decision import Prediction, Stop, UpdateWeights
-from sia_core.errors import SiaError, UsageError
+from sia_core.errors import PluginError, SiaError, UsageError
 from sia_core.harness import HarnessTree, Replace, Write
 from sia_core.ledger import Ledger
 from sia_core.loop import Loop, Plan
 from sia_core.observe import Emitter
+from sia_core.perturbation import perturb
 from sia_core.report import build
+from sia_core.robustness import taken_back
 from sia_core.rollout import Rollouts, Setting
 from sia_core.testing.fakes import SKILL, FakeTask, InstantBackend, ScriptedImprover, edit, harness
 from sia_core.trees import Trees
-from sia_core.types import OfferRef
+from sia_core.types import Instance, OfferRef
 
 CONFIG = {"plan": {"levers": ["harness"], "seed": 0}, "budget": {}, "improver": "scripted"}
 
@@ -72,7 +75,8 @@ def test_sealed_instances_are_touched_only_after_the_run_is_closed(tmp_path: Pat
         keys = [key for key, _, _ in ledger.events()]
     first_sealed = next(index for index, key in enumerate(keys) if "sealed" in key)
     assert keys.index("closed") < first_sealed
-    assert all("sealed" in key or key in ("seal/seconds", "finished") for key in keys[first_sealed:])
+    others = ("seal/seconds", "robustness", "robustness/seconds", "finished")
+    assert all("sealed" in key or key in others for key in keys[first_sealed:])
 
 
 def test_evidence_never_holds_a_sealed_instance_or_a_single_gate_result(tmp_path: Path) -> None:
@@ -305,3 +309,68 @@ def test_when_one_candidate_fails_badly_the_others_are_not_waited_for(tmp_path: 
     world.backend.submit, world.backend.close = submitting, closed.set  # type: ignore[method-assign]
     with pytest.raises(SiaError, match="the sandbox is gone"):
         world.run()
+
+
+class Guised(FakeTask):
+    """The fake task, with another guise of its instances."""
+
+    perturbation = "its number negated"
+
+    def perturbed(self, instance: Instance) -> Mapping[str, Any]:
+        return {"number": -instance.input["number"]}
+
+
+def test_every_incumbent_is_scored_on_sealed_beside_the_gate_that_chose_it(tmp_path: Path) -> None:
+    report = World(tmp_path, [edit("good", 0.5)], [edit("better", 0.8, 0.5), edit("bad", 0.1, 0.5)]).run()
+    history = report["robustness"]["history"]
+    assert [row["change"] for row in history] == [None, "good", "better"]
+    assert history[0]["sealed"] == report["sealed"]["initial"]
+    assert history[2]["sealed"] == report["sealed"]["final"]
+    for row in history:
+        assert row["gap"]["value"] == pytest.approx(row["gate"]["value"] - row["sealed"]["value"])
+        assert row["gap"]["ci95"][0] < row["gap"]["value"] < row["gap"]["ci95"][1]
+
+
+def test_nothing_is_rolled_out_twice_nor_booked_twice(tmp_path: Path) -> None:
+    world = World(tmp_path, [edit("good", 0.5)], [edit("better", 0.8, 0.5)])
+    report = world.run()
+    sealed = [sweep for sweep in world.backend.sweeps if sweep.split == "sealed"]
+    assert len({(sweep.agent, sweep.instances) for sweep in sealed}) == len(sealed)
+    assert report["budget"]["spent"]["rollouts"] == sum(len(sweep.instances) for sweep in world.backend.sweeps)
+
+
+def test_what_does_not_fit_into_the_budget_is_left_out_and_said(tmp_path: Path) -> None:
+    ample = World(tmp_path / "ample", [edit("good", 0.5)], [edit("better", 0.8, 0.5)])
+    spent = ample.run()["budget"]["spent"]["rollouts"]
+    tight = World(tmp_path / "tight", [edit("good", 0.5)], [edit("better", 0.8, 0.5)], budget=f"{spent - 1}")
+    report = tight.run()
+    assert report["robustness"]["left_out"] == 1
+    assert len(report["robustness"]["history"]) == 2
+    assert report["budget"]["spent"]["rollouts"] <= spent - 1
+
+
+def test_the_first_and_the_final_agent_are_asked_again_in_the_tasks_other_guise(tmp_path: Path) -> None:
+    world = World(tmp_path, [edit("good", 0.5)], task=Guised())
+    found = world.run()["robustness"]
+    assert found["perturbation"] == "its number negated"
+    assert [row["agent"] for row in found["perturbed"]] == [row["agent"] for row in found["history"]]
+    assert all(row["change"]["value"] == 0 for row in found["perturbed"])
+    asked = [sweep for sweep in world.backend.sweeps if sweep.perturbed]
+    assert {sweep.split for sweep in asked} == {"sealed"}
+
+
+def test_each_lever_is_taken_back_alone_where_both_changed_the_agent() -> None:
+    first = make_agent(harness(0.2), None, None)
+    edited = make_agent(harness(0.7), first, "edit")
+    both = make_agent(harness(0.7), edited, "ppo", "adapter")
+    back = taken_back(first, both)
+    assert (back["harness"].harness, back["harness"].adapter) == (first.harness, "adapter")
+    assert back["weights"].id == edited.id  # so it is not rolled out a second time
+    assert taken_back(first, edited) == {}
+
+
+def test_the_same_instance_is_asked_under_its_id_and_a_task_without_a_guise_is_named() -> None:
+    instance = Instance("gate-3", "gate", {"number": 3})
+    assert perturb(Guised(), instance) == Instance("gate-3", "gate", {"number": -3})
+    with pytest.raises(PluginError, match="'fake' offers no perturbation"):
+        perturb(FakeTask(), instance)

@@ -14,6 +14,8 @@ from table_policy import PLUGINS, TableBackend, TableEngine, TableHost, TableTas
 from sia_core.budget import Budget, Limit
 from sia_core.candidate import Parts
 from sia_core.decision import Prediction, Training, UpdateWeights
+from sia_core.evidence import RewardStats
+from sia_core.explore import Exploration
 from sia_core.learning import Trace
 from sia_core.ledger import Ledger
 from sia_core.loop import Loop, Plan
@@ -104,6 +106,17 @@ def test_the_record_holds_the_evidence_what_the_table_said_the_estimate_and_what
     assert seen.weights is not None
     assert not seen.weights.refused
     assert [each.name for each in seen.algorithms] == ["climb"]  # the engine has no critic
+
+
+def test_the_estimate_counts_what_a_learner_trains_on_not_all_that_is_sampled(tmp_path: Path) -> None:
+    World(tmp_path, [update()]).run()
+    with Ledger.read(tmp_path) as ledger:
+        ((_, found, _), *_) = ledger.events("explore/")
+    assert found["trained"]["climb"] == 1.0
+    known = {**found, "stats": RewardStats(**found["stats"]), "seconds": 1.0, "tokens": 10.0, "pass_seconds": 0.1}
+    imitates = Exploration(**{**known, "trained": {"climb": 0.25}})
+    assert imitates.estimate("climb", SHORT, 2, 200)["seconds"] == 6 * 8 * 8 * (1 + 3 * 2 * 0.25)
+    assert imitates.estimate("a stranger's", SHORT, 2, 200)["seconds"] == 6 * 8 * 8 * (1 + 3 * 2)
 
 
 def test_a_trained_agent_keeps_its_adapter_when_its_harness_is_rewritten(tmp_path: Path) -> None:

@@ -179,3 +179,8 @@ def test_nonsense_fails_loudly() -> None:
         engine.check(stale)
     with pytest.raises(TrainingError, match="nothing precedes"):
         engine.logprobs([Trace([1, 2], [1, 1], [0.0, 0.0])])
+
+
+def test_training_needs_more_memory_than_is_held_before_it() -> None:
+    memory = Torch(policy="tiny", seed=0).memory()
+    assert memory["needed"] > memory["peak"] > 0

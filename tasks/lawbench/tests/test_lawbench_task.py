@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from sia_core.errors import UsageError
 from sia_core.harness import applies
-from sia_core.types import Split, Task
+from sia_core.perturbation import Perturbs
+from sia_core.types import Instance, Split, Task
 from sia_lawbench import plugin, source
 from sia_lawbench.source import SEALED_LABELS, TEST, TRAIN, Source
 from sia_lawbench.task import LawBench
@@ -142,3 +143,13 @@ def test_the_wheel_and_its_extracted_files_are_the_same_task(real_task: LawBench
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(whole.read(name))
     assert LawBench(str(tmp_path)).fingerprint == real_task.fingerprint
+
+
+def test_another_guise_of_a_case_leaves_out_a_twentieth_of_its_characters_always_the_same(task: LawBench) -> None:
+    assert isinstance(task, Perturbs)
+    instance = Instance("some-case", "sealed", {"text": "".join(map(chr, range(0x4E00, 0x4E00 + 200)))})
+    text = task.perturbed(instance)["text"]
+    assert len(text) == 190
+    assert list(text) == sorted(text)  # the rest stays in its order
+    assert task.perturbed(instance) == {"text": text}
+    assert task.perturbed(Instance("another", "sealed", instance.input))["text"] != text

@@ -174,7 +174,8 @@ class Torch:
 
         Weights, for what learns also gradient and Adam's two moments, 34 D bytes of
         activations a position and layer at half precision (Korthikanti 2022,
-        arXiv 2205.05198, without the attention matrix), and two chunks of logits.
+        arXiv 2205.05198, without the attention matrix), and two chunks of logits. Where
+        ``peak`` is this process's, so is ``needed``: weights are part of what it holds by now.
         """
         policy, settings = self.policy, self.settings
         weights = sum(each.numel() * each.element_size() for each in policy.model.parameters())
@@ -182,10 +183,11 @@ class Torch:
         layers = 1 if settings.checkpointing else policy.config.num_hidden_layers
         width = policy.config.hidden_size * policy.head().element_size() / 2
         chunk = min(settings.vocabulary_chunk, policy.config.vocab_size)
-        needed = weights + 3 * learning + settings.micro_tokens * (34 * width * layers + 8 * chunk)
+        training = 3 * learning + settings.micro_tokens * (34 * width * layers + 8 * chunk)
         if policy.device.type == "cuda":
-            return {"needed": float(needed), "peak": float(torch.cuda.max_memory_allocated(policy.device))}
-        return {"needed": float(needed), "peak": 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+            return {"needed": float(weights + training), "peak": float(torch.cuda.max_memory_allocated(policy.device))}
+        held = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return {"needed": held + training, "peak": held}
 
     def digest(self) -> str:
         """A digest of the adapter's weights alone: the name of what samples."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +57,7 @@ class LawBench:
     metric = Metric("top1", "maximize", "accuracy", (0.0, 1.0))
     failure_reward = 0.0
     limits = Limits(solve_seconds=10.0)
+    perturbation = "a twentieth of the characters left out"
 
     def __init__(self, data: str | None = None, seed: int = 0) -> None:
         # Other processes, with other working folders, are told of the same copy.
@@ -84,6 +86,12 @@ class LawBench:
                 "charges.json": json.dumps(self._data.charges, ensure_ascii=False, indent=0).encode(),
             },
         )
+
+    def perturbed(self, instance: Instance) -> Mapping[str, Any]:
+        """The case with a twentieth of its characters left out, as a careless copy would."""
+        text = instance.input["text"]
+        kept = random.Random(instance.id).sample(range(len(text)), len(text) - len(text) // 20)
+        return {"text": "".join(text[place] for place in sorted(kept))}
 
     def seed_harness(self) -> HarnessTree:
         """Guesses from the names of the charges alone."""

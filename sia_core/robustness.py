@@ -1,0 +1,136 @@
+"""How far a closed run's result holds: along its history, with one lever taken back, and under small perturbations.
+
+Both levers climb the same fixed verifier, so what they reached together may be fitted
+to it, or to one another (coupled Goodhart). This looks for it on the sealed split,
+which no step of the run has seen: it decides nothing, and improvers never read it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sia_core.candidate import PERTURBED, Evaluator, Parts, Samples, make_agent
+from sia_core.evidence import AgentView
+from sia_core.gate import Interval, compare, estimate
+from sia_core.perturbation import perturbation_of
+
+
+@dataclass(frozen=True)
+class Look:
+    """One agent on the sealed split, as it is or perturbed."""
+
+    agent: AgentView
+    perturbed: bool = False
+
+    @property
+    def key(self) -> tuple[str, bool]:
+        return self.agent.id, self.perturbed
+
+
+def taken_back(first: AgentView, final: AgentView) -> dict[str, AgentView]:
+    """The final agent without what one lever did, by that lever; empty where only one of them changed anything."""
+    if final.harness == first.harness or final.adapter == first.adapter:
+        return {}
+    return {
+        "harness": make_agent(first.files, first, "the harness taken back", final.adapter),
+        "weights": make_agent(final.files, first, "the weights taken back", first.adapter),
+    }
+
+
+def robustness(
+    parts: Parts,
+    evaluator: Evaluator,
+    samples: Samples,
+    history: Sequence[AgentView],
+    gated: Mapping[str, Sequence[float]],
+    sealed: Mapping[str, Sequence[float]],
+) -> dict[str, Any]:
+    """Look at a closed run's agents on the sealed split, as far as the budget goes; what was found, as JSON.
+
+    ``history`` are the agents that were the incumbent, the first one first; ``gated`` and
+    ``sealed`` the rewards by agent, on sealed those of the first and the final one.
+    """
+    check = _Check(history, gated, sealed, perturbation_of(parts.task))
+    looks = check.looks()
+    parts.emit("robustness.started", looks=len(looks))
+    room = min(parts.budget.left("rollouts"), parts.budget.left("verifications"))
+    afforded = [look for place, look in enumerate(looks, 1) if place * len(samples.sealed) <= room]
+
+    def roll_out(look: Look) -> list[float]:
+        purpose = PERTURBED if look.perturbed else "sealed"
+        return [each.reward for each in evaluator.roll_out(purpose, "sealed", look.agent)]
+
+    # An engine holds one adapter at a time; without one, an agent sets itself up while another is asked.
+    with ThreadPoolExecutor(1 if parts.weights else 2, thread_name_prefix="sia-robustness") as threads:
+        check.rewards.update(zip((look.key for look in afforded), threads.map(roll_out, afforded), strict=True))
+    return {**check.found(), "left_out": len(looks) - len(afforded)}
+
+
+class _Check:
+    """Whom to look at, and what their ``rewards`` say: by agent, and whether it was perturbed."""
+
+    def __init__(
+        self,
+        history: Sequence[AgentView],
+        gated: Mapping[str, Sequence[float]],
+        sealed: Mapping[str, Sequence[float]],
+        perturbation: str | None,
+    ) -> None:
+        self._history, self._gated, self._perturbation = history, gated, perturbation
+        self._taken_back = taken_back(history[0], history[-1])
+        self._ends = list({agent.id: agent for agent in (history[0], history[-1])}.values())
+        self.rewards = {(agent, False): rewards for agent, rewards in sealed.items()}
+
+    def looks(self) -> list[Look]:
+        """Whom to look at that was not looked at yet, each once, what tells most first."""
+        looks = [Look(agent) for agent in self._taken_back.values()]
+        looks += [Look(agent, perturbed=True) for agent in self._ends if self._perturbation]
+        looks += [Look(agent) for agent in self._history]
+        return list({look.key: look for look in looks if look.key not in self.rewards}.values())
+
+    def found(self) -> dict[str, Any]:
+        """What the looks that were taken say."""
+        return {
+            "history": [self._along(agent) for agent in self._history if Look(agent).key in self.rewards],
+            "taken_back": [
+                {"lever": lever, **self._changed(Look(agent), self._history[-1])}
+                for lever, agent in self._taken_back.items()
+                if Look(agent).key in self.rewards
+            ],
+            "perturbation": self._perturbation,
+            "perturbed": [
+                self._changed(look, look.agent)
+                for look in (Look(agent, perturbed=True) for agent in self._ends)
+                if look.key in self.rewards
+            ],
+        }
+
+    def _along(self, agent: AgentView) -> dict[str, Any]:
+        """One incumbent: on the gate that chose it, on sealed, and the gap between the two."""
+        gate, sealed = self._gated[agent.id], self.rewards[Look(agent).key]
+        return {
+            "agent": agent.id,
+            "change": agent.edits[-1] if agent.edits else None,
+            "gate": asdict(estimate(gate)),
+            "sealed": asdict(estimate(sealed)),
+            "gap": asdict(gap(gate, sealed)),
+        }
+
+    def _changed(self, look: Look, than: AgentView) -> dict[str, Any]:
+        """A score, and how it differs from that of an agent as it is, on the same instances."""
+        rewards = self.rewards[look.key]
+        paired = compare(self.rewards[Look(than).key], rewards, bounds=None, alpha=1.0)
+        change = Interval(paired.delta, paired.n, paired.ci95)
+        return {"agent": look.agent.id, "sealed": asdict(estimate(rewards)), "change": asdict(change)}
+
+
+def gap(gate: Sequence[float], sealed: Sequence[float]) -> Interval:
+    """Mean on the gate less mean on sealed, with its 95% interval: the two splits are independent samples."""
+    here, there = estimate(gate), estimate(sealed)
+    halves = [(each.ci95[1] - each.ci95[0]) / 2 for each in (here, there)]
+    value, half = here.value - there.value, math.hypot(*halves)
+    return Interval(value, min(here.n, there.n), (value - half, value + half))
