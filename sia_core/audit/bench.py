@@ -8,6 +8,7 @@ for the report alone.
 from __future__ import annotations
 
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -76,6 +77,7 @@ class Bench:
         self.tried: list[Tried] = []
         self.setup_seconds = 0.0
         self.rollout_seconds = 0.0
+        self.cpu_seconds = 0.0
 
     def _started(self) -> VerifierProcess:
         return VerifierProcess(self._setting.task, self._setting.verifier, self._setting.sandbox)
@@ -117,8 +119,12 @@ class Bench:
         return Judged(instance, answer, verdict.outcome, verdict.score.reward, passed, verdict.message)
 
     def roll_out(self) -> None:
-        """Roll the first harness out: once to time its set-up, once to time a rollout, then as often as time allows."""
+        """Roll the first harness out: once to time its set-up, once to time a rollout, then as often as time allows.
+
+        Its sandbox has ended then. ``cpu_seconds`` is what all of this took, the policy's own work left out.
+        """
         some = self.search(MOST_INSTANCES)
+        self._host.policy(self._setting)  # a large one takes longer than any set-up
         started = time.monotonic()
         self.tried = self._solved(some[:1])
         self.setup_seconds = max(0.0, time.monotonic() - started - self.tried[0].seconds)
@@ -129,6 +135,9 @@ class Bench:
         started = time.monotonic()
         self.tried += self._solved(rest)
         self.rollout_seconds = (time.monotonic() - started) / len(rest) if rest else once
+        before = _cpu_of_children()
+        self._host.stop()  # what a sandbox took is known when it has ended
+        self.cpu_seconds = _cpu_of_children() - before
 
     def _solved(self, instances: Sequence[Instance]) -> list[Tried]:
         if not instances:
@@ -180,6 +189,12 @@ def opened(config: Config, plugins: Plugins) -> Iterator[Bench]:
             if bench:
                 bench.close()
             host.stop()
+
+
+def _cpu_of_children() -> float:
+    """Of this process's that have ended, and theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def said(message: str) -> str:

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from statistics import fmean, pvariance
 from typing import Any
@@ -108,8 +109,7 @@ def _of_noise(noise: dict[str, Any], span: float) -> Finding:
 def judge_headroom(bench: Bench, separation: Separation, plan: Plan) -> tuple[list[Finding], dict[str, Any]]:
     """Whether there is something to gain, and whether the gate would see it."""
     failure, bounds = bench.task.failure_reward, bench.task.metric.bounds
-    by_instance = {each.instance.id: each.reward for each in separation.seed.judged}
-    mean = estimate([by_instance.get(each.instance.id, failure) for each in bench.tried])
+    mean = estimate(_rewards(bench, separation))
     best = max((group.mean for group in separation.groups), default=failure)
     upper = bounds[1] if bounds else best
     gate, span = len(bench.samples.gate), (bounds[1] - bounds[0]) if bounds else 1.0
@@ -133,6 +133,13 @@ def judge_headroom(bench: Bench, separation: Separation, plan: Plan) -> tuple[li
     ], figures
 
 
+def _rewards(bench: Bench, separation: Separation) -> list[float]:
+    """The first harness's, up to the first answer that was not put before the verifier."""
+    judged = {each.instance.id: each.reward for each in separation.seed.judged}
+    known = takewhile(lambda each: each.answer is None or each.instance.id in judged, bench.tried)
+    return [judged.get(each.instance.id, bench.task.failure_reward) for each in known]
+
+
 def judge_cost(bench: Bench, separation: Separation, plan: Plan) -> tuple[list[Finding], dict[str, Any]]:
     """What one look at an agent and the final report take, of what was measured on this machine."""
     judged = [each for group in (separation.seed, separation.good) if group for each in group.judged]
@@ -145,7 +152,7 @@ def judge_cost(bench: Bench, separation: Separation, plan: Plan) -> tuple[list[F
     disk = _bytes_of(bench)
     figures = {
         "sandbox": bench.sandbox, "cores": os.cpu_count(), "verifier_start_seconds": bench.start_seconds,
-        "setup_seconds": bench.setup_seconds, "rollout_seconds": rollout,
+        "setup_seconds": bench.setup_seconds, "cpu_seconds": bench.cpu_seconds, "rollout_seconds": rollout,
         "solve_seconds": fmean(each.seconds for each in bench.tried), "verification_seconds": verification,
         "tokens": tokens, "look": {"rollouts": look, "seconds": seconds[0], "tokens": look * tokens},
         "report": {"rollouts": report, "seconds": seconds[1], "tokens": report * tokens},
@@ -175,6 +182,7 @@ def _of_cost(task: Task, bench: Bench, figures: dict[str, Any]) -> list[Finding]
         f"set-up {_time(setup)}, a rollout {_time(rollout)} ({figures['cores']} cores, sandbox {bench.sandbox}), "
         f"a verification {_time(figures['verification_seconds'])}"
     )
+    once += f"; {len(bench.tried)} rollouts and the set-up took {_time(figures['cpu_seconds'])} of CPU"
     if figures["tokens"]:
         once += f", {figures['tokens']:,.0f} tokens of the policy a rollout"
     slowest = max(each.seconds for each in bench.tried)
@@ -187,8 +195,8 @@ def _of_cost(task: Task, bench: Bench, figures: dict[str, Any]) -> list[Finding]
         f"{_size(disk['look_bytes'])} of ledger"
     )
     a_run = (
-        f"the final report is {report['rollouts']:,} rollouts, about {_time(report['seconds'])}; with {run['looks']} "
-        f"looks a run takes about {_time(run['seconds'])}, if every harness is as fast as the first"
+        f"the final report is at least {report['rollouts']:,} rollouts, about {_time(report['seconds'])}; "
+        f"with {run['looks']} looks a run takes about {_time(run['seconds'])}, if every harness is as fast as the first"
     )
     return [
         Finding("cost", "one rollout", "look" if slow else "ok", once),

@@ -35,7 +35,9 @@ ALIKE = 0.95
 
 HALF = 0.5
 PROBED = 3
-"""Instances on which each empty and each hostile answer is tried."""
+"""Instances on which each empty and each hostile answer is tried, where the verifier is fast enough for ``MANY``."""
+
+MANY = 24
 
 MOST_FAILURES = 3
 """After so many answers that broke the verifier the rest of a class is not asked."""
@@ -95,7 +97,8 @@ def separate(bench: Bench) -> Separation:
     asker = _Asker(bench)
     labelled = labelled_answers(bench.task)
     count = bench.size_of_samples(asks=9, seconds=ASK_SECONDS)
-    seed = asker.ask(FIRST, [(each.instance, each.answer) for each in bench.tried if each.answer is not None])
+    answered = [(each.instance, each.answer) for each in bench.tried if each.answer is not None]
+    seed = asker.ask(FIRST, answered[: max(count, MANY)])
     if seed.judged and all(each.usage for each in seed.judged):
         raise UsageError(seed.judged[0].message)
     good, refusal = asker.good(labelled, seed, count)
@@ -139,10 +142,11 @@ class _Asker:
         """A class of different answers, each on a few instances, or until it breaks the verifier."""
         judged: list[Judged] = []
         names: list[str] = []
+        tried = instances[: PROBED if len(instances) >= MANY else 1]
         for at, (what, text) in enumerate(answers.items()):
             if sum(each.outcome == FAILED for each in judged) >= MOST_FAILURES:
                 return Group(name, judged, names, len(answers) - at)
-            for instance in instances[:PROBED]:
+            for instance in tried:
                 names.append(what)
                 judged.append(self._bench.judge(instance, text))
                 if judged[-1].outcome == FAILED:

@@ -187,7 +187,7 @@ def test_the_table_of_the_example_names_every_check_and_leaves_nothing_behind(tm
     command = [sys.executable, "-m", "sia_core", *argv]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for words in ("separation", "noise", "head-room", "leaks", "cost", "0 to be mended", "labelled cases, shuffled"):
+    for words in ("separation", "noise", "head-room", "leaks", "cost", "0 to be mended", "of CPU", "labelled cases, shuffled"):
         assert words in done.stdout
     assert list(tmp_path.iterdir()) == []
 

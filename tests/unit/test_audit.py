@@ -447,6 +447,19 @@ def test_head_room_is_what_the_first_harness_leaves_and_the_gate_can_see(
     assert figures["room"] == pytest.approx(1 - right / 10)
 
 
+def test_head_room_counts_rollouts_without_an_answer_as_failures_and_leaves_out_what_was_not_judged() -> None:
+    bench = FakeBench(lambda *_: 1.0)
+    answers = ["1", None, "1", "1", None]
+    bench.tried = [
+        Tried(each.instance, "ok" if answer else "crash", answer, 0.1, "", "", 0)
+        for each, answer in zip(judged(*[0.0] * 5), answers, strict=True)
+    ]
+    whole = judged(1.0, 1.0, 1.0)
+    first = Group(FIRST, [whole[0], whole[2]])
+    _, figures = judge_headroom(bench, Separation([GOOD], GOOD, first), Plan())  # type: ignore[arg-type]
+    assert (figures["first_harness"]["value"], figures["first_harness"]["n"]) == (pytest.approx(2 / 3), 3)
+
+
 def test_rewards_without_bounds_are_measured_by_the_best_class() -> None:
     bench = FakeBench(lambda *_: 1.0)
     bench.task.metric = SimpleNamespace(bounds=None)  # type: ignore[assignment]
