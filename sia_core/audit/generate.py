@@ -17,6 +17,9 @@ MOST_CHOICES = 20
 
 MOST_ITEMS = 4
 DEEPEST = 6
+HOLE = "\ue000"
+"""Stands in a template where a string, a number or a choice goes; nobody's field has it in its name."""
+
 WIDE = 1e6
 """Numbers without bounds are drawn from minus this to this."""
 
@@ -72,12 +75,12 @@ class Generator:
         return self._make(self._schema, source, 0)
 
     def template(self) -> str:
-        """The JSON text of a value with ``@`` in the place of each string, number and choice."""
-        return json.dumps(_hollow(self._make(self._schema, None, 0)), ensure_ascii=False).replace('"@"', "@")
+        """The JSON text of a value with a hole in the place of each string, number and choice."""
+        return json.dumps(_hollow(self._make(self._schema, None, 0)), ensure_ascii=False).replace(f'"{HOLE}"', HOLE)
 
     def hollow(self) -> str:
         """The JSON text of a value with nothing in it: its strings and lists are empty, whatever the schema says."""
-        return self.template().replace("@", '""')
+        return self.template().replace(HOLE, '""')
 
     def _make(self, schema: Any, source: random.Random | None, depth: int) -> Any:
         schema = self._resolved(schema)
@@ -170,4 +173,4 @@ def _number(schema: Schema, source: random.Random | None, *, whole: bool) -> int
 def _hollow(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _hollow(each) for key, each in value.items()}
-    return [_hollow(each) for each in value] if isinstance(value, list) else "@"
+    return [_hollow(each) for each in value] if isinstance(value, list) else HOLE

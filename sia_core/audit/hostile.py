@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from sia_core.answers import MAX_DEPTH
+from sia_core.audit.generate import HOLE
 
 _NUMBERS = {
     "NaN": "NaN",
@@ -45,7 +46,7 @@ _VALUES = {
 def hostile_answers(template: str, size: int) -> dict[str, str]:
     """Hostile answers by what they are: bare, and in each place of a template of the task's answers.
 
-    ``template`` holds ``@`` where a string or number goes; ``size`` is the most bytes an answer may have.
+    ``template`` has holes where strings and numbers go; ``size`` is the most bytes an answer may have.
     """
     inner = {
         **_NUMBERS,
@@ -56,15 +57,15 @@ def hostile_answers(template: str, size: int) -> dict[str, str]:
     }
     answers = {**inner, **_VALUES, "100,000 lists": "[" * 100_000 + "]" * 100_000}
     answers["a key twice"] = _doubled(template)
-    if template != "@":
-        places = template.count("@") or 1
+    if template != HOLE:
+        places = template.count(HOLE) or 1
         for name, text in inner.items():
             if len(text) * places <= size:
-                answers[f"{name} in its place"] = template.replace("@", text)
+                answers[f"{name} in its place"] = template.replace(HOLE, text)
     return answers
 
 
 def _doubled(template: str) -> str:
     """An object with its fields twice."""
-    inside = template.strip()[1:-1] if template.startswith("{") and len(template) > 2 else '"a": @'
-    return f"{{{inside}, {inside}}}".replace("@", "1")
+    inside = template.strip()[1:-1] if template.startswith("{") and len(template) > 2 else f'"a": {HOLE}'
+    return f"{{{inside}, {inside}}}".replace(HOLE, "1")

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
 from statistics import fmean, pvariance
@@ -38,19 +38,12 @@ SHARE_OF_NOISE = 0.1
 """What noise may add to the variance of a paired difference."""
 
 
-@dataclass(frozen=True)
-class Noise:
-    """How scores of the same answers change, by what was different. ``deviation`` is the standard one, of a score."""
-
-    answers: int
-    times: int
-    changed: dict[str, float]
-    deviation: dict[str, float]
-    repeats: int
-
-
 def measure_noise(bench: Bench, separation: Separation, span: float) -> tuple[list[Finding], dict[str, Any]]:
-    """Score the same answers again: with the same seed, with others, and in a fresh process."""
+    """Score the same answers again: with the same seed, with others, and in a fresh process.
+
+    The figures tell, by what was different, the share of answers whose score changed and the
+    standard deviation of a score; ``repeats`` is how often the gate would want an answer scored.
+    """
     good = separation.good.judged if separation.good else []
     usable = [each for pair in _interleaved(good, separation.seed.judged) for each in pair if each.outcome != FAILED]
     once = max(1e-4, mean_seconds(usable))
@@ -66,16 +59,16 @@ def measure_noise(bench: Bench, separation: Separation, span: float) -> tuple[li
             [first.reward, *(bench.judge(first.instance, first.answer, salt).reward for salt in salts)]
             for first in chosen
         ]
-    noise = Noise(
-        len(chosen),
-        sum(map(len, again.values())),
-        {what: fmean(len(set(each)) > 1 for each in rows) for what, rows in scores.items()},
-        {what: _deviation(rows) for what, rows in scores.items()},
-        0,
-    )
-    most = max(noise.deviation.values())
+    deviation = {what: _deviation(rows) for what, rows in scores.items()}
+    most = max(deviation.values())
     repeats = math.ceil(2 * (most / span) ** 2 / (SHARE_OF_NOISE * DISCORDANCE)) if span > 0 else 1
-    figures = {**asdict(noise), "repeats": max(1, repeats)}
+    figures = {
+        "answers": len(chosen),
+        "times": sum(map(len, again.values())),
+        "changed": {what: fmean(len(set(each)) > 1 for each in rows) for what, rows in scores.items()},
+        "deviation": deviation,
+        "repeats": max(1, repeats),
+    }
     return [_of_noise(figures, span)], figures
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from sia_core.answers import InvalidAnswer, read_answer
 from sia_core.audit.bench import FAILED, Judged, Tried
 from sia_core.audit.findings import Finding, worst
-from sia_core.audit.generate import Generator, like, schema_of
+from sia_core.audit.generate import HOLE, Generator, like, schema_of
 from sia_core.audit.hostile import hostile_answers
 from sia_core.audit.leaks import look_for_leaks
 from sia_core.audit.measures import judge_headroom, measure_noise
@@ -291,7 +291,7 @@ def test_examples_that_differ_are_free_text() -> None:
 
 def test_hostile_answers_are_refused_by_a_strict_model_and_reach_an_open_one() -> None:
     generator = Generator(schema_of(Choice, []))
-    assert generator.template() == '{"charge": @}'
+    assert generator.template() == f'{{"charge": {HOLE}}}'
     hostile = hostile_answers(generator.template(), 1000)
     assert hostile["NaN in its place"] == '{"charge": NaN}'
     assert hostile["a key twice"] == '{"charge": 1, "charge": 1}'
