@@ -85,19 +85,25 @@ def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Obse
 
 def checked(config: Config, plugins: Plugins) -> tuple[Config, Task, dict[str, Any]]:
     """All that can be checked before a run: its configuration as it is recorded, its task, and its sandbox."""
-    config = replace(config, verifier=_absolute(config.verifier))
-    _check(config, plugins)
-    task = task_of(config, plugins)
-    check_task(task, config.plan)
+    config, task = workable(config, plugins)
     samples = take_samples(task, config.plan)
     check_budget(samples, samples.look(explores="weights" in config.plan.levers), Limit(config.budget))
-    sandbox = _choose_sandbox(config, plugins)
+    sandbox = choose_sandbox(config, plugins)
     verifier = VerifierProcess(config.task, verifier_of(config, task), sandbox["name"])
     try:
         verifier.check()
     finally:
         verifier.close()
     return config, task, sandbox
+
+
+def workable(config: Config, plugins: Plugins) -> tuple[Config, Task]:
+    """The configuration as a run records it, and its task; UsageError where no run can work with them."""
+    config = replace(config, verifier=_absolute(config.verifier))
+    _check(config, plugins)
+    task = task_of(config, plugins)
+    check_task(task, config.plan)
+    return config, task
 
 
 def resume(folder: Path, plugins: Plugins, observers: Sequence[Observer]) -> None:
@@ -208,7 +214,7 @@ def _check_splits(task: Task) -> None:
 def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observers: Sequence[Observer]) -> None:
     core = Source("core", "sia-core", __version__)
     emit = Emitter([*((core, each) for each in observers), *plugins.observers])
-    sandbox = ledger.step("sandbox", lambda: _choose_sandbox(config, plugins))
+    sandbox = ledger.step("sandbox", lambda: choose_sandbox(config, plugins))
     backend: Backend = plugins.create("backend", config.backend, plugins=plugins)
     try:
         parts = parts_of(config, task, ledger, Trees(ledger.folder), backend, plugins, emit)
@@ -232,7 +238,7 @@ def parts_of(
     config: Config, task: Task, ledger: Ledger, trees: Trees, backend: Backend, plugins: Plugins, emit: Emitter
 ) -> Parts:
     """What the loop works with, around a ledger that knows the run's sandbox; also for a replay."""
-    sandbox = ledger.step("sandbox", lambda: _choose_sandbox(config, plugins))
+    sandbox = ledger.step("sandbox", lambda: choose_sandbox(config, plugins))
     setting = setting_of(config, task, ledger.folder, sandbox["name"])
     rollouts, budget = Rollouts(setting, ledger, backend, emit), Budget(Limit(config.budget))
     weights = None
@@ -249,7 +255,7 @@ def setting_of(config: Config, task: Task, folder: Path, sandbox: str) -> Settin
     return Setting(str(folder.resolve()), config.task, verifier, sandbox, config.plan.seed, config.engine)
 
 
-def _choose_sandbox(config: Config, plugins: Plugins) -> dict[str, Any]:
+def choose_sandbox(config: Config, plugins: Plugins) -> dict[str, Any]:
     """The strongest sandbox that works here, or the one that the run names; and what it does not guarantee."""
     if config.sandbox:
         offered = [plugins.create("sandbox", config.sandbox)]

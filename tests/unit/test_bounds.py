@@ -100,7 +100,9 @@ def loaded(program: str) -> set[str]:
 # Numbers
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["plugins", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["run", "--help"], ["plugins", "--help"], ["audit", "--help"]]
+)
 def test_help_scans_no_entry_points_and_imports_nothing_heavy(arguments: list[str]) -> None:
     main = f"from sia_core.cli import main\ntry: main({arguments})\nexcept SystemExit: pass"
     modules = loaded(main)
