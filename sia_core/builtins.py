@@ -30,5 +30,6 @@ def sia_backends() -> list[Offer]:
 def sia_sandboxes() -> list[Offer]:
     return [
         Offer("namespaces", "Linux namespaces, Landlock and seccomp", "sia_core.sandbox.namespaces:Namespaces"),
+        Offer("bwrap", "bubblewrap, with Landlock and seccomp inside", "sia_core.sandbox.bwrap:Bubblewrap"),
         Offer("process", "Landlock, seccomp and limits, without namespaces", "sia_core.sandbox.process:Process"),
     ]

@@ -92,8 +92,9 @@ def _print(about: Mapping[str, Any]) -> None:
     say("\n", ("Sandboxes", "bold"), ", strongest first")
     for each in about["sandboxes"]:
         say(f"  {each['name']:12} ", _mark(each))
-        for guarantee, why in each["lacks"].items():
-            say(f"               no guarantee of {guarantee}: {why}")
+        for why in dict.fromkeys(each["lacks"].values()):
+            lacking = ", ".join(name for name, reason in each["lacks"].items() if reason == why)
+            say(f"               no guarantee of {lacking}: {why}")
         if each["cause"]:
             say(f"               {each['cause']}")
     if about["sandbox"]:

@@ -16,7 +16,7 @@ import resource
 import select
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import ModuleType
 
@@ -97,12 +97,24 @@ class World:
 def main(control: int, channel: int) -> None:
     """Read the configuration from ``control``, build the sandbox, and run the program in it."""
     try:
-        config = json.loads(_read_line(control))
+        config = read_config(control)
         program = _load(config["program"])
         program_fork(config, program, control, channel)
     except BaseException as error:
-        _report(control, {"error": f"{type(error).__name__}: {error}"})
+        report(control, {"error": f"{type(error).__name__}: {error}"})
         os._exit(1)
+
+
+def read_config(control: int) -> dict[str, Any]:
+    """The host's line; where it hangs up instead, nobody waits for this process any more."""
+    line = b""
+    while not line.endswith(b"\n"):
+        data = os.read(control, 1 << 16)
+        if not data:
+            os._exit(1)
+        line += data
+    config: dict[str, Any] = json.loads(line)
+    return config
 
 
 def program_fork(config: dict[str, Any], program: ModuleType, control: int, channel: int) -> None:
@@ -134,8 +146,8 @@ def program_fork(config: dict[str, Any], program: ModuleType, control: int, chan
     rules = seccomp.sandbox_filter(linux.machine(), own_files=namespaced, own_user=own_user, network=network)
     seccomp.install(rules)
     world = World(config["mounts"], config["scratch"], readable, port)
-    _report(control, {}, listener)
-    _forget_core()
+    report(control, {}, () if listener is None else [listener.detach()])
+    forget_core()
     os.close(control)
     program.main(channel, world)
     os._exit(0)
@@ -186,12 +198,17 @@ def _enter_namespaces(config: dict[str, Any], user: int | None, port: int | None
         linux.set_capabilities(0)
     else:
         linux.become(user, user)
-    for path in config["mounts"].values():
+    check_readable(config["mounts"])
+    readable = newroot.readable()
+    limit(config, readable, [], port)
+    return readable
+
+
+def check_readable(mounts: Mapping[str, str]) -> None:
+    """PermissionError for a mount that the sandbox's own user cannot read."""
+    for path in mounts.values():
         if not os.access(path, os.R_OK):
             raise PermissionError(f"mount {path} cannot be read by the sandbox's own user; make its files readable")
-    readable = newroot.readable()
-    _limit(config, readable, [], port)
-    return readable
 
 
 def _enter_process(config: dict[str, Any], user: int | None, port: int | None) -> list[str]:
@@ -206,17 +223,17 @@ def _enter_process(config: dict[str, Any], user: int | None, port: int | None) -
         linux.drop_bounding_set()
         linux.become(user, user, keep=keep)
     readable: list[str] = config["readable"]
-    _limit(config, config["shown"], config["listable"], port)
+    limit(config, config["shown"], config["listable"], port)
     return readable
 
 
-def _limit(config: dict[str, Any], readable: list[str], listable: list[str], port: int | None) -> None:
+def limit(config: dict[str, Any], readable: list[str], listable: list[str], port: int | None) -> None:
     """Resource limits and Landlock."""
     for name, value in config["limits"].items():
-        limit = getattr(resource, name)
-        hard = resource.getrlimit(limit)[1]
+        kind = getattr(resource, name)
+        hard = resource.getrlimit(kind)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (value, value))
+        resource.setrlimit(kind, (value, value))
     os.chdir(config["scratch"])
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     if landlock.abi():
@@ -226,7 +243,7 @@ def _limit(config: dict[str, Any], readable: list[str], listable: list[str], por
     sys.path.extend(config["sys_path"])
 
 
-def _forget_core() -> None:
+def forget_core() -> None:
     """Leave nothing of the core to import: its modules stay in use, and have no name any more."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "sia_core"]:
         del sys.modules[name]
@@ -289,21 +306,12 @@ def _end_as(status: int) -> None:
     os._exit(os.waitstatus_to_exitcode(status))
 
 
-def _read_line(source: int) -> bytes:
-    line = b""
-    while not line.endswith(b"\n"):
-        data = os.read(source, 1 << 16)
-        if not data:
-            os._exit(1)
-        line += data
-    return line
-
-
-def _report(control: int, what: dict[str, str], listener: Any = None) -> None:
+def report(control: int, what: dict[str, str], descriptors: Sequence[int] = ()) -> None:
+    """Send the host a line, and hand it descriptors, which are closed here."""
     line = json.dumps(what).encode() + b"\n"
-    if listener is None:
+    if not descriptors:
         os.write(control, line)
         return
-    from sia_core.sandbox import loopback
+    from sia_core.sandbox import handing
 
-    loopback.hand_over(control, listener, line)
+    handing.hand_over(control, line, descriptors)

@@ -8,8 +8,6 @@ from sia_core.sandbox import launch, layout, newroot
 from sia_core.sandbox.running import Running, resource_limits
 from sia_core.types import GUARANTEES, SandboxSpec
 
-_INSIDE = "/sia"
-
 
 class Namespaces:
     """Linux namespaces, with rlimits, Landlock and a system call filter inside of them."""
@@ -25,26 +23,20 @@ class Namespaces:
 
     def start(self, spec: SandboxSpec) -> Running:
         """Start a program; SandboxError where that fails."""
-        layout.check_mounts(spec.mounts)
-        system = layout.system()
         drop_user = launch.can_be_other_user(mounting=True)
-        views = [[path, path] for path in system.paths]
-        mounts = {mount.name: f"{_INSIDE}/{mount.name}" for mount in spec.mounts}
-        for mount in spec.mounts:
-            views += layout.views_of(mount.host, mounts[mount.name], as_other_user=drop_user)
-        views += [[str(path), f"{_INSIDE}/lib/{path.name}"] for path in spec.libraries]
+        inside = layout.inside(spec, as_other_user=drop_user)
         config = {
             "kind": self.name,
             "program": str(spec.program),
             "drop_user": drop_user,
-            "views": views,
-            "links": [[target, link] for link, target in system.links.items()],
-            "folders": [f"{_INSIDE}/lib", *(mounts[mount.name] for mount in spec.mounts if mount.host.is_dir())],
-            "covered": system.hidden,
-            "mounts": mounts,
+            "views": inside.views,
+            "links": inside.links,
+            "folders": inside.folders,
+            "covered": layout.system().hidden,
+            "mounts": inside.mounts,
             "scratch": newroot.SCRATCH,
             "scratch_bytes": spec.limits.scratch_bytes,
-            "sys_path": [f"{_INSIDE}/lib"],
+            "sys_path": [layout.LIBRARIES],
             "listener": spec.listener,
             "limits": resource_limits(spec.limits, spec.limits.processes + 1),
         }

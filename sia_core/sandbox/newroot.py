@@ -18,7 +18,7 @@ WRITABLE_DEVICES = ("/dev/null", "/dev/zero")
 _BASE = "/tmp"
 _VIEW = linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NOSUID
 _SAFE = linux.MS_NOSUID | linux.MS_NODEV
-_FILES_IN_SCRATCH = 100_000
+FILES_IN_SCRATCH = 100_000
 
 
 def enter(
@@ -76,7 +76,7 @@ def _make_target(tree: int, target: str) -> None:
 
 def _mount_scratch(size: int, user: int) -> None:
     os.makedirs(_BASE + SCRATCH)
-    options = f"size={size},nr_inodes={_FILES_IN_SCRATCH},mode=700,uid={user},gid={user}"
+    options = f"size={size},nr_inodes={FILES_IN_SCRATCH},mode=700,uid={user},gid={user}"
     linux.mount("tmpfs", _BASE + SCRATCH, "tmpfs", _SAFE, options)
 
 
