@@ -6,6 +6,7 @@ profile of AppArmor may say.
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -68,11 +69,14 @@ class Bubblewrap:
             return start_command(_Process, command, (control, channel), output)
 
         watched = replace(spec.limits, processes=spec.limits.processes + _OWN_PROCESSES - 1)
-        return Running(config, watched, start=start, preface=bundle.bundle(spec.program))
+        return Running(config, watched, start, preface=bundle.bundle(spec.program))
 
 
 class _Process(subprocess.Popen[bytes]):
     """Bubblewrap as a process: it has to be told to end, and tells signals by 128 and their number."""
+
+    def open_handle(self) -> int:
+        return os.pidfd_open(self.pid)
 
     def hang_up(self, channel: socket.socket) -> None:
         """End it, but where the program inside has closed its channel let bubblewrap tell how it ended."""

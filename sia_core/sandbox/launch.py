@@ -1,9 +1,9 @@
 """What runs first in a new sandbox: builds the isolation around itself, then runs the program.
 
-Two processes come of it. The supervisor stays outside, runs none of the program,
-and kills everything when the host asks, closes its end of the control socket or
-dies. Its child seals itself in and calls ``main(channel, world)`` of the program,
-in the interpreter that is already running: a second start would cost 10 ms.
+It is a fork of a template. Two processes come of it. The supervisor stays outside,
+runs none of the program, and kills everything when the host asks, closes its end of
+the control socket or dies. Its child seals itself in and calls ``main(channel, world)``
+of the program, in the interpreter that is already running.
 
 The standard library alone, and of that only what starts fast.
 """
@@ -18,6 +18,7 @@ import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from types import ModuleType
 
 from sia_core.sandbox import landlock, linux, newroot, seccomp, tree
@@ -33,10 +34,10 @@ def package(name, path):
     module.__path__ = [path]
 package("sia_core", sys.argv[1])
 package("sia_core.sandbox", sys.argv[1] + "/sandbox")
-from sia_core.sandbox.launch import main
-main(int(sys.argv[2]), int(sys.argv[3]))
+from sia_core.sandbox.template import main
+main(int(sys.argv[2]))
 """
-"""The script that starts this module: the packages without their __init__, which import more than is needed."""
+"""The script that starts a template: the packages without their __init__, which import more than is needed."""
 
 FIRST_USER = 0x70000000
 """Users of sandboxes, one each, are numbered from here, by the process id of the supervisor."""
@@ -94,12 +95,15 @@ class World:
         seccomp.install(self._group_filter)
 
 
-def main(control: int, channel: int) -> None:
-    """Read the configuration from ``control``, build the sandbox, and run the program in it."""
+def main(control: int, channel: int, ended: int, parent: int) -> None:
+    """Read the configuration from ``control``, build the sandbox, and run the program in it.
+
+    ``ended`` is told how it ended, and ``parent`` is the process that it must not outlive.
+    """
     try:
         config = read_config(control)
-        program = _load(config["program"])
-        program_fork(config, program, control, channel)
+        program = load(config["program"])
+        program_fork(config, program, (control, channel, ended), parent)
     except BaseException as error:
         report(control, {"error": f"{type(error).__name__}: {error}"})
         os._exit(1)
@@ -117,9 +121,9 @@ def read_config(control: int) -> dict[str, Any]:
     return config
 
 
-def program_fork(config: dict[str, Any], program: ModuleType, control: int, channel: int) -> None:
+def program_fork(config: dict[str, Any], program: ModuleType, ends: tuple[int, int, int], parent: int) -> None:
     """Split into the supervisor, which never returns, and the sealed process, which runs the program."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    control, channel, ended = ends
     namespaced = config["kind"] == "namespaces"
     if namespaced:
         _unshare(config["drop_user"])
@@ -135,16 +139,15 @@ def program_fork(config: dict[str, Any], program: ModuleType, control: int, chan
         os.close(alive)
         if listener is not None:
             listener.close()
-        _supervise(control, child, config["parent"], config.get("folder"))
+        _supervise(control, child, ended, parent, config.get("folder"))
     os.close(supervisor_lives)
+    os.close(ended)
     _die_with_supervisor(alive)
     readable = (_enter_namespaces if namespaced else _enter_process)(config, user, port)
     _die_with_supervisor(alive)  # again: a change of user takes the first one back
     os.close(alive)
     own_user = namespaced or user is not None
-    network = port is not None
-    rules = seccomp.sandbox_filter(linux.machine(), own_files=namespaced, own_user=own_user, network=network)
-    seccomp.install(rules)
+    seccomp.install(system_call_filter(own_files=namespaced, own_user=own_user, network=port is not None))
     world = World(config["mounts"], config["scratch"], readable, port)
     report(control, {}, () if listener is None else [listener.detach()])
     forget_core()
@@ -153,7 +156,8 @@ def program_fork(config: dict[str, Any], program: ModuleType, control: int, chan
     os._exit(0)
 
 
-def _load(path: str) -> ModuleType:
+@lru_cache(maxsize=4)
+def load(path: str) -> ModuleType:
     """The program as a module, from its cached byte code where there is one."""
     from importlib.machinery import SourceFileLoader
 
@@ -165,6 +169,12 @@ def _load(path: str) -> ModuleType:
     return module
 
 
+@lru_cache(maxsize=4)
+def system_call_filter(*, own_files: bool, own_user: bool, network: bool) -> bytes:
+    """The filter of :func:`seccomp.sandbox_filter`, made once for many sandboxes."""
+    return seccomp.sandbox_filter(linux.machine(), own_files=own_files, own_user=own_user, network=network)
+
+
 def _listen() -> Any:
     from sia_core.sandbox import loopback
 
@@ -174,9 +184,14 @@ def _listen() -> Any:
 def _unshare(privileged: bool) -> None:
     if privileged:
         linux.unshare(_NAMESPACES)
-        return
+    else:
+        unshare_user(_NAMESPACES)
+
+
+def unshare_user(namespaces: int) -> None:
+    """New namespaces that belong to a new user namespace, with no user in it but this one."""
     user, group = os.geteuid(), os.getegid()
-    linux.unshare(_NAMESPACES | linux.CLONE_NEWUSER)
+    linux.unshare(namespaces | linux.CLONE_NEWUSER)
     for name, line in (
         ("uid_map", f"{_INNER_USER} {user} 1"),
         ("setgroups", "deny"),
@@ -240,7 +255,7 @@ def limit(config: dict[str, Any], readable: list[str], listable: list[str], port
         rules = landlock.ruleset(readable, [config["scratch"]], newroot.WRITABLE_DEVICES, listable, port)
         landlock.enforce(rules)
         os.close(rules)
-    sys.path.extend(config["sys_path"])
+    sys.path.extend(path for path in config["sys_path"] if path not in sys.path)
 
 
 def forget_core() -> None:
@@ -256,8 +271,8 @@ def _die_with_supervisor(alive: int) -> None:
         os._exit(1)
 
 
-def _supervise(control: int, child: int, parent: int, folder: str | None) -> None:
-    """Wait until the child ends or the host has gone, kill what is left, and end as the child did.
+def _supervise(control: int, child: int, ended: int, parent: int, folder: str | None) -> None:
+    """Wait until the child ends or the host has gone, kill what is left, and tell how the child ended.
 
     A ``folder`` on the host's disk is removed here, as the host may be gone; where
     there is none, a namespace ends with the child and takes everything with it.
@@ -281,7 +296,8 @@ def _supervise(control: int, child: int, parent: int, folder: str | None) -> Non
         tree.kill_descendants(os.getpid(), _KILL_SECONDS)
         with suppress(OSError):  # what outlived the kill may still be writing there
             tree.remove(folder)
-    _end_as(status)
+    os.write(ended, str(status).encode())
+    os._exit(0)
 
 
 def _reap(child: int) -> int | None:
@@ -296,17 +312,7 @@ def _reap(child: int) -> int | None:
     return status
 
 
-def _end_as(status: int) -> None:
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if number != signal.SIGKILL:
-            signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-    os._exit(os.waitstatus_to_exitcode(status))
-
-
-def report(control: int, what: dict[str, str], descriptors: Sequence[int] = ()) -> None:
+def report(control: int, what: Mapping[str, object], descriptors: Sequence[int] = ()) -> None:
     """Send the host a line, and hand it descriptors, which are closed here."""
     line = json.dumps(what).encode() + b"\n"
     if not descriptors:

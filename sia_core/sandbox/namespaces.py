@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from sia_core.sandbox import launch, layout, newroot
 from sia_core.sandbox.running import Running, resource_limits
+from sia_core.sandbox.warm import Templates
 from sia_core.types import GUARANTEES, SandboxSpec
 
 
@@ -14,6 +16,9 @@ class Namespaces:
 
     name = "namespaces"
     guarantees = frozenset(GUARANTEES)
+
+    def __init__(self) -> None:
+        self._templates = Templates()
 
     def probe(self) -> Mapping[str, str]:
         """Attack itself on this machine: for each guarantee that does not hold, why."""
@@ -40,4 +45,11 @@ class Namespaces:
             "listener": spec.listener,
             "limits": resource_limits(spec.limits, spec.limits.processes + 1),
         }
-        return Running(config, spec.limits)
+        template = {
+            "stage": [[str(path), f"{layout.LIBRARIES}/{path.name}"] for path in spec.libraries],
+            "privileged": drop_user,
+            "sys_path": [layout.LIBRARIES],
+            "imports": list(spec.imports),
+            "filter": {"own_files": True, "own_user": True},
+        }
+        return Running(config, spec.limits, partial(self._templates.get(template).start, str(spec.program)))

@@ -17,7 +17,7 @@ from typing import Any
 
 from sia_core.errors import SandboxError
 from sia_core.sandbox import newroot, tree
-from sia_core.sandbox.starting import Start, Supervisor, start_interpreter
+from sia_core.sandbox.starting import Start, Supervisor
 from sia_core.types import Limits
 
 START_SECONDS = 30.0
@@ -51,8 +51,8 @@ class Running:
         self,
         config: Mapping[str, Any],
         limits: Limits,
+        start: Start,
         scratch: Path | None = None,
-        start: Start = start_interpreter,
         preface: bytes = b"",
     ) -> None:
         """Start. ``scratch`` is the writable folder where it is on the host's disk: watched, and removed at the end.
@@ -142,7 +142,7 @@ class Running:
             raise SandboxError(f"the sandbox cannot be started: {self._failure}")
         assert self._process is not None
         self._control.settimeout(START_SECONDS)
-        about = {**config, "parent": os.getpid(), "supervisor": self._process.pid}
+        about = {**config, "supervisor": self._process.pid}
         try:
             self._control.sendall(preface + json.dumps(about).encode() + b"\n")
             report = json.loads(self._read_report() or b"null")
@@ -173,7 +173,7 @@ class Running:
     def _watch(self, process: Supervisor) -> None:
         """Until it ends: keep the end of its output, and look at what no limit of the kernel's bounds."""
         next_disk = 0.0
-        handle = os.pidfd_open(process.pid)
+        handle = process.open_handle()
         end = select.poll()
         end.register(handle, select.POLLIN)
         while not end.poll(TICK_MS):

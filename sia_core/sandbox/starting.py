@@ -1,4 +1,4 @@
-"""How a launcher comes to run: from a fresh interpreter, or by what a sandbox adds to that."""
+"""How the processes outside of a sandbox are started: a clean interpreter, and nothing of the host's to inherit."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
-
-from sia_core.sandbox import launch
 
 ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
@@ -36,6 +34,9 @@ class Supervisor(Protocol):
 
     pid: int
 
+    def open_handle(self) -> int:
+        """A descriptor of the process, to wait for its end by; the caller's to close."""
+
     def poll(self) -> int | None: ...
 
     def wait(self) -> int: ...
@@ -52,22 +53,9 @@ Start = Callable[[int, int, int], Supervisor]
 """Starts a launcher, given its ends of the control socket, of the channel, and of its output."""
 
 
-class Launcher(subprocess.Popen[bytes]):
-    """An interpreter that runs :mod:`sia_core.sandbox.launch`: it ends when its control socket is closed."""
-
-    def hang_up(self, channel: socket.socket) -> None:
-        """Nothing is left to do."""
-
-
 def interpreter() -> str:
     """The real interpreter: the one in a virtual environment would give that away, and needs it."""
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
-
-
-def start_interpreter(control: int, channel: int, output: int) -> Supervisor:
-    """A fresh interpreter that builds the sandbox around itself."""
-    command = [interpreter(), *FLAGS, launch.BOOTSTRAP, str(CORE), str(control), str(channel)]
-    return start_command(Launcher, command, (control, channel), output)
 
 
 def start_command(kind: type[_P], command: list[str], passed: tuple[int, ...], output: int) -> _P:
