@@ -18,6 +18,10 @@ from contextlib import suppress
 
 from sia_core.sandbox import launch, linux, newroot, tree
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 _OF_PROGRAMS = ("frames", "forks", "solving", "loopback", "handing")
 _PATH_BYTES = 4096
 _USED_BY_PROGRAMS = ("importlib.util", "random", "traceback")
@@ -27,45 +31,71 @@ def main(owner: int) -> None:
     """Prepare as the owner's line says, tell it, and serve."""
     config = launch.read_config(owner)
     try:
-        folder = None
-        if config["stage"] is None:
-            folder = _library(config["folder"], config["links"]) if config["links"] else None
-            sys_path = [f"{folder}/lib"] if folder else []
-        else:
-            sys_path = config["sys_path"]
-            if not config["privileged"]:
-                launch.unshare_user(0)
-            newroot.stage(config["stage"])
+        library, sys_path = _show_libraries(config)
         sys.path.extend(sys_path)
-        for name in _OF_PROGRAMS:
-            importlib.import_module(f"sia_core.sandbox.{name}")
-        for name in (*_USED_BY_PROGRAMS, *config["imports"]):
-            _import(name)
+        for name in (*(f"sia_core.sandbox.{each}" for each in _OF_PROGRAMS), *_USED_BY_PROGRAMS):
+            importlib.import_module(name)
+        before = _shared()
+        for name in config["imports"]:
+            with suppress(Exception):  # the harness will import it again, and see
+                importlib.import_module(name)
         for network in (False, True):
             launch.system_call_filter(network=network, **config["filter"])
         gc.collect()
         gc.freeze()
         if config["imports"]:
             linux.collapse_memory()
-        ready = {"threads": len(os.listdir("/proc/self/task")), "sys_path": sys_path}
+        ready = {"shares": sorted(_shared() - before), "sys_path": sys_path}
     except BaseException as error:
         launch.report(owner, {"error": f"{type(error).__name__}: {error}"})
         os._exit(1)
     launch.report(owner, ready)
-    serve(owner, folder)
+    serve(owner, library)
 
 
-def _library(prefix: str, links: list[list[str]]) -> str:
+def _show_libraries(config: dict[str, Any]) -> tuple[Library | None, list[str]]:
+    """Put the libraries where the sandbox will have them, and say what to import from."""
+    if config["stage"] is not None:
+        if not config["privileged"]:
+            launch.unshare_user(0)
+        newroot.stage(config["stage"])
+        return None, config["sys_path"]
+    if not config["links"]:
+        return None, []
+    library = Library(config["folder"], config["links"])
+    return library, [library.path]
+
+
+def _shared() -> set[str]:
+    """What forks of this process would have in common: threads' locks, descriptors, children, memory."""
+    this = "/proc/self"
+    found = {f"thread {name}" for name in os.listdir(f"{this}/task")}
+    for name in os.listdir(f"{this}/fd"):
+        with suppress(FileNotFoundError):  # the listing's own
+            found.add(f"descriptor {name} {os.readlink(f'{this}/fd/{name}')}")
+    with open(f"{this}/task/{os.getpid()}/children") as children:
+        found |= {f"process {pid}" for pid in children.read().split()}
+    with open(f"{this}/maps") as maps:
+        return found | {f"memory {line.split()[0]}" for line in maps if line.split()[1] in ("rw-s", "-w-s", "rwxs")}
+
+
+class Library:
     """A folder of the host's with links to libraries; locked, so that a sweep can tell it from one left behind."""
-    folder = prefix + os.urandom(8).hex()
-    os.makedirs(f"{folder}/lib", 0o755)
-    fcntl.flock(os.open(folder, os.O_RDONLY | os.O_DIRECTORY), fcntl.LOCK_SH)
-    for target, name in links:
-        os.symlink(target, f"{folder}/lib/{name}")
-    return folder
+
+    def __init__(self, prefix: str, links: list[list[str]]) -> None:
+        self._folder = prefix + os.urandom(8).hex()
+        self.path = f"{self._folder}/lib"
+        os.makedirs(self.path, 0o755)
+        self.lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(self.lock, fcntl.LOCK_SH)
+        for target, name in links:
+            os.symlink(target, f"{self.path}/{name}")
+
+    def remove(self) -> None:
+        tree.remove(self._folder)
 
 
-def serve(owner: int, folder: str | None) -> None:
+def serve(owner: int, library: Library | None) -> None:
     """Fork until the owner hangs up. A fork's status is not waited for: it tells that itself."""
     signal.signal(signal.SIGCHLD, lambda *_: _reap())
     this = os.getpid()
@@ -73,14 +103,16 @@ def serve(owner: int, folder: str | None) -> None:
         while True:
             program, descriptors, _, _ = socket.recv_fds(end, _PATH_BYTES, 4)
             if not program:
-                if folder is not None:
-                    tree.remove(folder)
+                if library is not None:
+                    library.remove()
                 os._exit(0)
             with suppress(Exception):  # what is wrong with it the fork tells, to whom it concerns
                 launch.load(program.decode())
             pid = os.fork()
             if pid == 0:
                 end.close()
+                if library is not None:
+                    os.close(library.lock)
                 _be_launcher(this, *descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -104,11 +136,3 @@ def _be_launcher(parent: int, control: int, channel: int, output: int, ended: in
         launch.main(control, channel, ended, parent)
     finally:
         os._exit(1)
-
-
-def _import(name: str) -> None:
-    """Import one module. What goes wrong is for the harness to see, which imports it again."""
-    try:
-        importlib.import_module(name)
-    except Exception:
-        return

@@ -80,7 +80,7 @@ class Template:
             self._process = start_command(subprocess.Popen, command, (there.fileno(),), nowhere.fileno())
         weakref.finalize(self, _end, os.getpid(), self._end, self._process)
         about = self._prepare(config)
-        self.threads: int = about["threads"]
+        self.shares: list[str] = about["shares"]
         self.sys_path: list[str] = about["sys_path"]
 
     def alive(self) -> bool:
@@ -152,11 +152,15 @@ class _Place:
 
 
 def _prepared(config: Mapping[str, Any]) -> Template:
-    """A template that may fork: with no thread but one, even if that costs its imports."""
+    """A template that may fork: one whose forks would share nothing, even if that costs its imports.
+
+    A thread does not survive a fork, with the locks that it held; and through a descriptor or
+    memory that a library left open, one sandbox could tell another something.
+    """
     if config["imports"]:
         with suppress(SandboxError):
             template = Template(config)
-            if template.threads == 1:
+            if not template.shares:
                 return template
     return Template({**config, "imports": []})
 
