@@ -57,10 +57,9 @@ def _check_booleans(written: Any, read: Any, path: tuple[object, ...]) -> None:
     elif isinstance(written, list) and isinstance(read, list):
         for index, (one, other) in enumerate(zip(written, read, strict=False)):
             _check_booleans(one, other, (*path, index))
-    elif isinstance(written, int | float) and isinstance(read, int | float):
-        if isinstance(written, bool) != isinstance(read, bool):
-            where = f"{'.'.join(map(str, path))}: " if path else ""
-            raise InvalidAnswer(f"{where}a boolean is no number, nor the reverse")
+    elif {type(written), type(read)} in ({bool, int}, {bool, float}):
+        where = f"{'.'.join(map(str, path))}: " if path else ""
+        raise InvalidAnswer(f"{where}a boolean is no number, nor the reverse")
 
 
 def _depth(text: str) -> int:

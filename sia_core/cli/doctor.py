@@ -114,4 +114,7 @@ def _print(about: Mapping[str, Any]) -> None:
 def _mark(sandbox: Mapping[str, Any]) -> tuple[str, str]:
     if sandbox["usable"]:
         return "works", "green"
-    return ("cannot be used" if sandbox["cause"] else "does not isolate"), "red"
+    from sia_core.types import GUARANTEES
+
+    starts = not sandbox["cause"] and sandbox["lacks"].keys() < set(GUARANTEES)
+    return ("does not isolate" if starts else "cannot be used"), "red"

@@ -7,6 +7,7 @@ are forgotten once the sandbox is sealed.
 from __future__ import annotations
 
 import ast
+import json
 import marshal
 from functools import lru_cache
 from importlib.machinery import SourceFileLoader
@@ -14,8 +15,8 @@ from pathlib import Path
 
 from sia_core.sandbox.within import PROGRAM
 
-BOOTSTRAP = """
-import marshal, os, sys
+_SCRIPT = """
+import CODEC, os, sys
 def read(source, size):
     data = b""
     while len(data) < size:
@@ -24,8 +25,8 @@ def read(source, size):
             os._exit(1)
         data += part
     return data
-control, channel = map(int, sys.argv[1:])
-modules = marshal.loads(read(control, int.from_bytes(read(control, 8), "big")))
+one, other = map(int, sys.argv[1:])
+modules = CODEC.loads(read(one, int.from_bytes(read(one, 8), "big")))
 class Bundle:
     def find_spec(self, name, path=None, target=None):
         if name in modules:
@@ -36,10 +37,14 @@ class Bundle:
         if modules[module.__name__] is not None:
             exec(modules[module.__name__], module.__dict__)
 sys.meta_path.insert(0, Bundle())
-from sia_core.sandbox.within import main
-main(control, channel)
+from sia_core.sandbox.within import ENTRY
+ENTRY(one, other)
 """
+BOOTSTRAP = _SCRIPT.replace("CODEC", "marshal").replace("ENTRY", "main")
 """The script that starts :mod:`sia_core.sandbox.within` in an interpreter that has no core beside it."""
+
+CONTAINED = _SCRIPT.replace("CODEC", "json").replace("ENTRY", "contained")
+"""The same in an interpreter of another version, which has but standard input and output."""
 
 _PACKAGE = "sia_core.sandbox"
 _FOLDER = Path(__file__).parent
@@ -47,18 +52,31 @@ _FOLDER = Path(__file__).parent
 
 @lru_cache(maxsize=8)
 def bundle(program: Path) -> bytes:
-    """A program and all of the core that it and the launcher import, with its length before it."""
-    modules: dict[str, object] = {"sia_core": None, _PACKAGE: None, PROGRAM: _code(PROGRAM, program)}
-    waiting = [_FOLDER / "within.py", program]
+    """A program and all of the core that it and the launcher import as byte code, with its length before it."""
+    found = _modules(program)
+    data = marshal.dumps({name: path and _code(name, path) for name, path in found.items()})
+    return len(data).to_bytes(8, "big") + data
+
+
+@lru_cache(maxsize=8)
+def sources(program: Path) -> bytes:
+    """The same as text, for an interpreter of another version."""
+    found = _modules(program)
+    data = json.dumps({name: path and path.read_text() for name, path in found.items()}).encode()
+    return len(data).to_bytes(8, "big") + data
+
+
+def _modules(program: Path) -> dict[str, Path | None]:
+    """Where each module is that runs inside; a package has no file."""
+    within = _FOLDER / "within.py"
+    modules: dict[str, Path | None] = {"sia_core": None, _PACKAGE: None, PROGRAM: program, f"{_PACKAGE}.within": within}
+    waiting = [within, program]
     while waiting:
         for name in _imports(waiting.pop()):
             if (whole := f"{_PACKAGE}.{name}") not in modules:
-                source = _FOLDER / f"{name}.py"
-                modules[whole] = _code(whole, source)
-                waiting.append(source)
-    modules[f"{_PACKAGE}.within"] = _code(f"{_PACKAGE}.within", _FOLDER / "within.py")
-    data = marshal.dumps(modules)
-    return len(data).to_bytes(8, "big") + data
+                modules[whole] = _FOLDER / f"{name}.py"
+                waiting.append(_FOLDER / f"{name}.py")
+    return modules
 
 
 def _code(name: str, path: Path) -> object:
