@@ -13,7 +13,7 @@ SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml tasks/*/py
 # What some tests need beside Python; without it they skip, and say so.
 DEBIAN_PACKAGES := bubblewrap strace
 
-.PHONY: demo test test-all bench-rl bench-rollout bench-evaluations lint clean debian-packages
+.PHONY: demo test test-all bench-rl bench-rollout bench-start bench-evaluations lint clean debian-packages
 
 demo: $(VENV)/demo.stamp  ## Improve an agent on the real LawBench data: no key, no GPU, no service.
 	$(BIN)/sia run --plugin lawbench --levers harness,weights --seed 0 --budget seconds=420
@@ -29,6 +29,9 @@ bench-rl: $(VENV)/all.stamp  ## One RL step beside TRL's, interleaved; wants a q
 
 bench-rollout: $(VENV)/all.stamp  ## Rollouts a second, with everything on but the model.
 	$(BIN)/python bench/rollout.py
+
+bench-start: $(VENV)/all.stamp  ## How long a worker takes to start, with nothing, numpy and torch.
+	$(BIN)/python bench/start.py
 
 bench-evaluations: $(VENV)/all.stamp  ## New candidates a second, each in a sandbox of its own, and with endless loops among them.
 	$(BIN)/python bench/evaluations.py

@@ -73,8 +73,7 @@ class Template:
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Start it, and wait until it has imported what it shall. SandboxError where it cannot be prepared."""
         self._mutex = threading.Lock()
-        here, there = socket.socketpair()
-        self._end = here.detach()
+        self._end, there = socket.socketpair()
         with there, open(os.devnull, "wb") as nowhere:
             command = [interpreter(), *FLAGS, launch.BOOTSTRAP, str(CORE), str(there.fileno())]
             self._process = start_command(subprocess.Popen, command, (there.fileno(),), nowhere.fileno())
@@ -90,33 +89,35 @@ class Template:
         """Fork a launcher for a program; its ends stay the caller's to close."""
         source, ended = os.pipe()
         try:
-            with self._mutex, self._socket() as end:
-                end.settimeout(_START_SECONDS)
-                socket.send_fds(end, [program.encode()], [control, channel, output, ended])
-                said = end.recv(4, socket.MSG_WAITALL)
-                end.detach()
-            if len(said) < 4:
-                raise SandboxError("the process that starts sandboxes has ended")
-            return Forked(self, int.from_bytes(said, "big"), source)
+            return Forked(self, self._fork(program, [control, channel, output, ended]), source)
         except BaseException:
             os.close(source)
             raise
         finally:
             os.close(ended)
 
-    def _socket(self) -> socket.socket:
-        return socket.socket(fileno=self._end)
+    def _fork(self, program: str, descriptors: list[int]) -> int:
+        """The number of a new launcher. A template that does not answer is given up."""
+        try:
+            with self._mutex:
+                self._end.settimeout(_START_SECONDS)
+                socket.send_fds(self._end, [program.encode()], descriptors)
+                said = self._end.recv(4, socket.MSG_WAITALL)
+        except OSError as error:
+            self._process.kill()
+            raise SandboxError(f"the process that starts sandboxes does not answer: {error}") from None
+        if len(said) < 4:
+            raise SandboxError("the process that starts sandboxes has ended")
+        return int.from_bytes(said, "big")
 
     def _prepare(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        with self._socket() as end:
-            try:
-                end.settimeout(_IMPORT_SECONDS)
-                end.sendall(json.dumps(config).encode() + b"\n")
-                said = json.loads(end.makefile("rb").readline() or b"null")
-            except (OSError, ValueError) as error:
-                said = {"error": f"no word of it ({error})"}
-            finally:
-                end.detach()
+        try:
+            self._end.settimeout(_IMPORT_SECONDS)
+            self._end.sendall(json.dumps(config).encode() + b"\n")
+            with self._end.makefile("rb") as lines:
+                said = json.loads(lines.readline() or b"null")
+        except (OSError, ValueError) as error:
+            said = {"error": f"no word of it ({error})"}
         if not said or "error" in said:
             raise SandboxError(f"the sandbox cannot be prepared: {said['error'] if said else 'it ended at once'}")
         return dict(said)
@@ -165,9 +166,9 @@ def _prepared(config: Mapping[str, Any]) -> Template:
     return Template({**config, "imports": []})
 
 
-def _end(owner: int, end: int, process: subprocess.Popen[bytes]) -> None:
+def _end(owner: int, end: socket.socket, process: subprocess.Popen[bytes]) -> None:
     if os.getpid() == owner:
-        os.close(end)  # which ends it; it has a folder to remove
+        end.close()  # which ends it; it has a folder to remove
         try:
             process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:

@@ -152,7 +152,7 @@ sys.stdin.read()
 LEFT_BEHIND = {
     "thread": "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()",
     "descriptor": "import os\nleft = os.open('/tmp', os.O_RDONLY)",
-    "process": "import os, signal\nif os.fork() == 0: signal.pause()",
+    "process": "import ctypes, os, signal\nif os.fork() == 0:\n    ctypes.CDLL(None).prctl(1, 9)\n    signal.pause()",
     "memory": "import mmap\nleft = mmap.mmap(-1, 4096)",
 }
 
