@@ -17,7 +17,7 @@ from sia_core.policy import ADAPTERS, Policy
 from sia_core.rollout import Setting, Sweep
 from sia_core.sandbox import HarnessWorker, SolveRequest, SolveResult
 from sia_core.trees import Trees
-from sia_core.types import Instance, OfferRef, Split, Task
+from sia_core.types import Instance, OfferRef, Sandbox, Split, Task
 from sia_core.verifying import VerifierProcess
 
 PATIENCE = 16
@@ -37,6 +37,7 @@ class Host:
         self._instances: dict[tuple[str, str], dict[str, Instance]] = {}
         self._verifiers: dict[str, VerifierProcess] = {}
         self._policies: dict[str, Policy] = {}
+        self._sandboxes: dict[str, Sandbox] = {}
         self._workers: OrderedDict[tuple[str, ...], _Warm] = OrderedDict()
         self._stopped = False
 
@@ -153,12 +154,19 @@ class Host:
             with self._mutex:
                 warm.users -= 1
 
+    def _sandbox(self, name: str) -> Sandbox:
+        """A sandbox by its name, one for all: it may keep what makes its next start cheap."""
+        with self._mutex:
+            if name not in self._sandboxes:
+                self._sandboxes[name] = self._plugins.create("sandbox", name)
+            return self._sandboxes[name]
+
     def _set_up(self, setting: Setting, sweep: Sweep, task: Task) -> HarnessWorker:
         trees = Trees(Path(setting.run))
         tree = trees.get(sweep.harness)
         policy = self.policy(setting)
         return HarnessWorker(
-            self._plugins.create("sandbox", setting.sandbox),
+            self._sandbox(setting.sandbox),
             trees.folder(sweep.harness),
             tree.manifest,
             task.public_dir(sweep.public),

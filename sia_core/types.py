@@ -238,13 +238,15 @@ class SandboxSpec:
     inside, with the descriptor of its end of the channel and a
     :class:`sia_core.sandbox.launch.World` that gives each mount's path by its name
     and ``scratch``, the writable folder. ``sys.path`` holds the ``libraries``:
-    packages, modules and metadata folders, at the top of one folder. With ``listener``,
-    a sandbox that has a network of its own gives the host a listener on its loopback.
+    packages, modules and metadata folders, at the top of one folder; modules of them named
+    in ``imports`` may be imported before the sandbox is made, for many at once. With
+    ``listener``, a sandbox with a network of its own gives the host a listener on its loopback.
     """
 
     program: Path
     mounts: tuple[Mount, ...] = ()
     libraries: tuple[Path, ...] = ()
+    imports: tuple[str, ...] = ()
     limits: Limits = Limits()
     listener: bool = False
 

@@ -23,7 +23,7 @@ from sia_core.host import Host
 from sia_core.plan import Plan, take_samples
 from sia_core.plugins import Plugins
 from sia_core.rollout import Setting, Sweep, instance_seed
-from sia_core.running import Config, choose_sandbox, verifier_of, workable
+from sia_core.running import Config, choose_sandbox, setting_of, workable
 from sia_core.sandbox import SolveRequest
 from sia_core.trees import Trees
 from sia_core.types import Instance, Task
@@ -177,9 +177,7 @@ def opened(config: Config, plugins: Plugins) -> Iterator[Bench]:
     sandbox = choose_sandbox(config, plugins)
     with tempfile.TemporaryDirectory(prefix="sia-audit-") as folder:
         os.chmod(folder, 0o755)  # a sandbox reads harnesses as another user
-        setting = Setting(
-            folder, config.task, verifier_of(config, task), sandbox["name"], config.plan.seed, config.engine
-        )
+        setting = setting_of(config, task, Path(folder), sandbox["name"])
         host = Host(plugins)
         bench = None
         try:

@@ -105,8 +105,9 @@ def _print(about: Mapping[str, Any]) -> None:
     say("\n", ("Sandboxes", "bold"), ", strongest first")
     for each in about["sandboxes"]:
         say(f"  {each['name']:12} ", _mark(each))
-        for guarantee, why in each["lacks"].items():
-            say(f"               no guarantee of {guarantee}: {why}")
+        for why in dict.fromkeys(each["lacks"].values()):
+            lacking = ", ".join(name for name, reason in each["lacks"].items() if reason == why)
+            say(f"               no guarantee of {lacking}: {why}")
         if each["may_not_stop"]:
             say(f"               may not stop (`sia doctor --attacks` tries): {', '.join(each['may_not_stop'])}")
         if each["cause"]:
@@ -128,4 +129,7 @@ def _print(about: Mapping[str, Any]) -> None:
 def _mark(sandbox: Mapping[str, Any]) -> tuple[str, str]:
     if sandbox["usable"]:
         return "works", "green"
-    return ("cannot be used" if sandbox["cause"] else "does not isolate"), "red"
+    from sia_core.types import GUARANTEES
+
+    starts = not sandbox["cause"] and sandbox["lacks"].keys() < set(GUARANTEES)
+    return ("does not isolate" if starts else "cannot be used"), "red"
