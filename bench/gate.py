@@ -10,6 +10,7 @@ holds the two against each other. Everything is seeded: the same command gives t
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -57,13 +58,16 @@ def finals(bets: Array) -> Array:
 
 
 def stops(bets: Array, alpha: float, batch: int = BATCH) -> NDArray[np.int64]:
-    """After how many instances each sweep is ended for futility; all of them where it is not."""
+    """After how many instances each sweep is ended for futility; all of them where it is not.
+
+    The looks are after one batch, two, four, eight and so on.
+    """
     rows, planned = bets.shape
     ended = np.full(rows, planned)
     reached = peaks(bets) >= math.log(1 / alpha)
     logs = np.stack([np.log1p(stake * bets).cumsum(axis=1) for stake in STAKES])
     sums, squares = bets.cumsum(axis=1), (bets**2).cumsum(axis=1)
-    for seen in range(batch, planned, batch):
+    for seen in itertools.takewhile(lambda seen: seen < planned, (batch << look for look in itertools.count())):
         n = seen + 2
         mean, square = sums[:, seen - 1] / n, (squares[:, seen - 1] + 2) / n
         gain = np.clip(mean + OPTIMISM * np.sqrt(np.maximum(0, square - mean**2) / n), 0, 1)
@@ -277,8 +281,8 @@ what the gate does.
 
 ## What early looks save
 
-The share of a candidate's gate sweep that is not run, by its true gain ({rows:,} each, looks every {BATCH}
-instances). A batch that is under way when a sweep is ended is run to its end, which is not counted here.
+The share of a candidate's gate sweep that is not run, by its true gain ({rows:,} each, looks after {BATCH}
+instances, twice as many, four times as many and so on).
 
 {saving_table(rows)}
 

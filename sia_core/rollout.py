@@ -106,21 +106,23 @@ class Rollouts:
         self,
         sweep: Sweep,
         allowance: Allowance | None = None,
-        enough: Callable[[Sequence[Rollout]], bool] = lambda done: False,
+        enough: Callable[[Sequence[Rollout]], bool] | None = None,
     ) -> list[Rollout]:
         """The rollouts of a sweep, in the order of its instances; GivenUp where a hasty one is, or tokens run out.
 
         Batches run side by side and are looked at in their order, so that what comes
-        of a sweep does not depend on which of them was the fastest. Once those so far are
-        ``enough``, no further batch is started; those under way are finished, and count.
+        of a sweep does not depend on which of them was the fastest. Whether those so far are
+        ``enough`` is asked after the first batch, the second, the fourth, the eighth and so
+        on; none runs past a look, so how many run at once does not matter either.
         """
         self._emit("rollouts.started", purpose=sweep.purpose, agent=sweep.agent, total=sweep.total)
         allowance = allowance or Allowance()
         done: list[Rollout] = []
         running: deque[tuple[str, Sweep, Future[Any] | None]] = deque()
         waiting = deque(enumerate(sweep.batches()))
+        look = 1 if enough else len(waiting)
         while waiting or running:
-            while waiting and len(running) < self._backend.slots:
+            while waiting and waiting[0][0] < look and len(running) < self._backend.slots:
                 index, (key, instances) = waiting.popleft()
                 part = replace(sweep, instances=tuple(instances), batch=index)
                 tokens = allowance.share(part.total, min(self._backend.slots - len(running), 1 + len(waiting)))
@@ -139,8 +141,10 @@ class Rollouts:
                 wait([each for _, _, each in running if each])  # they are not recorded; of timeouts, they end at once
                 allowance.forfeit()
                 raise GivenUp(why, done, short=not batch["given_up"])
-            if waiting and enough(done):
-                waiting.clear()
+            if enough and waiting and not running and waiting[0][0] == look:
+                if enough(done):
+                    break
+                look *= 2
         return done
 
     @property

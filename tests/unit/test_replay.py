@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from table_policy import PLUGINS, TableBackend, TableHost, TableTask
 
-from sia_core import __version__, gate, loop
+from sia_core import __version__, plan
 from sia_core.cli.replay import told
 from sia_core.decision import Prediction, Stop, Training, UpdateWeights
 from sia_core.errors import LedgerError, PluginError, SiaError
@@ -150,16 +150,16 @@ def test_another_gate_is_named_at_every_verdict_and_what_was_promoted_stays_so(
     world.improver = told_before
     world.record()
     world.improver = ScriptedImprover([GOOD, BAD], [BEST, WEIGHTS])
-    monkeypatch.setattr(gate, "RUN_ALPHA", 1e-100)
-    monkeypatch.setattr(loop, "RUN_ALPHA", 1e-100)
+    monkeypatch.setattr(plan, "RUN_ALPHA", 1e-100)
     found = replay(world.folder, world)
     gated = {each.key: {path: (was, now) for path, was, now in each.changes} for each in found.differences}
     assert gated["generation/0/gated/0"]["outcome"] == ("promoted", "rejected")
     assert "threshold" in json.dumps([*gated["generation/0/gated/1"]])
     assert [each.trials for each in world.improver.seen] == [each.trials for each in told_before.seen]
-    # All later steps are compared with the record's incumbent, so nothing but the verdicts differs.
-    assert {key for key in gated if "/gated/" not in key} == {"gate"}
-    assert not found.unreached
+    # All later steps are compared with the record's incumbent. A harder gate ends sweeps sooner, so it has seen less.
+    assert {key for key in gated if "/gated/" not in key} == {"gate", "sealed/final", "robustness", "finished"}
+    assert {path for path in gated["sealed/final"] if not path.startswith((".gate", "gate", ".gap", "gap"))} == set()
+    assert all(key.startswith("rollouts/gate/") for key in found.unreached)
 
 
 def test_a_step_that_the_run_never_did_ends_the_replay_and_what_was_not_come_to_is_named(

@@ -210,18 +210,21 @@ def test_repeats_of_an_instance_have_seeds_of_their_own_and_agents_share_them() 
     assert asked["one"][0] == instance_seed(SETTING.seed, instance)
 
 
-def test_a_sweep_that_is_enough_ends_with_what_is_under_way_also_when_it_is_resumed(tmp_path: Path) -> None:
-    whole, looks = sweep(6 * BATCH), []
+@pytest.mark.parametrize("slots", [1, 2, 9])
+def test_a_sweep_ends_at_the_look_that_finds_it_enough_however_many_batches_run_at_once(
+    tmp_path: Path, slots: int
+) -> None:
+    whole, looks = sweep(12 * BATCH), []
 
     def enough(done: Sequence[Any]) -> bool:
         looks.append(len(done))
-        return len(done) >= 2 * BATCH
+        return len(done) >= 3 * BATCH
 
     with Ledger.create(tmp_path) as ledger:
         for _ in range(2):
-            run = Run(ledger, Batches(slots=2))
+            run = Run(ledger, Batches(slots=slots))
             done = run.rollouts.run(whole, enough=enough)
-            assert [each.instance for each in done] == list(whole.instances[: 3 * BATCH])
+            assert [each.instance for each in done] == list(whole.instances[: 4 * BATCH])
         assert run.backend.jobs == []
-        assert [key for key, _, _ in ledger.events()] == [key for key, _ in whole.batches()][:3]
-    assert looks == [BATCH, 2 * BATCH] * 2
+        assert [key for key, _, _ in ledger.events()] == [key for key, _ in whole.batches()][:4]
+    assert looks == [BATCH, 2 * BATCH, 4 * BATCH] * 2
