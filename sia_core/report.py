@@ -78,5 +78,5 @@ def _row(key: str, row: dict[str, Any]) -> dict[str, Any]:
         "parent": row["parent"],
         "agent": row["agent"],
         "gate": {name: gate[name] for name in ("incumbent", "candidate", "delta", "ci95", "n")} if gate else None,
-        "planned": gate["planned"] if gate else None,
+        "planned": gate.get("planned", gate["n"]) if gate else None,  # runs of before early looks have none
     }

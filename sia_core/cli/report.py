@@ -120,19 +120,21 @@ def _print_sealed(report: Mapping[str, Any], out: Console) -> None:
     if told := curse(sealed["final"]):
         out.print(told)
     for which in ("initial", "final"):
-        if short := sealed[which]["out_of_tokens"]:
+        if short := sealed[which].get("out_of_tokens", 0):
             line = f"{short} sealed rollouts of the {which} agent ran out of the tokens that the budget had left."
             out.print(plain((line, "yellow")))
 
 
 def _beside(score: Mapping[str, Any]) -> str:
     """The gate score beside a sealed one, and the gap."""
+    if "gap" not in score:  # a run of before scores stood side by side
+        return ""
     return f"   gate {interval(score['gate'])}   gap {interval(score['gap'], '+')}"
 
 
 def curse(final: Mapping[str, Any]) -> str:
     """What a gap between gate and sealed says, where it is beyond noise."""
-    low, high = final["gap"]["ci95"]
+    low, high = final["gap"]["ci95"] if "gap" in final else (0.0, 0.0)
     if low > 0:
         return (
             "The final agent does better on the gate than on sealed, beyond noise. It was chosen there, and what is "

@@ -242,7 +242,7 @@ def test_other_settings_reach_the_task() -> None:
     names = ("data", "harness", "levers", "mode", "improver", "verifier", "sandbox")
     options = argparse.Namespace(
         **dict.fromkeys(names), plugin="p", set=["a=b=c"], policy=None, engine="torch", engine_set=[],
-        seed=1, budget="", generations=1, candidates=1,
+        seed=1, budget="", generations=1, candidates=1, repeats=1,
         allow_weak_sandbox=False,
     )  # fmt: skip
     assert config_of(options).task.settings == {"seed": 1, "a": "b=c"}

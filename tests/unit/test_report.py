@@ -70,3 +70,13 @@ def test_sealed_rollouts_without_tokens_are_never_passed_over(capsys: pytest.Cap
     final = {**score(700, 700), "out_of_tokens": 3}
     shown = printed(capsys, sealed={"initial": score(500, 500), "final": final})
     assert "3 sealed rollouts of the final agent ran out of the tokens that the budget had left." in shown
+
+
+def test_a_run_of_an_earlier_version_is_told_without_what_it_did_not_record(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plain = {which: {"value": 0.5, "n": 10, "ci95": [0.2, 0.8]} for which in ("initial", "final")}
+    shown = printed(capsys, sealed=plain, to_halve=None)
+    assert "final agent 0.5000 [0.2000, 0.8000]" in shown
+    assert "gap" not in shown
+    assert "halve" not in shown

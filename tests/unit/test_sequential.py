@@ -123,7 +123,7 @@ def test_an_improver_that_climbed_the_gates_own_figures_would_break_the_promise(
 def test_that_simulation_sees_a_gate_that_is_too_easy() -> None:
     """One that gives every candidate the whole 5%."""
     run = FunctionType(BENCH.run.__code__, {**BENCH.run.__globals__, "RUN_ALPHA": 0.05 * BENCH.CANDIDATES})
-    assert run(BENCH.KINDS[0], "best on search", 200, np.random.default_rng(1), looks=True, real=0.0).sum() > 18
+    assert run(BENCH.KINDS[1], "best on search", 60, np.random.default_rng(1), looks=True, real=0.0).sum() > 8
 
 
 # Repeats
