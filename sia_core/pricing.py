@@ -24,6 +24,7 @@ from sia_core.observe import Emitter
 from sia_core.plan import Plan, Samples, take_samples
 from sia_core.plugins import Plugins
 from sia_core.power import sees
+from sia_core.robustness import most_looks
 from sia_core.rollout import Rollouts, Sweep
 from sia_core.running import Config, checked, setting_of
 from sia_core.trees import Trees
@@ -84,7 +85,8 @@ def count(samples: Samples, plan: Plan, limits: Mapping[str, float]) -> dict[str
     trains = "weights" in plan.levers
     first, candidates = samples.look(explores=trains), plan.generations * plan.candidates
     update = Training().rollouts(len(samples.search)) if trains else 0
-    most = first + candidates * (first + update) + samples.report
+    looks = most_looks(candidates, both=len(plan.levers) > 1) * samples.report // 2
+    most = first + candidates * (first + update) + samples.report + looks
     limit = min(limits.get("rollouts", most), limits.get("verifications", most))
     return {
         "first_agent": first,
@@ -92,6 +94,7 @@ def count(samples: Samples, plan: Plan, limits: Mapping[str, float]) -> dict[str
         "candidate": {"least": 0, "most": first},
         "update": update,
         "report": {"least": samples.report // 2, "most": samples.report},
+        "robustness": {"least": 0, "most": looks},
         "run": {"least": first + samples.report // 2, "most": min(most, limit)},
     }
 

@@ -31,6 +31,12 @@ class Look:
         return self.agent.id, self.perturbed
 
 
+def most_looks(candidates: int, *, both: bool) -> int:
+    """How many agents may be looked at, at most, where every candidate is promoted and the task has another guise."""
+    between, back, perturbed = max(0, candidates - 1), 2 if both and candidates > 1 else 0, min(2, 1 + candidates)
+    return between + back + perturbed
+
+
 def taken_back(first: AgentView, final: AgentView) -> dict[str, AgentView]:
     """The final agent without what one lever did, by that lever; empty where only one of them changed anything."""
     if final.harness == first.harness or final.adapter == first.adapter:

@@ -26,6 +26,9 @@ def print_price(price: Mapping[str, Any]) -> None:
         f"at most {rollouts['candidates']:,} candidates"
     )
     out.print(f"  sealed report  {report['least']:,}, or {report['most']:,} where something was promoted")
+    out.print(
+        f"  robustness     at most {rollouts['robustness']['most']:,}; what does not fit into a budget is left out"
+    )
     out.print(f"  whole run      {_between(rollouts['run'])}")
     tokens = f" and {measured['tokens']:,.0f} tokens" if price["tokens"] else ""
     load = f"{measured['policy_seconds']:.1f} s to load the policy, " if price["tokens"] else ""

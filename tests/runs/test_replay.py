@@ -72,7 +72,7 @@ def test_a_changed_belief_of_the_playbook_is_named_at_the_decisions_that_it_chan
 
 
 def test_a_changed_gate_is_named_at_the_verdicts(replayed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sia_core.loop.RUN_ALPHA", 0.01)
+    monkeypatch.setattr("sia_core.plan.RUN_ALPHA", 0.01)
     code, told = replayed("--json")
     about = json.loads(told)
     assert code == 1

@@ -49,7 +49,9 @@ def test_show_and_runs_and_report_tell_what_happened(
     assert json.loads(capsys.readouterr().out) == report
     assert main(["show", "--json", *where]) == 0
     gate = json.loads(capsys.readouterr().out)["outcomes"]["gate"]
-    assert all(sum(outcomes.values()) == 100 for outcomes in gate.values())
+    seen = {row["agent"]: row["gate"]["n"] for row in report["generations"] if row["gate"]}
+    assert all(sum(gate[agent].values()) == n for agent, n in seen.items())
+    assert max(seen.values()) == 100
     assert main(["show", "--candidate", "0.0", *where]) == 0
     shown = capsys.readouterr().out
     assert "+++ b/harness.py" in shown
