@@ -77,7 +77,8 @@ def train(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
         try:
             for step in range(payload["first"], payload["last"]):
                 course.step(step)
-                if stopped := course.stops(step):
+                late = payload["seconds"] is not None and time.monotonic() - started >= payload["seconds"]
+                if stopped := "the time is spent" if late else course.stops(step):
                     break
             if policy.stepped_since:
                 adapter = policy.keep()

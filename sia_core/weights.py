@@ -155,9 +155,16 @@ class WeightLever:
         self._emit("rollouts.started", **self._sweep(update))
         for first in range(0, training.steps, training.durable):
             last = min(first + training.durable, training.steps)
-            left = None if math.isinf(allowance.left) else int(allowance.left)
-            payload = {"update": update.to_json(), "adapter": adapter, "first": first, "last": last, "silent": silent}
-            payload["tokens"] = left
+            seconds = self._budget.left("seconds") - took["seconds"]
+            payload = {
+                "update": update.to_json(),
+                "adapter": adapter,
+                "first": first,
+                "last": last,
+                "silent": silent,
+                "tokens": None if math.isinf(allowance.left) else int(allowance.left),
+                "seconds": None if math.isinf(seconds) else seconds,
+            }
             done = self._ledger.step(f"{key}/{first:05d}", partial(self._rollouts.job, "sia_core.train:train", payload))
             for kind in spent:
                 spent[kind] += sum(row[kind] for row in done["steps"])
@@ -171,8 +178,6 @@ class WeightLever:
             if done["adapter"] != adapter:
                 self._drop(adapter, parent)
             adapter, silent, stopped = done["adapter"], done["silent"], done["stopped"]
-            if not stopped and self._budget.left("seconds") <= took["seconds"]:
-                stopped = "the time is spent"
             if stopped:
                 break
         return Trained(adapter if adapter != parent.adapter else None, stopped, spent, {**spent, **took})

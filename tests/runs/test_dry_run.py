@@ -25,7 +25,8 @@ def test_the_parts_of_a_run_are_counted_at_least_and_at_most() -> None:
     told = count(samples(), Plan(generations=3, candidates=2), {})
     assert told["first_agent"] == told["candidate"]["most"] == 2 + 256 + 900
     assert told["report"] == {"least": 400, "most": 800}
-    assert told["run"] == {"least": 1158 + 400, "most": 7 * 1158 + 800}
+    assert told["robustness"] == {"least": 0, "most": 7 * 400}  # five incumbents between, and two in another guise
+    assert told["run"] == {"least": 1158 + 400, "most": 7 * 1158 + 800 + 7 * 400}
 
 
 def test_repeats_and_an_update_are_counted_and_a_budget_is_the_most() -> None:

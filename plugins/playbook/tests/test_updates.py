@@ -170,6 +170,29 @@ def test_the_levers_alternate_as_each_is_used_up() -> None:
     assert decided(replace(again, trials=(*updated, *tried))) == ["ppo of trained"]
 
 
+def test_an_edit_of_a_kind_that_earned_much_goes_before_an_update_that_promises_more() -> None:
+    book = Playbook.model_validate({"edit": [{**entry.model_dump(), "family": "all"} for entry in BOOK.edit]})
+    agents = (agent("better", 0.4, DENSE, "A"), agent("first", 0.0, UNTRAINED))
+    earned = (trial("harness", "edit A", 0.4, "first", "promoted"),)
+    plain = evidence(*agents, trials=earned)
+    assert "reinforce of better" in decided(plain)
+    assert all(each.startswith("edit") for each in decided(replace(plain, playbook=book)))
+    assert "reinforce of better" in decided(replace(plain, playbook=book, smallest_gain=0.3))
+
+
+def test_an_update_is_cut_to_what_edits_leave_of_the_budget_and_says_so() -> None:
+    plain = evidence(agent("first", 0.3, DENSE))
+    assert update(replace(plain, budget_left={"seconds": 84.0})).training.steps == 7
+    cut = update(replace(plain, budget_left={"seconds": 50.0, "rollouts": 10_000.0}))
+    assert cut.training.steps == 4
+    assert "for about 1,170 rollouts, 34,286 tokens and 24 s, 4 of 7 steps, as the budget has it" in cut.reason
+    starved = Bandit().decide(replace(plain, budget_left={"seconds": 12.0}))
+    assert not any(isinstance(each, UpdateWeights) for each in starved)
+    assert "does not fit into what edits leave of the budget" in starved[0].reason
+    alone = replace(plain, levers=("weights",), budget_left={"seconds": 12.0})
+    assert update(alone).training.steps == 7  # nothing else needs it
+
+
 def test_a_trained_policy_stays_with_the_agent_whose_harness_is_edited_even_to_one_that_is_known() -> None:
     trained = agent("trained", 0.5, None, adapter="weights 1")
     known = agent("known", 0.4, None, "A")

@@ -41,10 +41,11 @@ class EditArm:
     def belief(self) -> Belief:
         """Nothing is expected of an untried edit but what its family earned, which is one observation beside its own.
 
-        A family's tries narrow the belief half as much as own ones: alike, not the same.
+        A family's tries narrow the belief half as much as own ones: alike, not the same. More than
+        what its parent has left to gain is expected of none.
         """
         prior = sum(self.others) / (len(self.others) + 1)
-        mean = (prior + sum(self.own)) / (1 + len(self.own))
+        mean = min(self.room, (prior + sum(self.own)) / (1 + len(self.own)))
         return Belief(mean, SPREAD * self.room / math.sqrt(1 + len(self.own) + len(self.others) / 2))
 
     @property

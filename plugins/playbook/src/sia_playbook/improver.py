@@ -2,7 +2,8 @@
 
 The gain of a change is believed to be normal; what it and its family earned moves and
 narrows the belief. The next change is the one with the highest optimistic value,
-mean + deviation, whichever lever it pulls.
+mean + deviation, whichever lever it pulls. Edits whose likes earned what the gate can see
+go before all others, since an update costs as much as dozens of them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Bandit:
     def decide(self, evidence: Evidence) -> Sequence[RewriteHarness | UpdateWeights | Stop]:
         """As many changes as the run tries at once, of different families while there are any.
 
-        At most one of them is an update, which costs many times what an edit costs.
+        At most one of them is an update.
         """
         found = edits(evidence) if "harness" in evidence.levers else []
         best = update(evidence) if "weights" in evidence.levers else None
@@ -38,7 +39,10 @@ class Bandit:
         if not arms:
             why = [each for each in (found, best) if isinstance(each, str)]
             return [Stop(reason="; ".join(why) or "the playbook knows none of this run's levers")]
-        chosen = _spread(_ranked(arms, evidence), evidence.candidates)
+        ranked = _ranked(arms, evidence)
+        proven = [arm for arm in ranked if _proven(arm, evidence)]
+        others = [arm for arm in ranked if not _proven(arm, evidence)]
+        chosen = [*proven, *_spread(others)][: evidence.candidates]
         beside = _beside(best, chosen)
         return [arm.decision() if isinstance(arm, UpdateArm) else arm.decision(beside) for arm in chosen]
 
@@ -49,7 +53,12 @@ def _ranked(arms: list[Arm], evidence: Evidence) -> list[Arm]:
     return sorted(arms, key=lambda arm: -arm.belief.value)
 
 
-def _spread(arms: Sequence[Arm], count: int) -> list[Arm]:
+def _proven(arm: Arm, evidence: Evidence) -> bool:
+    """Whether it is an edit of a kind that earned so much that the gate would see as much again."""
+    return isinstance(arm, EditArm) and arm.belief.mean >= evidence.smallest_gain
+
+
+def _spread(arms: Sequence[Arm]) -> list[Arm]:
     """The best arm of each family in turn, then the rest."""
     seen: set[str] = set()
     first: list[Arm] = []
@@ -57,7 +66,7 @@ def _spread(arms: Sequence[Arm], count: int) -> list[Arm]:
     for arm in arms:
         (rest if arm.family in seen else first).append(arm)
         seen.add(arm.family)
-    return [*first, *rest][:count]
+    return [*first, *rest]
 
 
 def _beside(best: UpdateArm | str | None, chosen: Sequence[Arm]) -> str:

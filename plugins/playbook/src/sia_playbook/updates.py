@@ -30,6 +30,12 @@ UNSEEN = 0.5
 OTHERS = 0.5
 """What a try of another algorithm counts for, beside one of the same: alike, not the same."""
 
+SHARE = 0.5
+"""The most of what is left of a budget that an update may take where edits need some of it too."""
+
+LEAST = 0.25
+"""An update that is cut to less of its rollouts than this is not worth starting."""
+
 
 @dataclass(frozen=True)
 class Promise:
@@ -58,6 +64,7 @@ class UpdateArm:
     won: float
     objections: tuple[str, ...]
     learner: AlgorithmView
+    training: Training
 
     @property
     def family(self) -> str:
@@ -90,14 +97,16 @@ class UpdateArm:
         cost = self.learner.costs.get(self.parent.id)
         if cost is None:
             return ""
-        return (
-            f", for about {cost['rollouts']:,.0f} rollouts, {cost['tokens']:,.0f} tokens and {cost['seconds']:,.0f} s"
-        )
+        advised = self.learner.training[self.parent.id]
+        part = _work(self.training, self.training.steps) / _work(advised, advised.steps)
+        rollouts, tokens, seconds = (part * cost[kind] for kind in ("rollouts", "tokens", "seconds"))
+        fewer = f", {self.training.steps} of {advised.steps} steps, as the budget has it" if part < 1 else ""
+        return f", for about {rollouts:,.0f} rollouts, {tokens:,.0f} tokens and {seconds:,.0f} s{fewer}"
 
     def decision(self) -> UpdateWeights:
         return UpdateWeights(
             algorithm=self.choice.algorithm,
-            training=self.learner.training.get(self.parent.id, Training()),
+            training=self.training,
             reason=self.reason,
             prediction=Prediction(
                 gain=round(self.belief.mean, 4), where="instances on which some rollouts earn more than others"
@@ -145,7 +154,29 @@ def _arm(evidence: Evidence, parent: AgentView) -> UpdateArm | str:
         for same, other in zip(_past(evidence, {choice.algorithm}), _past(evidence, others), strict=True)
     )
     learner = next(each for each in evidence.algorithms if each.name == choice.algorithm)
-    return UpdateArm(choice, parent, promise, promised, won, tuple(objections), learner)
+    training = _fitted(evidence, learner, parent)
+    if training is None:
+        return f"{choice.algorithm} does not fit into what edits leave of the budget"
+    return UpdateArm(choice, parent, promise, promised, won, tuple(objections), learner, training)
+
+
+def _fitted(evidence: Evidence, learner: AlgorithmView, parent: AgentView) -> Training | None:
+    """The training that the learner advises, cut to fit the budget; None where too little of it would be left.
+
+    Where no edit competes for the budget, the update may use all of it, and is stopped by it.
+    """
+    advised, cost = learner.training.get(parent.id, Training()), learner.costs.get(parent.id, {})
+    if "harness" not in evidence.levers:
+        return advised
+    fits = min([1.0, *(SHARE * left / cost[kind] for kind, left in evidence.budget_left.items() if cost.get(kind))])
+    whole = _work(advised, advised.steps)
+    steps = max((each for each in range(advised.steps + 1) if _work(advised, each) <= fits * whole), default=0)
+    return advised.model_copy(update={"steps": steps}) if _work(advised, steps) >= LEAST * whole else None
+
+
+def _work(training: Training, steps: int) -> int:
+    """The rollouts of so many steps, an instance."""
+    return sum(map(training.group_of, range(steps)))
 
 
 def _choices(evidence: Evidence, parent: AgentView, stats: RewardStats) -> tuple[list[Choice], Sequence[str]]:
