@@ -17,6 +17,7 @@ from typing import Any
 from sia_core.budget import Limit
 from sia_core.candidate import SMOKE_CASES, Candidate, Evaluator, Parts, Samples, make_agent
 from sia_core.decision import DECISIONS, RewriteHarness, Stop, UpdateWeights
+from sia_core.desk import booked
 from sia_core.errors import SiaError, UsageError
 from sia_core.evidence import AgentView, Evidence, TaskView, Trial, WeightsView, excerpt
 from sia_core.gate import RUN_ALPHA, Comparison, compare, estimate, smallest_gain
@@ -90,7 +91,7 @@ class Loop:
             with self._improver():
                 return parts.trees.put(parts.improver.draft(seen, self.plan.seed))
 
-        drafted = make_agent(parts.trees.get(parts.ledger.step("draft", work)), None, None)
+        drafted = make_agent(parts.trees.get(booked(parts.ledger, parts.budget, "draft", work)), None, None)
         first, gated = self.evaluator.first(drafted)
         self._enter(first, [each.reward for each in gated])
         self.incumbent = first.id
@@ -122,7 +123,8 @@ class Loop:
                 decisions = DECISIONS.validate_python(list(self.parts.improver.decide(evidence)))
             return DECISIONS.dump_python(decisions, mode="json")
 
-        return DECISIONS.validate_python(self.parts.ledger.step(f"generation/{generation}/decide", work))
+        key = f"generation/{generation}/decide"
+        return DECISIONS.validate_python(booked(self.parts.ledger, self.parts.budget, key, work))
 
     def evidence(self, generation: int) -> Evidence:
         """Everything that the improver may know."""

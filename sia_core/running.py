@@ -16,6 +16,7 @@ from typing import Any
 from sia_core import __version__
 from sia_core.budget import Budget, Limit
 from sia_core.candidate import Parts
+from sia_core.desk import Desk, Equipped
 from sia_core.errors import HarnessError, LedgerError, PluginError, SandboxError, UsageError
 from sia_core.gate import betting_wealth
 from sia_core.ledger import Ledger, canonical, started_at
@@ -45,6 +46,7 @@ class Config:
     allow_weak_sandbox: bool = False
     backend: str = "local"
     engine: OfferRef | None = None
+    improver_settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Config:
@@ -134,7 +136,7 @@ def _check(config: Config, plugins: Plugins) -> None:
         raise UsageError("the weights lever needs a policy to train; name one, such as --policy tiny")
     if config.engine:
         plugins.find("engine", config.engine.name)
-    plugins.find("improver", config.improver)
+    plugins.create("improver", config.improver, **config.improver_settings)  # which refuses what it cannot work with
     plugins.find("backend", config.backend)
     if config.verifier:
         plugins.find("verifier", config.verifier.partition(":")[0])
@@ -207,7 +209,7 @@ def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observe
             )
         parts = Parts(
             task=task,
-            improver=plugins.create("improver", config.improver),
+            improver=plugins.create("improver", config.improver, **config.improver_settings),
             rollouts=rollouts,
             ledger=ledger,
             trees=Trees(ledger.folder),
@@ -216,6 +218,8 @@ def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observe
             weights=weights,
         )
         loop = Loop(config.plan, parts)
+        if isinstance(parts.improver, Equipped):
+            parts.improver.equip(Desk(parts, loop.samples))
         emit(
             "run.started",
             run=ledger.folder.name,

@@ -29,7 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--verifier", metavar="NAME[:ARG]", help="who scores: exact, numeric, command:..., or a plugin's")
     how = parser.add_argument_group("how")
-    how.add_argument("--improver", default="playbook", metavar="NAME", help="who decides (default: playbook)")
+    how.add_argument(
+        "--improver",
+        default="playbook",
+        metavar="NAME[:MODEL]",
+        help="who decides: playbook, claude, litellm:MODEL, or a plugin's (default: playbook)",
+    )
+    how.add_argument(
+        "--improver-set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the improver; repeatable"
+    )
     levers = how.add_mutually_exclusive_group()
     levers.add_argument("--levers", metavar="LIST", help="harness, weights or both: harness,weights (default: harness)")
     levers.add_argument("--mode", choices=sorted(MODES), help="the paper's names: sia-h is harness, sia-w+h is both")
@@ -95,6 +103,7 @@ def config_of(options: argparse.Namespace) -> Any:
         settings["harness"] = os.path.abspath(options.harness)
     levers = options.levers or MODES.get(options.mode, "harness")
     policy = options.policy or ("tiny" if "weights" in levers else None)
+    improver, colon, model = options.improver.partition(":")
     told = _pairs("--engine-set", options.engine_set, ENGINE_RESERVED)
     if told and policy is None:
         raise UsageError("--engine-set: this run has no policy; name one with --policy")
@@ -106,7 +115,8 @@ def config_of(options: argparse.Namespace) -> Any:
             candidates=options.candidates,
             seed=options.seed,
         ),
-        improver=options.improver,
+        improver=improver,
+        improver_settings={**({"model": model} if colon else {}), **_pairs("--improver-set", options.improver_set, ())},
         verifier=options.verifier,
         budget=Limit.parse(options.budget).amounts,
         sandbox=options.sandbox,

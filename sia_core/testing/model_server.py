@@ -140,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, protocol: Protocol, asked: Asked, turn: Turn) -> None:
         fault = turn.fault or Fault()
         if fault.status is not None:
-            self._send(fault.status, protocol.error(fault.status), fault)
+            self._send(fault.status, protocol.error(fault.status, fault.message), fault)
         elif asked.body.get("stream"):
             self._stream(protocol.events(turn, asked.number, asked.body), fault)
         else:

@@ -33,12 +33,13 @@ class Use:
 class Fault:
     """What goes wrong instead of, or in the middle of, a reply.
 
-    ``status`` answers with that HTTP status, ``retry_after`` beside it. ``cut_after`` ends
+    ``status`` answers with that HTTP status and ``message``, ``retry_after`` beside it. ``cut_after`` ends
     the connection after so many events of a stream, or so many bytes of a whole reply.
     ``pause`` waits so many seconds before each event.
     """
 
     status: int | None = None
+    message: str = "scripted"
     retry_after: float | None = None
     cut_after: int | None = None
     pause: float = 0.0
@@ -108,10 +109,10 @@ class Messages:
         yield _event("message_delta", delta=end, usage={"output_tokens": used["output"]})
         yield _event("message_stop")
 
-    def error(self, status: int) -> dict[str, Any]:
+    def error(self, status: int, message: str) -> dict[str, Any]:
         kinds = {401: "authentication_error", 429: "rate_limit_error", 529: "overloaded_error"}
         kind = kinds.get(status, "api_error" if status >= 500 else "invalid_request_error")
-        return {"type": "error", "error": {"type": kind, "message": f"scripted {status}"}}
+        return {"type": "error", "error": {"type": kind, "message": message}}
 
     def _use(self, use: Use, number: int, place: int, given: Any) -> dict[str, Any]:
         return {"type": "tool_use", "id": f"toolu_{number}_{place}", "name": use.name, "input": given}
@@ -154,8 +155,8 @@ class ChatCompletions:
             yield _data({**head, "choices": [], "usage": self._usage(turn, asked)})
         yield b"data: [DONE]\n\n"
 
-    def error(self, status: int) -> dict[str, Any]:
-        return {"error": {"message": f"scripted {status}", "type": "server_error", "param": None, "code": None}}
+    def error(self, status: int, message: str) -> dict[str, Any]:
+        return {"error": {"message": message, "type": "server_error", "param": None, "code": None}}
 
     def _head(self, kind: str, number: int, asked: Mapping[str, Any]) -> dict[str, Any]:
         return {"id": f"chatcmpl-{number}", "object": kind, "created": 0, "model": asked.get("model", "")}
