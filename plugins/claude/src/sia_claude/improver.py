@@ -1,0 +1,26 @@
+"""The improver ``claude``."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from sia_claude.provider import Messages
+from sia_core.agentic import ModelImprover, Settings
+from sia_core.errors import UsageError
+
+KEY = "ANTHROPIC_API_KEY"
+
+
+class Claude(ModelImprover):
+    """``model`` decides; the other settings are those of :class:`sia_core.agentic.Settings`."""
+
+    def __init__(self, model: str = "claude-sonnet-4-6", **settings: Any) -> None:
+        read = Settings.of(model, settings)
+        key = os.environ.get(KEY, "")
+        if not key and not read.replay:
+            raise UsageError(
+                f"--improver claude asks Anthropic's API and needs a key: set the environment variable {KEY}. "
+                "Without a key there is `--improver playbook`, which asks no model."
+            )
+        super().__init__(Messages(key, read), read)
