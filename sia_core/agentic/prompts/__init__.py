@@ -47,7 +47,9 @@ def first_agent(evidence: Evidence) -> AgentView:
 
 def decide(evidence: Evidence, public: Sequence[str]) -> str:
     """The first message of a decision: the evidence."""
-    left = [f"{amount:,.4g} {kind}" for kind, amount in sorted(evidence.budget_left.items())]
+    left = [
+        f"{amount:,.{2 if kind == 'dollars' else 0}f} {kind}" for kind, amount in sorted(evidence.budget_left.items())
+    ]
     return _filled(
         "decide",
         generation=str(evidence.generation),
