@@ -32,6 +32,10 @@ class Store(Protocol):
     def record(self, key: str, value: Any) -> Any: ...
 
 
+class RequestRefused(ModelError):
+    """The provider will not answer this request, whoever asks and whenever."""
+
+
 Notice = Callable[[str], None]
 
 
@@ -60,7 +64,10 @@ class _Call:
 
 
 class Calls:
-    """Asks one provider, recorded in ``store`` and booked as ``dollars``. Safe to use from several threads."""
+    """Asks one provider, recorded in ``store`` and booked as ``dollars``. Safe to use from several threads.
+
+    ``booked`` says that the budget holds already what the store had recorded before.
+    """
 
     def __init__(
         self,
@@ -71,9 +78,10 @@ class Calls:
         *,
         patience: Patience | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        booked: bool = False,
     ) -> None:
         self._provider, self._store, self._budget, self._notice = provider, store, budget, notice
-        self._patience, self._sleep = patience or Patience(), sleep
+        self._patience, self._sleep, self._booked = patience or Patience(), sleep, booked
         self._asked: Counter[str] = Counter()
         self._mutex = threading.Lock()
         self._last: dict[str, tuple[Ask, int]] = {}
@@ -85,7 +93,7 @@ class Calls:
         recorded = self._store.get(f"{call.key}/reply")
         if recorded:
             reply = Reply.from_json(recorded[0]["reply"])
-            self._budget.settle({}, {"dollars": recorded[0]["dollars"]})
+            self._book(recorded[0])
         else:
             reply = self._answered(call, tried)
         with self._mutex:
@@ -119,10 +127,17 @@ class Calls:
                     break
                 why = "the run was stopped before the reply had arrived"
                 self._notice(f"a call of {call.request.model} may be paid for twice, and is made again: {why}")
-                failed = (self._failed(call, tried, why, call.bound),)
-            self._budget.settle({}, {"dollars": failed[0]["dollars"]})
+                lost = self._failed(call, tried, why, call.bound)
+                self._budget.settle({}, {"dollars": lost["dollars"]})
+            else:
+                self._book(failed[0])
             tried += 1
         return tried
+
+    def _book(self, row: Mapping[str, Any]) -> None:
+        """What a recorded reply or failure cost, unless that was done."""
+        if not self._booked:
+            self._budget.settle({}, {"dollars": row["dollars"]})
 
     def _answered(self, call: _Call, tried: int) -> Reply:
         failures = 0
@@ -139,7 +154,8 @@ class Calls:
                 failures += 1
                 if not failure.retry or failures >= self._patience.tries:
                     times = f" after {failures} tries" if failures > 1 else ""
-                    raise ModelError(f"{self._provider.name} gave no answer{times}: {failure}. {_KEPT}") from failure
+                    kind = RequestRefused if failure.refused else ModelError
+                    raise kind(f"{self._provider.name} gave no answer{times}: {failure}. {_KEPT}") from failure
                 wait = self._patience.wait(failures, failure.after)
                 self._notice(f"{self._provider.name}: {failure}; trying again in {wait:.0f} s")
             finally:

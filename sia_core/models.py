@@ -148,12 +148,19 @@ class CallFailed(Exception):
     """A call without a whole reply.
 
     ``retry`` says whether another try may succeed, ``after`` how many seconds the server asked
-    to wait before, and ``paid`` whether the provider may charge for it all the same.
+    to wait before, ``paid`` whether the provider may charge for it all the same, and
+    ``refused`` that the request itself is at fault, such as one that is too long.
     """
 
-    def __init__(self, why: str, *, retry: bool, after: float | None = None, paid: bool = False) -> None:
+    def __init__(
+        self, why: str, *, retry: bool, after: float | None = None, paid: bool = False, refused: bool = False
+    ) -> None:
         super().__init__(why)
-        self.retry, self.after, self.paid = retry, after, paid
+        self.retry, self.after, self.paid, self.refused = retry, after, paid, refused
+
+
+REFUSED = (400, 413, 422)
+"""Statuses that are about the request itself."""
 
 
 class Provider(Protocol):

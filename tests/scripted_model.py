@@ -5,6 +5,7 @@ from __future__ import annotations
 from sia_core.testing.model_server import Asked, Turn, Use
 
 LAST = "    return None"
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
 def learn(operation: str, sign: str) -> Use:

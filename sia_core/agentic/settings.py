@@ -43,17 +43,17 @@ class Settings(BaseModel):
         return self
 
     @classmethod
-    def of(cls, model: str, settings: Mapping[str, Any]) -> Settings:
+    def of(cls, model: str, settings: Mapping[str, Any], option: str = "--improver-set") -> Settings:
         """Read settings; UsageError, with what there is, where one is unknown or out of bounds."""
         if secret := next((name for name in settings if "key" in name or "token" in name.split("_")), None):
-            raise UsageError(f"--improver-set {secret}: keys come from the environment only, and are never recorded")
+            raise UsageError(f"{option} {secret}: keys come from the environment only, and are never recorded")
         try:
             return cls.model_validate({"model": model, **settings})
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"])) or "settings"
             known = ", ".join(cls.model_fields)
-            raise UsageError(f"--improver-set {where}: {first['msg']}; the settings are {known}") from None
+            raise UsageError(f"{option} {where}: {first['msg']}; the settings are {known}") from None
 
     @property
     def prices(self) -> Prices | None:

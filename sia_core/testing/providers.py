@@ -97,7 +97,7 @@ class ProviderContract:
     @pytest.mark.parametrize("status", [400, 401, 403, 404])
     def test_what_cannot_pass_is_not_to_be_tried_again(self, asked_of: Callable[..., Any], status: int) -> None:
         failure = asked_of(Turn(fault=Fault(status)))
-        assert (failure.retry, failure.paid) == (False, False)
+        assert (failure.retry, failure.paid, failure.refused) == (False, False, status == 400)
 
     @pytest.mark.parametrize("events", [1, 4, 8])
     def test_a_stream_that_is_cut_may_have_been_paid_for(self, asked_of: Callable[..., Any], events: int) -> None:

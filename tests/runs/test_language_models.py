@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 from example_runs import command, comparable
-from scripted_model import SCRIPT, play
+from scripted_model import SCRIPT, STOP, WORDS, play
 
 from sia_core.cli import main
-from sia_core.testing.model_server import Asked, Fault, ModelServer, Turn
+from sia_core.testing.model_server import Asked, Fault, ModelServer, Turn, Use
 
 pytestmark = pytest.mark.real
 
@@ -124,3 +124,44 @@ def test_killed_at_each_call_and_resumed_the_report_is_the_same_and_one_call_at_
             assert len(server.asked) == len(SCRIPT) + 1
         assert _without_dollars(report) == _without_dollars(whole)
         assert report["budget"]["spent"]["dollars"] > whole["budget"]["spent"]["dollars"]
+
+
+ASKS = """
+def solve(instance, ctx):
+    reply = ctx.model([{"role": "user", "content": instance.input["text"]}])
+    return int(reply["choices"][0]["message"]["content"])
+"""
+
+STOPS = [Turn(uses=[Use("finish", {"summary": "as it was"})]), Turn(uses=[STOP])]
+
+
+def _adds(asked: Asked) -> Turn:
+    """A policy that can add, and an improver that leaves the agent alone."""
+    if asked.body.get("tools"):
+        text = asked.text
+        return STOPS["Write the first harness" not in text]
+    left, operation, right = asked.body["messages"][-1]["content"].split()
+    return Turn(str(WORDS.index(left) + WORDS.index(right)) if operation == "plus" else "0")
+
+
+@pytest.mark.slow
+def test_a_policy_on_a_server_of_ones_own_is_asked_once_a_rollout_and_goes_along_with_the_exported_agent(
+    sums: Path, tmp_path: Path
+) -> None:
+    (sums / "agent" / "harness.py").write_text(ASKS)
+    with ModelServer(_adds) as server:
+        policy = ["--policy", "openai/adds", "--engine", "litellm", "--engine-set", f"base_url={server.openai_url}"]
+        argv = [*command(sums, tmp_path), *policy, *improver("litellm", server), "--budget", "dollars=5"]
+        report = _run(argv)
+        calls = [asked for asked in server.asked if not asked.body.get("tools")]
+        assert len(server.asked) - len(calls) == 2
+        assert 0.2 < report["sealed"]["final"]["value"] < 0.5
+        assert report["budget"]["spent"]["tokens"] > 0
+        assert len(calls) == report["budget"]["spent"]["rollouts"]
+        exported = tmp_path / "exported"
+        assert main(["export", report["run"], str(exported), "--runs-dir", str(tmp_path / "runs")]) == 0
+        lines = json.dumps({"text": "two plus three"}) + "\n"
+        done = subprocess.run(
+            [sys.executable, str(exported / "run.py")], input=lines, capture_output=True, text=True, check=False
+        )
+        assert json.loads(done.stdout) == {"answer": 5}, done.stderr

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sia_core.agentic import Settings
-from sia_core.models import Ask, CallFailed, Ended, Message, Prices, Reply, ToolCall, Usage
+from sia_core.models import REFUSED, Ask, CallFailed, Ended, Message, Prices, Reply, ToolCall, Usage
 
 if TYPE_CHECKING:
     from anthropic import Anthropic
@@ -90,6 +90,7 @@ class Messages:
             retry=begun or status in (408, 409, 429) or status >= 500,
             after=float(after) if after.replace(".", "", 1).isdigit() else None,
             paid=begun,
+            refused=status in REFUSED,
         )
 
     def _clean(self, text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sia_core.errors import UsageError
 from sia_core.evidence import excerpt
-from sia_core.models import Ask, CallFailed, Ended, Message, Prices, Reply, ToolCall, Usage
+from sia_core.models import REFUSED, Ask, CallFailed, Ended, Message, Prices, Reply, ToolCall, Usage
 
 _ENDED: Mapping[str, Ended] = {"tool_calls": "tools", "length": "length", "content_filter": "refusal"}
 
@@ -106,7 +106,8 @@ class Completions:
             if "APIConnectionError" in names or "Timeout" in names:
                 raise CallFailed(told, retry=True, paid=not names & _UNSENT) from None
             retry = status in (408, 409, 429) or status >= 500
-            raise CallFailed(f"status {status}: {told}", retry=retry, after=_after(error)) from None
+            why, refused = f"status {status}: {told}", status in REFUSED
+            raise CallFailed(why, retry=retry, after=_after(error), refused=refused) from None
 
 
 def _body(request: Ask) -> dict[str, Any]:
