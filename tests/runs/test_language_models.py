@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from example_runs import command, comparable
+from record_runs import PRICES, RECORDED
 from scripted_model import SCRIPT, STOP, WORDS, play
 
 from sia_core.cli import main
@@ -36,8 +37,7 @@ def improver(kind: str, server: ModelServer) -> list[str]:
     """The options that have a run ask the server."""
     if kind == "claude":
         return ["--improver", "claude", "--improver-set", f"base_url={server.url}", "--improver-set", "first_wait=0"]
-    prices = ["--improver-set", "input_price=3", "--improver-set", "output_price=15"]
-    return ["--improver", "litellm:openai/any", "--improver-set", f"base_url={server.openai_url}", *prices]
+    return ["--improver", "litellm:openai/any", "--improver-set", f"base_url={server.openai_url}", *PRICES]
 
 
 @pytest.fixture(autouse=True)
@@ -165,3 +165,22 @@ def test_a_policy_on_a_server_of_ones_own_is_asked_once_a_rollout_and_goes_along
             [sys.executable, str(exported / "run.py")], input=lines, capture_output=True, text=True, check=False
         )
         assert json.loads(done.stdout) == {"answer": 5}, done.stderr
+
+
+@pytest.mark.parametrize(("name", "asked"), [("messages", "claude"), ("chat-completions", "litellm:openai/any")])
+def test_a_recorded_run_goes_the_same_way_without_key_and_server(
+    sums: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    asked: str,
+) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    replay = ["--improver", asked, *PRICES, "--improver-set", f"replay={RECORDED / name}.jsonl"]
+    assert main([*command(sums, tmp_path), *replay]) == 0, capsys.readouterr().err
+    report = json.loads(capsys.readouterr().out)
+    assert [(row["name"], row["accepted"]) for row in report["generations"]] == [("minus", True), ("times", True)]
+    assert report["stopped"] == "it knows every operation"
+    assert 0 < report["budget"]["spent"]["dollars"] < 1
