@@ -10,22 +10,42 @@ ALL_DISTRIBUTIONS := --editable .[dev] --editable tasks/lawbench --editable plug
 	--editable algorithms[test] --editable plugins/torch --editable plugins/claude --editable plugins/litellm
 SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml tasks/*/pyproject.toml plugins/*/pyproject.toml)
 
-.PHONY: demo test test-all bench-rl bench-rollout lint clean
+# What some tests need beside Python; without it they skip, and say so.
+DEBIAN_PACKAGES := bubblewrap strace
+
+.PHONY: demo test test-all bench-rl bench-rollout bench-gate bench-start bench-evaluations lint clean debian-packages
 
 demo: $(VENV)/demo.stamp  ## Improve an agent on the real LawBench data: no key, no GPU, no service.
 	$(BIN)/sia run --plugin lawbench --levers harness,weights --seed 0 --budget seconds=420
 
-test: $(VENV)/all.stamp lint  ## Install everything; the tests that take under 10 minutes.
+test: $(VENV)/all.stamp lint debian-packages  ## Install everything; the tests that take under 10 minutes.
 	$(BIN)/python -m pytest -q -m "not slow"
 
-test-all: $(VENV)/all.stamp  ## The slow tests too: whole runs, killed runs, cross-validation.
+test-all: $(VENV)/all.stamp debian-packages  ## The slow tests too: whole runs, killed runs, cross-validation.
 	$(BIN)/python -m pytest -q -m slow
 
 bench-rl: $(VENV)/all.stamp  ## One RL step beside TRL's, interleaved; wants a quiet machine.
 	$(BIN)/python plugins/torch/bench/rl_step.py
+	$(BIN)/python plugins/torch/bench/rl_step.py --prompt 512 --new 128
 
 bench-rollout: $(VENV)/all.stamp  ## Rollouts a second, with everything on but the model.
 	$(BIN)/python bench/rollout.py
+
+bench-gate: $(VENV)/all.stamp  ## The tables of docs/gate.md: what the gate promises, by simulation.
+	$(BIN)/python bench/gate.py --write docs/gate.md
+
+bench-start: $(VENV)/all.stamp  ## How long a worker takes to start, with nothing, numpy and torch.
+	$(BIN)/python bench/start.py
+
+bench-evaluations: $(VENV)/all.stamp  ## New candidates a second, each in a sandbox of its own, and with endless loops among them.
+	$(BIN)/python bench/evaluations.py
+
+debian-packages:  ## What tests need of the system, where root may install it.
+	@if dpkg -s $(DEBIAN_PACKAGES) >/dev/null 2>&1; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -y -qq $(DEBIAN_PACKAGES) || \
+		echo "$(DEBIAN_PACKAGES): could not be installed; the tests that need them skip"; \
+	else echo "$(DEBIAN_PACKAGES): not installed, as that takes root and apt-get; the tests that need them skip"; fi
 
 lint: $(VENV)/all.stamp
 	$(BIN)/ruff check .

@@ -86,7 +86,7 @@ class Figure:
     rollouts: int
 
 
-def _processor() -> float:
+def processor() -> float:
     """Seconds of this process and of those of its descendants that have ended."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
@@ -100,8 +100,8 @@ def measure(road: str, stateless: bool, rollouts: int, batch_ms: float) -> Figur
         harness.mkdir()
         (harness / "harness.py").write_text(ROADS[road])
         (harness / "harness.toml").write_text(f"stateless = {str(stateless).lower()}\n")
-        cases = [_case(number, "search") for number in range(rollouts + 64)]
-        cases += [_case(number, split) for split in ("public", "gate", "sealed") for number in range(64)]
+        cases = [case(number, "search") for number in range(rollouts + 64)]
+        cases += [case(number, split) for split in ("public", "gate", "sealed") for number in range(64)]
         (folder / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
         plugins = Plugins.discover()
         plugins.offers.append(("engine", Offer("stub", "", "__main__:Stub"), Source("bench", "bench", "0")))
@@ -141,7 +141,7 @@ def _roll_out(
     return Figure(len(done) / seconds, Stub.calls / max(1, Stub.batches_done), len(done))
 
 
-def _case(number: int, split: str) -> dict[str, str]:
+def case(number: int, split: str) -> dict[str, str]:
     return {"input": f"{split} {number}: what comes next?", "answer": "x", "split": split}
 
 
@@ -156,11 +156,11 @@ def main() -> int:
     enough = True
     for stateless in (True, False):
         for road in options.road or ROADS:
-            before = _processor()
+            before = processor()
             figure = measure(road, stateless, options.rollouts, options.batch_ms)
             kind = "one fork serves many" if stateless else "a fork each"
             calls = f", {figure.batch:.1f} calls a batch" if figure.batch else ""
-            cost = 1000 * (_processor() - before) / figure.rollouts
+            cost = 1000 * (processor() - before) / figure.rollouts
             speed = f"{figure.rate:7.0f} rollouts/s, {1000 / figure.rate:.2f} ms each, {cost:.2f} ms of processor"
             print(f"{road:7} {kind:21} {speed}{calls}", flush=True)
             enough &= not (stateless and road == "framed" and figure.rate < options.least)

@@ -40,11 +40,26 @@ def read_answer(text: str, model: type[BaseModel]) -> Any:
     """An answer as plain JSON, validated in strict mode: no booleans as numbers, no numbers as strings."""
     value = strict_json(text)
     try:
-        return model.model_validate_json(json.dumps(value), strict=True).model_dump(mode="json")
+        answer = model.model_validate_json(json.dumps(value), strict=True)
+        _check_booleans(value, answer.model_dump(mode="json", by_alias=True), ())
+        return answer.model_dump(mode="json")
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise InvalidAnswer(f"{where}: {first['msg'][:300]}" if where else first["msg"][:300]) from None
+
+
+def _check_booleans(written: Any, read: Any, path: tuple[object, ...]) -> None:
+    """Literals and enumerations compare by value, for which ``true`` is 1 even in strict mode."""
+    if isinstance(written, dict) and isinstance(read, dict):
+        for key in written.keys() & read.keys():
+            _check_booleans(written[key], read[key], (*path, key))
+    elif isinstance(written, list) and isinstance(read, list):
+        for index, (one, other) in enumerate(zip(written, read, strict=False)):
+            _check_booleans(one, other, (*path, index))
+    elif {type(written), type(read)} in ({bool, int}, {bool, float}):
+        where = f"{'.'.join(map(str, path))}: " if path else ""
+        raise InvalidAnswer(f"{where}a boolean is no number, nor the reverse")
 
 
 def _depth(text: str) -> int:

@@ -30,5 +30,7 @@ def sia_backends() -> list[Offer]:
 def sia_sandboxes() -> list[Offer]:
     return [
         Offer("namespaces", "Linux namespaces, Landlock and seccomp", "sia_core.sandbox.namespaces:Namespaces"),
+        Offer("bwrap", "bubblewrap, with Landlock and seccomp inside", "sia_core.sandbox.bwrap:Bubblewrap"),
+        Offer("docker", "a container on a Docker engine; for macOS and Windows", "sia_core.sandbox.docker:Docker"),
         Offer("process", "Landlock, seccomp and limits, without namespaces", "sia_core.sandbox.process:Process"),
     ]

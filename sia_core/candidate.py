@@ -8,25 +8,26 @@ that would learn nothing, no budget, a harness that does not start) ends as
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from sia_core.allowance import MARGIN, MOST, Allowance
 from sia_core.budget import Budget
 from sia_core.decision import RewriteHarness, UpdateWeights
-from sia_core.errors import BudgetExhausted, HarnessError, SiaError
+from sia_core.errors import BudgetExhausted, HarnessError, SiaError, UsageError
 from sia_core.evidence import AgentView, Rollout, excerpt, summarise
-from sia_core.explore import EXPLORED, GROUP
 from sia_core.harness import HarnessTree, apply_edits, unified_diff
 from sia_core.ledger import Ledger
 from sia_core.observe import Emitter
+from sia_core.plan import PERTURBED, Samples
 from sia_core.rollout import GivenUp, Rollouts, Sweep, verified
+from sia_core.sequential import Watch, means
 from sia_core.trees import Trees
 from sia_core.types import Improver, Split, Task
 from sia_core.verifying import INVALID
 from sia_core.weights import WeightLever
 
-SMOKE_CASES = 2
-PERTURBED = "perturbed"
 LABELLED: tuple[Split, ...] = ("public", "search", "gate")
 
 
@@ -48,26 +49,13 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Samples:
-    """The instances that each purpose takes, fixed for the run."""
-
-    smoke: tuple[str, ...]
-    search: tuple[str, ...]
-    gate: tuple[str, ...]
-    sealed: tuple[str, ...]
-
-    def look(self, *, explores: bool) -> int:
-        """The rollouts that looking at one agent takes, with or without an exploration for the weight lever."""
-        explored = GROUP * min(EXPLORED, len(self.search)) if explores else 0
-        return len(self.smoke) + len(self.search) + len(self.gate) + explored
-
-
-@dataclass(frozen=True)
 class Candidate:
     """A decision, its parent, and what came of it: gate rewards, or why it was refused, or failed.
 
     ``estimate`` is what an update was going to take, ``took`` what it took, and
     ``stopped`` why it ended before its last step; ``table`` what the selection table said.
+    ``rewards`` are one an instance, of the first ones only where its sweep was stopped
+    early; ``saved`` is what that gave back to the budget. ``tokens`` are set aside for it.
     """
 
     index: int
@@ -78,6 +66,8 @@ class Candidate:
     out_of_budget: bool = False
     failed: str = ""
     rewards: tuple[float, ...] = ()
+    saved: Mapping[str, float] = field(default_factory=dict)
+    tokens: float = math.inf
     table: str = ""
     stopped: str = ""
     estimate: Mapping[str, float] = field(default_factory=dict)
@@ -100,8 +90,11 @@ def make_agent(
 class Evaluator:
     """Rolls agents out and books it, and takes candidates from decision to gate rewards."""
 
-    def __init__(self, parts: Parts, samples: Samples, levers: Sequence[str], limit: int) -> None:
+    def __init__(self, parts: Parts, samples: Samples, levers: Sequence[str], limit: int, alpha: float) -> None:
         self._parts, self._samples, self._levers, self._limit = parts, samples, levers, limit
+        self._alpha = alpha
+        self._took: dict[str, tuple[float, int]] = {}  # by agent: a rollout's tokens, and the most that one needed
+        self._kept = 0.0
 
     @property
     def cost(self) -> int:
@@ -136,35 +129,77 @@ class Evaluator:
             return replace(candidate, refused=refused)
         return replace(candidate, estimate=lever.estimate(decision, candidate.parent))
 
-    def afford(self, candidate: Candidate) -> Candidate:
-        """Reserve all that the candidate may cost. In the order of decisions, so that a resumed run does the same."""
+    def afford(self, candidate: Candidate, among: int) -> Candidate:
+        """Reserve all that the candidate may cost. In the order of decisions, so that a resumed run does the same.
+
+        Of limited tokens that is an even share of what is left, ``among`` so many candidates, within bounds
+        that follow from what its parent took.
+        """
         if candidate.refused:
             return candidate
+        budget, tokens = self._parts.budget, math.inf
+        if self._counts_tokens:
+            needed = self._expected(candidate.parent, self.cost) + MARGIN * candidate.estimate.get("tokens", 0.0)
+            share = budget.left("tokens") / among
+            tokens = min(MOST * needed, max(share, needed)) if needed else share
         try:
             amount = self._cost(candidate)
-            tokens = candidate.estimate.get("tokens", 0.0)  # of sweeps they are not known before
-            self._parts.budget.reserve(rollouts=amount, verifications=amount, tokens=tokens)
+            budget.reserve(rollouts=amount, verifications=amount, tokens=tokens if self._counts_tokens else 0.0)
         except BudgetExhausted as error:
             return replace(candidate, refused=str(error), out_of_budget=True)
-        return candidate
+        return replace(candidate, tokens=tokens)
+
+    @property
+    def _counts_tokens(self) -> bool:
+        return "tokens" in self._parts.budget.limit.amounts
+
+    def _expected(self, agent: AgentView, rollouts: int) -> float:
+        """The tokens to set aside at least for so many rollouts of an agent, or of one made of it.
+
+        What is under way at once is counted at its most.
+        """
+        mean, peak = self._took[agent.id]
+        return MARGIN * mean * rollouts + peak * min(rollouts, self._parts.rollouts.at_once)
+
+    def keep(self, *agents: AgentView) -> None:
+        """Set tokens aside for the sealed report on these agents, in place of what was set aside before."""
+        budget = self._parts.budget
+        budget.settle({"tokens": self._kept}, {})
+        half = self._samples.report // 2
+        wanted = sum(self._expected(agent, half) for agent in {agent.id: agent for agent in agents}.values())
+        self._kept = min(wanted, max(0.0, budget.left("tokens")))
+        budget.reserve(tokens=self._kept)
+        if self._kept < wanted and len(agents) == 1:
+            raise UsageError(
+                f"--budget tokens={budget.limit.amounts['tokens']:g} is too small: the first agent took "
+                f"{budget.spent['tokens']:,.0f}, and the sealed report on it takes about {wanted:,.0f}"
+            )
 
     def _cost(self, candidate: Candidate) -> float:
         return self.cost + candidate.estimate.get("rollouts", 0.0)
 
-    def attempt(self, generation: int, candidate: Candidate) -> Candidate:
-        """Write the harness or train the weights, smoke-run the agent, and roll it out on search sample and gate."""
+    def attempt(self, generation: int, candidate: Candidate, incumbent: Sequence[float]) -> Candidate:
+        """Write the harness or train the weights, smoke-run the agent, and roll it out on search sample and gate.
+
+        ``incumbent`` are the gate rewards by which looks at the gate sweep end it early.
+        """
         if candidate.refused:
             return candidate
         spent: list[Mapping[str, float]] = []
+        allowance = Allowance(candidate.tokens)
         try:
-            candidate = self._made(generation, candidate, spent)
-            return self._tried(generation, candidate, candidate.agent, spent) if candidate.agent else candidate
+            candidate = self._made(generation, candidate, spent, allowance)
+            if agent := candidate.agent:
+                return self._tried(generation, candidate, agent, incumbent, spent, allowance)
+            return candidate
         finally:
             reserved = {"rollouts": self._cost(candidate), "verifications": self._cost(candidate)}
-            reserved["tokens"] = candidate.estimate.get("tokens", 0.0)
-            self._parts.budget.settle(reserved, _sum(spent))
+            reserved["tokens"] = candidate.tokens if self._counts_tokens else 0.0
+            self._parts.budget.settle(reserved, {**_sum(spent), "tokens": allowance.spent})
 
-    def _made(self, generation: int, candidate: Candidate, spent: list[Mapping[str, float]]) -> Candidate:
+    def _made(
+        self, generation: int, candidate: Candidate, spent: list[Mapping[str, float]], allowance: Allowance
+    ) -> Candidate:
         """The candidate with its agent, in the store; or why training failed."""
         parts, decision = self._parts, candidate.decision
         if isinstance(decision, RewriteHarness):
@@ -177,7 +212,9 @@ class Evaluator:
         key = f"generation/{generation}/train/{candidate.index}"
         parts.ledger.step(f"{key}/estimate", lambda: dict(candidate.estimate))
         parts.emit("training.started", generation=generation, algorithm=decision.algorithm, **candidate.estimate)
-        trained = parts.weights.train(key, decision, candidate.parent)
+        training = Allowance(candidate.tokens - self._expected(candidate.parent, self.cost))
+        trained = parts.weights.train(key, decision, candidate.parent, training)
+        allowance.settle(None, 0, training.spent)
         spent.append(trained.spent)
         candidate = replace(candidate, took=trained.took, stopped=trained.stopped)
         if trained.adapter is None:
@@ -186,86 +223,121 @@ class Evaluator:
         return replace(candidate, agent=make_agent(parent.files, parent, decision.algorithm, trained.adapter))
 
     def _tried(
-        self, generation: int, candidate: Candidate, agent: AgentView, spent: list[Mapping[str, float]]
+        self,
+        generation: int,
+        candidate: Candidate,
+        agent: AgentView,
+        incumbent: Sequence[float],
+        spent: list[Mapping[str, float]],
+        allowance: Allowance,
     ) -> Candidate:
         parts = self._parts
         parts.emit("candidate.started", generation=generation, name=candidate.name, agent=agent.id)
         done: list[Rollout] = []
         try:
-            done += self._run("smoke", "search", agent)
-            if fault := _fault(done):
+            done += self._run("smoke", "search", agent, allowance)
+            if fault := fault_of(done):
                 return replace(candidate, failed=f"smoke run failed: {fault}")
-            done += (searched := self._run("search", "search", agent, hasty=True))
-            known = self._known(agent, searched, spent)
-            done += (gated := self._run("gate", "gate", agent, hasty=True))
+            done += (searched := self._run("search", "search", agent, allowance, hasty=True))
+            known = self._known(agent, searched, spent, allowance)
+            watch = Watch(incumbent, parts.task.metric.bounds, self._alpha, self._samples.repeats)
+            done += (gated := self._run("gate", "gate", agent, allowance, hasty=True, enough=watch))
         except GivenUp as error:
             done += error.done
-            return replace(candidate, failed=f"given up: {error}")
+            return replace(candidate, failed=f"given up: {error}", out_of_budget=error.short)
         finally:
             spent.append(_spent(done))
-        return replace(candidate, agent=known, rewards=tuple(each.reward for each in gated))
+        self._took[known.id] = (allowance.mean, allowance.peak)
+        unseen = self._samples.repeats * len(self._samples.gate) - len(gated)
+        took = {**_spent(gated), "tokens": sum(each.tokens for each in gated)}
+        saved = {kind: amount / len(gated) * unseen for kind, amount in took.items()}
+        rewards = means([each.reward for each in gated], self._samples.repeats)
+        return replace(candidate, agent=known, rewards=rewards, saved=saved)
 
-    def _known(self, agent: AgentView, searched: Sequence[Rollout], spent: list[Mapping[str, float]]) -> AgentView:
+    def _known(
+        self, agent: AgentView, searched: Sequence[Rollout], spent: list[Mapping[str, float]], allowance: Allowance
+    ) -> AgentView:
         """The agent with what it did on search, and what a learner would make of it."""
         agent = replace(agent, search=summarise(searched, self._parts.task.failure_reward))
         if self._explores and (lever := self._parts.weights):
-            agent = replace(agent, exploration=lever.explore(agent, self._samples.search))
+            agent = replace(agent, exploration=lever.explore(agent, self._samples.search, allowance))
             spent.append(lever.spent(agent))
         return agent
 
     def first(self, agent: AgentView) -> tuple[AgentView, list[Rollout]]:
         """The first agent with its search summary, and its rollouts on the gate; SiaError if it does not run."""
-        if fault := _fault(self.roll_out("smoke", "search", agent)):
-            raise SiaError(f"the first harness does not run: {fault}")
-        searched = self.roll_out("search", "search", agent)
-        explored = self.cost - self._samples.look(explores=False)
-        spent: list[Mapping[str, float]] = []
-        self._reserve(explored)
-        known = self._known(agent, searched, spent)
-        self._parts.budget.settle({"rollouts": explored, "verifications": explored}, _sum(spent))
-        return known, self.roll_out("gate", "gate", agent)
+        allowance = Allowance(self._parts.budget.left("tokens"))
+        try:
+            if fault := fault_of(self._booked("smoke", "search", agent, allowance)):
+                raise SiaError(f"the first harness does not run: {fault}")
+            searched = self._booked("search", "search", agent, allowance)
+            explored = self.cost - self._samples.look(explores=False)
+            spent: list[Mapping[str, float]] = []
+            self._reserve(explored)
+            known = self._known(agent, searched, spent, allowance)
+            self._parts.budget.settle({"rollouts": explored, "verifications": explored}, _sum(spent))
+            gated = self._booked("gate", "gate", agent, allowance)
+        except GivenUp as error:
+            raise UsageError(f"--budget is too small for the first agent: {error}") from None
+        self._parts.budget.settle({}, {"tokens": allowance.spent})
+        self._took[agent.id] = (allowance.mean, allowance.peak)
+        if self._counts_tokens:
+            self.keep(agent)
+        return known, gated
 
-    def roll_out(self, purpose: str, split: Split, agent: AgentView) -> list[Rollout]:
-        """Roll an agent out for ``smoke``, ``search``, ``gate``, ``sealed`` or ``perturbed``, and book it."""
-        size = len(self._instances(purpose))
+    def sealed(self, agent: AgentView, among: int, purpose: str = "sealed") -> tuple[list[float], int]:
+        """An agent's sealed rewards, with an even share of the tokens that are left; and how many ran out of theirs.
+
+        ``purpose`` is ``sealed``, or ``perturbed`` for the instances in their other guise.
+        """
+        budget = self._parts.budget
+        budget.settle({"tokens": self._kept}, {})
+        self._kept = 0.0
+        allowance = Allowance(budget.left("tokens") / among, strict=False)
+        rollouts = self._booked(purpose, "sealed", agent, allowance)
+        budget.settle({}, {"tokens": allowance.spent})
+        return list(means([each.reward for each in rollouts], self._samples.repeats)), allowance.short
+
+    def _booked(self, purpose: str, split: Split, agent: AgentView, allowance: Allowance) -> list[Rollout]:
+        """Roll an agent out for one of the purposes, and book all but the tokens."""
+        instances, repeats = self._samples.of(purpose)
+        size = len(instances) * repeats
         self._reserve(size)
-        rollouts = self._run(purpose, split, agent)
+        rollouts = self._run(purpose, split, agent, allowance)
         self._parts.budget.settle({"rollouts": size, "verifications": size}, _spent(rollouts))
         return rollouts
 
-    def _run(self, purpose: str, split: Split, agent: AgentView, *, hasty: bool = False) -> list[Rollout]:
+    def _run(
+        self,
+        purpose: str,
+        split: Split,
+        agent: AgentView,
+        allowance: Allowance,
+        *,
+        hasty: bool = False,
+        enough: Watch | None = None,
+    ) -> list[Rollout]:
         public = LABELLED if split == "sealed" else LABELLED[:1]
-        sweep = Sweep(
-            purpose,
-            agent.id,
-            agent.harness,
-            split,
-            self._instances(purpose),
-            public,
-            hasty,
-            adapter=agent.adapter,
-            perturbed=purpose == PERTURBED,
-        )
-        return self._parts.rollouts.run(sweep)
-
-    def _instances(self, purpose: str) -> tuple[str, ...]:
-        instances: tuple[str, ...] = getattr(self._samples, "sealed" if purpose == PERTURBED else purpose)
-        return instances
+        instances, repeats = self._samples.of(purpose)
+        about = (purpose, agent.id, agent.harness, split, instances, public, hasty)
+        sweep = Sweep(*about, adapter=agent.adapter, group=repeats, perturbed=purpose == PERTURBED)
+        if enough is None:
+            return self._parts.rollouts.run(sweep, allowance)
+        return self._parts.rollouts.run(sweep, allowance, enough)
 
     def _reserve(self, rollouts: float) -> None:
         self._parts.budget.reserve(rollouts=rollouts, verifications=rollouts)
 
 
 def _spent(done: Sequence[Rollout]) -> dict[str, float]:
-    return {"rollouts": len(done), "verifications": verified(done), "tokens": sum(each.tokens for each in done)}
+    return {"rollouts": len(done), "verifications": verified(done)}
 
 
 def _sum(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    kinds = ("rollouts", "verifications", "tokens")
-    return {kind: sum(part[kind] for part in parts) for kind in kinds}
+    return {kind: sum(part[kind] for part in parts) for kind in ("rollouts", "verifications")}
 
 
-def _fault(smoke: Sequence[Rollout]) -> str:
+def fault_of(smoke: Sequence[Rollout]) -> str:
     """Why an agent does not even run, or an empty string."""
     if any(each.outcome in ("ok", INVALID) for each in smoke):
         return ""

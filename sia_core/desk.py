@@ -13,23 +13,31 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from sia_core.allowance import Allowance
 from sia_core.budget import Budget
 from sia_core.calls import CALLS, Calls
-from sia_core.candidate import Parts, Samples
+from sia_core.candidate import Parts
 from sia_core.evidence import Rollout
 from sia_core.harness import HarnessTree
 from sia_core.ledger import Ledger
 from sia_core.models import Provider
+from sia_core.plan import Samples
 from sia_core.rollout import GivenUp, Sweep, verified
 from sia_core.types import Instance
 
 CHECKED = 10
 """Search instances that a check of a harness runs."""
 
+SHARE = 10
+"""A check may use this part of the tokens that are left."""
+
 
 @runtime_checkable
 class Equipped(Protocol):
     """An improver that works with a desk."""
+
+    def check(self) -> None:
+        """UsageError where it could not ask, such as without a key; called before anything is made or spent."""
 
     def equip(self, desk: Desk) -> None:
         """Called once, before ``draft``."""
@@ -43,17 +51,29 @@ class Checked:
     stopped: str = ""
 
 
+def equip(parts: Parts, samples: Samples) -> None:
+    """Hand the run's improver its desk, if it works with one."""
+    if isinstance(parts.improver, Equipped):
+        parts.improver.equip(Desk(parts, samples))
+
+
 def booked(ledger: Ledger, budget: Budget, key: str, work: Callable[[], Any]) -> Any:
     """A step whose work spends on its own; what that was is recorded too, for a resumed run to book."""
-    if (done := ledger.get(key)) is None:
-        before = budget.spent
+    worked = False
+
+    def working() -> Any:
+        nonlocal worked
+        worked, before = True, budget.spent
         value = work()
         spent = {kind: amount - before[kind] for kind, amount in budget.spent.items() if amount != before[kind]}
         if spent:
             ledger.step(f"{key}/spent", lambda: spent)
-        return ledger.record(key, value)
-    budget.settle({}, (ledger.get(f"{key}/spent") or ({},))[0])
-    return done[0]
+        return value
+
+    value = ledger.step(key, working)
+    if not worked:
+        budget.settle({}, (ledger.get(f"{key}/spent") or ({},))[0])
+    return value
 
 
 class Desk:
@@ -101,19 +121,16 @@ class Desk:
         kept = self._samples.look(explores=parts.weights is not None) if drafting else 0  # the first agent's
         reserved = dict.fromkeys(("rollouts", "verifications"), float(len(instances) + kept))
         parts.budget.reserve(**reserved)
+        allowance = Allowance(parts.budget.left("tokens") / SHARE)
         done: list[Rollout] = []
         stopped = ""
         try:
-            done += parts.rollouts.run(sweep)
+            done += parts.rollouts.run(sweep, allowance)
         except GivenUp as error:
             done += error.done
             stopped = str(error)
         finally:
-            spent = {
-                "rollouts": len(done),
-                "verifications": verified(done),
-                "tokens": sum(each.tokens for each in done),
-            }
+            spent = {"rollouts": len(done), "verifications": verified(done), "tokens": allowance.spent}
             parts.budget.settle(reserved, spent)
         return Checked(done, stopped)
 

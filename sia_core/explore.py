@@ -12,7 +12,7 @@ from sia_core.decision import Training
 from sia_core.errors import NoSignal, SiaError, TrainingError
 from sia_core.evidence import RewardStats, reward_stats
 from sia_core.learning import Engine, Sample, Trace
-from sia_core.rollout import Rolled, Setting, Sweep, policy_of, roll_out, verified
+from sia_core.rollout import Rolled, Setting, Sweep, needs, policy_of, roll_out, verified
 from sia_core.types import OfferRef
 
 if TYPE_CHECKING:
@@ -30,9 +30,11 @@ class Exploration:
     """What groups of rollouts at the training temperature show, and what they took.
 
     ``fault`` says why training on rollouts like these would be wrong; empty if it would
-    not. Seconds and tokens are a rollout's; ``pass_seconds`` a forward pass's, per token;
-    ``memory`` the bytes that the engine says training takes at most; ``trained`` the share
-    of the tokens that each learner, by name, would train on: one that imitates takes few.
+    not. Seconds and tokens are a rollout's, ``peak`` the share of tokens that the greediest
+    came to need, ``short`` how many ran out of theirs; ``pass_seconds`` a forward pass's,
+    per token; ``memory`` the bytes that the engine says training takes at most; ``trained``
+    the share of the tokens that each learner, by name, would train on: one that imitates
+    takes few.
     """
 
     stats: RewardStats
@@ -44,6 +46,8 @@ class Exploration:
     pass_seconds: float
     memory: float
     trained: Mapping[str, float]
+    peak: int = 0
+    short: int = 0
 
     def estimate(self, algorithm: str, training: Training, epochs: int, instances: int) -> dict[str, float]:
         """What an update on so many instances will take: rollouts, tokens, seconds, and bytes of memory.
@@ -74,7 +78,10 @@ def explore(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
         with policy.gateway.exclusive() as engine:
             kl, fault = _compared(engine, spread(traces))
             pass_seconds = _pass_seconds(engine, traces[:LOOKED_AT])
-    if not traces:
+    told = needs(rolled)
+    if told["short"]:
+        fault = f"{told['short']} of its rollouts need more tokens than the budget has left for them"
+    elif not traces:
         fault = "the harness does not ask the policy, so there is nothing of it to train on"
     rollouts = [each.rollout for each in rolled]
     return {
@@ -83,6 +90,7 @@ def explore(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
         "rollouts": len(rollouts),
         "verifications": verified(rollouts),
         "tokens": fmean(each.tokens for each in rollouts),
+        **told,
         "seconds": rolling / len(rollouts),
         "pass_seconds": pass_seconds,
         "memory": policy.engine.memory()["needed"],

@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 from sia_core.gateway import Gateway
 from sia_core.plugins import Plugins
@@ -28,7 +29,8 @@ def main() -> None:
         answer(ServedGateway(engine, Path(scratch)) if served else Gateway(engine), answers)
 
 
-def answer(gateway, answers):
+def answer(gateway: Gateway | ServedGateway, answers: BinaryIO) -> None:
+    """Answer each line of standard input."""
     current = ""
     for line in sys.stdin.buffer:
         asked = json.loads(line)

@@ -13,7 +13,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sia_core.chat import Chat, Refused, parse, reply, said
@@ -40,12 +40,20 @@ _Reply = Mapping[str, Any]
 
 @dataclass(eq=False)
 class _Rollout:
-    """A rollout that may ask. ``pending`` is how many of its calls wait for their replies."""
+    """A rollout that may ask. ``pending`` is how many of its calls wait for their replies.
+
+    Of the ``tokens`` that it may use, ``used`` are gone, and ``held`` are what those calls may take at most.
+    """
 
     seed: int
     group: int
     training: bool
     place: int | None
+    tokens: int | None
+    used: int = 0
+    held: int = 0
+    peak: int = 0
+    short: bool = False
     book: Book = field(default_factory=Book)
     asked: Counter[bytes] = field(default_factory=Counter)
     calls: int = 0
@@ -55,7 +63,7 @@ class _Rollout:
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """A call that waits. ``name`` is a digest of what decides on its reply."""
+    """A call that waits. ``name`` is a digest of what decides on its reply, ``most`` the tokens that it may take."""
 
     rollout: _Rollout
     chat: Chat
@@ -63,6 +71,7 @@ class _Call:
     rendered: list[int]
     prompt: list[int]
     request: Request
+    most: int
     future: Future[_Reply] = field(default_factory=Future)
 
 
@@ -84,11 +93,22 @@ class Gateway:
         self._thread = threading.Thread(target=self._serve, name="sia-gateway", daemon=True)
         self._thread.start()
 
-    def begin(self, key: str, seed: int, *, group: int = 1, training: bool = False, place: int | None = None) -> None:
-        """A rollout starts, perhaps for the second time: nothing of an earlier start counts any more."""
+    def begin(
+        self,
+        key: str,
+        seed: int,
+        *,
+        group: int = 1,
+        training: bool = False,
+        place: int | None = None,
+        tokens: int | None = None,
+    ) -> None:
+        """A rollout starts, perhaps for the second time: nothing of an earlier start counts any more but its tokens."""
         self.end(key)
         with self._changed:
-            self._rollouts[key] = _Rollout(seed, group, training, place)
+            earlier = self._rollouts.get(key)
+            used = earlier.used + earlier.held if earlier else 0
+            self._rollouts[key] = _Rollout(seed, group, training, place, tokens, used)
             self._at_work += 1
 
     def ask(self, key: str, request: Mapping[str, Any]) -> Future[_Reply]:
@@ -120,7 +140,10 @@ class Gateway:
         self.end(key)
         with self._changed:
             rollout = self._rollouts.pop(key, None)
-        return rollout.book.record() if rollout else Record()
+            if rollout is None:
+                return Record()
+            tokens = rollout.used + rollout.held
+        return replace(rollout.book.record(), tokens=tokens, peak=rollout.peak, short=rollout.short)
 
     @contextmanager
     def exclusive(self) -> Iterator[Engine]:
@@ -184,6 +207,8 @@ class Gateway:
         if len(prompt) + chat.max_tokens > self._context:
             why = f"{len(prompt)} tokens of prompt and {chat.max_tokens} of reply are more than {self._context}"
             raise Refused(f"messages: {why}", "messages", "context_length_exceeded")
+        most = len(prompt) + chat.n * chat.max_tokens
+        self._hold(rollout, most)
         constrained = "constrain" in self._engine.can
         name = hashlib.sha256(f"{rollout.seed}/{chat.digest.hex()}/{occurrence}".encode()).hexdigest()
         request = Request(
@@ -198,7 +223,18 @@ class Gateway:
             temperature=None if rollout.training else chat.temperature,
             place=rollout.place if constrained and chat.choices else None,
         )
-        return _Call(rollout, chat, name[:24], rendered, prompt, request)
+        return _Call(rollout, chat, name[:24], rendered, prompt, request, most)
+
+    def _hold(self, rollout: _Rollout, most: int) -> None:
+        """Reserve the tokens of a call before it is made; Refused where they do not fit."""
+        with self._changed:
+            taken = rollout.used + rollout.held
+            if rollout.tokens is not None and taken + most > rollout.tokens:
+                rollout.short = True
+                why = f"{most} tokens do not fit: {taken} of the rollout's {rollout.tokens} are taken"
+                raise Refused(f"{why}, and the run's budget has no more", code="insufficient_quota")
+            rollout.held += most
+            rollout.peak = max(rollout.peak, rollout.used + rollout.held)
 
     def _enqueue(self, call: _Call) -> None:
         with self._changed:
@@ -210,10 +246,12 @@ class Gateway:
             self._queue.append(call)
             self._changed.notify_all()
 
-    def _settle(self, call: _Call, answer: _Reply) -> None:
+    def _settle(self, call: _Call, answer: _Reply, used: int = 0) -> None:
         with self._changed:
             rollout = call.rollout
             rollout.pending -= 1
+            rollout.held -= call.most
+            rollout.used += used
             self._at_work += not (rollout.pending or rollout.ended)
         call.future.set_result(answer)
 
@@ -258,13 +296,13 @@ class Gateway:
             done = self._engine.sample([call.request for call in batch]) if batch else []
         except Exception as error:
             if len(batch) == 1:
-                self._settle(batch[0], _failure(error))
+                self._settle(batch[0], _failure(error), batch[0].most)  # nobody knows what it took
             else:
                 for call in batch:
                     self._sample([call])
             return
         for call, sampled in zip(batch, done, strict=True):
-            self._settle(call, self._reply(call, sampled))
+            self._settle(call, self._reply(call, sampled), len(call.prompt) + sum(len(each.tokens) for each in sampled))
 
     def _reply(self, call: _Call, sampled: Sequence[Sampled]) -> _Reply:
         chat, prompt = call.chat, call.prompt

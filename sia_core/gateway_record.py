@@ -27,13 +27,19 @@ class Record:
 
     ``truncated`` says that a limit of length cut one short. ``turns`` are for a person
     to read, as JSON, cut to size: of each call the messages that its conversation had
-    not held before, and what was replied.
+    not held before, and what was replied. ``tokens`` is what it is charged: all that it
+    read and sampled, whatever became of it, and the most that a call without an answer may
+    have taken. ``peak`` is the share with which none of its calls would have been refused,
+    and ``short`` says that one was.
     """
 
     traces: Sequence[Trace] = ()
     truncated: bool = False
     prompt_tokens: int = 0
     sampled_tokens: int = 0
+    tokens: int = 0
+    peak: int = 0
+    short: bool = False
     turns: Sequence[Mapping[str, Any]] = ()
 
 

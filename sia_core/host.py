@@ -18,7 +18,7 @@ from sia_core.rollout import Setting, Sweep
 from sia_core.sandbox import HarnessWorker, SolveRequest, SolveResult
 from sia_core.served import ServedEngine, ServedPolicy
 from sia_core.trees import Trees
-from sia_core.types import Instance, OfferRef, Split, Task
+from sia_core.types import Instance, OfferRef, Sandbox, Split, Task
 from sia_core.verifying import VerifierProcess
 
 PATIENCE = 16
@@ -38,6 +38,7 @@ class Host:
         self._instances: dict[tuple[str, str], dict[str, Instance]] = {}
         self._verifiers: dict[str, VerifierProcess] = {}
         self._policies: dict[str, Policy | ServedPolicy] = {}
+        self._sandboxes: dict[str, Sandbox] = {}
         self._workers: OrderedDict[tuple[str, ...], _Warm] = OrderedDict()
         self._stopped = False
 
@@ -116,6 +117,13 @@ class Host:
         left = [request.key for request in requests if request.key not in solved]
         return solved | {key: SolveResult(key, "timeout", message=f"not run: {why}") for key in left}, why
 
+    def forget(self, setting: Setting, sweep: Sweep) -> None:
+        """End the sandbox of a sweep's harness, of which nothing more will be asked."""
+        with self._mutex:
+            warm = self._workers.pop(_place(setting, sweep), None)
+        if warm is not None and warm.worker is not None:
+            warm.worker.close()
+
     def stop(self) -> None:
         """Kill sandboxes and verifiers, so that jobs that wait for one end."""
         with self._mutex:
@@ -133,7 +141,7 @@ class Host:
     @contextmanager
     def _warm(self, setting: Setting, sweep: Sweep) -> Iterator[_Warm]:
         """The harness's place, which is kept at least until the caller is done with it."""
-        key = (setting.run, sweep.harness, setting.sandbox, *sweep.public)
+        key = _place(setting, sweep)
         with self._mutex:
             warm = self._workers.setdefault(key, _Warm())
             self._workers.move_to_end(key)
@@ -149,18 +157,30 @@ class Host:
             with self._mutex:
                 warm.users -= 1
 
+    def _sandbox(self, name: str) -> Sandbox:
+        """A sandbox by its name, one for all: it may keep what makes its next start cheap."""
+        with self._mutex:
+            if name not in self._sandboxes:
+                self._sandboxes[name] = self._plugins.create("sandbox", name)
+            return self._sandboxes[name]
+
     def _set_up(self, setting: Setting, sweep: Sweep, task: Task) -> HarnessWorker:
         trees = Trees(Path(setting.run))
         tree = trees.get(sweep.harness)
         policy = self.policy(setting)
         return HarnessWorker(
-            self._plugins.create("sandbox", setting.sandbox),
+            self._sandbox(setting.sandbox),
             trees.folder(sweep.harness),
             tree.manifest,
             task.public_dir(sweep.public),
             task.limits,
             model=policy.gateway if policy else None,
         )
+
+
+def _place(setting: Setting, sweep: Sweep) -> tuple[str, ...]:
+    """What a harness that is set up is known by."""
+    return setting.run, sweep.harness, setting.sandbox, *sweep.public
 
 
 @dataclass

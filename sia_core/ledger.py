@@ -12,15 +12,16 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from sia_core.errors import LedgerError
 
@@ -42,39 +43,54 @@ def canonical(value: Any) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+UNFINISHED = "unfinished"
+"""The folder of a run in which blobs and trees are made. What a kill leaves there goes when the run is gone on with."""
+
+
 class Blobs:
-    """Files by the SHA-256 of their content. Writing one that is there costs nothing."""
+    """Files by the SHA-256 of their content. Writing one that is there costs next to nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._mutex = threading.Lock()
+        self._synced: set[Path] = set()
 
     def path(self, digest: str) -> Path:
         return self.folder / digest[:2] / digest
 
     def put(self, content: bytes) -> str:
-        """Store a blob durably: temporary file, sync, rename, sync of the folder."""
+        """Store a blob durably: temporary file, sync, rename, sync of the folders."""
         digest = hashlib.sha256(content).hexdigest()
         target = self.path(digest)
-        with _explained(self.folder.parent):
-            self._write(target, content)
+        with self._mutex, explained(self.folder.parent):
+            if not target.exists():
+                self._write(target, content)
+            self._sync(target.parent, self.folder, self.folder.parent)
         return digest
 
     def _write(self, target: Path, content: bytes) -> None:
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=target.parent)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fchmod(file.fileno(), 0o644)  # a sandbox reads them as another user
-                    os.fsync(file.fileno())
-                os.replace(temporary, target)
-            except BaseException:
-                os.unlink(temporary)
-                raise
-            _sync_folder(target.parent)
-            _sync_folder(self.folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.folder.with_name(UNFINISHED)
+        unfinished.mkdir(exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=unfinished)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fchmod(file.fileno(), 0o644)  # a sandbox reads them as another user
+                os.fsync(file.fileno())
+            self._synced -= {target.parent, self.folder}
+            os.replace(temporary, target)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    def _sync(self, *folders: Path) -> None:
+        """Make the names in these folders durable, also those whose writer was stopped before it could."""
+        for folder in folders:
+            if folder not in self._synced:
+                sync_folder(folder)
+                self._synced.add(folder)
 
     def get(self, digest: str) -> bytes:
         """Read a blob; LedgerError where it is missing or is not what its name says."""
@@ -91,11 +107,13 @@ class Ledger:
     """The steps of one run. One process writes; others may read meanwhile (``Ledger.read``)."""
 
     def __init__(self, folder: Path, *, readonly: bool = False) -> None:
-        self.folder = folder
+        self.folder, self.readonly = folder, readonly
         self.blobs = Blobs(folder / "blobs")
         self._mutex = threading.Lock()
         self._lock = None if readonly else _lock_folder(folder)
         try:
+            if not readonly:
+                shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
             self._db = self._connect(readonly)
         except BaseException:
             self._unlock()
@@ -108,20 +126,21 @@ class Ledger:
             raise
 
     @classmethod
-    def create(cls, folder: Path) -> Ledger:
+    def create(cls, folder: Path) -> Self:
         """Start the record of a new run in a folder that holds none."""
-        with _explained(folder):
+        with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
+            sync_folder(folder.parent)
         return cls(folder)
 
     @classmethod
-    def open(cls, folder: Path) -> Ledger:
+    def open(cls, folder: Path) -> Self:
         """Open a run to go on with it; LedgerError where there is none, or another process is on it."""
         _require(folder)
         return cls(folder)
 
     @classmethod
-    def read(cls, folder: Path) -> Ledger:
+    def read(cls, folder: Path) -> Self:
         """Open a run to look at it, also while another process is on it."""
         _require(folder)
         return cls(folder, readonly=True)
@@ -133,7 +152,7 @@ class Ledger:
 
     def get(self, key: str) -> tuple[Any] | None:
         """The result of a finished step in a tuple of one, or None."""
-        with self._mutex, _explained(self.folder):
+        with self._mutex, explained(self.folder):
             row = self._db.execute("SELECT value FROM events WHERE key = ?", (key,)).fetchone()
         return (json.loads(row[0]),) if row else None
 
@@ -143,7 +162,7 @@ class Ledger:
             text = canonical(value)
         except (TypeError, ValueError, RecursionError) as error:
             raise LedgerError(f"step {key!r} gave what is not JSON: {error}. Nothing was recorded for it.") from error
-        with self._mutex, _explained(self.folder):
+        with self._mutex, explained(self.folder):
             chain = _link(self._chain, key, text)
             with self._db:
                 self._db.execute(
@@ -154,7 +173,7 @@ class Ledger:
 
     def events(self, prefix: str = "") -> Iterator[tuple[str, Any, float]]:
         """(key, value, time) of the finished steps whose key starts with ``prefix``, in order."""
-        with self._mutex, _explained(self.folder):
+        with self._mutex, explained(self.folder):
             rows = self._db.execute(
                 "SELECT key, value, at FROM events WHERE substr(key, 1, ?) = ? ORDER BY seq", (len(prefix), prefix)
             ).fetchall()
@@ -165,7 +184,7 @@ class Ledger:
             self._db.close()
             self._unlock()
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -175,14 +194,19 @@ class Ledger:
 
     def _connect(self, readonly: bool) -> sqlite3.Connection:
         path = self.folder / "ledger.db"
-        with _explained(self.folder):
-            uri = f"{path.resolve().as_uri()}?mode={'ro' if readonly else 'rwc'}"
+        with explained(self.folder):
+            uri = f"{path.resolve().as_uri()}?mode="
+            if readonly and path.with_name("ledger.db-journal").exists():
+                # Of a writer that was killed before the file was in WAL mode; to undo what it began is to write.
+                with suppress(sqlite3.Error), closing(sqlite3.connect(f"{uri}rw", uri=True)) as db:
+                    db.execute("PRAGMA user_version").fetchone()
+            uri += "ro" if readonly else "rwc"
             if readonly and not os.access(self.folder, os.W_OK) and not path.with_name("ledger.db-wal").exists():
                 uri += "&immutable=1"  # to read in WAL mode is to write beside it, which this folder does not allow
             return sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=30.0)
 
     def _prepare(self, readonly: bool) -> None:
-        with _explained(self.folder):
+        with explained(self.folder):
             written = self._db.execute("PRAGMA user_version").fetchone()[0]
             if written > FORMAT:
                 raise LedgerError(
@@ -207,7 +231,7 @@ class Ledger:
 
     def _verify(self) -> str:
         chain = ""
-        with _explained(self.folder):
+        with explained(self.folder):
             for seq, key, text, link in self._db.execute("SELECT seq, key, value, chain FROM events ORDER BY seq"):
                 chain = _link(chain, key, text)
                 if chain != link:
@@ -244,7 +268,7 @@ def _require(folder: Path) -> None:
 
 def _lock_folder(folder: Path) -> int:
     path = folder / "lock"
-    with _explained(folder):
+    with explained(folder):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -261,7 +285,8 @@ def _lock_folder(folder: Path) -> int:
     return handle
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make durable which names a folder holds."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -270,7 +295,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def explained(folder: Path) -> Iterator[None]:
     """Turn what a disk or SQLite can do to us into errors that say what to do."""
     try:
         yield

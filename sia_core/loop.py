@@ -6,46 +6,24 @@ with by calling :meth:`Loop.improve` again: what is recorded is not done twice.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from sia_core.budget import Limit
-from sia_core.candidate import SMOKE_CASES, Candidate, Evaluator, Parts, Samples, make_agent
+from sia_core.candidate import Candidate, Evaluator, Parts, make_agent
 from sia_core.decision import DECISIONS, RewriteHarness, Stop, UpdateWeights
-from sia_core.desk import booked
-from sia_core.errors import SiaError, UsageError
+from sia_core.desk import booked, equip
+from sia_core.errors import SiaError
 from sia_core.evidence import AgentView, Evidence, TaskView, Trial, WeightsView, excerpt
-from sia_core.gate import RUN_ALPHA, Comparison, compare, estimate, smallest_gain
+from sia_core.gate import Comparison, compare
+from sia_core.intervals import beside, estimate
+from sia_core.plan import Plan, check_budget, take_samples
+from sia_core.power import DISCORDANCE, repeated, sees
 from sia_core.robustness import robustness
-from sia_core.types import Split, Task
-
-EVALUATED: tuple[Split, ...] = ("search", "gate", "sealed")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run was asked to do: a pure value, recorded as its first step."""
-
-    levers: tuple[str, ...] = ("harness",)
-    generations: int = 8
-    candidates: int = 2
-    search_sample: int = 256
-    seed: int = 0
-
-    @property
-    def alpha(self) -> float:
-        """Each comparison's share of the error that the whole run may make."""
-        return RUN_ALPHA / self.comparisons
-
-    @property
-    def comparisons(self) -> int:
-        """How often the gate may be asked."""
-        return max(1, self.generations * self.candidates)
+from sia_core.sequential import means, within
 
 
 class Loop:
@@ -54,19 +32,21 @@ class Loop:
     def __init__(self, plan: Plan, parts: Parts) -> None:
         self.plan, self.parts = plan, parts
         self.samples = take_samples(parts.task, plan)
-        self.evaluator = Evaluator(parts, self.samples, plan.levers, plan.candidates)
+        self.evaluator = Evaluator(parts, self.samples, plan.levers, plan.candidates, plan.alpha)
         self.agents: dict[str, AgentView] = {}
         self.gate_rewards: dict[str, tuple[float, ...]] = {}
         self.trials: list[Trial] = []
         self.tried: set[str] = set()
-        self.incumbent = ""
+        self.incumbent = self.first = ""
+        equip(parts, self.samples)
+        self.discordance = DISCORDANCE
+        self.saved = dict.fromkeys(("rollouts", "verifications", "tokens"), 0.0)
 
     def improve(self) -> None:
         """Run to the end: every generation, then the sealed score."""
         check_budget(self.samples, self.evaluator.cost, self.parts.budget.limit)
-        sees = {"n": len(self.samples.gate), "alpha": self.plan.alpha, "smallest_gain": self.smallest_gain()}
-        self.parts.ledger.step("gate", lambda: sees)
-        kept = dict.fromkeys(("rollouts", "verifications"), 2.0 * len(self.samples.sealed))
+        self.parts.ledger.step("gate", self.sees)
+        kept = dict.fromkeys(("rollouts", "verifications"), float(self.samples.report))
         self.parts.budget.reserve(**kept)  # the report is paid for first
         with self._timed("draft"):
             first = self.draft()
@@ -93,10 +73,15 @@ class Loop:
 
         drafted = make_agent(parts.trees.get(booked(parts.ledger, parts.budget, "draft", work)), None, None)
         first, gated = self.evaluator.first(drafted)
-        self._enter(first, [each.reward for each in gated])
-        self.incumbent = first.id
+        rewards = [each.reward for each in gated]
+        self._enter(first, means(rewards, self.plan.repeats))
+        self.incumbent = self.first = first.id
+        if self.plan.repeats > 1:
+            noise = within(rewards, self.plan.repeats) / task.metric.span**2
+            self.discordance = repeated(noise, self.plan.repeats)
+            parts.ledger.step("gate/repeated", self.sees)
         mean = asdict(estimate(self.gate_rewards[first.id]))
-        parts.emit("run.drafted", agent=first.id, gate=mean, smallest_gain=self.smallest_gain())
+        parts.emit("run.drafted", agent=first.id, gate=mean, **self.sees())
         return first
 
     def generation(self, index: int) -> str:
@@ -140,24 +125,27 @@ class Loop:
             trials=tuple(self.trials),
             playbook=task.playbook(),
             candidates=self.plan.candidates,
-            smallest_gain=self.smallest_gain(),
-            budget_left={kind: budget.left(kind) for kind in budget.limit.amounts},
+            smallest_gain=self.sees()["smallest_gain"],
+            # As if no gate sweep had been stopped early: when one was is the gate's, and not to be told.
+            budget_left={kind: budget.left(kind) - self.saved.get(kind, 0.0) for kind in budget.limit.amounts},
             algorithms=lever.algorithms() if lever else (),
             weights=WeightsView(lever.refused) if lever else None,
         )
 
     def apply(self, generation: int, decisions: Sequence[RewriteHarness | UpdateWeights]) -> list[Candidate]:
-        """Step 5: the candidate agents, written or trained, smoke-run, and rolled out on search and gate.
-
-        Several at once, but where one of them trains: it needs the policy to itself.
-        """
+        """Step 5: the candidate agents, written or trained, smoke-run, and rolled out on search and gate."""
         planned: list[Candidate] = []
         for index, decision in enumerate(decisions):
-            planned.append(self.evaluator.afford(self._plan(index, decision)))
+            planned.append(self.evaluator.afford(self._plan(index, decision), len(decisions) - index))
+        return self.attempt(generation, planned)
+
+    def attempt(self, generation: int, planned: Sequence[Candidate]) -> list[Candidate]:
+        """Several candidates at once, but where one of them trains: it needs the policy to itself."""
+        incumbent = self.gate_rewards[self.incumbent]
         trains = any(isinstance(each.decision, UpdateWeights) and not each.refused for each in planned)
         threads = ThreadPoolExecutor(1 if trains else len(planned), thread_name_prefix="sia-candidate")
         try:
-            return list(threads.map(lambda each: self.evaluator.attempt(generation, each), planned))
+            return list(threads.map(lambda each: self.evaluator.attempt(generation, each, incumbent), planned))
         except BaseException:
             self.parts.rollouts.stop()  # what the other candidates wait for need not be awaited
             raise
@@ -179,10 +167,15 @@ class Loop:
             trial = self._trial(generation, candidate, comparison)
             row = self._row(candidate, trial, comparison)
             key = f"generation/{generation}/gated/{candidate.index}"
-            self.parts.emit("candidate.gated", **self.parts.ledger.step(key, constant(row)))
+            row = self.parts.ledger.step(key, constant(row))
+            self.parts.emit("candidate.gated", **row)
+            # The record counts, also where today's code would judge otherwise.
+            trial = replace(trial, outcome=row["outcome"], gain=row["gain"], why=row.get("verdict", trial.why))
             self.trials.append(trial)
+            self.saved = {kind: amount + candidate.saved.get(kind, 0.0) for kind, amount in self.saved.items()}
             if trial.outcome == "promoted" and trial.agent:
                 self.incumbent = trial.agent
+                self.evaluator.keep(self.agents[self.first], self.agents[trial.agent])
 
     def seal(self, first: AgentView, why: str) -> None:
         """Step 7: close the run; only then score the first and the final agent, once, on the sealed split."""
@@ -190,12 +183,16 @@ class Loop:
         ends = {"initial": first.harness, "final": final.harness, "adapter": final.adapter}
         parts.ledger.step("closed", lambda: {"why": why, **ends})
         sealed: dict[str, list[float]] = {}
+        scores: dict[str, Any] = {}
         with self._timed("seal"):
             for which, agent in (("initial", first), ("final", final)):
                 if agent.id not in sealed:
                     parts.emit("seal.started", which=which, agent=agent.id, why=why)
-                    sealed[agent.id] = [each.reward for each in self.evaluator.roll_out("sealed", "sealed", agent)]
-                parts.ledger.step(f"sealed/{which}", constant(asdict(estimate(sealed[agent.id]))))
+                    rewards, short = self.evaluator.sealed(agent, len({first.id, final.id} - sealed.keys()))
+                    sealed[agent.id] = rewards
+                    score = beside(estimate(rewards), estimate(self.gate_rewards[agent.id]))
+                    scores[agent.id] = {**score, "out_of_tokens": short}
+                parts.ledger.step(f"sealed/{which}", constant(scores[agent.id]))
         with self._timed("robustness"):
             holds = robustness(parts, self.evaluator, self.samples, self.history(first), self.gate_rewards, sealed)
             parts.ledger.step("robustness", constant(holds))
@@ -207,10 +204,9 @@ class Loop:
         promoted = [trial.agent for trial in self.trials if trial.outcome == "promoted" and trial.agent]
         return [first, *(self.agents[agent] for agent in promoted)]
 
-    def smallest_gain(self) -> float:
-        """The least gain, in units of the reward, that the gate sees with 80% power."""
-        low, high = self.parts.task.metric.bounds or (0.0, 1.0)
-        return smallest_gain(len(self.samples.gate), self.plan.alpha) * (high - low)
+    def sees(self) -> dict[str, float]:
+        """The least gain, in units of the reward, that the gate sees with 80% power, and what would halve it."""
+        return sees(len(self.samples.gate), self.plan.alpha, self.parts.task.metric.span, self.discordance)
 
     def _plan(self, index: int, decision: RewriteHarness | UpdateWeights) -> Candidate:
         parent = self.agents.get(decision.parent or self.incumbent)
@@ -232,7 +228,7 @@ class Loop:
     def _trial(self, generation: int, candidate: Candidate, comparison: Comparison | None) -> Trial:
         decision, parent, agent = candidate.decision, candidate.parent, candidate.agent
         if comparison:
-            outcome, why = "promoted" if comparison.better else "rejected", comparison.verdict
+            outcome, why = "promoted" if comparison.better else "rejected", comparison.told
         else:
             outcome, why = "failed" if candidate.failed else "refused", candidate.failed or candidate.refused
         return Trial(
@@ -255,6 +251,7 @@ class Loop:
         return {
             **asdict(trial),
             "accepted": trial.outcome == "promoted",
+            "verdict": trial.why,
             "why": comparison.why if comparison else trial.why,
             "harness": candidate.agent.harness if candidate.agent else None,
             "adapter": candidate.agent.adapter if candidate.agent else None,
@@ -282,25 +279,6 @@ class Loop:
         yield
         seconds = round(time.monotonic() - started, 3)
         self.parts.budget.settle({}, {"seconds": self.parts.ledger.step(f"{what}/seconds", lambda: seconds)})
-
-
-def check_budget(samples: Samples, once: int, limit: Limit) -> None:
-    """UsageError where a budget does not even cover the first agent, ``once``, and the sealed report."""
-    needed = once + 2 * len(samples.sealed)
-    for kind in ("rollouts", "verifications"):
-        if limit.amounts.get(kind, needed) < needed:
-            raise UsageError(
-                f"--budget {kind}={limit.amounts[kind]:g} is too small: the first agent and the sealed report "
-                f"take {needed}, and each candidate {once} more"
-            )
-
-
-def take_samples(task: Task, plan: Plan) -> Samples:
-    """The instances of every purpose: all of gate and sealed, a seeded sample of search."""
-    search, gate, sealed = ([each.id for each in task.instances(split)] for split in EVALUATED)
-    random.Random(f"search {plan.seed}").shuffle(search)
-    smoke, sample = search[:SMOKE_CASES], search[: plan.search_sample]
-    return Samples(tuple(smoke), tuple(sample), tuple(gate), tuple(sealed))
 
 
 def constant(value: Any) -> Callable[[], Any]:

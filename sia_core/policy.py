@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sia_core.gateway import Gateway
 from sia_core.learning import Engine
+from sia_core.ledger import sync_folder
 
 ADAPTERS = "adapters"
 BASE = "base"
@@ -26,6 +27,8 @@ class Policy:
     def __init__(self, engine: Engine, folder: Path) -> None:
         self.engine, self.gateway = engine, Gateway(engine)
         self._folder = folder
+        for half in (*folder.glob(".*"), *folder.glob(f"{_UNKNOWN}-*")):  # of a run that was killed while it saved
+            shutil.rmtree(half, ignore_errors=True)
         self._held: str | None = None
         self._steps = 0
         self._users = 0
@@ -82,6 +85,8 @@ class Policy:
             shutil.rmtree(fresh)  # trained before, by a run that was stopped before it could say so
         else:
             fresh.rename(target)
+        for folder in (self._folder, self._folder.parent):  # its name is durable before a step tells it
+            sync_folder(folder)
         self._held, self._steps = digest, 0
         return digest
 

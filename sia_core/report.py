@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sia_core.attacks.catalogue import may_pass
 from sia_core.ledger import Ledger
 
 
@@ -16,7 +17,8 @@ def build(ledger: Ledger) -> dict[str, Any]:
     gated = [(key, value) for key, value, _ in ledger.events("generation/") if "/gated/" in key]
     rows = [value for _, value in gated]
     sealed = {which: recorded(ledger, f"sealed/{which}") for which in ("initial", "final")}
-    sandbox, gate = recorded(ledger, "sandbox") or {}, recorded(ledger, "gate") or {}
+    sandbox = recorded(ledger, "sandbox") or {}
+    gate = recorded(ledger, "gate/repeated") or recorded(ledger, "gate") or {}
     accepted = next((row for row in reversed(rows) if row["accepted"]), None)
     incumbent = accepted["harness"] if accepted else recorded(ledger, "draft")
     adapter = accepted.get("adapter") if accepted else None
@@ -30,11 +32,14 @@ def build(ledger: Ledger) -> dict[str, Any]:
         "seed": config["plan"]["seed"],
         "sandbox": sandbox.get("name"),
         "sandbox_lacks": sandbox.get("lacks", []),
+        "sandbox_may_not_stop": may_pass(sandbox.get("lacks", [])),
         "sealed": sealed if all(sealed.values()) else None,
         "robustness": recorded(ledger, "robustness"),
         "generations": [_row(key, row) for key, row in gated],
         "gate_queries": sum(row["gate"] is not None for row in rows),
         "smallest_gain": gate.get("smallest_gain"),
+        "to_halve": gate.get("to_halve"),
+        "repeats": config["plan"].get("repeats", 1),
         "budget": {"limit": config["budget"], "spent": finished["spent"] if finished else _spent(ledger)},
         "stopped": closed["why"] if closed else None,
         "policy": config.get("engine"),
@@ -73,4 +78,5 @@ def _row(key: str, row: dict[str, Any]) -> dict[str, Any]:
         "parent": row["parent"],
         "agent": row["agent"],
         "gate": {name: gate[name] for name in ("incumbent", "candidate", "delta", "ci95", "n")} if gate else None,
+        "planned": gate["planned"] if gate else None,
     }

@@ -7,16 +7,16 @@ which no step of the run has seen: it decides nothing, and improvers never read 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sia_core.candidate import PERTURBED, Evaluator, Parts, Samples, make_agent
+from sia_core.candidate import Evaluator, Parts, make_agent
 from sia_core.evidence import AgentView
-from sia_core.gate import Interval, compare, estimate
+from sia_core.intervals import beside, estimate, normal
 from sia_core.perturbation import perturbation_of
+from sia_core.plan import PERTURBED, Samples
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,18 @@ def robustness(
     check = _Check(history, gated, sealed, perturbation_of(parts.task))
     looks = check.looks()
     parts.emit("robustness.started", looks=len(looks))
-    room = min(parts.budget.left("rollouts"), parts.budget.left("verifications"))
-    afforded = [look for place, look in enumerate(looks, 1) if place * len(samples.sealed) <= room]
+    room, once = min(parts.budget.left("rollouts"), parts.budget.left("verifications")), samples.report / 2
+    afforded = [look for place, look in enumerate(looks, 1) if place * once <= room]
 
-    def roll_out(look: Look) -> list[float]:
+    def roll_out(look: Look) -> tuple[Look, list[float], int]:
         purpose = PERTURBED if look.perturbed else "sealed"
-        return [each.reward for each in evaluator.roll_out(purpose, "sealed", look.agent)]
+        return look, *evaluator.sealed(look.agent, len(afforded), purpose)
 
     # An engine holds one adapter at a time; without one, an agent sets itself up while another is asked.
     with ThreadPoolExecutor(1 if parts.weights else 2, thread_name_prefix="sia-robustness") as threads:
-        check.rewards.update(zip((look.key for look in afforded), threads.map(roll_out, afforded), strict=True))
-    return {**check.found(), "left_out": len(looks) - len(afforded)}
+        taken = [(look, rewards) for look, rewards, short in threads.map(roll_out, afforded) if not short]
+    check.rewards.update((look.key, rewards) for look, rewards in taken)
+    return {**check.found(), "left_out": len(looks) - len(taken)}
 
 
 class _Check:
@@ -111,26 +112,11 @@ class _Check:
 
     def _along(self, agent: AgentView) -> dict[str, Any]:
         """One incumbent: on the gate that chose it, on sealed, and the gap between the two."""
-        gate, sealed = self._gated[agent.id], self.rewards[Look(agent).key]
-        return {
-            "agent": agent.id,
-            "change": agent.edits[-1] if agent.edits else None,
-            "gate": asdict(estimate(gate)),
-            "sealed": asdict(estimate(sealed)),
-            "gap": asdict(gap(gate, sealed)),
-        }
+        score = beside(estimate(self.rewards[Look(agent).key]), estimate(self._gated[agent.id]))
+        return {"agent": agent.id, "change": agent.edits[-1] if agent.edits else None, **score}
 
     def _changed(self, look: Look, than: AgentView) -> dict[str, Any]:
         """A score, and how it differs from that of an agent as it is, on the same instances."""
-        rewards = self.rewards[look.key]
-        paired = compare(self.rewards[Look(than).key], rewards, bounds=None, alpha=1.0)
-        change = Interval(paired.delta, paired.n, paired.ci95)
-        return {"agent": look.agent.id, "sealed": asdict(estimate(rewards)), "change": asdict(change)}
-
-
-def gap(gate: Sequence[float], sealed: Sequence[float]) -> Interval:
-    """Mean on the gate less mean on sealed, with its 95% interval: the two splits are independent samples."""
-    here, there = estimate(gate), estimate(sealed)
-    halves = [(each.ci95[1] - each.ci95[0]) / 2 for each in (here, there)]
-    value, half = here.value - there.value, math.hypot(*halves)
-    return Interval(value, min(here.n, there.n), (value - half, value + half))
+        rewards, others = self.rewards[look.key], self.rewards[Look(than).key]
+        change = normal([a - b for a, b in zip(rewards, others, strict=True)])
+        return {"agent": look.agent.id, **asdict(estimate(rewards)), "change": asdict(change)}

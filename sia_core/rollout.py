@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from sia_core.allowance import Allowance
 from sia_core.errors import LedgerError, TrainingError
 from sia_core.evidence import Rollout
 from sia_core.gateway import Record
@@ -33,11 +34,11 @@ BATCH = 64
 
 
 class GivenUp(Exception):
-    """A candidate timed out too often for its sweep to be worth its time. ``done`` is what it came to."""
+    """A sweep is not gone on with: it timed out too often, or is ``short`` of tokens. ``done`` is what it came to."""
 
-    def __init__(self, why: str, done: Sequence[Rollout]) -> None:
+    def __init__(self, why: str, done: Sequence[Rollout], *, short: bool = False) -> None:
         super().__init__(why)
-        self.done = done
+        self.done, self.short = done, short
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,11 @@ class Setting:
 class Sweep:
     """One agent over some instances. ``purpose`` names the sweep in the ledger; ``public`` is what the set-up sees.
 
-    A ``hasty`` sweep is given up when a batch of it times out too often. A ``training``
-    sweep samples from the policy as it learns, each instance ``group`` times, ``distinct``
-    ones without replacement. A ``perturbed`` one shows each instance in its other guise.
-    As a job's payload it is one ``batch`` of the whole, by its place.
+    Each instance is rolled out ``group`` times, each time with a seed of its own. A ``hasty``
+    sweep is given up when a batch of it times out too often. A ``training`` sweep samples
+    from the policy as it learns, ``distinct`` rollouts without replacement. A ``perturbed``
+    one shows each instance in its other guise. As a job's payload it is one ``batch`` of
+    the whole, by its place, of which each rollout may use so many ``tokens``; None is no limit.
     """
 
     purpose: str
@@ -80,12 +82,18 @@ class Sweep:
     training: bool = False
     distinct: bool = False
     perturbed: bool = False
+    tokens: int | None = None
 
     def batches(self) -> list[tuple[str, tuple[str, ...]]]:
         """The steps of the sweep: key and instance ids."""
         size = max(1, BATCH // self.group)
         parts = [self.instances[i : i + size] for i in range(0, len(self.instances), size)]
         return [(f"rollouts/{self.purpose}/{self.agent}/{index:04d}", part) for index, part in enumerate(parts)]
+
+    @property
+    def total(self) -> int:
+        """The rollouts of the whole sweep."""
+        return len(self.instances) * self.group
 
 
 class Rollouts:
@@ -94,29 +102,55 @@ class Rollouts:
     def __init__(self, setting: Setting, ledger: Ledger, backend: Backend, emit: Emitter) -> None:
         self._setting, self._ledger, self._backend, self._emit = setting, ledger, backend, emit
 
-    def run(self, sweep: Sweep) -> list[Rollout]:
-        """The rollouts of a sweep, in the order of its instances; GivenUp where a hasty one is.
+    def run(
+        self,
+        sweep: Sweep,
+        allowance: Allowance | None = None,
+        enough: Callable[[Sequence[Rollout]], bool] | None = None,
+    ) -> list[Rollout]:
+        """The rollouts of a sweep, in the order of its instances; GivenUp where a hasty one is, or tokens run out.
 
         Batches run side by side and are looked at in their order, so that what comes
-        of a sweep does not depend on which of them was the fastest.
+        of a sweep does not depend on which of them was the fastest. Whether those so far are
+        ``enough`` is asked after the first batch, the second, the fourth, the eighth and so
+        on; none runs past a look, so how many run at once does not matter either.
         """
-        self._emit("rollouts.started", purpose=sweep.purpose, agent=sweep.agent, total=len(sweep.instances))
+        self._emit("rollouts.started", purpose=sweep.purpose, agent=sweep.agent, total=sweep.total)
+        allowance = allowance or Allowance()
         done: list[Rollout] = []
-        running: deque[tuple[str, Future[Any] | None]] = deque()
+        running: deque[tuple[str, Sweep, Future[Any] | None]] = deque()
         waiting = deque(enumerate(sweep.batches()))
+        look = 1 if enough else len(waiting)
         while waiting or running:
-            while waiting and len(running) < self._backend.slots:
+            while waiting and waiting[0][0] < look and len(running) < self._backend.slots:
                 index, (key, instances) = waiting.popleft()
+                part = replace(sweep, instances=tuple(instances), batch=index)
+                tokens = allowance.share(part.total, min(self._backend.slots - len(running), 1 + len(waiting)))
+                part = replace(part, tokens=tokens)
                 recorded = self._ledger.get(key)
-                running.append((key, None if recorded else self._backend.submit(self._job(sweep, index, instances))))
-            key, future = running.popleft()
+                running.append((key, part, None if recorded else self._backend.submit(self._job(part))))
+            key, part, future = running.popleft()
             batch = self._ledger.step(key, future.result if future else _missing)
-            done += [Rollout.from_json(each) for each in batch["rollouts"]]
+            rollouts = [Rollout.from_json(each) for each in batch["rollouts"]]
+            done += rollouts
+            peak, short = batch.get("peak", 0), batch.get("short", 0)
+            allowance.settle(part.tokens, part.total, sum(each.tokens for each in rollouts), peak, short)
             self._progress(sweep, done)
-            if batch["given_up"]:
-                wait([each for _, each in running if each])  # they end at once, and are not recorded
-                raise GivenUp(batch["given_up"], done)
+            out = f"{short} rollouts need more tokens than the {part.tokens} that are left for each" if short else ""
+            if why := batch["given_up"] or (out if allowance.strict else ""):
+                wait([each for _, _, each in running if each])  # they are not recorded; of timeouts, they end at once
+                allowance.forfeit()
+                raise GivenUp(why, done, short=not batch["given_up"])
+            if enough and waiting and not running and waiting[0][0] == look:
+                if enough(done):
+                    break
+                look *= 2
         return done
+
+    @property
+    def at_once(self) -> int:
+        """The most rollouts of one sweep that are under way at once."""
+        return BATCH * self._backend.slots
 
     def stop(self) -> None:
         """Stop the work that is under way; whoever waits for it gets an error."""
@@ -126,12 +160,11 @@ class Rollouts:
         """Run another job of this run's on the backend; its result."""
         return self._backend.submit(Job(function, {"setting": asdict(self._setting), **payload})).result()
 
-    def _job(self, sweep: Sweep, index: int, instances: Sequence[str]) -> Job:
-        part = replace(sweep, instances=tuple(instances), batch=index)
+    def _job(self, part: Sweep) -> Job:
         return Job("sia_core.rollout:run_batch", {"setting": asdict(self._setting), "sweep": asdict(part)})
 
     def _progress(self, sweep: Sweep, done: Sequence[Rollout]) -> None:
-        about = {"purpose": sweep.purpose, "agent": sweep.agent, "done": len(done), "total": len(sweep.instances)}
+        about = {"purpose": sweep.purpose, "agent": sweep.agent, "done": len(done), "total": sweep.total}
         if sweep.split != "sealed":
             about["mean"] = fmean(each.reward for each in done)
         self._emit("rollouts.progress", **about)
@@ -160,6 +193,16 @@ def run_batch(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
         "sandbox": setting.sandbox,
         "given_up": given_up,
         "rollouts": [each.rollout.to_json() for each in rolled],
+        **needs(rolled),
+    }
+
+
+def needs(rolled: Sequence[Rolled]) -> dict[str, int]:
+    """The share of tokens that the greediest rollout came to need, and how many ran out of theirs."""
+    records = [each.record for each in rolled if each.record]
+    return {
+        "peak": max((each.peak for each in records), default=0),
+        "short": sum(each.short for each in records),
     }
 
 
@@ -204,7 +247,7 @@ def _rollout(instance: Instance, result: SolveResult, failure: float, record: Re
         log=result.log,
         seconds=round(result.seconds, 6),
         step_rewards=tuple(result.step_rewards),
-        tokens=record.prompt_tokens + record.sampled_tokens if record else 0,
+        tokens=record.tokens if record else 0,
         turns=tuple(record.turns) if record and told else (),
     )
 
@@ -225,7 +268,7 @@ def _requests(setting: Setting, sweep: Sweep, instance: Instance) -> Iterator[So
     shown: dict[str, Any] = {"id": instance.id, "input": dict(instance.input), "start": instance.start}
     for member in range(sweep.group):
         apart = 0 if sweep.distinct else member
-        salt = f"{sweep.purpose}/{apart}" if sweep.training else ""
+        salt = f"{sweep.purpose}/{apart}" if sweep.training else f"repeat/{member}" if member else ""
         yield SolveRequest(
             key=f"{sweep.purpose}/{sweep.agent}/{instance.id}/{member}",
             instance=shown,
@@ -233,14 +276,16 @@ def _requests(setting: Setting, sweep: Sweep, instance: Instance) -> Iterator[So
             group=sweep.group,
             training=sweep.training,
             place=member if sweep.distinct else None,
+            tokens=sweep.tokens,
         )
 
 
 def instance_seed(seed: int, instance: Instance, salt: str = "") -> int:
     """The seed of a rollout: of the run and the instance, so that compared agents share it.
 
-    In training, where nothing is compared, ``salt`` makes the members of a group differ,
-    but for those that are drawn together, without replacement.
+    ``salt`` makes the members of a group differ: repeats in the same way for every agent, those of
+    training, where nothing is compared, each time anew, but for those that are drawn together,
+    without replacement.
     """
     text = f"{seed}/{instance.split}/{instance.id}" + (f"/{salt}" if salt else "")
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])

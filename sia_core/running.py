@@ -16,12 +16,13 @@ from typing import Any
 from sia_core import __version__
 from sia_core.budget import Budget, Limit
 from sia_core.candidate import Parts
-from sia_core.desk import Desk, Equipped
+from sia_core.desk import Equipped
 from sia_core.errors import HarnessError, LedgerError, PluginError, SandboxError, UsageError
 from sia_core.gate import betting_wealth
 from sia_core.ledger import Ledger, canonical, started_at
-from sia_core.loop import EVALUATED, Loop, Plan, check_budget, take_samples
+from sia_core.loop import Loop
 from sia_core.observe import Emitter, Observer
+from sia_core.plan import EVALUATED, Plan, check_budget, take_samples
 from sia_core.plugins import Plugins, Source
 from sia_core.rollout import Rollouts, Setting
 from sia_core.sandbox import choose, examine
@@ -73,18 +74,7 @@ def new_folder(runs: Path, name: str) -> Path:
 
 def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Observer]) -> Path:
     """Check all that can be checked, then start a run. Returns its folder when it is finished."""
-    config = replace(config, verifier=_absolute(config.verifier))
-    _check(config, plugins)
-    task = _task(config, plugins)
-    check_task(task, config.plan)
-    samples = take_samples(task, config.plan)
-    check_budget(samples, samples.look(explores="weights" in config.plan.levers), Limit(config.budget))
-    sandbox = _choose_sandbox(config, plugins)
-    verifier = VerifierProcess(config.task, verifier_of(config, task), sandbox["name"])
-    try:
-        verifier.check()
-    finally:
-        verifier.close()
+    config, task, sandbox = checked(config, plugins)
     folder = new_folder(runs, task.name)
     with Ledger.create(folder) as ledger:
         metric = {"name": task.metric.name, "direction": task.metric.direction}
@@ -95,23 +85,44 @@ def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Obse
     return folder
 
 
+def checked(config: Config, plugins: Plugins) -> tuple[Config, Task, dict[str, Any]]:
+    """All that can be checked before a run: its configuration as it is recorded, its task, and its sandbox."""
+    config, task = workable(config, plugins)
+    samples = take_samples(task, config.plan)
+    check_budget(samples, samples.look(explores="weights" in config.plan.levers), Limit(config.budget))
+    sandbox = choose_sandbox(config, plugins)
+    verifier = VerifierProcess(config.task, verifier_of(config, task), sandbox["name"])
+    try:
+        verifier.check()
+    finally:
+        verifier.close()
+    return config, task, sandbox
+
+
+def workable(config: Config, plugins: Plugins) -> tuple[Config, Task]:
+    """The configuration as a run records it, and its task; UsageError where no run can work with them."""
+    config = replace(config, verifier=_absolute(config.verifier))
+    _check(config, plugins)
+    task = task_of(config, plugins)
+    check_task(task, config.plan)
+    return config, task
+
+
 def resume(folder: Path, plugins: Plugins, observers: Sequence[Observer]) -> None:
     """Go on with a run from its last finished step; a finished one is left as it is."""
     with Ledger.open(folder) as ledger:
-        recorded = ledger.get("run")
-        if recorded is None:
-            raise LedgerError(f"{folder} was stopped before its first step; start it again with `sia run`")
+        recorded = beginning(ledger)
         if ledger.get("finished"):
             return
-        if recorded[0]["version"] != __version__:
+        if recorded["version"] != __version__:
             raise LedgerError(
-                f"{folder} was started with sia-core {recorded[0]['version']}, and this is {__version__}: a run must "
+                f"{folder} was started with sia-core {recorded['version']}, and this is {__version__}: a run must "
                 f"be finished by the version that started it, since another may decide otherwise"
             )
-        config = Config.from_json(recorded[0]["config"])
+        config = Config.from_json(recorded["config"])
         _check(config, plugins)
-        task = _task(config, plugins)
-        if fingerprint(task) != recorded[0]["fingerprint"]:
+        task = task_of(config, plugins)
+        if fingerprint(task) != recorded["fingerprint"]:
             raise LedgerError(
                 f"{folder}: data, brief or catalogue of task {task.name!r} are not those that the run started with. "
                 "Put them back to go on, or start a new run."
@@ -121,7 +132,17 @@ def resume(folder: Path, plugins: Plugins, observers: Sequence[Observer]) -> Non
         _drive(config, task, ledger, plugins, observers)
 
 
-def _task(config: Config, plugins: Plugins) -> Task:
+def beginning(ledger: Ledger) -> dict[str, Any]:
+    """How a run was started: its first step. LedgerError where it was stopped before that."""
+    recorded = ledger.get("run")
+    if recorded is None:
+        raise LedgerError(f"{ledger.folder} was stopped before its first step; start it again with `sia run`")
+    started: dict[str, Any] = recorded[0]
+    return started
+
+
+def task_of(config: Config, plugins: Plugins) -> Task:
+    """The run's task."""
     task: Task = plugins.create("task", config.task.name, **config.task.settings)
     return task
 
@@ -132,11 +153,15 @@ def _check(config: Config, plugins: Plugins) -> None:
     unknown = [lever for lever in plan.levers if lever not in LEVERS]
     if unknown or not plan.levers:
         raise UsageError(f"--levers: {', '.join(unknown) or 'none'}; the levers are {' and '.join(LEVERS)}")
+    if plan.repeats < 1:
+        raise UsageError("--repeats: each instance is asked at least once")
     if "weights" in plan.levers and config.engine is None:
         raise UsageError("the weights lever needs a policy to train; name one, such as --policy tiny")
     if config.engine:
         plugins.find("engine", config.engine.name)
-    plugins.create("improver", config.improver, **config.improver_settings)  # which refuses what it cannot work with
+    improver = plugins.create("improver", config.improver, **config.improver_settings)
+    if isinstance(improver, Equipped):
+        improver.check()
     plugins.find("backend", config.backend)
     if config.verifier:
         plugins.find("verifier", config.verifier.partition(":")[0])
@@ -193,33 +218,11 @@ def _check_splits(task: Task) -> None:
 def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observers: Sequence[Observer]) -> None:
     core = Source("core", "sia-core", __version__)
     emit = Emitter([*((core, each) for each in observers), *plugins.observers])
-    sandbox = ledger.step("sandbox", lambda: _choose_sandbox(config, plugins))
+    sandbox = ledger.step("sandbox", lambda: choose_sandbox(config, plugins))
     backend: Backend = plugins.create("backend", config.backend, plugins=plugins)
     try:
-        verifier = verifier_of(config, task)
-        setting = Setting(
-            str(ledger.folder.resolve()), config.task, verifier, sandbox["name"], config.plan.seed, config.engine
-        )
-        rollouts, budget = Rollouts(setting, ledger, backend, emit), Budget(Limit(config.budget))
-        weights = None
-        if "weights" in config.plan.levers:
-            can = ledger.step("policy", lambda: rollouts.job("sia_core.train:abilities", {}))
-            weights = WeightLever(
-                frozenset(can), len(task.instances("search")), plugins, rollouts, ledger, budget, emit
-            )
-        parts = Parts(
-            task=task,
-            improver=plugins.create("improver", config.improver, **config.improver_settings),
-            rollouts=rollouts,
-            ledger=ledger,
-            trees=Trees(ledger.folder),
-            budget=budget,
-            emit=emit,
-            weights=weights,
-        )
+        parts = parts_of(config, task, ledger, Trees(ledger.folder), backend, plugins, emit)
         loop = Loop(config.plan, parts)
-        if isinstance(parts.improver, Equipped):
-            parts.improver.equip(Desk(parts, loop.samples))
         emit(
             "run.started",
             run=ledger.folder.name,
@@ -235,7 +238,28 @@ def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observe
         backend.close()
 
 
-def _choose_sandbox(config: Config, plugins: Plugins) -> dict[str, Any]:
+def parts_of(
+    config: Config, task: Task, ledger: Ledger, trees: Trees, backend: Backend, plugins: Plugins, emit: Emitter
+) -> Parts:
+    """What the loop works with, around a ledger that knows the run's sandbox; also for a replay."""
+    sandbox = ledger.step("sandbox", lambda: choose_sandbox(config, plugins))
+    setting = setting_of(config, task, ledger.folder, sandbox["name"])
+    rollouts, budget = Rollouts(setting, ledger, backend, emit), Budget(Limit(config.budget))
+    weights = None
+    if "weights" in config.plan.levers:
+        can = ledger.step("policy", lambda: rollouts.job("sia_core.train:abilities", {}))
+        weights = WeightLever(frozenset(can), len(task.instances("search")), plugins, rollouts, ledger, budget, emit)
+    improver = plugins.create("improver", config.improver, **config.improver_settings)
+    return Parts(task, improver, rollouts, ledger, trees, budget, emit, weights)
+
+
+def setting_of(config: Config, task: Task, folder: Path, sandbox: str) -> Setting:
+    """What the batches of a run in this folder have in common."""
+    verifier = verifier_of(config, task)
+    return Setting(str(folder.resolve()), config.task, verifier, sandbox, config.plan.seed, config.engine)
+
+
+def choose_sandbox(config: Config, plugins: Plugins) -> dict[str, Any]:
     """The strongest sandbox that works here, or the one that the run names; and what it does not guarantee."""
     if config.sandbox:
         offered = [plugins.create("sandbox", config.sandbox)]

@@ -52,9 +52,17 @@ class ServedEngine(Protocol):
 
 @dataclass(eq=False)
 class _Rollout:
-    """A rollout that may ask, what it read and was told, and what stopped the run in it."""
+    """A rollout that may ask, what it read and was told, and what stopped the run in it.
+
+    Of the ``tokens`` that it may use, ``used`` are gone, and ``held`` are what calls under way may take at most.
+    """
 
     calls: Calls
+    tokens: int | None
+    used: int = 0
+    held: int = 0
+    peak: int = 0
+    short: bool = False
     turns: list[Mapping[str, Any]] = field(default_factory=list)
     seen: list[Message] = field(default_factory=list)
     asked: int = 0
@@ -77,7 +85,16 @@ class ServedGateway:
         self._rollouts: dict[str, _Rollout] = {}
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="sia-served")
 
-    def begin(self, key: str, seed: int, *, group: int = 1, training: bool = False, place: int | None = None) -> None:
+    def begin(
+        self,
+        key: str,
+        seed: int,
+        *,
+        group: int = 1,
+        training: bool = False,
+        place: int | None = None,
+        tokens: int | None = None,
+    ) -> None:
         """A rollout starts, perhaps for the second time: what it asks again is answered as it was."""
         calls = Calls(
             self._engine.provider,
@@ -88,7 +105,8 @@ class ServedGateway:
             booked=True,
         )
         with self._mutex:
-            self._rollouts[key] = _Rollout(calls)
+            earlier = self._rollouts.get(key)
+            self._rollouts[key] = _Rollout(calls, tokens, earlier.used + earlier.held if earlier else 0)
 
     def ask(self, key: str, request: Mapping[str, Any]) -> Future[Mapping[str, Any]]:
         """One call; the future holds the reply, or ``{"error": {"message", "type", "param", "code"}}``."""
@@ -103,7 +121,10 @@ class ServedGateway:
                 rollout.asked += 1
                 if rollout.asked > MOST_CALLS:
                     raise Refused(f"a rollout may make {MOST_CALLS} calls", kind="rate_limit_error")
-            return self._threads.submit(self._answered, key, rollout, chat)
+                asked = self._asked(chat)
+                most = chat.n * (asked.most_tokens() + chat.max_tokens)
+                _hold(rollout, most)
+            return self._threads.submit(self._answered, key, rollout, chat, asked, most)
         except (Refused, RuntimeError) as error:
             refused: Future[Mapping[str, Any]] = Future()
             known = error if isinstance(error, Refused) else Refused("the run is ending", kind="server_error")
@@ -124,16 +145,24 @@ class ServedGateway:
             return Record()
         if rollout.stopped:
             raise rollout.stopped
-        return Record((), rollout.truncated, rollout.read, rollout.said, tuple(rollout.turns))
+        return Record(
+            truncated=rollout.truncated,
+            prompt_tokens=rollout.read,
+            sampled_tokens=rollout.said,
+            tokens=rollout.used + rollout.held,
+            peak=rollout.peak,
+            short=rollout.short,
+            turns=tuple(rollout.turns),
+        )
 
     def close(self) -> None:
         """End, after the calls that are under way."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._ledger.close()
 
-    def _answered(self, key: str, rollout: _Rollout, chat: Chat) -> Mapping[str, Any]:
+    def _answered(self, key: str, rollout: _Rollout, chat: Chat, asked: Ask, most: int) -> Mapping[str, Any]:
         try:
-            replies = [rollout.calls.complete(f"policy/{key}", self._asked(chat)) for _ in range(chat.n)]
+            replies = [rollout.calls.complete(f"policy/{key}", asked) for _ in range(chat.n)]
         except RequestRefused as error:
             return Refused(str(error)).body()
         except SiaError as error:
@@ -141,8 +170,10 @@ class ServedGateway:
             return Refused("the run is stopping", kind="server_error").body()
         messages = [_said(reply, chat) for reply in replies]
         with self._mutex:
-            rollout.read += sum(max(0, reply.usage.read) for reply in replies)
-            rollout.said += sum(max(0, reply.usage.output) for reply in replies)
+            read = sum(max(0, reply.usage.read) for reply in replies)
+            said = sum(max(0, reply.usage.output) for reply in replies)
+            rollout.read, rollout.said = rollout.read + read, rollout.said + said
+            rollout.held, rollout.used = rollout.held - most, rollout.used + min(most, read + said)
             rollout.truncated |= any(reply.ended == "length" for reply in replies)
             _note(rollout, chat, messages)
         return _body(chat.digest.hex()[:24], replies, messages)
@@ -179,6 +210,17 @@ class ServedPolicy:
 
     def close(self) -> None:
         self.gateway.close()
+
+
+def _hold(rollout: _Rollout, most: int) -> None:
+    """Reserve the tokens of a call before it is made; Refused where they do not fit."""
+    taken = rollout.used + rollout.held
+    if rollout.tokens is not None and taken + most > rollout.tokens:
+        rollout.short = True
+        why = f"{most} tokens do not fit: {taken} of the rollout's {rollout.tokens} are taken"
+        raise Refused(f"{why}, and the run's budget has no more", code="insufficient_quota")
+    rollout.held += most
+    rollout.peak = max(rollout.peak, rollout.used + rollout.held)
 
 
 def _note(rollout: _Rollout, chat: Chat, replies: Sequence[Message]) -> None:

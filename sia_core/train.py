@@ -7,18 +7,20 @@ What is sampled in a step is trained on in that step and never later.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from sia_core.allowance import Allowance
 from sia_core.decision import Training
 from sia_core.errors import NoSignal, TrainingError
 from sia_core.evidence import reward_stats
 from sia_core.explore import divergence, samples, spread
 from sia_core.learning import Datum, Engine, Learner, Sample
-from sia_core.rollout import Rolled, Setting, Sweep, policy_of, roll_out, verified
+from sia_core.rollout import Rolled, Setting, Sweep, needs, policy_of, roll_out, verified
 from sia_core.types import OfferRef
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ def train(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
     started = time.monotonic()
     stopped, adapter = "", payload["adapter"]
     with policy.training(payload["adapter"]):
-        course = Course(setting, update, host, policy, payload["silent"])
+        course = Course(setting, update, host, policy, payload["silent"], payload["tokens"])
         try:
             for step in range(payload["first"], payload["last"]):
                 course.step(step)
@@ -95,15 +97,20 @@ def train(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
 class Course:
     """The steps of an update on the machine that trains. ``rows`` is what is worth watching, a step each."""
 
-    def __init__(self, setting: Setting, update: Update, host: Host, policy: Policy, silent: int) -> None:
+    def __init__(
+        self, setting: Setting, update: Update, host: Host, policy: Policy, silent: int, tokens: int | None
+    ) -> None:
         self.setting, self.update, self.host, self.policy = setting, update, host, policy
+        self.allowance = Allowance(math.inf if tokens is None else tokens)
         self.learner: Learner = host.learner(update.algorithm)
         self.silent = silent
         self.rows: list[dict[str, Any]] = []
         self._checked = False
 
     def stops(self, index: int) -> str:
-        """Why the steps up to this one are enough: nothing to learn from, in a wide first look or for long."""
+        """Why the steps up to this one are enough: no tokens left, or for long, or in a wide first look, no signal."""
+        if self.allowance.short:
+            return "the tokens are spent"
         wide = index == 0 and self.update.training.first_group is not None
         if self.silent and (wide or self.silent >= SILENCE):
             return f"zero signal in {self.silent} steps on end: {self.rows[-1]['silent']}"
@@ -115,9 +122,7 @@ class Course:
         sweep = self._sweep(index)
         size = max(1, AT_ONCE // sweep.group)
         parts = [sweep.instances[first : first + size] for first in range(0, len(sweep.instances), size)]
-        rolled = [
-            each for part in parts for each in roll_out(self.setting, replace(sweep, instances=part), self.host)[0]
-        ]
+        rolled = [each for part in parts for each in self._rolled(replace(sweep, instances=part))]
         sampled = time.monotonic() - started
         rollouts = [each.rollout for each in rolled]
         stats = reward_stats(rollouts, self.host.task(self.setting.task).failure_reward)
@@ -132,6 +137,8 @@ class Course:
         }
         self.rows.append(row)
         try:
+            if self.allowance.short:
+                raise NoSignal("rollouts were cut short")
             with self.policy.gateway.exclusive() as engine:
                 row.update(self._optimise(engine, index, self._groups(sweep, rolled)))
             self.silent = 0
@@ -139,6 +146,14 @@ class Course:
             self.silent += 1
             row["silent"] = str(nothing)
         row["seconds"] = round(time.monotonic() - started, 3)
+
+    def _rolled(self, part: Sweep) -> list[Rolled]:
+        """A part of a step's rollouts, within the tokens that are left."""
+        part = replace(part, tokens=self.allowance.share(part.total))
+        rolled, _ = roll_out(self.setting, part, self.host)
+        used = sum(each.rollout.tokens for each in rolled)
+        self.allowance.settle(part.tokens, part.total, used, **needs(rolled))
+        return rolled
 
     def _sweep(self, index: int) -> Sweep:
         update, training = self.update, self.update.training

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from sia_core.harness import HarnessTree
-from sia_core.ledger import Blobs
+from sia_core.ledger import UNFINISHED, Blobs, explained
 
 
 class Trees:
@@ -17,7 +17,7 @@ class Trees:
 
     def __init__(self, run: Path) -> None:
         self._blobs = Blobs(run / "blobs")
-        self._folder = run / "trees"
+        self._run, self._folder = run, run / "trees"
 
     def put(self, tree: HarnessTree) -> str:
         """Store a tree durably; files that are there already are not written again."""
@@ -34,8 +34,14 @@ class Trees:
         target = self._folder / digest
         if target.is_dir():
             return target
-        self._folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=self._folder))
+        with explained(self._run):
+            self._make(target, digest)
+        return target
+
+    def _make(self, target: Path, digest: str) -> None:
+        for folder in (self._folder, self._run / UNFINISHED):
+            folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=self._run / UNFINISHED))
         try:
             for path, blob in self._listing(digest):
                 (temporary / path).parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +53,6 @@ class Trees:
             shutil.rmtree(temporary, ignore_errors=True)
             if not target.is_dir():  # else another thread was faster
                 raise
-        return target
 
     def _listing(self, digest: str) -> list[tuple[str, str]]:
         pairs = (line.split("\0") for line in self._blobs.get(digest).decode().split("\n") if line)

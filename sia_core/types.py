@@ -39,6 +39,11 @@ class Metric:
     bounds: tuple[float, float] | None = (0.0, 1.0)
     ordinal: bool = False
 
+    @property
+    def span(self) -> float:
+        """From the least to the largest reward; 1 where there is none."""
+        return self.bounds[1] - self.bounds[0] if self.bounds else 1.0
+
 
 @dataclass(frozen=True)
 class Instance:
@@ -233,13 +238,15 @@ class SandboxSpec:
     inside, with the descriptor of its end of the channel and a
     :class:`sia_core.sandbox.launch.World` that gives each mount's path by its name
     and ``scratch``, the writable folder. ``sys.path`` holds the ``libraries``:
-    packages, modules and metadata folders, at the top of one folder. With ``listener``,
-    a sandbox that has a network of its own gives the host a listener on its loopback.
+    packages, modules and metadata folders, at the top of one folder; modules of them named
+    in ``imports`` may be imported before the sandbox is made, for many at once. With
+    ``listener``, a sandbox with a network of its own gives the host a listener on its loopback.
     """
 
     program: Path
     mounts: tuple[Mount, ...] = ()
     libraries: tuple[Path, ...] = ()
+    imports: tuple[str, ...] = ()
     limits: Limits = Limits()
     listener: bool = False
 
@@ -281,11 +288,21 @@ class Sandbox(Protocol):
 class ModelAccess(Protocol):
     """The run's policy, asked on behalf of harnesses, by several threads. Each rollout has a key of its own."""
 
-    def begin(self, key: str, seed: int, *, group: int = 1, training: bool = False, place: int | None = None) -> None:
-        """A rollout starts, perhaps for the second time: nothing of an earlier start counts any more.
+    def begin(
+        self,
+        key: str,
+        seed: int,
+        *,
+        group: int = 1,
+        training: bool = False,
+        place: int | None = None,
+        tokens: int | None = None,
+    ) -> None:
+        """A rollout starts, perhaps for the second time: nothing of an earlier start counts any more but its tokens.
 
         ``group`` is how many rollouts of one prompt there will be; in ``training``, the
-        engine's own temperature holds, whatever the harness asks for.
+        engine's own temperature holds, whatever the harness asks for. Calls that may take
+        it past ``tokens``, of prompts and replies, are refused.
         """
 
     def ask(self, key: str, request: Mapping[str, Any]) -> Future[Mapping[str, Any]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from statistics import fmean
 from typing import Any
 
+from sia_core.allowance import Allowance
 from sia_core.budget import Budget
 from sia_core.decision import UpdateWeights
 from sia_core.errors import SiaError
@@ -65,7 +67,7 @@ class WeightLever:
             return "the policy cannot be trained: its engine only samples from it"
         return ""
 
-    def explore(self, agent: AgentView, instances: Sequence[str]) -> RewardStats:
+    def explore(self, agent: AgentView, instances: Sequence[str], allowance: Allowance) -> RewardStats:
         """How the agent's rewards are distributed at the training temperature; recorded, so done once."""
         sweep = Sweep(
             "explore",
@@ -77,21 +79,22 @@ class WeightLever:
             group=GROUP,
             training=True,
         )
-        about = {"purpose": sweep.purpose, "agent": agent.id, "total": GROUP * len(sweep.instances)}
+        sweep = replace(sweep, tokens=allowance.share(sweep.total))
+        about = {"purpose": sweep.purpose, "agent": agent.id, "total": sweep.total}
         self._emit("rollouts.started", **about)
         learners = [offer.name for offer in self._plugins.of_kind("algorithm")]
         work = partial(self._rollouts.job, "sia_core.explore:explore", {"sweep": asdict(sweep), "learners": learners})
         found = self._ledger.step(f"explore/{agent.id}", work)
         exploration = Exploration(**{**found, "stats": RewardStats(**found["stats"])})
+        allowance.settle(sweep.tokens, sweep.total, exploration.tokens * exploration.rollouts, exploration.peak)
         self._explorations[agent.id] = exploration
         self._emit("rollouts.progress", **about, done=about["total"], mean=exploration.stats.mean)
         return exploration.stats
 
     def spent(self, agent: AgentView) -> dict[str, float]:
-        """What exploring the agent took."""
+        """What exploring the agent took, beside tokens."""
         found = self._explorations[agent.id]
-        tokens = found.tokens * found.rollouts
-        return {"rollouts": found.rollouts, "verifications": found.verifications, "tokens": tokens}
+        return {"rollouts": found.rollouts, "verifications": found.verifications}
 
     def refusal(self, decision: UpdateWeights, parent: AgentView) -> str:
         """Why this update is not worth starting, before anything is spent on it; empty if it is."""
@@ -138,8 +141,11 @@ class WeightLever:
             return ""
         return verdict(agent.exploration, [offer.name for offer in self._plugins.of_kind("algorithm")])
 
-    def train(self, key: str, decision: UpdateWeights, parent: AgentView) -> Trained:
-        """Pull the lever: every few steps are a step of the ledger, and a snapshot of which the last stays."""
+    def train(self, key: str, decision: UpdateWeights, parent: AgentView, allowance: Allowance) -> Trained:
+        """Pull the lever: every few steps are a step of the ledger, and a snapshot of which the last stays.
+
+        It ends early where the allowance has no more tokens for a step.
+        """
         training = decision.training
         algorithm = OfferRef(decision.algorithm, dict(decision.config))
         update = Update(key, parent.id, parent.harness, parent.adapter, algorithm, training)
@@ -149,10 +155,13 @@ class WeightLever:
         self._emit("rollouts.started", **self._sweep(update))
         for first in range(0, training.steps, training.durable):
             last = min(first + training.durable, training.steps)
+            left = None if math.isinf(allowance.left) else int(allowance.left)
             payload = {"update": update.to_json(), "adapter": adapter, "first": first, "last": last, "silent": silent}
+            payload["tokens"] = left
             done = self._ledger.step(f"{key}/{first:05d}", partial(self._rollouts.job, "sia_core.train:train", payload))
             for kind in spent:
                 spent[kind] += sum(row[kind] for row in done["steps"])
+            allowance.settle(None, 0, sum(row["tokens"] for row in done["steps"]))
             took = {
                 "steps": took["steps"] + len(done["steps"]),
                 "seconds": took["seconds"] + done["seconds"],
@@ -187,5 +196,5 @@ class WeightLever:
 
     def _drop(self, adapter: str | None, parent: AgentView) -> None:
         """Remove a snapshot that the next has replaced."""
-        if adapter is not None and adapter != parent.adapter:
+        if adapter is not None and adapter != parent.adapter and not self._ledger.readonly:
             shutil.rmtree(self._ledger.folder / ADAPTERS / adapter, ignore_errors=True)

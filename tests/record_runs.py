@@ -1,4 +1,5 @@
-"""Makes the recordings in tests/data/recorded: `python tests/record_runs.py`, after prompts or tools were changed.
+"""Makes the recordings in tests/data/recorded: `python tests/record_runs.py`, after prompts, tools or
+evidence were changed.
 
 They are runs of the example of sums against the stand-in server, by the script in
 ``scripted_model.py``: no language model made them.

@@ -44,10 +44,13 @@ class TableEngine:
         self.tokens = ByteTokens()
         self.table: dict[str, float] = {}
         self._gradient: defaultdict[str, float] = defaultdict(float)
-        self.steps = 0
+        self.steps = self.tokens_seen = 0
 
     def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
-        return [[self._sampled(request, seed) for seed in request.seeds] for request in requests]
+        done = [[self._sampled(request, seed) for seed in request.seeds] for request in requests]
+        self.tokens_seen += sum(len(each.prompt) for each in requests)
+        self.tokens_seen += sum(len(sampled.tokens) for some in done for sampled in some)
+        return done
 
     def _sampled(self, request: Request, seed: int) -> Sampled:
         ids = [ord(choice) for choice in request.choices]
@@ -191,6 +194,7 @@ class TableHost:
         self._policies: dict[str, Policy] = {}
         self.sweeps: list[Sweep] = []
         self.stop_at: str | None = None
+        self.wordy, self._first = 0, ""
 
     def policy(self, setting: Setting) -> Policy:
         if setting.run not in self._policies:
@@ -210,22 +214,31 @@ class TableHost:
         self, setting: Setting, sweep: Sweep, task: Task, requests: Sequence[SolveRequest]
     ) -> tuple[dict[str, SolveResult], str]:
         self.sweeps.append(sweep)
+        self._first = self._first or sweep.agent
         if self.stop_at is not None and sweep.purpose == self.stop_at:
             raise KeyboardInterrupt
         gateway = self.policy(setting).gateway
         solved = {}
         for request in requests:
-            gateway.begin(request.key, request.seed, group=request.group, training=request.training)
-            answer = self._answer(gateway, request)
+            gateway.begin(
+                request.key, request.seed, group=request.group, training=request.training, tokens=request.tokens
+            )
+            answer = self._answer(gateway, request, self.wordy if sweep.agent != self._first else 0)
             gateway.end(request.key)
             solved[request.key] = SolveResult(request.key, "ok", answer=json.dumps(answer))
         return solved, ""
 
-    def _answer(self, gateway: Any, request: SolveRequest) -> str:
+    @property
+    def tokens(self) -> int:
+        """All that the engine was asked to read and to say."""
+        return self._engine.tokens_seen
+
+    def _answer(self, gateway: Any, request: SolveRequest, wordy: int = 0) -> str:
         number = int(dict(request.instance["input"])["number"])  # type: ignore[arg-type]
-        messages = [{"role": "user", "content": str(number % len(CHOICES))}]
+        messages = [{"role": "user", "content": "-" * wordy + str(number % len(CHOICES))}]
         asked = {"messages": messages, "choices": list(CHOICES), "temperature": 0, "max_tokens": 2}
-        return str(gateway.answer(request.key, asked)["choices"][0]["message"]["content"])
+        reply = gateway.answer(request.key, asked)
+        return "refused" if "error" in reply else str(reply["choices"][0]["message"]["content"])
 
     def verifier(self, setting: Setting, *, sealed: bool) -> Any:
         def score(questions: Sequence[Question]) -> list[Verdict]:

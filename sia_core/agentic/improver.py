@@ -37,14 +37,17 @@ class ModelImprover:
     """Drafts with ``settings.draft_model``, decides with ``settings.model``, through one provider."""
 
     def __init__(self, provider: Provider, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._provider = Recorded.read(settings.replay, provider) if settings.replay else provider
         self._desk: Desk | None = None
         self._calls: Calls | None = None
 
+    def check(self) -> None:
+        """UsageError where the provider could not be asked; here nothing is known that it would want."""
+
     def equip(self, desk: Desk) -> None:
         """Take what a run hands to improvers that ask a model."""
-        patience = Patience(tries=self._settings.tries, first=self._settings.first_wait)
+        patience = Patience(tries=self.settings.tries, first=self.settings.first_wait)
         self._desk, self._calls = desk, desk.calls(self._provider, patience=patience)
 
     def draft(self, task: TaskView, seed: int) -> HarnessTree:
@@ -63,7 +66,7 @@ class ModelImprover:
         ending = Ending("finish", "Your working copy is to be the first harness.", Finish, finished)
         told_first = prompts.draft(public_files(task.public))
         system = prompts.system(task.brief, task.metric, task.seed)
-        ask = self._ask(self._settings.draft_model or self._settings.model, system, told_first)
+        ask = self._ask(self.settings.draft_model or self.settings.model, system, told_first)
         return self._conversation("draft", ask, workshop.offered, ending)
 
     def decide(self, evidence: Evidence) -> Sequence[Decided]:
@@ -77,7 +80,7 @@ class ModelImprover:
         ending = Ending("decide", "What to change next. This ends the conversation.", Proposal, made)
         first = prompts.first_agent(evidence).files
         system = prompts.system(evidence.brief, evidence.metric, first)
-        ask = self._ask(self._settings.model, system, prompts.decide(evidence, public_files(desk.public)))
+        ask = self._ask(self.settings.model, system, prompts.decide(evidence, public_files(desk.public)))
         offered = [*Archive(desk, evidence).offered, *workshop.offered]
         try:
             return self._conversation(f"generation/{evidence.generation}/decide", ask, offered, ending)
@@ -85,14 +88,14 @@ class ModelImprover:
             return [Stop(reason=f"no call of {ask.model} fits into the budget any more: {error}")]
 
     def _ask(self, model: str, system: tuple[str, ...], first: str) -> Ask:
-        return Ask(model, system, (told(first),), max_tokens=self._settings.max_tokens)
+        return Ask(model, system, (told(first),), max_tokens=self.settings.max_tokens)
 
     def _conversation(self, of: str, ask: Ask, offered: list[Offered], ending: Ending[_Result]) -> _Result:
         desk, calls = self._needed(), self._calls
         assert calls is not None  # it comes with the desk
         purpose = desk.begin(of)
         try:
-            return Conversation(calls, purpose, ask, offered, ending, self._settings.replies).run()
+            return Conversation(calls, purpose, ask, offered, ending, self.settings.replies).run()
         except GivenUpOn as error:
             desk.give_up(purpose, str(error))
             raise ModelError(

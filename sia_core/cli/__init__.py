@@ -20,10 +20,12 @@ RUNS_DIR = "runs"
 COMMANDS = {
     "run": "improve an agent at a task",
     "resume": "go on with a run that was stopped",
+    "replay": "do a run again from its records, to see what has changed since",
     "runs": "list the runs of a folder",
     "show": "look at a run, or at one of its candidates: reason, diff, verdict",
     "report": "the result of a run: sealed scores, every candidate, budget",
     "export": "write the best agent of a run as a folder that runs on its own",
+    "audit": "look at a task before money is spent: verifier, noise, head-room, leaks, cost",
     "plugins": "list what is installed, and what is broken",
     "doctor": "say what this machine can do",
 }

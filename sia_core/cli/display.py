@@ -27,6 +27,7 @@ from rich.table import Column
 from rich.text import Text
 
 from sia_core.cli import plain
+from sia_core.cli.report import sees
 from sia_core.hookspecs import Event
 
 
@@ -84,11 +85,9 @@ class Display:
         if sandbox["lacks"]:
             self._say((f"This sandbox does not guarantee: {', '.join(sandbox['lacks'])}.", "yellow"))
 
-    def _on_run_drafted(self, *, gate: Mapping[str, Any], smallest_gain: float, **_: Any) -> None:
-        self._say(
-            f"first agent: {gate['value']:.4f} on the gate; the gate sees a gain of {smallest_gain:.3f} "
-            "or more with 80% power"
-        )
+    def _on_run_drafted(self, *, gate: Mapping[str, Any], smallest_gain: float, to_halve: int = 0, **_: Any) -> None:
+        figure = sees({"smallest_gain": smallest_gain, "to_halve": to_halve})
+        self._say(f"first agent: {gate['value']:.4f} on the gate; {figure}")
 
     def _on_generation_started(self, *, index: int, incumbent: str, **_: Any) -> None:
         self._clear()

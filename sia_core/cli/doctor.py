@@ -20,9 +20,18 @@ KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "TINKER_API_KEY", "MODAL_TOKEN_ID
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument(
+        "--attacks",
+        action="store_true",
+        help="run every attack of the suite against every sandbox here, which takes minutes",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.attacks:
+        from sia_core.cli import attacks
+
+        return attacks.run(as_json=options.json)
     about = examine()
     if options.json:
         print_json(about)
@@ -36,7 +45,7 @@ def examine() -> dict[str, Any]:
     from sia_core.plugins import Plugins
 
     plugins = Plugins.discover()
-    sandboxes = [_sandbox(plugins, offer.name) for offer in plugins.of_kind("sandbox")]
+    sandboxes = [examine_sandbox(plugins, offer.name) for offer in plugins.of_kind("sandbox")]
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -54,15 +63,19 @@ def examine() -> dict[str, Any]:
     }
 
 
-def _sandbox(plugins: Plugins, name: str) -> dict[str, Any]:
+def examine_sandbox(plugins: Plugins, name: str) -> dict[str, Any]:
     """A sandbox after its probe; ``cause`` says why it could not even be probed."""
+    from sia_core.attacks.catalogue import may_pass
     from sia_core.sandbox import examine as probe
 
+    row: dict[str, Any] = {"name": name, "usable": False, "starts": False, "lacks": {}, "may_not_stop": [], "cause": ""}
     try:
         (probed,) = probe([plugins.create("sandbox", name)])
     except Exception as error:  # a plugin's code, and the doctor is asked for when something is broken
-        return {"name": name, "usable": False, "lacks": {}, "cause": str(error) or type(error).__name__}
-    return {"name": name, "usable": probed.usable, "lacks": dict(probed.lacks), "cause": ""}
+        return {**row, "cause": str(error) or type(error).__name__}
+    may_not_stop = may_pass(probed.lacks) if probed.starts else []
+    found = {"usable": probed.usable, "starts": probed.starts, "lacks": dict(probed.lacks)}
+    return {**row, **found, "may_not_stop": may_not_stop}
 
 
 def _memory() -> int | None:
@@ -92,8 +105,11 @@ def _print(about: Mapping[str, Any]) -> None:
     say("\n", ("Sandboxes", "bold"), ", strongest first")
     for each in about["sandboxes"]:
         say(f"  {each['name']:12} ", _mark(each))
-        for guarantee, why in each["lacks"].items():
-            say(f"               no guarantee of {guarantee}: {why}")
+        for why in dict.fromkeys(each["lacks"].values()):
+            lacking = ", ".join(name for name, reason in each["lacks"].items() if reason == why)
+            say(f"               no guarantee of {lacking}: {why}")
+        if each["may_not_stop"]:
+            say(f"               may not stop (`sia doctor --attacks` tries): {', '.join(each['may_not_stop'])}")
         if each["cause"]:
             say(f"               {each['cause']}")
     if about["sandbox"]:
@@ -113,4 +129,7 @@ def _print(about: Mapping[str, Any]) -> None:
 def _mark(sandbox: Mapping[str, Any]) -> tuple[str, str]:
     if sandbox["usable"]:
         return "works", "green"
-    return ("cannot be used" if sandbox["cause"] else "does not isolate"), "red"
+    from sia_core.types import GUARANTEES
+
+    starts = not sandbox["cause"] and sandbox["lacks"].keys() < set(GUARANTEES)
+    return ("does not isolate" if starts else "cannot be used"), "red"

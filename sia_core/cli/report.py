@@ -44,12 +44,12 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
                     f"improver {report['improver']}, sandbox {report['sandbox']}"))  # fmt: skip
     if report["sandbox_lacks"]:
         out.print(plain((f"This sandbox does not guarantee: {', '.join(report['sandbox_lacks'])}.", "yellow")))
+    if report["sandbox_may_not_stop"]:
+        named = ", ".join(report["sandbox_may_not_stop"])
+        out.print(plain((f"Attacks that it may not stop (`sia doctor --attacks` tries them): {named}.", "yellow")))
     _print_candidates(report["generations"], out)
     if report["smallest_gain"]:
-        out.print(
-            f"The gate was asked {report['gate_queries']} times; "
-            f"with 80% power it sees a gain of {report['smallest_gain']:.3f} or more."
-        )
+        out.print(f"The gate was asked {report['gate_queries']} times; {sees(report)}.")
     _print_sealed(report, out)
     _print_robustness(report["robustness"], out)
     spent = ", ".join(
@@ -75,13 +75,13 @@ def _print_candidates(rows: Sequence[Mapping[str, Any]], out: Console) -> None:
     refused = []
     for row in rows:
         gate = row["gate"]
-        verdict = ("accepted", "green") if row["accepted"] else ("rejected" if gate else "not compared", "")
+        verdict = ("accepted", "green") if row["accepted"] else (_rejected(row), "")
         table.add_row(
             str(row["index"]),
             plain(row["lever"] + (f" ({row['algorithm']})" if row["algorithm"] else "")),
             plain(row["name"]),
             f"{row['predicted']:+.3f}",
-            plain(signed({"value": gate["delta"], "ci95": gate["ci95"]}) if gate else ""),
+            plain(interval({"value": gate["delta"], "ci95": gate["ci95"]}, "+") if gate else ""),
             plain(verdict),
             end_section=row["accepted"],
         )
@@ -92,11 +92,25 @@ def _print_candidates(rows: Sequence[Mapping[str, Any]], out: Console) -> None:
         out.print(line)
 
 
-def interval(value: Mapping[str, Any] | None) -> str:
-    """A sealed score with its interval, in one cell."""
+def _rejected(row: Mapping[str, Any]) -> str:
+    gate = row["gate"]
+    if not gate:
+        return "not compared"
+    early = f" after {gate['n']:,} of {row['planned']:,}" if gate["n"] < row["planned"] else ""
+    return f"rejected{early}"
+
+
+def sees(gate: Mapping[str, Any]) -> str:
+    """The smallest gain that the gate sees, and how many more instances would halve it."""
+    halves = f"; {gate['to_halve']:,} more instances would halve that" if gate["to_halve"] else ""
+    return f"with 80% power it sees a gain of {gate['smallest_gain']:.3f} or more{halves}"
+
+
+def interval(value: Mapping[str, Any] | None, sign: str = "") -> str:
+    """A figure with its interval, in one cell; nothing where there is none yet."""
     if not value:
         return ""
-    return f"{value['value']:.4f} [{value['ci95'][0]:.4f}, {value['ci95'][1]:.4f}]"
+    return "{0:{3}.4f} [{1:{3}.4f}, {2:{3}.4f}]".format(value["value"], *value["ci95"], sign)
 
 
 def _print_sealed(report: Mapping[str, Any], out: Console) -> None:
@@ -105,8 +119,35 @@ def _print_sealed(report: Mapping[str, Any], out: Console) -> None:
         return
     about = f", on {sealed['final']['n']} instances that nothing in the loop saw, 95% intervals:"
     out.print(plain((f"Sealed {metric['name']}", "bold"), about))
-    out.print(plain(f"  initial agent  {interval(sealed['initial'])}"))
-    out.print(plain("  final agent    ", (interval(sealed["final"]), "bold")))
+    out.print(plain(f"  initial agent  {interval(sealed['initial'])}{_beside(sealed['initial'])}"))
+    out.print(plain("  final agent    ", (interval(sealed["final"]), "bold"), _beside(sealed["final"])))
+    if told := curse(sealed["final"]):
+        out.print(told)
+    for which in ("initial", "final"):
+        if short := sealed[which]["out_of_tokens"]:
+            line = f"{short} sealed rollouts of the {which} agent ran out of the tokens that the budget had left."
+            out.print(plain((line, "yellow")))
+
+
+def _beside(score: Mapping[str, Any]) -> str:
+    """The gate score beside a sealed one, and the gap."""
+    return f"   gate {interval(score['gate'])}   gap {interval(score['gap'], '+')}"
+
+
+def curse(final: Mapping[str, Any]) -> str:
+    """What a gap between gate and sealed says, where it is beyond noise."""
+    low, high = final["gap"]["ci95"]
+    if low > 0:
+        return (
+            "The final agent does better on the gate than on sealed, beyond noise. It was chosen there, and what is "
+            "chosen for its score was also lucky (the winner's curse): go by the sealed score."
+        )
+    if high < 0:
+        return (
+            "The final agent does better on sealed than on the gate, beyond noise: no winner's curse. "
+            "For the sealed score it is set up with more labelled cases."
+        )
+    return ""
 
 
 def _print_robustness(found: Mapping[str, Any] | None, out: Console) -> None:
@@ -119,20 +160,14 @@ def _print_robustness(found: Mapping[str, Any] | None, out: Console) -> None:
         table = Table("incumbent", "gate", "sealed", "gap [95%]", title="Along the run", title_justify="left")
         for row in found["history"]:
             name = row["change"] or "initial agent"
-            table.add_row(plain(name), interval(row["gate"]), interval(row["sealed"]), signed(row["gap"]))
+            table.add_row(plain(name), interval(row["gate"]), interval(row), interval(row["gap"], "+"))
         out.print(table)
     for row in found["taken_back"]:
-        score = f"{row['sealed']['value']:.4f}, a change of {signed(row['change'])}"
+        score = f"{row['value']:.4f}, a change of {interval(row['change'], '+')}"
         out.print(plain(f"  final agent with its {row['lever']} taken back: {score}"))
     for row in found["perturbed"]:
         which = "initial" if row["agent"] == found["history"][0]["agent"] else "final"
-        score = f"{row['sealed']['value']:.4f}, a change of {signed(row['change'])}"
+        score = f"{row['value']:.4f}, a change of {interval(row['change'], '+')}"
         out.print(plain(f"  {which} agent, {found['perturbation']}: {score}"))
     if found["left_out"]:
         out.print(plain(f"  {found['left_out']} more looks at robustness did not fit into the budget"))
-
-
-def signed(value: Mapping[str, Any]) -> str:
-    """A difference with its interval, in one cell."""
-    low, high = value["ci95"]
-    return f"{value['value']:+.4f} [{low:+.4f}, {high:+.4f}]"

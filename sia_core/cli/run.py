@@ -18,16 +18,7 @@ MODES = {"sia-h": "harness", "sia-w+h": "harness,weights"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    what = parser.add_argument_group("what to improve")
-    what.add_argument("--plugin", metavar="NAME", help="a task that a plugin offers, such as lawbench")
-    what.add_argument("--harness", metavar="DIR", help="your own agent: a folder with a harness.py (with --data)")
-    what.add_argument(
-        "--data", metavar="PATH", help="a file of cases for --harness; or the task's data, as a local copy"
-    )
-    what.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the task; repeatable"
-    )
-    what.add_argument("--verifier", metavar="NAME[:ARG]", help="who scores: exact, numeric, command:..., or a plugin's")
+    add_task(parser.add_argument_group("what to improve"))
     how = parser.add_argument_group("how")
     how.add_argument(
         "--improver",
@@ -41,26 +32,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     levers = how.add_mutually_exclusive_group()
     levers.add_argument("--levers", metavar="LIST", help="harness, weights or both: harness,weights (default: harness)")
     levers.add_argument("--mode", choices=sorted(MODES), help="the paper's names: sia-h is harness, sia-w+h is both")
+    add_policy(how, "tiny with the weights lever, else none")
+    how.add_argument("--generations", type=_count, default=8, metavar="N", help="at most this many (default: 8)")
     how.add_argument(
-        "--policy",
-        metavar="NAME",
-        help="the model that harnesses ask: tiny, or hf:ID (default: tiny with the weights lever, else none)",
+        "--candidates", type=_count, default=2, metavar="N", help="tried at once a generation (default: 2)"
+    )
+    how.add_argument(
+        "--repeats",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="ask each gate and sealed instance N times, with N seeds, and compare the means (default: 1)",
+    )
+    add_seed(how)
+    how.add_argument("--budget", default="", metavar="LIMITS", help="for example rollouts=20000,seconds=600")
+    where = parser.add_argument_group("where")
+    add_sandbox(where)
+    where.add_argument("--json", action="store_true", help="print the report as JSON at the end")
+    where.add_argument(
+        "--dry-run", action="store_true", help="check everything and say what the run would take; start nothing"
+    )
+    add_runs_dir(where)
+
+
+def add_task(what: argparse._ActionsContainer) -> None:
+    """The options that name a task."""
+    what.add_argument("--plugin", metavar="NAME", help="a task that a plugin offers, such as lawbench")
+    what.add_argument("--harness", metavar="DIR", help="your own agent: a folder with a harness.py (with --data)")
+    what.add_argument(
+        "--data", metavar="PATH", help="a file of cases for --harness; or the task's data, as a local copy"
+    )
+    what.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the task; repeatable"
+    )
+    what.add_argument("--verifier", metavar="NAME[:ARG]", help="who scores: exact, numeric, command:..., or a plugin's")
+
+
+def add_policy(how: argparse._ActionsContainer, default: str) -> None:
+    """The options that name a policy."""
+    how.add_argument(
+        "--policy", metavar="NAME", help=f"the model that harnesses ask: tiny, or hf:ID (default: {default})"
     )
     how.add_argument("--engine", default="torch", metavar="NAME", help="what samples and trains it (default: torch)")
     how.add_argument(
         "--engine-set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the engine; repeatable"
     )
-    how.add_argument("--generations", type=_count, default=8, metavar="N", help="at most this many (default: 8)")
-    how.add_argument(
-        "--candidates", type=_count, default=2, metavar="N", help="tried at once a generation (default: 2)"
-    )
+
+
+def add_seed(how: argparse._ActionsContainer) -> None:
+    """The option that all chance derives from."""
     how.add_argument("--seed", type=int, default=0, help="decides splits, samples and choices (default: 0)")
-    how.add_argument("--budget", default="", metavar="LIMITS", help="for example rollouts=20000,seconds=600")
-    where = parser.add_argument_group("where")
+
+
+def add_sandbox(where: argparse._ActionsContainer) -> None:
+    """The options that name a sandbox."""
     where.add_argument("--sandbox", metavar="NAME", help="this one, not the strongest that works here")
     where.add_argument("--allow-weak-sandbox", action="store_true", help="also one that does not isolate all")
-    where.add_argument("--json", action="store_true", help="print the report as JSON at the end")
-    add_runs_dir(where)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -73,6 +100,13 @@ def run(options: argparse.Namespace) -> int:
 
     plugins = Plugins.discover()
     config = config_of(options)
+    if options.dry_run:
+        from sia_core.cli.price import print_price
+        from sia_core.pricing import price
+
+        told = price(config, plugins)
+        print_json(told) if options.json else print_price(told)
+        return 0
     with watching() as observers:
         folder = start(config, Path(options.runs_dir), plugins, observers)
     with Ledger.read(folder) as ledger:
@@ -87,9 +121,34 @@ def run(options: argparse.Namespace) -> int:
 def config_of(options: argparse.Namespace) -> Any:
     """The configuration that the options ask for."""
     from sia_core.budget import Limit
-    from sia_core.errors import UsageError
-    from sia_core.loop import Plan
+    from sia_core.plan import Plan
     from sia_core.running import Config
+
+    task = task_of(options)
+    levers = options.levers or MODES.get(options.mode, "harness")
+    improver, colon, model = options.improver.partition(":")
+    return Config(
+        task=task,
+        plan=Plan(
+            levers=tuple(dict.fromkeys(each.strip() for each in levers.split(","))),
+            generations=options.generations,
+            candidates=options.candidates,
+            seed=options.seed,
+            repeats=options.repeats,
+        ),
+        improver=improver,
+        improver_settings={**({"model": model} if colon else {}), **_pairs("--improver-set", options.improver_set, ())},
+        verifier=options.verifier,
+        budget=Limit.parse(options.budget).amounts,
+        sandbox=options.sandbox,
+        allow_weak_sandbox=options.allow_weak_sandbox,
+        engine=engine_of(options, options.policy or ("tiny" if "weights" in levers else None)),
+    )
+
+
+def task_of(options: argparse.Namespace) -> Any:
+    """The offer of the task that the options name, with its settings."""
+    from sia_core.errors import UsageError
     from sia_core.types import OfferRef
 
     settings: dict[str, Any] = {"seed": options.seed, **_pairs("--set", options.set, RESERVED)}
@@ -101,28 +160,18 @@ def config_of(options: argparse.Namespace) -> Any:
         if options.data is None:
             raise UsageError("--harness needs cases to run on: --data cases.jsonl")
         settings["harness"] = os.path.abspath(options.harness)
-    levers = options.levers or MODES.get(options.mode, "harness")
-    policy = options.policy or ("tiny" if "weights" in levers else None)
-    improver, colon, model = options.improver.partition(":")
+    return OfferRef(options.plugin or "cases", settings)
+
+
+def engine_of(options: argparse.Namespace, policy: str | None) -> Any:
+    """The offer of the engine that samples from a policy; None where there is no policy."""
+    from sia_core.errors import UsageError
+    from sia_core.types import OfferRef
+
     told = _pairs("--engine-set", options.engine_set, ENGINE_RESERVED)
     if told and policy is None:
         raise UsageError("--engine-set: this run has no policy; name one with --policy")
-    return Config(
-        task=OfferRef(options.plugin or "cases", settings),
-        plan=Plan(
-            levers=tuple(dict.fromkeys(each.strip() for each in levers.split(","))),
-            generations=options.generations,
-            candidates=options.candidates,
-            seed=options.seed,
-        ),
-        improver=improver,
-        improver_settings={**({"model": model} if colon else {}), **_pairs("--improver-set", options.improver_set, ())},
-        verifier=options.verifier,
-        budget=Limit.parse(options.budget).amounts,
-        sandbox=options.sandbox,
-        allow_weak_sandbox=options.allow_weak_sandbox,
-        engine=OfferRef(options.engine, {"policy": policy, "seed": options.seed, **told}) if policy else None,
-    )
+    return OfferRef(options.engine, {"policy": policy, "seed": options.seed, **told}) if policy else None
 
 
 def _pairs(option: str, pairs: list[str], reserved: tuple[str, ...]) -> dict[str, str]:

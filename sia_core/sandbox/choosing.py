@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sia_core.cache import cache_folder
 from sia_core.errors import SandboxError
-from sia_core.sandbox.running import interpreter
+from sia_core.sandbox.starting import interpreter
 from sia_core.types import GUARANTEES, REQUIRED_GUARANTEES, Sandbox
 
 

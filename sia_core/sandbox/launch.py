@@ -1,9 +1,9 @@
 """What runs first in a new sandbox: builds the isolation around itself, then runs the program.
 
-Two processes come of it. The supervisor stays outside, runs none of the program,
-and kills everything when the host asks, closes its end of the control socket or
-dies. Its child seals itself in and calls ``main(channel, world)`` of the program,
-in the interpreter that is already running: a second start would cost 10 ms.
+It is a fork of a template. Two processes come of it. The supervisor stays outside,
+runs none of the program, and kills everything when the host asks, closes its end of
+the control socket or dies. Its child seals itself in and calls ``main(channel, world)``
+of the program, in the interpreter that is already running.
 
 The standard library alone, and of that only what starts fast.
 """
@@ -16,8 +16,9 @@ import resource
 import select
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from types import ModuleType
 
 from sia_core.sandbox import landlock, linux, newroot, seccomp, tree
@@ -33,10 +34,10 @@ def package(name, path):
     module.__path__ = [path]
 package("sia_core", sys.argv[1])
 package("sia_core.sandbox", sys.argv[1] + "/sandbox")
-from sia_core.sandbox.launch import main
-main(int(sys.argv[2]), int(sys.argv[3]))
+from sia_core.sandbox.template import main
+main(int(sys.argv[2]))
 """
-"""The script that starts this module: the packages without their __init__, which import more than is needed."""
+"""The script that starts a template: the packages without their __init__, which import more than is needed."""
 
 FIRST_USER = 0x70000000
 """Users of sandboxes, one each, are numbered from here, by the process id of the supervisor."""
@@ -94,20 +95,35 @@ class World:
         seccomp.install(self._group_filter)
 
 
-def main(control: int, channel: int) -> None:
-    """Read the configuration from ``control``, build the sandbox, and run the program in it."""
+def main(control: int, channel: int, ended: int, parent: int) -> None:
+    """Read the configuration from ``control``, build the sandbox, and run the program in it.
+
+    ``ended`` is told how it ended, and ``parent`` is the process that it must not outlive.
+    """
     try:
-        config = json.loads(_read_line(control))
-        program = _load(config["program"])
-        program_fork(config, program, control, channel)
+        config = read_config(control)
+        program = load(config["program"])
+        program_fork(config, program, (control, channel, ended), parent)
     except BaseException as error:
-        _report(control, {"error": f"{type(error).__name__}: {error}"})
+        report(control, {"error": f"{type(error).__name__}: {error}"})
         os._exit(1)
 
 
-def program_fork(config: dict[str, Any], program: ModuleType, control: int, channel: int) -> None:
+def read_config(control: int) -> dict[str, Any]:
+    """The host's line; where it hangs up instead, nobody waits for this process any more."""
+    line = b""
+    while not line.endswith(b"\n"):
+        data = os.read(control, 1 << 16)
+        if not data:
+            os._exit(1)
+        line += data
+    config: dict[str, Any] = json.loads(line)
+    return config
+
+
+def program_fork(config: dict[str, Any], program: ModuleType, ends: tuple[int, int, int], parent: int) -> None:
     """Split into the supervisor, which never returns, and the sealed process, which runs the program."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    control, channel, ended = ends
     namespaced = config["kind"] == "namespaces"
     if namespaced:
         _unshare(config["drop_user"])
@@ -123,25 +139,25 @@ def program_fork(config: dict[str, Any], program: ModuleType, control: int, chan
         os.close(alive)
         if listener is not None:
             listener.close()
-        _supervise(control, child, config["parent"], config.get("folder"))
+        _supervise(control, child, ended, parent, config.get("folder"))
     os.close(supervisor_lives)
+    os.close(ended)
     _die_with_supervisor(alive)
     readable = (_enter_namespaces if namespaced else _enter_process)(config, user, port)
     _die_with_supervisor(alive)  # again: a change of user takes the first one back
     os.close(alive)
     own_user = namespaced or user is not None
-    network = port is not None
-    rules = seccomp.sandbox_filter(linux.machine(), own_files=namespaced, own_user=own_user, network=network)
-    seccomp.install(rules)
+    seccomp.install(system_call_filter(own_files=namespaced, own_user=own_user, network=port is not None))
     world = World(config["mounts"], config["scratch"], readable, port)
-    _report(control, {}, listener)
-    _forget_core()
+    report(control, {}, () if listener is None else [listener.detach()])
+    forget_core()
     os.close(control)
     program.main(channel, world)
     os._exit(0)
 
 
-def _load(path: str) -> ModuleType:
+@lru_cache(maxsize=4)
+def load(path: str) -> ModuleType:
     """The program as a module, from its cached byte code where there is one."""
     from importlib.machinery import SourceFileLoader
 
@@ -153,6 +169,12 @@ def _load(path: str) -> ModuleType:
     return module
 
 
+@lru_cache(maxsize=4)
+def system_call_filter(*, own_files: bool, own_user: bool, network: bool) -> bytes:
+    """The filter of :func:`seccomp.sandbox_filter`, made once for many sandboxes."""
+    return seccomp.sandbox_filter(linux.machine(), own_files=own_files, own_user=own_user, network=network)
+
+
 def _listen() -> Any:
     from sia_core.sandbox import loopback
 
@@ -162,9 +184,14 @@ def _listen() -> Any:
 def _unshare(privileged: bool) -> None:
     if privileged:
         linux.unshare(_NAMESPACES)
-        return
+    else:
+        unshare_user(_NAMESPACES)
+
+
+def unshare_user(namespaces: int) -> None:
+    """New namespaces that belong to a new user namespace, with no user in it but this one."""
     user, group = os.geteuid(), os.getegid()
-    linux.unshare(_NAMESPACES | linux.CLONE_NEWUSER)
+    linux.unshare(namespaces | linux.CLONE_NEWUSER)
     for name, line in (
         ("uid_map", f"{_INNER_USER} {user} 1"),
         ("setgroups", "deny"),
@@ -186,12 +213,17 @@ def _enter_namespaces(config: dict[str, Any], user: int | None, port: int | None
         linux.set_capabilities(0)
     else:
         linux.become(user, user)
-    for path in config["mounts"].values():
+    check_readable(config["mounts"])
+    readable = newroot.readable()
+    limit(config, readable, [], port)
+    return readable
+
+
+def check_readable(mounts: Mapping[str, str]) -> None:
+    """PermissionError for a mount that the sandbox's own user cannot read."""
+    for path in mounts.values():
         if not os.access(path, os.R_OK):
             raise PermissionError(f"mount {path} cannot be read by the sandbox's own user; make its files readable")
-    readable = newroot.readable()
-    _limit(config, readable, [], port)
-    return readable
 
 
 def _enter_process(config: dict[str, Any], user: int | None, port: int | None) -> list[str]:
@@ -206,27 +238,27 @@ def _enter_process(config: dict[str, Any], user: int | None, port: int | None) -
         linux.drop_bounding_set()
         linux.become(user, user, keep=keep)
     readable: list[str] = config["readable"]
-    _limit(config, config["shown"], config["listable"], port)
+    limit(config, config["shown"], config["listable"], port)
     return readable
 
 
-def _limit(config: dict[str, Any], readable: list[str], listable: list[str], port: int | None) -> None:
+def limit(config: dict[str, Any], readable: list[str], listable: list[str], port: int | None) -> None:
     """Resource limits and Landlock."""
     for name, value in config["limits"].items():
-        limit = getattr(resource, name)
-        hard = resource.getrlimit(limit)[1]
+        kind = getattr(resource, name)
+        hard = resource.getrlimit(kind)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (value, value))
+        resource.setrlimit(kind, (value, value))
     os.chdir(config["scratch"])
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     if landlock.abi():
         rules = landlock.ruleset(readable, [config["scratch"]], newroot.WRITABLE_DEVICES, listable, port)
         landlock.enforce(rules)
         os.close(rules)
-    sys.path.extend(config["sys_path"])
+    sys.path.extend(path for path in config["sys_path"] if path not in sys.path)
 
 
-def _forget_core() -> None:
+def forget_core() -> None:
     """Leave nothing of the core to import: its modules stay in use, and have no name any more."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "sia_core"]:
         del sys.modules[name]
@@ -239,8 +271,8 @@ def _die_with_supervisor(alive: int) -> None:
         os._exit(1)
 
 
-def _supervise(control: int, child: int, parent: int, folder: str | None) -> None:
-    """Wait until the child ends or the host has gone, kill what is left, and end as the child did.
+def _supervise(control: int, child: int, ended: int, parent: int, folder: str | None) -> None:
+    """Wait until the child ends or the host has gone, kill what is left, and tell how the child ended.
 
     A ``folder`` on the host's disk is removed here, as the host may be gone; where
     there is none, a namespace ends with the child and takes everything with it.
@@ -264,7 +296,8 @@ def _supervise(control: int, child: int, parent: int, folder: str | None) -> Non
         tree.kill_descendants(os.getpid(), _KILL_SECONDS)
         with suppress(OSError):  # what outlived the kill may still be writing there
             tree.remove(folder)
-    _end_as(status)
+    os.write(ended, str(status).encode())
+    os._exit(0)
 
 
 def _reap(child: int) -> int | None:
@@ -279,31 +312,12 @@ def _reap(child: int) -> int | None:
     return status
 
 
-def _end_as(status: int) -> None:
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if number != signal.SIGKILL:
-            signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-    os._exit(os.waitstatus_to_exitcode(status))
-
-
-def _read_line(source: int) -> bytes:
-    line = b""
-    while not line.endswith(b"\n"):
-        data = os.read(source, 1 << 16)
-        if not data:
-            os._exit(1)
-        line += data
-    return line
-
-
-def _report(control: int, what: dict[str, str], listener: Any = None) -> None:
+def report(control: int, what: Mapping[str, object], descriptors: Sequence[int] = ()) -> None:
+    """Send the host a line, and hand it descriptors, which are closed here."""
     line = json.dumps(what).encode() + b"\n"
-    if listener is None:
+    if not descriptors:
         os.write(control, line)
         return
-    from sia_core.sandbox import loopback
+    from sia_core.sandbox import handing
 
-    loopback.hand_over(control, listener, line)
+    handing.hand_over(control, line, descriptors)

@@ -12,8 +12,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from sia_core.errors import SandboxError
-from sia_core.sandbox.running import interpreter
-from sia_core.types import Mount
+from sia_core.sandbox.starting import interpreter
+from sia_core.types import Mount, SandboxSpec
+
+INSIDE = "/sia"
+"""Where a sandbox with a file system of its own has what its spec mounts."""
+
+LIBRARIES = f"{INSIDE}/lib"
 
 _RESERVED = ("scratch", "lib", "empty")
 _PACKAGE_FOLDERS = ("site-packages", "dist-packages")
@@ -124,3 +129,28 @@ def views_of(host: Path, inside: str, *, as_other_user: bool) -> list[list[str]]
     if as_other_user and host.is_dir() and host.stat().st_mode & 0o005 != 0o005:
         return [[str(entry), f"{inside}/{entry.name}"] for entry in sorted(host.iterdir())]
     return [[str(host), inside]]
+
+
+@dataclass(frozen=True)
+class Inside:
+    """A file system for a spec: ``views`` as pairs of host path and path inside, ``links`` of target and path inside.
+
+    ``folders`` are to be made, and ``mounts`` gives each mount's path by its name.
+    """
+
+    views: list[list[str]]
+    links: list[list[str]]
+    folders: list[str]
+    mounts: dict[str, str]
+
+
+def inside(spec: SandboxSpec, *, as_other_user: bool) -> Inside:
+    """The file system that a spec asks for. SandboxError where it cannot be."""
+    check_mounts(spec.mounts)
+    mounts = {mount.name: f"{INSIDE}/{mount.name}" for mount in spec.mounts}
+    views = [[path, path] for path in system().paths]
+    for mount in spec.mounts:
+        views += views_of(mount.host, mounts[mount.name], as_other_user=as_other_user)
+    views += [[str(path), f"{LIBRARIES}/{path.name}"] for path in spec.libraries]
+    folders = [LIBRARIES, *(mounts[mount.name] for mount in spec.mounts if mount.host.is_dir())]
+    return Inside(views, [[target, link] for link, target in system().links.items()], folders, mounts)

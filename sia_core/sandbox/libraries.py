@@ -30,6 +30,21 @@ def library_paths(requires: tuple[str, ...]) -> tuple[Path, ...]:
     return tuple(entries[name] for name in sorted(entries))
 
 
+@lru_cache(maxsize=64)
+def import_names(requires: tuple[str, ...]) -> tuple[str, ...]:
+    """The top-level modules that these distributions themselves are imported by."""
+    found = {name: None for text in requires for name in _modules(_installed(_parse(text), "harness.toml"))}
+    return tuple(found)
+
+
+def _modules(found: Distribution) -> Iterator[str]:
+    for path in _entries(found):
+        name = path.name.partition(".")[0]
+        is_module = (path / "__init__.py").exists() if path.is_dir() else path.suffix in (".py", ".so")
+        if is_module and name.isidentifier() and not name.startswith(("_", "test")):
+            yield name
+
+
 def _closure(requires: tuple[str, ...]) -> Iterator[Distribution]:
     waiting = [(_parse(text), "harness.toml") for text in requires]
     seen: set[tuple[str, frozenset[str]]] = set()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from sia_core.sandbox import launch, layout, newroot
 from sia_core.sandbox.running import Running, resource_limits
+from sia_core.sandbox.warm import Templates
 from sia_core.types import GUARANTEES, SandboxSpec
-
-_INSIDE = "/sia"
 
 
 class Namespaces:
@@ -16,6 +16,9 @@ class Namespaces:
 
     name = "namespaces"
     guarantees = frozenset(GUARANTEES)
+
+    def __init__(self) -> None:
+        self._templates = Templates()
 
     def probe(self) -> Mapping[str, str]:
         """Attack itself on this machine: for each guarantee that does not hold, why."""
@@ -25,27 +28,28 @@ class Namespaces:
 
     def start(self, spec: SandboxSpec) -> Running:
         """Start a program; SandboxError where that fails."""
-        layout.check_mounts(spec.mounts)
-        system = layout.system()
         drop_user = launch.can_be_other_user(mounting=True)
-        views = [[path, path] for path in system.paths]
-        mounts = {mount.name: f"{_INSIDE}/{mount.name}" for mount in spec.mounts}
-        for mount in spec.mounts:
-            views += layout.views_of(mount.host, mounts[mount.name], as_other_user=drop_user)
-        views += [[str(path), f"{_INSIDE}/lib/{path.name}"] for path in spec.libraries]
+        inside = layout.inside(spec, as_other_user=drop_user)
         config = {
             "kind": self.name,
             "program": str(spec.program),
             "drop_user": drop_user,
-            "views": views,
-            "links": [[target, link] for link, target in system.links.items()],
-            "folders": [f"{_INSIDE}/lib", *(mounts[mount.name] for mount in spec.mounts if mount.host.is_dir())],
-            "covered": system.hidden,
-            "mounts": mounts,
+            "views": inside.views,
+            "links": inside.links,
+            "folders": inside.folders,
+            "covered": layout.system().hidden,
+            "mounts": inside.mounts,
             "scratch": newroot.SCRATCH,
             "scratch_bytes": spec.limits.scratch_bytes,
-            "sys_path": [f"{_INSIDE}/lib"],
+            "sys_path": [layout.LIBRARIES],
             "listener": spec.listener,
             "limits": resource_limits(spec.limits, spec.limits.processes + 1),
         }
-        return Running(config, spec.limits)
+        template = {
+            "stage": [[str(path), f"{layout.LIBRARIES}/{path.name}"] for path in spec.libraries],
+            "privileged": drop_user,
+            "sys_path": [layout.LIBRARIES],
+            "imports": list(spec.imports),
+            "filter": {"own_files": True, "own_user": True},
+        }
+        return Running(config, spec.limits, partial(self._templates.get(template).start, str(spec.program)))

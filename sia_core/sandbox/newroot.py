@@ -18,7 +18,7 @@ WRITABLE_DEVICES = ("/dev/null", "/dev/zero")
 _BASE = "/tmp"
 _VIEW = linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NOSUID
 _SAFE = linux.MS_NOSUID | linux.MS_NODEV
-_FILES_IN_SCRATCH = 100_000
+FILES_IN_SCRATCH = 100_000
 
 
 def enter(
@@ -34,6 +34,40 @@ def enter(
     sources = [*views, *([f"/dev/{name}", f"/dev/{name}"] for name in DEVICES)]
     # Copied before the new root hides what lies below it.
     trees = [(_clone(source, inside), _BASE + inside) for source, inside in sources]
+    _grow(links, trees, folders)
+    empty = f"{_BASE}/sia/empty"
+    os.makedirs(empty)
+    for inside in covered:
+        linux.attach_mount(linux.clone_mount(empty, _VIEW | linux.MOUNT_ATTR_NODEV), _BASE + inside)
+    _mount_scratch(size, user)
+    _mount_proc()
+    _move_in()
+    linux.mount("", "/", "", linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | _SAFE)
+
+
+def stage(views: list[list[str]]) -> None:
+    """Make a root that is the host's, with ``views`` besides, in a mount namespace of this process's own.
+
+    Libraries then have the same paths before a sandbox is built as in it.
+    """
+    linux.unshare(linux.CLONE_NEWNS)
+    linux.mount("", "/", "", linux.MS_REC | linux.MS_SLAVE)
+    tops = [entry for entry in os.scandir("/") if entry.name != "sia"]
+    links = [[os.readlink(entry.path), entry.path] for entry in tops if entry.is_symlink()]
+    own = [[entry.path, entry.path] for entry in tops if not entry.is_symlink()]
+    trees = [(linux.clone_mount(source, 0), _BASE + inside) for source, inside in own]
+    trees += [(_clone(source, inside), _BASE + inside) for source, inside in views]
+    _grow(links, trees, [])
+    _move_in()
+
+
+def readable() -> list[str]:
+    """What a program inside may read: everything but the scratch folder."""
+    tops = [f"/{name}" for name in os.listdir("/") if name != "sia"]
+    return tops + [f"/sia/{name}" for name in os.listdir("/sia") if f"/sia/{name}" != SCRATCH]
+
+
+def _grow(links: list[list[str]], trees: list[tuple[int, str]], folders: list[str]) -> None:
     linux.mount("tmpfs", _BASE, "tmpfs", _SAFE, "size=1m,nr_inodes=8k,mode=755")
     for target, inside in links:
         os.makedirs(os.path.dirname(_BASE + inside), exist_ok=True)
@@ -43,23 +77,13 @@ def enter(
     for tree, target in trees:
         _make_target(tree, target)
         linux.attach_mount(tree, target)
-    empty = f"{_BASE}/sia/empty"
-    os.makedirs(empty)
-    for inside in covered:
-        linux.attach_mount(linux.clone_mount(empty, _VIEW | linux.MOUNT_ATTR_NODEV), _BASE + inside)
-    _mount_scratch(size, user)
-    _mount_proc()
+
+
+def _move_in() -> None:
     os.chdir(_BASE)
     linux.pivot_root(".", ".")
     linux.detach(".")
     os.chdir("/")
-    linux.mount("", "/", "", linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | _SAFE)
-
-
-def readable() -> list[str]:
-    """What a program inside may read: everything but the scratch folder."""
-    tops = [f"/{name}" for name in os.listdir("/") if name != "sia"]
-    return tops + [f"/sia/{name}" for name in os.listdir("/sia") if f"/sia/{name}" != SCRATCH]
 
 
 def _clone(source: str, inside: str) -> int:
@@ -76,7 +100,7 @@ def _make_target(tree: int, target: str) -> None:
 
 def _mount_scratch(size: int, user: int) -> None:
     os.makedirs(_BASE + SCRATCH)
-    options = f"size={size},nr_inodes={_FILES_IN_SCRATCH},mode=700,uid={user},gid={user}"
+    options = f"size={size},nr_inodes={FILES_IN_SCRATCH},mode=700,uid={user},gid={user}"
     linux.mount("tmpfs", _BASE + SCRATCH, "tmpfs", _SAFE, options)
 
 

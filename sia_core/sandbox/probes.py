@@ -78,7 +78,7 @@ def attack(sandbox: Sandbox) -> dict[str, str]:
     with _targets() as targets:
         try:
             process = sandbox.start(SandboxSpec(Path(attacker.__file__), limits=_LIMITS))
-        except SandboxError as error:
+        except (SandboxError, OSError) as error:  # another system than Linux lacks what is looked up in /proc
             return dict.fromkeys(GUARANTEES, str(error))
         channel = process.channel.dup()
         try:

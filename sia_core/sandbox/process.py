@@ -8,10 +8,12 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from sia_core.sandbox import landlock, launch, layout, tree
 from sia_core.sandbox.running import Running, resource_limits
+from sia_core.sandbox.warm import Templates
 from sia_core.types import GUARANTEES, SandboxSpec
 
 _PREFIX = "sia-sandbox-"
@@ -30,6 +32,7 @@ class Process:
     name = "process"
 
     def __init__(self) -> None:
+        self._templates = Templates()
         self.guarantees = frozenset(GUARANTEES) - self._lacks().keys()
 
     def _lacks(self) -> dict[str, str]:
@@ -46,23 +49,29 @@ class Process:
         layout.check_mounts(spec.mounts)
         drop_user = launch.can_be_other_user(mounting=False)
         _sweep()
+        template = self._templates.get(
+            {
+                "stage": None,
+                "folder": os.path.join(tempfile.gettempdir(), _PREFIX),
+                "links": [[str(path), path.name] for path in spec.libraries],
+                "imports": list(spec.imports),
+                "filter": {"own_files": False, "own_user": drop_user},
+            }
+        )
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
         try:
-            config = self._config(spec, folder, drop_user=drop_user)
+            config = self._config(spec, folder, template.sys_path, drop_user=drop_user)
         except BaseException:
             tree.remove(str(folder))
             raise
-        return Running(config, spec.limits, folder)
+        return Running(config, spec.limits, partial(template.start, str(spec.program)), folder)
 
-    def _config(self, spec: SandboxSpec, folder: Path, *, drop_user: bool) -> dict[str, object]:
+    def _config(self, spec: SandboxSpec, folder: Path, sys_path: list[str], *, drop_user: bool) -> dict[str, object]:
         folder.chmod(0o711)
-        scratch, library = folder / "scratch", folder / "lib"
+        scratch = folder / "scratch"
         scratch.mkdir(mode=0o700)
-        library.mkdir()
-        for path in spec.libraries:
-            (library / path.name).symlink_to(path)
         system = layout.system()
-        own = [str(path.resolve()) for path in (library, *spec.libraries, *(mount.host for mount in spec.mounts))]
+        own = [*sys_path, *(str(path.resolve()) for path in (*spec.libraries, *(mount.host for mount in spec.mounts)))]
         shown = [each for path in system.paths for each in layout.without(path, system.hidden)]
         return {
             "kind": self.name,
@@ -74,7 +83,7 @@ class Process:
             "readable": [*system.paths, *own, *launch.DEVICES],
             "shown": [*shown, *own, *launch.DEVICES],
             "listable": [os.path.dirname(path) for path in system.hidden],
-            "sys_path": [str(library)],
+            "sys_path": sys_path,
             "limits": resource_limits(spec.limits, spec.limits.processes + 1 + (0 if drop_user else _own_tasks())),
         }
 

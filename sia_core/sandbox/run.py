@@ -12,7 +12,7 @@ from sia_core.errors import SandboxError
 from sia_core.harness import check_path
 from sia_core.sandbox import program
 from sia_core.sandbox.frames import FrameReader, Header, ProtocolError, encode
-from sia_core.sandbox.libraries import library_paths
+from sia_core.sandbox.libraries import import_names, library_paths
 from sia_core.types import Limits, Mount, Ran, Sandbox, SandboxProcess, SandboxSpec
 
 _GRACE_SECONDS = 5.0
@@ -46,7 +46,8 @@ def run_program(
             target.write_bytes(content)
         for entry in (folder, *folder.rglob("*")):
             entry.chmod(0o755 if entry.is_dir() else 0o644)
-        spec = SandboxSpec(Path(program.__file__), (Mount("files", folder),), library_paths(requires), limits)
+        mounts, libraries = (Mount("files", folder),), library_paths(requires)
+        spec = SandboxSpec(Path(program.__file__), mounts, libraries, import_names(requires), limits)
         process = sandbox.start(spec)
         try:
             return _converse(process, command, stdin, limits)

@@ -7,8 +7,7 @@ import json
 import os
 import select
 import socket
-import subprocess
-import sys
+import stat
 import threading
 import time
 from collections.abc import Mapping
@@ -17,32 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from sia_core.errors import SandboxError
-from sia_core.sandbox import launch, tree
+from sia_core.sandbox import newroot, tree
+from sia_core.sandbox.starting import Start, Supervisor
 from sia_core.types import Limits
 
 START_SECONDS = 30.0
 KILL_SECONDS = 10.0
 TICK_MS = 50
 OPEN_FILES = 256
-ENVIRONMENT = {
-    "PYTHONHASHSEED": "0",
-    "PYTHONUTF8": "1",
-    "LANG": "C.UTF-8",
-    # A pool of threads that was started before a fork hangs after it, and each solve has one core anyway.
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "NUMEXPR_NUM_THREADS": "1",
-}
 
-_CORE = Path(__file__).resolve().parents[1]
 _KEPT_OUTPUT = 8 * 1024
 _READ = 64 * 1024
-
-
-def interpreter() -> str:
-    """The real interpreter: the one in a virtual environment would give that away, and needs it."""
-    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
 
 def resource_limits(limits: Limits, processes: int) -> dict[str, int]:
@@ -63,9 +47,20 @@ class Running:
     sandbox whose parent *thread* has ended, so the caller's may not be its parent.
     """
 
-    def __init__(self, config: Mapping[str, Any], limits: Limits, scratch: Path | None = None) -> None:
-        """Start. ``scratch`` is the writable folder where it is on the host's disk: watched, and removed at the end."""
-        self._limits, self._scratch = limits, scratch
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        limits: Limits,
+        start: Start,
+        scratch: Path | None = None,
+        preface: bytes = b"",
+    ) -> None:
+        """Start. ``scratch`` is the writable folder where it is on the host's disk: watched, and removed at the end.
+
+        The launcher reads the ``preface`` from its control socket, and then its configuration.
+        """
+        self._limits, self._scratch, self._start = limits, scratch, start
+        self._folder: int | None = None
         self._claim = None if scratch is None else _claim(scratch)
         self._reason: str | None = None
         self._tail = b""
@@ -77,13 +72,13 @@ class Running:
         self._output, output = os.pipe()
         os.set_blocking(self._output, False)
         self._started = threading.Event()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Supervisor | None = None
         self._failure: BaseException | None = None
         passed = (control.detach(), channel.detach(), output)
         self._watcher = threading.Thread(target=self._run, args=passed, name="sia-sandbox", daemon=True)
         self._watcher.start()
         try:
-            self._hand_over(config)
+            self._hand_over(config, preface)
         except BaseException:
             self.kill()
             raise
@@ -107,6 +102,8 @@ class Running:
                 return
             self._killed = True
             self._control.close()
+            if self._process is not None:
+                self._process.hang_up(self.channel)
             self._watcher.join(KILL_SECONDS)
             if self._process is not None:
                 self._process.kill()
@@ -114,6 +111,8 @@ class Running:
             self.channel.close()
             if self.listener is not None:
                 self.listener.close()
+            if self._folder is not None:
+                os.close(self._folder)
             self._read_output()
             with self._reading:
                 os.close(self._output)
@@ -125,18 +124,8 @@ class Running:
                 os.close(self._claim)
 
     def _run(self, control: int, channel: int, output: int) -> None:
-        flags = ["-s", "-P", "-S", "-B", "-c", launch.BOOTSTRAP]
         try:
-            self._process = subprocess.Popen(
-                [interpreter(), *flags, str(_CORE), str(control), str(channel)],
-                env=ENVIRONMENT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=(control, channel),
-                start_new_session=True,
-                cwd="/",
-            )
+            self._process = self._start(control, channel, output)
         except BaseException as error:
             self._failure = error
         finally:
@@ -146,14 +135,16 @@ class Running:
         if self._process is not None:
             self._watch(self._process)
 
-    def _hand_over(self, config: Mapping[str, Any]) -> None:
+    def _hand_over(self, config: Mapping[str, Any], preface: bytes) -> None:
         """Give the launcher its configuration and wait until it has sealed the sandbox."""
         self._started.wait(START_SECONDS)
         if self._failure is not None:
-            raise SandboxError(f"the sandbox cannot start {interpreter()}: {self._failure}")
+            raise SandboxError(f"the sandbox cannot be started: {self._failure}")
+        assert self._process is not None
         self._control.settimeout(START_SECONDS)
+        about = {**config, "supervisor": self._process.pid}
         try:
-            self._control.sendall(json.dumps({**config, "parent": os.getpid()}).encode() + b"\n")
+            self._control.sendall(preface + json.dumps(about).encode() + b"\n")
             report = json.loads(self._read_report() or b"null")
         except (OSError, ValueError) as error:
             report = {"error": f"no report ({error})"}
@@ -165,21 +156,24 @@ class Running:
             raise SandboxError(f"the sandbox {config['kind']!r} did not start: {why}")
 
     def _read_report(self) -> bytes:
-        """The launcher's line, and the listener that may come with it."""
+        """The launcher's line, and what may come with it: a listener, and the scratch folder's descriptor."""
         line = b""
         while not line.endswith(b"\n"):
-            data, descriptors, _, _ = socket.recv_fds(self._control, _READ, 1)
-            if descriptors:
-                self.listener = socket.socket(fileno=descriptors[0])
+            data, descriptors, _, _ = socket.recv_fds(self._control, _READ, 2)
+            for descriptor in descriptors:
+                if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                    self.listener = socket.socket(fileno=descriptor)
+                else:
+                    self._folder = descriptor
             if not data:
                 break
             line += data
         return line
 
-    def _watch(self, process: subprocess.Popen[bytes]) -> None:
+    def _watch(self, process: Supervisor) -> None:
         """Until it ends: keep the end of its output, and look at what no limit of the kernel's bounds."""
         next_disk = 0.0
-        handle = os.pidfd_open(process.pid)
+        handle = process.open_handle()
         end = select.poll()
         end.register(handle, select.POLLIN)
         while not end.poll(TICK_MS):
@@ -200,6 +194,8 @@ class Running:
         inside = tree.descendants(supervisor)
         if len(inside) > self._limits.processes + 1:
             return "processes"
+        if self._folder is not None and _files(self._folder) > newroot.FILES_IN_SCRATCH:
+            return "disk"
         limit = self._limits.total_memory_bytes
         return "memory" if tree.memory(inside, limit) > limit else None
 
@@ -209,6 +205,12 @@ class Running:
             if self._output < 0:
                 return
             self._tail = (self._tail + os.read(self._output, _READ))[-_KEPT_OUTPUT:]
+
+
+def _files(folder: int) -> int:
+    """How many files a file system of the sandbox's own holds: each takes memory, an empty one too."""
+    about = os.fstatvfs(folder)
+    return about.f_files - about.f_ffree
 
 
 def _claim(folder: Path) -> int:

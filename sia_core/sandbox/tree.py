@@ -12,6 +12,9 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
+_ENTRY_BYTES = 4096
+"""What a file is counted as beyond its content."""
+
 
 def descendants(root: int) -> list[int]:
     """The processes below ``root``, itself left out. A snapshot: it may be old when it returns."""
@@ -55,7 +58,7 @@ def _kill_if_below(process: int, parents: set[int]) -> None:
         return
     try:
         # Asked with the handle open: a number that another process took over meanwhile has another parent.
-        if _parent(process) in parents:
+        if parent(process) in parents:
             signal.pidfd_send_signal(handle, signal.SIGKILL)
     except ProcessLookupError:
         pass
@@ -63,7 +66,8 @@ def _kill_if_below(process: int, parents: set[int]) -> None:
         os.close(handle)
 
 
-def _parent(process: int) -> int | None:
+def parent(process: int) -> int | None:
+    """The parent of a process; None where there is no such process any more."""
     try:
         with open(f"/proc/{process}/stat", "rb") as stat:
             return int(stat.read().rpartition(b")")[2].split()[1])
@@ -97,13 +101,13 @@ def _proportional(process: int) -> int:
 
 
 def disk(folder: str) -> int:
-    """Bytes on disk below a folder."""
+    """Bytes on disk below a folder, with a little for each entry: an empty file takes its part of the disk too."""
     total, waiting = 0, [folder]
     while waiting:
         try:
             with os.scandir(waiting.pop()) as entries:
                 for entry in entries:
-                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512 + _ENTRY_BYTES
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
         except OSError:

@@ -16,7 +16,7 @@ from sia_core.errors import SandboxError
 from sia_core.harness import Manifest
 from sia_core.sandbox import guest
 from sia_core.sandbox.endpoint import MODEL_SECONDS
-from sia_core.sandbox.libraries import library_paths
+from sia_core.sandbox.libraries import import_names, library_paths
 from sia_core.sandbox.session import Answered, Asked, Died, Done, Event, Session, Waiting
 from sia_core.types import Json, Limits, ModelAccess, Mount, Sandbox, SandboxSpec
 
@@ -34,8 +34,8 @@ _ACCOMPANIED = frozenset({"disk"})
 class SolveRequest:
     """One instance to solve: ``{"id", "input", "start"}``, under a key that comes back with the result.
 
-    The key, the seed, ``group``, ``training`` and ``place`` are what the policy is told of the
-    rollout: :meth:`sia_core.types.ModelAccess.begin`.
+    The key, the seed, ``group``, ``training``, ``place`` and ``tokens`` are what the policy is told of
+    the rollout: :meth:`sia_core.types.ModelAccess.begin`.
     """
 
     key: str
@@ -44,6 +44,7 @@ class SolveRequest:
     group: int = 1
     training: bool = False
     place: int | None = None
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,12 @@ class HarnessWorker:
     def _begin(self, request: SolveRequest) -> None:
         if self._model is not None:
             self._model.begin(
-                request.key, request.seed, group=request.group, training=request.training, place=request.place
+                request.key,
+                request.seed,
+                group=request.group,
+                training=request.training,
+                place=request.place,
+                tokens=request.tokens,
             )
 
     def _end(self, flights: Iterable[_Flight]) -> None:
@@ -176,9 +182,14 @@ class HarnessWorker:
             self._check_open()
             if self._session is not None:
                 return self._session
-        libraries = library_paths(self._manifest.requires)
+        requires = self._manifest.requires
         spec = SandboxSpec(
-            Path(guest.__file__), self._mounts, libraries, self._limits, listener=self._model is not None
+            Path(guest.__file__),
+            self._mounts,
+            library_paths(requires),
+            import_names(requires),
+            self._limits,
+            listener=self._model is not None,
         )
         session = Session(self._sandbox.start(spec), self._limits, self._model)
         with self._mutex:

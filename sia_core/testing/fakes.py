@@ -81,7 +81,7 @@ class InstantBackend:
         tree = Trees(Path(job.payload["setting"]["run"])).get(sweep.harness)
         skill = tree.text(SKILL).strip()
         future: Future[Any] = Future()
-        rollouts = [_rollout(each, skill).to_json() for each in sweep.instances]
+        rollouts = [_rollout(each, skill).to_json() for each in sweep.instances for _ in range(sweep.group)]
         hung = "too many instances timed out" if skill == "hangs" and sweep.hasty else ""
         future.set_result({"sandbox": "none", "given_up": hung, "rollouts": rollouts})
         return future

@@ -91,6 +91,17 @@ def test_what_a_run_says_is_printed_as_it_stands_and_steers_no_terminal(
         assert "x[/b] [red] \\u001b[2J\\u009b" in said
 
 
+def test_the_report_names_the_attacks_that_a_weak_sandbox_may_not_stop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path / "weak-1", sandbox={"name": "process", "lacks": ["total_disk"]})
+    named = ["deleted-files", "huge-file", "many-files"]
+    assert json.loads(out(capsys, "report", "--runs-dir", str(tmp_path), "--json"))["sandbox_may_not_stop"] == named
+    assert f"{', '.join(named)}." in out(capsys, "report", "--runs-dir", str(tmp_path))
+    written(tmp_path / "strong-1", sandbox={"name": "namespaces", "lacks": []})
+    assert "may not stop" not in out(capsys, "report", "strong-1", "--runs-dir", str(tmp_path))
+
+
 def test_a_diff_that_goes_to_a_file_is_as_it_is_and_on_a_terminal_harmless(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,7 +119,7 @@ def test_plugins_and_doctor_print_hostile_names(
     monkeypatch.setattr(Plugins, "rows", lambda self: [row])
     monkeypatch.setattr(Plugins, "of_kind", lambda self, kind: [Offer(HOSTILE, HOSTILE, "a:b")])
     assert plugins.run(argparse.Namespace(json=False)) == 0
-    assert doctor.run(argparse.Namespace(json=False)) == 1
+    assert doctor.run(argparse.Namespace(json=False, attacks=False)) == 1
     said = capsys.readouterr().out
     assert "\x1b" not in said
     assert "[red]" in said
@@ -254,11 +265,11 @@ def test_a_sandbox_that_cannot_be_loaded_is_a_row_of_the_doctor(
     source = Source("bad", "sia-bad", "1")
     found = Plugins(offers=[("sandbox", Offer("bad", "no", "no.such.module:Thing"), source)])
     monkeypatch.setattr(Plugins, "discover", lambda: found)
-    assert doctor.run(argparse.Namespace(json=True)) == 1
+    assert doctor.run(argparse.Namespace(json=True, attacks=False)) == 1
     (row,) = json.loads(capsys.readouterr().out)["sandboxes"]
-    assert (row["name"], row["usable"]) == ("bad", False)
+    assert (row["name"], row["usable"], row["may_not_stop"]) == ("bad", False, [])
     assert "sia-bad 1 cannot be loaded" in row["cause"]
-    assert doctor.run(argparse.Namespace(json=False)) == 1
+    assert doctor.run(argparse.Namespace(json=False, attacks=False)) == 1
     assert "cannot be used" in capsys.readouterr().out
 
 

@@ -19,7 +19,7 @@ from sia_core import exported
 from sia_core.cases import _read_case
 from sia_core.cli import main
 from sia_core.export import RUNNER, _example
-from sia_core.sandbox.running import ENVIRONMENT
+from sia_core.sandbox.starting import ENVIRONMENT
 
 pytestmark = pytest.mark.real
 

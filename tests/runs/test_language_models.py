@@ -184,3 +184,4 @@ def test_a_recorded_run_goes_the_same_way_without_key_and_server(
     assert [(row["name"], row["accepted"]) for row in report["generations"]] == [("minus", True), ("times", True)]
     assert report["stopped"] == "it knows every operation"
     assert 0 < report["budget"]["spent"]["dollars"] < 1
+    assert main(["replay", report["run"], "--runs-dir", str(tmp_path / "runs")]) == 0, capsys.readouterr().out

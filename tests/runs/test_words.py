@@ -42,6 +42,7 @@ def test_a_run_whose_time_is_spent_in_an_update_gates_what_it_had_learned(tmp_pa
     assert row["stopped"] == "the time is spent"
     assert row["gate"] is not None
     assert report["sealed"]["final"]["n"] == 225
+    assert main(["replay", "--runs-dir", str(tmp_path), report["run"]]) == 0
 
 
 def test_a_policy_is_asked_but_not_trained_where_only_the_harness_lever_is_pulled(tmp_path: Path) -> None:

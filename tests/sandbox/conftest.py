@@ -13,12 +13,17 @@ import pytest
 
 from sia_core.harness import Manifest
 from sia_core.sandbox import HarnessWorker, SolveRequest, SolveResult
+from sia_core.sandbox.bwrap import Bubblewrap
 from sia_core.sandbox.namespaces import Namespaces
 from sia_core.sandbox.process import Process
 from sia_core.types import GUARANTEES, Limits, ModelAccess, Sandbox
 
 LIMITS = Limits(setup_seconds=20.0, solve_seconds=20.0, processes=16)
-SANDBOXES: dict[str, Callable[[], Sandbox]] = {"namespaces": Namespaces, "process": Process}
+SANDBOXES: dict[str, Callable[[], Sandbox]] = {
+    "namespaces": Namespaces,
+    "bwrap": Bubblewrap,
+    "process": Process,
+}
 
 
 @cache
@@ -27,7 +32,7 @@ def probed(name: str) -> tuple[Sandbox, Mapping[str, str]]:
     return made, made.probe()
 
 
-@pytest.fixture(params=list(SANDBOXES))
+@pytest.fixture(params=["namespaces", pytest.param("bwrap", marks=pytest.mark.slow), "process"])
 def sandbox(request: pytest.FixtureRequest) -> Sandbox:
     made, lacks = probed(request.param)
     if set(GUARANTEES) <= lacks.keys():

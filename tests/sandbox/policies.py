@@ -16,7 +16,16 @@ class Policy:
         self.begun: list[tuple[str, int, int, bool]] = []
         self.ended: list[str] = []
 
-    def begin(self, key: str, seed: int, *, group: int = 1, training: bool = False, place: int | None = None) -> None:
+    def begin(
+        self,
+        key: str,
+        seed: int,
+        *,
+        group: int = 1,
+        training: bool = False,
+        place: int | None = None,
+        tokens: int | None = None,
+    ) -> None:
         self.begun.append((key, seed, group, training))
 
     def ask(self, key: str, request: Mapping[str, Any]) -> Future[Mapping[str, Any]]:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from sandbox.conftest import probed
 
 from sia_core.gateway import Gateway
 from sia_core.sandbox import probes
-from sia_core.sandbox.namespaces import Namespaces
 from sia_core.testing.engines import ScriptedEngine
 from sia_core.types import Limits, Sandbox, SandboxSpec
 
@@ -35,12 +35,11 @@ CALL = """
 """
 
 
-@pytest.fixture
-def sandbox() -> Sandbox:
-    made = Namespaces()
-    lacks = made.probe()
+@pytest.fixture(params=["namespaces", pytest.param("bwrap", marks=pytest.mark.slow)])
+def sandbox(request: pytest.FixtureRequest) -> Sandbox:
+    made, lacks = probed(request.param)
     if lacks:
-        pytest.skip(f"namespaces does not work here: {lacks}")
+        pytest.skip(f"{made.name} does not work here: {lacks}")
     return made
 
 

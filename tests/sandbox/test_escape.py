@@ -254,7 +254,7 @@ def test_only_pairs_of_sockets_can_be_made_where_the_file_system_is_the_hosts(be
         made = [name for name, family in families.items() if not isinstance(attempt(socket.socket, family), str)]
         return [made, not isinstance(attempt(socket.socketpair), str)]
     """
-    own = ["unix"] if bench.sandbox.name == "namespaces" else []
+    own = [] if bench.sandbox.name == "process" else ["unix"]
     assert outcome_of(bench, body, 0, place) == [own, True]
 
 
@@ -464,12 +464,10 @@ class Orchestrator:
             from pathlib import Path
             from sia_core.harness import Manifest
             from sia_core.sandbox import HarnessWorker, SolveRequest, tree
-            from sia_core.sandbox.namespaces import Namespaces
-            from sia_core.sandbox.process import Process
+            from sandbox.conftest import SANDBOXES
             from sia_core.types import Limits
             folder = Path({str(folder)!r})
-            sandbox = {{"namespaces": Namespaces, "process": Process}}[{sandbox!r}]()
-            worker = HarnessWorker(sandbox, folder / "leaves", Manifest(), folder / "public", Limits())
+            worker = HarnessWorker(SANDBOXES[{sandbox!r}](), folder / "leaves", Manifest(), folder / "public", Limits())
             list(worker.solve([SolveRequest("0", {{"id": "0", "input": {{}}, "start": None}}, 0)]))
             supervisor = worker._session._process._process.pid
             print(supervisor, *tree.descendants(supervisor), flush=True)
@@ -483,7 +481,7 @@ class Orchestrator:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "TMPDIR": str(folder / "temporary")},
+            env={**os.environ, "TMPDIR": str(folder / "temporary"), "PYTHONPATH": str(Path(__file__).parents[1])},
         )
 
     def __enter__(self) -> tuple[subprocess.Popen[str], int, list[int]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sia_core.errors import HarnessError
-from sia_core.sandbox.libraries import library_paths
+from sia_core.sandbox.libraries import import_names, library_paths
 
 
 @pytest.fixture
@@ -59,6 +59,20 @@ def test_what_numpy_needs_is_found() -> None:
     assert {"numpy", "numpy.libs"} <= found
     assert f"numpy-{distribution('numpy').version}.dist-info" in found
     assert all(path.parent in map(Path, sys.path) for path in library_paths(("numpy",)))
+
+
+def test_what_distributions_are_imported_by(site: Path) -> None:
+    names = ("pkg/__init__.py", "tests/__init__.py", "mod.py", "_private.py", "data/x.txt")
+    record = "".join(f"{name},,\n" for name in (*names, "wide_name-1.0.dist-info/METADATA"))
+    for folder in ("pkg", "tests", "data"):
+        (site / folder).mkdir()
+    for name in names:
+        (site / name).write_text("")
+    install(site, "wide-name", requires=("needed",), files=record)
+    install(site, "needed")
+    assert import_names(("wide-name",)) == ("pkg", "mod")
+    assert import_names(("scikit-learn",)) == ("sklearn",)
+    assert import_names(()) == ()
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,13 @@ def test_disk_counts_what_is_below_and_not_what_links_point_to(tmp_path: Path) -
     assert 100_000 <= tree.disk(str(tmp_path)) - before < 120_000
 
 
+def test_empty_files_count_too(tmp_path: Path) -> None:
+    before = tree.disk(str(tmp_path))
+    for number in range(10):
+        (tmp_path / str(number)).touch()
+    assert tree.disk(str(tmp_path)) - before >= 10 * 4096
+
+
 def test_descendants_are_found_and_measured() -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
     with subprocess.Popen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import IntEnum
 from typing import Any, Literal
 
 import pytest
@@ -165,6 +166,39 @@ def test_an_answer_that_the_model_refuses_is_invalid_with_its_place(text: str, s
     with pytest.raises(InvalidAnswer) as raised:
         read_answer(text, Plan)
     assert says in str(raised.value)
+
+
+class Level(IntEnum):
+    LOW, HIGH = 0, 1
+
+
+class Choice(BaseModel):
+    level: Level = Level.LOW
+    count: Literal[1, 2] = 1
+    sure: Literal[True] = True
+    named: Literal[0, 1] = Field(0, alias="as")
+    many: list[Literal[0, 1]] = []
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ('{"level": true}', "level"),
+        ('{"count": true}', "count"),
+        ('{"sure": 1}', "sure"),
+        ('{"sure": 1.0}', "sure"),
+        ('{"as": false}', "as"),
+        ('{"many": [0, 1, true]}', "many.2"),
+    ],
+)
+def test_a_boolean_is_no_number_where_a_model_lists_its_values(text: str, where: str) -> None:
+    with pytest.raises(InvalidAnswer, match=f"{where}: a boolean is no number"):
+        read_answer(text, Choice)
+
+
+def test_listed_values_are_read() -> None:
+    text = '{"level": 1, "count": 2, "sure": true, "as": 1, "many": [1, 0]}'
+    assert read_answer(text, Choice) == {"level": 1, "count": 2, "sure": True, "named": 1, "many": [1, 0]}
 
 
 @given(st.integers(-(10**400), 10**400) | st.floats(allow_nan=False))

@@ -146,3 +146,38 @@ def test_64_threads_never_overshoot() -> None:
         thread.join()
     assert len(granted) == 700
     assert (mine.left("rollouts"), mine.left("verifications")) == (300, 0)
+
+
+def test_64_threads_that_reserve_spend_a_part_and_settle_never_overshoot_and_the_refused_spend_nothing() -> None:
+    mine, go = Interrupted(Limit.parse("rollouts=900,tokens=20000")), threading.Barrier(64)
+    spent, refused, low = [], [], [math.inf]
+
+    def work(number: int) -> None:
+        go.wait()
+        for turn in range(30):
+            wants = {"rollouts": float(1 + (number + turn) % 5), "tokens": float(40 * (1 + (number * turn) % 7))}
+            try:
+                mine.reserve(**wants)
+            except BudgetExhausted:
+                refused.append(1)
+                continue
+            takes = {kind: amount * ((number + turn) % 3) / 2 for kind, amount in wants.items()}
+            low.append(min(mine.left("rollouts"), mine.left("tokens")))
+            mine.settle(wants, takes)
+            spent.append(takes)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    totals = {kind: sum(each[kind] for each in spent) for kind in ("rollouts", "tokens")}
+    assert len(spent) + len(refused) == 64 * 30
+    assert refused
+    assert min(low) >= 0
+    assert {kind: mine.spent[kind] for kind in totals} == totals
+    assert {kind: mine.left(kind) for kind in totals} == {
+        kind: mine.limit.amounts[kind] - amount for kind, amount in totals.items()
+    }
+    assert totals["rollouts"] <= 900
+    assert totals["tokens"] <= 20000

@@ -11,18 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sia_core.gate import _STAKES, Comparison, betting_wealth, compare, estimate, smallest_gain
+from sia_core.gate import STAKES, Comparison, betting_wealth, compare
+from sia_core.intervals import beside, estimate
+from sia_core.power import needed_for, smallest_gain, to_halve
 
 ALPHA = 0.05 / 16
 UNIT = (0.0, 1.0)
-STAKES = np.array(_STAKES)
 
 
-def wealth_paths(differences: np.ndarray) -> np.ndarray:
-    """The logarithm of the wealth after each difference; one run a row."""
+def most_wealth(differences: np.ndarray) -> np.ndarray:
+    """The logarithm of the largest wealth on the way; one run a row."""
     logs = np.stack([np.log1p(stake * differences).cumsum(axis=1) for stake in STAKES])
     top = logs.max(axis=0)
-    return top + np.log(np.exp(logs - top).mean(axis=0))
+    return np.maximum(0.0, (top + np.log(np.exp(logs - top).mean(axis=0))).max(axis=1))
 
 
 # What is no better is not promoted
@@ -30,8 +31,21 @@ def wealth_paths(differences: np.ndarray) -> np.ndarray:
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=60))
 def test_the_simulation_below_and_the_gate_agree(differences: list[float]) -> None:
-    simulated = wealth_paths(np.array([differences]))[0, -1]
+    simulated = most_wealth(np.array([differences]))[0]
     assert math.log(betting_wealth(differences)) == pytest.approx(simulated, abs=1e-9)
+
+
+def test_evidence_that_sufficed_on_the_way_is_not_lost_by_what_comes_later() -> None:
+    up_and_down = [1.0] * 20 + [-1.0] * 10
+    assert betting_wealth(up_and_down) == betting_wealth([1.0] * 20) > 1 / ALPHA
+    assert compare([0.5] * 30, [0.5 + d / 2 for d in up_and_down], bounds=(0.25, 0.75), alpha=ALPHA).better
+
+
+def test_a_sweep_that_was_stopped_early_promotes_nothing_and_says_where_it_was_stopped() -> None:
+    stopped = compare([0.0] * 1314, [1.0] * 384, bounds=UNIT, alpha=ALPHA)
+    assert stopped.wealth > stopped.threshold
+    assert not stopped.better
+    assert stopped.why.startswith("stopped after 384 of 1,314 instances, not shown to be better: +1.0000")
 
 
 @pytest.mark.parametrize("alpha", [0.05, ALPHA])
@@ -60,7 +74,7 @@ def test_the_chance_that_the_evidence_ever_suffices_for_no_gain_is_at_most_alpha
         differences = random.choice([-0.05, 0.95], shape, p=[0.95, 0.05])
     else:
         differences = random.choice([-1.0, 0.0, 1.0], shape, p=[0.15, 0.75, 0.1])
-    ever = (wealth_paths(differences).max(axis=1) >= math.log(1 / alpha)).mean()
+    ever = (most_wealth(differences) >= math.log(1 / alpha)).mean()
     noise = 2 * math.sqrt(alpha * (1 - alpha) / shape[0])
     assert ever <= alpha + noise
 
@@ -91,11 +105,23 @@ def test_the_smallest_gain_is_seen_four_times_out_of_five(n: int, discordance: f
     gain = smallest_gain(n, alpha, discordance)
     assert 0 < gain < 1
     share = max(discordance, gain)
-    chances = [(share + gain) / 2, max(0.0, (share - gain) / 2)]
-    counts = np.random.default_rng(11).multinomial(n, [*chances, 1 - sum(chances)], size=2000)
-    logs = counts[:, :1] * np.log1p(STAKES) + counts[:, 1:2] * np.log1p(-STAKES)
-    wealth = np.exp(np.minimum(logs, 600)).mean(axis=1)
-    assert 0.75 < (wealth >= 1 / alpha).mean() < 0.92
+    up, down = (share + gain) / 2, max(0.0, (share - gain) / 2)
+    drawn = np.random.default_rng(11).choice([1.0, -1.0, 0.0], (min(2000, 10**6 // n), n), p=[up, down, 1 - up - down])
+    assert 0.73 < (most_wealth(drawn) >= math.log(1 / alpha)).mean() < 0.92
+
+
+@pytest.mark.parametrize("alpha", [0.05, ALPHA])
+@pytest.mark.parametrize("n", [100, 1314])
+def test_so_many_instances_more_would_halve_the_smallest_gain(n: int, alpha: float) -> None:
+    more = to_halve(n, alpha)
+    half = smallest_gain(n, alpha) / 2
+    assert smallest_gain(n + more, alpha) <= half < smallest_gain(n + more - 2, alpha) + 1e-9
+    assert needed_for(half, alpha) == n + more
+    assert 2 * n < more < 5 * n  # about four times as many in all, less where the gain is large
+
+
+def test_no_gain_takes_more_instances_than_there_are() -> None:
+    assert needed_for(0.0, ALPHA) >= 10**9
 
 
 def test_the_smallest_gain_shrinks_with_more_instances_and_grows_with_more_candidates() -> None:
@@ -135,23 +161,29 @@ def test_a_candidate_that_loses_is_called_worse_and_one_that_ties_not_shown_to_b
 def test_the_verdict_says_no_figure_and_the_sentence_says_them_all() -> None:
     better = compare([0.0] * 100, [1.0] * 100, bounds=UNIT, alpha=ALPHA)
     assert better.verdict == "better"
-    assert (
-        better.why
-        == "better: +1.0000 [+1.0000, +1.0000] over 100 instances; odds over 1000 to 1, promotion takes 320 to 1"
-    )
+    figures = "+1.0000 [+1.0000, +1.0000] over 100 instances; odds at best over 1000 to 1, promotion takes 320 to 1"
+    assert better.why == f"better: {figures}"
     tie = compare([1.0, 0.0], [0.0, 1.0], bounds=UNIT, alpha=0.05)
     assert tie.verdict == "not shown to be better"
-    assert tie.why.endswith(f"over 2 instances; odds {tie.wealth:.3g} to 1, promotion takes 20 to 1")
+    assert tie.why.endswith(f"over 2 instances; odds at best {tie.wealth:.3g} to 1, promotion takes 20 to 1")
     worse = compare([1.0] * 50, [0.0, 1.0] * 25, bounds=UNIT, alpha=ALPHA)
     assert worse.verdict == "worse"
     assert not any(figure.isdigit() for each in (better, tie, worse) for figure in each.verdict)
+
+
+def test_an_improver_is_told_one_bit_so_that_runs_without_a_promotion_tell_it_nothing() -> None:
+    worse = compare([1.0] * 50, [0.0, 1.0] * 25, bounds=UNIT, alpha=ALPHA)
+    stopped = compare([1.0] * 50, [0.0, 1.0] * 15, bounds=UNIT, alpha=ALPHA)
+    tie = compare([1.0, 0.0], [0.0, 1.0], bounds=UNIT, alpha=ALPHA)
+    assert worse.told == stopped.told == tie.told == "not shown to be better"
+    assert compare([0.0] * 100, [1.0] * 100, bounds=UNIT, alpha=ALPHA).told == "better"
 
 
 @given(st.floats(-1, 1), st.floats(-1, 1), st.floats(0, 1e300), st.floats(1, 1e6))
 def test_an_interval_below_zero_is_worse_unless_it_is_better_and_better_takes_odds_and_a_gain(
     delta: float, high: float, wealth: float, threshold: float
 ) -> None:
-    seen = Comparison(0.5, 0.5 + delta, delta, (-2.0, high), 10, wealth, threshold)
+    seen = Comparison(0.5, 0.5 + delta, delta, (-2.0, high), 10, wealth, threshold, planned=10)
     assert seen.better == (wealth >= threshold and delta > 0)
     assert seen.verdict == ("better" if seen.better else "worse" if high < 0 else "not shown to be better")
     assert seen.why.startswith(f"{seen.verdict}: ")
@@ -237,3 +269,15 @@ def test_one_reward_has_an_interval_that_is_wide_and_json(value: float) -> None:
     assert low < value < high
     assert high - low >= 2.0
     json.dumps(asdict(interval), allow_nan=False)
+
+
+# The sealed score beside the gate's
+
+
+def test_a_gap_between_gate_and_sealed_has_newcombes_interval() -> None:
+    gate, sealed = estimate([1.0] * 56 + [0.0] * 14), estimate([1.0] * 48 + [0.0] * 32)
+    both = beside(sealed, gate)
+    assert both["gap"]["value"] == pytest.approx(0.2)
+    assert both["gap"]["ci95"] == pytest.approx((0.0524, 0.3339), abs=1e-4)  # his example (a), method 10
+    assert (both["value"], both["gate"]["value"]) == (sealed.value, gate.value)
+    json.dumps(both, allow_nan=False)

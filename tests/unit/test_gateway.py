@@ -214,7 +214,8 @@ def test_an_engines_failure_is_told_without_its_secrets(error: Exception, told: 
     assert reply["error"]["type"] == "server_error"
     assert told in reply["error"]["message"]
     assert "secret" not in reply["error"]["message"]
-    assert record == Record()
+    assert (record.traces, record.sampled_tokens) == ((), 0)
+    assert record.tokens == record.peak > 0  # nobody knows what it took, so it is charged at its most
 
 
 # The same, whatever the order.
@@ -464,3 +465,79 @@ def test_closing_fails_the_calls_that_wait(gated: tuple[Gated, Gateway]) -> None
     assert "error" not in first.result(20)
     assert "ending" in second.result(20)["error"]["message"]
     assert "ending" in gateway.answer("a", ask())["error"]["message"]
+
+
+# What a rollout may use.
+
+
+PROMPT = len(ScriptedEngine().tokens.render(ask()["messages"]))
+
+
+def test_a_call_that_may_not_fit_is_refused_before_it_is_made_and_one_that_fits_to_the_last_token_is_not() -> None:
+    engine = ScriptedEngine("yes")
+    replies, record = using(engine, ask(max_tokens=9), ask(max_tokens=8), tokens=PROMPT + 8)
+    assert replies[0]["error"]["code"] == "insufficient_quota"
+    assert text_of(replies[1]) == "yes"
+    assert len(engine.batches) == 1
+    assert record.short
+    assert record.tokens == PROMPT + len("yes") + 1
+
+
+def test_what_a_reply_did_not_take_the_next_call_may() -> None:
+    most = 2 * PROMPT + len("yes") + 1 + 8
+    replies, record = using(ScriptedEngine("yes"), *[ask(max_tokens=8)] * 3, tokens=most)
+    assert [text_of(each) for each in replies[:2]] == ["yes", "yes"]
+    assert replies[2]["error"]["code"] == "insufficient_quota"
+    assert record.tokens <= most
+    assert record.peak == most
+
+
+def test_what_an_earlier_start_of_a_rollout_took_stays_taken(gateway: Gateway) -> None:
+    gateway.begin("r", 1, tokens=PROMPT + 8)
+    gateway.answer("r", ask(max_tokens=8))
+    gateway.begin("r", 1, tokens=PROMPT + 8)
+    assert gateway.answer("r", ask(max_tokens=8))["error"]["code"] == "insufficient_quota"
+    assert gateway.finish("r").tokens > PROMPT
+
+
+def test_a_call_under_way_when_its_rollout_ends_is_charged_at_its_most() -> None:
+    sampling, go = threading.Event(), threading.Event()
+
+    class Slow(ScriptedEngine):
+        def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
+            sampling.set()
+            assert go.wait(30)
+            return super().sample(requests)
+
+    gateway = Gateway(Slow())
+    gateway.begin("r", 1)
+    late = gateway.ask("r", ask(max_tokens=8))
+    assert sampling.wait(30)
+    assert gateway.finish("r").tokens == PROMPT + 8
+    go.set()
+    late.result(30)
+    gateway.close()
+
+
+def test_64_rollouts_that_ask_at_once_never_take_more_than_they_may() -> None:
+    """Each asks eight times, two calls at a time, for more than it may have in all."""
+    gateway, records = Gateway(ScriptedEngine()), {}
+    allowed = 3 * (PROMPT + 16)
+
+    def rollout(number: int) -> None:
+        key = str(number)
+        gateway.begin(key, number, tokens=allowed)
+        for _ in range(4):
+            for future in [gateway.ask(key, ask(max_tokens=16)) for _ in range(2)]:
+                future.result(30)
+        records[number] = gateway.finish(key)
+
+    threads = [threading.Thread(target=rollout, args=(number,)) for number in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    gateway.close()
+    assert len(records) == 64
+    assert all(0 < each.tokens <= allowed and each.peak <= allowed and each.short for each in records.values())
+    assert all(each.tokens == each.prompt_tokens + each.sampled_tokens for each in records.values())

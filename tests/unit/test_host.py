@@ -180,6 +180,19 @@ def test_a_harness_stays_warm_until_so_many_others_were_used_later(tmp_path: Pat
     assert len(workers.made) == WARM_HARNESSES + 2
 
 
+def test_a_harness_that_is_forgotten_is_ended_and_set_up_anew_when_it_is_asked_again(
+    tmp_path: Path, workers: type[FakeWorker]
+) -> None:
+    host, kept, part = Host(FakePlugins()), sweep(tree(tmp_path, "kept")), sweep(tree(tmp_path, "forgotten"))
+    host.forget(setting(tmp_path), part)  # nothing is known of it yet
+    for each in (kept, part):
+        run(host, tmp_path, each)
+    host.forget(setting(tmp_path), part)
+    assert [worker.closed for worker in workers.made] == [False, True]
+    run(host, tmp_path, part)
+    assert len(workers.made) == 3
+
+
 def test_what_a_set_up_may_read_makes_another_worker(tmp_path: Path, workers: type[FakeWorker]) -> None:
     host, harness = Host(FakePlugins()), tree(tmp_path)
     run(host, tmp_path, sweep(harness))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from sia_core.errors import LedgerError
-from sia_core.ledger import FORMAT, Blobs, Ledger, canonical
+from sia_core.ledger import FORMAT, UNFINISHED, Blobs, Ledger, canonical
 
 VALUES: list[Any] = [None, True, 0, -1.5, "条 \u2028 \x7f", [], [1, [2]], {"b": 1, "a": {"条": None}}, 10**40]
 
@@ -200,6 +201,31 @@ def test_a_run_that_was_killed_while_its_record_was_made_reads_as_one_without_st
         assert ledger.step("k", lambda: 1) == 1
 
 
+def test_a_reader_undoes_what_a_writer_that_was_killed_had_begun(run: Path, tmp_path: Path) -> None:
+    database(run, "PRAGMA journal_mode=DELETE")
+    writer = sqlite3.connect(run / "ledger.db")
+    writer.execute("PRAGMA cache_size=1")
+    writer.executemany("UPDATE events SET value = ? WHERE key = ?", [("x" * 9000, key) for key in "abc"])
+    killed = Path(shutil.copytree(run, tmp_path / "killed"))
+    writer.close()
+    assert (killed / "ledger.db-journal").stat().st_size > 0
+    with Ledger.read(killed) as ledger:
+        assert [(key, value) for key, value, _ in ledger.events()] == [(key, {"of": key}) for key in "abc"]
+
+
+def test_what_a_kill_left_half_goes_when_the_run_is_gone_on_with_but_not_while_another_is_on_it(run: Path) -> None:
+    half = run / UNFINISHED / "tmp1"
+    half.parent.mkdir()
+    half.write_text("ha")
+    Ledger.read(run).close()
+    with Ledger.open(run):
+        assert not half.parent.exists()
+        half.parent.mkdir()
+        with pytest.raises(LedgerError, match="another process"):
+            Ledger.open(run)
+        assert half.parent.exists()
+
+
 def test_a_folder_without_a_run_is_said_to_be_one(tmp_path: Path) -> None:
     for opened in (Ledger.open, Ledger.read):
         with pytest.raises(LedgerError, match=r"holds no run \(no ledger\.db in it\); `sia runs` lists"):
@@ -327,7 +353,7 @@ def test_an_interrupted_write_leaves_nothing_half(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, call, interrupted)
     with pytest.raises(KeyboardInterrupt):
         blobs.put(b"content")
-    assert [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()] == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     monkeypatch.undo()
     assert blobs.get(blobs.put(b"content")) == b"content"
 
@@ -342,3 +368,24 @@ def test_a_blob_that_cannot_be_written_is_explained(
     monkeypatch.setattr(os, "fsync", failing)
     with pytest.raises(LedgerError, match=says):
         Blobs(tmp_path / "blobs").put(b"content")
+
+
+def test_a_blob_whose_writer_was_stopped_before_its_name_was_durable_is_relied_on_only_when_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    blobs = Blobs(tmp_path / "blobs")
+    with monkeypatch.context() as patch:
+        patch.setattr("sia_core.ledger.sync_folder", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            blobs.put(b"content")
+    synced: list[Path] = []
+    monkeypatch.setattr("sia_core.ledger.sync_folder", synced.append)
+    for again in (blobs, Blobs(tmp_path / "blobs")):
+        digest = again.put(b"content")
+        assert synced == [blobs.path(digest).parent, tmp_path / "blobs", tmp_path]
+        synced.clear()
+        again.put(b"content")
+        assert synced == []

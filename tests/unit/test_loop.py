@@ -18,9 +18,10 @@ from sia_core.decision import Prediction, Stop, UpdateWeights
 from sia_core.errors import PluginError, SiaError, UsageError
 from sia_core.harness import HarnessTree, Replace, Write
 from sia_core.ledger import Ledger
-from sia_core.loop import Loop, Plan
+from sia_core.loop import Loop
 from sia_core.observe import Emitter
 from sia_core.perturbation import perturb
+from sia_core.plan import Plan
 from sia_core.report import build
 from sia_core.robustness import taken_back
 from sia_core.rollout import Rollouts, Setting
@@ -56,7 +57,7 @@ def test_a_better_candidate_is_promoted_and_a_worse_one_is_not_each_with_its_pai
     report = World(tmp_path, [edit("good", 0.7), edit("bad", 0.1)]).run()
     good, bad = report["generations"]
     assert (good["accepted"], bad["accepted"]) == (True, False)
-    assert good["gate"]["n"] == bad["gate"]["n"] == 200
+    assert good["gate"]["n"] == good["planned"] == bad["planned"] == 200
     assert good["gate"]["ci95"][0] > 0.3 > 0 > bad["gate"]["ci95"][1]
     assert report["agent"]["harness"] == harness(0.7).digest
     assert report["gate_queries"] == 2
@@ -311,6 +312,87 @@ def test_when_one_candidate_fails_badly_the_others_are_not_waited_for(tmp_path: 
         world.run()
 
 
+# Looking early, and repeats
+
+
+def test_a_candidate_that_cannot_win_any_more_is_stopped_and_what_that_saves_goes_back(tmp_path: Path) -> None:
+    world = World(tmp_path, [edit("bad", 0.1), edit("good", 0.7)], task=FakeTask(640), budget="rollouts=9000")
+    report = world.run()
+    bad, good = report["generations"]
+    assert bad["gate"]["n"] == 64
+    assert bad["why"].startswith("stopped after 64 of 640 instances, worse: ")
+    assert good["accepted"]
+    assert good["gate"]["n"] == 640
+    asked = sum(len(sweep.instances) for sweep in world.backend.sweeps)
+    assert report["budget"]["spent"]["rollouts"] == asked
+
+
+def test_gate_instances_come_in_a_random_order_of_the_seed_the_same_for_every_agent(tmp_path: Path) -> None:
+    orders = {}
+    for seed in (0, 1):
+        world = World(tmp_path / str(seed), [edit("good", 0.7)], seed=seed)
+        world.run()
+        of_agents: dict[str, list[str]] = {}
+        for sweep in world.backend.sweeps:
+            if sweep.purpose == "gate":
+                of_agents.setdefault(sweep.agent, []).extend(sweep.instances)
+        first, second = of_agents.values()
+        assert first == second
+        assert first != [each.id for each in world.task.instances("gate")]
+        orders[seed] = first
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
+
+
+def test_an_improver_is_not_told_that_or_when_a_sweep_was_stopped(tmp_path: Path) -> None:
+    world = World(tmp_path, [edit("bad", 0.1)], [], task=FakeTask(640), budget="rollouts=9000")
+    report = world.run()
+    assert report["generations"][0]["gate"]["n"] < 640
+    first, second = world.improver.seen
+    assert second.trials[0].why == "not shown to be better"
+    assert first.budget_left["rollouts"] - second.budget_left["rollouts"] == 2 + 256 + 640
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5])
+def test_candidates_of_one_generation_are_stopped_alike_whichever_is_promoted_first(tmp_path: Path, slots: int) -> None:
+    """The looks are against the incumbent of the generation's start, the verdict against that of the moment."""
+    rows = []
+    for name in ("good first", "good last"):
+        good, middling = edit("good", 0.7), edit("middling", 0.3)
+        world = World(tmp_path / name, [good, middling][:: 1 if name == "good first" else -1], task=FakeTask(640))
+        world.backend.slots = slots
+        rows.append({row["name"]: row for row in world.run()["generations"]})
+    assert rows[0]["middling"]["gate"]["n"] == rows[1]["middling"]["gate"]["n"] == 640
+    assert not rows[0]["middling"]["accepted"]
+    assert rows[1]["middling"]["accepted"]
+    assert rows[0]["middling"]["gate"]["incumbent"] > rows[1]["middling"]["gate"]["incumbent"]
+
+
+def test_repeats_ask_each_gate_and_sealed_instance_so_often_and_are_paid_for(tmp_path: Path) -> None:
+    world = World(tmp_path, [edit("good", 0.7)], repeats=3, budget="rollouts=4000")
+    report = world.run()
+    asked = Counter[str]()
+    for sweep in world.backend.sweeps:
+        asked[sweep.purpose] += len(sweep.instances) * sweep.group
+    assert asked == {"smoke": 2 * 2, "search": 2 * 200, "gate": 2 * 3 * 200, "sealed": 2 * 3 * 200}
+    assert report["budget"]["spent"]["rollouts"] == sum(asked.values())
+    assert report["generations"][0]["gate"]["n"] == report["sealed"]["final"]["n"] == 200
+    with pytest.raises(UsageError, match="take 2002"):
+        World(tmp_path / "poor", repeats=3, budget="rollouts=2000").run()
+
+
+def test_the_sealed_score_stands_beside_the_gate_score_with_the_gap(tmp_path: Path) -> None:
+    report = World(tmp_path, [edit("good", 0.7)], task=FakeTask(640)).run()
+    final = report["sealed"]["final"]
+    assert final["gate"]["value"] == report["generations"][0]["gate"]["candidate"]
+    assert final["gap"]["value"] == pytest.approx(final["gate"]["value"] - final["value"])
+    assert final["gap"]["ci95"][0] < final["gap"]["value"] < final["gap"]["ci95"][1]
+    assert report["to_halve"] > 640
+
+
+# Robustness
+
+
 class Guised(FakeTask):
     """The fake task, with another guise of its instances."""
 
@@ -324,10 +406,10 @@ def test_every_incumbent_is_scored_on_sealed_beside_the_gate_that_chose_it(tmp_p
     report = World(tmp_path, [edit("good", 0.5)], [edit("better", 0.8, 0.5), edit("bad", 0.1, 0.5)]).run()
     history = report["robustness"]["history"]
     assert [row["change"] for row in history] == [None, "good", "better"]
-    assert history[0]["sealed"] == report["sealed"]["initial"]
-    assert history[2]["sealed"] == report["sealed"]["final"]
+    assert history[0]["value"] == report["sealed"]["initial"]["value"]
+    assert history[2]["gap"] == report["sealed"]["final"]["gap"]
     for row in history:
-        assert row["gap"]["value"] == pytest.approx(row["gate"]["value"] - row["sealed"]["value"])
+        assert row["gap"]["value"] == pytest.approx(row["gate"]["value"] - row["value"])
         assert row["gap"]["ci95"][0] < row["gap"]["value"] < row["gap"]["ci95"][1]
 
 

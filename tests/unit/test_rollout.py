@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sia_core.hookspecs import Event
 from sia_core.ledger import Ledger
 from sia_core.observe import Emitter
 from sia_core.plugins import Source
-from sia_core.rollout import BATCH, GivenUp, Rollouts, Setting, Sweep, instance_seed
+from sia_core.rollout import BATCH, GivenUp, Rollouts, Setting, Sweep, _requests, instance_seed
 from sia_core.types import Instance, Job, OfferRef, Split
 
 SETTING = Setting("/nowhere", OfferRef("fake"), OfferRef("exact"), "none", 0)
@@ -196,3 +197,34 @@ def test_the_seed_of_a_rollout_is_of_the_run_the_split_and_the_instance() -> Non
     assert len(seeds) == 8
     assert instance_seed(3, Instance("a", "gate", {"x": 1})) == instance_seed(3, Instance("a", "gate", {}))
     assert all(0 <= seed < 2**48 for seed in seeds)
+
+
+def test_repeats_of_an_instance_have_seeds_of_their_own_and_agents_share_them() -> None:
+    instance = Instance("i0", "gate", {})
+    asked = {
+        agent: [each.seed for each in _requests(SETTING, replace(sweep(1), agent=agent, group=3), instance)]
+        for agent in ("one", "other")
+    }
+    assert asked["one"] == asked["other"]
+    assert len(set(asked["one"])) == 3
+    assert asked["one"][0] == instance_seed(SETTING.seed, instance)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 9])
+def test_a_sweep_ends_at_the_look_that_finds_it_enough_however_many_batches_run_at_once(
+    tmp_path: Path, slots: int
+) -> None:
+    whole, looks = sweep(12 * BATCH), []
+
+    def enough(done: Sequence[Any]) -> bool:
+        looks.append(len(done))
+        return len(done) >= 3 * BATCH
+
+    with Ledger.create(tmp_path) as ledger:
+        for _ in range(2):
+            run = Run(ledger, Batches(slots=slots))
+            done = run.rollouts.run(whole, enough=enough)
+            assert [each.instance for each in done] == list(whole.instances[: 4 * BATCH])
+        assert run.backend.jobs == []
+        assert [key for key, _, _ in ledger.events()] == [key for key, _ in whole.batches()][:4]
+    assert looks == [BATCH, 2 * BATCH, 4 * BATCH] * 2

@@ -20,7 +20,7 @@ from sia_core.errors import LedgerError, PluginError, SandboxError, SiaError, Us
 from sia_core.harness import HarnessTree
 from sia_core.hookspecs import Offer
 from sia_core.ledger import Ledger
-from sia_core.loop import Plan
+from sia_core.plan import Plan
 from sia_core.playbook import Playbook
 from sia_core.plugins import Plugins, Source
 from sia_core.running import Config, check_task, find_run, fingerprint, resume, runs_in, start, verifier_of

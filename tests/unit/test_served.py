@@ -170,3 +170,17 @@ def test_a_server_that_is_down_ends_the_batch_and_makes_no_rollout_a_failure_of_
     with pytest.raises(ModelError, match=r"after 2 tries: status 503.*sia resume"):
         gateway.finish("one")
     gateway.close()
+
+
+def test_a_call_that_does_not_fit_into_its_rollouts_tokens_is_refused_and_nothing_is_paid(tmp_path: Path) -> None:
+    engine = Engine(lambda _: "so")
+    gateway = ServedGateway(engine, tmp_path)
+    most = Ask("any", ("be brief",), ({"role": "user", "text": "x"},), max_tokens=1000).most_tokens() + 1000
+    gateway.begin("one", 0, tokens=most + 50)
+    assert content(gateway.ask("one", question("x", max_tokens=1000)).result()) == "so"
+    refused = gateway.ask("one", question("x", max_tokens=1000)).result()
+    assert "do not fit" in refused["error"]["message"]
+    record = gateway.finish("one")
+    assert (record.tokens, record.peak, record.short) == (110, most, True)
+    assert len(engine.asked) == 1
+    gateway.close()

@@ -14,12 +14,14 @@ from table_policy import PLUGINS, TableBackend, TableEngine, TableHost, TableTas
 from sia_core.budget import Budget, Limit
 from sia_core.candidate import Parts
 from sia_core.decision import Prediction, Training, UpdateWeights
+from sia_core.errors import UsageError
 from sia_core.evidence import RewardStats
 from sia_core.explore import Exploration
 from sia_core.learning import Trace
 from sia_core.ledger import Ledger
-from sia_core.loop import Loop, Plan
+from sia_core.loop import Loop
 from sia_core.observe import Emitter
+from sia_core.plan import Plan
 from sia_core.policy import ADAPTERS
 from sia_core.report import build
 from sia_core.rollout import Rolled, Rollouts, Setting
@@ -52,7 +54,7 @@ class World:
         self.folder, self.script = folder, script
         self.host = TableHost(engine, task)
         self.events: list[Any] = []
-        self.budget, self.levers = Budget(Limit({})), ("harness", "weights")
+        self.budget, self.levers, self.candidates = Budget(Limit({})), ("harness", "weights"), 2
 
     def run(self) -> dict[str, Any]:
         backend = TableBackend(self.host)
@@ -72,7 +74,7 @@ class World:
         self.improver = ScriptedImprover(*self.script)
         task = self.host.task(OfferRef("fake"))
         parts = Parts(task, self.improver, rollouts, ledger, trees, self.budget, emit, lever)
-        return Loop(Plan(levers=self.levers), parts)
+        return Loop(Plan(levers=self.levers, candidates=self.candidates), parts)
 
 
 def test_an_update_learns_is_promoted_and_names_the_agent_by_harness_and_adapter(tmp_path: Path) -> None:
@@ -191,6 +193,76 @@ def test_an_update_that_the_budget_does_not_cover_is_refused(tmp_path: Path) -> 
     (row,) = world.run()["generations"]
     assert "do not fit into the budget" in row["why"]
     assert world.budget.spent["rollouts"] <= 5000
+
+
+# Tokens
+
+
+def test_a_run_without_a_limit_says_what_its_tokens_were(tmp_path: Path) -> None:
+    world = World(tmp_path, [update()])
+    report = world.run()
+    assert report["budget"]["spent"]["tokens"] == world.host.tokens > 0
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.45, 0.8, 1.0, 1.5])
+def test_tokens_never_go_past_their_limit_whatever_is_in_the_middle_of_what(tmp_path: Path, share: float) -> None:
+    """By what the engine was really asked for: sweeps, explorations, updates and the report together."""
+    script = [update(), edit("other", 0.7)], [update()], [edit("third", 0.8)]
+    free = World(tmp_path / "free", *script)
+    free.run()
+    limit = share * free.host.tokens
+    world = World(tmp_path / "tight", *script)
+    world.budget = Budget(Limit({"tokens": limit}))
+    if share < 0.3:  # not even the first agent's sweeps and the report
+        with pytest.raises(UsageError, match=r"--budget .*too small"):
+            world.run()
+    else:
+        report = world.run()
+        assert report["sealed"]["final"]["out_of_tokens"] == 0
+        assert report["budget"]["spent"]["tokens"] == world.host.tokens
+    assert world.host.tokens <= limit
+
+
+@pytest.mark.parametrize("limit", [9_000, 30_000, 120_000])
+def test_eight_candidates_at_once_take_no_more_tokens_than_there_are(tmp_path: Path, limit: int) -> None:
+    world = World(tmp_path, *([edit(f"{g} {i}", 0.3 + (8 * g + i) / 100) for i in range(8)] for g in range(2)))
+    world.levers, world.candidates, world.host.wordy = ("harness",), 8, 3
+    world.budget = Budget(Limit({"tokens": float(limit)}))
+    report = world.run()
+    refused = [row for row in report["generations"] if not row["gate"]]
+    assert all("do not fit into the budget" in row["why"] or "need more tokens" in row["why"] for row in refused)
+    assert bool(refused) == (limit < 100_000)
+    assert report["budget"]["spent"]["tokens"] == world.host.tokens <= limit
+
+
+def test_a_candidate_that_says_far_more_than_its_parent_is_given_up_and_scored_by_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path, [edit("wordy", 0.7)])
+    world.levers = ("harness",)
+    world.host.wordy = 400
+    world.budget = Budget(Limit({"tokens": 60_000}))
+    (row,) = world.run()["generations"]
+    assert row["why"].startswith("given up: ")
+    assert "need more tokens than the" in row["why"]
+    assert row["gate"] is None
+    assert world.host.tokens <= 60_000
+
+
+def test_a_run_whose_tokens_are_limited_is_resumed_to_the_same_report(tmp_path: Path) -> None:
+    def limited(folder: Path) -> World:
+        world = World(folder, [update(), edit("other", 0.7)])
+        world.budget = Budget(Limit({"tokens": 40_000}))
+        return world
+
+    expected = limited(tmp_path / "whole").run()
+    stopped = limited(tmp_path / "stopped")
+    stopped.host.stop_at = "gate"
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    resumed = limited(tmp_path / "stopped").run()
+    for one, other in zip(resumed["generations"], expected["generations"], strict=True):
+        timed = {"estimate": {}, "took": {}}
+        assert {**one, **timed} == {**other, **timed}
+    assert resumed["budget"]["spent"]["tokens"] == expected["budget"]["spent"]["tokens"] <= 40_000
 
 
 def replace_steps(steps: int) -> Training:

@@ -12,7 +12,7 @@ import pytest
 
 from sia_core.errors import LedgerError
 from sia_core.harness import HarnessTree
-from sia_core.ledger import Blobs
+from sia_core.ledger import UNFINISHED, Blobs
 from sia_core.trees import Trees
 
 TREE = HarnessTree({"harness.py": b"1\n", "lib/a.py": b"", "lib/deep/b c.py": b"\xff", "条.py": b"2"})
@@ -88,9 +88,9 @@ def test_an_interrupted_folder_is_not_there(tmp_path: Path, monkeypatch: pytest.
     trees = Trees(tmp_path)
     trees.put(TREE)
     monkeypatch.setattr(os, "link", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(LedgerError, match=r"the disk is full at .*Free some space, then go on with `sia resume"):
         trees.folder(TREE.digest)
-    assert list((tmp_path / "trees").iterdir()) == []
+    assert [path for name in ("trees", UNFINISHED) for path in (tmp_path / name).iterdir()] == []
 
 
 def test_threads_may_ask_for_one_folder_at_once(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plugin_sites import write_plugin
 
 from sia_core.errors import SiaError, UsageError
 from sia_core.types import Instance, OfferRef, Score
@@ -74,14 +75,7 @@ class Verifier:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stranger's plugin, in a folder that only PYTHONPATH names."""
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "strange_plugin.py").write_text(PLUGIN)
-    (folder / "strange_parts.py").write_text(PARTS)
-    info = folder / "strange-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: strange\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[sia]\nstrange = strange_plugin\n")
-    return folder
+    return write_plugin(tmp_path_factory.mktemp("site"), "strange", PLUGIN, PARTS)
 
 
 Started = Callable[..., VerifierProcess]

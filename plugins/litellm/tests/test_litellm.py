@@ -62,5 +62,5 @@ def test_without_key_or_provider_or_model_it_says_what_is_missing(
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(UsageError) as refused:
-        LiteLLM(model)
+        LiteLLM(model).check()
     assert all(name in str(refused.value) for name in names)

@@ -17,10 +17,12 @@ class Claude(ModelImprover):
 
     def __init__(self, model: str = "claude-sonnet-4-6", **settings: Any) -> None:
         read = Settings.of(model, settings)
-        key = os.environ.get(KEY, "")
-        if not key and not read.replay:
+        super().__init__(Messages(os.environ.get(KEY, ""), read), read)
+
+    def check(self) -> None:
+        """UsageError without a key, where one is needed."""
+        if not os.environ.get(KEY) and not self.settings.replay:
             raise UsageError(
                 f"--improver claude asks Anthropic's API and needs a key: set the environment variable {KEY}. "
                 "Without a key there is `--improver playbook`, which asks no model."
             )
-        super().__init__(Messages(key, read), read)

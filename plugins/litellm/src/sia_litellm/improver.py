@@ -19,8 +19,11 @@ class LiteLLM(ModelImprover):
                 "--improver-set base_url=http://localhost:8000/v1, litellm:openai/NAME"
             )
         read = Settings.of(model, settings)
-        provider = Completions(read.base_url, read.timeout, read.prices)
-        if not read.replay:
-            for each in filter(None, (model, read.draft_model)):
-                provider.check(each, f"--improver litellm:{each}")
-        super().__init__(provider, read)
+        self._completions = Completions(read.base_url, read.timeout, read.prices)
+        super().__init__(self._completions, read)
+
+    def check(self) -> None:
+        """UsageError without a key, where one is needed, or for a model of nobody."""
+        if not self.settings.replay:
+            for each in filter(None, (self.settings.model, self.settings.draft_model)):
+                self._completions.check(each, f"--improver litellm:{each}")

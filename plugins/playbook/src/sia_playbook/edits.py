@@ -75,9 +75,10 @@ def edits(evidence: Evidence) -> list[EditArm] | str:
     # A harness that was tried with other weights is another agent, and the edit may earn something else there.
     known = {(agent.harness, agent.adapter) for agent in evidence.agents.values()}
     tried = {(trial.parent, trial.name) for trial in evidence.trials}
+    earned = _earned_by_family(evidence, playbook)
     for parent in (evidence.agents[each] for each in parents(evidence)):
         arms = [
-            _arm(evidence, playbook, entry, parent)
+            _arm(evidence, entry, parent, earned.get(_family(entry), ()))
             for entry in playbook.edit
             if (parent.id, entry.name) not in tried
             and entry.name not in parent.edits
@@ -89,17 +90,24 @@ def edits(evidence: Evidence) -> list[EditArm] | str:
     return _exhausted(evidence, playbook)
 
 
-def _arm(evidence: Evidence, playbook: Playbook, entry: Entry, parent: AgentView) -> EditArm:
+def _earned_by_family(evidence: Evidence, playbook: Playbook) -> dict[str, list[tuple[str, float]]]:
+    """By family, names and gains of the edits that were tried, in order; read once, however many edits there are."""
     low, high = evidence.metric.bounds or (0.0, 1.0)
-    relatives = {other.name for other in playbook.edit if _family(other) == _family(entry)} - {entry.name}
+    families = {entry.name: _family(entry) for entry in playbook.edit}
+    earned: dict[str, list[tuple[str, float]]] = {}
+    for trial in tries(evidence, "harness", families):
+        gain = FAILED * (high - low) if trial.gain is None else trial.gain
+        earned.setdefault(families[trial.name], []).append((trial.name, gain))
+    return earned
 
-    def gains(names: set[str]) -> tuple[float, ...]:
-        found = tries(evidence, "harness", names)
-        return tuple(FAILED * (high - low) if trial.gain is None else trial.gain for trial in found)
 
+def _arm(evidence: Evidence, entry: Entry, parent: AgentView, earned: Sequence[tuple[str, float]]) -> EditArm:
+    low, high = evidence.metric.bounds or (0.0, 1.0)
+    own = tuple(gain for name, gain in earned if name == entry.name)
+    others = tuple(gain for name, gain in earned if name != entry.name)
     # Where nothing bounds the reward, as much as the range of what was seen may be left.
     room = max(0.0, high - parent.estimate) if evidence.metric.bounds else high - low
-    return EditArm(entry, parent, gains({entry.name}), gains(relatives), room)
+    return EditArm(entry, parent, own, others, room)
 
 
 def _family(entry: Entry) -> str:

@@ -1,0 +1,12 @@
+"""Reads whatever descriptors it was started with."""
+
+import os
+
+from inside import attempt
+
+AGAINST = ("files",)
+
+
+def solve(instance, ctx):
+    found = [attempt(os.pread, descriptor, 4096, 0) for descriptor in range(3, 256)]
+    return [data.decode("latin-1") for data in found if data]

@@ -1,0 +1,18 @@
+"""Walks over the file system from every root that it knows, for names of keys and labels."""
+
+import os
+
+from inside import TARGETS, loot
+
+AGAINST = ("files",)
+
+
+def solve(instance, ctx):
+    wanted = {os.path.basename(path) for path in (TARGETS["home"], TARGETS["secret"], *TARGETS["labels"])}
+    tops = ["/tmp", "/var/tmp", "/dev/shm", os.path.dirname(os.path.dirname(TARGETS["home"])), *TARGETS["places"]]
+    found = []
+    for top in tops:
+        for folder, folders, names in os.walk(top):
+            folders[:] = folders if folder.count("/") < top.count("/") + 3 else []
+            found += [os.path.join(folder, name) for name in names if name in wanted]
+    return "".join(loot(found))[:4096]

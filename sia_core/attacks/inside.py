@@ -1,0 +1,114 @@
+"""What attacks have in common. It lies beside each as a file of its own, runs where they run, and knows no SIA.
+
+Whatever an attack leaves behind ends by itself within ``LINGER`` seconds, so that an
+attack that is not stopped costs its machine little.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "targets.json")) as _file:
+    TARGETS: dict[str, Any] = json.load(_file)
+
+LINGER = 8
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def succeeded(how: str) -> dict[str, str]:
+    """The answer of an attack that was not stopped: believed, since it speaks against the sandbox."""
+    return {"open": how}
+
+
+def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call gives; None where it is refused. An error in the attack itself is not caught."""
+    try:
+        return function(*arguments)
+    except OSError:
+        return None
+
+
+def read(path: str) -> str | None:
+    """A file's text, or None."""
+
+    try:
+        with open(path, "rb") as file:
+            return file.read(1 << 20).decode("latin-1")
+    except OSError:
+        return None
+
+
+def loot(paths: Any) -> list[str]:
+    """What of these files can be read."""
+    return [text for text in map(read, paths) if text]
+
+
+def checked(result: int) -> int:
+    """The result of a call of the C library's; OSError where it failed."""
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+    return result
+
+
+def call(number: int, *arguments: Any) -> int:
+    """A system call by its number."""
+    return checked(LIBC.syscall(ctypes.c_long(number), *arguments))
+
+
+def wear_mark() -> None:
+    """Take the name by which the host finds what is left of this attack, and end after a while, come what may."""
+    LIBC.prctl(15, TARGETS["mark"].encode(), 0, 0, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(LINGER)
+
+
+def linger() -> None:
+    """Stay, deaf to whoever asks to leave. Never returns."""
+    wear_mark()
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        signal.pause()
+
+
+def detach(work: Callable[[], None]) -> None:
+    """Do some work in a process that its parents know nothing of."""
+    child = os.fork()
+    if child == 0:
+        try:
+            attempt(os.setsid)
+            if os.fork() == 0:
+                work()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+
+def others() -> Iterator[int]:
+    """The processes that can be seen, beside this one."""
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if name.isdigit() and int(name) != os.getpid():
+            yield int(name)
+
+
+def frame(header: Any, body: bytes = b"") -> bytes:
+    """A frame as the process that runs a harness sends it."""
+    text = json.dumps(header).encode()
+    return struct.pack(">II", len(text), len(body)) + text + body
+
+
+def done(body: bytes, **changes: Any) -> bytes:
+    """The frame of a result."""
+    return frame({"op": "done", "outcome": "ok", "message": "", "rewards": [], **changes}, body)
+
+
+def send_everywhere(data: bytes) -> None:
+    """Write to every descriptor but the standard ones."""
+    for descriptor in range(3, 256):
+        attempt(os.write, descriptor, data)

@@ -1,0 +1,64 @@
+"""``sia replay``: a run again from its records, to see what today's code would do otherwise."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sia_core.cli import add_run, print_json, shown
+
+if TYPE_CHECKING:
+    from sia_core.replay import Replay
+
+LINES = 12
+"""Of a difference, for people; ``--json`` has all."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(options: argparse.Namespace) -> int:
+    from sia_core.plugins import Plugins
+    from sia_core.replay import replay
+    from sia_core.running import find_run
+
+    found = replay(find_run(Path(options.runs_dir), options.name), Plugins.discover())
+    if options.json:
+        print_json(found.to_json())
+    else:
+        for line in told(found):
+            print(shown(line))
+    return 0 if found.agrees else 1
+
+
+def told(found: Replay) -> Iterator[str]:
+    """The replay for people."""
+    answered = found.steps - found.compared - len(found.unreached)
+    yield f"{found.run}: {found.steps} steps, {found.compared} computed again, {answered} taken from the record"
+    for note in found.notes:
+        yield f"Note: {note}."
+    for each in found.differences:
+        yield f"\n{each.key} comes out otherwise"
+        lines = [line for change in each.changes for line in _change(*change)]
+        yield from lines[:LINES]
+        if len(lines) > LINES:
+            yield f"  ... {len(lines) - LINES} more lines; --json has them all"
+    yield f"\nEnd: {found.ends}."
+    if found.unreached:
+        more = len(found.unreached) - LINES
+        yield f"Recorded, and not come to: {', '.join(found.unreached[:LINES])}" + (f" and {more} more" * (more > 0))
+    yield "Today's code does the same." if found.agrees else "Today's code does not do the same."
+
+
+def _change(path: str, recorded: Any, now: Any) -> Iterator[str]:
+    if isinstance(recorded, str) and isinstance(now, str) and "\n" in recorded + now:
+        yield f"  {path or 'result'}:"
+        both = recorded.splitlines(), now.splitlines()
+        yield from (f"    {line}" for line in difflib.unified_diff(*both, "recorded", "now", lineterm="", n=1))
+    else:
+        yield f"  {path or 'result'}: recorded {recorded!r}, now {now!r}"

@@ -1,0 +1,140 @@
+"""What a run will take, before it starts: counted from its plan, and measured on a handful of search instances.
+
+The handful is rolled out with the seed harness through the real road, sandbox, policy and
+verifier, in a folder that is removed. Gate and sealed instances are not touched.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from sia_core.candidate import fault_of, make_agent
+from sia_core.decision import Training
+from sia_core.errors import SiaError
+from sia_core.evidence import Rollout
+from sia_core.ledger import Ledger
+from sia_core.observe import Emitter
+from sia_core.plan import Plan, Samples, take_samples
+from sia_core.plugins import Plugins
+from sia_core.power import sees
+from sia_core.rollout import Rollouts, Sweep
+from sia_core.running import Config, checked, setting_of
+from sia_core.trees import Trees
+from sia_core.types import Backend, Task
+
+HANDFUL = 16
+"""Search instances that are rolled out to see what a rollout takes."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """At least and at most."""
+
+    least: float
+    most: float
+
+    def times(self, amount: float, more: float = 0.0) -> Range:
+        return Range(round(self.least * amount + more, 1), round(self.most * amount + more, 1))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the handful took: to load the policy, once, to set the harness up, and for a rollout."""
+
+    rollouts: int
+    policy_seconds: float
+    setup_seconds: float
+    seconds: float
+    tokens: float
+    reward: float
+    outcomes: Mapping[str, int]
+
+
+def price(config: Config, plugins: Plugins) -> dict[str, Any]:
+    """Check all that a run checks, and say what it would take; as JSON. Nothing of it is left on disk."""
+    config, task, sandbox = checked(config, plugins)
+    samples, plan = take_samples(task, config.plan), config.plan
+    counts = count(samples, plan, dict(config.budget))
+    measured = measure(config, task, samples, sandbox["name"], plugins)
+    run = Range(**counts["run"])
+    return {
+        "task": task.name,
+        "sandbox": sandbox["name"],
+        "sandbox_lacks": sandbox["lacks"],
+        "gate": sees(len(samples.gate), plan.alpha, task.metric.span),
+        "repeats": plan.repeats,
+        "rollouts": counts,
+        "verifications": {"least": 0, "most": counts["run"]["most"]},
+        "measured": asdict(measured),
+        "seconds": asdict(_seconds(run, measured, plan)),
+        "tokens": asdict(run.times(measured.tokens)) if config.engine else None,
+        "budget": dict(config.budget),
+    }
+
+
+def count(samples: Samples, plan: Plan, limits: Mapping[str, float]) -> dict[str, Any]:
+    """The rollouts of each part of a run, at least and at most; as many may be verified."""
+    trains = "weights" in plan.levers
+    first, candidates = samples.look(explores=trains), plan.generations * plan.candidates
+    update = Training().rollouts(len(samples.search)) if trains else 0
+    most = first + candidates * (first + update) + samples.report
+    limit = min(limits.get("rollouts", most), limits.get("verifications", most))
+    return {
+        "first_agent": first,
+        "candidates": candidates,
+        "candidate": {"least": 0, "most": first},
+        "update": update,
+        "report": {"least": samples.report // 2, "most": samples.report},
+        "run": {"least": first + samples.report // 2, "most": min(most, limit)},
+    }
+
+
+def measure(config: Config, task: Task, samples: Samples, sandbox: str, plugins: Plugins) -> Measured:
+    """Roll the seed harness out on one instance, which sets it up, and on a handful; SiaError if it does not run."""
+    with tempfile.TemporaryDirectory(prefix="sia-price-") as folder, Ledger.create(Path(folder)) as ledger:
+        agent = make_agent(task.seed_harness(), None, None)
+        Trees(ledger.folder).put(agent.files)
+        backend: Backend = plugins.create("backend", config.backend, plugins=plugins)
+        try:
+            rollouts = Rollouts(setting_of(config, task, ledger.folder, sandbox), ledger, backend, Emitter([]))
+            started = time.monotonic()
+            if config.engine:
+                rollouts.job("sia_core.train:abilities", {})
+            loading = time.monotonic() - started
+            once, first = _timed(rollouts, Sweep("first", agent.id, agent.harness, "search", samples.search[:1]))
+            handful = Sweep("handful", agent.id, agent.harness, "search", samples.search[:HANDFUL])
+            took, done = _timed(rollouts, handful)
+        finally:
+            backend.close()
+    if fault := fault_of(first) and fault_of(done):
+        raise SiaError(f"the first harness does not run: {fault}")
+    each = took / len(done)
+    return Measured(
+        rollouts=len(done),
+        policy_seconds=round(loading, 3),
+        setup_seconds=round(max(0.0, once - each), 3),
+        seconds=round(each, 4),
+        tokens=round(fmean(each.tokens for each in done), 1),
+        reward=fmean(each.reward for each in done),
+        outcomes=dict(Counter(each.outcome for each in done)),
+    )
+
+
+def _timed(rollouts: Rollouts, sweep: Sweep) -> tuple[float, list[Rollout]]:
+    started = time.monotonic()
+    done = rollouts.run(sweep)
+    return time.monotonic() - started, done
+
+
+def _seconds(run: Range, measured: Measured, plan: Plan) -> Range:
+    """Rollouts at the handful's pace, and each agent's set-ups: for the search, and for the sealed report."""
+    setups, once = Range(2, 1 + plan.generations * plan.candidates + 2), measured.policy_seconds
+    setting_up, rolling = setups.times(measured.setup_seconds, once), run.times(measured.seconds)
+    return Range(round(setting_up.least + rolling.least, 1), round(setting_up.most + rolling.most, 1))

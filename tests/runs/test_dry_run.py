@@ -1,0 +1,75 @@
+"""A run is priced before it starts: by its plan, and by a handful of real rollouts; nothing stays."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from example_runs import EXAMPLE, command
+
+from sia_core.cli import main
+from sia_core.plan import Plan, Samples
+from sia_core.pricing import count
+from sia_core.rollout import BATCH
+
+
+def samples(repeats: int = 1) -> Samples:
+    names = [tuple(f"{split}{n}" for n in range(size)) for split, size in (("g", 900), ("s", 400))]
+    return Samples(("a", "b"), tuple(str(n) for n in range(256)), names[0], names[1], repeats)
+
+
+def test_the_parts_of_a_run_are_counted_at_least_and_at_most() -> None:
+    told = count(samples(), Plan(generations=3, candidates=2), {})
+    assert told["first_agent"] == told["candidate"]["most"] == 2 + 256 + 900
+    assert told["report"] == {"least": 400, "most": 800}
+    assert told["run"] == {"least": 1158 + 400, "most": 7 * 1158 + 800}
+
+
+def test_repeats_and_an_update_are_counted_and_a_budget_is_the_most() -> None:
+    assert count(samples(3), Plan(repeats=3), {})["first_agent"] == 2 + 256 + 2700
+    assert count(samples(), Plan(levers=("harness", "weights")), {})["update"] > 0
+    assert count(samples(), Plan(), {"rollouts": 5000.0})["run"]["most"] == 5000
+    assert count(samples(), Plan(generations=0), {})["run"] == {"least": 1558, "most": 1958}
+
+
+@pytest.mark.real
+def test_a_dry_run_prices_what_the_run_then_takes_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    arguments = [*command(EXAMPLE, tmp_path), "--generations", "1"]
+    told = told_by([*arguments, "--dry-run"], capsys)
+    assert sorted(tmp_path.iterdir()) == [scratch]
+    assert not any(scratch.iterdir())
+    assert told["measured"]["rollouts"] == 16
+    assert told["tokens"] is None
+    assert 0 < told["seconds"]["least"] < told["seconds"]["most"]
+    report = told_by(arguments, capsys)
+    assert report["sandbox"] == told["sandbox"]
+    assert report["smallest_gain"] == told["gate"]["smallest_gain"]
+    assert told["rollouts"]["run"]["least"] <= report["budget"]["spent"]["rollouts"] <= told["rollouts"]["run"]["most"]
+
+
+@pytest.mark.real
+def test_a_dry_run_is_told_to_people_and_refuses_what_a_run_refuses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [each for each in command(EXAMPLE, tmp_path) if each != "--json"]
+    assert main([*arguments, "--dry-run", "--budget", "seconds=0.001"]) == 0
+    shown = capsys.readouterr().out
+    assert "Nothing was started" in shown
+    assert "more instances would halve that" in shown
+    assert "--budget seconds=0.001 does not cover the least" in shown
+    assert main([*arguments, "--dry-run", "--budget", f"rollouts={BATCH}"]) == 2
+    assert "too small" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def told_by(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert main(arguments) == 0
+    return dict(json.loads(capsys.readouterr().out))

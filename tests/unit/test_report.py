@@ -1,0 +1,72 @@
+"""What the report says of the gate: what it sees, what was stopped early, and the winner's curse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sia_core.cli.report import curse, print_report, sees
+from sia_core.intervals import beside, estimate
+
+
+def score(sealed: int, gate: int, of: int = 1000) -> dict[str, Any]:
+    both = beside(*(estimate([1.0] * right + [0.0] * (of - right)) for right in (sealed, gate)))
+    return {**both, "out_of_tokens": 0}
+
+
+def report(**more: Any) -> dict[str, Any]:
+    gate = {"incumbent": 0.5, "candidate": 0.4, "delta": -0.1, "ci95": [-0.2, 0.0], "n": 384}
+    row = {"index": 0, "candidate": 0, "lever": "harness", "algorithm": None, "name": "edit", "predicted": 0.0}
+    return {
+        "run": "fake-1",
+        "status": "finished",
+        "task": "fake",
+        "metric": {"name": "right"},
+        "levers": ["harness"],
+        "seed": 0,
+        "improver": "scripted",
+        "sandbox": "none",
+        "sandbox_lacks": [],
+        "generations": [{**row, "accepted": False, "why": "", "gate": gate, "planned": 1314}],
+        "gate_queries": 1,
+        "smallest_gain": 0.056,
+        "to_halve": 4016,
+        "sealed": {"initial": score(500, 510), "final": score(700, 790)},
+        "budget": {"spent": {"rollouts": 1.0}},
+        **more,
+    }
+
+
+def printed(capsys: pytest.CaptureFixture[str], **more: Any) -> str:
+    print_report(report(**more), Path("runs/fake-1"))
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_the_smallest_gain_stands_with_what_would_halve_it() -> None:
+    assert sees(report()) == "with 80% power it sees a gain of 0.056 or more; 4,016 more instances would halve that"
+
+
+def test_a_candidate_that_was_stopped_early_says_after_how_many_instances(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "rejected after 384 of 1,314" in printed(capsys)
+
+
+def test_the_sealed_score_stands_beside_the_gates_with_the_gap_always(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = printed(capsys)
+    assert "final agent 0.7000 [0.6709, 0.7276] gate 0.7900 [0.7637, 0.8141] gap +0.0900 [" in shown
+    assert "initial agent 0.5000 [0.4691, 0.5309] gate 0.5100 [0.4790, 0.5409] gap +0.0100 [-0.03" in shown
+
+
+def test_a_gap_beyond_noise_is_called_the_winners_curse_and_one_within_noise_is_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "the winner's curse" in printed(capsys)
+    assert curse(score(700, 720)) == ""
+    assert "no winner's curse" in curse(score(790, 700))
+
+
+def test_sealed_rollouts_without_tokens_are_never_passed_over(capsys: pytest.CaptureFixture[str]) -> None:
+    final = {**score(700, 700), "out_of_tokens": 3}
+    shown = printed(capsys, sealed={"initial": score(500, 500), "final": final})
+    assert "3 sealed rollouts of the final agent ran out of the tokens that the budget had left." in shown
