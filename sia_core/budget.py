@@ -2,7 +2,8 @@
 
 Seconds are the safety stop: the loop looks at them between generations, and an update
 between its durable steps. Of tokens an update's are reserved, by estimate; those of other
-rollouts are known only afterwards, so one generation may go past their limit.
+rollouts are known only afterwards, so one generation may go past their limit. Dollars
+are what language models cost, reserved before each call by the most that it can come to.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 from sia_core.errors import BudgetExhausted, UsageError
 
-KINDS = ("rollouts", "verifications", "tokens", "seconds")
+KINDS = ("rollouts", "verifications", "tokens", "seconds", "dollars")
 
 
 @dataclass(frozen=True)

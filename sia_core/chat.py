@@ -295,7 +295,7 @@ def reply(
         "choices": [
             {
                 "index": index,
-                "message": _outgoing(message),
+                "message": outgoing(message),
                 "finish_reason": "tool_calls" if "tool_calls" in message else sampled.finish,
                 "logprobs": _logprobs(sampled, decode) if chat.logprobs else None,
             }
@@ -309,7 +309,8 @@ def reply(
     }
 
 
-def _outgoing(message: Message) -> Message:
+def outgoing(message: Message) -> Message:
+    """A message as a reply holds it."""
     if "tool_calls" not in message:
         return {**message, "refusal": None}
     calls = [

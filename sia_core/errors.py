@@ -41,3 +41,7 @@ class TrainingError(SiaError):
 
 class NoSignal(TrainingError):
     """Nothing to learn in these rollouts: all rewards of a group alike, no pair, no positive sample."""
+
+
+class ModelError(SiaError):
+    """A language model gave no answer that can be used. What was paid for is recorded; the run can be resumed."""

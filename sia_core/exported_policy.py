@@ -6,10 +6,13 @@ Needs what requirements.txt names.
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 from sia_core.gateway import Gateway
 from sia_core.plugins import Plugins
+from sia_core.served import ServedEngine, ServedGateway
 
 HERE = Path(__file__).resolve().parent
 
@@ -21,14 +24,21 @@ def main() -> None:
     engine = Plugins.discover().create("engine", about["name"], **about["settings"])
     if (HERE / "adapter").is_dir():
         engine.load(HERE / "adapter")
-    gateway, current = Gateway(engine), ""
+    with tempfile.TemporaryDirectory() as scratch:
+        served = isinstance(engine, ServedEngine)
+        answer(ServedGateway(engine, Path(scratch)) if served else Gateway(engine), answers)
+
+
+def answer(gateway: Gateway | ServedGateway, answers: BinaryIO) -> None:
+    """Answer each line of standard input."""
+    current = ""
     for line in sys.stdin.buffer:
         asked = json.loads(line)
         if asked["case"] != current:
             gateway.finish(current)
             current = asked["case"]
             gateway.begin(current, asked["seed"])
-        reply = gateway.answer(current, asked["request"])
+        reply = gateway.ask(current, asked["request"]).result()
         answers.write(json.dumps({"id": asked["id"], "reply": reply}).encode() + b"\n")
         answers.flush()
     gateway.close()

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from sia_core.chat import Chat, Message
 from sia_core.learning import Sampled, Tokens, Trace
 
-_SHOWN_TURNS = 32
+SHOWN_TURNS = 32
 _SHOWN_CHARACTERS = 2000
 
 _Row = TypeVar("_Row")
@@ -89,9 +89,8 @@ class Book:
         self._calls.append((prompt, [sampled for _, sampled in continuations]))
         for message, sampled in continuations:
             self._said.setdefault(chat.after(message), _Said(rendered, prompt, sampled, len(chat.messages) + 1))
-        if len(self._turns) < _SHOWN_TURNS:
-            replies = [_shown(message) for message, _ in continuations]
-            self._turns.append({"messages": [_shown(each) for each in new[-_SHOWN_TURNS:]], "replies": replies})
+        if len(self._turns) < SHOWN_TURNS:
+            self._turns.append(turn(new, [message for message, _ in continuations]))
 
     def record(self) -> Record:
         """All of it."""
@@ -151,6 +150,11 @@ def _joined_rows(
     if first is None and second is None:
         return None
     return [*(first or [None] * length), *(second[length:] if second else [None] * (total - length))]
+
+
+def turn(new: Sequence[Message], replies: Sequence[Message]) -> dict[str, Any]:
+    """A call for a person to read: what its conversation had not held before, and what was replied."""
+    return {"messages": [_shown(each) for each in new[-SHOWN_TURNS:]], "replies": [_shown(each) for each in replies]}
 
 
 def _shown(message: Message) -> dict[str, str]:

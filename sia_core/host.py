@@ -16,6 +16,7 @@ from sia_core.plugins import Plugins
 from sia_core.policy import ADAPTERS, Policy
 from sia_core.rollout import Setting, Sweep
 from sia_core.sandbox import HarnessWorker, SolveRequest, SolveResult
+from sia_core.served import ServedEngine, ServedPolicy
 from sia_core.trees import Trees
 from sia_core.types import Instance, OfferRef, Sandbox, Split, Task
 from sia_core.verifying import VerifierProcess
@@ -36,7 +37,7 @@ class Host:
         self._tasks: dict[str, Task] = {}
         self._instances: dict[tuple[str, str], dict[str, Instance]] = {}
         self._verifiers: dict[str, VerifierProcess] = {}
-        self._policies: dict[str, Policy] = {}
+        self._policies: dict[str, Policy | ServedPolicy] = {}
         self._sandboxes: dict[str, Sandbox] = {}
         self._workers: OrderedDict[tuple[str, ...], _Warm] = OrderedDict()
         self._stopped = False
@@ -72,7 +73,7 @@ class Host:
         learner: Learner = self._plugins.create("algorithm", ref.name, **ref.settings)
         return learner
 
-    def policy(self, setting: Setting) -> Policy | None:
+    def policy(self, setting: Setting) -> Policy | ServedPolicy | None:
         """The run's policy, built on first use; None where the run has none."""
         if setting.engine is None:
             return None
@@ -80,7 +81,9 @@ class Host:
         with self._building:
             if key not in self._policies:
                 engine = self._plugins.create("engine", setting.engine.name, **setting.engine.settings)
-                self._policies[key] = Policy(engine, Path(setting.run) / ADAPTERS)
+                run = Path(setting.run)
+                served = isinstance(engine, ServedEngine)
+                self._policies[key] = ServedPolicy(engine, run) if served else Policy(engine, run / ADAPTERS)
                 if self._stopped:
                     self._policies[key].close()
             return self._policies[key]

@@ -15,6 +15,7 @@ from typing import Any
 
 from sia_core.candidate import Candidate, Evaluator, Parts, make_agent
 from sia_core.decision import DECISIONS, RewriteHarness, Stop, UpdateWeights
+from sia_core.desk import booked, equip
 from sia_core.errors import SiaError
 from sia_core.evidence import AgentView, Evidence, TaskView, Trial, WeightsView, excerpt
 from sia_core.gate import Comparison, compare
@@ -37,6 +38,7 @@ class Loop:
         self.trials: list[Trial] = []
         self.tried: set[str] = set()
         self.incumbent = self.first = ""
+        equip(parts, self.samples)
         self.discordance = DISCORDANCE
         self.saved = dict.fromkeys(("rollouts", "verifications", "tokens"), 0.0)
 
@@ -69,7 +71,7 @@ class Loop:
             with self._improver():
                 return parts.trees.put(parts.improver.draft(seen, self.plan.seed))
 
-        drafted = make_agent(parts.trees.get(parts.ledger.step("draft", work)), None, None)
+        drafted = make_agent(parts.trees.get(booked(parts.ledger, parts.budget, "draft", work)), None, None)
         first, gated = self.evaluator.first(drafted)
         rewards = [each.reward for each in gated]
         self._enter(first, means(rewards, self.plan.repeats))
@@ -106,7 +108,8 @@ class Loop:
                 decisions = DECISIONS.validate_python(list(self.parts.improver.decide(evidence)))
             return DECISIONS.dump_python(decisions, mode="json")
 
-        return DECISIONS.validate_python(self.parts.ledger.step(f"generation/{generation}/decide", work))
+        key = f"generation/{generation}/decide"
+        return DECISIONS.validate_python(booked(self.parts.ledger, self.parts.budget, key, work))
 
     def evidence(self, generation: int) -> Evidence:
         """Everything that the improver may know."""

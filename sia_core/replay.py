@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_core import __version__
+from sia_core.calls import CALLS
 from sia_core.candidate import Candidate
 from sia_core.errors import LedgerError, PluginError
 from sia_core.evidence import excerpt
@@ -103,7 +104,7 @@ class Record(Ledger):
 
     def __init__(self, folder: Path, *, readonly: bool = True) -> None:
         super().__init__(folder, readonly=readonly)
-        self.keys = [key for key, _, _ in self.events()]
+        self.keys = [key for key, _, _ in self.events() if not key.startswith(CALLS)]  # which no step asks for
         self.values: dict[str, Any] = {}
         self.differences: list[Difference] = []
         self.compared = 0
@@ -119,6 +120,10 @@ class Record(Ledger):
             if found := tuple(changes(recorded[0], value)):
                 self.differences.append(Difference(key, found))
         return recorded[0]
+
+    def record(self, key: str, value: Any) -> Any:
+        """Only calls of language models are recorded otherwise than as a step: this one was never made."""
+        raise Unrecorded(key, "")
 
     def ended(self, end: Unrecorded) -> tuple[bool, str]:
         """Whether today's code leaves the record at this step, and in words. Else the run was stopped before it."""

@@ -21,13 +21,13 @@ from sia_core.gateway import Record
 from sia_core.ledger import Ledger
 from sia_core.observe import Emitter
 from sia_core.perturbation import perturb
+from sia_core.policy import Policy
 from sia_core.sandbox import SolveRequest, SolveResult
 from sia_core.types import Backend, Instance, Job, OfferRef, Split
 from sia_core.verifying import INVALID, Question, Verdict
 
 if TYPE_CHECKING:
     from sia_core.host import Host
-    from sia_core.policy import Policy
 
 BATCH = 64
 """Rollouts a step: what a kill may cost at most."""
@@ -297,8 +297,8 @@ def verified(rollouts: Sequence[Rollout]) -> int:
 
 
 def policy_of(setting: Setting, host: Host) -> Policy:
-    """The run's policy on this machine; TrainingError where the run has none."""
+    """The run's policy on this machine; TrainingError where the run has none to train."""
     policy = host.policy(setting)
-    if policy is None:
+    if not isinstance(policy, Policy):
         raise TrainingError("this run has no policy to train")
     return policy

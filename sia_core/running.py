@@ -16,6 +16,7 @@ from typing import Any
 from sia_core import __version__
 from sia_core.budget import Budget, Limit
 from sia_core.candidate import Parts
+from sia_core.desk import Equipped
 from sia_core.errors import HarnessError, LedgerError, PluginError, SandboxError, UsageError
 from sia_core.gate import betting_wealth
 from sia_core.ledger import Ledger, canonical, started_at
@@ -46,6 +47,7 @@ class Config:
     allow_weak_sandbox: bool = False
     backend: str = "local"
     engine: OfferRef | None = None
+    improver_settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Config:
@@ -157,7 +159,9 @@ def _check(config: Config, plugins: Plugins) -> None:
         raise UsageError("the weights lever needs a policy to train; name one, such as --policy tiny")
     if config.engine:
         plugins.find("engine", config.engine.name)
-    plugins.find("improver", config.improver)
+    improver = plugins.create("improver", config.improver, **config.improver_settings)
+    if isinstance(improver, Equipped):
+        improver.check()
     plugins.find("backend", config.backend)
     if config.verifier:
         plugins.find("verifier", config.verifier.partition(":")[0])
@@ -245,7 +249,7 @@ def parts_of(
     if "weights" in config.plan.levers:
         can = ledger.step("policy", lambda: rollouts.job("sia_core.train:abilities", {}))
         weights = WeightLever(frozenset(can), len(task.instances("search")), plugins, rollouts, ledger, budget, emit)
-    improver = plugins.create("improver", config.improver)
+    improver = plugins.create("improver", config.improver, **config.improver_settings)
     return Parts(task, improver, rollouts, ledger, trees, budget, emit, weights)
 
 

@@ -59,7 +59,8 @@ class Update:
 
 def abilities(payload: Mapping[str, Any], host: Host) -> list[str]:
     """The job: what the run's engine can do, sorted."""
-    return sorted(policy_of(Setting.from_json(payload["setting"]), host).engine.can)
+    policy = host.policy(Setting.from_json(payload["setting"]))
+    return sorted(policy.engine.can) if policy else []
 
 
 def train(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:

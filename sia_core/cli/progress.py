@@ -27,7 +27,9 @@ def watching() -> Iterator[list[Observer]]:
 
 
 def tell_of_faults(event: Event) -> None:
-    """Say on standard error which observer is left out."""
+    """Say on standard error which observer is left out, and what happens to calls of language models."""
+    if event.kind == "model.notice":
+        print(shown(f"sia: {event.data['text']}"), file=sys.stderr)
     if event.kind == "observer.failed":
         told = f"sia: the observer of {event.data['observer']} is left out from here on: {event.data['error']}"
         print(shown(told), file=sys.stderr)

@@ -52,7 +52,11 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
         out.print(f"The gate was asked {report['gate_queries']} times; {sees(report)}.")
     _print_sealed(report, out)
     _print_robustness(report["robustness"], out)
-    spent = ", ".join(f"{amount:,.0f} {kind}" for kind, amount in report["budget"]["spent"].items() if amount)
+    spent = ", ".join(
+        f"{amount:,.{4 if kind == 'dollars' else 0}f} {kind}"
+        for kind, amount in report["budget"]["spent"].items()
+        if amount
+    )
     out.print(plain(f"Spent: {spent or 'nothing yet'}."))
     name = run_argument(folder)
     if report["status"] != "finished":

@@ -20,7 +20,15 @@ MODES = {"sia-h": "harness", "sia-w+h": "harness,weights"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_task(parser.add_argument_group("what to improve"))
     how = parser.add_argument_group("how")
-    how.add_argument("--improver", default="playbook", metavar="NAME", help="who decides (default: playbook)")
+    how.add_argument(
+        "--improver",
+        default="playbook",
+        metavar="NAME[:MODEL]",
+        help="who decides: playbook, claude, litellm:MODEL, or a plugin's (default: playbook)",
+    )
+    how.add_argument(
+        "--improver-set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the improver; repeatable"
+    )
     levers = how.add_mutually_exclusive_group()
     levers.add_argument("--levers", metavar="LIST", help="harness, weights or both: harness,weights (default: harness)")
     levers.add_argument("--mode", choices=sorted(MODES), help="the paper's names: sia-h is harness, sia-w+h is both")
@@ -118,6 +126,7 @@ def config_of(options: argparse.Namespace) -> Any:
 
     task = task_of(options)
     levers = options.levers or MODES.get(options.mode, "harness")
+    improver, colon, model = options.improver.partition(":")
     return Config(
         task=task,
         plan=Plan(
@@ -127,7 +136,8 @@ def config_of(options: argparse.Namespace) -> Any:
             seed=options.seed,
             repeats=options.repeats,
         ),
-        improver=options.improver,
+        improver=improver,
+        improver_settings={**({"model": model} if colon else {}), **_pairs("--improver-set", options.improver_set, ())},
         verifier=options.verifier,
         budget=Limit.parse(options.budget).amounts,
         sandbox=options.sandbox,

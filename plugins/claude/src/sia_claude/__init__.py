@@ -1,0 +1,1 @@
+"""An improver that asks Claude, through the SDK of its maker."""

@@ -1,0 +1,12 @@
+"""What sia-claude offers."""
+
+from __future__ import annotations
+
+from sia_core.hookspecs import Offer, hookimpl
+
+sia_api = 1
+
+
+@hookimpl
+def sia_improvers() -> list[Offer]:
+    return [Offer("claude", "Claude drafts, reads trajectories and decides; needs a key", "sia_claude.improver:Claude")]

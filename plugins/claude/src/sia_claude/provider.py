@@ -1,0 +1,193 @@
+"""Claude behind one method: requests as the Messages API wants them, its stream put together, its errors sorted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from sia_core.agentic import Settings
+from sia_core.models import REFUSED, Ask, CallFailed, Ended, Message, Prices, Reply, ToolCall, Usage
+
+if TYPE_CHECKING:
+    from anthropic import Anthropic
+
+PRICES = (
+    ("claude-opus-4-1", Prices(15.0, 75.0, 1.5, 18.75)),
+    ("claude-opus-4-", Prices(5.0, 25.0, 0.5, 6.25)),
+    ("claude-sonnet-4-", Prices(3.0, 15.0, 0.3, 3.75)),
+    ("claude-haiku-4-", Prices(1.0, 5.0, 0.1, 1.25)),
+)
+"""Dollars for a million tokens, by the beginning of a model's name; a test compares them with litellm's table."""
+
+_EPHEMERAL = {"type": "ephemeral"}
+
+_ENDED: Mapping[str, Ended] = {
+    "tool_use": "tools",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "refusal",
+}
+
+_GROWS = {
+    "text_delta": "text",
+    "input_json_delta": "partial_json",
+    "thinking_delta": "thinking",
+    "signature_delta": "signature",
+}
+
+
+class Messages:
+    """The Messages API through its SDK."""
+
+    name = "Claude"
+
+    def __init__(self, key: str, settings: Settings) -> None:
+        self._key, self._settings = key, settings
+
+    def prices(self, model: str) -> Prices | None:
+        """The user's, or the table's."""
+        known = (price for begins, price in PRICES if model.startswith(begins))
+        return self._settings.prices or next(known, None)
+
+    def complete(self, request: Ask) -> Reply:
+        """The whole reply; it is streamed, since a long one would outlast any time limit."""
+        with self._sorted(), self._client.messages.create(**_body(request), stream=True) as stream:
+            return _put_together(event.model_dump(mode="json") for event in stream)
+
+    @cached_property
+    def _client(self) -> Anthropic:
+        from anthropic import Anthropic
+
+        url = self._settings.base_url or None
+        return Anthropic(api_key=self._key, base_url=url, max_retries=0, timeout=self._settings.timeout)
+
+    @contextmanager
+    def _sorted(self) -> Iterator[None]:
+        """Errors of the SDK as failed calls, without the key in them."""
+        import anthropic
+        import httpx2
+
+        try:
+            yield
+        except anthropic.APIStatusError as error:
+            raise self._status(error) from None
+        except (anthropic.APIConnectionError, httpx2.TransportError) as error:
+            cause = error.__cause__ or error
+            sent = not isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout)
+            raise CallFailed(self._clean(f"{error} ({cause})"), retry=True, paid=sent) from None
+        except anthropic.AnthropicError as error:
+            raise CallFailed(self._clean(str(error)), retry=False) from None
+
+    def _status(self, error: Any) -> CallFailed:
+        status, begun = error.status_code, error.status_code < 400  # an error in the middle of a stream comes with 200
+        told = error.api_message or error.message
+        after = error.response.headers.get("retry-after", "")
+        return CallFailed(
+            self._clean(f"status {status}: {told}"),
+            retry=begun or status in (408, 409, 429) or status >= 500,
+            after=float(after) if after.replace(".", "", 1).isdigit() else None,
+            paid=begun,
+            refused=status in REFUSED,
+        )
+
+    def _clean(self, text: str) -> str:
+        return text.replace(self._key, "[key]") if self._key else text
+
+
+def _body(request: Ask) -> dict[str, Any]:
+    """The request; what stands still is marked for caching, and so is the end of the conversation."""
+    messages = [_message(each) for each in request.messages]
+    messages[-1]["content"][-1]["cache_control"] = _EPHEMERAL
+    body: dict[str, Any] = {
+        "model": request.model,
+        "max_tokens": request.max_tokens,
+        "system": [{"type": "text", "text": part, "cache_control": _EPHEMERAL} for part in request.system],
+        "messages": messages,
+        "tools": [
+            {"name": tool.name, "description": tool.description, "input_schema": dict(tool.schema)}
+            for tool in request.tools
+        ],
+    }
+    return body if request.temperature is None else {**body, "temperature": request.temperature}
+
+
+def _message(message: Message) -> dict[str, Any]:
+    if message["role"] == "user":
+        return {"role": "user", "content": [{"type": "text", "text": message["text"]}]}
+    if message["role"] == "assistant":
+        return {"role": "assistant", "content": [dict(block) for block in message["raw"]]}
+    results = [
+        {
+            "type": "tool_result",
+            "tool_use_id": each["id"],
+            "content": [{"type": "text", "text": each["text"]}],
+            "is_error": each["failed"],
+        }
+        for each in message["results"]
+    ]
+    return {"role": "user", "content": results}
+
+
+def _put_together(events: Iterable[Mapping[str, Any]]) -> Reply:
+    """The reply of a stream; CallFailed where it ends before its end."""
+    blocks: list[dict[str, Any]] = []
+    usage: dict[str, int] = {}
+    ended = ""
+    for event in events:
+        match event["type"]:
+            case "message_start":
+                usage.update(_counted(event["message"]["usage"]))
+            case "content_block_start":
+                blocks.append(dict(event["content_block"]))
+            case "content_block_delta":
+                _grow(blocks[event["index"]], event["delta"])
+            case "message_delta":
+                usage.update(_counted(event["usage"]))
+                ended = event["delta"]["stop_reason"] or ended
+            case "message_stop":
+                return _reply(blocks, ended, usage)
+    raise CallFailed("the stream ended before the reply did", retry=True, paid=True)
+
+
+def _counted(usage: Mapping[str, Any]) -> dict[str, int]:
+    return {name: count for name, count in usage.items() if isinstance(count, int)}
+
+
+def _grow(block: dict[str, Any], delta: Mapping[str, Any]) -> None:
+    if name := _GROWS.get(delta["type"]):
+        block[name] = (block.get(name) or "") + delta[name]
+
+
+def _reply(blocks: list[dict[str, Any]], ended: str, usage: Mapping[str, int]) -> Reply:
+    calls = [_call(block) for block in blocks if block["type"] == "tool_use"]
+    return Reply(
+        text="".join(block["text"] for block in blocks if block["type"] == "text"),
+        calls=tuple(calls),
+        ended=_ENDED.get(ended, "end"),
+        usage=Usage(
+            usage.get("input_tokens", 0),
+            usage.get("output_tokens", 0),
+            usage.get("cache_read_input_tokens", 0),
+            usage.get("cache_creation_input_tokens", 0),
+        ),
+        raw=[_kept(block) for block in blocks if block["type"] != "text" or block["text"]],
+    )
+
+
+def _call(block: dict[str, Any]) -> ToolCall:
+    """The call of a tool. What is handed back to the model later must be an object, whatever it wrote."""
+    written = block.pop("partial_json", "")
+    try:
+        arguments = json.loads(written or "{}")
+    except ValueError:
+        arguments = written
+    block["input"] = arguments if isinstance(arguments, dict) else {}
+    return ToolCall(block["id"], block["name"], arguments)
+
+
+def _kept(block: Mapping[str, Any]) -> dict[str, Any]:
+    """A block as the API takes it back: without the fields that hold nothing."""
+    return {name: value for name, value in block.items() if value is not None}

@@ -1,0 +1,103 @@
+"""Claude as a provider, through its SDK against the stand-in server, and as the improver that users name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from sia_claude.improver import Claude
+from sia_claude.provider import PRICES, Messages
+from sia_core.agentic import Settings
+from sia_core.cli import main
+from sia_core.errors import UsageError
+from sia_core.models import Provider, told
+from sia_core.testing.model_server import ModelServer, Turn
+from sia_core.testing.providers import KEY, ProviderContract
+
+
+def settings(**more: Any) -> Settings:
+    return Settings.of("claude-sonnet-4-6", more)
+
+
+class TestMessages(ProviderContract):
+    model = "claude-sonnet-4-6"
+
+    def url(self, server: ModelServer) -> str:
+        return server.url
+
+    @pytest.fixture
+    def opened(self) -> Any:
+        @contextmanager
+        def opened(url: str) -> Iterator[Provider]:
+            provider = Messages(KEY, settings(base_url=url, timeout=0.5))
+            yield provider
+            provider._client.close()
+
+        return opened
+
+    def test_what_stands_still_is_marked_for_the_cache_and_so_is_the_end(self, opened: Any) -> None:
+        with ModelServer([Turn("so")]) as server, opened(server.url) as provider:
+            provider.complete(self.ask(told("first"), told("second")))
+            body = server.asked[0].body
+        assert [part.get("cache_control") for part in body["system"]] == [{"type": "ephemeral"}] * 2
+        marks = [message["content"][-1].get("cache_control") for message in body["messages"]]
+        assert marks == [None, {"type": "ephemeral"}]
+        assert body["stream"] is True
+
+    def test_cache_writes_are_counted(self, asked_of: Any) -> None:
+        assert asked_of(Turn("so", usage={"cache_write": 30})).usage.cache_write == 30
+
+
+def test_the_prices_are_those_of_litellms_table() -> None:
+    table = pytest.importorskip("litellm").model_cost
+    provider = Messages(KEY, settings())
+    models = [name for name in table if name.startswith(tuple(begins for begins, _ in PRICES))]
+    assert "claude-sonnet-4-6" in models
+    for name in models:
+        prices = provider.prices(name)
+        assert prices is not None
+        known = {
+            "input_cost_per_token": prices.input,
+            "output_cost_per_token": prices.output,
+            "cache_read_input_token_cost": prices.cache_read,
+            "cache_creation_input_token_cost": prices.cache_write,
+        }
+        assert known == {each: pytest.approx(table[name][each] * 1e6) for each in known}, name
+
+
+def test_the_users_prices_come_first_and_an_unknown_model_has_none() -> None:
+    assert Messages(KEY, settings()).prices("claude-next-9") is None
+    told_by_user = Messages(KEY, settings(input_price="1", output_price="2")).prices("claude-next-9")
+    assert told_by_user is not None
+    assert (told_by_user.input, told_by_user.output, told_by_user.cache_read) == (1.0, 2.0, 1.0)
+
+
+def test_without_a_key_the_variable_is_named_and_the_playbook_offered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    example = ["--harness", "examples/sums/agent", "--data", "examples/sums/cases.jsonl", "--verifier", "exact"]
+    assert main(["run", *example, "--improver", "claude"]) == 2
+    told = capsys.readouterr().err
+    assert "ANTHROPIC_API_KEY" in told
+    assert "--improver playbook" in told
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"api_key": "sk"}, "environment only"),
+        ({"colour": "red"}, "the settings are model"),
+        ({"max_tokens": "many"}, "max_tokens"),
+        ({"input_price": "3"}, "belong together"),
+        ({"base_url": "http://me:secret@localhost"}, "no password"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch, given: dict[str, str], why: str) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    with pytest.raises(UsageError, match=why) as refused:
+        Claude(**given)  # type: ignore[arg-type]
+    assert "secret" not in str(refused.value)

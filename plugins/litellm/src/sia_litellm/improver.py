@@ -1,0 +1,29 @@
+"""The improver ``litellm``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sia_core.agentic import ModelImprover, Settings
+from sia_core.errors import UsageError
+from sia_litellm.provider import Completions
+
+
+class LiteLLM(ModelImprover):
+    """``model`` decides, as litellm names it; the other settings are those of :class:`sia_core.agentic.Settings`."""
+
+    def __init__(self, model: str = "", **settings: Any) -> None:
+        if not model:
+            raise UsageError(
+                "--improver litellm: name a model as litellm does, such as litellm:openai/gpt-4o or, with "
+                "--improver-set base_url=http://localhost:8000/v1, litellm:openai/NAME"
+            )
+        read = Settings.of(model, settings)
+        self._completions = Completions(read.base_url, read.timeout, read.prices)
+        super().__init__(self._completions, read)
+
+    def check(self) -> None:
+        """UsageError without a key, where one is needed, or for a model of nobody."""
+        if not self.settings.replay:
+            for each in filter(None, (self.settings.model, self.settings.draft_model)):
+                self._completions.check(each, f"--improver litellm:{each}")

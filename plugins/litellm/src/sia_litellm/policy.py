@@ -1,0 +1,43 @@
+"""The engine ``litellm``: a model that is served elsewhere as the policy that harnesses ask. It cannot be trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sia_core.agentic import Settings
+from sia_core.errors import UsageError
+from sia_core.models import Patience
+from sia_litellm.provider import Completions
+
+
+class Served:
+    """``policy`` is the model, as litellm names it; ``dollars`` the most that it may cost in a run.
+
+    The other settings are those of :class:`sia_core.agentic.Settings` that are about calls and prices.
+    """
+
+    can: frozenset[str] = frozenset()
+
+    def __init__(self, policy: str, seed: int = 0, dollars: str = "", **settings: Any) -> None:
+        read = Settings.of(policy, settings, option="--engine-set")
+        self.model, self.dollars = policy, _amount(dollars)
+        self.provider = Completions(read.base_url, read.timeout, read.prices)
+        self.provider.check(policy, f"--policy {policy}")
+        if self.dollars is not None and self.provider.prices(policy) is None:
+            raise UsageError(
+                f"--engine-set dollars: it is not known what {policy} costs; say it, in dollars for a million tokens, "
+                "with --engine-set input_price=... --engine-set output_price=... (0 where it is free)"
+            )
+        self.patience = Patience(tries=read.tries, first=read.first_wait)
+
+
+def _amount(text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = -1.0
+    if not 0 <= amount < float("inf"):
+        raise UsageError(f"--engine-set dollars={text}: not an amount")
+    return amount

@@ -1,0 +1,151 @@
+"""The tools with which a model reads the evidence: failures by class, whole trajectories, earlier decisions."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+
+from sia_core.agentic.toolbox import SHOWN, Arguments, Offered, ToolError, offer
+from sia_core.desk import Desk
+from sia_core.evidence import Evidence, Rollout, Trial, excerpt
+from sia_core.fence import fenced
+
+ROWS = 40
+PART = 4_000
+
+
+class Failures(Arguments):
+    agent: str = Field(default="", description="an agent's id; the incumbent's, if empty")
+    outcome: str = Field(default="", description="only this class, such as ok (answered, but wrong) or timeout")
+
+
+class Trajectory(Arguments):
+    instance: str
+    agent: str = Field(default="", description="an agent's id; the incumbent's, if empty")
+
+
+class Earlier(Arguments):
+    generation: int = Field(ge=0)
+    candidate: int = Field(default=0, ge=0)
+
+
+class Archive:
+    """What earlier generations left, for one decision."""
+
+    def __init__(self, desk: Desk, evidence: Evidence) -> None:
+        self._desk, self._evidence = desk, evidence
+
+    @property
+    def offered(self) -> list[Offered]:
+        return [
+            offer(
+                "failures",
+                "The search instances on which an agent did not earn the most, worst first, by class of failure.",
+                Failures,
+                self._failures,
+            ),
+            offer(
+                "trajectory",
+                """One agent on one search instance, in full: its input, every call of the policy, what was answered,
+                what the verifier said.""",
+                Trajectory,
+                self._trajectory,
+            ),
+            offer(
+                "earlier_decision",
+                """What was decided in an earlier generation: reason, prediction, diff, outcome, and which search
+                instances it won and lost against its parent.""",
+                Earlier,
+                self._earlier,
+            ),
+        ]
+
+    def _rollouts(self, agent: str) -> list[Rollout]:
+        name = agent or self._evidence.incumbent
+        if name not in self._evidence.agents:
+            raise ToolError(f"no agent {name!r} in the archive; there are {', '.join(self._evidence.agents)}")
+        return self._desk.rollouts(name)
+
+    def _failures(self, asked: Failures) -> str:
+        rollouts = self._rollouts(asked.agent)
+        best = max(each.reward for each in rollouts)
+        failed = [each for each in rollouts if each.reward < best]
+        classes = Counter(each.outcome for each in failed)
+        chosen = [each for each in failed if asked.outcome in ("", each.outcome)]
+        chosen.sort(key=lambda each: (each.reward, each.instance))
+        head = ", ".join(f"{count} {outcome}" for outcome, count in classes.most_common()) or "none"
+        rows = [self._row(each) for each in chosen[:ROWS]]
+        more = f"\n{len(chosen) - ROWS} more of them are not shown" if len(chosen) > ROWS else ""
+        return f"Of {len(rollouts)}: {head}.\n{fenced(chr(10).join(rows), 'failures', SHOWN)}{more}"
+
+    def _row(self, each: Rollout) -> str:
+        said = excerpt(" ".join(part for part in (each.feedback, each.message) if part), 160)
+        asked = excerpt(_line(dict(self._desk.instances[each.instance].input)), 160)
+        answer = excerpt(each.answer or "", 120)
+        return (
+            f"{each.instance}: {each.outcome}, reward {each.reward:g}, input {asked}, answer {answer} {said}".rstrip()
+        )
+
+    def _trajectory(self, asked: Trajectory) -> str:
+        rollout = next((each for each in self._rollouts(asked.agent) if each.instance == asked.instance), None)
+        instance = self._desk.instances.get(asked.instance)
+        if rollout is None or instance is None:
+            raise ToolError(f"instance {asked.instance!r} is not in the search sample; `failures` names some that are")
+        parts = [f"{rollout.outcome}, reward {rollout.reward:g}, {rollout.tokens} tokens"]
+        texts = {
+            "input": _json(dict(instance.input)),
+            "answer": rollout.answer,
+            "what the verifier said": rollout.feedback,
+            "message": rollout.message,
+            "log": rollout.log,
+            "step rewards, the harness's own word": _json(list(rollout.step_rewards)) if rollout.step_rewards else "",
+            "calls of the policy": _json(list(rollout.turns)) if rollout.turns else "",
+        }
+        parts += [fenced(text, what, PART) for what, text in texts.items() if text]
+        return "\n".join(parts)
+
+    def _earlier(self, asked: Earlier) -> str:
+        trials = [trial for trial in self._evidence.trials if trial.generation == asked.generation]
+        decided = self._desk.decided(asked.generation, asked.candidate)
+        if decided is None or asked.candidate >= len(trials):
+            raise ToolError("there is no such decision; the evidence lists them all")
+        trial = trials[asked.candidate]
+        prediction = decided["prediction"]
+        parts = [
+            f"{trial.lever} {trial.name} on agent {trial.parent}: {trial.outcome}; predicted {trial.predicted:+.4f}, "
+            f"measured on search {measured(trial)}",
+            fenced(decided["reason"], "the reason given then", PART),
+            fenced(prediction["where"], "where it was to help", PART),
+        ]
+        if trial.why:
+            parts.append(fenced(trial.why, "what came of it", PART))
+        if decided["diff"]:
+            parts.append(fenced(decided["diff"], "diff", SHOWN // 2))
+        if trial.agent:
+            parts.append(_changes(self._desk.rollouts(trial.parent), self._desk.rollouts(trial.agent)))
+        return "\n".join(parts)
+
+
+def measured(trial: Trial) -> str:
+    """The gain on the search sample."""
+    return "nothing" if trial.gain is None else f"{trial.gain:+.4f}"
+
+
+def _changes(before: Sequence[Rollout], after: Sequence[Rollout]) -> str:
+    """Which instances two agents differ on."""
+    earned = {each.instance: each.reward for each in before}
+    both = [(each.instance, each.reward - earned[each.instance]) for each in after if each.instance in earned]
+    won, lost = [name for name, gain in both if gain > 0], [name for name, gain in both if gain < 0]
+    return f"won {len(won)}: {excerpt(' '.join(won), 800)}\nlost {len(lost)}: {excerpt(' '.join(lost), 800)}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=1)
+
+
+def _line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

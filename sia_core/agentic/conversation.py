@@ -1,0 +1,95 @@
+"""One conversation with a model: it uses tools until it has ended with what it was asked for, or is given up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from sia_core.agentic.toolbox import Arguments, Offered, Toolbox, offer
+from sia_core.calls import Calls
+from sia_core.models import Ask, Message, Reply, ToolCall, results, told
+
+FAULTS = 3
+"""Times that a conversation may be declined, cut short, left without a tool, or ended wrongly, each."""
+
+NEAR_THE_END = 5
+
+_Result = TypeVar("_Result")
+
+
+class GivenUpOn(Exception):
+    """The model did not come to an end that can be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Ending(Generic[_Result]):
+    """The tool that ends a conversation: what it takes, and what that makes. ToolError hands it back."""
+
+    name: str
+    description: str
+    takes: type[Arguments]
+    make: Callable[[Arguments], _Result]
+
+
+class Conversation(Generic[_Result]):
+    """Asks as ``ask`` says, with tools of its own, through calls that are recorded under ``purpose``."""
+
+    def __init__(
+        self, calls: Calls, purpose: str, ask: Ask, offered: list[Offered], ending: Ending[_Result], replies: int
+    ) -> None:
+        self._calls, self._purpose, self._replies = calls, purpose, replies
+        self._ending = ending
+        self._made: list[_Result] = []
+        end = offer(ending.name, ending.description, ending.takes, self._end)
+        self._toolbox = Toolbox([*offered, end])
+        self._ask = Ask(ask.model, ask.system, ask.messages, self._toolbox.tools, ask.max_tokens, ask.temperature)
+        self._faults: dict[str, int] = {}
+
+    def run(self) -> _Result:
+        """What the ending made; GivenUpOn where the model does not get there."""
+        messages = list(self._ask.messages)
+        for left in range(self._replies - 1, -1, -1):
+            asked = Ask(self._ask.model, self._ask.system, tuple(messages), self._ask.tools, self._ask.max_tokens)
+            reply = self._calls.complete(self._purpose, asked)
+            messages += self._answered(reply, left)
+            if self._made:
+                return self._made[0]
+        raise GivenUpOn(f"{self._ask.model} did not call `{self._ending.name}` within {self._replies} replies")
+
+    def _answered(self, reply: Reply, left: int) -> list[Message]:
+        """What the conversation goes on with."""
+        if reply.ended == "refusal":
+            self._fault("declined to answer")
+            return []  # and is asked the same again
+        said = [reply.message] if reply.text or reply.calls else []
+        if reply.ended == "length":
+            self._fault("was cut short by max_tokens")
+            cut = f"Your reply was cut at {self._ask.max_tokens} tokens and nothing of it was done. Take smaller steps."
+            return [*said, results([(call, cut, True) for call in reply.calls]) if reply.calls else told(cut)]
+        if not reply.calls:
+            self._fault("called no tool")
+            return [*said, told(f"Use the tools, and end with `{self._ending.name}`.")]
+        given = [(call, *self._used(call)) for call in reply.calls]
+        if left <= NEAR_THE_END:
+            call, text, failed = given[-1]
+            given[-1] = (call, f"{text}\n[{left} more replies of yours; end with `{self._ending.name}`]", failed)
+        return [*said, results(given)]
+
+    def _used(self, call: ToolCall) -> tuple[str, bool]:
+        if self._made:
+            return "not done: the conversation had ended", True
+        text, failed = self._toolbox.use(call)
+        if failed and call.name == self._ending.name:
+            self._fault(f"ended wrongly: {text}")
+        return text, failed
+
+    def _end(self, given: Arguments) -> str:
+        self._made.append(self._ending.make(given))
+        return "done"
+
+    def _fault(self, what: str) -> None:
+        kind = what.partition(":")[0]
+        self._faults[kind] = self._faults.get(kind, 0) + 1
+        if self._faults[kind] > FAULTS:
+            raise GivenUpOn(f"{self._ask.model} {what} ({self._faults[kind]} times)")

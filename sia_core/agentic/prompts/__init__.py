@@ -1,0 +1,183 @@
+"""What a model is told: the texts beside this file, filled with what a run knows.
+
+The order is the order of how long a text stays the same, so that a provider can cache
+all that stands first: rules and table for every run, the task for one run, the
+evidence for one decision.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+from importlib.resources import files
+from statistics import fmean
+from string import Template
+
+from sia_core.agentic.archive import measured
+from sia_core.agentic.workshop import code
+from sia_core.evidence import AgentView, AlgorithmView, Evidence, Trial, excerpt
+from sia_core.fence import fenced
+from sia_core.harness import HarnessTree
+from sia_core.selection import as_text
+from sia_core.types import Metric
+
+AGENTS = 16
+PUBLIC = 30
+LINE = 300
+
+
+def system(brief: str, metric: Metric, seed: HarnessTree) -> tuple[str, ...]:
+    """The system prompt, in parts."""
+    unit = f" in {metric.unit}" if metric.unit else ""
+    about = {"brief": brief, "metric": metric.name + unit, "direction": metric.direction}
+    return (_text("rules") + "\n" + _filled("table", table=as_text()), _filled("task", **about, code=code(seed)))
+
+
+def draft(public: Sequence[str]) -> str:
+    """The first message of a draft."""
+    return _filled("draft", public=_public(public))
+
+
+def first_agent(evidence: Evidence) -> AgentView:
+    """The agent that the run began with."""
+    return next(agent for agent in evidence.agents.values() if agent.parent is None)
+
+
+def decide(evidence: Evidence, public: Sequence[str]) -> str:
+    """The first message of a decision: the evidence."""
+    left = [
+        f"{amount:,.{2 if kind == 'dollars' else 0}f} {kind}" for kind, amount in sorted(evidence.budget_left.items())
+    ]
+    return _filled(
+        "decide",
+        generation=str(evidence.generation),
+        candidates=str(evidence.candidates),
+        incumbent=evidence.incumbent,
+        levers=", ".join(evidence.levers),
+        smallest_gain=f"{evidence.smallest_gain:.3f}",
+        budget=", ".join(left) or "not limited",
+        public=_public(public),
+        agents=_agents(evidence),
+        stats=_stats(evidence.agents[evidence.incumbent]),
+        failures=_failures(evidence.agents[evidence.incumbent]),
+        weights=_weights(evidence),
+        trials=_trials(evidence.trials),
+    )
+
+
+def _agents(evidence: Evidence) -> str:
+    lines = [
+        "| agent | parent | mean on search | weights | changes since the first |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    best = sorted(evidence.agents.values(), key=lambda agent: (-agent.estimate, agent.id))
+    kept = [each for each in best if each.id == evidence.incumbent or each in best[:AGENTS]]
+    for agent in kept:
+        mark = " (incumbent)" if agent.id == evidence.incumbent else ""
+        trained = agent.adapter[:12] if agent.adapter else "base"
+        changes = " > ".join(_cell(each) for each in agent.edits) or "none"
+        row = (f"{agent.id}{mark}", agent.parent or "-", f"{agent.estimate:.4f}", trained, excerpt(changes, LINE))
+        lines.append(f"| {' | '.join(row)} |")
+    left = len(evidence.agents) - len(kept)
+    return "\n".join([*lines, *([f"{left} more that earned less"] if left else [])])
+
+
+def _stats(agent: AgentView) -> str:
+    if agent.search is None:
+        return "It was not rolled out."
+    return _facts(asdict(agent.search.stats))
+
+
+def _failures(agent: AgentView) -> str:
+    if agent.search is None or not agent.search.failures:
+        return "Every rollout gave a valid answer; what is wrong is what was answered."
+    return "\n".join(
+        f"{each.count} {each.outcome}:\n{fenced(each.example, 'one of them')}" for each in agent.search.failures
+    )
+
+
+def _weights(evidence: Evidence) -> str:
+    if evidence.weights is None:
+        return "This run has no policy to train."
+    if evidence.weights.refused:
+        return f"It cannot be pulled: {evidence.weights.refused}."
+    incumbent = evidence.agents[evidence.incumbent]
+    if incumbent.exploration is None:
+        return "The incumbent was not explored."
+    found = [f"Groups of rollouts at the training temperature: {_facts(asdict(incumbent.exploration))}"]
+    found += [as_text(incumbent.exploration)]
+    found += [_algorithm(each, evidence.incumbent) for each in evidence.algorithms]
+    return "\n\n".join(found)
+
+
+def _algorithm(view: AlgorithmView, agent: str) -> str:
+    objections, training, cost = view.objections.get(agent, ()), view.training.get(agent), view.costs.get(agent)
+    parts = [f"- {view.name}: {view.summary}."]
+    parts += [f"  It would learn nothing here: {'; '.join(objections)}."] if objections else []
+    parts += [f"  It advises {json.dumps(training.model_dump(exclude_none=True), sort_keys=True)}."] if training else []
+    if cost:
+        parts.append(f"  That takes about {cost['rollouts']:,.0f} rollouts and {_round(cost['tokens']):,.0f} tokens.")
+    return "\n".join(parts)
+
+
+def _trials(trials: Sequence[Trial]) -> str:
+    if not trials:
+        return "None yet."
+    lines = [
+        "| decision | lever | name | parent | predicted | measured | outcome |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    places: dict[int, int] = {}
+    whys = []
+    for trial in trials:
+        place = places[trial.generation] = places.get(trial.generation, -1) + 1
+        lines.append(
+            f"| {trial.generation}.{place} | {trial.lever} | {_cell(trial.name)} | {trial.parent} | "
+            f"{trial.predicted:+.4f} | {measured(trial)} | {trial.outcome} |"
+        )
+        if trial.outcome in ("failed", "refused"):
+            whys.append(fenced(trial.why, f"why {trial.generation}.{place} was {trial.outcome}", LINE))
+    return "\n".join([*lines, _calibration(trials), *whys])
+
+
+def _calibration(trials: Sequence[Trial]) -> str:
+    """How predictions and measurements compare, over all of them."""
+    pairs = [(trial.predicted, trial.gain) for trial in trials if trial.gain is not None]
+    if not pairs:
+        return "None of them was measured."
+    off = fmean(abs(predicted - gain) for predicted, gain in pairs)
+    return (
+        f"Over {len(pairs)} that were measured: predicted {fmean(each for each, _ in pairs):+.4f} on average, "
+        f"measured {fmean(each for _, each in pairs):+.4f}, off by {off:.4f}."
+    )
+
+
+def _facts(facts: dict[str, object]) -> str:
+    told = {name: round(value, 4) if isinstance(value, float) else value for name, value in facts.items()}
+    return ", ".join(f"{name} {value}" for name, value in told.items() if value is not None) + "."
+
+
+def _public(public: Sequence[str]) -> str:
+    more = f" and {len(public) - PUBLIC} more" if len(public) > PUBLIC else ""
+    return (", ".join(public[:PUBLIC]) or "none") + more
+
+
+def _cell(text: str) -> str:
+    """What a model wrote, as a table may hold it."""
+    return excerpt(" ".join(text.split()).replace("|", "/"), 80)
+
+
+def _round(number: float) -> float:
+    """To two digits: the rest is of no use, and would differ from machine to machine."""
+    return float(f"{number:.2g}")
+
+
+@cache
+def _text(name: str) -> str:
+    return files(__name__).joinpath(f"{name}.md").read_text(encoding="utf-8")
+
+
+def _filled(name: str, **values: str) -> str:
+    return Template(_text(name)).substitute(values)

@@ -1,0 +1,69 @@
+"""What the user may say of an improver that is a language model, as ``--improver-set KEY=VALUE`` gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sia_core.errors import UsageError
+from sia_core.models import Prices
+
+
+class Settings(BaseModel):
+    """``model`` decides, ``draft_model`` writes the first harness; prices are dollars for a million tokens.
+
+    ``replay`` is a file of recorded replies, which are then all that is asked.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(min_length=1)
+    draft_model: str = ""
+    base_url: str = ""
+    max_tokens: int = Field(default=16_000, ge=256, le=128_000)
+    replies: int = Field(default=60, ge=2, le=1000, description="of the model in one conversation")
+    timeout: float = Field(default=600.0, gt=0, description="seconds without a byte from the server")
+    tries: int = Field(default=6, ge=1, le=100)
+    first_wait: float = Field(default=2.0, ge=0, description="seconds before a call is tried again; they double")
+    input_price: float | None = Field(default=None, ge=0)
+    output_price: float | None = Field(default=None, ge=0)
+    cache_read_price: float | None = Field(default=None, ge=0)
+    cache_write_price: float | None = Field(default=None, ge=0)
+    replay: str = ""
+
+    @model_validator(mode="after")
+    def _prices_come_together(self) -> Settings:
+        if (self.input_price is None) != (self.output_price is None):
+            raise ValueError("input_price and output_price belong together")
+        if urlsplit(self.base_url).password or urlsplit(self.base_url).username:
+            raise ValueError("base_url: no user and no password in it; keys come from the environment")
+        return self
+
+    @classmethod
+    def of(cls, model: str, settings: Mapping[str, Any], option: str = "--improver-set") -> Settings:
+        """Read settings; UsageError, with what there is, where one is unknown or out of bounds."""
+        if secret := next((name for name in settings if "key" in name or "token" in name.split("_")), None):
+            raise UsageError(f"{option} {secret}: keys come from the environment only, and are never recorded")
+        try:
+            return cls.model_validate({"model": model, **settings})
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"])) or "settings"
+            known = ", ".join(cls.model_fields)
+            raise UsageError(f"{option} {where}: {first['msg']}; the settings are {known}") from None
+
+    @property
+    def prices(self) -> Prices | None:
+        """What the user says that the models cost, if anything."""
+        if self.input_price is None or self.output_price is None:
+            return None
+        read, write = self.cache_read_price, self.cache_write_price
+        return Prices(
+            self.input_price,
+            self.output_price,
+            self.input_price if read is None else read,
+            self.input_price if write is None else write,
+        )

@@ -1,0 +1,187 @@
+"""The tools with which a model works on a harness: a working copy, edits within bounds, and a check in the sandbox."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field
+
+from sia_core.agentic.toolbox import SHOWN, Arguments, Offered, ToolError, offer
+from sia_core.desk import CHECKED, Checked, Desk
+from sia_core.errors import HarnessError
+from sia_core.evidence import AgentView, excerpt
+from sia_core.fence import fenced
+from sia_core.harness import Delete, Edit, HarnessTree, Replace, Write, apply_edits
+from sia_core.verifying import INVALID
+
+CHECKS = 12
+"""Checks that one conversation may ask for."""
+
+LINES = 400
+
+
+class Nothing(Arguments):
+    """It takes nothing."""
+
+
+class Look(Arguments):
+    path: str
+    first_line: int = Field(default=1, ge=1)
+    lines: int = Field(default=LINES, ge=1, le=LINES)
+
+
+class Find(Arguments):
+    text: str = Field(min_length=1, description="as it stands there; not a pattern")
+
+
+class Change(Arguments):
+    path: str
+    old: str = Field(min_length=1, description="must occur exactly once in the file")
+    new: str
+
+
+class Whole(Arguments):
+    path: str
+    text: str
+
+
+class Remove(Arguments):
+    path: str
+
+
+class Begin(Arguments):
+    agent: str = Field(description="the id of an agent in the archive")
+
+
+class Workshop:
+    """A working copy of one agent's harness, the edits that were made to it, and what checks of it showed."""
+
+    def __init__(self, desk: Desk, agents: Mapping[str, AgentView], parent: AgentView) -> None:
+        self._desk, self._agents = desk, agents
+        self.parent, self.tree = parent, parent.files
+        self.edits: list[Edit] = []
+        self._checks = 0
+
+    @property
+    def offered(self) -> list[Offered]:
+        tools = [
+            offer("list_files", "The files of your working copy, with their sizes.", Nothing, self._list),
+            offer("read_file", "Lines of a file of your working copy.", Look, self._read),
+            offer("search_files", "Where a text occurs in your working copy.", Find, self._search),
+            offer("replace_text", "Replace the one occurrence of a text in a file.", Change, self._replace),
+            offer("write_file", "Write a file anew, or create it.", Whole, self._write),
+            offer("delete_file", "Remove a file.", Remove, self._delete),
+            offer("read_public", "Lines of a file that harnesses find in ctx.public.", Look, self._public),
+            offer(
+                "check",
+                f"""Run your working copy in the sandbox on {CHECKED} search instances: does it import, are its answers
+                valid, what do they earn? Costs {CHECKED} rollouts of the run's budget; at most {CHECKS} times.""",
+                Nothing,
+                self._check,
+            ),
+        ]
+        if len(self._agents) > 1:
+            about = "Make your working copy a copy of another agent's harness. Your edits so far are dropped."
+            tools.append(offer("start_from", about, Begin, self._begin))
+        return tools
+
+    def checked(self) -> Checked:
+        """What the working copy does on a few search instances."""
+        return self._desk.check(self.tree, self.parent.adapter)
+
+    def _list(self, _: Nothing) -> str:
+        rows = [f"{path}  {len(content):,} bytes" for path, content in sorted(self.tree.files.items())]
+        return fenced("\n".join(rows), f"files of the working copy of agent {self.parent.id}", SHOWN)
+
+    def _read(self, look: Look) -> str:
+        return _lines(self.tree.text(look.path), look)
+
+    def _search(self, find: Find) -> str:
+        found = []
+        for path, content in sorted(self.tree.files.items()):
+            for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
+                if find.text in line:
+                    found.append(f"{path}:{number}: {excerpt(line, 200)}")
+        return fenced("\n".join(found), f"{len(found)} lines", SHOWN) if found else "no file holds that text"
+
+    def _replace(self, change: Change) -> str:
+        return self._edit(Replace(path=change.path, old=change.old, new=change.new))
+
+    def _write(self, whole: Whole) -> str:
+        return self._edit(Write(path=whole.path, text=whole.text))
+
+    def _delete(self, remove: Remove) -> str:
+        return self._edit(Delete(path=remove.path))
+
+    def _edit(self, edit: Edit) -> str:
+        edited = apply_edits(self.tree, [edit])
+        if edited.digest == self.tree.digest:
+            raise ToolError("this changes nothing")
+        self.tree = edited
+        self.edits.append(edit)
+        return f"done; {len(self.edits)} edits so far"
+
+    def _begin(self, begin: Begin) -> str:
+        if begin.agent not in self._agents:
+            raise ToolError(f"no agent {begin.agent!r} in the archive; there are {', '.join(self._agents)}")
+        self.parent = self._agents[begin.agent]
+        self.tree, self.edits = self.parent.files, []
+        return f"the working copy is agent {self.parent.id}'s harness"
+
+    def _public(self, look: Look) -> str:
+        files = public_files(self._desk.public)
+        if look.path not in files:
+            raise ToolError(f"no file {look.path!r}; ctx.public holds {', '.join(files) or 'nothing'}")
+        with (self._desk.public / look.path).open(encoding="utf-8", errors="replace") as file:
+            wanted = [line for number, line in enumerate(file, 1) if 0 <= number - look.first_line < look.lines]
+        return fenced("".join(wanted), f"{look.path} from line {look.first_line}", SHOWN)
+
+    def _check(self, _: Nothing) -> str:
+        if self._checks >= CHECKS:
+            raise ToolError(f"{CHECKS} checks were made; decide with what they showed")
+        self._checks += 1
+        return shown(self.checked())
+
+
+def runs(checked: Checked) -> bool:
+    """Whether a harness runs at all: at least one instance got an answer, right or wrong."""
+    return any(each.outcome in ("ok", INVALID) for each in checked.rollouts)
+
+
+def shown(checked: Checked) -> str:
+    """What a check came to, for the model to read."""
+    rows = []
+    for each in checked.rollouts:
+        said = " ".join(part for part in (each.message, each.log) if part)
+        rows.append(
+            f"{each.instance}: {each.outcome}, reward {each.reward:g}, answer {excerpt(each.answer or '', 200)}"
+        )
+        rows += [f"  {excerpt(said, 400)}"] if said else []
+    stopped = f" It was stopped: {checked.stopped}." if checked.stopped else ""
+    verdict = "It runs." if runs(checked) else "It does not run."
+    return f"{verdict}{stopped}\n{fenced(chr(10).join(rows), 'what the check did', SHOWN)}"
+
+
+def public_files(folder: Path) -> list[str]:
+    """What is in the public folder, by relative path."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def code(tree: HarnessTree, limit: int = SHOWN) -> str:
+    """All text files of a harness, each fenced."""
+    parts = []
+    for path in sorted(tree.files):
+        try:
+            parts.append(fenced(tree.text(path), path, limit))
+        except HarnessError:  # not a text file; its name says enough
+            parts.append(f"{path}: {len(tree.files[path]):,} bytes, not text")
+    return "\n".join(parts)
+
+
+def _lines(text: str, look: Look) -> str:
+    lines = text.splitlines()
+    part = lines[look.first_line - 1 : look.first_line - 1 + look.lines]
+    left = len(lines) - (look.first_line - 1 + len(part))
+    more = f", {left} more below" if left > 0 else ""
+    return fenced("\n".join(part), f"{look.path} from line {look.first_line} of {len(lines)}{more}", SHOWN)

@@ -1,0 +1,214 @@
+"""Paid calls of language models through the run's record: none is paid for twice whose reply had arrived.
+
+A call's key is its purpose, the digest of its request, and how often the purpose had
+asked that before. Its try number N leaves ``KEY/intent/N`` before anything is sent, and
+then ``KEY/reply``, or ``KEY/failed/N`` with what it may have cost. An intent with
+neither was under way when the process ended: it is booked at its bound, said, and tried again.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from sia_core.budget import Budget
+from sia_core.errors import ModelError, UsageError
+from sia_core.models import Ask, CallFailed, Patience, Prices, Provider, Reply, Usage
+
+CALLS = "calls/"
+
+
+class Store(Protocol):
+    """Where calls are recorded durably: a run's ledger, or what stands for it on another machine."""
+
+    def get(self, key: str) -> tuple[Any] | None: ...
+
+    def record(self, key: str, value: Any) -> Any: ...
+
+
+class RequestRefused(ModelError):
+    """The provider will not answer this request, whoever asks and whenever."""
+
+
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call under its key, with the most that it can read and cost."""
+
+    key: str
+    request: Ask
+    prices: Prices
+    most_read: int
+
+    @property
+    def bound(self) -> float:
+        return self.prices.most(self.most_read, self.request.max_tokens)
+
+    def cost(self, usage: Usage) -> tuple[float, str]:
+        """Dollars for a usage, and what is wrong with the usage: figures that cannot be are booked at the bound."""
+        amounts = asdict(usage).values()
+        if min(amounts) < 0 or not 0 < usage.read <= self.most_read or usage.output > self.request.max_tokens:
+            return (
+                self.bound,
+                f"the usage figures cannot be right: {asdict(usage)}; booked at the most it can have cost",
+            )
+        return self.prices.cost(usage), ""
+
+
+class Calls:
+    """Asks one provider, recorded in ``store`` and booked as ``dollars``. Safe to use from several threads.
+
+    ``booked`` says that the budget holds already what the store had recorded before.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        store: Store,
+        budget: Budget,
+        notice: Notice,
+        *,
+        patience: Patience | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        booked: bool = False,
+    ) -> None:
+        self._provider, self._store, self._budget, self._notice = provider, store, budget, notice
+        self._patience, self._sleep, self._booked = patience or Patience(), sleep, booked
+        self._asked: Counter[str] = Counter()
+        self._mutex = threading.Lock()
+        self._last: dict[str, tuple[Ask, int]] = {}
+
+    def complete(self, purpose: str, request: Ask) -> Reply:
+        """The recorded reply, or a new one. ModelError or BudgetExhausted where there is none; resume asks again."""
+        call = self._call(purpose, request)
+        tried = self._replay(call)
+        recorded = self._store.get(f"{call.key}/reply")
+        if recorded:
+            reply = Reply.from_json(recorded[0]["reply"])
+            self._book(recorded[0])
+        else:
+            reply = self._answered(call, tried)
+        with self._mutex:
+            self._last[purpose] = request, min(call.most_read, max(0, reply.usage.read)) or call.most_read
+        return reply
+
+    def _call(self, purpose: str, request: Ask) -> _Call:
+        prices = self._provider.prices(request.model)
+        if prices is None:
+            if "dollars" in self._budget.limit.amounts:
+                raise UsageError(
+                    f"--budget dollars: it is not known what {request.model} costs; say it, in dollars for a million "
+                    "tokens, with --improver-set input_price=... --improver-set output_price=... (0 where it is free)"
+                )
+            prices = Prices()
+        digest = request.digest
+        key = f"{CALLS}{purpose}/{digest[:16]}"
+        with self._mutex:
+            occurrence = self._asked[key]
+            self._asked[key] += 1
+            known = self._last.get(purpose, (None, 0))
+        return _Call(f"{key}/{occurrence}", request, prices, request.most_tokens(*known))
+
+    def _replay(self, call: _Call) -> int:
+        """Book the tries that are recorded; how many there were."""
+        tried = 0
+        while self._store.get(f"{call.key}/intent/{tried}"):
+            failed = self._store.get(f"{call.key}/failed/{tried}")
+            if failed is None:
+                if self._store.get(f"{call.key}/reply"):
+                    break
+                why = "the run was stopped before the reply had arrived"
+                self._notice(f"a call of {call.request.model} may be paid for twice, and is made again: {why}")
+                lost = self._failed(call, tried, why, call.bound)
+                self._budget.settle({}, {"dollars": lost["dollars"]})
+            else:
+                self._book(failed[0])
+            tried += 1
+        return tried
+
+    def _book(self, row: Mapping[str, Any]) -> None:
+        """What a recorded reply or failure cost, unless that was done."""
+        if not self._booked:
+            self._budget.settle({}, {"dollars": row["dollars"]})
+
+    def _answered(self, call: _Call, tried: int) -> Reply:
+        failures = 0
+        while True:
+            self._budget.reserve(dollars=call.bound)
+            spent = 0.0
+            try:
+                with finishing(self._notice):
+                    reply, spent = self._tried(call, tried + failures)
+                return reply
+            except CallFailed as failure:
+                spent = call.bound if failure.paid else 0.0
+                self._failed(call, tried + failures, str(failure), spent)
+                failures += 1
+                if not failure.retry or failures >= self._patience.tries:
+                    times = f" after {failures} tries" if failures > 1 else ""
+                    kind = RequestRefused if failure.refused else ModelError
+                    raise kind(f"{self._provider.name} gave no answer{times}: {failure}. {_KEPT}") from failure
+                wait = self._patience.wait(failures, failure.after)
+                self._notice(f"{self._provider.name}: {failure}; trying again in {wait:.0f} s")
+            finally:
+                self._budget.settle({"dollars": call.bound}, {"dollars": spent})
+            self._sleep(wait)
+
+    def _tried(self, call: _Call, number: int) -> tuple[Reply, float]:
+        """One try, from intent to recorded reply; and what it cost."""
+        request = call.request
+        about = {"model": request.model, "digest": request.digest, "most": call.bound}
+        self._store.record(f"{call.key}/intent/{number}", {**about, "asked": _new(request)})
+        reply = self._provider.complete(request)
+        dollars, wrong = call.cost(reply.usage)
+        row = {"reply": reply.to_json(), "digest": request.digest, "dollars": dollars, "wrong": wrong}
+        self._store.record(f"{call.key}/reply", row)
+        if wrong:
+            self._notice(f"{self._provider.name}: {wrong}")
+        return reply, dollars
+
+    def _failed(self, call: _Call, number: int, why: str, dollars: float) -> Any:
+        return self._store.record(f"{call.key}/failed/{number}", {"why": why, "dollars": dollars})
+
+
+_KEPT = "What was paid for is kept; `sia resume` asks again."
+
+
+def _new(request: Ask) -> Mapping[str, Any]:
+    """What a request holds that those before it did not: all of it at first, then what came last."""
+    if len(request.messages) == 1:
+        return {"system": list(request.system), "tools": [each.name for each in request.tools], **request.messages[0]}
+    return request.messages[-1]
+
+
+@contextmanager
+def finishing(notice: Notice) -> Iterator[None]:
+    """In the main thread one Ctrl-C waits until the block is done, and a second one stops it at once."""
+    before = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
+    if not callable(before):  # another thread, or a process that ignores Ctrl-C
+        yield
+        return
+    asked = False
+
+    def later(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        notice("stopping once the model has answered, so that its reply is kept; Ctrl-C again stops now")
+
+    signal.signal(signal.SIGINT, later)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt

@@ -1,0 +1,182 @@
+"""A stand-in for servers of language models: the real SDKs talk to it over HTTP, and it answers by script or by rule.
+
+    with ModelServer([Turn("hello"), Turn(uses=[Use("decide", {...})])]) as server:
+        client = anthropic.Anthropic(base_url=server.url, api_key="any")  # or openai, with server.openai_url
+
+No model is behind it: what a run that talked to it shows is that everything around the model works.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+from sia_core.testing.wire import ChatCompletions, Fault, Messages, Protocol, Turn, Use
+
+__all__ = ["Asked", "Fault", "ModelServer", "Turn", "Use"]
+
+_PROTOCOLS: tuple[Protocol, ...] = (Messages(), ChatCompletions())
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that the server got: its place in the order of arrival, its path, headers (lower case) and body."""
+
+    number: int
+    path: str
+    headers: Mapping[str, str]
+    body: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        """All of the body, as JSON, to search in."""
+        return json.dumps(self.body, ensure_ascii=False)
+
+    @property
+    def results(self) -> list[str]:
+        """The texts that tools gave back since the last reply."""
+        found: list[str] = []
+        for message in reversed(self.body["messages"]):
+            if message["role"] == "assistant":
+                break
+            if message["role"] == "tool":
+                found.append(_text(message["content"]))
+            elif isinstance(message["content"], list):
+                blocks = [block for block in message["content"] if block["type"] == "tool_result"]
+                found += [_text(block["content"]) for block in reversed(blocks)]
+        return found[::-1]
+
+
+Rule = Callable[[Asked], Turn]
+
+
+class ModelServer:
+    """Answers on loopback while its ``with`` block lasts; ``asked`` holds every request.
+
+    A script is used up turn by turn, in the order of arrival, and afterwards every
+    request is answered with status 400; a rule is asked each time.
+    """
+
+    def __init__(self, script: Iterable[Turn] | Rule) -> None:
+        self.asked: list[Asked] = []
+        self._rule = script if callable(script) else None
+        self._script = None if callable(script) else iter(script)
+        self._mutex = threading.Lock()
+        self.closing = threading.Event()
+        self._http = _Http(self)
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), name="sia-model-server")
+
+    @property
+    def url(self) -> str:
+        """The base URL as the Messages protocol's clients want it."""
+        return f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    @property
+    def openai_url(self) -> str:
+        """The base URL as the Chat Completions protocol's clients want it."""
+        return f"{self.url}/v1"
+
+    def __enter__(self) -> ModelServer:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.closing.set()
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+    def next(self, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> tuple[Asked, Turn]:
+        """Note a request; what to answer it with."""
+        with self._mutex:
+            asked = Asked(len(self.asked), path, headers, body)
+            self.asked.append(asked)
+            scripted = next(self._script, None) if self._script is not None else None
+        if self._rule is not None:
+            return asked, self._rule(asked)
+        return asked, scripted or Turn(fault=Fault(status=400))
+
+
+class _Http(ThreadingHTTPServer):
+    """What listens, and the server that it listens for."""
+
+    daemon_threads = True
+
+    def __init__(self, owner: ModelServer) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.owner = owner
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection of a client."""
+
+    protocol_version = "HTTP/1.1"
+
+    @property
+    def _owner(self) -> ModelServer:
+        assert isinstance(self.server, _Http)
+        return self.server.owner
+
+    def do_POST(self) -> None:
+        protocol = next((each for each in _PROTOCOLS if self.path.partition("?")[0] == each.path), None)
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if protocol is None:
+            self._send(404, {"error": {"message": f"no such path: {self.path}"}})
+            return
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        asked, turn = self._owner.next(self.path, headers, body)
+        try:
+            self._answer(protocol, asked, turn)
+        except (BrokenPipeError, ConnectionResetError):  # the client has gone: killed, or out of patience
+            self.close_connection = True
+
+    def _answer(self, protocol: Protocol, asked: Asked, turn: Turn) -> None:
+        fault = turn.fault or Fault()
+        if fault.status is not None:
+            self._send(fault.status, protocol.error(fault.status, fault.message), fault)
+        elif asked.body.get("stream"):
+            self._stream(protocol.events(turn, asked.number, asked.body), fault)
+        else:
+            self._owner.closing.wait(fault.pause)
+            self._send(200, protocol.whole(turn, asked.number, asked.body), fault)
+
+    def _send(self, status: int, body: Mapping[str, Any], fault: Fault | None = None) -> None:
+        fault, content = fault or Fault(), json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        if fault.retry_after is not None:
+            self.send_header("retry-after", f"{fault.retry_after:g}")
+        self.end_headers()
+        self.wfile.write(content[: fault.cut_after])
+        self.close_connection = self.close_connection or fault.cut_after is not None
+
+    def _stream(self, events: Iterable[bytes], fault: Fault) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for index, event in enumerate(events):
+            if index == fault.cut_after:
+                self.close_connection = True
+                return
+            self._owner.closing.wait(fault.pause)
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+            self.wfile.flush()
+        self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: a test looks at ``asked``."""
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(block.get("text", "") for block in content)

@@ -1,0 +1,121 @@
+"""The contract of providers of language models, for plugin authors to inherit, against the stand-in server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
+
+import pytest
+
+from sia_core.models import Ask, CallFailed, Provider, Reply, Tool, Usage, results, told
+from sia_core.testing.model_server import Fault, ModelServer, Turn, Use
+
+READ = Tool("read", "Read a file.", {"type": "object", "properties": {"path": {"type": "string"}}})
+KEY = "sk-a-key-that-is-planted"
+
+Opened = Callable[[str], AbstractContextManager[Provider]]
+
+
+class ProviderContract:
+    """``class TestMine(ProviderContract)`` with ``url(server)`` and a fixture ``opened``.
+
+    ``opened(url)`` is a context with a provider that asks there, with :data:`KEY` as its
+    key and a time limit of half a second without a byte.
+    """
+
+    model: ClassVar[str]
+
+    def url(self, server: ModelServer) -> str:
+        raise NotImplementedError
+
+    def ask(self, *messages: Any, tools: tuple[Tool, ...] = (READ,)) -> Ask:
+        return Ask(self.model, ("rules", "task"), messages or (told("hello"),), tools, max_tokens=500)
+
+    @pytest.fixture
+    def asked_of(self, opened: Opened) -> Callable[..., Any]:
+        """``asked_of(turn, request)`` is what a provider makes of a turn: the reply, or the failure."""
+
+        def asked(turn: Turn, request: Ask | None = None) -> Reply | CallFailed:
+            with ModelServer([turn]) as server, opened(self.url(server)) as provider:
+                try:
+                    return provider.complete(request or self.ask())
+                except CallFailed as failure:
+                    return failure
+
+        return asked
+
+    def test_a_text_and_tools_and_usage_arrive(self, asked_of: Callable[..., Any]) -> None:
+        use = Use("read", {"path": "harness.py", "why": "“quotes”\nand more than one event of a stream, to be sure"})
+        usage = {"input": 100, "output": 7, "cache_read": 50}
+        reply = asked_of(Turn("I look. " * 20, [use, use], usage=usage))
+        assert reply.text == "I look. " * 20
+        assert [(call.name, call.arguments) for call in reply.calls] == [("read", use.arguments)] * 2
+        assert len({call.id for call in reply.calls}) == 2
+        assert reply.ended == "tools"
+        assert reply.usage == Usage(input=100, output=7, cache_read=50)
+        assert Reply.from_json(reply.to_json()) == reply
+
+    def test_a_conversation_goes_on_with_what_was_said_and_what_tools_gave(self, opened: Opened) -> None:
+        script = [Turn("I look.", [Use("read", {"path": "a"}), Use("read", '{"path": ')]), Turn("thanks")]
+        with ModelServer(script) as server, opened(self.url(server)) as provider:
+            first = provider.complete(self.ask())
+            good, bad = first.calls
+            assert bad.arguments == '{"path": '
+            given = results([(good, "the content", False), (bad, "not JSON", True)])
+            second = provider.complete(self.ask(told("hello"), first.message, given))
+            assert second.text == "thanks"
+            assert server.asked[1].results == ["the content", "not JSON"]
+            text = server.asked[1].text
+        assert text.index("I look.") < text.index("the content") < text.index("not JSON")
+        assert good.id in text
+
+    def test_a_recorded_conversation_can_be_gone_on_with(self, opened: Opened) -> None:
+        with ModelServer([Turn("I look.", [Use("read")]), Turn("thanks")]) as server, opened(self.url(server)) as one:
+            first = Reply.from_json(one.complete(self.ask()).to_json())
+            given = results([(first.calls[0], "the content", False)])
+            assert one.complete(self.ask(told("hello"), first.message, given)).text == "thanks"
+
+    @pytest.mark.parametrize("ended", ["length", "refusal", "end"])
+    def test_how_a_reply_ended_is_known(self, asked_of: Callable[..., Any], ended: Any) -> None:
+        assert asked_of(Turn("so", ended=ended)).ended == ended
+
+    def test_tools_that_a_limit_cut_short_are_malformed_and_not_guessed(self, asked_of: Callable[..., Any]) -> None:
+        reply = asked_of(Turn(uses=[Use("read", '{"path": "harn')], ended="length"))
+        assert reply.ended == "length"
+        assert [call.arguments for call in reply.calls] == ['{"path": "harn']
+
+    @pytest.mark.parametrize("status", [429, 500, 503, 529])
+    def test_what_may_pass_is_to_be_tried_again_and_was_not_paid_for(
+        self, asked_of: Callable[..., Any], status: int
+    ) -> None:
+        failure = asked_of(Turn(fault=Fault(status, retry_after=7)))
+        assert (failure.retry, failure.paid) == (True, False)
+        assert str(status) in str(failure)
+        assert failure.after == (7.0 if status == 429 else failure.after)
+
+    @pytest.mark.parametrize("status", [400, 401, 403, 404])
+    def test_what_cannot_pass_is_not_to_be_tried_again(self, asked_of: Callable[..., Any], status: int) -> None:
+        failure = asked_of(Turn(fault=Fault(status)))
+        assert (failure.retry, failure.paid, failure.refused) == (False, False, status == 400)
+
+    @pytest.mark.parametrize("events", [1, 4, 8])
+    def test_a_stream_that_is_cut_may_have_been_paid_for(self, asked_of: Callable[..., Any], events: int) -> None:
+        failure = asked_of(Turn("a text of several events " * 20, fault=Fault(cut_after=events)))
+        assert (failure.retry, failure.paid) == (True, True)
+
+    def test_a_server_that_falls_silent_is_given_up_and_may_have_been_paid(self, asked_of: Callable[..., Any]) -> None:
+        failure = asked_of(Turn("a text", fault=Fault(pause=60)))
+        assert (failure.retry, failure.paid) == (True, True)
+
+    def test_a_server_that_is_not_there_was_not_paid(self, opened: Opened) -> None:
+        with ModelServer([]) as server:
+            url = self.url(server)
+        with opened(url) as provider, pytest.raises(CallFailed) as failure:
+            provider.complete(self.ask())
+        assert (failure.value.retry, failure.value.paid) == (True, False)
+
+    def test_an_error_that_tells_the_key_is_told_without_it(self, asked_of: Callable[..., Any]) -> None:
+        failure = asked_of(Turn(fault=Fault(401, message=f"the key {KEY} is wrong")))
+        assert "is wrong" in str(failure)
+        assert KEY not in str(failure)

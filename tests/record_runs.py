@@ -1,0 +1,40 @@
+"""Makes the recordings in tests/data/recorded: `python tests/record_runs.py`, after prompts, tools or
+evidence were changed.
+
+They are runs of the example of sums against the stand-in server, by the script in
+``scripted_model.py``: no language model made them.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from example_runs import EXAMPLE, command
+from scripted_model import play
+
+from sia_core.cli import main
+from sia_core.ledger import Ledger
+from sia_core.recorded import recording
+from sia_core.testing.model_server import ModelServer
+
+RECORDED = Path(__file__).parent / "data" / "recorded"
+PRICES = ["--improver-set", "input_price=3", "--improver-set", "output_price=15"]
+
+
+def record(name: str, improver: str, url: str) -> None:
+    """A run of the example whose improver asks at ``url``, as a recording."""
+    with tempfile.TemporaryDirectory() as folder:
+        asks = ["--improver", improver, "--improver-set", f"base_url={url}", *PRICES]
+        assert main([*command(EXAMPLE, Path(folder)), *asks]) == 0
+        with Ledger.read(Path(folder) / "runs" / "agent-1") as ledger:
+            (RECORDED / f"{name}.jsonl").write_text(recording(ledger), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("ANTHROPIC_API_KEY", "any")
+    RECORDED.mkdir(exist_ok=True)
+    with ModelServer(play) as server:
+        record("messages", "claude", server.url)
+        record("chat-completions", "litellm:openai/any", server.openai_url)

@@ -1,0 +1,187 @@
+"""Whole runs whose improver asks a model: the real SDKs against the stand-in server, on the example of sums."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from example_runs import command, comparable
+from record_runs import PRICES, RECORDED
+from scripted_model import SCRIPT, STOP, WORDS, play
+
+from sia_core.cli import main
+from sia_core.testing.model_server import Asked, Fault, ModelServer, Turn, Use
+
+pytestmark = pytest.mark.real
+
+KEY = "sk-a-key-that-is-planted"
+PASSING = [
+    Fault(429, retry_after=0),
+    Fault(529),
+    Fault(500),
+    Fault(cut_after=1),
+    Fault(cut_after=4),
+    Fault(cut_after=0),
+]
+
+
+def improver(kind: str, server: ModelServer) -> list[str]:
+    """The options that have a run ask the server."""
+    if kind == "claude":
+        return ["--improver", "claude", "--improver-set", f"base_url={server.url}", "--improver-set", "first_wait=0"]
+    return ["--improver", "litellm:openai/any", "--improver-set", f"base_url={server.openai_url}", *PRICES]
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, KEY)
+
+
+def faulty(asked_before: Counter[str]) -> Callable[[Asked], Turn]:
+    """Whatever is asked for the first time meets the next fault; the second time it is answered."""
+
+    def rule(asked: Asked) -> Turn:
+        asked_before[asked.text] += 1
+        if asked.number == 0:
+            return Turn(fault=Fault(401, message=f"{KEY} is not a key that I know"))
+        first = asked_before[asked.text] == 1
+        return Turn("cut " * 40, fault=PASSING[len(asked_before) % len(PASSING)]) if first else play(asked)
+
+    return rule
+
+
+def test_a_run_through_every_fault_is_stopped_resumed_and_ends_well_and_no_key_is_left_anywhere(
+    sums: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--runs-dir", str(tmp_path / "runs")]
+    with ModelServer(faulty(Counter())) as server:
+        options = [*improver("claude", server), "--budget", "dollars=20"]
+        assert main([*command(sums, tmp_path), *options]) == 1
+        stopped = capsys.readouterr()
+        assert main(["resume", "--json", *where]) == 0
+        resumed = capsys.readouterr()
+    report = json.loads(resumed.out)
+    assert [(row["name"], row["accepted"]) for row in report["generations"]] == [("minus", True), ("times", True)]
+    assert report["sealed"]["final"]["value"] == 1.0
+    assert 0 < report["budget"]["spent"]["dollars"] < 20
+    assert "[key] is not a key that I know" in stopped.err
+    assert "sia resume" in stopped.err
+    assert "trying again" in resumed.err
+    assert main(["export", report["run"], str(tmp_path / "exported"), *where]) == 0
+    printed = capsys.readouterr()
+    texts = [stopped.out, stopped.err, resumed.out, resumed.err, printed.out, printed.err]
+    texts += [asked.text for asked in server.asked]
+    files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 20
+    assert not any(KEY in text for text in texts)
+    assert not any(KEY.encode() in content for content in files)
+    assert all(asked.headers["authorization"] == f"Bearer {KEY}" for asked in server.asked)
+
+
+def _run(argv: list[str]) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, "-m", "sia_core", *argv], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def _without_dollars(report: dict[str, Any]) -> dict[str, Any]:
+    same = comparable(report)
+    return {**same, "budget": {**same["budget"], "spent": {**same["budget"]["spent"], "dollars": 0}}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "calls"), [("claude", range(len(SCRIPT))), ("litellm", (0, 4, 9))])
+def test_killed_at_each_call_and_resumed_the_report_is_the_same_and_one_call_at_most_is_made_twice(
+    sums: Path, tmp_path: Path, kind: str, calls: Any
+) -> None:
+    with ModelServer(play) as server:
+        whole = _run([*command(sums, tmp_path / "whole"), *improver(kind, server)])
+        assert len(server.asked) == len(SCRIPT)
+    for call in calls:
+        folder = tmp_path / f"killed-{call}"
+        process: list[subprocess.Popen[bytes]] = []
+
+        def kills(asked: Asked, call: int = call, process: Any = process) -> Turn:
+            if asked.number == call:
+                os.kill(process[0].pid, signal.SIGKILL)
+            return play(asked)
+
+        with ModelServer(kills) as server:
+            argv = [sys.executable, "-m", "sia_core", *command(sums, folder), *improver(kind, server)]
+            process.append(subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            assert process[0].wait() == -signal.SIGKILL
+            report = _run(["resume", "--json", "--runs-dir", str(folder / "runs")])
+            assert len(server.asked) == len(SCRIPT) + 1
+        assert _without_dollars(report) == _without_dollars(whole)
+        assert report["budget"]["spent"]["dollars"] > whole["budget"]["spent"]["dollars"]
+
+
+ASKS = """
+def solve(instance, ctx):
+    reply = ctx.model([{"role": "user", "content": instance.input["text"]}])
+    return int(reply["choices"][0]["message"]["content"])
+"""
+
+STOPS = [Turn(uses=[Use("finish", {"summary": "as it was"})]), Turn(uses=[STOP])]
+
+
+def _adds(asked: Asked) -> Turn:
+    """A policy that can add, and an improver that leaves the agent alone."""
+    if asked.body.get("tools"):
+        text = asked.text
+        return STOPS["Write the first harness" not in text]
+    left, operation, right = asked.body["messages"][-1]["content"].split()
+    return Turn(str(WORDS.index(left) + WORDS.index(right)) if operation == "plus" else "0")
+
+
+@pytest.mark.slow
+def test_a_policy_on_a_server_of_ones_own_is_asked_once_a_rollout_and_goes_along_with_the_exported_agent(
+    sums: Path, tmp_path: Path
+) -> None:
+    (sums / "agent" / "harness.py").write_text(ASKS)
+    with ModelServer(_adds) as server:
+        policy = ["--policy", "openai/adds", "--engine", "litellm", "--engine-set", f"base_url={server.openai_url}"]
+        argv = [*command(sums, tmp_path), *policy, *improver("litellm", server), "--budget", "dollars=5"]
+        report = _run(argv)
+        calls = [asked for asked in server.asked if not asked.body.get("tools")]
+        assert len(server.asked) - len(calls) == 2
+        assert 0.2 < report["sealed"]["final"]["value"] < 0.5
+        assert report["budget"]["spent"]["tokens"] > 0
+        assert len(calls) == report["budget"]["spent"]["rollouts"]
+        exported = tmp_path / "exported"
+        assert main(["export", report["run"], str(exported), "--runs-dir", str(tmp_path / "runs")]) == 0
+        lines = json.dumps({"text": "two plus three"}) + "\n"
+        done = subprocess.run(
+            [sys.executable, str(exported / "run.py")], input=lines, capture_output=True, text=True, check=False
+        )
+        assert json.loads(done.stdout) == {"answer": 5}, done.stderr
+
+
+@pytest.mark.parametrize(("name", "asked"), [("messages", "claude"), ("chat-completions", "litellm:openai/any")])
+def test_a_recorded_run_goes_the_same_way_without_key_and_server(
+    sums: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    asked: str,
+) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    replay = ["--improver", asked, *PRICES, "--improver-set", f"replay={RECORDED / name}.jsonl"]
+    assert main([*command(sums, tmp_path), *replay]) == 0, capsys.readouterr().err
+    report = json.loads(capsys.readouterr().out)
+    assert [(row["name"], row["accepted"]) for row in report["generations"]] == [("minus", True), ("times", True)]
+    assert report["stopped"] == "it knows every operation"
+    assert 0 < report["budget"]["spent"]["dollars"] < 1
+    assert main(["replay", report["run"], "--runs-dir", str(tmp_path / "runs")]) == 0, capsys.readouterr().out

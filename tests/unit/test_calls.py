@@ -1,0 +1,226 @@
+"""Calls of language models: recorded and replayed, retried with patience, booked to the cent, stopped at the limit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sia_core.budget import Budget, Limit
+from sia_core.calls import Calls
+from sia_core.errors import BudgetExhausted, ModelError, UsageError
+from sia_core.ledger import Ledger
+from sia_core.models import Ask, CallFailed, Patience, Prices, Reply, Usage, told
+
+PRICES = Prices(input=3.0, output=15.0, cache_read=0.3, cache_write=3.75)
+LIMITED = CallFailed("429 too many requests", retry=True, after=7)
+CUT = CallFailed("the stream was cut", retry=True, paid=True)
+USAGE = Usage(input=100, output=10)
+
+
+class Scripted:
+    """A provider that says, raises or does what its script holds."""
+
+    name = "scripted"
+
+    def __init__(self, *script: Any, prices: Prices | None = PRICES) -> None:
+        self._script, self._prices = iter(script), prices
+        self.asked: list[Ask] = []
+
+    def complete(self, request: Ask) -> Reply:
+        self.asked.append(request)
+        part = next(self._script)
+        if isinstance(part, BaseException):
+            raise part
+        if isinstance(part, Reply):
+            return part
+        return Reply(part() if callable(part) else part, (), "end", USAGE, {"said": "raw"})
+
+    def prices(self, model: str) -> Prices | None:
+        return self._prices
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def ask(text: str = "hello", *, limit: int = 1000) -> Ask:
+    return Ask("a-model", ("be brief",), (told(text),), max_tokens=limit)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger.create(tmp_path / "run") as ledger:
+        yield ledger
+
+
+class World:
+    """Calls on a ledger, with what they said and slept."""
+
+    def __init__(self, ledger: Ledger, *script: Any, dollars: float | None = 1.0, **more: Any) -> None:
+        self.provider = Scripted(*script, **more)
+        self.budget = Budget(Limit({} if dollars is None else {"dollars": dollars}))
+        self.notices: list[str] = []
+        self.slept: list[float] = []
+        patience = Patience(tries=3)
+        self.calls = Calls(
+            self.provider, ledger, self.budget, self.notices.append, patience=patience, sleep=self.slept.append
+        )
+
+    @property
+    def spent(self) -> float:
+        return self.budget.spent["dollars"]
+
+
+def test_a_recorded_reply_is_used_and_not_paid_for_again(ledger: Ledger) -> None:
+    first = World(ledger, "one", "two")
+    replies = [first.calls.complete("draft", ask()) for _ in range(2)]
+    again = World(ledger)
+    assert [again.calls.complete("draft", ask()) for _ in range(2)] == replies
+    assert [reply.text for reply in replies] == ["one", "two"]
+    assert replies[0].raw == {"said": "raw"}
+    assert again.provider.asked == []
+    assert again.spent == first.spent == pytest.approx(2 * (100 * 3 + 10 * 15) / 1e6)
+
+
+def test_another_purpose_or_request_is_another_call(ledger: Ledger) -> None:
+    world = World(ledger, "one", "two", "three")
+    texts = [world.calls.complete(*each).text for each in (("a", ask()), ("b", ask()), ("a", ask("other")))]
+    assert texts == ["one", "two", "three"]
+
+
+def test_the_intent_is_recorded_before_anything_is_sent_and_the_reply_before_it_is_used(ledger: Ledger) -> None:
+    def keys() -> str:
+        return " ".join(key.rpartition("/0/")[2] for key, _, _ in ledger.events("calls/"))
+
+    world = World(ledger, keys)
+    assert world.calls.complete("draft", ask()).text == "intent/0"
+    assert keys() == "intent/0 reply"
+
+
+def test_a_call_that_a_kill_left_without_a_reply_is_said_booked_at_its_bound_and_made_again(ledger: Ledger) -> None:
+    first = World(ledger, Killed())
+    with pytest.raises(Killed):
+        first.calls.complete("draft", ask())
+    again = World(ledger, "one")
+    assert again.calls.complete("draft", ask()).text == "one"
+    assert "paid for twice" in again.notices[0]
+    bound = PRICES.most(ask().most_tokens(), 1000)
+    assert again.spent == pytest.approx(bound + PRICES.cost(USAGE))
+    third = World(ledger)
+    third.calls.complete("draft", ask())
+    assert third.spent == again.spent
+    assert third.notices == []
+
+
+def test_what_may_pass_is_tried_again_after_the_servers_wait_or_ones_own(ledger: Ledger) -> None:
+    world = World(ledger, LIMITED, CallFailed("529 overloaded", retry=True), "one")
+    assert world.calls.complete("draft", ask()).text == "one"
+    assert world.slept == [7.0, 4.0]
+    assert world.spent == PRICES.cost(USAGE)
+    assert "429" in world.notices[0]
+
+
+def test_what_cannot_pass_is_not_tried_again_and_the_error_says_how_to_go_on(ledger: Ledger) -> None:
+    world = World(ledger, CallFailed("401 bad key", retry=False))
+    with pytest.raises(ModelError, match=r"401 bad key.*sia resume"):
+        world.calls.complete("draft", ask())
+    assert world.slept == []
+    again = World(ledger, "one")
+    assert again.calls.complete("draft", ask()).text == "one"
+    assert again.spent == PRICES.cost(USAGE)
+
+
+def test_patience_ends_and_a_resumed_run_has_it_anew(ledger: Ledger) -> None:
+    world = World(ledger, LIMITED, LIMITED, LIMITED)
+    with pytest.raises(ModelError, match="after 3 tries"):
+        world.calls.complete("draft", ask())
+    assert World(ledger, LIMITED, "one").calls.complete("draft", ask()).text == "one"
+
+
+def test_a_reply_that_was_cut_may_have_been_paid_for_and_is_booked_so_once(ledger: Ledger) -> None:
+    world = World(ledger, CUT, "one")
+    world.calls.complete("draft", ask())
+    bound = PRICES.most(ask().most_tokens(), 1000)
+    assert world.spent == pytest.approx(bound + PRICES.cost(USAGE))
+    again = World(ledger)
+    again.calls.complete("draft", ask())
+    assert again.spent == world.spent
+
+
+def test_a_call_that_does_not_fit_into_the_dollars_is_not_made(ledger: Ledger) -> None:
+    bound = PRICES.most(ask().most_tokens(), 1000)
+    cost = PRICES.cost(USAGE)
+    world = World(ledger, "one", "two", dollars=bound + cost + 1e-9)
+    world.calls.complete("first", ask())
+    world.calls.complete("second", ask())
+    with pytest.raises(BudgetExhausted, match="dollars do not fit"):
+        world.calls.complete("third", ask())
+    assert len(world.provider.asked) == 2
+    assert world.spent == pytest.approx(2 * cost)
+    assert world.budget.left("dollars") == pytest.approx(bound - cost, abs=1e-8)
+
+
+def test_cached_tokens_have_their_own_price(ledger: Ledger) -> None:
+    usage = Usage(input=10, output=5, cache_read=400, cache_write=100)
+    world = World(ledger, Reply("one", (), "end", usage))
+    world.calls.complete("draft", ask())
+    assert world.spent == pytest.approx((10 * 3 + 5 * 15 + 400 * 0.3 + 100 * 3.75) / 1e6)
+
+
+@pytest.mark.parametrize(
+    "usage", [Usage(), Usage(input=-5, output=3), Usage(input=10**9, output=1), Usage(input=10, output=10**9)]
+)
+def test_usage_figures_that_cannot_be_right_are_booked_at_the_bound_and_said(ledger: Ledger, usage: Usage) -> None:
+    world = World(ledger, Reply("one", (), "end", usage))
+    assert world.calls.complete("draft", ask()).text == "one"
+    assert world.spent == PRICES.most(ask().most_tokens(), 1000)
+    assert "cannot be right" in world.notices[0]
+
+
+def test_a_conversation_that_goes_on_is_bounded_by_what_its_beginning_was_counted_at() -> None:
+    begun = ask("x" * 40_000)
+    later = Ask(begun.model, begun.system, (*begun.messages, told("y" * 100)), max_tokens=1000)
+    assert begun.most_tokens() > 40_000
+    assert 10_100 < later.most_tokens(begun, 10_000) < 10_200
+    other = Ask(begun.model, ("another",), later.messages, max_tokens=1000)
+    assert other.most_tokens(begun, 10_000) > 40_000
+
+
+def test_a_model_without_a_price_is_free_to_use_where_dollars_are_not_limited(ledger: Ledger) -> None:
+    world = World(ledger, "one", dollars=None, prices=None)
+    assert world.calls.complete("draft", ask()).text == "one"
+    with pytest.raises(UsageError, match="input_price"):
+        World(ledger, "one", prices=None).calls.complete("draft", ask())
+
+
+def _interrupt(times: int) -> Callable[[], str]:
+    def reply() -> str:
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGINT)
+        return "one"
+
+    return reply
+
+
+def test_ctrl_c_once_keeps_the_reply_that_is_under_way(ledger: Ledger) -> None:
+    world = World(ledger, _interrupt(1))
+    with pytest.raises(KeyboardInterrupt):
+        world.calls.complete("draft", ask())
+    assert "once the model has answered" in world.notices[0]
+    again = World(ledger)
+    assert again.calls.complete("draft", ask()).text == "one"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_twice_stops_at_once_and_the_call_is_made_again(ledger: Ledger) -> None:
+    world = World(ledger, _interrupt(2))
+    with pytest.raises(KeyboardInterrupt):
+        world.calls.complete("draft", ask())
+    again = World(ledger, "two")
+    assert again.calls.complete("draft", ask()).text == "two"
+    assert "paid for twice" in again.notices[0]

@@ -1,0 +1,153 @@
+"""The stand-in for model servers: the real SDKs get what its script says, in both protocols, faults included."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+
+from sia_core.testing.model_server import Fault, ModelServer, Turn, Use
+
+ASK: list[Any] = [{"role": "user", "content": "hello"}]
+LONG = "a text of several events " * 5
+
+
+class Messages:
+    """The Messages protocol through its SDK."""
+
+    overloaded: type[Exception] = anthropic.APIStatusError
+    limited: type[Exception] = anthropic.RateLimitError
+
+    def __init__(self, server: ModelServer) -> None:
+        self.client = anthropic.Anthropic(base_url=server.url, api_key="any", max_retries=0)
+
+    def limit(self, seconds: float) -> None:
+        self.client.timeout = seconds
+
+    def ask(self) -> dict[str, Any]:
+        message = self.client.messages.create(model="m", max_tokens=9, messages=ASK)
+        return self._told(message)
+
+    def stream(self) -> dict[str, Any]:
+        with self.client.messages.stream(model="m", max_tokens=9, messages=ASK) as stream:
+            return self._told(stream.get_final_message())
+
+    def _told(self, message: Any) -> dict[str, Any]:
+        return {
+            "text": "".join(block.text for block in message.content if block.type == "text"),
+            "uses": [(block.name, block.input) for block in message.content if block.type == "tool_use"],
+            "ended": message.stop_reason,
+            "output": message.usage.output_tokens,
+            "cached": message.usage.cache_read_input_tokens,
+        }
+
+
+class ChatCompletions:
+    """The Chat Completions protocol through its SDK."""
+
+    overloaded: type[Exception] = openai.APIStatusError
+    limited: type[Exception] = openai.RateLimitError
+
+    def __init__(self, server: ModelServer) -> None:
+        self.client = openai.OpenAI(base_url=server.openai_url, api_key="any", max_retries=0)
+
+    def limit(self, seconds: float) -> None:
+        self.client.timeout = seconds
+
+    def ask(self) -> dict[str, Any]:
+        return self._told(self.client.chat.completions.create(model="m", messages=ASK))
+
+    def stream(self) -> dict[str, Any]:
+        with self.client.chat.completions.stream(
+            model="m", messages=ASK, stream_options={"include_usage": True}
+        ) as stream:
+            return self._told(stream.get_final_completion())
+
+    def _told(self, whole: Any) -> dict[str, Any]:
+        (choice,) = whole.choices
+        calls = choice.message.tool_calls or []
+        return {
+            "text": choice.message.content or "",
+            "uses": [(call.function.name, json.loads(call.function.arguments)) for call in calls],
+            "ended": choice.finish_reason,
+            "output": whole.usage.completion_tokens,
+            "cached": whole.usage.prompt_tokens_details.cached_tokens,
+        }
+
+
+@pytest.fixture(params=[Messages, ChatCompletions])
+def protocol(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """``protocol(server)`` is a client of it, closed at the end."""
+    opened: list[Any] = []
+
+    def connect(server: ModelServer) -> Any:
+        opened.append(request.param(server))
+        return opened[-1]
+
+    yield connect
+    for each in opened:
+        each.client.close()
+
+
+@pytest.mark.parametrize("how", ["ask", "stream"])
+def test_texts_and_tools_and_usage_arrive_as_scripted(protocol: Any, how: str) -> None:
+    use = Use("read", {"path": "harness.py", "note": "a “quote” and\nmore than one event of arguments"})
+    usage = {"output": 77, "cache_read": 5}
+    with ModelServer([Turn(LONG, [use, use], usage=usage)]) as server:
+        told = getattr(protocol(server), how)()
+    assert told["text"] == LONG
+    assert told["uses"] == [("read", use.arguments)] * 2
+    assert (told["output"], told["cached"]) == (77, 5)
+    assert told["ended"] in ("tool_use", "tool_calls")
+
+
+@pytest.mark.parametrize(
+    ("ended", "names"), [("end", {"end_turn", "stop"}), ("refusal", {"refusal", "content_filter"})]
+)
+def test_a_reply_ends_as_scripted(protocol: Any, ended: Any, names: set[str]) -> None:
+    with ModelServer([Turn("so", ended=ended)]) as server:
+        assert protocol(server).ask()["ended"] in names
+
+
+def test_what_was_asked_can_be_looked_at(protocol: Any) -> None:
+    with ModelServer(lambda asked: Turn(f"number {asked.number}")) as server:
+        client = protocol(server)
+        assert [client.ask()["text"], client.ask()["text"]] == ["number 0", "number 1"]
+        assert [asked.body["messages"] for asked in server.asked] == [ASK, ASK]
+        assert server.asked[0].headers["authorization"] == "Bearer any"
+
+
+def test_statuses_come_with_their_retry_after(protocol: Any) -> None:
+    script = [Turn(fault=Fault(429, retry_after=7)), Turn(fault=Fault(529)), Turn(fault=Fault(500))]
+    with ModelServer(script) as server:
+        client = protocol(server)
+        with pytest.raises(client.limited) as limited:
+            client.ask()
+        assert limited.value.response.headers["retry-after"] == "7"  # type: ignore[attr-defined]
+        for status in (529, 500):
+            with pytest.raises(client.overloaded) as error:
+                client.ask()
+            assert error.value.status_code == status  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("how", ["ask", "stream"])
+def test_a_connection_that_is_cut_is_an_error_of_the_client(protocol: Any, how: str) -> None:
+    with ModelServer([Turn(LONG, fault=Fault(cut_after=3))]) as server, pytest.raises(Exception, match=r"."):
+        getattr(protocol(server), how)()
+
+
+def test_slow_bytes_run_into_the_clients_time_limit(protocol: Any) -> None:
+    with ModelServer([Turn(LONG, fault=Fault(pause=60))]) as server:
+        client = protocol(server)
+        client.limit(0.05)
+        with pytest.raises(Exception, match=r"[Tt]imed out"):
+            client.ask()
+
+
+def test_a_script_that_is_used_up_is_an_error_that_no_client_retries(protocol: Any) -> None:
+    with ModelServer([]) as server, pytest.raises(Exception, match="400"):
+        protocol(server).ask()

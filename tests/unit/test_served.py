@@ -1,0 +1,186 @@
+"""A policy that somebody else serves: asked by many rollouts at once, recorded, booked, and never a wrong result."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sia_core.errors import BudgetExhausted, ModelError
+from sia_core.models import Ask, CallFailed, Patience, Prices, Reply, ToolCall, Usage
+from sia_core.served import ServedGateway
+
+COST = (100 * 3 + 10 * 15) / 1e6
+
+
+class Engine:
+    """Served by a function of the request."""
+
+    can: frozenset[str] = frozenset()
+    model = "any"
+    patience = Patience(tries=2, first=0.0)
+    name = "served"
+
+    def __init__(self, answer: Callable[[Ask], Any], dollars: float | None = None) -> None:
+        self._answer, self.dollars = answer, dollars
+        self.provider = self
+        self.asked: list[Ask] = []
+
+    def complete(self, request: Ask) -> Reply:
+        self.asked.append(request)
+        said = self._answer(request)
+        if isinstance(said, BaseException):
+            raise said
+        return said if isinstance(said, Reply) else Reply(said, (), "end", Usage(100, 10))
+
+    def prices(self, model: str) -> Prices | None:
+        return Prices(3.0, 15.0, 0.3, 3.75)
+
+
+def last(request: Ask) -> str:
+    return str(request.messages[-1]["text"])
+
+
+def question(text: str, **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": text}], **more}
+
+
+def content(reply: Any) -> Any:
+    return reply["choices"][0]["message"]["content"]
+
+
+def test_64_calls_at_once_each_get_their_own_answer_and_the_budget_is_exact(tmp_path: Path) -> None:
+    together = threading.Barrier(64)
+
+    def answer(request: Ask) -> str:
+        together.wait()  # none is answered before all are under way
+        return f"answer to {last(request)}"
+
+    engine = Engine(answer, dollars=10.0)
+    gateway = ServedGateway(engine, tmp_path)
+    futures = []
+    for number in range(64):
+        gateway.begin(f"rollout-{number}", 0)
+        futures.append(gateway.ask(f"rollout-{number}", question(f"number {number}")))
+    assert [content(each.result()) for each in futures] == [f"answer to number {number}" for number in range(64)]
+    records = [gateway.finish(f"rollout-{number}") for number in range(64)]
+    assert {(record.prompt_tokens, record.sampled_tokens) for record in records} == {(100, 10)}
+    assert records[5].turns[0]["replies"] == [{"role": "assistant", "content": "answer to number 5"}]
+    assert gateway.budget.spent["dollars"] == pytest.approx(64 * COST)
+    assert gateway.budget.left("dollars") == pytest.approx(10.0 - 64 * COST)
+    gateway.close()
+
+
+def test_of_64_calls_at_once_only_as_many_are_made_as_the_dollars_cover_for_certain(tmp_path: Path) -> None:
+    bound = Prices(3.0, 15.0, 0.3, 3.75).most(
+        Ask("any", ("be brief",), ({"role": "user", "text": "n 00"},)).most_tokens(), 1000
+    )
+    decided, go = threading.Semaphore(0), threading.Event()
+
+    def answer(request: Ask) -> str:
+        decided.release()
+        go.wait()
+        return "so"
+
+    engine = Engine(answer, dollars=10.5 * bound)
+    gateway = ServedGateway(engine, tmp_path)
+    futures = []
+    for number in range(64):
+        gateway.begin(f"{number}", 0)
+        futures.append(gateway.ask(f"{number}", question(f"n {number:02}", max_tokens=1000)))
+    for each in futures:
+        each.add_done_callback(lambda _: decided.release())
+    for _ in futures:
+        decided.acquire()  # each call is either under way or refused by now
+    go.set()
+    errors = [each.result() for each in futures if "error" in each.result()]
+    assert len(engine.asked) == 64 - len(errors) == 10
+    stopped = 0
+    for number in range(64):
+        try:
+            gateway.finish(f"{number}")
+        except BudgetExhausted:
+            stopped += 1
+    assert stopped == len(errors)
+    assert gateway.budget.spent["dollars"] == pytest.approx(10 * COST)
+    gateway.close()
+
+
+def test_a_rollout_that_is_begun_again_is_answered_as_before_also_by_another_process(tmp_path: Path) -> None:
+    engine = Engine(lambda request: f"answer {len(engine.asked)}")
+
+    def ask_twice() -> list[Any]:
+        gateway = ServedGateway(engine, tmp_path)
+        gateway.begin("one", 0)
+        answers = [content(gateway.ask("one", question("same")).result()) for _ in range(2)]
+        gateway.finish("one")
+        spent.append(gateway.budget.spent["dollars"])
+        gateway.close()
+        return answers
+
+    spent: list[float] = []
+    assert ask_twice() == ask_twice() == ["answer 1", "answer 2"]
+    assert len(engine.asked) == 2
+    assert spent == [pytest.approx(2 * COST)] * 2
+
+
+def test_conversations_with_tools_and_stops_and_several_replies_are_passed_on(tmp_path: Path) -> None:
+    def answer(request: Ask) -> Any:
+        if request.messages[-1]["role"] == "tools":
+            return f"it gave {request.messages[-1]['results'][0]['text']} END and more"
+        return Reply("", (ToolCall("id1", "read", {"path": "a"}),), "tools", Usage(100, 10))
+
+    engine = Engine(answer)
+    gateway = ServedGateway(engine, tmp_path)
+    gateway.begin("one", 0)
+    tools = [{"type": "function", "function": {"name": "read", "parameters": {"type": "object"}}}]
+    first = gateway.ask("one", question("look", tools=tools)).result()
+    message = first["choices"][0]["message"]
+    assert (first["choices"][0]["finish_reason"], message["tool_calls"][0]["id"]) == ("tool_calls", "id1")
+    given = {"role": "tool", "tool_call_id": "id1", "content": "the content"}
+    messages = [*question("look")["messages"], message, given]
+    second = gateway.ask("one", {"messages": messages, "tools": tools, "stop": ["END"], "n": 2}).result()
+    assert [each["message"]["content"] for each in second["choices"]] == ["it gave the content "] * 2
+    assert second["usage"] == {"prompt_tokens": 200, "completion_tokens": 20, "total_tokens": 220}
+    assert engine.asked[0].system == ("be brief",)
+    record = gateway.finish("one")
+    assert [len(turn["messages"]) for turn in record.turns] == [2, 1]
+    assert record.traces == ()
+    gateway.close()
+
+
+def test_a_request_that_is_at_fault_is_the_harnesss_error_and_no_end_of_the_run(tmp_path: Path) -> None:
+    gateway = ServedGateway(Engine(lambda _: CallFailed("status 400: too long", retry=False, refused=True)), tmp_path)
+    gateway.begin("one", 0)
+    assert "too long" in gateway.ask("one", question("x" * 10)).result()["error"]["message"]
+    assert "error" in gateway.ask("one", {"messages": []}).result()
+    assert "logprobs" in gateway.ask("one", question("x", logprobs=True)).result()["error"]["message"]
+    assert "no rollout" in gateway.ask("nobody", question("x")).result()["error"]["message"]
+    gateway.finish("one")
+    gateway.close()
+
+
+def test_a_server_that_is_down_ends_the_batch_and_makes_no_rollout_a_failure_of_its_agent(tmp_path: Path) -> None:
+    gateway = ServedGateway(Engine(lambda _: CallFailed("status 503", retry=True)), tmp_path)
+    gateway.begin("one", 0)
+    assert gateway.ask("one", question("x")).result()["error"]["message"] == "the run is stopping"
+    with pytest.raises(ModelError, match=r"after 2 tries: status 503.*sia resume"):
+        gateway.finish("one")
+    gateway.close()
+
+
+def test_a_call_that_does_not_fit_into_its_rollouts_tokens_is_refused_and_nothing_is_paid(tmp_path: Path) -> None:
+    engine = Engine(lambda _: "so")
+    gateway = ServedGateway(engine, tmp_path)
+    most = Ask("any", ("be brief",), ({"role": "user", "text": "x"},), max_tokens=1000).most_tokens() + 1000
+    gateway.begin("one", 0, tokens=most + 50)
+    assert content(gateway.ask("one", question("x", max_tokens=1000)).result()) == "so"
+    refused = gateway.ask("one", question("x", max_tokens=1000)).result()
+    assert "do not fit" in refused["error"]["message"]
+    record = gateway.finish("one")
+    assert (record.tokens, record.peak, record.short) == (110, most, True)
+    assert len(engine.asked) == 1
+    gateway.close()
