@@ -277,21 +277,26 @@ def _supervise(control: int, child: int, ended: int, parent: int, folder: str | 
     A ``folder`` on the host's disk is removed here, as the host may be gone; where
     there is none, a namespace ends with the child and takes everything with it.
     """
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
+    handle = os.pidfd_open(child)
+
+    def kill(*_: object) -> None:
+        with suppress(ProcessLookupError):  # at any moment, also after it was waited for
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+
+    signal.signal(signal.SIGTERM, kill)
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
-        os.kill(child, signal.SIGKILL)
+        kill()
     events = select.poll()
     events.register(control, select.POLLIN)
-    events.register(os.pidfd_open(child), select.POLLIN)
+    events.register(handle, select.POLLIN)
     status = None
     while status is None:
         if control in (fd for fd, _ in events.poll(_REAP_MS)):
-            os.kill(child, signal.SIGKILL)
+            kill()
             status = os.waitpid(child, 0)[1]
         else:
             status = _reap(child)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the child's number may be another's from now on
     if folder is not None:
         tree.kill_descendants(os.getpid(), _KILL_SECONDS)
         with suppress(OSError):  # what outlived the kill may still be writing there

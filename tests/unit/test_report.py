@@ -29,11 +29,13 @@ def report(**more: Any) -> dict[str, Any]:
         "improver": "scripted",
         "sandbox": "none",
         "sandbox_lacks": [],
+        "sandbox_may_not_stop": [],
         "generations": [{**row, "accepted": False, "why": "", "gate": gate, "planned": 1314}],
         "gate_queries": 1,
         "smallest_gain": 0.056,
         "to_halve": 4016,
         "sealed": {"initial": score(500, 510), "final": score(700, 790)},
+        "robustness": None,
         "budget": {"spent": {"rollouts": 1.0}},
         **more,
     }
