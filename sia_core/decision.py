@@ -46,7 +46,8 @@ class Training(_Frozen):
     their choices without replacement: they find a rare success sooner, and suit learners
     that imitate, for they would bias a policy gradient. Every ``durable`` steps are one
     step of the ledger. ``learning_rate`` is the first step's, by default the engine's
-    own. ``max_kl`` bounds how far one step may move the policy, in nats a token.
+    own. ``max_kl`` bounds how far one step may move the policy, in nats a token. After
+    ``seconds`` the update ends with the step that it is at.
     """
 
     steps: int = Field(default=48, ge=1, le=100_000)
@@ -58,6 +59,7 @@ class Training(_Frozen):
     distinct: bool = False
     durable: int = Field(default=10, ge=1)
     max_kl: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+    seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     def group_of(self, step: int) -> int:
         """The rollouts of an instance in a step."""

@@ -56,11 +56,11 @@ class Exploration:
         """
         rollouts = training.rollouts(instances)
         passes = 3 * epochs * self.trained.get(algorithm, 1.0)
-        seconds = self.seconds + passes * self.tokens * self.pass_seconds
+        seconds = rollouts * (self.seconds + passes * self.tokens * self.pass_seconds)
         return {
             "rollouts": rollouts,
             "tokens": round(rollouts * self.tokens),
-            "seconds": round(rollouts * seconds, 1),
+            "seconds": round(min(seconds, training.seconds or seconds), 1),
             "memory": self.memory,
         }
 

@@ -155,7 +155,7 @@ class WeightLever:
         self._emit("rollouts.started", **self._sweep(update))
         for first in range(0, training.steps, training.durable):
             last = min(first + training.durable, training.steps)
-            seconds = self._budget.left("seconds") - took["seconds"]
+            seconds = min(self._budget.left("seconds"), training.seconds or math.inf) - took["seconds"]
             payload = {
                 "update": update.to_json(),
                 "adapter": adapter,

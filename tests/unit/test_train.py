@@ -121,6 +121,15 @@ def test_the_estimate_counts_what_a_learner_trains_on_not_all_that_is_sampled(tm
     assert imitates.estimate("a stranger's", SHORT, 2, 200)["seconds"] == 6 * 8 * 8 * (1 + 3 * 2)
 
 
+def test_an_update_that_is_given_a_time_ends_with_the_step_that_it_is_at_and_is_gated(tmp_path: Path) -> None:
+    hurried = SHORT.model_copy(update={"seconds": 1e-9, "durable": 6})
+    (row,) = World(tmp_path, [update(training=hurried)]).run()["generations"]
+    assert row["took"]["steps"] == 1
+    assert row["stopped"] == "the time is spent"
+    assert row["estimate"]["seconds"] == 0.0
+    assert row["gate"]
+
+
 def test_a_trained_agent_keeps_its_adapter_when_its_harness_is_rewritten(tmp_path: Path) -> None:
     def then(evidence: Any) -> Any:
         return [edit("other", 0.7)]

@@ -182,11 +182,13 @@ def test_an_edit_of_a_kind_that_earned_much_goes_before_an_update_that_promises_
 
 def test_an_update_is_cut_to_what_edits_leave_of_the_budget_and_says_so() -> None:
     plain = evidence(agent("first", 0.3, DENSE))
-    assert update(replace(plain, budget_left={"seconds": 84.0})).training.steps == 7
-    cut = update(replace(plain, budget_left={"seconds": 50.0, "rollouts": 10_000.0}))
+    timed = update(replace(plain, budget_left={"seconds": 50.0})).training
+    assert (timed.steps, timed.seconds) == (7, 25.0)
+    cut = update(replace(plain, budget_left={"seconds": 50.0, "rollouts": 2400.0}))
     assert cut.training.steps == 4
-    assert "for about 1,170 rollouts, 34,286 tokens and 24 s, 4 of 7 steps, as the budget has it" in cut.reason
-    starved = Bandit().decide(replace(plain, budget_left={"seconds": 12.0}))
+    told = "for about 1,170 rollouts, 34,286 tokens and 24 s, but no more than 25 s, 4 of 7 steps, as the budget has it"
+    assert told in cut.reason
+    starved = Bandit().decide(replace(plain, budget_left={"seconds": 8.0}))
     assert not any(isinstance(each, UpdateWeights) for each in starved)
     assert "does not fit into what edits leave of the budget" in starved[0].reason
     alone = replace(plain, levers=("weights",), budget_left={"seconds": 12.0})

@@ -33,8 +33,8 @@ OTHERS = 0.5
 SHARE = 0.5
 """The most of what is left of a budget that an update may take where edits need some of it too."""
 
-LEAST = 0.25
-"""An update that is cut to less of its rollouts than this is not worth starting."""
+LEAST = 0.1
+"""An update that is cut to less of what its learner advises than this is not worth starting."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ class UpdateArm:
         part = _work(self.training, self.training.steps) / _work(advised, advised.steps)
         rollouts, tokens, seconds = (part * cost[kind] for kind in ("rollouts", "tokens", "seconds"))
         fewer = f", {self.training.steps} of {advised.steps} steps, as the budget has it" if part < 1 else ""
-        return f", for about {rollouts:,.0f} rollouts, {tokens:,.0f} tokens and {seconds:,.0f} s{fewer}"
+        limit = f", but no more than {self.training.seconds:,.0f} s" if self.training.seconds else ""
+        return f", for about {rollouts:,.0f} rollouts, {tokens:,.0f} tokens and {seconds:,.0f} s{limit}{fewer}"
 
     def decision(self) -> UpdateWeights:
         return UpdateWeights(
@@ -163,15 +164,20 @@ def _arm(evidence: Evidence, parent: AgentView) -> UpdateArm | str:
 def _fitted(evidence: Evidence, learner: AlgorithmView, parent: AgentView) -> Training | None:
     """The training that the learner advises, cut to fit the budget; None where too little of it would be left.
 
-    Where no edit competes for the budget, the update may use all of it, and is stopped by it.
+    Counts are cut by steps. How fast an update will be is only estimated, so it is given its
+    time instead. Where no edit competes for the budget, it may use all of it, and is stopped by it.
     """
     advised, cost = learner.training.get(parent.id, Training()), learner.costs.get(parent.id, {})
     if "harness" not in evidence.levers:
         return advised
-    fits = min([1.0, *(SHARE * left / cost[kind] for kind, left in evidence.budget_left.items() if cost.get(kind))])
+    shares = {kind: SHARE * left / cost[kind] for kind, left in evidence.budget_left.items() if cost.get(kind)}
+    fits = min([1.0, *(share for kind, share in shares.items() if kind != "seconds")])
     whole = _work(advised, advised.steps)
     steps = max((each for each in range(advised.steps + 1) if _work(advised, each) <= fits * whole), default=0)
-    return advised.model_copy(update={"steps": steps}) if _work(advised, steps) >= LEAST * whole else None
+    if _work(advised, steps) < LEAST * whole or shares.get("seconds", 1.0) < LEAST:
+        return None
+    seconds = SHARE * evidence.budget_left["seconds"] if "seconds" in shares else None
+    return advised.model_copy(update={"steps": steps, "seconds": seconds})
 
 
 def _work(training: Training, steps: int) -> int:
