@@ -21,7 +21,7 @@ from rich.console import Console
 
 from sia_core.cli import console, doctor, main, plain, plugins, print_json, progress, run_argument, shown
 from sia_core.cli.display import Display
-from sia_core.cli.run import config_of
+from sia_core.cli.run import add_arguments, config_of
 from sia_core.hookspecs import Event, Offer
 from sia_core.ledger import Ledger
 from sia_core.observe import Emitter
@@ -238,14 +238,22 @@ def test_a_setting_that_has_an_option_is_refused(pair: str, capsys: pytest.Captu
     assert f"give it as --{pair.partition('=')[0]}" in capsys.readouterr().err
 
 
+def options(**given: Any) -> argparse.Namespace:
+    """What `sia run --plugin p` parses to, but for what is given."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return argparse.Namespace(**{**vars(parser.parse_args(["--plugin", "p"])), **given})
+
+
 def test_other_settings_reach_the_task() -> None:
-    names = ("data", "harness", "levers", "mode", "improver", "verifier", "sandbox")
-    options = argparse.Namespace(
-        **dict.fromkeys(names), plugin="p", set=["a=b=c"], policy=None, engine="torch", engine_set=[],
-        seed=1, budget="", generations=1, candidates=1, repeats=1,
-        allow_weak_sandbox=False,
-    )  # fmt: skip
-    assert config_of(options).task.settings == {"seed": 1, "a": "b=c"}
+    assert config_of(options(set=["a=b=c"], seed=1)).task.settings == {"seed": 1, "a": "b=c"}
+
+
+def test_the_model_and_the_settings_of_an_improver_reach_it() -> None:
+    config = config_of(options(improver="litellm:openai/any", improver_set=["base_url=http://localhost:1/v1"]))
+    assert config.improver == "litellm"
+    assert config.improver_settings == {"model": "openai/any", "base_url": "http://localhost:1/v1"}
+    assert config_of(options()).improver_settings == {}
 
 
 @pytest.mark.parametrize("text", ["x", "1.5", "-1", "1001", "9" * 5000])
