@@ -1,9 +1,9 @@
 """One budget for a run, in counts: reserved before spending, so that it is never overrun.
 
 Seconds are the safety stop: the loop looks at them between generations, and an update
-between its durable steps. Of tokens an update's are reserved, by estimate; those of other
-rollouts are known only afterwards, so one generation may go past their limit. Dollars
-are what language models cost, reserved before each call by the most that it can come to.
+at each of its steps. Tokens are shared out to sweeps beforehand (:mod:`sia_core.allowance`),
+and the gateway refuses a call that may not fit. Dollars are what language models cost,
+reserved before each call by the most that it can come to.
 """
 
 from __future__ import annotations
