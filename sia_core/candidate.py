@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sia_core.allowance import MARGIN, MOST, Allowance
+from sia_core.approval import Approval
 from sia_core.budget import Budget
 from sia_core.decision import RewriteHarness, UpdateWeights
 from sia_core.errors import BudgetExhausted, HarnessError, SiaError, UsageError
@@ -35,7 +36,7 @@ LABELLED: tuple[Split, ...] = ("public", "search", "gate")
 class Parts:
     """What a run works with; made by :mod:`sia_core.running` from its configuration.
 
-    ``weights`` is None where the run does not pull the weight lever.
+    ``weights`` is None where the run does not pull the weight lever, ``approval`` where nobody is asked.
     """
 
     task: Task
@@ -46,6 +47,7 @@ class Parts:
     budget: Budget
     emit: Emitter
     weights: WeightLever | None = None
+    approval: Approval | None = None
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,8 @@ class Loop:
         """
         if self.parts.budget.left("seconds") <= 0:
             return "the time is spent"
+        if self.parts.approval and not self.parts.approval.generation(index):
+            return "another generation was declined"
         decisions = self.decide(index)
         changes = [each for each in decisions if not isinstance(each, Stop)]
         if not changes:
@@ -137,6 +139,8 @@ class Loop:
         planned: list[Candidate] = []
         for index, decision in enumerate(decisions):
             planned.append(self.evaluator.afford(self._plan(index, decision), len(decisions) - index))
+        if approval := self.parts.approval:
+            planned = approval.candidates(generation, planned, self.evaluator.cost)
         return self.attempt(generation, planned)
 
     def attempt(self, generation: int, planned: Sequence[Candidate]) -> list[Candidate]:

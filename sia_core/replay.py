@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_core import __version__
+from sia_core.approval import APPROVAL
 from sia_core.calls import CALLS
 from sia_core.candidate import Candidate
 from sia_core.errors import LedgerError, PluginError
@@ -104,7 +105,8 @@ class Record(Ledger):
 
     def __init__(self, folder: Path, *, readonly: bool = True) -> None:
         super().__init__(folder, readonly=readonly)
-        self.keys = [key for key, _, _ in self.events() if not key.startswith(CALLS)]  # which no step asks for
+        beside = (CALLS, APPROVAL)  # which no step asks for
+        self.keys = [key for key, _, _ in self.events() if not key.startswith(beside)]
         self.values: dict[str, Any] = {}
         self.differences: list[Difference] = []
         self.compared = 0

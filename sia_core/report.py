@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sia_core.approval import waiting
 from sia_core.attacks.catalogue import may_pass
 from sia_core.ledger import Ledger
 
@@ -42,6 +43,7 @@ def build(ledger: Ledger) -> dict[str, Any]:
         "repeats": config["plan"].get("repeats", 1),
         "budget": {"limit": config["budget"], "spent": finished["spent"] if finished else _spent(ledger)},
         "stopped": closed["why"] if closed else None,
+        "waiting": list(waiting(ledger).values()),
         "policy": config.get("engine"),
         "agent": {"harness": incumbent, "adapter": adapter},
     }

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_core import __version__
+from sia_core.approval import Approval, Rules, answer
 from sia_core.budget import Budget, Limit
 from sia_core.candidate import Parts
 from sia_core.desk import Equipped
@@ -48,6 +49,7 @@ class Config:
     backend: str = "local"
     engine: OfferRef | None = None
     improver_settings: Mapping[str, Any] = field(default_factory=dict)
+    approve: str = ""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Config:
@@ -108,10 +110,15 @@ def workable(config: Config, plugins: Plugins) -> tuple[Config, Task]:
     return config, task
 
 
-def resume(folder: Path, plugins: Plugins, observers: Sequence[Observer]) -> None:
-    """Go on with a run from its last finished step; a finished one is left as it is."""
+def resume(folder: Path, plugins: Plugins, observers: Sequence[Observer], approved: bool | None = None) -> None:
+    """Go on with a run from its last finished step; a finished one is left as it is.
+
+    ``approved`` is a person's word on what the run waits for, if one was given.
+    """
     with Ledger.open(folder) as ledger:
         recorded = beginning(ledger)
+        if approved is not None:
+            answer(ledger, approved)
         if ledger.get("finished"):
             return
         if recorded["version"] != __version__:
@@ -155,6 +162,7 @@ def _check(config: Config, plugins: Plugins) -> None:
         raise UsageError(f"--levers: {', '.join(unknown) or 'none'}; the levers are {' and '.join(LEVERS)}")
     if plan.repeats < 1:
         raise UsageError("--repeats: each instance is asked at least once")
+    Rules.parse(config.approve)
     if "weights" in plan.levers and config.engine is None:
         raise UsageError("the weights lever needs a policy to train; name one, such as --policy tiny")
     if config.engine:
@@ -250,7 +258,8 @@ def parts_of(
         can = ledger.step("policy", lambda: rollouts.job("sia_core.train:abilities", {}))
         weights = WeightLever(frozenset(can), len(task.instances("search")), plugins, rollouts, ledger, budget, emit)
     improver = plugins.create("improver", config.improver, **config.improver_settings)
-    return Parts(task, improver, rollouts, ledger, trees, budget, emit, weights)
+    approval = Approval(Rules.parse(config.approve), ledger, budget) if config.approve else None
+    return Parts(task, improver, rollouts, ledger, trees, budget, emit, weights, approval)
 
 
 def setting_of(config: Config, task: Task, folder: Path, sandbox: str) -> Setting:

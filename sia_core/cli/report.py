@@ -59,7 +59,10 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
     )
     out.print(plain(f"Spent: {spent or 'nothing yet'}."))
     name = run_argument(folder)
-    if report["status"] != "finished":
+    if report.get("waiting"):
+        what = "; ".join(report["waiting"])
+        hint = f"It waits for your word: {what}. `sia resume {name}` takes --approve or --decline."
+    elif report["status"] != "finished":
         hint = f"Not finished: `sia resume {name}` goes on with it."
     else:
         hint = f"`sia show {name}` tells more; `sia export {name} DIR` writes the final agent."

@@ -10,6 +10,11 @@ from sia_core.cli import add_run, print_json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
+    word = parser.add_mutually_exclusive_group()
+    word.add_argument(
+        "--approve", action="store_true", dest="approved", default=None, help="go on with what the run waits for"
+    )
+    word.add_argument("--decline", action="store_false", dest="approved", help="go on without it")
     parser.add_argument("--json", action="store_true", help="print the report as JSON at the end")
 
 
@@ -24,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     folder = find_run(Path(options.runs_dir), options.name)
     plugins = Plugins.discover()
     with watching() as observers:
-        resume(folder, plugins, observers)
+        resume(folder, plugins, observers, options.approved)
     with Ledger.read(folder) as ledger:
         report = build(ledger)
     if options.json:

@@ -46,6 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_seed(how)
     how.add_argument("--budget", default="", metavar="LIMITS", help="for example rollouts=20000,seconds=600")
+    how.add_argument(
+        "--approve",
+        nargs="?",
+        const="weights",
+        default="",
+        metavar="WHAT",
+        help="pause before weight updates, or past a sum since your last word: weights,dollars=1 (alone: weights)",
+    )
     where = parser.add_argument_group("where")
     add_sandbox(where)
     where.add_argument("--json", action="store_true", help="print the report as JSON at the end")
@@ -138,6 +146,7 @@ def config_of(options: argparse.Namespace) -> Any:
         ),
         improver=improver,
         improver_settings={**({"model": model} if colon else {}), **_pairs("--improver-set", options.improver_set, ())},
+        approve=options.approve,
         verifier=options.verifier,
         budget=Limit.parse(options.budget).amounts,
         sandbox=options.sandbox,
