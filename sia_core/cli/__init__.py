@@ -35,7 +35,7 @@ _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0 done, 1 failed, 2 the input cannot be used, 130 stopped."""
+    """Run one command. Returns the exit code: 0 done, 1 failed, 2 unusable input, 3 waits for a word, 130 stopped."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = _parser(arguments).parse_args(arguments)
     if options.command is None:
