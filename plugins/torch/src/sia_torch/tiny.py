@@ -25,8 +25,7 @@ class TinyConfig(LlamaConfig):  # type: ignore[no-untyped-call]
 
     ``loudness`` is how long the embeddings of tokens and of ``places`` near the start
     begin, beside the head's: 1 where a policy has to copy what it reads; less where it
-    has to judge a text by words it learns, which louder ones would drown. The last
-    ``wholes`` ids stand for whole answers, among which it begins without a preference.
+    has to judge a text by words it learns, which louder ones would drown.
     """
 
     model_type = "sia_tiny"
@@ -34,7 +33,6 @@ class TinyConfig(LlamaConfig):  # type: ignore[no-untyped-call]
     buckets: int = 32768
     places: int = 64
     loudness: float = 0.1
-    wholes: int = 0
 
 
 def feature_ids(tokens: Tensor, positions: Tensor, config: TinyConfig) -> Tensor:
@@ -92,8 +90,6 @@ class TinyForCausalLM(LlamaForCausalLM):  # type: ignore[no-untyped-call]
         vocabulary, table = self.config.vocab_size, self.model.embed_tokens.weight
         # Not as loud as that, or it would hardly explore.
         self.lm_head.weight.copy_(table[:vocabulary] / 3)
-        # Whole answers are never echoed. A preference made of noise would only spoil the prior that a harness gives.
-        self.lm_head.weight[vocabulary - self.config.wholes :].zero_()
         table.mul_(self.config.loudness)
         # An n-gram that reward has said nothing of says nothing: its noise would drown what was learnt of others.
         table[vocabulary : vocabulary + self.config.buckets].zero_()
