@@ -99,6 +99,12 @@ class Serial:
     def shutdown(self) -> None:
         pass
 
+    def __enter__(self) -> Serial:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
 
 @contextmanager
 def watched(log: Path) -> Iterator[None]:
@@ -131,7 +137,8 @@ def watched(log: Path) -> Iterator[None]:
         stack.enter_context(mock.patch.object(Ledger, "step", step))
         for backend in (InstantBackend, LocalBackend):
             stack.enter_context(mock.patch.object(backend, "submit", submitting(backend.submit)))
-        stack.enter_context(mock.patch("sia_core.loop.ThreadPoolExecutor", Serial))
+        for module in ("loop", "robustness"):
+            stack.enter_context(mock.patch(f"sia_core.{module}.ThreadPoolExecutor", Serial))
         stack.enter_context(mock.patch("sia_core.loop.time", SimpleNamespace(monotonic=lambda: 0.0)))
         yield
 
