@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -77,7 +77,7 @@ class Tally:
         self.corrupt += bool(outcome.corrupt)
         self.different += bool(outcome.different)
         self.unexplained += bool(outcome.unexplained)
-        if outcome != Outcome(True):
+        if replace(outcome, injected=True) != Outcome(True):
             self.bad.append(f"{fault}: {outcome}")
 
 
