@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -77,7 +77,8 @@ class Tally:
         self.corrupt += bool(outcome.corrupt)
         self.different += bool(outcome.different)
         self.unexplained += bool(outcome.unexplained)
-        if replace(outcome, injected=True) != Outcome(True):
+        # How often SQLite reads is not the same in every run; every other call has to come, and to be hit.
+        if outcome != Outcome(outcome.injected or fault.call != "read"):
             self.bad.append(f"{fault}: {outcome}")
 
 

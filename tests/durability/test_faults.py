@@ -44,8 +44,7 @@ def test_stopped_or_failing_at_a_call_and_gone_on_with_a_run_comes_to_the_same(n
             tally = bench.tally(found[::every])
             print(faults.heading(), faults.row(name, how, tally), sep="\n")
             assert tally.bad == []
-            assert tally.calls > 0
-            assert tally.missed <= tally.calls // 20  # how often SQLite reads is not the same in every run
+            assert tally.calls == len(found[::every]) > 0
 
 
 @traced
