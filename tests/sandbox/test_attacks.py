@@ -27,7 +27,7 @@ FORGE = """
     def result(body, **changes):
         return frame({"op": "done", "outcome": "ok", "message": "", "rewards": [], **changes}, body)
     def send(data):
-        for descriptor in range(3, 64):
+        for descriptor in range(3, 1024):
             try:
                 os.write(descriptor, data)
             except OSError:
@@ -141,7 +141,7 @@ def test_the_hosts_channel_is_not_a_solves(bench: Any) -> None:
         + """
     def setup(ctx):
         copies = []
-        for descriptor in range(3, 64):
+        for descriptor in range(3, 1024):
             try:
                 copies.append(os.dup(descriptor))
             except OSError:
@@ -389,7 +389,7 @@ def test_a_result_before_a_lie_is_kept_and_comes_once(bench: Any) -> None:
         + """
     def setup(ctx):
         copies = []
-        for descriptor in range(3, 64):
+        for descriptor in range(3, 1024):
             try:
                 copies.append(os.dup(descriptor))
             except OSError:
