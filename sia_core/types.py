@@ -19,6 +19,7 @@ from sia_core.harness import HarnessTree
 if TYPE_CHECKING:
     from sia_core.decision import RewriteHarness, Stop, UpdateWeights
     from sia_core.evidence import Evidence, TaskView
+    from sia_core.opening import OpenInSandbox
     from sia_core.playbook import Playbook
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -150,10 +151,11 @@ class Ran:
 
 @dataclass(frozen=True)
 class VerifierContext:
-    """What a verifier is handed beside the answer: a way to run what it judges, and its own seed."""
+    """What a verifier is handed beside the answer: ways to run what it judges, once or call by call, and its seed."""
 
     run: RunInSandbox
     seed: int
+    open: OpenInSandbox
 
 
 @runtime_checkable

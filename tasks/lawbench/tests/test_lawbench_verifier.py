@@ -22,7 +22,7 @@ def refuse(
     raise AssertionError("this verifier runs nothing")
 
 
-CONTEXT = VerifierContext(run=refuse, seed=0)
+CONTEXT = VerifierContext(run=refuse, seed=0, open=refuse)
 
 
 @pytest.fixture
