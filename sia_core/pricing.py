@@ -26,9 +26,9 @@ from sia_core.plugins import Plugins
 from sia_core.power import sees
 from sia_core.robustness import most_looks
 from sia_core.rollout import Rollouts, Sweep
-from sia_core.running import Config, checked, setting_of
+from sia_core.running import Config, backend_of, checked, setting_of
 from sia_core.trees import Trees
-from sia_core.types import Backend, Task
+from sia_core.types import Task
 
 HANDFUL = 16
 """Search instances that are rolled out to see what a rollout takes."""
@@ -104,7 +104,7 @@ def measure(config: Config, task: Task, samples: Samples, sandbox: str, plugins:
     with tempfile.TemporaryDirectory(prefix="sia-price-") as folder, Ledger.create(Path(folder)) as ledger:
         agent = make_agent(task.seed_harness(), None, None)
         Trees(ledger.folder).put(agent.files)
-        backend: Backend = plugins.create("backend", config.backend, plugins=plugins)
+        backend = backend_of(config, plugins)
         try:
             rollouts = Rollouts(setting_of(config, task, ledger.folder, sandbox), ledger, backend, Emitter([]))
             started = time.monotonic()

@@ -14,6 +14,8 @@ RESERVED = ("seed", "data", "harness")
 
 ENGINE_RESERVED = ("seed", "policy")
 
+BACKEND_RESERVED = ("plugins",)
+
 MODES = {"sia-h": "harness", "sia-w+h": "harness,weights"}
 
 
@@ -56,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     where = parser.add_argument_group("where")
     add_sandbox(where)
+    add_backend(where)
     where.add_argument("--json", action="store_true", help="print the report as JSON at the end")
     where.add_argument(
         "--dry-run", action="store_true", help="check everything and say what the run would take; start nothing"
@@ -96,6 +99,16 @@ def add_sandbox(where: argparse._ActionsContainer) -> None:
     """The options that name a sandbox."""
     where.add_argument("--sandbox", metavar="NAME", help="this one, not the strongest that works here")
     where.add_argument("--allow-weak-sandbox", action="store_true", help="also one that does not isolate all")
+
+
+def add_backend(where: argparse._ActionsContainer) -> None:
+    """The options that name where work runs."""
+    where.add_argument(
+        "--backend", default="local", metavar="NAME", help="where work runs: local, ray or modal (default: local)"
+    )
+    where.add_argument(
+        "--backend-set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the backend; repeatable"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -151,6 +164,8 @@ def config_of(options: argparse.Namespace) -> Any:
         budget=Limit.parse(options.budget).amounts,
         sandbox=options.sandbox,
         allow_weak_sandbox=options.allow_weak_sandbox,
+        backend=options.backend,
+        backend_settings=_pairs("--backend-set", options.backend_set, BACKEND_RESERVED),
         engine=engine_of(options, options.policy or ("tiny" if "weights" in levers else None)),
     )
 
