@@ -114,7 +114,7 @@ class Sender:
     def keep(self, parcel: Parcel, outcome: Outcome, contents: Mapping[str, bytes]) -> Any:
         """The job's result, once what came with it is on disk; or its error, raised as on this machine."""
         if outcome.error is not None:
-            raise _error(parcel.function, *outcome.error, outcome.trace)
+            raise raised(parcel.function, outcome)
         if outcome.files:
             adapter = outcome.result["adapter"]
             _keep_folder(Path(parcel.payload["setting"]["run"]), str(adapter), outcome.files, contents)
@@ -163,6 +163,7 @@ class Receiver:
     def __init__(self, folder: Path, host: Host) -> None:
         folder.chmod(0o755)  # a sandbox reads it as another user, whatever our umask is
         self._folder, self._host = folder, host
+        self._held: dict[str, Path] = {}
         self._mutex = threading.Lock()
 
     def run(self, parcel: Parcel, fetch: Fetch) -> tuple[Outcome, dict[str, bytes]]:
@@ -191,13 +192,17 @@ class Receiver:
         """Fetch what is not there; SiaError where a content is not what its digest says. A file never changes."""
         with self._mutex:
             lacking = {place: digest for place, digest in files.items() if not (home / place).is_file()}
-            digests = list(dict.fromkeys(lacking.values()))
+            digests = [digest for digest in dict.fromkeys(lacking.values()) if digest not in self._held]
             contents = dict(zip(digests, fetch(digests), strict=True)) if digests else {}
             for place, digest in lacking.items():
+                (home / place).parent.mkdir(parents=True, exist_ok=True)
+                if digest in self._held:
+                    os.link(self._held[digest], home / place)
+                    continue
                 if hashlib.sha256(contents[digest]).hexdigest() != digest:
                     raise SiaError(f"{place} arrived damaged on the worker; go on with `sia resume`")
-                (home / place).parent.mkdir(parents=True, exist_ok=True)
                 (home / place).write_bytes(contents[digest])
+                self._held[digest] = home / place
 
     def _check(self, payload: Mapping[str, Any]) -> None:
         setting = payload.get("setting")
@@ -295,12 +300,12 @@ def _write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _error(function: str, name: str, message: str, trace: str) -> SiaError:
-    """An error of a job as it is raised here: one of the core's own by its type, any other by its text."""
+def raised(what: str, outcome: Outcome) -> SiaError:
+    """The error of an outcome, to raise here: one of the core's own by its type, any other by its text."""
+    name, message = outcome.error or ("", "")
     known = getattr(errors, name, None)
     if isinstance(known, type) and issubclass(known, SiaError):
-        error = known(message)
-    else:
-        error = SiaError(f"{function} failed on a worker: {name}: {message}")
-    error.add_note(trace)
+        return known(message)
+    error = SiaError(f"{what} failed on a worker: {name}: {message}")
+    error.add_note(outcome.trace)
     return error

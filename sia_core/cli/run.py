@@ -20,6 +20,16 @@ MODES = {"sia-h": "harness", "sia-w+h": "harness,weights"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    where = add_configuration(parser)
+    where.add_argument("--json", action="store_true", help="print the report as JSON at the end")
+    where.add_argument(
+        "--dry-run", action="store_true", help="check everything and say what the run would take; start nothing"
+    )
+    add_runs_dir(where)
+
+
+def add_configuration(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """The options that determine a run; the group of those that say where it works."""
     add_task(parser.add_argument_group("what to improve"))
     how = parser.add_argument_group("how")
     how.add_argument(
@@ -59,11 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("where")
     add_sandbox(where)
     add_backend(where)
-    where.add_argument("--json", action="store_true", help="print the report as JSON at the end")
-    where.add_argument(
-        "--dry-run", action="store_true", help="check everything and say what the run would take; start nothing"
-    )
-    add_runs_dir(where)
+    return where
 
 
 def add_task(what: argparse._ActionsContainer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, wait
@@ -156,7 +157,7 @@ class BackendContract:
 
     def test_a_worker_keeps_its_host(self, backend: Backend) -> None:
         seen = [self.result(backend.submit(job(whereabouts))) for _ in range(20)]
-        hosts = {process: host for process, host in seen}
+        hosts = dict(seen)
         assert all(hosts[process] == host for process, host in seen)
 
     def test_what_a_job_needs_of_the_run_is_there(self, backend: Backend, tmp_path: Path) -> None:
@@ -165,6 +166,16 @@ class BackendContract:
         code = TREE.files["harness.py"].decode()
         found = {"harness.py": code, "notes/empty.txt": "", "folder": code, "adapter": "weights", "data": "cases"}
         assert self.result(future) == found
+
+    def test_an_adapter_of_the_same_content_under_another_name_is_there_too(
+        self, backend: Backend, tmp_path: Path
+    ) -> None:
+        setting, tree = a_run(tmp_path)
+        adapters = Path(setting["run"]) / ADAPTERS
+        shutil.copytree(adapters / ADAPTER, adapters / "adapter-again")
+        for name in (ADAPTER, "adapter-again"):
+            future = backend.submit(job(read, setting=setting, sweep={"harness": tree, "adapter": name}))
+            assert self.result(future)["adapter"] == "weights"
 
     def test_a_file_of_the_users_is_the_one_of_the_moment(self, backend: Backend, tmp_path: Path) -> None:
         setting, tree = a_run(tmp_path)
