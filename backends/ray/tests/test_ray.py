@@ -81,6 +81,17 @@ def test_the_same_run_ends_with_the_same_report(cluster: Cluster, run: Callable[
     assert there == run(*short)
 
 
+def test_lawbench_ends_with_the_same_report(cluster: Cluster, tmp_path: Path, capsys: Any) -> None:
+    reports = []
+    for backend in (["--backend", "ray", "--backend-set", "workers=2", "--backend-set", "cpus=0.5"], []):
+        runs = ["--runs-dir", str(tmp_path / str(len(reports)))]
+        options = ["run", "--plugin", "lawbench", "--generations", "1", "--candidates", "1", "--json", *runs]
+        capsys.readouterr()
+        assert main([*options, *backend]) == 0
+        reports.append(comparable(json.loads(capsys.readouterr().out)))
+    assert reports[0] == reports[1]
+
+
 def test_an_update_in_two_jobs_on_two_workers_ends_with_the_same_adapter(cluster: Cluster, tmp_path: Path) -> None:
     """The second job goes on from the snapshot that the first one left, on whichever worker it runs."""
     words, plugins = ROOT / "examples" / "words", Plugins.discover()
@@ -110,7 +121,7 @@ def test_an_update_in_two_jobs_on_two_workers_ends_with_the_same_adapter(cluster
 
 
 def test_five_nodes_are_killed_in_a_run_and_its_report_is_the_same(
-    cluster: Cluster, run: Callable[..., Any], tmp_path: Path
+    cluster: Cluster, run: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     killed: list[str] = []
 
@@ -130,5 +141,6 @@ def test_five_nodes_are_killed_in_a_run_and_its_report_is_the_same(
         report = build(ledger)
         batches = [value["rollouts"] for _, value, _ in ledger.events("rollouts/")]
     assert len(set(killed)) == 5
+    assert len([each for each in caplog.messages if "a worker was lost" in each]) >= 3
     assert comparable(report) == run()
     assert all(len({each["instance"] for each in batch}) == len(batch) for batch in batches)
