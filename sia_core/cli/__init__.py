@@ -23,6 +23,7 @@ COMMANDS = {
     "replay": "do a run again from its records, to see what has changed since",
     "runs": "list the runs of a folder",
     "show": "look at a run, or at one of its candidates: reason, diff, verdict",
+    "view": "look at the runs of a folder in a browser, live while they go",
     "report": "the result of a run: sealed scores, every candidate, budget",
     "export": "write the best agent of a run as a folder that runs on its own",
     "audit": "look at a task before money is spent: verifier, noise, head-room, leaks, cost",
