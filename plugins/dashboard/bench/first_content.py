@@ -27,16 +27,16 @@ def measure(runs: Path, address: str) -> float:
     """Milliseconds from the click to the first paint, of a server that has just started."""
     command = [sys.executable, "-m", "sia_core", "view", "--runs-dir", str(runs), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, sync_playwright() as driver:
-        assert process.stdout
-        site = re.search(r"http://[\d.:]+", process.stdout.readline())
-        assert site
-        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page()
-        page.goto(site[0] + address)
-        painted = page.wait_for_function(PAINTED).json_value()
-        browser.close()
-        process.terminate()
-    return float(painted)
+        try:
+            assert process.stdout
+            site = re.search(r"http://[\d.:]+", process.stdout.readline())
+            assert site
+            browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            page = browser.new_page()
+            page.goto(site[0] + address)
+            return float(page.wait_for_function(PAINTED).json_value())
+        finally:
+            process.terminate()
 
 
 def main() -> None:

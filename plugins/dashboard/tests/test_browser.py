@@ -8,7 +8,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +44,10 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[str]:
     """The address of `sia view` on the folder of runs, a process of its own."""
-    (tmp_path / "runs").mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "sia_core", "view", "--runs-dir", str(tmp_path / "runs"), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        address = re.search(r"http://[\d.:]+", process.stdout.readline())
+    with serving(tmp_path) as line:
+        address = re.search(r"http://[\d.:]+", line)
         assert address
         yield address[0]
-        process.terminate()
 
 
 class Reader:
@@ -210,15 +206,37 @@ def test_a_report_stands_alone_in_one_file(tell: Tell, browser: Any, tmp_path: P
 
 def test_another_machine_needs_the_token_that_is_printed(tell: Tell, tmp_path: Path) -> None:
     tell().whole()
-    command = [sys.executable, "-m", "sia_core", "view", "--runs-dir", str(tmp_path / "runs")]
-    with subprocess.Popen([*command, "--host", "0.0.0.0", "--port", "0"], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        found = re.search(r"http://0\.0\.0\.0:(\d+)/\?token=(\S+)", process.stdout.readline())
+    with serving(tmp_path, "--host", "0.0.0.0") as line:
+        found = re.search(r"http://0\.0\.0\.0:(\d+)/\?token=(\S+)", line)
         assert found
         answers = []
         for query in ("", f"?token={found[2]}"):
             opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
             with suppress(OSError):
                 answers.append(opener.open(f"http://127.0.0.1:{found[1]}/{query}").status)
-        process.terminate()
     assert answers == [200]
+
+
+def test_it_ends_when_it_is_told_to_although_a_page_is_watched(tell: Tell, tmp_path: Path) -> None:
+    tell().begins()
+    with serving(tmp_path) as line:
+        address = re.search(r"http://[\d.:]+", line)
+        assert address
+        stream = urllib.request.urlopen(f"{address[0]}/live")
+        assert stream.readline() == b"retry: 1000\n"
+    stream.read()  # to its end
+
+
+@contextmanager
+def serving(tmp_path: Path, *options: str) -> Iterator[str]:
+    """A server of the folder of runs, by the first line that it prints; it ends without a complaint."""
+    (tmp_path / "runs").mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "sia_core", "view", "--runs-dir", str(tmp_path / "runs"), "--port", "0", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            yield process.stdout.readline()
+        finally:
+            process.terminate()
+            assert process.stderr
+            assert process.stderr.read() == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -145,11 +146,22 @@ def test_figures_are_short_and_tell_small_ones_from_nothing(value: float, told: 
     assert words.figure(value) == told
 
 
+def test_a_stream_ends_with_the_server() -> None:
+    ending = threading.Event()
+    ending.set()
+    answer: Any = server.stream(lambda: (1, False), ending)
+
+    async def read(parts: AsyncIterator[str]) -> list[str]:
+        return [part async for part in parts]
+
+    assert anyio.run(read, answer.body_iterator) == ["retry: 1000\n\n"]
+
+
 def test_a_stream_tells_of_each_change_once_and_of_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "LOOK_SECONDS", 0)
     monkeypatch.setattr(server, "QUIET_LOOKS", 2)
     seen = iter([(1, False), (1, False), (1, False), (2, False), (2, True)])
-    answer: Any = server._stream(lambda: next(seen))
+    answer: Any = server.stream(lambda: next(seen), threading.Event())
 
     async def read(parts: AsyncIterator[str]) -> list[str]:
         return [part.strip() async for part in parts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import AsyncIterator, Callable
 from statistics import fmean
 from typing import Any
@@ -35,9 +36,9 @@ QUIET_LOOKS = 30
 Page = Callable[[Request], Response]
 
 
-def application(library: Library, token: str | None = None) -> ASGIApp:
-    """The pages of a library; a ``token`` is asked for where it is not None."""
-    site = Site(library)
+def application(library: Library, token: str | None = None, ending: threading.Event | None = None) -> ASGIApp:
+    """The pages of a library; a ``token`` is asked for where it is not None. Streams end once ``ending`` is set."""
+    site = Site(library, ending or threading.Event())
     routes = [
         Route("/", site.runs),
         Route("/live", site.live_library),
@@ -58,8 +59,8 @@ def application(library: Library, token: str | None = None) -> ASGIApp:
 class Site:
     """The pages. Each is made on a thread of its own, and reads what is recorded by then."""
 
-    def __init__(self, library: Library) -> None:
-        self._library = library
+    def __init__(self, library: Library, ending: threading.Event) -> None:
+        self._library, self._ending = library, ending
         self._templates = pages.environment()
 
     def runs(self, request: Request) -> Response:
@@ -199,11 +200,11 @@ class Site:
         def look() -> tuple[Any, bool]:
             return record.seen(), record.report()["status"] == "finished"
 
-        return _stream(look)
+        return stream(look, self._ending)
 
     async def live_library(self, request: Request) -> Response:
         """Tells that any run of the library went on."""
-        return _stream(lambda: (self._library.seen(), False))
+        return stream(lambda: (self._library.seen(), False), self._ending)
 
     async def failed(self, request: Request, error: HTTPException) -> Response:
         """What is not there."""
@@ -241,13 +242,13 @@ class Site:
         return HTMLResponse(text, status)
 
 
-def _stream(look: Callable[[], tuple[Any, bool]]) -> Response:
+def stream(look: Callable[[], tuple[Any, bool]], ending: threading.Event) -> Response:
     """Server-sent events: ``changed`` whenever what ``look`` sees did, ``finished`` when there is no more to come."""
 
     async def events() -> AsyncIterator[str]:
         seen, quiet = None, 0
         yield "retry: 1000\n\n"
-        while True:
+        while not ending.is_set():
             now, finished = await run_sync(look)
             if finished:
                 yield "event: finished\ndata: {}\n\n"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 import socket
+import threading
 from contextlib import closing, suppress
 from pathlib import Path
+from types import FrameType
 
 from sia_core.cli import shown
 from sia_core.errors import UsageError
@@ -33,15 +35,22 @@ class Dashboard:
             if token:
                 print("Others can reach this; who has the token in the address can read, and nothing is encrypted.")
             print("Ctrl-C ends it.", flush=True)
+            ending = threading.Event()
+
+            class Server(uvicorn.Server):
+                def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+                    ending.set()  # or pages that are watched would hold it open
+                    super().handle_exit(sig, frame)
+
             config = uvicorn.Config(
-                application(library, token),
+                application(library, token, ending),
                 log_level="warning",
                 server_header=False,
                 access_log=False,
-                timeout_graceful_shutdown=1,  # pages that are watched would hold it open
+                timeout_graceful_shutdown=2,
             )
             with suppress(KeyboardInterrupt):
-                uvicorn.Server(config).run(sockets=[listener])
+                Server(config).run(sockets=[listener])
 
     def page(self, run: Path) -> str:
         """A run as one page."""
