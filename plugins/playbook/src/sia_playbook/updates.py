@@ -33,6 +33,9 @@ OTHERS = 0.5
 SHARE = 0.5
 """The most of what is left of a budget that an update may take where edits need some of it too."""
 
+ALONE = 0.8
+"""The same where nothing else needs any: the rest pays for looking at what was trained."""
+
 LEAST = 0.1
 """An update that is cut to less of what its learner advises than this is not worth starting."""
 
@@ -155,22 +158,23 @@ def _arm(evidence: Evidence, parent: AgentView) -> UpdateArm | str:
         for same, other in zip(_past(evidence, {choice.algorithm}), _past(evidence, others), strict=True)
     )
     learner = next(each for each in evidence.algorithms if each.name == choice.algorithm)
-    training = _fitted(evidence, learner, parent)
+    training = fitted(evidence, learner, parent)
     if training is None:
         return f"{choice.algorithm} does not fit into what edits leave of the budget"
     return UpdateArm(choice, parent, promise, promised, won, tuple(objections), learner, training)
 
 
-def _fitted(evidence: Evidence, learner: AlgorithmView, parent: AgentView) -> Training | None:
+def fitted(evidence: Evidence, learner: AlgorithmView, parent: AgentView) -> Training | None:
     """The training that the learner advises, cut to fit the budget; None where too little of it would be left.
 
     Counts are cut by steps. How fast an update will be is only estimated, so it is given its
-    time instead. Where no edit competes for the budget, it may use all of it, and is stopped by it.
+    time instead; where no edit competes for that, all of it, and is stopped by it.
     """
     advised, cost = learner.training.get(parent.id, Training()), learner.costs.get(parent.id, {})
-    if "harness" not in evidence.levers:
-        return advised
-    shares = {kind: SHARE * left / cost[kind] for kind, left in evidence.budget_left.items() if cost.get(kind)}
+    alone = "harness" not in evidence.levers
+    part = ALONE if alone else SHARE
+    limits = {kind: left for kind, left in evidence.budget_left.items() if not (alone and kind == "seconds")}
+    shares = {kind: part * left / cost[kind] for kind, left in limits.items() if cost.get(kind)}
     fits = min([1.0, *(share for kind, share in shares.items() if kind != "seconds")])
     whole = _work(advised, advised.steps)
     steps = max((each for each in range(advised.steps + 1) if _work(advised, each) <= fits * whole), default=0)
