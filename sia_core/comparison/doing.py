@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from sia_core.comparison.arms import Cell, Design
-from sia_core.errors import LedgerError
+from sia_core.errors import LedgerError, UsageError
 from sia_core.ledger import Ledger
 from sia_core.report import recorded
 
@@ -33,7 +35,7 @@ class Doing:
     def all(self, jobs: int) -> list[Cell]:
         """Do them, ``jobs`` at once; returns those that failed. What was begun is gone on with."""
         cells = [cell for cell in self._design.cells() if not finished(self._folder / cell.name)]
-        with ThreadPoolExecutor(max(1, jobs), thread_name_prefix="sia-cell") as threads:
+        with _alone(self._folder), ThreadPoolExecutor(max(1, jobs), thread_name_prefix="sia-cell") as threads:
             try:
                 done = list(threads.map(self._do, cells))
             except BaseException:
@@ -75,6 +77,17 @@ class Doing:
             self._stopped = True
             for process in self._running:
                 process.send_signal(signal.SIGINT)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the comparison: a run that another process has only just begun would look as if it had never been."""
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{folder}: another process is on this comparison; wait for it, or stop it") from None
+        yield
 
 
 def begun(run: Path) -> bool:

@@ -193,6 +193,8 @@ def test_an_update_is_cut_to_what_edits_leave_of_the_budget_and_says_so() -> Non
     assert "does not fit into what edits leave of the budget" in starved[0].reason
     alone = replace(plain, levers=("weights",), budget_left={"seconds": 12.0})
     assert update(alone).training.steps == 7  # nothing else needs it
+    counted = update(replace(alone, budget_left={"rollouts": 1900.0}))
+    assert counted.training.steps == 5  # or it would be refused, and the lever never pulled
 
 
 def test_a_trained_policy_stays_with_the_agent_whose_harness_is_edited_even_to_one_that_is_known() -> None:
