@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from sia_core.comparison.arms import Cell, Design
 
 ROOM = 6
-"""Looks at an agent that a quick comparison's budget pays for, beside the report and the rollouts of an update."""
+"""Looks at an agent that a quick comparison's budget pays for, beside the report and one update by default."""
 
-QUICK_UPDATE = 16_384
 SPENT = ("rollouts", "tokens", "seconds", "dollars")
 QUICK_SEEDS, SEEDS = 3, 8
 
@@ -99,10 +98,11 @@ def asked(options: argparse.Namespace) -> Design | None:
 
 
 def _quick_budget(design: Design) -> int:
-    """Enough for the report, some looks at agents and a short update; it is checked on the way that runs can work."""
+    """Enough for the report, some looks at agents and an update; it is checked on the way that runs can work."""
     from sia_core.cli import parser_of
     from sia_core.cli.run import config_of
     from sia_core.comparison.arms import Cell
+    from sia_core.decision import Training
     from sia_core.plan import take_samples
     from sia_core.plugins import Plugins
     from sia_core.running import workable
@@ -110,7 +110,8 @@ def _quick_budget(design: Design) -> int:
     command = ["run", *design.command(Cell(design.arms[-1], 0))]
     config, task = workable(config_of(parser_of(command).parse_args(command)), Plugins.discover())
     samples = take_samples(task, config.plan)
-    return samples.report + ROOM * samples.look(explores=True) + QUICK_UPDATE
+    update = Training().rollouts(len(samples.search))
+    return samples.report + ROOM * samples.look(explores=True) + update
 
 
 def _task(options: argparse.Namespace) -> tuple[str, ...]:
