@@ -107,6 +107,8 @@ def _row(key: str, row: dict[str, Any]) -> dict[str, Any]:
         "predicted": row["predicted"],
         "parent": row["parent"],
         "agent": row["agent"],
+        "harness": row["harness"],
+        "gain": row.get("gain"),
         "gate": {name: gate[name] for name in ("incumbent", "candidate", "delta", "ci95", "n")} if gate else None,
         "planned": gate.get("planned", gate["n"]) if gate else None,  # runs of before early looks have none
     }

@@ -76,10 +76,25 @@ def new_folder(runs: Path, name: str) -> Path:
         raise UsageError(f"--runs-dir {runs}: {error.strerror}") from None
 
 
-def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Observer]) -> Path:
+def named_folder(runs: Path, name: str) -> Path:
+    """Claim the folder of a run that its user named."""
+    if re.sub(r"[^\w.-]+", "-", name).strip("-.") != name:
+        raise UsageError(
+            f"--name {name!r}: a run's name holds letters, digits and . _ - alone, and begins with no mark"
+        )
+    try:
+        (runs / name).mkdir(parents=True)
+    except FileExistsError:
+        raise UsageError(f"--name {name}: {runs / name} exists; go on with it by `sia resume {name}`") from None
+    except OSError as error:
+        raise UsageError(f"--runs-dir {runs}: {error.strerror}") from None
+    return runs / name
+
+
+def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Observer], name: str | None = None) -> Path:
     """Check all that can be checked, then start a run. Returns its folder when it is finished."""
     config, task, sandbox = checked(config, plugins)
-    folder = new_folder(runs, task.name)
+    folder = new_folder(runs, task.name) if name is None else named_folder(runs, name)
     with Ledger.create(folder) as ledger:
         metric = {"name": task.metric.name, "direction": task.metric.direction}
         about = {

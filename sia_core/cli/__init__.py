@@ -24,7 +24,9 @@ COMMANDS = {
     "replay": "do a run again from its records, to see what has changed since",
     "runs": "list the runs of a folder",
     "show": "look at a run, or at one of its candidates: reason, diff, verdict",
+    "view": "look at the runs of a folder in a browser, live while they go",
     "report": "the result of a run: sealed scores, every candidate, budget",
+    "compare": "run arms side by side at one budget, and test which lever earned what",
     "export": "write the best agent of a run as a folder that runs on its own",
     "audit": "look at a task before money is spent: verifier, noise, head-room, leaks, cost",
     "plugins": "list what is installed, and what is broken",
@@ -38,9 +40,9 @@ _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 failed, 2 unusable input, 3 waits for a word, 130 stopped."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    options = _parser(arguments).parse_args(arguments)
+    options = parser_of(arguments).parse_args(arguments)
     if options.command is None:
-        _parser(arguments).print_help()
+        parser_of(arguments).print_help()
         return 2
     from sia_core.errors import SiaError
 
@@ -65,7 +67,8 @@ def _how_to_go_on(options: argparse.Namespace) -> str:
     return f" What was finished is kept: go on with `{shlex.join(['sia', 'resume', *name, *where])}`."
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+def parser_of(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of a command line; of its commands, only the one that is named has its options."""
     from sia_core import __version__
 
     parser = argparse.ArgumentParser(

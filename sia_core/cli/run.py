@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="check everything and say what the run would take; start nothing"
     )
     add_runs_dir(where)
+    where.add_argument("--name", metavar="NAME", help="the run's name in it (default: the task's, and a number)")
 
 
 def add_configuration(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -135,7 +136,7 @@ def run(options: argparse.Namespace) -> int:
         print_json(told) if options.json else print_price(told)
         return 0
     with watching() as observers:
-        folder = start(config, Path(options.runs_dir), plugins, observers)
+        folder = start(config, Path(options.runs_dir), plugins, observers, options.name)
     with Ledger.read(folder) as ledger:
         report = build(ledger)
     if options.json:
