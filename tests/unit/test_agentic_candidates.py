@@ -304,8 +304,8 @@ def test_each_candidate_that_is_set_aside_makes_way_for_the_next_parents_harness
     workshop = Workshop(Desk(), {}, begins)  # type: ignore[arg-type]
     made = Proposals(evidence(), workshop)
     tools = {each.name: each for each in (*workshop.offered, *made.offered)}
-    for name, given in (skill(0.8, 0.1), aside("better"), skill(0.9, 0.3), aside("best")):
-        tools[name].use(tools[name].takes(**given))
+    for name, arguments in (skill(0.8, 0.1), aside("better"), skill(0.9, 0.3), aside("best")):
+        tools[name].use(tools[name].takes(**arguments))
     assert [each.parent for each in made.aside if isinstance(each, RewriteHarness)] == ["a", "b"]
 
 
