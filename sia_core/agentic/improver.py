@@ -80,7 +80,7 @@ class ModelImprover:
         ending = Ending("decide", "What to change next. This ends the conversation.", Proposal, proposals.decided)
         first = prompts.first_agent(evidence).files
         system = prompts.system(evidence.brief, evidence.metric, first)
-        told_first = prompts.decide(evidence, public_files(desk.public), prompts.begins(rule, begins))
+        told_first = prompts.decide(evidence, public_files(desk.public), prompts.start_of(rule, begins))
         ask = self._ask(self.settings.model, system, told_first)
         offered = [*Archive(desk, evidence).offered, *workshop.offered, *proposals.offered]
         try:

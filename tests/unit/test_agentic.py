@@ -340,7 +340,7 @@ def pages() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "system", lambda: "\n\n-----\n\n".join(prompts.system(given.brief, given.metric, harness(0.2)))
     yield "draft", lambda: prompts.draft(["cases.jsonl", "labels.json"])
     one, two = given.agents["one"], view("two")
-    begins = prompts.begins("pareto", [one, two])
+    begins = prompts.start_of("pareto", [one, two])
     yield "decide", lambda: prompts.decide(given, ["cases.jsonl"], begins)
 
 

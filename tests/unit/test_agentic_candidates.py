@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from played_model import FINISH, STOP, Killed, World, rewrite, said, skill, use
 
 from sia_core.agentic.parents import best_on, parents
+from sia_core.agentic.proposal import Proposals
 from sia_core.agentic.workshop import Workshop
 from sia_core.candidate import make_agent
+from sia_core.decision import RewriteHarness
 from sia_core.desk import Checked
 from sia_core.errors import UsageError
 from sia_core.evidence import AgentView, Evidence, Rollout, Trial, summarise
@@ -288,6 +290,23 @@ def test_the_model_is_told_where_each_candidate_starts_and_by_which_rule(tmp_pat
     world.run()
     best = harness(0.9).digest[:12]
     assert f"of agent {best}, and after you set one aside that of {best} (pareto: drawn by" in world.told(3)
+
+
+def test_each_candidate_that_is_set_aside_makes_way_for_the_next_parents_harness() -> None:
+    class Desk:
+        def check(self, tree: HarnessTree, adapter: str | None) -> Checked:
+            return Checked([Rollout("search-0", "ok", 1.0)])
+
+        def rollouts(self, agent: str) -> list[Rollout]:
+            return []
+
+    begins = [replace(agent(name, None, 1.0), files=harness(share)) for name, share in (("a", 0.1), ("b", 0.3))]
+    workshop = Workshop(Desk(), {}, begins)  # type: ignore[arg-type]
+    made = Proposals(evidence(), workshop)
+    tools = {each.name: each for each in (*workshop.offered, *made.offered)}
+    for name, arguments in (skill(0.8, 0.1), aside("better"), skill(0.9, 0.3), aside("best")):
+        tools[name].use(tools[name].takes(**arguments))
+    assert [each.parent for each in made.aside if isinstance(each, RewriteHarness)] == ["a", "b"]
 
 
 def test_a_rule_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def first_agent(evidence: Evidence) -> AgentView:
     return next(agent for agent in evidence.agents.values() if agent.parent is None)
 
 
-def begins(rule: Rule, chosen: Sequence[AgentView]) -> str:
+def start_of(rule: Rule, chosen: Sequence[AgentView]) -> str:
     """Whose harness the working copy holds, before and after one was set aside, and why."""
     first, *others = [agent.id for agent in chosen]
     then = f", and after you set one aside that of {', then '.join(others)}" if others else ""
