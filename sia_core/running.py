@@ -158,7 +158,7 @@ def resume(folder: Path, plugins: Plugins, observers: Sequence[Observer], approv
                 "Put them back to go on, or start a new run."
             )
         if sandbox := ledger.get("sandbox"):
-            _check_sandbox(sandbox[0], plugins)
+            check_sandbox(sandbox[0], plugins)
         _drive(config, task, ledger, plugins, observers)
 
 
@@ -315,7 +315,7 @@ def choose_sandbox(config: Config, plugins: Plugins) -> dict[str, Any]:
     return {"name": chosen.name, "lacks": sorted(chosen.lacks)}
 
 
-def _check_sandbox(recorded: Mapping[str, Any], plugins: Plugins) -> None:
+def check_sandbox(recorded: Mapping[str, Any], plugins: Plugins) -> None:
     """A run goes on only in a sandbox that guarantees here what it did where the run started."""
     (found,) = examine([plugins.create("sandbox", recorded["name"])])
     if weaker := sorted(found.lacks.keys() - set(recorded["lacks"])):

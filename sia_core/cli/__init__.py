@@ -28,6 +28,7 @@ COMMANDS = {
     "report": "the result of a run: sealed scores, every candidate, budget",
     "compare": "run arms side by side at one budget, and test which lever earned what",
     "export": "write the best agent of a run as a folder that runs on its own",
+    "serve": "answer by the best agent of a run, behind an OpenAI-compatible endpoint",
     "audit": "look at a task before money is spent: verifier, noise, head-room, leaks, cost",
     "plugins": "list what is installed, and what is broken",
     "doctor": "say what this machine can do",

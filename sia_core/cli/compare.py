@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--arms",
         metavar="LIST",
-        help="out of none, harness, weights, both, fixed-alternation, random-choice, best-of-n (default: all)",
+        help="none, harness, weights, both, fixed-alternation, random-choice, best-of-n (default: these), learned",
     )
     how.add_argument("--seeds", type=int, metavar="N", help=f"runs of each arm (default: {SEEDS})")
     how.add_argument("--budget", metavar="LIMITS", help="of each run, for example rollouts=50000: the same for all")
@@ -74,12 +74,12 @@ def asked(options: argparse.Namespace) -> Design | None:
     """The design that the options ask for; None where they name no task, and what is there is gone on with."""
     from dataclasses import replace
 
-    from sia_core.comparison.arms import ARMS, QUICK, Design, parse_arms
+    from sia_core.comparison.arms import ARMS, QUICK, USUAL, Design, parse_arms
     from sia_core.errors import UsageError
 
     if options.plugin is None and options.harness is None:
         return None
-    arms = parse_arms(options.arms) if options.arms else QUICK if options.quick else tuple(ARMS)
+    arms = parse_arms(options.arms) if options.arms else QUICK if options.quick else USUAL
     trains = any("weights" in ARMS[name].levers for name in arms if name in ARMS)
     policy = options.policy or ("tiny" if trains else None)
     design = Design(

@@ -11,12 +11,13 @@ from sia_core.cli import add_runs_dir
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="RUN", help="the run to begin with (default: the list of runs)")
     add_runs_dir(parser)
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="where to serve; another machine can only read with the token that is printed (default: 127.0.0.1)",
-    )
-    parser.add_argument("--port", type=_port, default=8642, help="0 for any that is free (default: 8642)")
+    add_address(parser, 8642, "another machine can only read with the token that is printed")
+
+
+def add_address(parser: argparse.ArgumentParser, port: int, others: str) -> None:
+    """Where a command serves; ``others`` says what it takes to reach it from elsewhere."""
+    parser.add_argument("--host", default="127.0.0.1", help=f"where to serve; {others} (default: 127.0.0.1)")
+    parser.add_argument("--port", type=_port, default=port, help=f"0 for any that is free (default: {port})")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from sia_core.errors import UsageError
 
 MANIFEST = "comparison.json"
+BOTH = ("harness", "weights")
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,16 @@ ARMS = {
         Arm("none", "the first agent, as it is", ("harness",), generations=0),
         Arm("harness", "the harness lever alone", ("harness",)),
         Arm("weights", "the weight lever alone", ("weights",)),
-        Arm("both", "both levers, chosen on evidence", ("harness", "weights")),
-        Arm(
-            "fixed-alternation", "both levers in turn, whatever they earn", ("harness", "weights"), "fixed-alternation"
-        ),
-        Arm("random-choice", "both levers, by chance", ("harness", "weights"), "random-choice"),
-        Arm("best-of-n", "changes of the first agent by chance, the best of them", ("harness", "weights"), "best-of-n"),
+        Arm("both", "both levers, chosen on evidence", BOTH),
+        Arm("fixed-alternation", "both levers in turn, whatever they earn", BOTH, "fixed-alternation"),
+        Arm("random-choice", "both levers, by chance", BOTH, "random-choice"),
+        Arm("best-of-n", "changes of the first agent by chance, the best of which stays", BOTH, "best-of-n"),
+        Arm("learned", "both levers, by what they earned in the earlier runs of ./runs", BOTH, "learned"),
     )
 }
+USUAL = tuple(name for name in ARMS if name != "learned")
+"""Without the one that needs earlier runs to learn from."""
+
 QUICK = ("none", "harness", "weights", "both")
 
 

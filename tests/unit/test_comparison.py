@@ -16,7 +16,7 @@ import pytest
 from sia_core.cli import main, parser_of
 from sia_core.cli.compare import asked, print_result
 from sia_core.cli.run import config_of
-from sia_core.comparison.arms import ARMS, MANIFEST, QUICK, Cell, Design, begun
+from sia_core.comparison.arms import ARMS, MANIFEST, QUICK, USUAL, Cell, Design, begun
 from sia_core.comparison.doing import Doing
 from sia_core.comparison.result import result
 from sia_core.comparison.statistics import (
@@ -99,7 +99,7 @@ def options(*more: str) -> Any:
 def test_the_options_of_a_comparison_become_those_of_its_runs() -> None:
     design = asked(options("--budget", "rollouts=9", "--improver", "claude", "--candidates", "3", "--set", "a=b"))
     assert design
-    assert (design.arms, design.seeds) == (tuple(ARMS), 8)
+    assert (design.arms, design.seeds) == (USUAL, 8)
     assert design.task == ("--harness", str(Path("agent").absolute()), "--data", str(Path("cases").absolute()),
                            "--set", "a=b")  # fmt: skip
     assert design.how == ("--candidates", "3", "--policy", "tiny", "--engine", "torch")

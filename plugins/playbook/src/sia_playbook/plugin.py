@@ -16,6 +16,11 @@ def sia_improvers() -> list[Offer]:
             "sia_playbook.improver:Bandit",
         ),
         Offer(
+            "learned",
+            "the playbook's changes, lever and algorithm by what they earned in earlier runs",
+            "sia_playbook.learned:Learned",
+        ),
+        Offer(
             "fixed-alternation",
             "the playbook's changes, an edit and an update in turn; to compare with",
             "sia_playbook.references:FixedAlternation",

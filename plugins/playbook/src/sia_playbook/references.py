@@ -36,8 +36,9 @@ class FixedAlternation(_Reference):
         """The lever whose turn it is; the other where that one has nothing left."""
         agent, chance = evidence.agents[evidence.incumbent], self._chance(evidence)
         edits = _edits(evidence, agent, chance)[: evidence.candidates]
-        updates = _updates(evidence, agent, chance)[:1]
-        return ((edits or updates) if evidence.generation % 2 == 0 else (updates or edits)) or [_nothing()]
+        updates = updates_of(evidence, agent, chance)[:1]
+        turns = (edits, updates) if evidence.generation % 2 == 0 else (updates, edits)
+        return turns[0] or turns[1] or [_nothing()]
 
 
 class RandomChoice(_Reference):
@@ -62,15 +63,17 @@ class BestOfN(_Reference):
 
 
 def _drawn(evidence: Evidence, agent: AgentView, chance: random.Random) -> list[Change]:
-    edits, updates = _edits(evidence, agent, chance), _updates(evidence, agent, chance)[:1]
+    edits, updates = _edits(evidence, agent, chance), updates_of(evidence, agent, chance)[:1]
     drawn: list[Change] = []
     while len(drawn) < evidence.candidates and (edits or updates):
-        pool = updates if updates and (not edits or chance.random() < 0.5) else edits
-        drawn.append(pool.pop())
+        if updates and (not edits or chance.random() < 0.5):
+            drawn.append(updates.pop())
+        else:
+            drawn.append(edits.pop())
     return drawn
 
 
-def _edits(evidence: Evidence, agent: AgentView, chance: random.Random) -> list[Change]:
+def _edits(evidence: Evidence, agent: AgentView, chance: random.Random) -> list[RewriteHarness]:
     """The edits of an agent that were not tried, in random order."""
     if "harness" not in evidence.levers or evidence.playbook is None:
         return []
@@ -89,12 +92,12 @@ def _edit(arm: EditArm) -> RewriteHarness:
     )
 
 
-def _updates(evidence: Evidence, agent: AgentView, chance: random.Random) -> list[Change]:
+def updates_of(evidence: Evidence, agent: AgentView, chance: random.Random) -> list[UpdateWeights]:
     """An update of an agent by each learner that has no objection, fits the budget and was not tried, shuffled."""
     if "weights" not in evidence.levers or evidence.weights is None or evidence.weights.refused:
         return []
     tried = {trial.name for trial in evidence.trials if trial.parent == agent.id and trial.lever == "weights"}
-    found: list[Change] = []
+    found = []
     for learner in evidence.algorithms:
         training = fitted(evidence, learner, agent)
         if training is not None and not learner.objections.get(agent.id, ()) and learner.name not in tried:
