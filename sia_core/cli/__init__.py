@@ -26,6 +26,7 @@ COMMANDS = {
     "report": "the result of a run: sealed scores, every candidate, budget",
     "export": "write the best agent of a run as a folder that runs on its own",
     "audit": "look at a task before money is spent: verifier, noise, head-room, leaks, cost",
+    "new": "write a plugin package to begin with: a task, an algorithm, a verifier, an engine, ...",
     "plugins": "list what is installed, and what is broken",
     "doctor": "say what this machine can do",
 }

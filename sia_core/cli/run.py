@@ -9,7 +9,7 @@ from typing import Any
 
 from sia_core.cli import add_runs_dir, print_json
 
-RESERVED = ("seed", "data", "harness")
+RESERVED = ("seed", "data", "harness", "folder")
 """Settings of a task that have an option of their own."""
 
 ENGINE_RESERVED = ("seed", "policy")
@@ -67,6 +67,7 @@ def add_task(what: argparse._ActionsContainer) -> None:
     """The options that name a task."""
     what.add_argument("--plugin", metavar="NAME", help="a task that a plugin offers, such as lawbench")
     what.add_argument("--harness", metavar="DIR", help="your own agent: a folder with a harness.py (with --data)")
+    what.add_argument("--task-dir", metavar="DIR", help="a task folder of the released SIA, as it is")
     what.add_argument(
         "--data", metavar="PATH", help="a file of cases for --harness; or the task's data, as a local copy"
     )
@@ -163,8 +164,10 @@ def task_of(options: argparse.Namespace) -> Any:
     settings: dict[str, Any] = {"seed": options.seed, **_pairs("--set", options.set, RESERVED)}
     if options.data is not None:
         settings["data"] = os.path.abspath(options.data)
-    if (options.plugin is None) == (options.harness is None):
-        raise UsageError("name what to improve: --plugin NAME, or --harness DIR with --data FILE")
+    if sum(each is not None for each in (options.plugin, options.harness, options.task_dir)) != 1:
+        raise UsageError("name what to improve: --plugin NAME, --harness DIR with --data FILE, or --task-dir DIR")
+    if options.task_dir is not None:
+        return OfferRef("folder", {**settings, "folder": os.path.abspath(options.task_dir)})
     if options.harness is not None:
         if options.data is None:
             raise UsageError("--harness needs cases to run on: --data cases.jsonl")
