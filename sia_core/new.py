@@ -20,29 +20,46 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 @dataclass(frozen=True)
 class Sort:
-    """What the package of one kind needs beside the core, and what its offer is called for people."""
+    """What the package of one kind needs beside the core, what its offer is called, and what it carries beside code."""
 
     summary: str
     needs: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
 
 
 SORTS: Mapping[str, Sort] = {
-    "task": Sort("whether the number of ones is even"),
+    "task": Sort("whether the number of ones is even", data=("*.toml", "seed/*")),
     "algorithm": Sort("REINFORCE with the mean of a group as its baseline"),
     "verifier": Sort("words in any order, with credit for a part"),
     "engine": Sort("a table of next-byte preferences, in torch", ("torch>=2.4", "numpy>=1.26")),
     "backend": Sort("threads of this process"),
     "improver": Sort("each edit of the playbook once, in its order"),
 }
-"""The kinds of package that can be rendered."""
+"""The kinds of package that can be begun."""
+
+IMPORTED = Sort("imported from a task folder", data=("folder/**/*",))
 
 
 def rendered(kind: str, name: str) -> dict[str, str]:
     """The files of a new package, by their paths; UsageError for a name that no package can have."""
+    return _rendered(kind, kind, SORTS[kind], name)
+
+
+def imported(name: str) -> dict[str, str]:
+    """The files of a package around a task folder, which is to lie in ``folder/`` beside its code."""
+    return _rendered("task", "import", IMPORTED, name)
+
+
+def package_of(name: str) -> str:
+    """What the package of a name is imported as."""
+    return f"sia_{name.replace('-', '_')}"
+
+
+def _rendered(kind: str, template: str, sort: Sort, name: str) -> dict[str, str]:
     if not _NAME.fullmatch(name):
         plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789") or "mine"
         raise UsageError(f"{name!r} is no name for a plugin: use small letters, digits and dashes, such as {plain!r}")
-    sort, package = SORTS[kind], f"sia_{name.replace('-', '_')}"
+    package = package_of(name)
     values = {
         "kind": kind,
         "name": name,
@@ -52,9 +69,10 @@ def rendered(kind: str, name: str) -> dict[str, str]:
         "hook": HOOK_OF_KIND[kind],
         "summary": sort.summary,
         "dependencies": ", ".join(f'"{each}"' for each in (f"sia-core>={__version__}", *sort.needs)),
+        "data": ", ".join(f'"{each}"' for each in ("py.typed", *sort.data)),
     }
     files: dict[str, str] = {}
-    for folder in ("every", kind):  # what a kind has of its own replaces what every one has
+    for folder in ("every", template):  # what a kind has of its own replaces what every one has
         for path, text in _templates(resources.files("sia_core") / "templates" / folder, ""):
             placed = f"src/{package}/{path.removeprefix('package/')}" if path.startswith("package/") else path
             files[placed] = Template(text).substitute(values)

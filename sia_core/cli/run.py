@@ -14,6 +14,8 @@ RESERVED = ("seed", "data", "harness", "folder")
 
 ENGINE_RESERVED = ("seed", "policy")
 
+IMPROVER = "playbook"
+
 MODES = {"sia-h": "harness", "sia-w+h": "harness,weights"}
 
 
@@ -22,9 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how")
     how.add_argument(
         "--improver",
-        default="playbook",
+        default=IMPROVER,
         metavar="NAME[:MODEL]",
         help="who decides: playbook, claude, litellm:MODEL, or a plugin's (default: playbook)",
+    )
+    how.add_argument(
+        "--meta-agent-profile", metavar="FILE", help="who decides, as a profile of the released SIA (JSON) says it"
     )
     how.add_argument(
         "--improver-set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the improver; repeatable"
@@ -82,6 +87,9 @@ def add_policy(how: argparse._ActionsContainer, default: str) -> None:
     how.add_argument(
         "--policy", metavar="NAME", help=f"the model that harnesses ask: tiny, or hf:ID (default: {default})"
     )
+    how.add_argument(
+        "--target-agent-profile", metavar="FILE", help="the model that harnesses ask, as such a profile says it"
+    )
     how.add_argument("--engine", default="torch", metavar="NAME", help="what samples and trains it (default: torch)")
     how.add_argument(
         "--engine-set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the engine; repeatable"
@@ -135,7 +143,7 @@ def config_of(options: argparse.Namespace) -> Any:
 
     task = task_of(options)
     levers = options.levers or MODES.get(options.mode, "harness")
-    improver, colon, model = options.improver.partition(":")
+    improver, settings = improver_of(options)
     return Config(
         task=task,
         plan=Plan(
@@ -146,7 +154,7 @@ def config_of(options: argparse.Namespace) -> Any:
             repeats=options.repeats,
         ),
         improver=improver,
-        improver_settings={**({"model": model} if colon else {}), **_pairs("--improver-set", options.improver_set, ())},
+        improver_settings=settings,
         approve=options.approve,
         verifier=options.verifier,
         budget=Limit.parse(options.budget).amounts,
@@ -154,6 +162,22 @@ def config_of(options: argparse.Namespace) -> Any:
         allow_weak_sandbox=options.allow_weak_sandbox,
         engine=engine_of(options, options.policy or ("tiny" if "weights" in levers else None)),
     )
+
+
+def improver_of(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """Who decides, and what it is told."""
+    from sia_core.errors import UsageError
+
+    told = _pairs("--improver-set", options.improver_set, ())
+    if options.meta_agent_profile is None:
+        improver, colon, model = options.improver.partition(":")
+        return improver, {**({"model": model} if colon else {}), **told}
+    from sia_core.profiles import meta_agent
+
+    if options.improver != IMPROVER:
+        raise UsageError("--improver and --meta-agent-profile both say who decides; give one of them")
+    improver, settings = meta_agent(options.meta_agent_profile)
+    return improver, {**settings, **told}
 
 
 def task_of(options: argparse.Namespace) -> Any:
@@ -167,12 +191,23 @@ def task_of(options: argparse.Namespace) -> Any:
     if sum(each is not None for each in (options.plugin, options.harness, options.task_dir)) != 1:
         raise UsageError("name what to improve: --plugin NAME, --harness DIR with --data FILE, or --task-dir DIR")
     if options.task_dir is not None:
-        return OfferRef("folder", {**settings, "folder": os.path.abspath(options.task_dir)})
+        return OfferRef(
+            "folder", {"agent": _reference(options), **settings, "folder": os.path.abspath(options.task_dir)}
+        )
     if options.harness is not None:
         if options.data is None:
             raise UsageError("--harness needs cases to run on: --data cases.jsonl")
         settings["harness"] = os.path.abspath(options.harness)
     return OfferRef(options.plugin or "cases", settings)
+
+
+def _reference(options: argparse.Namespace) -> str:
+    """The agent that a profile names in place of a task folder's own; empty where it names none."""
+    if options.target_agent_profile is None:
+        return ""
+    from sia_core.profiles import target_agent
+
+    return target_agent(options.target_agent_profile).reference
 
 
 def engine_of(options: argparse.Namespace, policy: str | None) -> Any:
@@ -181,6 +216,13 @@ def engine_of(options: argparse.Namespace, policy: str | None) -> Any:
     from sia_core.types import OfferRef
 
     told = _pairs("--engine-set", options.engine_set, ENGINE_RESERVED)
+    if options.target_agent_profile is not None:
+        from sia_core.profiles import target_agent
+
+        if options.policy is not None:
+            raise UsageError("--policy and --target-agent-profile both say which model harnesses ask; give one of them")
+        target = target_agent(options.target_agent_profile)
+        return OfferRef("litellm", {"policy": target.model, "seed": options.seed, **target.settings, **told})
     if told and policy is None:
         raise UsageError("--engine-set: this run has no policy; name one with --policy")
     return OfferRef(options.engine, {"policy": policy, "seed": options.seed, **told}) if policy else None

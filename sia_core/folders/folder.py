@@ -15,8 +15,8 @@ from sia_core.types import Split
 DEALT: tuple[Split, ...] = ("search", "gate", "sealed")
 """The splits that questions are dealt to; the split ``public`` holds none."""
 
-PARTS = 16
-"""Into how many parts a split's questions go, unless the run says how many an instance has."""
+PARTS = 64
+"""Into about how many parts a split's questions go, unless the run says how many questions an instance has."""
 
 EVALUATE = "evaluate.py"
 TASK = "task.md"

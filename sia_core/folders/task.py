@@ -45,11 +45,11 @@ class Files(BaseModel):
 class Folder:
     """A folder with ``data/public/task.md``, ``data/private``, ``evaluate.py`` and ``reference/``.
 
-    ``items`` is how many questions an instance has; without it, as many as make 16
-    instances a split. ``metric`` is the number of ``results.json`` that counts, divided
-    by ``scale`` (100 for one in percent). ``agent`` is a file, or a folder and its entry
-    point as ``DIR:ENTRY``, to begin with in place of the folder's reference agent.
-    ``seconds`` is the time limit of one instance.
+    ``items`` is how many questions an instance has; without it, as many as make some 64
+    instances a split: the more there are, the more the gate sees. ``metric`` is the number
+    of ``results.json`` that counts, divided by ``scale`` (100 for one in percent).
+    ``agent`` is a file, or a folder and its entry point as ``DIR:ENTRY``, to begin with in
+    place of the folder's reference agent. ``seconds`` is the time limit of one instance.
     """
 
     kind: Kind = "solve"
