@@ -6,14 +6,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 DEMO_DISTRIBUTIONS := --editable . --editable tasks/lawbench --editable plugins/playbook \
 	--editable algorithms --editable plugins/torch
-ALL_DISTRIBUTIONS := --editable .[dev] --editable tasks/lawbench --editable tasks/bundled \
-	--editable plugins/playbook --editable algorithms[test] --editable plugins/torch --editable plugins/claude --editable plugins/litellm
+ALL_DISTRIBUTIONS := --editable .[dev] --editable tasks/lawbench --editable tasks/bundled --editable plugins/playbook \
+	--editable algorithms[test] --editable plugins/torch --editable plugins/claude --editable plugins/litellm
 SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml tasks/*/pyproject.toml plugins/*/pyproject.toml)
 
 # What some tests need beside Python; without it they skip, and say so.
 DEBIAN_PACKAGES := bubblewrap strace
 
-.PHONY: demo test test-all bench-rl bench-rollout bench-gate bench-start bench-evaluations lint clean debian-packages
+.PHONY: demo docs wheels try-wheels test test-all bench-rl bench-rollout bench-gate bench-start bench-evaluations bench-cli lint clean debian-packages
 
 demo: $(VENV)/demo.stamp  ## Improve an agent on the real LawBench data: no key, no GPU, no service.
 	$(BIN)/sia run --plugin lawbench --levers harness,weights --seed 0 --budget seconds=420
@@ -40,6 +40,19 @@ bench-start: $(VENV)/all.stamp  ## How long a worker takes to start, with nothin
 bench-evaluations: $(VENV)/all.stamp  ## New candidates a second, each in a sandbox of its own, and with endless loops among them.
 	$(BIN)/python bench/evaluations.py
 
+bench-cli: $(VENV)/all.stamp  ## What `sia --help` and `sia plugins` cost, beside an empty interpreter.
+	$(BIN)/python bench/cli.py
+
+docs: $(VENV)/all.stamp  ## The site, in site/; a warning is an error.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+wheels: $(VENV)/all.stamp  ## Build the wheel of every distribution into dist/, and look into them.
+	$(BIN)/python tools/release.py wheels
+	$(BIN)/python tools/release.py check
+
+try-wheels: wheels  ## Install them into a fresh environment of every Python there is, and run an example.
+	$(BIN)/python tools/release.py install
+
 debian-packages:  ## What tests need of the system, where root may install it.
 	@if dpkg -s $(DEBIAN_PACKAGES) >/dev/null 2>&1; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -53,7 +66,7 @@ lint: $(VENV)/all.stamp
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -3,54 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import runpy
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stranger import ROOT, Stranger, fresh
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
-ROOT = Path(__file__).parents[2]
-RELEASE = runpy.run_path(str(ROOT / "tools" / "release.py"))
 WHEELS = ("sia-core", "sia-playbook", "sia-torch", "sia-algorithms")
-
-
-class Stranger:
-    """Somebody with an environment that holds the wheels, in a folder of their own."""
-
-    def __init__(self, environment: Path, folder: Path) -> None:
-        self.environment, self.folder = environment, folder
-
-    def run(self, program: str, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        """Run a program of the environment."""
-        clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "SIA_PLUGINS")}
-        command = [str(self.environment / "bin" / "python"), "-m", program, *arguments]
-        done = subprocess.run(command, cwd=self.folder, env=clean, capture_output=True, text=True, check=False)
-        assert done.returncode == code, f"{command}: {done.stdout}{done.stderr}"
-        return done
-
-    def sia(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        return self.run("sia_core", *arguments, code=code)
-
-    def begin(self, kind: str, name: str) -> Path:
-        """Write a package, install it, and run its tests."""
-        self.sia("new", kind, name)
-        package = self.folder / f"sia-{name}"
-        RELEASE["install_into"](self.environment, [package])
-        self.run("pytest", "-q", "-W", "error", "-p", "no:cacheprovider", str(package))
-        return package
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("fresh")
-    wheels = RELEASE["build"](folder / "dist", only=WHEELS)
-    binaries: Path = RELEASE["fresh"](folder, wheels)
-    return binaries.parent
+    return fresh(tmp_path_factory.mktemp("fresh"), WHEELS)
 
 
 @pytest.fixture
@@ -121,6 +89,19 @@ def test_a_backend_is_listed_by_its_name(stranger: Stranger) -> None:
     assert ("backend", "threads", "ok") in {(row["kind"], row["name"], row["status"]) for row in rows}
 
 
+def test_the_tutorial_of_a_task_ends_with_it_running(stranger: Stranger) -> None:
+    printed = stranger.follow(ROOT / "docs" / "tutorial-task.md")
+    assert "final agent    1.0000" in printed["sia report"]
+    assert (stranger.folder / "best-agent" / "run.py").is_file()
+
+
+def test_the_tutorial_of_an_algorithm_ends_with_it_having_trained(stranger: Stranger) -> None:
+    printed = stranger.follow(ROOT / "docs" / "tutorial-algorithm.md")
+    (run,) = (text for command, text in printed.items() if "algorithm=ranked" in command)
+    assert "ranked" in run
+    assert "accepted" in run
+
+
 def test_a_clash_a_broken_plugin_and_one_of_another_version_stop_only_who_asks_for_them(stranger: Stranger) -> None:
     folders = []
     for name in ("one", "two", "broken", "old"):
@@ -130,7 +111,7 @@ def test_a_clash_a_broken_plugin_and_one_of_another_version_stop_only_who_asks_f
     for name, (before, after) in {**changes, "old": ("sia_api = 1", "sia_api = 0")}.items():
         plugin = stranger.folder / f"sia-{name}" / "src" / f"sia_{name}" / "plugin.py"
         plugin.write_text(plugin.read_text().replace(before, after))
-    RELEASE["install_into"](stranger.environment, folders)
+    stranger.install(*folders)
     rows = json.loads(stranger.sia("plugins", "--json").stdout)
     assert [row["status"] for row in rows if (row["kind"], row["name"]) == ("task", "both")] == ["ambiguous"] * 2
     causes = {row["name"]: row["cause"] for row in rows if row["status"] == "broken"}
