@@ -119,7 +119,7 @@ def test_a_task_that_asks_a_model_runs_by_its_name(task: str, sealed: int, run: 
         report = run("--plugin", task, *served(server), *improver(server))
         asked = len(server.asked)
     assert report["sealed"]["final"]["n"] == sealed
-    assert 0 < report["sealed"]["final"]["value"] < 0.6
+    assert 0 <= report["sealed"]["final"]["value"] < 0.6  # it knows no science
     assert asked >= 3 * sealed
 
 
