@@ -189,7 +189,7 @@ def task_of(options: argparse.Namespace) -> Any:
     if options.data is not None:
         settings["data"] = os.path.abspath(options.data)
     if sum(each is not None for each in (options.plugin, options.harness, options.task_dir)) != 1:
-        raise UsageError("name what to improve: --plugin NAME, --harness DIR with --data FILE, or --task-dir DIR")
+        raise UsageError("name what to improve: --plugin NAME, or --harness DIR with --data FILE, or --task-dir DIR")
     if options.task_dir is not None:
         return OfferRef(
             "folder", {"agent": _reference(options), **settings, "folder": os.path.abspath(options.task_dir)}
