@@ -67,7 +67,7 @@ class Stranger:
         if program == "pip":
             folders = [self.folder / each for each in arguments if (self.folder / each).is_dir()]
             if folders:  # the rest are the wheels, which are there
-                self.install(*folders)
+                RELEASE["install_into"](self.environment, folders, editable="--editable" in arguments)
             return ""
         if program == "python":
             return self._done([str(self.environment / "bin" / "python"), *arguments], 0).stdout

@@ -197,10 +197,11 @@ def fresh(folder: Path, wheels: Sequence[Path]) -> Path:
     return folder / "venv" / "bin"
 
 
-def install_into(environment: Path, what: Sequence[Path]) -> None:
+def install_into(environment: Path, what: Sequence[Path], *, editable: bool = False) -> None:
     """Install wheels or folders into an environment without pip, with this one's pip; no index is asked."""
+    named = [word for each in what for word in (["--editable", str(each)] if editable else [str(each)])]
     pip = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python"), "install", "--quiet"]
-    subprocess.run([*pip, "--no-index", "--no-deps", "--no-build-isolation", *map(str, what)], check=True)
+    subprocess.run([*pip, "--no-index", "--no-deps", "--no-build-isolation", *named], check=True)
 
 
 def _site_packages() -> list[str]:
