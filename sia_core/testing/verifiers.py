@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, NoReturn
 
 import pytest
 
-from sia_core.types import Instance, Ran, Score, Verifier, VerifierContext
+from sia_core.types import Instance, Score, Verifier, VerifierContext
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,10 @@ class VerifierContract:
 
 
 def context() -> VerifierContext:
-    """What a verifier that runs nothing is handed."""
-    return VerifierContext(run=_runs_nothing, seed=0)
+    """What a verifier that runs nothing is handed: every way to run something fails the test."""
+    given: dict[str, Any] = {field.name: _runs_nothing for field in fields(VerifierContext) if field.default is MISSING}
+    return VerifierContext(**{**given, "seed": 0})
 
 
-def _runs_nothing(files: Mapping[str, bytes], command: Sequence[str], stdin: bytes = b"", *, limits: Any = None) -> Ran:
-    """Stands for ``ctx.run`` where a verifier should need none."""
-    raise AssertionError(f"the verifier runs {list(command)}; give the contract a fixture `ctx` that can")
+def _runs_nothing(*given: Any, **settings: Any) -> NoReturn:
+    raise AssertionError("the verifier runs something; give the contract a fixture `ctx` that can")
