@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 DEMO_DISTRIBUTIONS := --editable . --editable tasks/lawbench --editable plugins/playbook \
 	--editable algorithms --editable plugins/torch
-ALL_DISTRIBUTIONS := --editable .[dev] --editable tasks/lawbench \
+ALL_DISTRIBUTIONS := --editable .[dev] --editable tasks/bundled --editable tasks/lawbench \
 	--editable algorithms[test] \
 	--editable backends/modal --editable backends/ray \
 	--editable plugins/claude --editable plugins/dashboard[test] --editable plugins/litellm --editable plugins/playbook \
@@ -17,7 +17,8 @@ SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml */*/pyproj
 DEBIAN_PACKAGES := bubblewrap strace
 BROWSER_PACKAGES := chromium
 
-.PHONY: demo test test-all bench-rl bench-rollout bench-gate bench-start bench-evaluations bench-pages lint clean debian-packages browser-packages
+.PHONY: demo docs wheels try-wheels test test-all lint clean debian-packages browser-packages bench-rl bench-rollout bench-gate \
+	bench-start bench-evaluations bench-pages bench-cli
 
 demo: $(VENV)/demo.stamp  ## Improve an agent on the real LawBench data: no key, no GPU, no service.
 	$(BIN)/sia run --plugin lawbench --levers harness,weights --seed 0 --budget seconds=420
@@ -47,6 +48,19 @@ bench-evaluations: $(VENV)/all.stamp  ## New candidates a second, each in a sand
 bench-pages: $(VENV)/all.stamp browser-packages  ## How long 10,000 rollouts take to their first content in a browser.
 	$(BIN)/python plugins/dashboard/bench/first_content.py
 
+bench-cli: $(VENV)/all.stamp  ## What `sia --help` and `sia plugins` cost, beside an empty interpreter.
+	$(BIN)/python bench/cli.py
+
+docs: $(VENV)/all.stamp  ## The site, in site/; a warning is an error.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+wheels: $(VENV)/all.stamp  ## Build the wheel of every distribution into dist/, and look into them.
+	$(BIN)/python tools/release.py wheels
+	$(BIN)/python tools/release.py check
+
+try-wheels: wheels  ## Install them into a fresh environment of every Python there is, and run an example.
+	$(BIN)/python tools/release.py install
+
 debian-packages: PACKAGES = $(DEBIAN_PACKAGES)
 browser-packages: PACKAGES = $(BROWSER_PACKAGES)
 debian-packages browser-packages:  ## What tests need of the system, where root may install it.
@@ -62,7 +76,7 @@ lint: $(VENV)/all.stamp
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

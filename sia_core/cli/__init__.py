@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ COMMANDS = {
     "export": "write the best agent of a run as a folder that runs on its own",
     "serve": "answer by the best agent of a run, behind an OpenAI-compatible endpoint",
     "audit": "look at a task before money is spent: verifier, noise, head-room, leaks, cost",
+    "new": "write a plugin package to begin with: a task, an algorithm, a verifier, an engine, ...",
+    "import-task": "make a plugin package of a task folder of the released SIA",
     "plugins": "list what is installed, and what is broken",
     "doctor": "say what this machine can do",
 }
@@ -48,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from sia_core.errors import SiaError
 
     try:
-        return int(importlib.import_module(f"sia_core.cli.{options.command}").run(options))
+        return int(_module(options.command).run(options))
     except SiaError as error:
         print(f"sia: {shown(error)}", file=sys.stderr)
         return error.exit_code
@@ -84,8 +87,12 @@ def parser_of(arguments: Sequence[str]) -> argparse.ArgumentParser:
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == asked:
-            importlib.import_module(f"sia_core.cli.{name}").add_arguments(command)
+            _module(name).add_arguments(command)
     return parser
+
+
+def _module(command: str) -> ModuleType:
+    return importlib.import_module(f"sia_core.cli.{command.replace('-', '_')}")
 
 
 def add_runs_dir(parser: argparse._ActionsContainer) -> None:

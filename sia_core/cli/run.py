@@ -9,12 +9,14 @@ from typing import Any
 
 from sia_core.cli import add_runs_dir, print_json
 
-RESERVED = ("seed", "data", "harness")
+RESERVED = ("seed", "data", "harness", "folder")
 """Settings of a task that have an option of their own."""
 
 ENGINE_RESERVED = ("seed", "policy")
 
 BACKEND_RESERVED = ("plugins",)
+
+IMPROVER = "playbook"
 
 MODES = {"sia-h": "harness", "sia-w+h": "harness,weights"}
 
@@ -35,9 +37,12 @@ def add_configuration(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     how = parser.add_argument_group("how")
     how.add_argument(
         "--improver",
-        default="playbook",
+        default=IMPROVER,
         metavar="NAME[:MODEL]",
         help="who decides: playbook, claude, litellm:MODEL, or a plugin's (default: playbook)",
+    )
+    how.add_argument(
+        "--meta-agent-profile", metavar="FILE", help="who decides, as a profile of the released SIA (JSON) says it"
     )
     how.add_argument(
         "--improver-set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the improver; repeatable"
@@ -77,6 +82,7 @@ def add_task(what: argparse._ActionsContainer) -> None:
     """The options that name a task."""
     what.add_argument("--plugin", metavar="NAME", help="a task that a plugin offers, such as lawbench")
     what.add_argument("--harness", metavar="DIR", help="your own agent: a folder with a harness.py (with --data)")
+    what.add_argument("--task-dir", metavar="DIR", help="a task folder of the released SIA, as it is")
     what.add_argument(
         "--data", metavar="PATH", help="a file of cases for --harness; or the task's data, as a local copy"
     )
@@ -90,6 +96,9 @@ def add_policy(how: argparse._ActionsContainer, default: str) -> None:
     """The options that name a policy."""
     how.add_argument(
         "--policy", metavar="NAME", help=f"the model that harnesses ask: tiny, or hf:ID (default: {default})"
+    )
+    how.add_argument(
+        "--target-agent-profile", metavar="FILE", help="the model that harnesses ask, as such a profile says it"
     )
     how.add_argument("--engine", default="torch", metavar="NAME", help="what samples and trains it (default: torch)")
     how.add_argument(
@@ -154,7 +163,7 @@ def config_of(options: argparse.Namespace) -> Any:
 
     task = task_of(options)
     levers = options.levers or MODES.get(options.mode, "harness")
-    improver, colon, model = options.improver.partition(":")
+    improver, settings = improver_of(options)
     return Config(
         task=task,
         plan=Plan(
@@ -165,7 +174,7 @@ def config_of(options: argparse.Namespace) -> Any:
             repeats=options.repeats,
         ),
         improver=improver,
-        improver_settings={**({"model": model} if colon else {}), **_pairs("--improver-set", options.improver_set, ())},
+        improver_settings=settings,
         approve=options.approve,
         verifier=options.verifier,
         budget=Limit.parse(options.budget).amounts,
@@ -177,6 +186,22 @@ def config_of(options: argparse.Namespace) -> Any:
     )
 
 
+def improver_of(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """Who decides, and what it is told."""
+    from sia_core.errors import UsageError
+
+    told = _pairs("--improver-set", options.improver_set, ())
+    if options.meta_agent_profile is None:
+        improver, colon, model = options.improver.partition(":")
+        return improver, {**({"model": model} if colon else {}), **told}
+    from sia_core.profiles import meta_agent
+
+    if options.improver != IMPROVER:
+        raise UsageError("--improver and --meta-agent-profile both say who decides; give one of them")
+    improver, settings = meta_agent(options.meta_agent_profile)
+    return improver, {**settings, **told}
+
+
 def task_of(options: argparse.Namespace) -> Any:
     """The offer of the task that the options name, with its settings."""
     from sia_core.errors import UsageError
@@ -185,13 +210,26 @@ def task_of(options: argparse.Namespace) -> Any:
     settings: dict[str, Any] = {"seed": options.seed, **_pairs("--set", options.set, RESERVED)}
     if options.data is not None:
         settings["data"] = os.path.abspath(options.data)
-    if (options.plugin is None) == (options.harness is None):
-        raise UsageError("name what to improve: --plugin NAME, or --harness DIR with --data FILE")
+    if sum(each is not None for each in (options.plugin, options.harness, options.task_dir)) != 1:
+        raise UsageError("name what to improve: --plugin NAME, or --harness DIR with --data FILE, or --task-dir DIR")
+    if options.task_dir is not None:
+        return OfferRef(
+            "folder", {"agent": _reference(options), **settings, "folder": os.path.abspath(options.task_dir)}
+        )
     if options.harness is not None:
         if options.data is None:
             raise UsageError("--harness needs cases to run on: --data cases.jsonl")
         settings["harness"] = os.path.abspath(options.harness)
     return OfferRef(options.plugin or "cases", settings)
+
+
+def _reference(options: argparse.Namespace) -> str:
+    """The agent that a profile names in place of a task folder's own; empty where it names none."""
+    if options.target_agent_profile is None:
+        return ""
+    from sia_core.profiles import target_agent
+
+    return target_agent(options.target_agent_profile).reference
 
 
 def engine_of(options: argparse.Namespace, policy: str | None) -> Any:
@@ -200,6 +238,13 @@ def engine_of(options: argparse.Namespace, policy: str | None) -> Any:
     from sia_core.types import OfferRef
 
     told = _pairs("--engine-set", options.engine_set, ENGINE_RESERVED)
+    if options.target_agent_profile is not None:
+        from sia_core.profiles import target_agent
+
+        if options.policy is not None:
+            raise UsageError("--policy and --target-agent-profile both say which model harnesses ask; give one of them")
+        target = target_agent(options.target_agent_profile)
+        return OfferRef("litellm", {"policy": target.model, "seed": options.seed, **target.settings, **told})
     if told and policy is None:
         raise UsageError("--engine-set: this run has no policy; name one with --policy")
     return OfferRef(options.engine, {"policy": policy, "seed": options.seed, **told}) if policy else None
