@@ -66,7 +66,7 @@ class ModelImprover:
 
         ending = Ending("finish", "Your working copy is to be the first harness.", Finish, finished)
         told_first = prompts.draft(public_files(task.public))
-        system = prompts.system(task.brief, task.metric, task.seed)
+        system = prompts.system(task.brief, task.metric, task.seed, discovers=task.kind == "discover")
         ask = self._ask(self.settings.draft_model or self.settings.model, system, told_first)
         return self._conversation("draft", ask, workshop.offered, ending)
 
@@ -79,7 +79,7 @@ class ModelImprover:
         proposals = Proposals(evidence, workshop)
         ending = Ending("decide", "What to change next. This ends the conversation.", Proposal, proposals.decided)
         first = prompts.first_agent(evidence).files
-        system = prompts.system(evidence.brief, evidence.metric, first)
+        system = prompts.system(evidence.brief, evidence.metric, first, discovers=evidence.discovers)
         told_first = prompts.decide(evidence, public_files(desk.public), prompts.start_of(rule, begins))
         ask = self._ask(self.settings.model, system, told_first)
         offered = [*Archive(desk, evidence).offered, *workshop.offered, *proposals.offered]

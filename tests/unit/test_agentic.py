@@ -338,6 +338,7 @@ def test_both_levers_may_be_pulled_in_one_generation() -> None:
 def pages() -> Iterator[tuple[str, Callable[[], str]]]:
     given = evidence()
     yield "system", lambda: "\n\n-----\n\n".join(prompts.system(given.brief, given.metric, harness(0.2)))
+    yield "discover", lambda: prompts.system(given.brief, given.metric, harness(0.2), discovers=True)[1]
     yield "draft", lambda: prompts.draft(["cases.jsonl", "labels.json"])
     one, two = given.agents["one"], view("two")
     begins = prompts.start_of("pareto", [one, two])

@@ -29,11 +29,12 @@ PUBLIC = 30
 LINE = 300
 
 
-def system(brief: str, metric: Metric, seed: HarnessTree) -> tuple[str, ...]:
+def system(brief: str, metric: Metric, seed: HarnessTree, *, discovers: bool = False) -> tuple[str, ...]:
     """The system prompt, in parts."""
     unit = f" in {metric.unit}" if metric.unit else ""
     about = {"brief": brief, "metric": metric.name + unit, "direction": metric.direction}
-    return (_text("rules") + "\n" + _filled("table", table=as_text()), _filled("task", **about, code=code(seed)))
+    task = _filled("task", **about, code=code(seed)) + ("\n" + _text("discover") if discovers else "")
+    return (_text("rules") + "\n" + _filled("table", table=as_text()), task)
 
 
 def draft(public: Sequence[str]) -> str:
