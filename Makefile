@@ -14,7 +14,7 @@ SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml tasks/*/py
 # What some tests need beside Python; without it they skip, and say so.
 DEBIAN_PACKAGES := bubblewrap strace
 
-.PHONY: demo test test-all bench-rl bench-rollout bench-gate bench-start bench-evaluations lint clean debian-packages
+.PHONY: demo test test-all bench-rl bench-rollout bench-gate bench-start bench-evaluations bench-driver wheels check-modal lint clean debian-packages
 
 demo: $(VENV)/demo.stamp  ## Improve an agent on the real LawBench data: no key, no GPU, no service.
 	$(BIN)/sia run --plugin lawbench --levers harness,weights --seed 0 --budget seconds=420
@@ -40,6 +40,16 @@ bench-start: $(VENV)/all.stamp  ## How long a worker takes to start, with nothin
 
 bench-evaluations: $(VENV)/all.stamp  ## New candidates a second, each in a sandbox of its own, and with endless loops among them.
 	$(BIN)/python bench/evaluations.py
+
+bench-driver: $(VENV)/all.stamp  ## Results a second that the driver books from 64 workers of instant jobs.
+	$(BIN)/python bench/driver.py --least 300
+
+wheels:  ## Wheels of all distributions, for an image that is not to have released ones.
+	rm -rf build/wheels
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheels . $(wildcard tasks/* algorithms backends/* plugins/*)
+
+check-modal: $(VENV)/all.stamp wheels  ## The backend's contract on Modal itself; needs a token and costs a few cents.
+	SIA_WHEELS=build/wheels $(BIN)/python -m pytest -q backends/modal/tests/test_service.py
 
 debian-packages:  ## What tests need of the system, where root may install it.
 	@if dpkg -s $(DEBIAN_PACKAGES) >/dev/null 2>&1; then :; \
