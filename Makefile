@@ -46,7 +46,7 @@ bench-driver: $(VENV)/all.stamp  ## Results a second that the driver books from 
 
 wheels:  ## Wheels of all distributions, for an image that is not to have released ones.
 	rm -rf build/wheels
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheels . $(wildcard tasks/* algorithms backends/* plugins/*)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheels . $(patsubst %/pyproject.toml,./%,$(wildcard algorithms/pyproject.toml tasks/*/pyproject.toml backends/*/pyproject.toml plugins/*/pyproject.toml))
 
 check-modal: $(VENV)/all.stamp wheels  ## The backend's contract on Modal itself; needs a token and costs a few cents.
 	SIA_WHEELS=build/wheels $(BIN)/python -m pytest -q backends/modal/tests/test_service.py
