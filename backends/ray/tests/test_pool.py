@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Any
 
 import pytest
+import ray
 from ray.exceptions import RayActorError
 
 from sia_core.errors import SiaError, UsageError
@@ -169,6 +170,16 @@ def test_a_job_that_cannot_be_packed_is_its_own_error(world: World) -> None:
 def test_without_the_library_the_command_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match="pip install sia-ray"):
+        RayBackend(Plugins())
+
+
+def test_a_cluster_that_does_not_start_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(UsageError, match="no cluster at this machine: The current node timed out"):
         RayBackend(Plugins())
 
 
