@@ -43,6 +43,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # else a full machine, of whatever, costs workers
         head = {"num_cpus": 0, "include_dashboard": False, "_system_config": HEALTH}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(2):
