@@ -18,7 +18,7 @@ DEBIAN_PACKAGES := bubblewrap strace
 BROWSER_PACKAGES := chromium
 
 .PHONY: demo docs wheels try-wheels test test-all lint clean debian-packages browser-packages bench-rl bench-rollout bench-gate \
-	bench-start bench-evaluations bench-pages bench-cli
+	bench-start bench-evaluations bench-pages bench-cli bench-driver check-modal
 
 demo: $(VENV)/demo.stamp  ## Improve an agent on the real LawBench data: no key, no GPU, no service.
 	$(BIN)/sia run --plugin lawbench --levers harness,weights --seed 0 --budget seconds=420
@@ -50,6 +50,12 @@ bench-pages: $(VENV)/all.stamp browser-packages  ## How long 10,000 rollouts tak
 
 bench-cli: $(VENV)/all.stamp  ## What `sia --help` and `sia plugins` cost, beside an empty interpreter.
 	$(BIN)/python bench/cli.py
+
+bench-driver: $(VENV)/all.stamp  ## Results a second that the driver books from 64 workers of instant jobs.
+	$(BIN)/python bench/driver.py --least 300
+
+check-modal: $(VENV)/all.stamp wheels  ## The backend's contract on Modal itself; needs a token and costs a few cents.
+	SIA_WHEELS=dist $(BIN)/python -m pytest -q backends/modal/tests/test_service.py
 
 docs: $(VENV)/all.stamp  ## The site, in site/; a warning is an error.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

@@ -22,6 +22,7 @@ import tracemalloc
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,9 @@ class Instant:
         return self._threads.submit(self._booked, parcel, json.dumps(parcel.to_json()))
 
     def _booked(self, parcel: Parcel, text: str) -> Any:
-        """There and back again as text, as between machines."""
-        there = Parcel(**json.loads(text))
-        outcome = json.dumps(Outcome(_answer(there.payload["sweep"])).to_json())
+        """There and back again as text, as between machines. What is done there is no work of the driver's."""
+        sweep = parcel.payload["sweep"]
+        outcome = _answer(tuple(sweep["instances"]), sweep["group"])
         return self._sender.keep(parcel, Outcome(**json.loads(outcome)), {})
 
     def serve(self, name: str, payload: Mapping[str, Any]) -> Any:
@@ -66,10 +67,12 @@ class Instant:
         self._threads.shutdown(cancel_futures=True)
 
 
-def _answer(sweep: Mapping[str, Any]) -> dict[str, Any]:
+@lru_cache(1024)
+def _answer(instances: tuple[str, ...], group: int) -> str:
+    """The outcome that a worker sends."""
     each = Rollout("", "ok", 1.0, answer='"theft"', log="thought a while", seconds=0.01)
-    rollouts = [replace(each, instance=name).to_json() for name in sweep["instances"] for _ in range(sweep["group"])]
-    return {"sandbox": "none", "given_up": "", "rollouts": rollouts}
+    rollouts = [replace(each, instance=name).to_json() for name in instances for _ in range(group)]
+    return json.dumps(Outcome({"sandbox": "none", "given_up": "", "rollouts": rollouts}).to_json())
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,9 @@ GROUP = "sia"
 CORE = "sia-core"
 ALLOW_VARIABLE = "SIA_PLUGINS"
 
+OURS = frozenset({"claude", "lawbench", "litellm", "modal", "playbook", "ray", "tinker", "torch", "vllm"})
+"""Offers that are no typing slip of another: ``sia-NAME`` has each of them."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -170,7 +173,7 @@ class Plugins:
             ):
                 return f"{kind} {name!r}: the plugin {source.distribution} {source.version} is broken: {cause}"
         names = sorted({offer.name for offer in self.of_kind(kind)})
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        near = [] if name in OURS else difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         known = f"did you mean {' or '.join(near)}?" if near else f"known here: {', '.join(names) or 'none'}."
         package = "NAME" if near else name  # nobody should be told to install a typing slip
         install = f"Plugins are installed with pip (`pip install sia-{package}`); `sia plugins` lists what is there."

@@ -84,7 +84,7 @@ def price(config: Config, plugins: Plugins) -> dict[str, Any]:
         "measured": asdict(measured),
         "seconds": asdict(_seconds(run, measured, plan)),
         "tokens": asdict(run.times(measured.tokens)) if config.engine else None,
-        "workers": [asdict(each) for each in scaled(samples, plan, costs)],
+        "workers": [asdict(each) for each in scaled(samples, plan, costs, run.most)],
         "budget": dict(config.budget),
     }
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from sia_core.allowance import Allowance
@@ -133,6 +132,7 @@ class Rollouts:
         allowance = allowance or Allowance()
         abreast = self._backend.slots if math.isinf(allowance.left) else min(self._backend.slots, SHARED)
         done: list[Rollout] = []
+        gained = 0.0
         running: deque[tuple[str, Sweep, Future[Any] | None]] = deque()
         waiting = deque(sweep.batches())
         look = 1 if enough else len(waiting)
@@ -147,9 +147,10 @@ class Rollouts:
             batch = self._ledger.step(key, future.result if future else _missing)
             rollouts = [Rollout.from_json(each) for each in batch["rollouts"]]
             done += rollouts
+            gained += sum(each.reward for each in rollouts)
             peak, short = batch.get("peak", 0), batch.get("short", 0)
             allowance.settle(part.tokens, part.total, sum(each.tokens for each in rollouts), peak, short)
-            self._progress(sweep, done)
+            self._progress(sweep, len(done), gained)
             out = f"{short} rollouts need more tokens than the {part.tokens} that are left for each" if short else ""
             if why := batch["given_up"] or (out if allowance.strict else ""):
                 wait([each for _, _, each in running if each])  # they are not recorded; of timeouts, they end at once
@@ -177,10 +178,10 @@ class Rollouts:
     def _job(self, part: Sweep) -> Job:
         return Job("sia_core.rollout:run_batch", {"setting": asdict(self._setting), "sweep": asdict(part)})
 
-    def _progress(self, sweep: Sweep, done: Sequence[Rollout]) -> None:
-        about = {"purpose": sweep.purpose, "agent": sweep.agent, "done": len(done), "total": sweep.total}
+    def _progress(self, sweep: Sweep, done: int, gained: float) -> None:
+        about: dict[str, Any] = {"purpose": sweep.purpose, "agent": sweep.agent, "done": done, "total": sweep.total}
         if sweep.split != "sealed":
-            about["mean"] = fmean(each.reward for each in done)
+            about["mean"] = gained / done
         self._emit("rollouts.progress", **about)
 
 

@@ -8,6 +8,7 @@ driver takes to book b results, which it does one by one. An update is one job o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -39,17 +40,22 @@ class Scaled:
     worker_hours: float
 
 
-def scaled(samples: Samples, plan: Plan, costs: Costs, workers: Sequence[int] = WORKERS) -> list[Scaled]:
-    """The run at its most, on each number of workers."""
+def scaled(
+    samples: Samples, plan: Plan, costs: Costs, most: float = math.inf, workers: Sequence[int] = WORKERS
+) -> list[Scaled]:
+    """The run at its most, on each number of workers; of a budget of ``most`` rollouts, the share that it pays for."""
     row = list(stages(samples, plan))
     trains = "weights" in plan.levers
     updates = plan.generations * plan.candidates * Training().rollouts(len(samples.search)) if trains else 0
-    alone = costs.start + (plan.generations + 3) * costs.setup + updates * costs.rollout
-    booking = sum(len(stage) for stage in row) * costs.booking
+    share = min(1.0, most / (updates + sum(map(sum, row))))
+    booking = share * costs.booking * sum(map(len, row))
     table = []
     for count in workers:
-        took = alone + sum(_seconds(stage, costs, count) for stage in row)
-        table.append(Scaled(count, round(took, 1), round(min(1.0, booking / took), 4), round(count * took / 3600, 3)))
+        setups = 3 + plan.generations * -(-plan.candidates // count)
+        working = updates * costs.rollout + sum(_seconds(stage, costs, count) for stage in row)
+        took = costs.start + setups * costs.setup + share * working
+        load = min(1.0, booking / took) if took else 0.0
+        table.append(Scaled(count, round(took, 1), round(load, 4), round(count * took / 3600, 3)))
     return table
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from stranger import blocks as blocks_of
 
-from sia_core.cli import _parser, main
+from sia_core.cli import main, parser_of
 from sia_core.hookspecs import Offer
 
 ROOT = Path(__file__).parents[2]
@@ -119,7 +119,7 @@ def commands_of(page: Path) -> list[str]:
 def test_every_command_on_a_page_is_one(page: Path) -> None:
     for line in commands_of(page):
         arguments = shlex.split(line, comments=True)[1:]
-        _parser(arguments).parse_args(arguments)  # it exits where an option is unknown
+        parser_of(arguments).parse_args(arguments)  # it exits where an option is unknown
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

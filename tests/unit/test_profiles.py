@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sia_core.cli import _parser
+from sia_core.cli import parser_of
 from sia_core.cli.run import config_of
 from sia_core.errors import UsageError
 from sia_core.profiles import meta_agent, target_agent
@@ -87,7 +87,7 @@ def test_what_is_not_there_is_named_with_what_is_known() -> None:
 
 
 def options(*arguments: str) -> Any:
-    return config_of(_parser(["run"]).parse_args(["run", *arguments]))
+    return config_of(parser_of(["run"]).parse_args(["run", *arguments]))
 
 
 def test_a_run_is_configured_by_both() -> None:

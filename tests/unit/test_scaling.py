@@ -30,7 +30,7 @@ def test_the_stages_hold_every_rollout_of_the_run(plan: Plan) -> None:
 def test_one_worker_does_one_rollout_after_the_other_and_more_are_never_slower() -> None:
     table = scaled(samples(), PLAN, COSTS)
     whole = count(samples(), PLAN, {})["run"]["most"] * COSTS.rollout
-    assert table[0].seconds == pytest.approx(whole + COSTS.start + 6 * COSTS.setup, abs=0.1)
+    assert table[0].seconds == pytest.approx(whole + COSTS.start + 9 * COSTS.setup, abs=0.1)
     assert [row.workers for row in table] == list(WORKERS)
     assert sorted((row.seconds for row in table), reverse=True) == [row.seconds for row in table]
     assert all(0 < row.load <= 1 for row in table)
@@ -46,3 +46,11 @@ def test_an_update_is_not_spread() -> None:
     both = replace(PLAN, levers=("harness", "weights"))
     slow, fast = (scaled(samples(), plan, COSTS)[-1].seconds for plan in (both, PLAN))
     assert slow - fast > PLAN.generations * PLAN.candidates * 100 * COSTS.rollout
+
+
+def test_a_budget_pays_for_its_share_and_no_more_than_all() -> None:
+    whole = count(samples(), PLAN, {})["run"]["most"]
+    once = COSTS.start + 9 * COSTS.setup
+    full, half, more = (scaled(samples(), PLAN, COSTS, whole * part)[0].seconds for part in (1, 0.5, 2))
+    assert more == full
+    assert half - once == pytest.approx((full - once) / 2, abs=0.1)

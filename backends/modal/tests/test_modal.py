@@ -127,3 +127,13 @@ def test_the_library_is_imported_only_where_it_is_asked_for() -> None:
     environment = {**os.environ, "SIA_PLUGINS": "modal"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.slow
+def test_a_false_token_is_told_in_time(tmp_path: Path) -> None:
+    """The SDK alone tries for a minute where there is no network; with one, the service refuses at once."""
+    token = {"MODAL_TOKEN_ID": "ak-false", "MODAL_TOKEN_SECRET": "as-false", "HOME": str(tmp_path)}
+    argv = [sys.executable, "-m", "sia_core", *command(EXAMPLE, tmp_path), "--backend", "modal"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, **token}, timeout=55)
+    assert done.returncode == 2, done.stderr
+    assert "MODAL_TOKEN_ID" in done.stderr

@@ -14,7 +14,7 @@ import ray
 from example_runs import EXAMPLE, command, comparable
 from ray.cluster_utils import Cluster
 
-from sia_core.cli import _parser, main
+from sia_core.cli import main, parser_of
 from sia_core.cli.run import config_of
 from sia_core.decision import Training
 from sia_core.hookspecs import Event
@@ -43,6 +43,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # else a full machine, of whatever, costs workers
         head = {"num_cpus": 0, "include_dashboard": False, "_system_config": HEALTH}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(2):
@@ -135,7 +136,7 @@ def test_five_nodes_are_killed_in_a_run_and_its_report_is_the_same(
         killed.append(victim.node_id)
         cluster.add_node(num_cpus=1)
 
-    config = config_of(_parser(["run"]).parse_args([*command(EXAMPLE, tmp_path), "--backend", "ray"]))
+    config = config_of(parser_of(["run"]).parse_args([*command(EXAMPLE, tmp_path), "--backend", "ray"]))
     folder = start(config, tmp_path / "runs", Plugins.discover(), [kill])
     with Ledger.read(folder) as ledger:
         report = build(ledger)

@@ -18,6 +18,9 @@ from sia_modal.settings import Settings
 
 VARIABLES = ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET")
 
+ANSWER = 20.0
+"""Seconds that the service has to say whether it knows the token; without a network the SDK alone waits a minute."""
+
 
 class Cloud(Protocol):
     """What the backend asks of Modal, or of what stands in for it."""
@@ -43,6 +46,7 @@ class ModalCloud:
             raise UsageError(
                 f"the backend modal needs a token: set {' and '.join(VARIABLES)}, or run `modal token new`"
             )
+        _within(ANSWER, _greet)
         self._settings, self._allow = settings, "*" if allow is None else allow
         app, self._class = build(settings)
         self._running: Any = app.run()
@@ -69,6 +73,10 @@ class ModalCloud:
         self._running.__exit__(None, None, None)
 
 
+def _greet() -> None:
+    modal.Client.from_env().hello()
+
+
 def _within(seconds: float, work: Any) -> None:
     """Do what may wait for a network that is not there; UsageError past a time limit or where Modal refuses."""
     raised: list[BaseException] = []
@@ -83,7 +91,7 @@ def _within(seconds: float, work: Any) -> None:
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        raise UsageError(f"Modal did not answer within {seconds:g} s; see --backend-set connect=SECONDS")
+        raise UsageError(f"Modal did not answer within {seconds:g} s; see the network, {' and '.join(VARIABLES)}")
     if raised:
         told = f"{type(raised[0]).__name__}: {raised[0]}"
         raise UsageError(f"Modal refuses ({told}); see {' and '.join(VARIABLES)}") from raised[0]

@@ -138,6 +138,6 @@ def _join(library: Any, address: str) -> bool:
             library.init(address=address, **quiet)
         else:
             library.init(address="local", include_dashboard=False, _system_config=HEALTH, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray's own have no common type: a node that starts too slowly is a bare Exception
         raise UsageError(f"--backend ray: no cluster at {address or 'this machine'}: {error}") from None
     return True
