@@ -98,8 +98,9 @@ def test_the_tutorial_of_a_task_ends_with_it_running(stranger: Stranger) -> None
 def test_the_tutorial_of_an_algorithm_ends_with_it_having_trained(stranger: Stranger) -> None:
     printed = stranger.follow(ROOT / "docs" / "tutorial-algorithm.md")
     (run,) = (text for command, text in printed.items() if "algorithm=ranked" in command)
-    assert "ranked" in run
-    assert "accepted" in run
+    assert "weights (ranked)" in run  # whether it is promoted is the gate's word
+    (shown,) = (text for command, text in printed.items() if command == "sia show")
+    assert "took:" in shown
 
 
 def test_a_clash_a_broken_plugin_and_one_of_another_version_stop_only_who_asks_for_them(stranger: Stranger) -> None:
