@@ -7,7 +7,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 DEMO_DISTRIBUTIONS := --editable . --editable tasks/lawbench --editable plugins/playbook \
 	--editable algorithms --editable plugins/torch
 ALL_DISTRIBUTIONS := --editable .[dev] --editable tasks/lawbench --editable plugins/playbook \
-	--editable algorithms[test] --editable plugins/torch --editable plugins/claude --editable plugins/litellm
+	--editable algorithms[test] --editable plugins/torch --editable plugins/claude --editable plugins/litellm \
+	--editable tasks/denoising[h5ad,picture,test]
 SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml tasks/*/pyproject.toml plugins/*/pyproject.toml)
 
 # What some tests need beside Python; without it they skip, and say so.
