@@ -67,7 +67,7 @@ def _h5ad(path: Path) -> Any:
             f"denoising: {path} needs anndata, which is not installed; pip install sia-denoising[h5ad]"
         ) from None
     held = anndata.read_h5ad(path)
-    raw = held.layers["counts"] if "counts" in held.layers else held.X
+    raw = held.layers.get("counts", held.X)
     if raw is None:
         raise _malformed(path, "no X and no layer named counts")
     return raw
