@@ -41,11 +41,11 @@ class Generator:
     """
 
     cells: int = 600
-    genes: int = 3_000
+    genes: int = 6_000
     programs: int = 8
     sharing: float = 0.3
     contrast: float = 1.5
-    spread: float = 2.5
+    spread: float = 1.5
     depth: float = 2_000.0
     depth_spread: float = 0.4
     dispersion: float = 0.2

@@ -29,7 +29,7 @@ Matrix = Any
 
 Floats = NDArray[np.floating[Any]]
 
-FEW_CELLS = 2_000
+FEW_CELLS = 4_000
 """Up to so many, components come from the cells' inner products, which is faster."""
 
 OVERSAMPLED, ITERATIONS = 10, 5
