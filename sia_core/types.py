@@ -150,10 +150,14 @@ class Ran:
 
 @dataclass(frozen=True)
 class VerifierContext:
-    """What a verifier is handed beside the answer: a way to run what it judges, and its own seed."""
+    """What a verifier is handed beside the answer: a way to run what it judges, and its own seed.
+
+    An answer is ``final`` unless a harness had it evaluated and goes on searching (``discover``).
+    """
 
     run: RunInSandbox
     seed: int
+    final: bool = True
 
 
 @runtime_checkable
