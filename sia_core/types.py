@@ -19,6 +19,7 @@ from sia_core.harness import HarnessTree
 if TYPE_CHECKING:
     from sia_core.decision import RewriteHarness, Stop, UpdateWeights
     from sia_core.evidence import Evidence, TaskView
+    from sia_core.opening import OpenInSandbox, RunInSandbox
     from sia_core.playbook import Playbook
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -129,34 +130,16 @@ class Task(Protocol):
         """The task's own catalogue of harness edits, if it has one."""
 
 
-class RunInSandbox(Protocol):
-    """Runs files that a candidate wrote, in a sandbox of its own, timed by the caller."""
-
-    def __call__(
-        self, files: Mapping[str, bytes], command: Sequence[str], stdin: bytes = b"", *, limits: Limits | None = None
-    ) -> Ran: ...
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a program in a sandbox did. ``ended`` is ``ok`` or why it was stopped; output is data, never a score."""
-
-    ended: str
-    exit_code: int | None
-    stdout: bytes
-    stderr: bytes
-    seconds: float
-
-
 @dataclass(frozen=True)
 class VerifierContext:
-    """What a verifier is handed beside the answer: a way to run what it judges, and its own seed.
+    """What a verifier is handed beside the answer: ways to run what it judges, once or call by call, and its seed.
 
     An answer is ``final`` unless a harness had it evaluated and goes on searching (``discover``).
     """
 
     run: RunInSandbox
     seed: int
+    open: OpenInSandbox
     final: bool = True
 
 

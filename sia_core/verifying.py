@@ -27,6 +27,7 @@ from typing import Any
 from sia_core.answers import InvalidAnswer, read_answer
 from sia_core.errors import SiaError, UsageError
 from sia_core.plugins import ALLOW_VARIABLE, Plugins
+from sia_core.sandbox.calling import open_program
 from sia_core.sandbox.run import run_program
 from sia_core.types import Instance, OfferRef, Score, Task, Verifier, VerifierContext
 
@@ -168,7 +169,8 @@ class _Server:
         self._verifier: Verifier = plugins.create(
             "verifier", config["verifier"]["name"], **config["verifier"]["settings"]
         )
-        self._run = partial(run_program, plugins.create("sandbox", config["sandbox"]))
+        sandbox = plugins.create("sandbox", config["sandbox"])
+        self._run, self._open = partial(run_program, sandbox), partial(open_program, sandbox)
         self._sealed = config["sealed"]
 
     def verdict(self, question: Mapping[str, Any]) -> Verdict:
@@ -180,7 +182,7 @@ class _Server:
             answer = read_answer(question["answer"], self._task.answer)
         except InvalidAnswer as error:
             return Verdict(INVALID, Score(failure, valid=False), str(error))
-        ctx = VerifierContext(self._run, question["seed"], question["final"])
+        ctx = VerifierContext(self._run, question["seed"], self._open, question["final"])
         score = self._checked(self._verifier.score(instance, answer, ctx), instance)
         if not score.valid:
             return Verdict(INVALID, replace(score, reward=failure), score.feedback)

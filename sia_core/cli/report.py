@@ -48,6 +48,8 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
         named = ", ".join(report["sandbox_may_not_stop"])
         out.print(plain((f"Attacks that it may not stop (`sia doctor --attacks` tries them): {named}.", "yellow")))
     _print_candidates(report["generations"], out)
+    if sorted_out := triaged(report.get("triage", {})):
+        out.print(sorted_out)
     if report["smallest_gain"]:
         out.print(f"The gate was asked {report['gate_queries']} times; {sees(report)}.")
     _print_sealed(report, out)
@@ -94,6 +96,18 @@ def _print_candidates(rows: Sequence[Mapping[str, Any]], out: Console) -> None:
     out.print(table)
     for line in refused:
         out.print(line)
+
+
+def triaged(triage: Mapping[str, int]) -> str:
+    """What was sorted out before a full evaluation; nothing where nothing was."""
+    told = []
+    if triage.get("checked"):
+        told.append(f"of {triage['checked']} harnesses that were checked {triage['not_running']} did not run")
+    if lost := triage.get("refused", 0) + triage.get("failed", 0):
+        told.append(
+            f"of {lost + triage['compared']} candidates {triage['refused']} were refused, {triage['failed']} failed"
+        )
+    return f"Triage: {'; '.join(told)}." if told else ""
 
 
 def _rejected(row: Mapping[str, Any]) -> str:

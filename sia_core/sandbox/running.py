@@ -22,6 +22,7 @@ from sia_core.types import Limits
 
 START_SECONDS = 30.0
 KILL_SECONDS = 10.0
+PAUSE_SECONDS = 2.0
 TICK_MS = 50
 OPEN_FILES = 256
 
@@ -94,6 +95,15 @@ class Running:
         """The last few kilobytes of what it printed."""
         self._read_output()
         return self._tail.decode(errors="replace")
+
+    def pause(self) -> bool:
+        """Make everything inside stand still; whether it does."""
+        return self._process is None or tree.stop_descendants(self._process.pid, PAUSE_SECONDS)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        if self._process is not None and self._process.poll() is None:
+            tree.continue_descendants(self._process.pid)
 
     def kill(self) -> None:
         """Kill the whole tree of processes and remove the scratch folder. May be called twice."""

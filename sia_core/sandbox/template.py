@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_OF_PROGRAMS = ("frames", "forks", "solving", "loopback", "handing")
+_OF_PROGRAMS = ("frames", "forks", "solving", "loopback", "handing", "values")
 _PATH_BYTES = 4096
 _USED_BY_PROGRAMS = ("importlib.util", "random", "traceback")
 

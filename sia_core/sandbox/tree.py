@@ -15,6 +15,8 @@ from contextlib import suppress
 _ENTRY_BYTES = 4096
 """What a file is counted as beyond its content."""
 
+_STANDING = (b"T", b"Z", b"X")
+
 
 def descendants(root: int) -> list[int]:
     """The processes below ``root``, itself left out. A snapshot: it may be old when it returns."""
@@ -42,7 +44,7 @@ def kill_descendants(root: int, seconds: float) -> None:
     while time.monotonic() < deadline:
         below = descendants(root)
         for process in below:
-            _kill_if_below(process, {root, *below})
+            _signal_if_below(process, {root, *below}, signal.SIGKILL)
         try:
             while os.waitpid(-1, os.WNOHANG) != (0, 0):
                 pass
@@ -51,7 +53,39 @@ def kill_descendants(root: int, seconds: float) -> None:
         time.sleep(0.001)
 
 
-def _kill_if_below(process: int, parents: set[int]) -> None:
+def stop_descendants(root: int, seconds: float) -> bool:
+    """Stop all threads of all that is below ``root``; whether they stand still. What stands still starts nothing."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        below = descendants(root)
+        running = [process for process in below if not _stands(process)]
+        if not running:
+            return True
+        for process in running:
+            _signal_if_below(process, {root, *below}, signal.SIGSTOP)
+    return False
+
+
+def continue_descendants(root: int) -> None:
+    """Let go on what :func:`stop_descendants` stopped."""
+    below = descendants(root)
+    for process in below:
+        _signal_if_below(process, {root, *below}, signal.SIGCONT)
+
+
+def _stands(process: int) -> bool:
+    """Whether every thread of a process is stopped, or has ended."""
+    try:
+        for thread in os.listdir(f"/proc/{process}/task"):
+            with open(f"/proc/{process}/task/{thread}/stat", "rb") as stat:
+                if stat.read().rpartition(b")")[2].split()[0] not in _STANDING:
+                    return False
+    except (FileNotFoundError, ProcessLookupError):
+        return not os.path.exists(f"/proc/{process}")
+    return True
+
+
+def _signal_if_below(process: int, parents: set[int], number: int) -> None:
     try:
         handle = os.pidfd_open(process)
     except ProcessLookupError:
@@ -59,7 +93,7 @@ def _kill_if_below(process: int, parents: set[int]) -> None:
     try:
         # Asked with the handle open: a number that another process took over meanwhile has another parent.
         if parent(process) in parents:
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            signal.pidfd_send_signal(handle, number)
     except ProcessLookupError:
         pass
     finally:

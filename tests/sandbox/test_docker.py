@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sandbox.conftest import Bench, probed
 
 from sia_core.errors import SandboxError
 from sia_core.sandbox import docker, examine
+from sia_core.sandbox.calling import open_program
 from sia_core.sandbox.docker import Docker
 from sia_core.types import GUARANTEES, Limits, Mount, SandboxSpec
 
@@ -135,6 +137,19 @@ def test_large_answers_and_inputs_pass_through(bench: Bench) -> None:
     code = "def solve(instance, ctx): return instance.input['do'][::-1]"
     (result,) = bench.solve(code, ["ab" * 200_000])
     assert json.loads(result.answer or result.message) == "ba" * 200_000
+
+
+def test_a_candidates_module_is_called_with_arrays(engine: Path) -> None:
+    import numpy as np
+
+    array = np.arange(2**16, dtype=np.float32).reshape(2, -1)
+    code = b"def twice(x): return [x['a'] * 2, x['b'], 'text']\ndef large(): import numpy; return numpy.zeros(2**20)"
+    with open_program(Docker(), {"kernel.py": code}, "kernel", limits=replace(QUICK, file_bytes=2**20)) as program:
+        called = program.call("twice", [{"a": array, "b": np.ones(3, bool)}], 20.0)
+        assert called.ended == "ok", called
+        np.testing.assert_array_equal(called.value[0], array * 2)
+        assert (called.value[1].tolist(), called.value[2]) == ([True] * 3, "text")
+        assert program.call("large", (), 20.0).ended == "protocol"
 
 
 def test_how_a_set_up_ended_is_told(bench: Bench) -> None:

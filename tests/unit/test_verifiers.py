@@ -22,7 +22,7 @@ def _no_run(*_: Any, **__: Any) -> Any:
     raise AssertionError("nothing is to be run")
 
 
-CONTEXT = VerifierContext(_no_run, 0)
+CONTEXT = VerifierContext(_no_run, 0, _no_run)
 CASE = hashlib.sha256(b'{"x":1}').hexdigest()[:12]
 """The id of the case that the user calls ``a``."""
 

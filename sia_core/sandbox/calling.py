@@ -1,0 +1,279 @@
+"""A module of a candidate's, loaded in a sandbox of its own and called again and again: for verifiers that judge code.
+
+Between calls all of its processes stand still, so that nothing is done while the next
+inputs are made, after the clock has stopped, or at another program's cost. Arguments
+lie in memory that is made for one call and emptied after it; results are copied before
+anything of them is believed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, runtime_checkable
+
+from sia_core.errors import SandboxError
+from sia_core.harness import check_path
+from sia_core.opening import Called
+from sia_core.sandbox import callee, values
+from sia_core.sandbox.frames import FrameReader, Header, ProtocolError, encode
+from sia_core.sandbox.libraries import import_names, library_paths
+from sia_core.types import Limits, Mount, Sandbox, SandboxProcess, SandboxSpec
+
+_WATCHED = ("memory", "processes", "disk")
+_MESSAGE = 4000
+_LAST_WORD_SECONDS = 2.0
+_SIGNALLED = 128
+
+
+def open_program(
+    sandbox: Sandbox,
+    files: Mapping[str, bytes],
+    module: str,
+    *,
+    requires: tuple[str, ...] = (),
+    limits: Limits | None = None,
+) -> Program:
+    """Load ``module`` from ``files``: :class:`sia_core.opening.OpenInSandbox`.
+
+    Loading has ``limits.setup_seconds``; the arrays of one reply have at most ``limits.file_bytes``.
+    """
+    if f"{module.replace('.', '/')}.py" not in files:
+        raise SandboxError(f"{module!r} is none of the modules that were given: {', '.join(files)}")
+    limits = limits or Limits()
+    requires = tuple(dict.fromkeys((*requires, "numpy")))
+    folder = tempfile.TemporaryDirectory(prefix="sia-files-")
+    try:
+        mount = Mount("files", Path(folder.name) / "files")
+        for path, content in files.items():
+            target = mount.host / check_path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        for entry in (mount.host, *mount.host.rglob("*")):
+            entry.chmod(0o755 if entry.is_dir() else 0o644)
+        spec = SandboxSpec(Path(callee.__file__), (mount,), library_paths(requires), import_names(requires), limits)
+        return Program(sandbox.start(spec), module, limits, folder)
+    except BaseException:
+        folder.cleanup()
+        raise
+
+
+class Program:
+    """The host's side of it: :class:`sia_core.opening.OpenedProgram`."""
+
+    def __init__(
+        self, process: SandboxProcess, module: str, limits: Limits, folder: tempfile.TemporaryDirectory[str]
+    ) -> None:
+        """Have the module loaded. ``folder`` is removed at the end."""
+        self._process, self._limits, self._folder = process, limits, folder
+        self._end: Called | None = None
+        self._store: int | None = None
+        self._started = time.perf_counter()
+        try:
+            self._store = _shared_memory(limits.file_bytes)
+            self._reader = FrameReader(0)
+            self._load(module)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill it. May be called twice."""
+        self._process.kill()
+        self._folder.cleanup()
+        self._end = self._end or Called("killed", message="the program was closed")
+        if self._store is not None:
+            os.close(self._store)
+            self._store = None
+
+    def call(self, function: str, arguments: Sequence[Any] = (), seconds: float | None = None) -> Called:
+        """Call a function of the module."""
+        if self._end is not None:
+            return self._end
+        arrays: list[Any] = []
+        token = secrets.token_hex(16)
+        tree = values.pack(list(arguments), arrays)
+        forms = values.forms_of(arrays)
+        order: Header = {"token": token, "function": function, "arguments": tree, "arrays": forms}
+        memory, body = self._lay_out(forms, arrays)
+        seconds = self._limits.solve_seconds if seconds is None else seconds
+        self._resume()
+        self._started = time.perf_counter()
+        try:
+            self._send(encode(order, body), memory, self._started + seconds)
+            called = self._understand(*self._receive(self._started + seconds), token)
+        except (OSError, ProtocolError) as error:
+            called = self._end = self._ended(error, self._started + seconds, f"no answer within {seconds:g} seconds")
+        finally:
+            if memory is not None:
+                os.ftruncate(memory, 0)
+                os.close(memory)
+        if self._end is None:
+            self._pause()
+        return called
+
+    def _load(self, module: str) -> None:
+        """Say what to load, over which memory, and wait for it."""
+        deadline = self._started + self._limits.setup_seconds
+        try:
+            self._send(encode({}), self._store, deadline)
+            if not self._receive(deadline)[0].get("shared"):
+                # Where no descriptor goes through, arrays go as bytes.
+                self._store, store = None, self._store
+                os.close(store or 0)
+                self._reader = FrameReader(self._limits.file_bytes)
+            self._send(encode({"module": module}), None, deadline)
+            reply, _ = self._receive(deadline)
+            if not reply.get("loaded"):
+                self._end = Called("error", message=_text(reply.get("message")), seconds=self._passed())
+                self._process.kill()
+                return
+        except (OSError, ProtocolError) as error:
+            why = f"{module} was not loaded within {self._limits.setup_seconds:g} seconds"
+            self._end = self._ended(error, deadline, why)
+            return
+        self._pause()
+
+    def _lay_out(self, forms: list[list[Any]], arrays: list[Any]) -> tuple[int | None, bytes]:
+        """The arrays' bytes in memory of their own, or as the order's body."""
+        spots, size = values.places(forms, sys.maxsize)
+        if not size:
+            return None, b""
+        if self._store is None:
+            body = bytearray(size)
+            for (start, length), array in zip(spots, arrays, strict=True):
+                body[start : start + length] = array.tobytes()
+            return None, bytes(body)
+        memory = _shared_memory(0)
+        for (start, _), array in zip(spots, arrays, strict=True):
+            values.write(memory, array, start)
+        # The candidate may write to pages of its own alone, and keep nothing here.
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL)
+        return memory, b""
+
+    def _send(self, data: bytes, memory: int | None, deadline: float) -> None:
+        channel = self._process.channel
+        channel.settimeout(max(0.001, deadline - time.perf_counter()))
+        sent = channel.send(data) if memory is None else socket.send_fds(channel, [data], [memory])
+        if sent < len(data):
+            channel.sendall(data[sent:])
+
+    def _receive(self, deadline: float) -> tuple[Header, bytes]:
+        """The one frame that answers an order."""
+        while True:
+            self._process.channel.settimeout(max(0.001, deadline - time.perf_counter()))
+            data = self._process.channel.recv(1 << 18)
+            if not data:
+                raise ConnectionResetError
+            frames = self._reader.feed(data)
+            if len(frames) > 1:
+                raise ProtocolError("two answers to one call")
+            if frames:
+                return frames[0]
+
+    def _understand(self, header: Header, body: bytes, token: str) -> Called:
+        """A reply, as far as it can be believed."""
+        if not secrets.compare_digest(str(header.get("token")).encode(), token.encode()):
+            raise ProtocolError("an answer to another call than this one")
+        ended = header.get("ended")
+        if ended not in ("ok", "error"):
+            raise ProtocolError("an answer of no known form")
+        forms: Any = header.get("arrays")
+        spots, size = values.places(forms, self._limits.file_bytes)
+        if self._store is None and size != len(body):
+            raise ProtocolError("arrays of another size than was said")
+        arrays = [
+            values.view(form, self._copy(start, length, body))
+            for form, (start, length) in zip(forms, spots, strict=True)
+        ]
+        value = values.unpack(header.get("value"), arrays)
+        return Called(str(ended), value if ended == "ok" else None, self._passed(), _text(header.get("message")))
+
+    def _copy(self, start: int, length: int, body: bytes) -> memoryview:
+        if self._store is None:
+            return memoryview(bytearray(body[start : start + length]))
+        return values.read(self._store, start, length)
+
+    def _ended(self, error: Exception, deadline: float, overdue: str) -> Called:
+        """Why there is no answer; nothing of the program is left afterwards."""
+        seconds = self._passed()
+        if isinstance(error, ProtocolError):
+            ended, why = "protocol", str(error)
+        elif isinstance(error, TimeoutError) or time.perf_counter() >= deadline:
+            ended, why = self._process.ended() or "timeout", overdue
+        else:
+            ended, why = self._last_word(), ""
+        self._process.kill()
+        if ended not in ("protocol", "timeout", *_WATCHED):
+            ended, why = "killed", _explained(ended)
+        printed = self._process.stderr().strip()
+        return Called(ended, None, seconds, _text(f"{why}\n{printed[-_MESSAGE // 2 :]}".strip()))
+
+    def _last_word(self) -> str:
+        """How a process that has closed its channel ended, for which its sandbox may need a moment."""
+        deadline = time.monotonic() + _LAST_WORD_SECONDS
+        while (ended := self._process.ended()) is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return ended or "it closed its channel"
+
+    def _passed(self) -> float:
+        return time.perf_counter() - self._started
+
+    def _pause(self) -> None:
+        if isinstance(self._process, Pausable) and not self._process.pause():
+            self._end = Called("killed", message="its processes could not be stopped between two calls")
+            self._process.kill()
+
+    def _resume(self) -> None:
+        if isinstance(self._process, Pausable):
+            self._process.resume()
+
+
+@runtime_checkable
+class Pausable(Protocol):
+    """A sandbox's process that can be made to stand still, with all that it started."""
+
+    def pause(self) -> bool:
+        """Whether everything in it stands still now. What has ended does."""
+
+    def resume(self) -> None: ...
+
+
+def _shared_memory(size: int) -> int:
+    """Memory without a name, of a size that only this process could change."""
+    memory = os.memfd_create("sia-arrays", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    if size:
+        os.ftruncate(memory, size)
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+    return memory
+
+
+def _explained(ended: str) -> str:
+    """``exit 139`` as what it stands for."""
+    kind, _, number = ended.partition(" ")
+    if kind == "exit" and number.isdigit() and int(number) > _SIGNALLED:
+        kind, number = "signal", str(int(number) - _SIGNALLED)
+    if kind == "signal" and number.isdigit():
+        return f"its process was killed by signal {number} ({signal.strsignal(int(number))})"
+    return f"its process ended before it answered: {ended}"
+
+
+def _text(value: object) -> str:
+    return (value if isinstance(value, str) else "").encode(errors="replace").decode()[:_MESSAGE]
