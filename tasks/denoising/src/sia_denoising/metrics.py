@@ -99,6 +99,11 @@ class Judge:
         self._none = self._losses(self.train)
         self._perfect = self._losses(self._test)
 
+    @property
+    def bytes(self) -> int:
+        """About what it holds in memory."""
+        return 3 * self.train.nbytes + (0 if self._true is None else self._true.nbytes)
+
     def fault(self, denoised: Any) -> str:
         """Why the matrix is no answer; empty where it is one."""
         if not isinstance(denoised, np.ndarray) or denoised.dtype.kind not in "fiu":

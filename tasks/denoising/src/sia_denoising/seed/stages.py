@@ -1,4 +1,4 @@
-"""Denoises single-cell counts: ``denoise(counts)``, or ``python denoiser.py counts.npz out.npz``.
+"""Denoises single-cell counts: ``denoise(counts)``.
 
 Expression of a cell is estimated as shares of its counts, averaged over cells like it,
 and turned into the counts that are to be expected. PLAN says how each step is done.
@@ -10,7 +10,7 @@ from scipy import sparse
 PLAN = {}
 
 MOST_CELLS = 3000  # up to so many, components are exact
-HELD = 1 / 9  # counts are predicted for this share of a cell's depth, as molecular cross-validation deals them
+HELD = 1 / 9  # of a cell's depth: what molecular cross-validation holds out
 PER_CELL = 1e4
 MOVED = 0.045  # a gene's mean share of a cell may move by so much
 TINY = 1e-12
@@ -38,12 +38,12 @@ def pipeline(counts, depth):
     if PLAN["rescale"] == "means":
         rate *= share.mean(axis=0) / np.maximum(rate.mean(axis=0), TINY)
     rate = normalised(rate)
-    weight = PLAN["poisson"]
-    if weight != "only":
-        rate = normalised(expected(rate, depth, counts, float(weight)))
-    made = kept(rate, share) * depth[:, None].astype(np.float32)
+    if PLAN["output"] not in ("roots", "rates"):
+        rate = normalised(expected(rate, np.maximum(depth * HELD * float(PLAN["output"]), 1.0)))
+    deep = depth[:, None].astype(np.float32)
     if PLAN["clip"] == "seen":
-        made = np.minimum(made, np.maximum(counts.max(axis=0), 1))
+        rate = normalised(np.minimum(rate * deep, np.maximum(counts.max(axis=0), 1)))
+    made = kept(rate, share) * deep
     if PLAN["round"] == "yes":
         whole = np.round(made)
         made = np.where(whole.sum(axis=1, keepdims=True) > 0, whole, made)
@@ -93,10 +93,10 @@ def components(values, wanted):
 def averaged(points, share, knn):
     """Shares after a few steps of a random walk over near cells."""
     step = walk(points, knn, float(PLAN["decay"]))
-    values = np.sqrt(share) if PLAN["average"] == "sqrt" else share
+    values = np.sqrt(share) if PLAN["output"] == "roots" else share
     for _ in range(int(PLAN["t"])):
         values = step @ values
-    return np.square(values) if PLAN["average"] == "sqrt" else values
+    return np.square(values) if PLAN["output"] == "roots" else values
 
 
 def walk(points, knn, decay):
@@ -159,19 +159,13 @@ def posterior(counts, rate, depth):
     return rate * (1 + dispersion * counts) / (1 + dispersion * mean)
 
 
-# --- From rates to the counts that a metric asks for ---------------------------------
+# --- From rates to the counts that a metric of logarithms asks for ---------------------
 
 
-def expected(rate, depth, counts, weight):
-    """The best guess of a cell's counts, if errors are weighed as squares of log1p and as Poisson likelihood.
-
-    For k ~ Poisson(m) at the depth of what is held out, and y = log1p(1e4 k / depth), the guess
-    u = log1p(d) minimises (u - E[y])^2 + weight * b * (c * d - m log d). With weight 0 that is
-    expm1(E[y]), in closed form. Otherwise c is, for each cell, what makes its guesses sum to 1e4;
-    the problem is convex in u. The ratio b of the two losses is taken from a split of the counts.
-    """
-    held = np.maximum(depth * HELD, 1.0)
-    mean = rate * held[:, None].astype(np.float32)
+def expected(rate, depth):
+    """expm1 of the mean of log1p(1e4 k / depth) for counts k ~ Poisson(rate * depth): the best guess of a logarithm."""
+    mean = rate * depth[:, None].astype(np.float32)
+    # The mean of the logarithm is smooth in the mean of the counts, so a table on a grid serves all genes.
     low, points = 1e-5, 160
     step = (np.log(max(float(mean.max()), 1.0) * 1.001) - np.log(low)) / (points - 1)
     grid = np.concatenate([[0.0], low * np.exp(step * np.arange(points))])
@@ -179,59 +173,19 @@ def expected(rate, depth, counts, weight):
         place = np.where(mean > low, 1 + (np.log(mean) - np.float32(np.log(low))) / np.float32(step), mean / low)
     below = np.minimum(place.astype(np.int32), points - 1)
     above = place - below
-    logs = log_means(grid, held)
-    guess = logs
-    if weight:
-        many = [
-            np.bincount(i, 1 - f, points + 1) + np.bincount(i + 1, f, points + 1)
-            for i, f in zip(below, above, strict=True)
-        ]
-        guess = balanced(logs, grid, np.array(many), weight * ratio(counts, depth))
-    table = np.expm1(guess).astype(np.float32)
-    table[:, 0] = 0
+    table = np.expm1(log_means(grid, depth)).astype(np.float32)
     rows = np.arange(len(table))[:, None]
     return table[rows, below] * (1 - above) + table[rows, below + 1] * above
 
 
-def log_means(grid, held):
-    """E[log1p(1e4 k / held)] for k ~ Poisson(m): cells x grid of m."""
+def log_means(grid, depth):
+    """E[log1p(1e4 k / depth)] for k ~ Poisson(m): cells x grid of m."""
     most = int(grid[-1] + 8 * np.sqrt(grid[-1]) + 12)
     k = np.arange(most)
     factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, most)))])
     chance = np.exp(k * np.log(np.maximum(grid, 1e-300))[:, None] - grid[:, None] - factorial)
     chance[0] = k == 0
-    return np.log1p(PER_CELL * k / held[:, None]) @ chance.T
-
-
-def balanced(logs, grid, many, weight):
-    """log1p of the guesses, cells x grid; ``many`` genes of a cell lie at each point of the grid."""
-    low, high = np.full(len(logs), 1e-9), np.full(len(logs), 10 * weight)
-    guess = np.maximum(logs, 1e-6)
-    for _ in range(26):
-        price = np.sqrt(low * high)
-        for _ in range(8):  # Newton, from the last guess
-            above = np.exp(guess)
-            less = np.maximum(above - 1, TINY)
-            slope = 2 * (guess - logs) + price[:, None] * above - weight * grid * above / less
-            curve = 2 + price[:, None] * above + weight * grid * above / less**2
-            guess = np.minimum(np.maximum(guess - slope / curve, guess * 0.2), 14.0)
-        much = (many * np.expm1(guess)).sum(axis=1) > PER_CELL
-        low, high = np.where(much, price, low), np.where(much, high, price)
-    return guess
-
-
-def ratio(counts, depth):
-    """How much a unit of Poisson loss weighs beside one of squared log error: each against doing nothing."""
-    random = np.random.default_rng(0)
-    part = counts[random.permutation(len(counts))[:100]].astype(np.int64)
-    train = random.binomial(part, 1 - HELD / (1 + HELD))
-    test = (part - train).astype(np.float32)
-    train = train.astype(np.float32)
-    fair = train * (test.sum() / max(train.sum(), 1.0))
-    logs = [np.log1p(PER_CELL * each / np.maximum(each.sum(axis=1, keepdims=True), 1)) for each in (train, test)]
-    squares = np.mean((logs[0] - logs[1]) ** 2)
-    likelihood = np.mean((fair - test * np.log(fair + 1e-6)) - (test - test * np.log(test + 1e-6)))
-    return float(squares / max(likelihood, TINY))
+    return np.log1p(PER_CELL * k / depth[:, None]) @ chance.T
 
 
 def kept(rate, share):
@@ -245,16 +199,3 @@ def kept(rate, share):
             break
         rate = normalised(rate * np.where(far, wanted / np.maximum(after, TINY), 1).astype(np.float32))
     return rate
-
-
-if __name__ == "__main__":
-    import sys
-
-    if len(sys.argv) != 3:
-        sys.exit("usage: python denoiser.py counts.npz out.npz")
-    with np.load(sys.argv[1], allow_pickle=False) as held:
-        if "indptr" in held.files:
-            given = sparse.csr_array((held["data"], held["indices"], held["indptr"]), shape=tuple(held["shape"]))
-        else:
-            given = held[held.files[0]]
-    np.savez_compressed(sys.argv[2], denoised=denoise(given))
