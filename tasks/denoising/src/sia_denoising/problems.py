@@ -59,6 +59,7 @@ class Problems:
 
     def __init__(self, data: str | None, sealed_data: str | None, seed: int) -> None:
         self._data, self._sealed_data, self._seed = data, sealed_data, seed
+        self._pools: dict[Split, Cells] = {}
         self._judges: OrderedDict[tuple[str, int, bool], Judge] = OrderedDict()
 
     @cached_property
@@ -84,6 +85,11 @@ class Problems:
 
     def pool(self, split: Split) -> Cells:
         """The cells of a split, in an order that says nothing."""
+        if split not in self._pools:
+            self._pools[split] = self._dealt(split)
+        return self._pools[split]
+
+    def _dealt(self, split: Split) -> Cells:
         if split == "sealed" and self._sealed_data:
             counts = read_counts(Path(self._sealed_data))
             return Cells(counts, None).take(self._order(counts.shape[0], "sealed data"))

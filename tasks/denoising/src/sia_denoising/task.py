@@ -15,10 +15,14 @@ from sia_core.harness import HarnessTree
 from sia_core.playbook import Playbook
 from sia_core.types import Instance, Kind, Limits, Metric, OfferRef, Split
 from sia_denoising.export import files_of
+from sia_denoising.picture import picture
 from sia_denoising.problems import SIZES, Problems
 from sia_denoising.verifier import MODULE, WORST, settings
 
 HERE = Path(__file__).parent
+
+PICTURED = 500
+"""Cells in the picture; never sealed ones."""
 
 BRIEF = """\
 Find a denoiser for single-cell counts: a Python module with `denoise(counts)`, which takes a
@@ -106,4 +110,7 @@ class Denoising:
 
     def artefact(self, answer: Any) -> Mapping[str, bytes]:
         """The denoiser as a module and a command, how to use it, and where matplotlib is installed a picture."""
-        return files_of(str(answer["code"]), MODULE)
+        code = str(answer["code"])
+        counts = self._problems.pool("search").counts[:PICTURED].toarray()
+        shown = picture(code, MODULE, counts)
+        return {**files_of(code, MODULE), **({"before-and-after.png": shown} if shown else {})}
