@@ -7,9 +7,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 DEMO_DISTRIBUTIONS := --editable . --editable tasks/lawbench --editable plugins/playbook \
 	--editable algorithms --editable plugins/torch
 ALL_DISTRIBUTIONS := --editable .[dev] --editable tasks/lawbench --editable plugins/playbook \
-	--editable algorithms[test] --editable plugins/torch --editable plugins/claude --editable plugins/litellm \
+	--editable algorithms[test] --editable plugins/torch[test] --editable plugins/claude --editable plugins/litellm \
+	--editable backends/modal --editable backends/ray --editable plugins/tinker --editable plugins/vllm \
 	--editable tasks/denoising[h5ad,picture,test]
-SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml tasks/*/pyproject.toml plugins/*/pyproject.toml)
+SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml tasks/*/pyproject.toml plugins/*/pyproject.toml backends/*/pyproject.toml)
 
 # What some tests need beside Python; without it they skip, and say so.
 DEBIAN_PACKAGES := bubblewrap strace

@@ -6,6 +6,7 @@ A batch is the job that a backend runs and the step that the ledger records.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 BATCH = 64
 """Rollouts a step, or answers to score: what a kill may cost at most."""
+
+SHARED = 2
+"""Batches of an agent that are under way at once, at most, where tokens are handed out: shares depend on how many."""
 
 
 class GivenUp(Exception):
@@ -127,14 +131,15 @@ class Rollouts:
         """
         self._emit("rollouts.started", purpose=sweep.purpose, agent=sweep.agent, total=sweep.total)
         allowance = allowance or Allowance()
+        abreast = self._backend.slots if math.isinf(allowance.left) else min(self._backend.slots, SHARED)
         done: list[Rollout] = []
         running: deque[tuple[str, Sweep, Future[Any] | None]] = deque()
         waiting = deque(sweep.batches())
         look = 1 if enough else len(waiting)
         while waiting or running:
-            while waiting and waiting[0][1].batch < look and len(running) < self._backend.slots:
+            while waiting and waiting[0][1].batch < look and len(running) < abreast:
                 key, part = waiting.popleft()
-                tokens = allowance.share(part.total, min(self._backend.slots - len(running), 1 + len(waiting)))
+                tokens = allowance.share(part.total, min(abreast - len(running), 1 + len(waiting)))
                 part = replace(part, tokens=tokens)
                 recorded = self._ledger.get(key)
                 running.append((key, part, None if recorded else self._backend.submit(self._job(part))))
@@ -158,8 +163,8 @@ class Rollouts:
 
     @property
     def at_once(self) -> int:
-        """The most rollouts of one sweep that are under way at once."""
-        return BATCH * self._backend.slots
+        """The most rollouts of one sweep that are under way at once, where their tokens are counted."""
+        return BATCH * min(self._backend.slots, SHARED)
 
     def stop(self) -> None:
         """Stop the work that is under way; whoever waits for it gets an error."""

@@ -48,6 +48,7 @@ class Config:
     sandbox: str | None = None
     allow_weak_sandbox: bool = False
     backend: str = "local"
+    backend_settings: Mapping[str, Any] = field(default_factory=dict)
     engine: OfferRef | None = None
     improver_settings: Mapping[str, Any] = field(default_factory=dict)
     approve: str = ""
@@ -239,7 +240,7 @@ def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observe
     core = Source("core", "sia-core", __version__)
     emit = Emitter([*((core, each) for each in observers), *plugins.observers])
     sandbox = ledger.step("sandbox", lambda: choose_sandbox(config, plugins))
-    backend: Backend = plugins.create("backend", config.backend, plugins=plugins)
+    backend = backend_of(config, plugins)
     try:
         parts = parts_of(config, task, ledger, Trees(ledger.folder), backend, plugins, emit)
         loop = Loop(config.plan, parts)
@@ -256,6 +257,12 @@ def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observe
         loop.improve()
     finally:
         backend.close()
+
+
+def backend_of(config: Config, plugins: Plugins) -> Backend:
+    """Where the run's work runs."""
+    backend: Backend = plugins.create("backend", config.backend, plugins=plugins, **config.backend_settings)
+    return backend
 
 
 def parts_of(

@@ -19,6 +19,7 @@ RUNS_DIR = "runs"
 
 COMMANDS = {
     "run": "improve an agent at a task",
+    "plan": "say what a run would take, here and on many workers; start nothing",
     "resume": "go on with a run that was stopped",
     "replay": "do a run again from its records, to see what has changed since",
     "runs": "list the runs of a folder",

@@ -14,10 +14,22 @@ RESERVED = ("seed", "data", "harness")
 
 ENGINE_RESERVED = ("seed", "policy")
 
+BACKEND_RESERVED = ("plugins",)
+
 MODES = {"sia-h": "harness", "sia-w+h": "harness,weights"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    where = add_configuration(parser)
+    where.add_argument("--json", action="store_true", help="print the report as JSON at the end")
+    where.add_argument(
+        "--dry-run", action="store_true", help="check everything and say what the run would take; start nothing"
+    )
+    add_runs_dir(where)
+
+
+def add_configuration(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """The options that determine a run; the group of those that say where it works."""
     add_task(parser.add_argument_group("what to improve"))
     how = parser.add_argument_group("how")
     how.add_argument(
@@ -56,11 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     where = parser.add_argument_group("where")
     add_sandbox(where)
-    where.add_argument("--json", action="store_true", help="print the report as JSON at the end")
-    where.add_argument(
-        "--dry-run", action="store_true", help="check everything and say what the run would take; start nothing"
-    )
-    add_runs_dir(where)
+    add_backend(where)
+    return where
 
 
 def add_task(what: argparse._ActionsContainer) -> None:
@@ -96,6 +105,16 @@ def add_sandbox(where: argparse._ActionsContainer) -> None:
     """The options that name a sandbox."""
     where.add_argument("--sandbox", metavar="NAME", help="this one, not the strongest that works here")
     where.add_argument("--allow-weak-sandbox", action="store_true", help="also one that does not isolate all")
+
+
+def add_backend(where: argparse._ActionsContainer) -> None:
+    """The options that name where work runs."""
+    where.add_argument(
+        "--backend", default="local", metavar="NAME", help="where work runs: local, ray or modal (default: local)"
+    )
+    where.add_argument(
+        "--backend-set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the backend; repeatable"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -151,6 +170,8 @@ def config_of(options: argparse.Namespace) -> Any:
         budget=Limit.parse(options.budget).amounts,
         sandbox=options.sandbox,
         allow_weak_sandbox=options.allow_weak_sandbox,
+        backend=options.backend,
+        backend_settings=_pairs("--backend-set", options.backend_set, BACKEND_RESERVED),
         engine=engine_of(options, options.policy or ("tiny" if "weights" in levers else None)),
     )
 
