@@ -14,6 +14,7 @@ from sia_core.ledger import Ledger
 
 if TYPE_CHECKING:
     from sia_core.candidate import Candidate
+    from sia_core.plan import Cost
 
 APPROVAL = "approval/"
 ASKED = f"{APPROVAL}asked/"
@@ -56,8 +57,8 @@ class Approval:
         """Whether to begin another generation, which asks the improver and may cost money."""
         return self._given(f"generation/{index}", f"generation {index + 1} would begin", {})
 
-    def candidates(self, generation: int, planned: Sequence[Candidate], look: float) -> list[Candidate]:
-        """The candidates, refused where they were declined. ``look`` is what each takes beside training: rollouts."""
+    def candidates(self, generation: int, planned: Sequence[Candidate], look: Cost) -> list[Candidate]:
+        """The candidates, refused where they were declined. ``look`` is what each takes beside training."""
         allowed, taken = [], dict.fromkeys(KINDS, 0.0)
         for each in planned:
             if not each.refused:
@@ -116,7 +117,6 @@ def _what(candidate: Candidate) -> str:
     return f"an update of agent {candidate.parent.id} by {candidate.name}, for about {cost}"
 
 
-def _amounts(candidate: Candidate, look: float) -> dict[str, float]:
-    rollouts = look + candidate.estimate.get("rollouts", 0.0)
+def _amounts(candidate: Candidate, look: Cost) -> dict[str, float]:
     trains = {kind: candidate.estimate.get(kind, 0.0) for kind in ("tokens", "seconds")}
-    return {"rollouts": rollouts, "verifications": rollouts, **trains}
+    return {**(look + candidate.trains).kinds, **trains}

@@ -16,12 +16,13 @@ from sia_core.allowance import MARGIN, MOST, Allowance
 from sia_core.approval import Approval
 from sia_core.budget import Budget
 from sia_core.decision import RewriteHarness, UpdateWeights
+from sia_core.discovering import Answers
 from sia_core.errors import BudgetExhausted, HarnessError, SiaError, UsageError
 from sia_core.evidence import AgentView, Rollout, excerpt, summarise
 from sia_core.harness import HarnessTree, apply_edits, unified_diff
 from sia_core.ledger import Ledger
 from sia_core.observe import Emitter
-from sia_core.plan import PERTURBED, Samples
+from sia_core.plan import PERTURBED, Cost, Samples
 from sia_core.rollout import GivenUp, Rollouts, Sweep, verified
 from sia_core.sequential import Watch, means
 from sia_core.trees import Trees
@@ -58,6 +59,7 @@ class Candidate:
     ``stopped`` why it ended before its last step; ``table`` what the selection table said.
     ``rewards`` are one an instance, of the first ones only where its sweep was stopped
     early; ``saved`` is what that gave back to the budget. ``tokens`` are set aside for it.
+    ``trained`` are the best rollouts of its training, where their answers are wanted.
     """
 
     index: int
@@ -74,6 +76,13 @@ class Candidate:
     stopped: str = ""
     estimate: Mapping[str, float] = field(default_factory=dict)
     took: Mapping[str, float] = field(default_factory=dict)
+    trained: Sequence[Rollout] = ()
+
+    @property
+    def trains(self) -> Cost:
+        """What its training takes, as far as it was estimated."""
+        rollouts = self.estimate.get("rollouts", 0.0)
+        return Cost(rollouts, rollouts)
 
     @property
     def name(self) -> str:
@@ -95,12 +104,13 @@ class Evaluator:
     def __init__(self, parts: Parts, samples: Samples, levers: Sequence[str], limit: int, alpha: float) -> None:
         self._parts, self._samples, self._levers, self._limit = parts, samples, levers, limit
         self._alpha = alpha
+        self.answers = Answers(wanted=samples.evaluations > 0)
         self._took: dict[str, tuple[float, int]] = {}  # by agent: a rollout's tokens, and the most that one needed
         self._kept = 0.0
 
     @property
-    def cost(self) -> int:
-        """The rollouts that looking at one agent takes."""
+    def cost(self) -> Cost:
+        """What looking at one agent takes."""
         return self._samples.look(explores=self._explores)
 
     @property
@@ -141,12 +151,14 @@ class Evaluator:
             return candidate
         budget, tokens = self._parts.budget, math.inf
         if self._counts_tokens:
-            needed = self._expected(candidate.parent, self.cost) + MARGIN * candidate.estimate.get("tokens", 0.0)
+            needed = self._expected(candidate.parent, self.cost.rollouts) + MARGIN * candidate.estimate.get(
+                "tokens", 0.0
+            )
             share = budget.left("tokens") / among
             tokens = min(MOST * needed, max(share, needed)) if needed else share
         try:
-            amount = self._cost(candidate)
-            budget.reserve(rollouts=amount, verifications=amount, tokens=tokens if self._counts_tokens else 0.0)
+            cost = self.cost + candidate.trains
+            budget.reserve(**cost.kinds, tokens=tokens if self._counts_tokens else 0.0)
         except BudgetExhausted as error:
             return replace(candidate, refused=str(error), out_of_budget=True)
         return replace(candidate, tokens=tokens)
@@ -155,7 +167,7 @@ class Evaluator:
     def _counts_tokens(self) -> bool:
         return "tokens" in self._parts.budget.limit.amounts
 
-    def _expected(self, agent: AgentView, rollouts: int) -> float:
+    def _expected(self, agent: AgentView, rollouts: float) -> float:
         """The tokens to set aside at least for so many rollouts of an agent, or of one made of it.
 
         What is under way at once is counted at its most.
@@ -167,7 +179,7 @@ class Evaluator:
         """Set tokens aside for the sealed report on these agents, in place of what was set aside before."""
         budget = self._parts.budget
         budget.settle({"tokens": self._kept}, {})
-        half = self._samples.report // 2
+        half = self._samples.report.rollouts // 2
         wanted = sum(self._expected(agent, half) for agent in {agent.id: agent for agent in agents}.values())
         self._kept = min(wanted, max(0.0, budget.left("tokens")))
         budget.reserve(tokens=self._kept)
@@ -176,9 +188,6 @@ class Evaluator:
                 f"--budget tokens={budget.limit.amounts['tokens']:g} is too small: the first agent took "
                 f"{budget.spent['tokens']:,.0f}, and the sealed report on it takes about {wanted:,.0f}"
             )
-
-    def _cost(self, candidate: Candidate) -> float:
-        return self.cost + candidate.estimate.get("rollouts", 0.0)
 
     def attempt(self, generation: int, candidate: Candidate, incumbent: Sequence[float]) -> Candidate:
         """Write the harness or train the weights, smoke-run the agent, and roll it out on search sample and gate.
@@ -195,7 +204,7 @@ class Evaluator:
                 return self._tried(generation, candidate, agent, incumbent, spent, allowance)
             return candidate
         finally:
-            reserved = {"rollouts": self._cost(candidate), "verifications": self._cost(candidate)}
+            reserved = (self.cost + candidate.trains).kinds
             reserved["tokens"] = candidate.tokens if self._counts_tokens else 0.0
             self._parts.budget.settle(reserved, {**_sum(spent), "tokens": allowance.spent})
 
@@ -214,11 +223,12 @@ class Evaluator:
         key = f"generation/{generation}/train/{candidate.index}"
         parts.ledger.step(f"{key}/estimate", lambda: dict(candidate.estimate))
         parts.emit("training.started", generation=generation, algorithm=decision.algorithm, **candidate.estimate)
-        training = Allowance(candidate.tokens - self._expected(candidate.parent, self.cost))
-        trained = parts.weights.train(key, decision, candidate.parent, training)
+        training = Allowance(candidate.tokens - self._expected(candidate.parent, self.cost.rollouts))
+        starts = self.answers.starts(len(self._samples.search))
+        trained = parts.weights.train(key, decision, candidate.parent, training, starts)
         allowance.settle(None, 0, training.spent)
         spent.append(trained.spent)
-        candidate = replace(candidate, took=trained.took, stopped=trained.stopped)
+        candidate = replace(candidate, took=trained.took, stopped=trained.stopped, trained=trained.found)
         if trained.adapter is None:
             return replace(candidate, failed=f"training failed: {trained.stopped or 'nothing was learned'}")
         parent = candidate.parent
@@ -250,6 +260,7 @@ class Evaluator:
         finally:
             spent.append(_spent(done))
         self._took[known.id] = (allowance.mean, allowance.peak)
+        self.answers.keep(known.id, (*candidate.trained, *searched), gated)
         unseen = self._samples.repeats * len(self._samples.gate) - len(gated)
         took = {**_spent(gated), "tokens": sum(each.tokens for each in gated)}
         saved = {kind: amount / len(gated) * unseen for kind, amount in took.items()}
@@ -262,7 +273,8 @@ class Evaluator:
         """The agent with what it did on search, and what a learner would make of it."""
         agent = replace(agent, search=summarise(searched, self._parts.task.failure_reward))
         if self._explores and (lever := self._parts.weights):
-            agent = replace(agent, exploration=lever.explore(agent, self._samples.search, allowance))
+            starts = self.answers.starts(len(self._samples.search))
+            agent = replace(agent, exploration=lever.explore(agent, self._samples.search, allowance, starts))
             spent.append(lever.spent(agent))
         return agent
 
@@ -273,16 +285,17 @@ class Evaluator:
             if fault := fault_of(self._booked("smoke", "search", agent, allowance)):
                 raise SiaError(f"the first harness does not run: {fault}")
             searched = self._booked("search", "search", agent, allowance)
-            explored = self.cost - self._samples.look(explores=False)
+            explored = (self.cost - self._samples.look(explores=False)).kinds
             spent: list[Mapping[str, float]] = []
-            self._reserve(explored)
+            self._parts.budget.reserve(**explored)
             known = self._known(agent, searched, spent, allowance)
-            self._parts.budget.settle({"rollouts": explored, "verifications": explored}, _sum(spent))
+            self._parts.budget.settle(explored, _sum(spent))
             gated = self._booked("gate", "gate", agent, allowance)
         except GivenUp as error:
             raise UsageError(f"--budget is too small for the first agent: {error}") from None
         self._parts.budget.settle({}, {"tokens": allowance.spent})
         self._took[agent.id] = (allowance.mean, allowance.peak)
+        self.answers.keep(agent.id, searched, gated)
         if self._counts_tokens:
             self.keep(agent)
         return known, gated
@@ -290,23 +303,23 @@ class Evaluator:
     def sealed(self, agent: AgentView, among: int, purpose: str = "sealed") -> tuple[list[float], int]:
         """An agent's sealed rewards, with an even share of the tokens that are left; and how many ran out of theirs.
 
-        ``purpose`` is ``sealed``, or ``perturbed`` for the instances in their other guise.
+        ``purpose`` is ``sealed``, or ``perturbed`` for the instances in their other guise; ``gate`` where a
+        task's sealed instances are for answers, and agents of a closed run are compared on the gate.
         """
         budget = self._parts.budget
         budget.settle({"tokens": self._kept}, {})
         self._kept = 0.0
         allowance = Allowance(budget.left("tokens") / among, strict=False)
-        rollouts = self._booked(purpose, "sealed", agent, allowance)
+        rollouts = self._booked(purpose, "gate" if purpose == "gate" else "sealed", agent, allowance)
         budget.settle({}, {"tokens": allowance.spent})
         return list(means([each.reward for each in rollouts], self._samples.repeats)), allowance.short
 
     def _booked(self, purpose: str, split: Split, agent: AgentView, allowance: Allowance) -> list[Rollout]:
         """Roll an agent out for one of the purposes, and book all but the tokens."""
-        instances, repeats = self._samples.of(purpose)
-        size = len(instances) * repeats
-        self._reserve(size)
+        reserved = self._samples.cost(purpose).kinds
+        self._parts.budget.reserve(**reserved)
         rollouts = self._run(purpose, split, agent, allowance)
-        self._parts.budget.settle({"rollouts": size, "verifications": size}, _spent(rollouts))
+        self._parts.budget.settle(reserved, _spent(rollouts))
         return rollouts
 
     def _run(
@@ -322,13 +335,17 @@ class Evaluator:
         public = LABELLED if split == "sealed" else LABELLED[:1]
         instances, repeats = self._samples.of(purpose)
         about = (purpose, agent.id, agent.harness, split, instances, public, hasty)
-        sweep = Sweep(*about, adapter=agent.adapter, group=repeats, perturbed=purpose == PERTURBED)
+        sweep = Sweep(
+            *about,
+            adapter=agent.adapter,
+            group=repeats,
+            perturbed=purpose == PERTURBED,
+            evaluations=self._samples.evaluated(purpose),
+            starts=self.answers.starts(len(instances)) if purpose == "search" else (),
+        )
         if enough is None:
             return self._parts.rollouts.run(sweep, allowance)
         return self._parts.rollouts.run(sweep, allowance, enough)
-
-    def _reserve(self, rollouts: float) -> None:
-        self._parts.budget.reserve(rollouts=rollouts, verifications=rollouts)
 
 
 def _spent(done: Sequence[Rollout]) -> dict[str, float]:

@@ -21,7 +21,7 @@ from sia_core.evidence import Rollout
 from sia_core.harness import HarnessTree
 from sia_core.ledger import Ledger
 from sia_core.models import Provider
-from sia_core.plan import Samples
+from sia_core.plan import Cost, Samples
 from sia_core.rollout import GivenUp, Sweep, verified
 from sia_core.types import Instance
 
@@ -118,8 +118,8 @@ class Desk:
         agent = f"{name[:12]}-{(adapter or 'base')[:12]}"
         sweep = Sweep("check", agent, name, "search", instances, hasty=True, adapter=adapter)
         drafting = parts.ledger.get("draft") is None
-        kept = self._samples.look(explores=parts.weights is not None) if drafting else 0  # the first agent's
-        reserved = dict.fromkeys(("rollouts", "verifications"), float(len(instances) + kept))
+        kept = self._samples.look(explores=parts.weights is not None) if drafting else Cost()  # the first agent's
+        reserved = (Cost(len(instances), len(instances)) + kept).kinds
         parts.budget.reserve(**reserved)
         allowance = Allowance(parts.budget.left("tokens") / SHARE)
         done: list[Rollout] = []

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from sia_core.decision import Training
 from sia_core.harness import HarnessTree
@@ -25,13 +25,22 @@ WORST_CASES = 12
 EXCERPT = 600
 
 
+class Evaluated(NamedTuple):
+    """The verifier's word on an answer that a rollout had evaluated while it searched."""
+
+    reward: float
+    valid: bool
+    feedback: str = ""
+
+
 @dataclass(frozen=True)
 class Rollout:
     """One agent on one instance, once, and its score. ``outcome`` is ``ok``, or the class of its failure.
 
     ``answer`` is the raw JSON text of the answer; ``step_rewards`` are the
     harness's own, untrusted. ``tokens`` are the policy's, read and sampled; ``turns``
-    what it was asked and said, cut to size, where an improver may read it.
+    what it was asked and said, cut to size, where an improver may read it. ``start`` names
+    the earlier answer that it began with, and ``evaluated`` are the scores it was told on the way.
     """
 
     instance: str
@@ -46,10 +55,14 @@ class Rollout:
     step_rewards: tuple[float, ...] = ()
     tokens: int = 0
     turns: tuple[Mapping[str, Any], ...] = ()
+    start: str | None = None
+    evaluated: tuple[Evaluated, ...] = ()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Rollout:
-        return cls(**{**value, "step_rewards": tuple(value["step_rewards"]), "turns": tuple(value.get("turns", ()))})
+        rewards, turns = tuple(value["step_rewards"]), tuple(value.get("turns", ()))
+        evaluated = tuple(Evaluated(*each) for each in value.get("evaluated", ()))
+        return cls(**{**value, "step_rewards": rewards, "turns": turns, "evaluated": evaluated})
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -192,7 +205,7 @@ class WeightsView:
 class Evidence:
     """What ``decide`` is given. A pure value: the same evidence, the same decisions.
 
-    ``weights`` is None where the run has no policy to train.
+    ``weights`` is None where the run has no policy to train. It ``discovers`` where the best answer is the result.
     """
 
     generation: int
@@ -209,6 +222,7 @@ class Evidence:
     budget_left: Mapping[str, float]
     algorithms: tuple[AlgorithmView, ...] = ()
     weights: WeightsView | None = None
+    discovers: bool = False
 
 
 def summarise(rollouts: Sequence[Rollout], failure_reward: float) -> Summary:

@@ -1,4 +1,7 @@
-"""Exporting an agent: its harness, what its set-up reads, and a runner of the standard library alone."""
+"""Exporting an agent: its harness, what its set-up reads, and a runner of the standard library alone.
+
+Of a task of kind ``discover`` the best answer is exported, as the files that the task makes of it.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from sia_core.candidate import LABELLED
+from sia_core.discovering import Discovers
 from sia_core.errors import UsageError
 from sia_core.exported import CASE_KEYS
-from sia_core.harness import HarnessTree
+from sia_core.harness import HarnessTree, check_path
 from sia_core.ledger import Ledger
 from sia_core.plugins import Plugins
 from sia_core.policy import ADAPTERS
@@ -59,9 +63,31 @@ _SHARED = (
 )
 
 
-def export(ledger: Ledger, folder: Path, plugins: Plugins) -> None:
-    """Write the run's final agent (its incumbent, while it is unfinished) to a folder, whole or not at all."""
+_ANSWER = """\
+# The best answer of {run}
+
+Answer {id}, found by SIA at the task {task}.
+{sealed}
+`answer.json` is the answer as the agent gave it{files}. It was written by a program: read it before you run it.
+"""
+
+
+def export(ledger: Ledger, folder: Path, plugins: Plugins) -> str:
+    """Write what a run came to to a folder, whole or not at all; says in two words what that is.
+
+    It is the final agent (the incumbent, while the run is unfinished), or the best answer where the task
+    is to discover one.
+    """
     report = build(ledger)
+    if report.get("kind") == "discover" and report["answer"] is None:
+        raise UsageError(
+            f"{report['run']} has no answer: "
+            + (
+                "no valid one was found"
+                if report["sealed"]
+                else f"it is not finished; `sia resume {shlex.quote(str(ledger.folder))}` goes on with it"
+            )
+        )
     digest = report.get("agent", {}).get("harness")
     if digest is None:
         again = (
@@ -71,14 +97,16 @@ def export(ledger: Ledger, folder: Path, plugins: Plugins) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists already and is not an empty folder; name another one")
     task = _task(ledger, plugins)
-    tree = Trees(ledger.folder).get(digest)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
-            _write(temporary, tree, task, report)
-            if report["policy"]:
-                _write_policy(temporary, ledger, plugins, report)
+            if report["answer"]:
+                _write_answer(temporary, task, report)
+            else:
+                _write(temporary, Trees(ledger.folder).get(digest), task, report)
+                if report["policy"]:
+                    _write_policy(temporary, ledger, plugins, report)
             temporary.chmod(0o755)
             if folder.exists():
                 folder.rmdir()
@@ -87,6 +115,7 @@ def export(ledger: Ledger, folder: Path, plugins: Plugins) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise UsageError(f"{folder}: {error.strerror or error}") from None
+    return "best answer" if report["answer"] else "final agent"
 
 
 def pinned(requires: Sequence[str]) -> list[str]:
@@ -127,6 +156,19 @@ def _write(folder: Path, tree: HarnessTree, task: Task, report: dict[str, Any]) 
     (folder / "agent.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
+def _write_answer(folder: Path, task: Task, report: dict[str, Any]) -> None:
+    """The answer, and what the task makes of it; a README of the task's own goes before ours."""
+    assert isinstance(task, Discovers)  # or the run would have been refused
+    answer = report["answer"]
+    files = dict(task.artefact(json.loads(answer["answer"])))
+    told = f"; {', '.join(f'`{name}`' for name in sorted(files))} is made of it" if files else ""
+    readme = _ANSWER.format(run=report["run"], id=answer["id"], task=report["task"], sealed=_sealed(report), files=told)
+    for name, content in {"README.md": readme.encode(), **files, "answer.json": answer["answer"].encode()}.items():
+        target = folder / check_path(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+
+
 def _write_policy(folder: Path, ledger: Ledger, plugins: Plugins, report: dict[str, Any]) -> None:
     """What answers for the policy, and its adapter; its distributions join what is required."""
     shutil.copyfile(POLICY, folder / "policy.py")
@@ -139,22 +181,25 @@ def _write_policy(folder: Path, ledger: Ledger, plugins: Plugins, report: dict[s
 
 def _readme(report: dict[str, Any], task: Task, stateless: bool) -> str:
     first = next(iter(task.instances("search")), None)
-    sealed = ""
-    if report["sealed"]:
-        final = report["sealed"]["final"]
-        low, high = final["ci95"]
-        sealed = (
-            f"\nOn {final['n']} sealed instances it scored {final['value']:.4f} "
-            f"({report['metric']['name']}, 95% interval {low:.4f} to {high:.4f}).\n"
-        )
     return _README.format(
         run=report["run"],
         digest=report["agent"]["harness"][:12],
         task=report["task"],
         example=f" such as `{_example(first.input)}`" if first else "",
         processes=_SHARED if stateless else _FRESH,
-        sealed=sealed,
+        sealed=_sealed(report),
         needs=", and SIA for the policy that the harness asks (`policy.py`)" if report["policy"] else " and no SIA",
+    )
+
+
+def _sealed(report: dict[str, Any]) -> str:
+    if not report["sealed"]:
+        return ""
+    final = report["sealed"]["final"]
+    low, high = final["ci95"]
+    return (
+        f"\nOn {final['n']} sealed instances it scored {final['value']:.4f} "
+        f"({report['metric']['name']}, 95% interval {low:.4f} to {high:.4f}).\n"
     )
 
 

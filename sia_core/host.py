@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from sia_core.evaluating import Evaluations
 from sia_core.learning import Learner
 from sia_core.ledger import canonical
 from sia_core.plugins import Plugins
@@ -37,6 +38,7 @@ class Host:
         self._tasks: dict[str, Task] = {}
         self._instances: dict[tuple[str, str], dict[str, Instance]] = {}
         self._verifiers: dict[str, VerifierProcess] = {}
+        self._evaluations: dict[VerifierProcess, Evaluations] = {}
         self._policies: dict[str, Policy | ServedPolicy] = {}
         self._sandboxes: dict[str, Sandbox] = {}
         self._workers: OrderedDict[tuple[str, ...], _Warm] = OrderedDict()
@@ -67,6 +69,14 @@ class Host:
                 if self._stopped:
                     self._verifiers[key].close()
             return self._verifiers[key]
+
+    def evaluations(self, setting: Setting) -> Evaluations:
+        """What scores answers for harnesses that are still searching; never on sealed instances."""
+        verifier = self.verifier(setting, sealed=False)
+        with self._mutex:
+            if verifier not in self._evaluations:
+                self._evaluations[verifier] = Evaluations(verifier)
+            return self._evaluations[verifier]
 
     def learner(self, ref: OfferRef) -> Learner:
         """A learner by its offer; its settings are its configuration."""
@@ -131,6 +141,9 @@ class Host:
             workers = [warm.worker for warm in self._workers.values() if warm.worker]
             verifiers = list(self._verifiers.values())
             policies = list(self._policies.values())
+            evaluations = list(self._evaluations.values())
+        for each in evaluations:
+            each.close()
         for policy in policies:
             policy.close()
         for worker in workers:
@@ -175,6 +188,7 @@ class Host:
             task.public_dir(sweep.public),
             task.limits,
             model=policy.gateway if policy else None,
+            judge=self.evaluations(setting) if task.kind == "discover" else None,
         )
 
 

@@ -7,7 +7,7 @@ with by calling :meth:`Loop.improve` again: what is recorded is not done twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -19,10 +19,11 @@ from sia_core.desk import booked, equip
 from sia_core.errors import SiaError
 from sia_core.evidence import AgentView, Evidence, TaskView, Trial, WeightsView, excerpt
 from sia_core.gate import Comparison, compare
-from sia_core.intervals import beside, estimate
+from sia_core.intervals import estimate
 from sia_core.plan import Plan, check_budget, take_samples
 from sia_core.power import DISCORDANCE, repeated, sees
 from sia_core.robustness import robustness
+from sia_core.sealing import score_agents, score_answers
 from sia_core.sequential import means, within
 
 
@@ -46,7 +47,7 @@ class Loop:
         """Run to the end: every generation, then the sealed score."""
         check_budget(self.samples, self.evaluator.cost, self.parts.budget.limit)
         self.parts.ledger.step("gate", self.sees)
-        kept = dict.fromkeys(("rollouts", "verifications"), float(self.samples.report))
+        kept = self.samples.report.kinds
         self.parts.budget.reserve(**kept)  # the report is paid for first
         with self._timed("draft"):
             first = self.draft()
@@ -132,6 +133,7 @@ class Loop:
             budget_left={kind: budget.left(kind) - self.saved.get(kind, 0.0) for kind in budget.limit.amounts},
             algorithms=lever.algorithms() if lever else (),
             weights=WeightsView(lever.refused) if lever else None,
+            discovers=task.kind == "discover",
         )
 
     def apply(self, generation: int, decisions: Sequence[RewriteHarness | UpdateWeights]) -> list[Candidate]:
@@ -184,19 +186,15 @@ class Loop:
     def seal(self, first: AgentView, why: str) -> None:
         """Step 7: close the run; only then score the first and the final agent, once, on the sealed split."""
         parts, final = self.parts, self.agents[self.incumbent]
-        ends = {"initial": first.harness, "final": final.harness, "adapter": final.adapter}
-        parts.ledger.step("closed", lambda: {"why": why, **ends})
-        sealed: dict[str, list[float]] = {}
-        scores: dict[str, Any] = {}
+        about = {"initial": first.harness, "final": final.harness, "adapter": final.adapter}
+        parts.ledger.step("closed", lambda: {"why": why, **about})
+        ends = {"initial": first, "final": final}
         with self._timed("seal"):
-            for which, agent in (("initial", first), ("final", final)):
-                if agent.id not in sealed:
-                    parts.emit("seal.started", which=which, agent=agent.id, why=why)
-                    rewards, short = self.evaluator.sealed(agent, len({first.id, final.id} - sealed.keys()))
-                    sealed[agent.id] = rewards
-                    score = beside(estimate(rewards), estimate(self.gate_rewards[agent.id]))
-                    scores[agent.id] = {**score, "out_of_tokens": short}
-                parts.ledger.step(f"sealed/{which}", constant(scores[agent.id]))
+            if self.samples.evaluations:
+                score_answers(parts, self.evaluator.answers, self.samples, ends, why)
+                sealed: Mapping[str, Sequence[float]] = {}
+            else:
+                sealed = score_agents(parts, self.evaluator, ends, self.gate_rewards, why)
         with self._timed("robustness"):
             holds = robustness(parts, self.evaluator, self.samples, self.history(first), self.gate_rewards, sealed)
             parts.ledger.step("robustness", constant(holds))
@@ -208,9 +206,9 @@ class Loop:
         promoted = [trial.agent for trial in self.trials if trial.outcome == "promoted" and trial.agent]
         return [first, *(self.agents[agent] for agent in promoted)]
 
-    def sees(self) -> dict[str, float]:
+    def sees(self) -> dict[str, Any]:
         """The least gain, in units of the reward, that the gate sees with 80% power, and what would halve it."""
-        return sees(len(self.samples.gate), self.plan.alpha, self.parts.task.metric.span, self.discordance)
+        return sees(len(self.samples.gate), self.plan.alpha, self.parts.task.metric.bounds, self.discordance)
 
     def _plan(self, index: int, decision: RewriteHarness | UpdateWeights) -> Candidate:
         parent = self.agents.get(decision.parent or self.incumbent)
@@ -226,6 +224,7 @@ class Loop:
 
     def _enter(self, agent: AgentView, rewards: Sequence[float]) -> None:
         self.agents[agent.id] = agent
+        self.evaluator.answers.enter(agent.id)
         self.gate_rewards[agent.id] = tuple(rewards)
         self.tried.add(agent.id)
 

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 
 from sia_core.budget import Limit
+from sia_core.discovering import FINAL_CASES, FINALISTS, evaluations_of
 from sia_core.errors import UsageError
 from sia_core.explore import EXPLORED, GROUP
 from sia_core.gate import RUN_ALPHA
@@ -15,6 +16,25 @@ EVALUATED: tuple[Split, ...] = ("search", "gate", "sealed")
 SMOKE_CASES = 2
 PERTURBED = "perturbed"
 """The purpose of looking at sealed instances in another guise."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a part of a run takes at most, in counts."""
+
+    rollouts: float = 0.0
+    verifications: float = 0.0
+
+    @property
+    def kinds(self) -> dict[str, float]:
+        """The amounts by kind, as a budget counts them."""
+        return {"rollouts": float(self.rollouts), "verifications": float(self.verifications)}
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.rollouts + other.rollouts, self.verifications + other.verifications)
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.rollouts - other.rollouts, self.verifications - other.verifications)
 
 
 @dataclass(frozen=True)
@@ -41,38 +61,62 @@ class Plan:
 
 @dataclass(frozen=True)
 class Samples:
-    """The instances that each purpose takes, fixed for the run; those that decide, ``repeats`` times each."""
+    """The instances that each purpose takes, fixed for the run; those that decide, ``repeats`` times each.
+
+    Where the task is to ``discover``, each rollout on search and gate may have so many ``evaluations``.
+    """
 
     smoke: tuple[str, ...]
     search: tuple[str, ...]
     gate: tuple[str, ...]
     sealed: tuple[str, ...]
     repeats: int = 1
+    evaluations: int = 0
 
     def of(self, purpose: str) -> tuple[tuple[str, ...], int]:
         """The instances of a purpose, and how often each is rolled out."""
         instances: tuple[str, ...] = getattr(self, "sealed" if purpose == PERTURBED else purpose)
         return instances, self.repeats if purpose in ("gate", "sealed", PERTURBED) else 1
 
+    def evaluated(self, purpose: str) -> int:
+        """The evaluations that a rollout of this purpose may ask for."""
+        return self.evaluations if purpose in ("search", "gate") else 0
+
+    def cost(self, *purposes: str) -> Cost:
+        """What rolling one agent out for these purposes takes at most."""
+        rollouts = evaluations = 0
+        for purpose in purposes:
+            instances, repeats = self.of(purpose)
+            rollouts += len(instances) * repeats
+            evaluations += len(instances) * repeats * self.evaluated(purpose)
+        return Cost(rollouts, rollouts + evaluations)
+
     @property
-    def report(self) -> int:
-        """The rollouts that the sealed report takes at most: two agents'."""
-        return 2 * self.repeats * len(self.sealed)
+    def report(self) -> Cost:
+        """What the sealed report takes at most: two agents, or the best answers of two."""
+        if not self.evaluations:
+            return self.cost("sealed", "sealed")
+        return Cost(0, 2 * (FINALISTS * len(self.gate[:FINAL_CASES]) + len(self.sealed)))
 
-    def look(self, *, explores: bool) -> int:
-        """The rollouts that looking at one agent takes, with or without an exploration for the weight lever."""
+    @property
+    def looking_back(self) -> Cost:
+        """What one look at how far a closed run's result holds takes."""
+        return self.cost("gate" if self.evaluations else "sealed")
+
+    def look(self, *, explores: bool) -> Cost:
+        """What looking at one agent takes, with or without an exploration for the weight lever."""
         explored = GROUP * min(EXPLORED, len(self.search)) if explores else 0
-        return len(self.smoke) + len(self.search) + self.repeats * len(self.gate) + explored
+        return self.cost("smoke", "search", "gate") + Cost(explored, explored)
 
 
-def check_budget(samples: Samples, once: int, limit: Limit) -> None:
+def check_budget(samples: Samples, once: Cost, limit: Limit) -> None:
     """UsageError where a budget does not even cover the first agent, ``once``, and the sealed report."""
     needed = once + samples.report
-    for kind in ("rollouts", "verifications"):
-        if limit.amounts.get(kind, needed) < needed:
+    for kind, amount in needed.kinds.items():
+        if limit.amounts.get(kind, amount) < amount:
             raise UsageError(
                 f"--budget {kind}={limit.amounts[kind]:g} is too small: the first agent and the sealed report "
-                f"take {needed}, and each candidate {once} more"
+                f"take {amount:g}, and each candidate {once.kinds[kind]:g} more"
             )
 
 
@@ -85,4 +129,5 @@ def take_samples(task: Task, plan: Plan) -> Samples:
     random.Random(f"search {plan.seed}").shuffle(search)
     random.Random(f"gate {plan.seed}").shuffle(gate)
     smoke, sample = search[:SMOKE_CASES], search[: plan.search_sample]
-    return Samples(tuple(smoke), tuple(sample), tuple(gate), tuple(sealed), plan.repeats)
+    evaluations = evaluations_of(task)
+    return Samples(tuple(smoke), tuple(sample), tuple(gate), tuple(sealed), plan.repeats, evaluations)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import Any
 
 from sia_core.gate import STAKES
 
@@ -51,10 +52,15 @@ def to_halve(n: int, alpha: float, discordance: float = DISCORDANCE) -> int:
     return max(0, needed_for(smallest_gain(n, alpha, discordance) / 2, alpha, discordance) - n)
 
 
-def sees(n: int, alpha: float, span: float, discordance: float = DISCORDANCE) -> dict[str, float]:
-    """What a run says of its gate: the smallest gain, in units of a reward that spans so much, and what halves it."""
-    gain = smallest_gain(n, alpha, discordance) * span
-    return {"n": n, "alpha": alpha, "smallest_gain": gain, "to_halve": to_halve(n, alpha, discordance)}
+def sees(n: int, alpha: float, bounds: tuple[float, float] | None, discordance: float = DISCORDANCE) -> dict[str, Any]:
+    """What a run says of its gate: the smallest gain, in units of the reward, and what halves it.
+
+    Where nothing bounds the reward the gate counts ``wins``: the gain is then by how much the
+    share of instances that are won exceeds the share that are lost.
+    """
+    gain = smallest_gain(n, alpha, discordance) * (bounds[1] - bounds[0] if bounds else 1.0)
+    halves = to_halve(n, alpha, discordance)
+    return {"n": n, "alpha": alpha, "smallest_gain": gain, "wins": bounds is None, "to_halve": halves}
 
 
 def chance(

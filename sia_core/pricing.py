@@ -62,17 +62,19 @@ def price(config: Config, plugins: Plugins) -> dict[str, Any]:
     """Check all that a run checks, and say what it would take; as JSON. Nothing of it is left on disk."""
     config, task, sandbox = checked(config, plugins)
     samples, plan = take_samples(task, config.plan), config.plan
-    counts = count(samples, plan, dict(config.budget))
+    unit = "verifications" if samples.evaluations else "rollouts"  # what time goes by
+    counts = count(samples, plan, config.budget, unit)
     measured = measure(config, task, samples, sandbox["name"], plugins)
     run = Range(**counts["run"])
     return {
         "task": task.name,
         "sandbox": sandbox["name"],
         "sandbox_lacks": sandbox["lacks"],
-        "gate": sees(len(samples.gate), plan.alpha, task.metric.span),
+        "gate": sees(len(samples.gate), plan.alpha, task.metric.bounds),
         "repeats": plan.repeats,
-        "rollouts": counts,
-        "verifications": {"least": 0, "most": counts["run"]["most"]},
+        **({} if samples.evaluations else {"verifications": {"least": 0, "most": counts["run"]["most"]}}),
+        "unit": unit,
+        unit: counts,
         "measured": asdict(measured),
         "seconds": asdict(_seconds(run, measured, plan)),
         "tokens": asdict(run.times(measured.tokens)) if config.engine else None,
@@ -80,22 +82,24 @@ def price(config: Config, plugins: Plugins) -> dict[str, Any]:
     }
 
 
-def count(samples: Samples, plan: Plan, limits: Mapping[str, float]) -> dict[str, Any]:
-    """The rollouts of each part of a run, at least and at most; as many may be verified."""
+def count(samples: Samples, plan: Plan, limits: Mapping[str, float], kind: str = "rollouts") -> dict[str, Any]:
+    """The rollouts, or the verifications, of each part of a run, at least and at most."""
     trains = "weights" in plan.levers
-    first, candidates = samples.look(explores=trains), plan.generations * plan.candidates
+    first, report = (int(cost.kinds[kind]) for cost in (samples.look(explores=trains), samples.report))
+    candidates = plan.generations * plan.candidates
     update = Training().rollouts(len(samples.search)) if trains else 0
-    looks = most_looks(candidates, both=len(plan.levers) > 1) * samples.report // 2
-    most = first + candidates * (first + update) + samples.report + looks
+    back = int(samples.looking_back.kinds[kind])
+    looks = most_looks(candidates, both=len(plan.levers) > 1, discovers=samples.evaluations > 0) * back
+    most = first + candidates * (first + update) + report + looks
     limit = min(limits.get("rollouts", most), limits.get("verifications", most))
     return {
         "first_agent": first,
         "candidates": candidates,
         "candidate": {"least": 0, "most": first},
         "update": update,
-        "report": {"least": samples.report // 2, "most": samples.report},
+        "report": {"least": report // 2, "most": report},
         "robustness": {"least": 0, "most": looks},
-        "run": {"least": first + samples.report // 2, "most": min(most, limit)},
+        "run": {"least": first + report // 2, "most": min(most, limit)},
     }
 
 

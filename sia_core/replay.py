@@ -33,7 +33,7 @@ from sia_core.trees import Trees
 from sia_core.types import Handle, Job
 
 PURE = re.compile(
-    r"gate(/repeated)?|draft|closed|robustness|finished|sealed/\w+"
+    r"gate(/repeated)?|draft|closed|robustness|finished|(sealed|answer)/\w+"
     r"|generation/\d+/(decide|diff/\d+|gated/\d+|train/\d+/estimate)"
 )
 """The keys of steps that follow from the steps before them. Any other is an effect, and is never run again."""

@@ -31,10 +31,10 @@ class Look:
         return self.agent.id, self.perturbed
 
 
-def most_looks(candidates: int, *, both: bool) -> int:
+def most_looks(candidates: int, *, both: bool, discovers: bool = False) -> int:
     """How many agents may be looked at, at most, where every candidate is promoted and the task has another guise."""
     between, back, perturbed = max(0, candidates - 1), 2 if both and candidates > 1 else 0, min(2, 1 + candidates)
-    return between + back + perturbed
+    return back if discovers else between + back + perturbed
 
 
 def taken_back(first: AgentView, final: AgentView) -> dict[str, AgentView]:
@@ -58,23 +58,29 @@ def robustness(
     """Look at a closed run's agents on the sealed split, as far as the budget goes; what was found, as JSON.
 
     ``history`` are the agents that were the incumbent, the first one first; ``gated`` and
-    ``sealed`` the rewards by agent, on sealed those of the first and the final one.
+    ``sealed`` the rewards by agent, on sealed those of the first and the final one. In a task of
+    kind ``discover`` sealed instances are for answers: agents with a lever taken back search on the gate.
     """
-    check = _Check(history, gated, sealed, perturbation_of(parts.task))
+    if samples.evaluations:
+        whole = {agent: rewards for agent, rewards in gated.items() if len(rewards) == len(samples.gate)}
+        check, usual = _Check(history, gated, whole, None), "gate"
+    else:
+        check, usual = _Check(history, gated, sealed, perturbation_of(parts.task)), "sealed"
     looks = check.looks()
     parts.emit("robustness.started", looks=len(looks))
-    room, once = min(parts.budget.left("rollouts"), parts.budget.left("verifications")), samples.report / 2
-    afforded = [look for place, look in enumerate(looks, 1) if place * once <= room]
+    room = min(parts.budget.left(kind) / (amount or 1) for kind, amount in samples.looking_back.kinds.items())
+    afforded = [look for place, look in enumerate(looks, 1) if place <= room]
 
     def roll_out(look: Look) -> tuple[Look, list[float], int]:
-        purpose = PERTURBED if look.perturbed else "sealed"
+        purpose = PERTURBED if look.perturbed else usual
         return look, *evaluator.sealed(look.agent, len(afforded), purpose)
 
     # An engine holds one adapter at a time; without one, an agent sets itself up while another is asked.
     with ThreadPoolExecutor(1 if parts.weights else 2, thread_name_prefix="sia-robustness") as threads:
         taken = [(look, rewards) for look, rewards, short in threads.map(roll_out, afforded) if not short]
     check.rewards.update((look.key, rewards) for look, rewards in taken)
-    return {**check.found(), "left_out": len(looks) - len(taken)}
+    found = {**check.found(), "left_out": len(looks) - len(taken)}
+    return {**found, "history": []} if samples.evaluations else found
 
 
 class _Check:

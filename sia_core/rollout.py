@@ -23,14 +23,14 @@ from sia_core.observe import Emitter
 from sia_core.perturbation import perturb
 from sia_core.policy import Policy
 from sia_core.sandbox import SolveRequest, SolveResult
-from sia_core.types import Backend, Instance, Job, OfferRef, Split
+from sia_core.types import Backend, Instance, Job, Json, OfferRef, Split
 from sia_core.verifying import INVALID, Question, Verdict
 
 if TYPE_CHECKING:
     from sia_core.host import Host
 
 BATCH = 64
-"""Rollouts a step: what a kill may cost at most."""
+"""Rollouts a step, or answers to score: what a kill may cost at most."""
 
 
 class GivenUp(Exception):
@@ -65,8 +65,10 @@ class Sweep:
     Each instance is rolled out ``group`` times, each time with a seed of its own. A ``hasty``
     sweep is given up when a batch of it times out too often. A ``training`` sweep samples
     from the policy as it learns, ``distinct`` rollouts without replacement. A ``perturbed``
-    one shows each instance in its other guise. As a job's payload it is one ``batch`` of
-    the whole, by its place, of which each rollout may use so many ``tokens``; None is no limit.
+    one shows each instance in its other guise. Each rollout may have ``evaluations`` answers
+    scored, and begins with its instance's place in ``starts``, an earlier answer, if there are
+    any. As a job's payload it is one ``batch`` of the whole, by its place, of which each
+    rollout may use so many ``tokens``; None is no limit.
     """
 
     purpose: str
@@ -83,12 +85,20 @@ class Sweep:
     distinct: bool = False
     perturbed: bool = False
     tokens: int | None = None
+    evaluations: int = 0
+    starts: tuple[Json, ...] = ()
 
-    def batches(self) -> list[tuple[str, tuple[str, ...]]]:
-        """The steps of the sweep: key and instance ids."""
-        size = max(1, BATCH // self.group)
-        parts = [self.instances[i : i + size] for i in range(0, len(self.instances), size)]
-        return [(f"rollouts/{self.purpose}/{self.agent}/{index:04d}", part) for index, part in enumerate(parts)]
+    def batches(self) -> list[tuple[str, Sweep]]:
+        """The steps of the sweep: each with its key."""
+        size = max(1, BATCH // (self.group * (1 + self.evaluations)))
+        return [
+            (f"rollouts/{self.purpose}/{self.agent}/{batch:04d}", self.part(first, first + size, batch))
+            for batch, first in enumerate(range(0, len(self.instances), size))
+        ]
+
+    def part(self, first: int, last: int, batch: int = 0) -> Sweep:
+        """The same sweep of some of its instances only."""
+        return replace(self, instances=self.instances[first:last], starts=self.starts[first:last], batch=batch)
 
     @property
     def total(self) -> int:
@@ -119,12 +129,11 @@ class Rollouts:
         allowance = allowance or Allowance()
         done: list[Rollout] = []
         running: deque[tuple[str, Sweep, Future[Any] | None]] = deque()
-        waiting = deque(enumerate(sweep.batches()))
+        waiting = deque(sweep.batches())
         look = 1 if enough else len(waiting)
         while waiting or running:
-            while waiting and waiting[0][0] < look and len(running) < self._backend.slots:
-                index, (key, instances) = waiting.popleft()
-                part = replace(sweep, instances=tuple(instances), batch=index)
+            while waiting and waiting[0][1].batch < look and len(running) < self._backend.slots:
+                key, part = waiting.popleft()
                 tokens = allowance.share(part.total, min(self._backend.slots - len(running), 1 + len(waiting)))
                 part = replace(part, tokens=tokens)
                 recorded = self._ledger.get(key)
@@ -141,7 +150,7 @@ class Rollouts:
                 wait([each for _, _, each in running if each])  # they are not recorded; of timeouts, they end at once
                 allowance.forfeit()
                 raise GivenUp(why, done, short=not batch["given_up"])
-            if enough and waiting and not running and waiting[0][0] == look:
+            if enough and waiting and not running and waiting[0][1].batch == look:
                 if enough(done):
                     break
                 look *= 2
@@ -212,8 +221,14 @@ def roll_out(setting: Setting, sweep: Sweep, host: Host) -> tuple[list[Rolled], 
     known: Mapping[str, Instance] = host.instances(setting.task, sweep.split)
     if sweep.perturbed:
         known = {name: perturb(task, known[name]) for name in sweep.instances}
-    requests = [each for name in sweep.instances for each in _requests(setting, sweep, known[name])]
-    instances = [known[name] for name in sweep.instances for _ in range(sweep.group)]
+    starts = sweep.starts or (None,) * len(sweep.instances)
+    begun = [replace(known[name], start=start) for name, start in zip(sweep.instances, starts, strict=True)]
+    requests = [each for instance in begun for each in _requests(setting, sweep, instance)]
+    instances = [instance for instance in begun for _ in range(sweep.group)]
+    judge = host.evaluations(setting) if sweep.evaluations else None
+    for instance, request in zip(instances, requests, strict=True):
+        if judge:
+            judge.grant(request.key, instance, request.seed, request.evaluations)
     policy = host.policy(setting)
     weights = policy.version if policy else ""
     solved, given_up = host.solve(setting, sweep, task, requests)
@@ -230,6 +245,8 @@ def roll_out(setting: Setting, sweep: Sweep, host: Host) -> tuple[list[Rolled], 
         rollout = _rollout(
             instance, result, task.failure_reward, record, told=sweep.split == "search" and not sweep.training
         )
+        if judge:
+            rollout = replace(rollout, evaluated=judge.finish(request.key))
         if result.outcome == "ok" and result.answer is not None:
             rollout = _judged(rollout, next(verdicts))
         rolled.append(Rolled(rollout, record, weights))
@@ -249,6 +266,7 @@ def _rollout(instance: Instance, result: SolveResult, failure: float, record: Re
         step_rewards=tuple(result.step_rewards),
         tokens=record.tokens if record else 0,
         turns=tuple(record.turns) if record and told else (),
+        start=str(instance.start["id"]) if isinstance(instance.start, dict) else None,
     )
 
 
@@ -277,6 +295,7 @@ def _requests(setting: Setting, sweep: Sweep, instance: Instance) -> Iterator[So
             training=sweep.training,
             place=member if sweep.distinct else None,
             tokens=sweep.tokens,
+            evaluations=sweep.evaluations,
         )
 
 
@@ -292,8 +311,8 @@ def instance_seed(seed: int, instance: Instance, salt: str = "") -> int:
 
 
 def verified(rollouts: Sequence[Rollout]) -> int:
-    """How many of them the verifier, or the answer's model, had to judge."""
-    return sum(each.outcome in ("ok", INVALID) for each in rollouts)
+    """How many answers the verifier, or the answer's model, had to judge."""
+    return sum((each.outcome in ("ok", INVALID)) + len(each.evaluated) for each in rollouts)
 
 
 def policy_of(setting: Setting, host: Host) -> Policy:

@@ -18,6 +18,7 @@ from sia_core.approval import Approval, Rules, answer
 from sia_core.budget import Budget, Limit
 from sia_core.candidate import Parts
 from sia_core.desk import Equipped
+from sia_core.discovering import Discovers
 from sia_core.errors import HarnessError, LedgerError, PluginError, SandboxError, UsageError
 from sia_core.gate import betting_wealth
 from sia_core.ledger import Ledger, canonical, started_at
@@ -80,7 +81,13 @@ def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Obse
     folder = new_folder(runs, task.name)
     with Ledger.create(folder) as ledger:
         metric = {"name": task.metric.name, "direction": task.metric.direction}
-        about = {"task": task.name, "metric": metric, "fingerprint": fingerprint(task), "version": __version__}
+        about = {
+            "task": task.name,
+            "kind": task.kind,
+            "metric": metric,
+            "fingerprint": fingerprint(task),
+            "version": __version__,
+        }
         ledger.record("run", {"config": asdict(config), **about})
         ledger.record("sandbox", sandbox)
         _drive(config, task, ledger, plugins, observers)
@@ -187,8 +194,13 @@ def check_task(task: Task, plan: Plan) -> None:
     missing = [name for name in Task.__annotations__ if not hasattr(task, name)]
     if missing:
         raise PluginError(f"the task {type(task).__qualname__} lacks {', '.join(missing)} (see sia_core.types.Task)")
-    if task.kind != "solve" or task.metric.direction != "maximize":
-        raise UsageError(f"task {task.name!r}: this version runs tasks of kind 'solve' whose metric is maximised")
+    if task.metric.direction != "maximize":
+        raise UsageError(f"task {task.name!r}: this version runs tasks whose metric is maximised")
+    if task.kind == "discover" and (not isinstance(task, Discovers) or task.evaluations < 1):
+        raise PluginError(
+            f"the task {type(task).__qualname__} is of kind 'discover', which takes `evaluations`, at least 1, and "
+            "`artefact` (see sia_core.discovering.Discovers)"
+        )
     low, high = task.metric.bounds or (-math.inf, math.inf)
     if not low < high or not low <= task.failure_reward <= high:
         raise UsageError(f"task {task.name!r}: bounds {task.metric.bounds} do not hold its failure reward")

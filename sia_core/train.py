@@ -12,16 +12,18 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 from sia_core.allowance import Allowance
 from sia_core.decision import Training
+from sia_core.discovering import worth_keeping
 from sia_core.errors import NoSignal, TrainingError
 from sia_core.evidence import reward_stats
 from sia_core.explore import divergence, samples, spread
 from sia_core.learning import Datum, Engine, Learner, Sample
 from sia_core.rollout import Rolled, Setting, Sweep, needs, policy_of, roll_out, verified
-from sia_core.types import OfferRef
+from sia_core.types import Json, OfferRef
 
 if TYPE_CHECKING:
     from sia_core.host import Host
@@ -39,7 +41,10 @@ LAST_RATE = 0.1
 
 @dataclass(frozen=True)
 class Update:
-    """What a weight update trains, and how; a pure value, JSON in a job. ``key`` names it in the ledger."""
+    """What a weight update trains, and how; a pure value, JSON in a job. ``key`` names it in the ledger.
+
+    Rollouts begin with the ``starts`` in turn, earlier answers, where there are any.
+    """
 
     key: str
     agent: str
@@ -47,6 +52,7 @@ class Update:
     adapter: str | None
     algorithm: OfferRef
     training: Training
+    starts: Sequence[Json] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "training": self.training.model_dump()}
@@ -122,8 +128,8 @@ class Course:
         started = time.monotonic()
         sweep = self._sweep(index)
         size = max(1, AT_ONCE // sweep.group)
-        parts = [sweep.instances[first : first + size] for first in range(0, len(sweep.instances), size)]
-        rolled = [each for part in parts for each in self._rolled(replace(sweep, instances=part))]
+        parts = [sweep.part(first, first + size) for first in range(0, len(sweep.instances), size)]
+        rolled = [each for part in parts for each in self._rolled(part)]
         sampled = time.monotonic() - started
         rollouts = [each.rollout for each in rolled]
         stats = reward_stats(rollouts, self.host.task(self.setting.task).failure_reward)
@@ -136,6 +142,8 @@ class Course:
             "flat_groups": stats.flat_groups,
             "sampling_seconds": round(sampled, 3),
         }
+        if self.host.task(self.setting.task).kind == "discover":
+            row["found"] = worth_keeping(rollouts)
         self.rows.append(row)
         try:
             if self.allowance.short:
@@ -170,6 +178,7 @@ class Course:
             group=training.group_of(index),
             training=True,
             distinct=training.distinct,
+            starts=tuple(islice(cycle(update.starts), index, index + len(instances))),
         )
 
     def _groups(self, sweep: Sweep, rolled: Sequence[Rolled]) -> list[list[Sample]]:

@@ -151,11 +151,15 @@ class Ran:
 
 @dataclass(frozen=True)
 class VerifierContext:
-    """What a verifier is handed beside the answer: ways to run what it judges, once or call by call, and its seed."""
+    """What a verifier is handed beside the answer: ways to run what it judges, once or call by call, and its seed.
+
+    An answer is ``final`` unless a harness had it evaluated and goes on searching (``discover``).
+    """
 
     run: RunInSandbox
     seed: int
     open: OpenInSandbox
+    final: bool = True
 
 
 @runtime_checkable

@@ -52,11 +52,12 @@ INVALID = "invalid-answer"
 
 @dataclass(frozen=True)
 class Question:
-    """One answer to score: its instance, the raw JSON text, and the verifier's seed for it."""
+    """One answer to score: its instance, the raw JSON text, the verifier's seed for it, and whether it is final."""
 
     instance: Instance
     answer: str
     seed: int
+    final: bool = True
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class _Server:
             answer = read_answer(question["answer"], self._task.answer)
         except InvalidAnswer as error:
             return Verdict(INVALID, Score(failure, valid=False), str(error))
-        ctx = VerifierContext(self._run, question["seed"], self._open)
+        ctx = VerifierContext(self._run, question["seed"], self._open, question["final"])
         score = self._checked(self._verifier.score(instance, answer, ctx), instance)
         if not score.valid:
             return Verdict(INVALID, replace(score, reward=failure), score.feedback)

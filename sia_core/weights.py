@@ -14,7 +14,7 @@ from sia_core.allowance import Allowance
 from sia_core.budget import Budget
 from sia_core.decision import UpdateWeights
 from sia_core.errors import SiaError
-from sia_core.evidence import AgentView, AlgorithmView, RewardStats
+from sia_core.evidence import AgentView, AlgorithmView, RewardStats, Rollout
 from sia_core.explore import EXPLORED, GROUP, Exploration
 from sia_core.learning import Learner
 from sia_core.ledger import Ledger
@@ -24,20 +24,22 @@ from sia_core.policy import ADAPTERS
 from sia_core.rollout import Rollouts, Sweep
 from sia_core.selection import verdict
 from sia_core.train import Update
-from sia_core.types import OfferRef
+from sia_core.types import Json, OfferRef
 
 
 @dataclass(frozen=True)
 class Trained:
     """What an update came to: an adapter, None where nothing was learned; and why it ``stopped`` early, if it did.
 
-    ``spent`` is what the budget counts, ``took`` what stands beside the estimate.
+    ``spent`` is what the budget counts, ``took`` what stands beside the estimate. In a task of kind
+    ``discover``, ``found`` are the best rollouts of each step.
     """
 
     adapter: str | None
     stopped: str
     spent: Mapping[str, float]
     took: Mapping[str, float]
+    found: Sequence[Rollout] = ()
 
 
 class WeightLever:
@@ -67,7 +69,9 @@ class WeightLever:
             return "the policy cannot be trained: its engine only samples from it"
         return ""
 
-    def explore(self, agent: AgentView, instances: Sequence[str], allowance: Allowance) -> RewardStats:
+    def explore(
+        self, agent: AgentView, instances: Sequence[str], allowance: Allowance, starts: tuple[Json, ...] = ()
+    ) -> RewardStats:
         """How the agent's rewards are distributed at the training temperature; recorded, so done once."""
         sweep = Sweep(
             "explore",
@@ -78,6 +82,7 @@ class WeightLever:
             adapter=agent.adapter,
             group=GROUP,
             training=True,
+            starts=starts[:EXPLORED],
         )
         sweep = replace(sweep, tokens=allowance.share(sweep.total))
         about = {"purpose": sweep.purpose, "agent": agent.id, "total": sweep.total}
@@ -141,17 +146,25 @@ class WeightLever:
             return ""
         return verdict(agent.exploration, [offer.name for offer in self._plugins.of_kind("algorithm")])
 
-    def train(self, key: str, decision: UpdateWeights, parent: AgentView, allowance: Allowance) -> Trained:
+    def train(
+        self,
+        key: str,
+        decision: UpdateWeights,
+        parent: AgentView,
+        allowance: Allowance,
+        starts: tuple[Json, ...] = (),
+    ) -> Trained:
         """Pull the lever: every few steps are a step of the ledger, and a snapshot of which the last stays.
 
-        It ends early where the allowance has no more tokens for a step.
+        It ends early where the allowance has no more tokens for a step. Rollouts begin with the ``starts`` in turn.
         """
         training = decision.training
         algorithm = OfferRef(decision.algorithm, dict(decision.config))
-        update = Update(key, parent.id, parent.harness, parent.adapter, algorithm, training)
+        update = Update(key, parent.id, parent.harness, parent.adapter, algorithm, training, starts)
         adapter, silent, stopped = parent.adapter, 0, ""
         spent = dict.fromkeys(("rollouts", "verifications", "tokens"), 0.0)
         took = {"steps": 0.0, "seconds": 0.0, "memory": 0.0}
+        found: list[Rollout] = []
         self._emit("rollouts.started", **self._sweep(update))
         for first in range(0, training.steps, training.durable):
             last = min(first + training.durable, training.steps)
@@ -174,13 +187,14 @@ class WeightLever:
                 "seconds": took["seconds"] + done["seconds"],
                 "memory": done["memory"].get("peak", 0.0),
             }
+            found += [Rollout.from_json(each) for row in done["steps"] for each in row.get("found", ())]
             self._progress(update, last, done)
             if done["adapter"] != adapter:
                 self._drop(adapter, parent)
             adapter, silent, stopped = done["adapter"], done["silent"], done["stopped"]
             if stopped:
                 break
-        return Trained(adapter if adapter != parent.adapter else None, stopped, spent, {**spent, **took})
+        return Trained(adapter if adapter != parent.adapter else None, stopped, spent, {**spent, **took}, found)
 
     def _learner(self, name: str, config: Mapping[str, Any]) -> Learner:
         learner: Learner = self._plugins.create("algorithm", name, **config)

@@ -138,7 +138,7 @@ def judge_cost(bench: Bench, separation: Separation, plan: Plan) -> tuple[list[F
     """What one look at an agent and the final report take, of what was measured on this machine."""
     judged = [each for group in (separation.seed, separation.good) if group for each in group.judged]
     verification, rollout = mean_seconds(judged), bench.rollout_seconds
-    look, report = bench.samples.look(explores=False), 2 * len(bench.samples.sealed)
+    look, report = bench.samples.look(explores=False).rollouts, 2 * len(bench.samples.sealed)
     # While one batch is verified the next is rolled out.
     seconds = [bench.setup_seconds + look * max(rollout, verification)]
     seconds.append(2 * bench.setup_seconds + report * max(rollout, verification))

@@ -85,8 +85,10 @@ class Display:
         if sandbox["lacks"]:
             self._say((f"This sandbox does not guarantee: {', '.join(sandbox['lacks'])}.", "yellow"))
 
-    def _on_run_drafted(self, *, gate: Mapping[str, Any], smallest_gain: float, to_halve: int = 0, **_: Any) -> None:
-        figure = sees({"smallest_gain": smallest_gain, "to_halve": to_halve})
+    def _on_run_drafted(
+        self, *, gate: Mapping[str, Any], smallest_gain: float, to_halve: int = 0, wins: bool = False, **_: Any
+    ) -> None:
+        figure = sees({"smallest_gain": smallest_gain, "to_halve": to_halve, "wins": wins})
         self._say(f"first agent: {gate['value']:.4f} on the gate; {figure}")
 
     def _on_generation_started(self, *, index: int, incumbent: str, **_: Any) -> None:

@@ -1,4 +1,4 @@
-"""``sia export``: the best agent of a run as a folder that runs on its own."""
+"""``sia export``: the best agent of a run, or its best answer, as a folder that stands on its own."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def run(options: argparse.Namespace) -> int:
 
     run_folder = find_run(Path(options.runs_dir), options.name)
     with Ledger.read(run_folder) as ledger:
-        export(ledger, Path(options.folder), Plugins.discover())
-    print(shown(f"Wrote the final agent of {run_folder.name} to {options.folder}; its README.md says how to run it."))
+        wrote = export(ledger, Path(options.folder), Plugins.discover())
+    print(shown(f"Wrote the {wrote} of {run_folder.name} to {options.folder}; its README.md says how to use it."))
     return 0

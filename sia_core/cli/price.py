@@ -11,14 +11,17 @@ from sia_core.cli.report import sees
 
 def print_price(price: Mapping[str, Any]) -> None:
     """The price of a run for people."""
-    out, rollouts, measured = console(), price["rollouts"], price["measured"]
+    out, rollouts, measured = console(), price[price["unit"]], price["measured"]
     gate, report = price["gate"], rollouts["report"]
     out.print(plain((price["task"], "bold"), f": all checks passed; sandbox {price['sandbox']}. Nothing was started."))
     if price["sandbox_lacks"]:
         out.print(plain((f"This sandbox does not guarantee: {', '.join(price['sandbox_lacks'])}.", "yellow")))
     times = f", each asked {price['repeats']} times" if price["repeats"] > 1 else ""
     out.print(f"The gate has {gate['n']:,} instances{times}; {sees(gate)}.")
-    out.print("Rollouts, each of which may be verified:")
+    if price["unit"] == "rollouts":
+        out.print("Rollouts, each of which may be verified:")
+    else:
+        out.print("Answers to verify, those of rollouts and those that they have evaluated:")
     out.print(f"  first agent    {rollouts['first_agent']:,}")
     update = f", and an update {rollouts['update']:,} more by default" if rollouts["update"] else ""
     out.print(

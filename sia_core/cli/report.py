@@ -65,7 +65,8 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
     elif report["status"] != "finished":
         hint = f"Not finished: `sia resume {name}` goes on with it."
     else:
-        hint = f"`sia show {name}` tells more; `sia export {name} DIR` writes the final agent."
+        what = "best answer" if report.get("kind") == "discover" else "final agent"
+        hint = f"`sia show {name}` tells more; `sia export {name} DIR` writes the {what}."
     out.print(plain(hint), soft_wrap=True)
     out.print(plain((str(folder), "dim")), soft_wrap=True)
 
@@ -106,6 +107,8 @@ def _rejected(row: Mapping[str, Any]) -> str:
 def sees(gate: Mapping[str, Any]) -> str:
     """The smallest gain that the gate sees, and how many more instances would halve it."""
     halves = f"; {gate['to_halve']:,} more instances would halve that" if gate["to_halve"] else ""
+    if gate.get("wins"):
+        return f"with 80% power it sees who wins {gate['smallest_gain']:.0%} more of them than it loses{halves}"
     return f"with 80% power it sees a gain of {gate['smallest_gain']:.3f} or more{halves}"
 
 
@@ -122,9 +125,15 @@ def _print_sealed(report: Mapping[str, Any], out: Console) -> None:
         return
     about = f", on {sealed['final']['n']} instances that nothing in the loop saw, 95% intervals:"
     out.print(plain((f"Sealed {metric['name']}", "bold"), about))
-    out.print(plain(f"  initial agent  {interval(sealed['initial'])}{_beside(sealed['initial'])}"))
-    out.print(plain("  final agent    ", (interval(sealed["final"]), "bold"), _beside(sealed["final"])))
-    if told := curse(sealed["final"]):
+    discovers = report.get("kind") == "discover"
+    first, final = ("first agent's answer", "best answer") if discovers else ("initial agent", "final agent")
+    out.print(plain(f"  {first}  {interval(sealed['initial'])}{_beside(sealed['initial'])}"))
+    out.print(plain(f"  {final:{len(first)}}  ", (interval(sealed["final"]), "bold"), _beside(sealed["final"])))
+    if discovers:
+        answer = report["answer"]
+        told = f"answer {answer['id']}, found by agent {answer['agent']}" if answer else "no valid answer was found"
+        out.print(plain(f"  {told}"))
+    elif told := curse(sealed["final"]):
         out.print(told)
     for which in ("initial", "final"):
         if short := sealed[which].get("out_of_tokens", 0):
@@ -167,9 +176,10 @@ def _print_robustness(found: Mapping[str, Any] | None, out: Console) -> None:
             name = row["change"] or "initial agent"
             table.add_row(plain(name), interval(row["gate"]), interval(row), interval(row["gap"], "+"))
         out.print(table)
+    searching = "" if found["history"] else ", searching on the gate"
     for row in found["taken_back"]:
         score = f"{row['value']:.4f}, a change of {interval(row['change'], '+')}"
-        out.print(plain(f"  final agent with its {row['lever']} taken back: {score}"))
+        out.print(plain(f"  final agent with its {row['lever']} taken back{searching}: {score}"))
     for row in found["perturbed"]:
         which = "initial" if row["agent"] == found["history"][0]["agent"] else "final"
         score = f"{row['value']:.4f}, a change of {interval(row['change'], '+')}"

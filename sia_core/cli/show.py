@@ -66,6 +66,9 @@ def _print_run(about: dict[str, Any], folder: Path) -> None:
             _print_update(row, out)
         if ended := about["outcomes"].get("gate", {}).get(row["agent"] or ""):
             out.print(plain(f"  rollouts: {', '.join(f'{count} {name}' for name, count in sorted(ended.items()))}"))
+    if about.get("answer"):
+        out.print(plain("\n", ("best answer", "bold"), f" {about['answer']['id']}: {about['answer']['feedback']}"))
+        out.print(shown(about["answer"]["answer"]), markup=False, highlight=False, soft_wrap=True)
     if about["generations"]:
         first = about["generations"][0]
         one = f"{first['index']}.{first['candidate']}"

@@ -14,10 +14,17 @@ READ = 1 << 16
 
 
 class Job:
-    """One instance to solve: the host's number for it, its seed, its token for the policy, if any, and its JSON."""
+    """One instance to solve: the host's number for it, its JSON, and what its solver is told beside it.
 
-    def __init__(self, number: int, seed: int, token: object, instance: bytes) -> None:
-        self.number, self.seed, self.token, self.instance = number, seed, token, instance
+    That is the ``seed``, its ``token`` for the policy, if any, and how many ``evaluations`` it may ask for.
+    """
+
+    def __init__(self, number: int, instance: bytes, told: Header) -> None:
+        self.number, self.instance, self.told = number, instance, told
+
+    @property
+    def evaluates(self) -> bool:
+        return self.told.get("evaluations") != 0
 
 
 class Fork:
@@ -45,10 +52,10 @@ class Fork:
         self.job, self.log, self.printed, self.asked, self.waits = job, b"", 0, False, 0
         self.started = time.monotonic()
         self.deadline = self.started + seconds
-        self.post({"seed": job.seed, "token": job.token}, job.instance)
+        self.post(job.told, job.instance)
 
     def wait(self, *, begins: bool) -> None:
-        """It begins or ceases to wait for the policy: its clock stands still while any of its calls is under way."""
+        """It begins or ceases to wait for the host: its clock stands still while any of its calls is under way."""
         now = time.monotonic()
         if begins:
             self.since = self.since if self.waits else now

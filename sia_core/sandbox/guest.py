@@ -94,7 +94,8 @@ class Template:
 
     def _from_host(self, header: Header, body: bytes) -> None:
         if "seed" in header:
-            self._queue.append(Job(int(str(header["job"])), int(str(header["seed"])), header.get("token"), body))
+            told = {name: header.get(name) for name in ("seed", "token", "evaluations")}
+            self._queue.append(Job(int(str(header["job"])), body, told))
             return
         for fork in self._forks:
             if fork.job is None or fork.job.number != header["job"]:
@@ -196,9 +197,15 @@ class Template:
             if self._world.port is not None:
                 os.environ["OPENAI_BASE_URL"] = f"http://127.0.0.1:{self._world.port}/v1"
                 os.environ["OPENAI_API_KEY"] = str(header["token"])
-            ask = pipes.ask if self._model else None
-            seed = int(str(header["seed"]))
-            ctx = solving.Context(self._public, folder, seed, self._state, has_model=self._model, ask=ask)
+            ctx = solving.Context(
+                self._public,
+                folder,
+                int(str(header["seed"])),
+                self._state,
+                has_model=self._model,
+                evaluations=int(str(header["evaluations"])),
+                ask=pipes.ask,
+            )
             result, answer = solving.solve(module, json.loads(body), ctx, self._world.mounts["harness"])
             if len(answer) > self._answer_bytes:
                 message = f"the answer has {len(answer)} bytes as JSON; at most {self._answer_bytes} are accepted"
@@ -238,11 +245,12 @@ class Template:
             for header, body in fork.reader.feed(data):
                 if fork.job is None or fork.asked:
                     raise ProtocolError("a frame that nothing asked for")
-                if header.get("op") == "model" and self._model:
+                may_ask = {"model": self._model, "evaluate": fork.job.evaluates}
+                if may_ask.get(str(header.get("op"))):
                     strict_json(body)
                     fork.asked = True
                     fork.wait(begins=True)
-                    self._send({"op": "model", "job": fork.job.number}, body)
+                    self._send({"op": header["op"], "job": fork.job.number}, body)
                 elif header.get("op") == "done":
                     check_result(header)
                     self._finish(fork, header, body)

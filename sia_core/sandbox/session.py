@@ -62,8 +62,16 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Evaluates:
+    """A harness has an answer evaluated: JSON text."""
+
+    job: int
+    answer: str
+
+
+@dataclass(frozen=True)
 class Answered:
-    """The policy's reply has been sent."""
+    """The reply to what was asked has been sent."""
 
     job: int
 
@@ -76,7 +84,7 @@ class Waiting:
     begins: bool
 
 
-Event = Done | Asked | Answered | Waiting
+Event = Done | Asked | Evaluates | Answered | Waiting
 
 
 class Session:
@@ -111,12 +119,12 @@ class Session:
                 raise
             raise Died("setup-crash", self._explained(f"set-up: {death.outcome}: {death.message}")) from None
 
-    def submit(self, job: int, key: str, seed: int, instance: Mapping[str, Any]) -> None:
+    def submit(self, job: int, key: str, seed: int, instance: Mapping[str, Any], evaluations: int) -> None:
         """Send an instance, under a number that no other one has had, with its rollout's key."""
         token = {} if self._endpoint is None else {"token": self._endpoint.admit(key, job)}
         if self._encoded[0] is not instance:  # the rollouts of a group come one after the other
             self._encoded = (instance, json.dumps(instance).encode())
-        self._send({"job": job, "seed": seed, **token}, self._encoded[1])
+        self._send({"job": job, "seed": seed, "evaluations": evaluations, **token}, self._encoded[1])
 
     def receive(self, seconds: float) -> list[Event]:
         """What comes within that time, as soon as something does. Died when nothing will come any more."""
@@ -126,10 +134,9 @@ class Session:
         except ProtocolError as error:
             raise Died("protocol", str(error)) from None
 
-    def answer_later(self, job: int, key: str, request: Mapping[str, Any]) -> None:
-        """Ask the policy, which there must be; its reply is sent by a later :meth:`receive`."""
-        assert self._model is not None
-        self._model.ask(key, request).add_done_callback(lambda done: self._send_later(Answered(job), *_reply(done)))
+    def answer_later(self, job: int, reply: Future[Mapping[str, Any]]) -> None:
+        """The reply to what an instance asked; once it is there, a later :meth:`receive` sends it."""
+        reply.add_done_callback(lambda done: self._send_later(Answered(job), *_reply(done)))
 
     def _wait(self, job: int, begins: bool) -> None:
         self._send_later(Waiting(job, begins), {"op": "wait", "begins": begins})
@@ -207,12 +214,15 @@ class Session:
         printed = self._process.stderr().strip()
         return _text(f"{message}\n{printed}" if printed else message)
 
-    def _understand(self, header: Header, body: bytes) -> Done | Asked:
+    def _understand(self, header: Header, body: bytes) -> Done | Asked | Evaluates:
         job = header.get("job")
         if not isinstance(job, int):
             raise ProtocolError("a frame without a job")
         if header.get("op") == "model" and header.keys() == {"op", "job"}:
             return Asked(job, _known(body) if len(body) <= _SHORT else _request(body))
+        if header.get("op") == "evaluate" and header.keys() == {"op", "job"}:
+            strict_json(body)
+            return Evaluates(job, body.decode())
         expected = {"op", "job", "outcome", "message", "rewards", "seconds", "answer"}
         if header.get("op") != "done" or header.keys() != expected:
             raise ProtocolError(f"a frame of no known form: {_text(str(sorted(header)))[:200]}")
@@ -268,11 +278,11 @@ def _text(value: object) -> str:
 
 
 def _reply(done: Future[Mapping[str, Any]]) -> tuple[Header, bytes]:
-    """A model's reply as a frame. An exception may hold secrets: only its type is told."""
+    """A reply as a frame. The policy's exceptions may hold secrets: only their type is told."""
     if (error := done.exception()) is not None:
         return {"error": f"the call of the policy failed: {type(error).__name__}"}, b""
     reply = done.result()
     if "error" in reply:
         return {"error": str(reply["error"]["message"])[:_MAX_MESSAGE]}, b""
     body = json.dumps(reply).encode()
-    return ({}, body) if len(body) <= MODEL_BYTES else ({"error": "the policy's reply is too long"}, b"")
+    return ({}, body) if len(body) <= MODEL_BYTES else ({"error": "the reply is too long"}, b"")

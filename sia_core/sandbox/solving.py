@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 MODULE = "harness"
 _MESSAGE = 4000
 
-Ask = Callable[[bytes], "tuple[Header, bytes]"]
+Ask = Callable[[str, bytes], "tuple[Header, bytes]"]
 
 
 class ModelError(Exception):
     """A call of the policy failed, or this run has none. The message says which."""
+
+
+class EvaluationError(Exception):
+    """An answer could not be evaluated, or no evaluation is left. The message says which."""
 
 
 class Context:
@@ -35,14 +39,22 @@ class Context:
     ``public`` is the folder of the task's public files, ``scratch`` a folder of
     this call's own, ``seed`` the rollout's seed, and ``state`` what ``setup``
     returned. ``has_model`` says whether the run has a policy, which only ``solve``
-    may ask.
+    may ask; ``evaluations`` how often ``solve`` may still have an answer evaluated.
     """
 
     def __init__(
-        self, public: str, scratch: str, seed: int, state: Any, *, has_model: bool, ask: Ask | None = None
+        self,
+        public: str,
+        scratch: str,
+        seed: int,
+        state: Any,
+        *,
+        has_model: bool,
+        evaluations: int = 0,
+        ask: Ask | None = None,
     ) -> None:
         self.public, self.scratch = Path(public), Path(scratch)
-        self.seed, self.state, self.has_model = seed, state, has_model
+        self.seed, self.state, self.has_model, self.evaluations = seed, state, has_model, evaluations
         self.step_rewards: list[float] = []
         self._ask = ask
 
@@ -71,17 +83,31 @@ class Context:
 
     def model(self, messages: list[dict[str, Any]], **settings: Any) -> dict[str, Any]:
         """Ask the run's policy, in the shape of chat completions. Raises ModelError where that fails."""
-        if self._ask is None:
+        if self._ask is None or not self.has_model:
             why = "set-up may not ask it; solve may" if self.has_model else "this run has none; see ctx.has_model"
             raise ModelError(f"there is no policy to ask: {why}")
         request = json.dumps({**settings, "messages": messages}).encode()
         if len(request) > MODEL_BYTES:
             raise ModelError(f"a request of {len(request)} bytes is longer than {MODEL_BYTES}")
-        header, body = self._ask(request)
+        header, body = self._ask("model", request)
         if "error" in header:
             raise ModelError(str(header["error"]))
         reply: dict[str, Any] = json.loads(body)
         return reply
+
+    def evaluate(self, answer: Any) -> SimpleNamespace:
+        """Have the verifier score an answer: its ``reward``, ``valid``, ``metrics`` and ``feedback``.
+
+        Raises EvaluationError where none is left (see ``evaluations``) or this one fails.
+        The answer that ``solve`` returns is scored again, on inputs that no evaluation shows.
+        """
+        if self._ask is None or self.evaluations <= 0:
+            raise EvaluationError("no evaluation is left; see ctx.evaluations")
+        self.evaluations -= 1
+        header, body = self._ask("evaluate", json.dumps(answer, allow_nan=False, ensure_ascii=False).encode())
+        if "error" in header:
+            raise EvaluationError(str(header["error"]))
+        return SimpleNamespace(**json.loads(body))
 
 
 def load(folder: str, entry: str) -> ModuleType:
@@ -180,9 +206,9 @@ class Asking:
         while data:
             data = data[os.write(self._sink, data) :]
 
-    def ask(self, request: bytes) -> tuple[Header, bytes]:
-        """One call of the policy."""
-        self.send({"op": "model"}, request)
+    def ask(self, what: str, request: bytes) -> tuple[Header, bytes]:
+        """One call of the policy, ``model``, or of the verifier, ``evaluate``."""
+        self.send({"op": what}, request)
         reply = self.receive()
         if reply is None:
             raise ModelError("the run has ended")

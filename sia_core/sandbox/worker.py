@@ -8,16 +8,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sia_core.errors import SandboxError
 from sia_core.harness import Manifest
 from sia_core.sandbox import guest
 from sia_core.sandbox.endpoint import MODEL_SECONDS
 from sia_core.sandbox.libraries import import_names, library_paths
-from sia_core.sandbox.session import Answered, Asked, Died, Done, Event, Session, Waiting
+from sia_core.sandbox.session import Answered, Asked, Died, Done, Evaluates, Event, Session, Waiting
 from sia_core.types import Json, Limits, ModelAccess, Mount, Sandbox, SandboxSpec
 
 MOST_SLOTS = 32
@@ -35,7 +36,7 @@ class SolveRequest:
     """One instance to solve: ``{"id", "input", "start"}``, under a key that comes back with the result.
 
     The key, the seed, ``group``, ``training``, ``place`` and ``tokens`` are what the policy is told of
-    the rollout: :meth:`sia_core.types.ModelAccess.begin`.
+    the rollout: :meth:`sia_core.types.ModelAccess.begin`. So many ``evaluations`` it may ask of the judge.
     """
 
     key: str
@@ -45,6 +46,17 @@ class SolveRequest:
     training: bool = False
     place: int | None = None
     tokens: int | None = None
+    evaluations: int = 0
+
+
+class Judge(Protocol):
+    """Scores answers on behalf of harnesses that are solving."""
+
+    def begin(self, key: str) -> None:
+        """A rollout starts, perhaps for the second time: what it asked before does not count any more."""
+
+    def ask(self, key: str, answer: str) -> Future[Mapping[str, Any]]:
+        """Score JSON text; the future holds the evaluation, or ``{"error": {"message", ...}}``."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +91,14 @@ class HarnessWorker:
         limits: Limits,
         model: ModelAccess | None = None,
         slots: int | None = None,
+        judge: Judge | None = None,
     ) -> None:
         """``slots`` is how many instances are solved at once: by default one a core, and more where they ask a policy.
 
         An instance that waits for the policy needs no core, and the policy answers many at once.
         """
-        self._sandbox, self._manifest, self._limits, self._model = sandbox, manifest, limits, model
+        self._sandbox, self._manifest, self._limits = sandbox, manifest, limits
+        self._model, self._judge = model, judge
         self._mounts = (Mount("harness", tree_dir), Mount("public", public_dir))
         usual = min(MOST_SLOTS, max(1, limits.processes // 2)) if model else os.cpu_count() or 1
         self._slots = min(slots or usual, MOST_SLOTS)
@@ -128,7 +142,8 @@ class HarnessWorker:
         try:
             for flight in run.launch(self._slots, self._limits):
                 self._begin(flight.request)
-                session.submit(flight.job, flight.request.key, flight.request.seed, flight.request.instance)
+                asked = flight.request
+                session.submit(flight.job, asked.key, asked.seed, asked.instance, asked.evaluations)
             for event in session.receive(run.next_deadline() - run.now()):
                 results += self._handle(run, session, event)
             if run.overdue() and not results:
@@ -151,17 +166,26 @@ class HarnessWorker:
             return []
         if flight is None:
             raise Died("protocol", "a word on an instance that was not asked for")
-        if isinstance(event, Asked):
-            if self._model is None or flight.asked:
-                raise Died("protocol", "a model call that cannot be")
+        if isinstance(event, Asked | Evaluates):
+            if flight.asked:
+                raise Died("protocol", "a question before the last one was answered")
+            session.answer_later(event.job, self._answer(flight.request.key, event))
             flight.asked = True
             flight.wait(run.now(), begins=True)
-            session.answer_later(event.job, flight.request.key, event.request)
             return []
         self._end([flight])
         return run.finish(flight, event)
 
+    def _answer(self, key: str, event: Asked | Evaluates) -> Future[Mapping[str, Any]]:
+        if isinstance(event, Asked) and self._model is not None:
+            return self._model.ask(key, event.request)
+        if isinstance(event, Evaluates) and self._judge is not None:
+            return self._judge.ask(key, event.answer)
+        raise Died("protocol", "a question that nobody answers")
+
     def _begin(self, request: SolveRequest) -> None:
+        if self._judge is not None:
+            self._judge.begin(request.key)
         if self._model is not None:
             self._model.begin(
                 request.key,
@@ -228,7 +252,7 @@ class HarnessWorker:
 
 @dataclass
 class _Flight:
-    """An instance that is being solved. ``waits`` is how many of its calls of the policy are under way."""
+    """An instance that is being solved. ``waits`` is how many of its questions are under way."""
 
     job: int
     request: SolveRequest
@@ -240,7 +264,7 @@ class _Flight:
     since: float = 0.0
 
     def wait(self, now: float, *, begins: bool) -> None:
-        """It begins or ceases to wait for the policy: meanwhile another, longer time limit holds."""
+        """It begins or ceases to wait for an answer: meanwhile another, longer time limit holds."""
         if begins:
             if not self.waits:
                 self.since, self.deadline = now, self.deadline + MODEL_SECONDS

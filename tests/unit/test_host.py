@@ -47,7 +47,14 @@ class FakeWorker:
     outcome: OUTCOMES
 
     def __init__(
-        self, sandbox: Any, tree_dir: Path, manifest: Any, public_dir: Path, limits: Any, model: Any = None
+        self,
+        sandbox: Any,
+        tree_dir: Path,
+        manifest: Any,
+        public_dir: Path,
+        limits: Any,
+        model: Any = None,
+        judge: Any = None,
     ) -> None:
         self.name, self.closed, self.solved = tree_dir.name, False, []  # type: ignore[var-annotated]
         self._busy = threading.Lock()

@@ -110,8 +110,8 @@ def test_rollouts_come_in_the_order_of_the_instances_whatever_the_order_of_the_r
 def test_batches_are_keyed_by_purpose_agent_and_place_and_hold_every_instance_once() -> None:
     batches = sweep(2 * BATCH + 1, purpose="gate").batches()
     assert [key for key, _ in batches] == [f"rollouts/gate/agent/000{index}" for index in range(3)]
-    assert [len(part) for _, part in batches] == [BATCH, BATCH, 1]
-    assert tuple(name for _, part in batches for name in part) == sweep(2 * BATCH + 1).instances
+    assert [len(part.instances) for _, part in batches] == [BATCH, BATCH, 1]
+    assert tuple(name for _, part in batches for name in part.instances) == sweep(2 * BATCH + 1).instances
 
 
 def test_a_job_is_one_batch_as_json_and_knows_its_place(tmp_path: Path) -> None:

@@ -192,10 +192,17 @@ def test_a_task_without_a_required_attribute_is_refused_and_the_attribute_named(
     refused(world, f"Lacking lacks {name} (see sia_core.types.Task)", PluginError)
 
 
+def test_a_task_to_discover_without_what_it_takes_is_refused(world: World) -> None:
+    class Discover(FakeTask):
+        kind = "discover"
+
+    world.parts["task", "fake"] = Discover
+    refused(world, "Discover is of kind 'discover', which takes `evaluations`, at least 1", PluginError)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"kind": "discover"}, "this version runs tasks of kind 'solve' whose metric is maximised"),
         ({"metric": Metric("loss", "minimize")}, "whose metric is maximised"),
         ({"metric": Metric("m", bounds=(1.0, 1.0))}, "bounds (1.0, 1.0) do not hold its failure reward"),
         ({"metric": Metric("m", bounds=(1.0, 0.0))}, "bounds (1.0, 0.0) do not hold"),

@@ -56,7 +56,8 @@ def decide(evidence: Evidence, public: Sequence[str]) -> str:
         candidates=str(evidence.candidates),
         incumbent=evidence.incumbent,
         levers=", ".join(evidence.levers),
-        smallest_gain=f"{evidence.smallest_gain:.3f}",
+        smallest_gain=f"{evidence.smallest_gain:.3f}"
+        + ("" if evidence.metric.bounds else " (of instances won, less those lost, as nothing bounds the reward)"),
         budget=", ".join(left) or "not limited",
         public=_public(public),
         agents=_agents(evidence),

@@ -93,22 +93,29 @@ def edits(evidence: Evidence) -> list[EditArm] | str:
 
 def _earned_by_family(evidence: Evidence, playbook: Playbook) -> dict[str, list[tuple[str, float]]]:
     """By family, names and gains of the edits that were tried, in order; read once, however many edits there are."""
-    low, high = evidence.metric.bounds or (0.0, 1.0)
     families = {entry.name: _family(entry) for entry in playbook.edit}
     earned: dict[str, list[tuple[str, float]]] = {}
     for trial in tries(evidence, "harness", families):
-        gain = FAILED * (high - low) if trial.gain is None else trial.gain
+        gain = FAILED * _range(evidence) if trial.gain is None else trial.gain
         earned.setdefault(families[trial.name], []).append((trial.name, gain))
     return earned
 
 
 def _arm(evidence: Evidence, entry: Entry, parent: AgentView, earned: Sequence[tuple[str, float]]) -> EditArm:
-    low, high = evidence.metric.bounds or (0.0, 1.0)
+    bounds = evidence.metric.bounds
     own = tuple(gain for name, gain in earned if name == entry.name)
     others = tuple(gain for name, gain in earned if name != entry.name)
-    # Where nothing bounds the reward, as much as the range of what was seen may be left.
-    room = max(0.0, high - parent.estimate) if evidence.metric.bounds else high - low
+    room = max(0.0, bounds[1] - parent.estimate) if bounds else _range(evidence)
     return EditArm(entry, parent, own, others, room)
+
+
+def _range(evidence: Evidence) -> float:
+    """Of the rewards; where nothing bounds them, two deviations of what the incumbent was seen to earn, or 1."""
+    if bounds := evidence.metric.bounds:
+        return bounds[1] - bounds[0]
+    incumbent = evidence.agents[evidence.incumbent]
+    seen = incumbent.exploration or (incumbent.search and incumbent.search.stats)
+    return 2 * seen.deviation if seen and seen.deviation else 1.0
 
 
 def _family(entry: Entry) -> str:

@@ -54,8 +54,12 @@ def _ranked(arms: list[Arm], evidence: Evidence) -> list[Arm]:
 
 
 def _proven(arm: Arm, evidence: Evidence) -> bool:
-    """Whether it is an edit of a kind that earned so much that the gate would see as much again."""
-    return isinstance(arm, EditArm) and arm.belief.mean >= evidence.smallest_gain
+    """Whether it is an edit of a kind that earned so much that the gate would see as much again.
+
+    Where nothing bounds the reward the gate counts wins, and no gain says how many there will be.
+    """
+    bounded = evidence.metric.bounds is not None
+    return bounded and isinstance(arm, EditArm) and arm.belief.mean >= evidence.smallest_gain
 
 
 def _spread(arms: Sequence[Arm]) -> list[Arm]:

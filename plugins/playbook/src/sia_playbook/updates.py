@@ -195,16 +195,21 @@ def _choices(evidence: Evidence, parent: AgentView, stats: RewardStats) -> tuple
 
 
 def _promise(evidence: Evidence, agent: AgentView) -> Promise:
-    """Without an upper bound, two deviations above the mean are in reach: some rollouts got there."""
+    """Without an upper bound, two deviations above the mean are in reach: some rollouts got there.
+
+    An agent that searches (``discover``) evaluates several proposals before it answers: it
+    is above them already, and gains as much as they do.
+    """
     stats = agent.exploration
     if stats is None:
         return Promise(0.0, 0.0)
     bounds = evidence.metric.bounds
-    reach = bounds[1] if bounds else stats.mean + 2 * stats.deviation
+    now = stats.mean if evidence.discovers else agent.estimate
+    room = (bounds[1] if bounds else stats.mean + 2 * stats.deviation) - now
     differ = 1 - (stats.flat_groups or 0.0)
     if not differ and not stats.density:
         differ = UNSEEN / (stats.instances + UNSEEN)
-    return Promise(differ, max(0.0, reach - agent.estimate))
+    return Promise(differ, max(0.0, room))
 
 
 def _past(evidence: Evidence, names: set[str]) -> tuple[float, float]:

@@ -1,0 +1,145 @@
+"""Tasks of kind ``discover``, whose result is the best answer: the answers of a run, and which one it is.
+
+A rollout is an episode of search: its harness proposes answers, may have a few of them
+evaluated, and returns the best. Agents are compared by what they return, at equal
+evaluations. The answers that were returned are the run's archive; rollouts on search and
+in training start from one of them, chosen by PUCT.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from sia_core.evidence import Evaluated, Rollout, excerpt
+from sia_core.puct import Node, choose
+from sia_core.rollout import Setting, instance_seed
+from sia_core.types import Json, Task
+from sia_core.verifying import Question
+
+if TYPE_CHECKING:
+    from sia_core.host import Host
+
+FINALISTS, FINAL_CASES = 4, 6
+"""Of the answers found, so many are compared with one another, on so many gate instances."""
+
+KEPT = 2
+"""Rollouts of a training step whose answers are kept."""
+
+
+@runtime_checkable
+class Discovers(Protocol):
+    """What a task of kind ``discover`` has beside what every task has.
+
+    ``evaluations`` is how many answers a rollout on search or gate may have evaluated
+    before it returns one; in training it is none.
+    """
+
+    evaluations: int
+
+    def artefact(self, answer: Any) -> Mapping[str, bytes]:
+        """The files that an answer is handed over as, by their paths: what a user of it wants."""
+
+
+def evaluations_of(task: Task) -> int:
+    """How many answers a rollout may have evaluated; 0 where the task is one to solve."""
+    return task.evaluations if task.kind == "discover" and isinstance(task, Discovers) else 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """A valid answer, JSON text, with what it earned, which agent found it, and the answer that it started from."""
+
+    answer: str
+    reward: float
+    feedback: str
+    agent: str
+    start: str | None
+
+    @property
+    def id(self) -> str:
+        return hashlib.sha256(self.answer.encode()).hexdigest()[:12]
+
+    @property
+    def as_start(self) -> Json:
+        """What a rollout that starts from it is shown."""
+        return {"id": self.id, "answer": json.loads(self.answer), "reward": self.reward, "feedback": self.feedback}
+
+
+class Answers:
+    """The valid answers of a run, where they are ``wanted``. What a rollout may start from was found on search."""
+
+    def __init__(self, *, wanted: bool) -> None:
+        self._wanted = wanted
+        self._rolled: dict[str, tuple[Sequence[Rollout], Sequence[Rollout]]] = {}
+        self._searched: dict[str, Found] = {}
+        self._all: list[Found] = []
+        self._visits: Counter[str] = Counter()
+
+    def keep(self, agent: str, searched: Sequence[Rollout], gated: Sequence[Rollout]) -> None:
+        """Set aside what an agent returned, until it enters."""
+        if self._wanted:
+            self._rolled[agent] = searched, gated
+
+    def enter(self, agent: str) -> None:
+        """From now on its answers count. Agents enter in the order of their candidates, whichever was the fastest."""
+        searched, gated = self._rolled.pop(agent, ((), ()))
+        self._visits.update(each.start for each in searched if each.start)
+        for rollouts, starts in ((searched, True), (gated, False)):
+            for found in found_in(agent, rollouts):
+                self._all.append(found)
+                if starts and found.reward > self._best_so_far(found.id):
+                    self._searched[found.id] = found
+
+    def starts(self, count: int) -> tuple[Json, ...]:
+        """What so many rollouts start from; nothing before there are answers."""
+        nodes = [Node(name, each.start, each.reward, self._visits[name]) for name, each in self._searched.items()]
+        return tuple(self._searched[node.id].as_start for node in choose(nodes, count))
+
+    def finalists(self, agents: Collection[str] | None = None) -> list[Found]:
+        """The best answers, each once, of some agents or of all."""
+        best: dict[str, Found] = {}
+        for each in sorted(self._all, key=lambda each: (-each.reward, each.id)):
+            if agents is None or each.agent in agents:
+                best.setdefault(each.id, each)
+        return list(best.values())[:FINALISTS]
+
+    def _best_so_far(self, name: str) -> float:
+        return self._searched[name].reward if name in self._searched else -float("inf")
+
+
+def found_in(agent: str, rollouts: Sequence[Rollout]) -> list[Found]:
+    """The valid answers among rollouts."""
+    return [
+        Found(each.answer, each.reward, excerpt(each.feedback), agent, each.start)
+        for each in rollouts
+        if each.outcome == "ok" and each.answer is not None
+    ]
+
+
+def worth_keeping(rollouts: Sequence[Rollout]) -> list[dict[str, Any]]:
+    """The best valid rollouts of a training step, as JSON: their answers may be the run's result."""
+    valid = sorted((each for each in rollouts if each.outcome == "ok"), key=lambda each: -each.reward)
+    return [each.to_json() for each in valid[:KEPT]]
+
+
+def verify(payload: Mapping[str, Any], host: Host) -> list[Evaluated]:
+    """The job: score one answer, as a final one, on some instances of a split; no harness is run."""
+    setting, split = Setting.from_json(payload["setting"]), payload["split"]
+    known = host.instances(setting.task, split)
+    questions = [
+        Question(known[name], payload["answer"], instance_seed(setting.seed, known[name], "answer"))
+        for name in payload["instances"]
+    ]
+    verdicts = host.verifier(setting, sealed=split == "sealed").score(questions)
+    return [Evaluated(each.score.reward, each.score.valid, excerpt(each.score.feedback)) for each in verdicts]
+
+
+def best_of(finalists: Sequence[Found], rewards: Sequence[Sequence[float]]) -> int:
+    """Which of the finalists did best over the instances on which all of them were scored."""
+    return max(range(len(finalists)), key=lambda place: (fmean(rewards[place]), -place))

@@ -1,0 +1,75 @@
+"""The last step of a run: once it is closed, and only then, its result is scored on the sealed split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from sia_core.candidate import Evaluator, Parts
+from sia_core.discovering import FINAL_CASES, Answers, Found, best_of
+from sia_core.evidence import AgentView
+from sia_core.intervals import beside, estimate
+from sia_core.plan import Samples
+from sia_core.types import Split
+
+
+def score_agents(
+    parts: Parts, evaluator: Evaluator, ends: Mapping[str, AgentView], gated: Mapping[str, Sequence[float]], why: str
+) -> dict[str, list[float]]:
+    """Score the first and the final agent, once each; the sealed rewards by agent."""
+    sealed: dict[str, list[float]] = {}
+    scores: dict[str, Any] = {}
+    for which, agent in ends.items():
+        if agent.id not in sealed:
+            parts.emit("seal.started", which=which, agent=agent.id, why=why)
+            among = len({each.id for each in ends.values()} - sealed.keys())
+            sealed[agent.id], short = evaluator.sealed(agent, among)
+            score = beside(estimate(sealed[agent.id]), estimate(gated[agent.id]))
+            scores[agent.id] = {**score, "out_of_tokens": short}
+        parts.ledger.step(f"sealed/{which}", partial(scores.__getitem__, agent.id))
+    return sealed
+
+
+def score_answers(parts: Parts, answers: Answers, samples: Samples, ends: Mapping[str, AgentView], why: str) -> None:
+    """Score the best answer of the first agent, and the best of the whole run, in a task of kind ``discover``.
+
+    The best is chosen among a few finalists on gate instances, so its gate score is lucky and the sealed one is not.
+    """
+    seal = _Answers(parts, samples)
+    for which, agent in ends.items():
+        parts.emit("seal.started", which=which, agent=agent.id, why=why)
+        finalists = answers.finalists({agent.id} if which == "initial" else None)
+        gated = [seal.rewards(f"{which}/{place}", each, "gate") for place, each in enumerate(finalists)]
+        if finalists:
+            place = best_of(finalists, gated)
+            best, rewards = finalists[place], seal.rewards(f"{which}/sealed", finalists[place], "sealed")
+            found = {"id": best.id, "agent": best.agent, "answer": best.answer, "feedback": best.feedback}
+            parts.ledger.step(f"answer/{which}", partial(dict, found))
+        else:
+            place, gated, rewards = 0, [seal.failed("gate")], seal.failed("sealed")
+        score = {**beside(estimate(rewards), estimate(gated[place])), "out_of_tokens": 0}
+        parts.ledger.step(f"sealed/{which}", partial(dict, score))
+
+
+class _Answers:
+    """Has answers scored through the ledger and the budget, where they were reserved."""
+
+    def __init__(self, parts: Parts, samples: Samples) -> None:
+        self._parts, self._samples = parts, samples
+
+    def failed(self, split: Split) -> list[float]:
+        """What is earned where no answer was found."""
+        return [self._parts.task.failure_reward] * len(self._instances(split))
+
+    def rewards(self, key: str, found: Found, split: Split) -> list[float]:
+        """What one answer earns, as a final one, on the gate instances for finalists or on all sealed ones."""
+        parts, instances = self._parts, self._instances(split)
+        payload = {"split": split, "instances": instances, "answer": found.answer}
+        work = partial(parts.rollouts.job, "sia_core.discovering:verify", payload)
+        scored = parts.ledger.step(f"answers/{key}", work)
+        parts.budget.settle({}, {"verifications": len(instances)})
+        return [reward if valid else parts.task.failure_reward for reward, valid, _ in scored]
+
+    def _instances(self, split: Split) -> Sequence[str]:
+        return self._samples.gate[:FINAL_CASES] if split == "gate" else self._samples.sealed

@@ -1,0 +1,132 @@
+"""Whole runs of a task to discover: the example's board, its evaluations, its archive and its best answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from example_runs import comparable
+
+from sia_core.ledger import Ledger
+
+pytestmark = pytest.mark.real
+
+SIA = [sys.executable, "-m", "sia_core"]
+PEAKS = Path(__file__).parents[2] / "examples" / "peaks"
+ARGUMENTS = ["--plugin", "peaks", "--seed", "1", "--generations", "3", "--candidates", "1", "--json"]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The example as it is installed."""
+    info = tmp_path_factory.mktemp("site") / "sia_peaks-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sia-peaks\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text("[sia]\npeaks = sia_peaks\n")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(info.parent), str(PEAKS)])}
+
+
+def finish(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    done = subprocess.run([*SIA, *arguments], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+@pytest.fixture(scope="module")
+def whole(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    runs = tmp_path_factory.mktemp("runs")
+    return runs, finish(["run", *ARGUMENTS, "--runs-dir", str(runs)], environment)
+
+
+def test_the_best_answer_of_the_run_is_what_is_reported(whole: tuple[Path, dict[str, Any]]) -> None:
+    _, report = whole
+    assert report["kind"] == "discover"
+    square = json.loads(report["answer"]["answer"])
+    assert square.keys() == {"column", "row"}
+    assert report["sealed"]["final"]["value"] >= report["sealed"]["initial"]["value"]
+    assert report["sealed"]["final"]["n"] == 12
+
+
+def test_every_answer_that_was_scored_is_booked(whole: tuple[Path, dict[str, Any]]) -> None:
+    runs, report = whole
+    with Ledger.read(runs / report["run"]) as ledger:
+        rollouts = [each for _, batch, _ in ledger.events("rollouts/") for each in batch["rollouts"]]
+        finals = [each for _, scored, _ in ledger.events("answers/") for each in scored]
+    assert all(len(each["evaluated"]) == 8 for each in rollouts if not each["instance"].startswith("search"))
+    scored = len(rollouts) + sum(len(each["evaluated"]) for each in rollouts) + len(finals)
+    assert report["budget"]["spent"]["verifications"] == scored
+
+
+def test_searches_start_from_earlier_answers_and_those_that_decide_do_not(whole: tuple[Path, dict[str, Any]]) -> None:
+    runs, report = whole
+    with Ledger.read(runs / report["run"]) as ledger:
+        searched = [batch["rollouts"] for key, batch, _ in ledger.events("rollouts/search/")]
+        gated = [each for _, batch, _ in ledger.events("rollouts/gate/") for each in batch["rollouts"]]
+    assert all(each["start"] is None for each in searched[0])
+    assert all(each["start"] for rollouts in searched[1:] for each in rollouts)
+    assert all(each["start"] is None for each in gated)
+
+
+def test_the_answer_is_exported_as_the_tasks_own_files(
+    whole: tuple[Path, dict[str, Any]], environment: dict[str, str], tmp_path: Path
+) -> None:
+    runs, report = whole
+    command = [*SIA, "export", report["run"], str(tmp_path / "best"), "--runs-dir", str(runs)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Wrote the best answer of ")
+    assert {path.name for path in (tmp_path / "best").iterdir()} == {"README.md", "answer.json", "square.json"}
+    assert (tmp_path / "best" / "answer.json").read_text() == report["answer"]["answer"]
+
+
+def test_todays_code_does_the_same_again(whole: tuple[Path, dict[str, Any]], environment: dict[str, str]) -> None:
+    runs, report = whole
+    assert finish(["replay", report["run"], "--runs-dir", str(runs), "--json"], environment)["agrees"]
+
+
+def test_an_unfinished_run_has_no_answer_to_export(environment: dict[str, str], tmp_path: Path) -> None:
+    name = _killed(["run", *ARGUMENTS, "--runs-dir", str(tmp_path)], 2.0, tmp_path, environment)
+    command = [*SIA, "export", name, str(tmp_path / "best"), "--runs-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    assert "has no answer: it is not finished; `sia resume" in done.stderr
+    assert not (tmp_path / "best").exists()
+
+
+@pytest.mark.parametrize("instants", [1, pytest.param(8, marks=pytest.mark.slow)])
+def test_killed_and_resumed_the_report_is_the_same(
+    whole: tuple[Path, dict[str, Any]], environment: dict[str, str], tmp_path: Path, instants: int
+) -> None:
+    choose = random.Random(instants)
+    for number in range(instants):
+        runs = tmp_path / str(number)
+        runs.mkdir()
+        name = _killed(["run", *ARGUMENTS, "--runs-dir", str(runs)], choose.uniform(1.5, 5.0), runs, environment)
+        report = finish(["resume", name, "--runs-dir", str(runs), "--json"], environment)
+        assert comparable(report) == comparable(whole[1])
+
+
+def _killed(arguments: list[str], after: float, runs: Path, environment: dict[str, str]) -> str:
+    """Start a run and kill it so many seconds after its folder is there, if it still runs; its name."""
+    process = subprocess.Popen(
+        [*SIA, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    )
+    deadline = time.monotonic() + 60
+    while not (runs / "peaks-1" / "ledger.db").exists():
+        assert time.monotonic() < deadline, "it did not start"
+        time.sleep(0.01)
+    try:
+        process.wait(after)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    return "peaks-1"

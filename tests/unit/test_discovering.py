@@ -1,0 +1,77 @@
+"""The answers of a run: which of them searches start from, and which are compared in the end."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sia_core.discovering import FINALISTS, Answers, best_of, found_in
+from sia_core.evidence import Rollout
+
+
+def rollout(answer: object, reward: float, outcome: str = "ok", start: str | None = None) -> Rollout:
+    return Rollout("instance", outcome, reward, answer=json.dumps(answer), feedback=f"{reward:g}", start=start)
+
+
+def entered(*agents: tuple[list[Rollout], list[Rollout]]) -> Answers:
+    answers = Answers(wanted=True)
+    for number, (searched, gated) in enumerate(agents):
+        answers.keep(f"agent-{number}", searched, gated)
+        answers.enter(f"agent-{number}")
+    return answers
+
+
+def test_before_there_are_answers_nothing_is_started_from() -> None:
+    assert Answers(wanted=True).starts(3) == ()
+    assert entered(([rollout(1, 0.0, "invalid-answer")], [])).starts(3) == ()
+
+
+def test_what_was_found_on_the_gate_is_never_started_from_but_may_win() -> None:
+    answers = entered(([rollout(1, 0.1)], [rollout(2, 0.9)]))
+    assert {start["answer"] for start in answers.starts(5)} == {1}
+    assert [each.answer for each in answers.finalists()] == ["2", "1"]
+
+
+def test_an_agent_that_has_not_entered_has_found_nothing_yet() -> None:
+    answers = Answers(wanted=True)
+    answers.keep("agent", [rollout(1, 0.5)], [])
+    assert answers.starts(1) == ()
+    assert answers.finalists() == []
+
+
+def test_where_answers_are_not_wanted_none_is_read() -> None:
+    answers = Answers(wanted=False)
+    answers.keep("agent", [Rollout("instance", "ok", 1.0, answer="no json")], [])
+    answers.enter("agent")
+    assert answers.starts(2) == ()
+
+
+def test_a_start_shows_the_answer_with_what_it_earned() -> None:
+    (start,) = entered(([rollout({"x": 1}, 0.25)], [])).starts(1)
+    assert isinstance(start, dict)
+    assert (start["answer"], start["reward"], start["feedback"]) == ({"x": 1}, 0.25, "0.25")
+
+
+def test_several_starts_are_spread_and_what_was_gone_on_from_often_comes_later() -> None:
+    searched = [rollout(number, number / 10) for number in range(4)]
+    answers = entered((searched, []))
+    first = [start["id"] for start in answers.starts(4)]
+    assert len(set(first)) > 1
+    worn = entered((searched, []), ([rollout(9, 0.0, start=first[0]) for _ in range(50)], []))
+    assert worn.starts(1)[0]["id"] != first[0]
+
+
+def test_the_finalists_are_the_best_each_once_of_all_or_of_some_agents() -> None:
+    many = [rollout(number, number / 100) for number in range(20)]
+    answers = entered(([*many, rollout(19, 0.01)], []), ([rollout(50, 0.5)], [rollout(51, 0.6)]))
+    assert [each.answer for each in answers.finalists()] == ["51", "50", "19", "18"][:FINALISTS]
+    assert [each.answer for each in answers.finalists({"agent-0"})] == ["19", "18", "17", "16"][:FINALISTS]
+
+
+@given(st.lists(st.lists(st.floats(-1, 1), min_size=2, max_size=2), min_size=1, max_size=4))
+def test_the_winner_has_the_best_mean_and_of_equals_the_first_wins(rewards: list[list[float]]) -> None:
+    finalists = found_in("agent", [rollout(number, 0.0) for number in range(len(rewards))])
+    sums = [sum(each) / 2 for each in rewards]
+    assert best_of(finalists, rewards) == sums.index(max(sums))
