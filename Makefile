@@ -7,13 +7,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 DEMO_DISTRIBUTIONS := --editable . --editable tasks/lawbench --editable plugins/playbook \
 	--editable algorithms --editable plugins/torch
 ALL_DISTRIBUTIONS := --editable .[dev] --editable tasks/lawbench --editable plugins/playbook \
-	--editable algorithms[test] --editable plugins/torch --editable plugins/claude --editable plugins/litellm
+	--editable algorithms[test] --editable plugins/torch --editable plugins/claude --editable plugins/litellm \
+	--editable tasks/trimul
 SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml tasks/*/pyproject.toml plugins/*/pyproject.toml)
 
 # What some tests need beside Python; without it they skip, and say so.
 DEBIAN_PACKAGES := bubblewrap strace
 
-.PHONY: demo test test-all bench-rl bench-rollout bench-gate bench-start bench-evaluations lint clean debian-packages
+.PHONY: demo test test-all bench-rl bench-rollout bench-gate bench-start bench-evaluations bench-trimul lint clean debian-packages
 
 demo: $(VENV)/demo.stamp  ## Improve an agent on the real LawBench data: no key, no GPU, no service.
 	$(BIN)/sia run --plugin lawbench --levers harness,weights --seed 0 --budget seconds=420
@@ -39,6 +40,9 @@ bench-start: $(VENV)/all.stamp  ## How long a worker takes to start, with nothin
 
 bench-evaluations: $(VENV)/all.stamp  ## New candidates a second, each in a sandbox of its own, and with endless loops among them.
 	$(BIN)/python bench/evaluations.py
+
+bench-trimul: $(VENV)/all.stamp  ## TriMul's best kernels beside the baseline, on the CUDA device where there is one, and on the CPU.
+	$(BIN)/python tasks/trimul/bench/measure.py --write tasks/trimul/results/README.md
 
 debian-packages:  ## What tests need of the system, where root may install it.
 	@if dpkg -s $(DEBIAN_PACKAGES) >/dev/null 2>&1; then :; \
