@@ -84,7 +84,10 @@ class TriMul:
 
     def instances(self, split: Split) -> Sequence[Instance]:
         """Searches, which differ in nothing but their seeds."""
-        return [Instance(f"{split}-{place}", split, {"device": "cpu"}) for place in range(SIZES[split])]
+        return [
+            Instance(f"{split}-{place}", split, {"device": "cpu", "search": f"{split} {place}"})
+            for place in range(SIZES[split])
+        ]
 
     def public_dir(self, splits: Sequence[Split]) -> Path:
         """A folder with the reference, whatever the splits."""

@@ -21,10 +21,10 @@ def kernel(x, mask, weights, config):
 {weights}
     wo = weights["to_out.weight"].to(OUTPUT)
     rows = min(ROWS or n, n)
-    y = torch.empty(b, n, n, c)
+    y = torch.empty(b, n, n, c, device=x.device)
     for batch in range(b):
         lr = {store}
-        gate = buffer("gate", (n, n, h), OUTPUT)
+        gate = buffer("gate", (n, n, h), OUTPUT, x.device)
         for i in range(0, n, rows):
             part = x[batch, i : i + rows].reshape(-1, c)
 {norm}
@@ -44,17 +44,17 @@ def kernel(x, mask, weights, config):
 
 NEW = """
 
-def buffer(name, shape, dtype):
-    return torch.empty(shape, dtype=dtype)
+def buffer(name, shape, dtype, device):
+    return torch.empty(shape, dtype=dtype, device=device)
 
 """
 KEPT = '''_kept = {}
 
 
-def buffer(name, shape, dtype):
+def buffer(name, shape, dtype, device):
     """Memory that the last call used for the same; every element is written before it is read."""
     if (key := (name, shape, dtype)) not in _kept:
-        _kept[key] = torch.empty(shape, dtype=dtype)
+        _kept[key] = torch.empty(shape, dtype=dtype, device=device)
     return _kept[key]
 
 '''
@@ -85,8 +85,8 @@ GATES = {
     "new": "            v = v * s.sigmoid() * m\n            g = g.sigmoid()",
 }
 STORE = {
-    "bmm": 'buffer("lr", (2 * h, n, n), PRODUCT)',
-    "einsum": 'buffer("lr", (n, n, 2 * h), PRODUCT)',
+    "bmm": 'buffer("lr", (2 * h, n, n), PRODUCT, x.device)',
+    "einsum": 'buffer("lr", (n, n, 2 * h), PRODUCT, x.device)',
 }
 KEEP = {
     "bmm": "            lr[:, i : i + rows] = v.t().view(2 * h, -1, n)",
