@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import sia_trimul
 from sia_core.plugins import Plugins
@@ -22,6 +22,12 @@ INSTANCE = Instance("search-0", "search", {"device": "cpu"})
 
 def no_run(*_: Any, **__: Any) -> Any:
     raise AssertionError("this verifier opens programs and runs none")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Threads that wait for one another make small tensors slow on a machine that does other work."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -38,16 +44,3 @@ def judge() -> Iterator[Callable[..., Score]]:
 
     yield score
     made.close()
-
-
-@pytest.fixture(scope="session")
-def seed() -> Iterator[Any]:
-    """The seed harness's modules, importable as in a harness."""
-    sys.path.insert(0, str(SOURCE / "seed"))
-    import plans
-    import renderer
-
-    yield type("Seed", (), {"plans": plans, "renderer": renderer})
-    sys.path.remove(str(SOURCE / "seed"))
-    for name in ("plans", "renderer"):
-        del sys.modules[name]

@@ -35,8 +35,8 @@ zeros, and for x from normal and from Cauchy distributions. So products may be i
 
 The kernel runs on one thread of a CPU, in a process of its own, with PyTorch and numpy and no compiler. It is timed
 on (N/B/C) {shapes}, on fresh inputs and weights at each call, by turns with the baseline: the function as it
-reads above, in float32. The reward is how many times as fast it is, the geometric mean over the shapes. Whatever it
-keeps from one call to the next is worth nothing, and between calls its process stands still.
+reads above, in float32. The reward is how many times as fast it is, the geometric mean over the shapes. No
+result of an earlier call is of use in a later one, and between calls its process stands still.
 
 The harness may call `ctx.evaluate(answer)` a few times, and returns its best answer. The plan is a description of the
 kernel out of a small set of plans, which the policy can name; the seed harness renders a plan into code.
