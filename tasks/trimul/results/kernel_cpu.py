@@ -6,14 +6,14 @@ output = float32
 pack = one
 product = bfloat16
 project = bfloat16
-rows = 16
+rows = 32
 """
 
 import torch
 from torch.nn import functional
 
 PROJECT, PRODUCT, OUTPUT = torch.bfloat16, torch.bfloat16, torch.float32
-ROWS = 16
+ROWS = 32
 NAMES = ("left_proj", "right_proj", "left_gate", "right_gate", "out_gate")
 _kept = {}
 
@@ -29,7 +29,7 @@ def kernel(x, mask, weights, config):
     b, n, _, c = x.shape
     h, eps = config["hidden_dim"], config["eps"]
     w = torch.cat([weights[name + ".weight"] for name in NAMES])
-    w, bias = w.to(PROJECT), None
+    w = w.to(PROJECT)
     wo = weights["to_out.weight"].to(OUTPUT)
     rows = min(ROWS or n, n)
     y = torch.empty(b, n, n, c, device=x.device)
@@ -39,13 +39,14 @@ def kernel(x, mask, weights, config):
         for i in range(0, n, rows):
             part = x[batch, i : i + rows].reshape(-1, c)
             part = functional.layer_norm(part, (c,), weights["norm.weight"], weights["norm.bias"], eps)
-            p = functional.linear(part.to(PROJECT), w, bias)
-            v, s, g = p[:, : 2 * h], p[:, 2 * h : 4 * h], p[:, 4 * h :]
-            m = mask[batch, i : i + rows].reshape(-1, 1).to(PROJECT)
+            part = part.to(PROJECT)
+            p = torch.mm(w[: 4 * h], part.t())
+            v, s, g = p[: 2 * h], p[2 * h :], functional.linear(part, w[4 * h :])
+            m = mask[batch, i : i + rows].reshape(1, -1).to(PROJECT)
             v.mul_(s.sigmoid_()).mul_(m)
             g.sigmoid_()
             gate[i : i + rows] = g.view(-1, n, h)
-            lr[:, i : i + rows] = v.t().view(2 * h, -1, n)
+            lr[:, i : i + rows] = v.view(2 * h, -1, n)
         o = torch.bmm(lr[:h], lr[h:].transpose(1, 2))
         for i in range(0, n, rows):
             t = o[:, i : i + rows].reshape(h, -1).t().float()

@@ -113,8 +113,18 @@ class TriMul:
 ARTEFACT = """\
 # A kernel for the triangle multiplicative update
 
-`kernel.py` defines `kernel(x, mask, weights, config)`; `reference.py` is the same function as its definition reads.
-It needs PyTorch. It was found, checked and timed by `sia run --plugin trimul`; to check and time it again:
+`kernel.py` defines `kernel(x, mask, weights, config)` and needs PyTorch; `reference.py` is the same function as its
+definition reads. It was found, checked and timed by `sia run --plugin trimul`. To see that both agree:
 
-    python -m sia_trimul.bench kernel.py
+    python -c "
+    import torch, kernel, reference
+    h, c, n = 128, 128, 64
+    names = ('left_proj', 'right_proj', 'left_gate', 'right_gate', 'out_gate')
+    weights = {name + '.weight': torch.randn(h, c) / h**0.5 for name in names}
+    weights |= {'norm.weight': torch.randn(c), 'norm.bias': torch.randn(c), 'to_out.weight': torch.randn(c, h) / c**0.5}
+    weights |= {'to_out_norm.weight': torch.randn(h), 'to_out_norm.bias': torch.randn(h)}
+    given = torch.randn(1, n, n, c), (torch.rand(1, n, n) > 0.2).float(), weights
+    config = {'dim': c, 'hidden_dim': h, 'eps': 1e-5}
+    torch.testing.assert_close(kernel.kernel(*given, config), reference.kernel(*given, config), atol=2e-2, rtol=2e-2)
+    "
 """

@@ -145,7 +145,8 @@ def render(plan):
     project = PROJECT[plan["pack"]]
     if columns:
         project = BY_COLUMNS[plan["pack"]] + (BIAS_BY_COLUMNS if plan["norm"] == "folded" else "")
-    weights, output = TWO_PARTS if parts else ONE_PART
+    output_weights, output_code = TWO_PARTS if parts else ONE_PART
+    weights = "    w = w.to(PROJECT)" if columns and plan["norm"] == "affine" else WEIGHTS[plan["norm"]]
     factors = {"inplace": "t.mul_(gate[i : i + rows].view(-1, h))", "new": "t * gate[i : i + rows].view(-1, h)"}
     return MODULE.format(
         plan="\n".join(f"    {name} = {value}" for name, value in sorted(plan.items())),
@@ -154,8 +155,8 @@ def render(plan):
         output=plan["output"],
         rows=None if plan["rows"] == "all" else plan["rows"],
         buffers=(KEPT if BUFFERS == "kept" else NEW) + (TWO_PARTS_CODE if parts else ""),
-        weights=WEIGHTS[plan["norm"]],
-        output_weights=weights,
+        weights=weights,
+        output_weights=output_weights,
         store=STORE[plan["contract"]],
         norm=NORM[plan["norm"]],
         project_code=project,
@@ -165,5 +166,5 @@ def render(plan):
         contract=CONTRACT[plan["contract"]],
         take=TAKE[plan["contract"]],
         times=(factors if parts else TIMES)[plan["gates"]],
-        output_code=output,
+        output_code=output_code,
     )
