@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(sia_trimul.__file__).parent / "seed"))
 import harness
 import plans
 
-GROUP, RATE, TOKENS = 32, 1e-2, 512
+GROUP, TOKENS, LAST = 16, 512, 32
 CHECKED = (32, 64, 128, 256, 512)
 
 
@@ -78,7 +78,7 @@ def by_policy(table: Table, seed: int, algorithm: str | None) -> Iterator[float]
                 for each, reward in zip(drawn, rewards, strict=True)
             ]
             engine.forward_backward(learner.credit([group]), learner.loss, learner.config.model_dump())
-            engine.optim_step(lr=RATE)
+            engine.optim_step()
 
 
 def main() -> None:
@@ -93,7 +93,7 @@ def main() -> None:
     print(f"{len(ranked)} plans: best {ranked[0]:.3f}, median {ranked[len(ranked) // 2]:.3f}\n")
     points = [each for each in CHECKED if each <= asked.evaluations]
     names = [f"best of {each}" for each in points]
-    print(f"| search | seed | {' | '.join(names)} | mean of the last {GROUP} | its best, as rank |")
+    print(f"| search | seed | {' | '.join(names)} | mean of the last {LAST} | its best, as rank |")
     print("| --- " * (len(names) + 4) + "|")
     arms: dict[str, Any] = {
         "random": randomly,
@@ -105,7 +105,7 @@ def main() -> None:
         for seed in range(asked.seeds):
             rewards = [reward for _, reward in zip(range(asked.evaluations), arm(table, seed), strict=False)]
             best = max(rewards)
-            row = [*(max(rewards[:point]) for point in points), fmean(rewards[-GROUP:]), float(ranked.index(best) + 1)]
+            row = [*(max(rewards[:point]) for point in points), fmean(rewards[-LAST:]), float(ranked.index(best) + 1)]
             rows.append(row)
             print(line(name, str(seed), row), flush=True)
         print(line(name, "mean", [fmean(column) for column in zip(*rows, strict=True)]), flush=True)
