@@ -6,7 +6,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 DEMO_DISTRIBUTIONS := --editable . --editable tasks/lawbench --editable plugins/playbook \
 	--editable algorithms --editable plugins/torch
-ALL_DISTRIBUTIONS := --editable .[dev] --editable tasks/bundled --editable tasks/denoising[h5ad,picture,test] --editable tasks/lawbench \
+ALL_DISTRIBUTIONS := --editable .[dev] \
+	--editable tasks/bundled --editable tasks/denoising[h5ad,picture,test] --editable tasks/lawbench --editable tasks/trimul \
 	--editable algorithms[test] \
 	--editable backends/modal --editable backends/ray \
 	--editable plugins/claude --editable plugins/dashboard[test] --editable plugins/litellm --editable plugins/playbook \
@@ -18,7 +19,7 @@ DEBIAN_PACKAGES := bubblewrap strace
 BROWSER_PACKAGES := chromium
 
 .PHONY: demo docs wheels try-wheels test test-all lint clean debian-packages browser-packages bench-rl bench-rollout bench-gate \
-	bench-start bench-evaluations bench-pages bench-cli bench-driver check-modal
+	bench-start bench-evaluations bench-pages bench-cli bench-driver bench-trimul check-modal
 
 demo: $(VENV)/demo.stamp  ## Improve an agent on the real LawBench data: no key, no GPU, no service.
 	$(BIN)/sia run --plugin lawbench --levers harness,weights --seed 0 --budget seconds=420
@@ -66,6 +67,9 @@ wheels: $(VENV)/all.stamp  ## Build the wheel of every distribution into dist/, 
 
 try-wheels: wheels  ## Install them into a fresh environment of every Python there is, and run an example.
 	$(BIN)/python tools/release.py install
+
+bench-trimul: $(VENV)/all.stamp  ## TriMul's best kernels beside the baseline, on the CUDA device where there is one, and on the CPU.
+	$(BIN)/python tasks/trimul/bench/measure.py --write tasks/trimul/results/README.md
 
 debian-packages: PACKAGES = $(DEBIAN_PACKAGES)
 browser-packages: PACKAGES = $(BROWSER_PACKAGES)

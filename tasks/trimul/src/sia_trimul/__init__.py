@@ -1,0 +1,1 @@
+"""The task ``trimul``: a fast kernel for the triangle multiplicative update."""

@@ -1,0 +1,73 @@
+"""What a kernel's output and times are worth: nothing here runs one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from sia_trimul.shapes import TOLERANCE, Shape, geometric_mean
+
+IMPOSSIBLE = 0.5
+"""A time below this share of what the matrix products alone take at the best rate seen is no time of a kernel."""
+
+
+class Refused(Exception):
+    """A kernel earns nothing; the message says why, short enough to learn from."""
+
+
+def check(y: Any, reference: Any, shape: Shape) -> None:
+    """Refused unless every element is within the tolerance of the reference."""
+    if not isinstance(y, np.ndarray):
+        raise Refused(f"at {shape}: kernel returned no array")
+    if y.shape != reference.shape or y.dtype != np.float32:
+        raise Refused(f"at {shape}: y is {y.dtype} {list(y.shape)}, and should be float32 {list(reference.shape)}")
+    # What is not finite is beyond any bound, and so is what compares with nothing.
+    beyond = ~(np.abs(y - reference) <= TOLERANCE + TOLERANCE * np.abs(reference))
+    if not beyond.any():
+        return
+    excess = np.where(np.isfinite(y), np.abs(y - reference) / (1 + np.abs(reference)), np.inf)
+    worst = tuple(int(place) for place in np.unravel_index(int(np.argmax(excess)), y.shape))
+    raise Refused(
+        f"wrong at {shape}: y{list(worst)} is {y[worst]:.5g} and should be {reference[worst]:.5g}; "
+        f"{beyond.mean():.2%} of the elements are further off than {TOLERANCE:g}"
+    )
+
+
+@dataclass
+class Times:
+    """Seconds of a kernel and of the baseline on one shape, taken by turns."""
+
+    shape: Shape
+    kernel: list[float] = field(default_factory=list)
+    baseline: list[float] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        return median(self.kernel)
+
+    @property
+    def speedup(self) -> float:
+        return median(self.baseline) / self.seconds
+
+    def check_possible(self, least: float) -> None:
+        """Refused where any call took less than is possible."""
+        if min(self.kernel) < least:
+            raise Refused(
+                f"at {self.shape}: a call took {min(self.kernel) * 1e3:.3g} ms, and the matrix products alone take "
+                f"{least * 1e3:.3g} ms at best: the work was done elsewhere"
+            )
+
+
+def summary(times: Sequence[Times]) -> tuple[float, Mapping[str, float], str]:
+    """The speed-up over all shapes, the metrics, and a line of feedback."""
+    speedup = geometric_mean([each.speedup for each in times])
+    metrics = {"speedup": speedup, "microseconds": geometric_mean([each.seconds * 1e6 for each in times])}
+    for each in times:
+        metrics[f"ms {each.shape}"] = each.seconds * 1e3
+        metrics[f"gflops {each.shape}"] = each.shape.flop / each.seconds / 1e9
+    parts = ", ".join(f"{each.shape}: {each.seconds * 1e3:.3g} ms ({each.speedup:.2f}x)" for each in times)
+    return speedup, metrics, f"{speedup:.2f} times the baseline's speed; {parts}"

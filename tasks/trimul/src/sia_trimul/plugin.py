@@ -1,0 +1,19 @@
+"""What this distribution offers: the task ``trimul`` and the verifier that runs, checks and times its kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sia_core.hookspecs import Offer, hookimpl
+
+sia_api = 1
+
+
+@hookimpl
+def sia_tasks() -> Sequence[Offer]:
+    return [Offer("trimul", "a fast kernel for AlphaFold's triangle multiplicative update", "sia_trimul.task:TriMul")]
+
+
+@hookimpl
+def sia_verifiers() -> Sequence[Offer]:
+    return [Offer("trimul", "right on fresh inputs, and how fast beside a baseline", "sia_trimul.verifier:KernelJudge")]

@@ -1,0 +1,170 @@
+"""A plan as code: the module that an answer consists of."""
+
+BUFFERS = "new"  # or "kept": large buffers are allocated once and used again, call by call
+PROJECTED = "rows"  # or "columns": for a batched product, left and right come out of the projection by channel
+OUTPUT_PARTS = 1  # or 2: a bfloat16 output projection takes its operands as a sum of two bfloat16 numbers
+
+MODULE = '''"""A kernel for the triangle multiplicative update, rendered from a plan:
+{plan}
+"""
+
+import torch
+from torch.nn import functional
+
+PROJECT, PRODUCT, OUTPUT = torch.{project}, torch.{product}, torch.{output}
+ROWS = {rows}
+NAMES = ("left_proj", "right_proj", "left_gate", "right_gate", "out_gate")
+{buffers}
+
+def kernel(x, mask, weights, config):
+    b, n, _, c = x.shape
+    h, eps = config["hidden_dim"], config["eps"]
+    w = torch.cat([weights[name + ".weight"] for name in NAMES])
+{weights}
+{output_weights}
+    rows = min(ROWS or n, n)
+    y = torch.empty(b, n, n, c, device=x.device)
+    for batch in range(b):
+        lr = {store}
+        gate = buffer("gate", (n, n, h), OUTPUT, x.device)
+        for i in range(0, n, rows):
+            part = x[batch, i : i + rows].reshape(-1, c)
+{norm}
+{project_code}
+            m = mask[batch, i : i + rows].reshape({mask}).to(PROJECT)
+{gates}
+            gate[i : i + rows] = g.view(-1, n, h)
+{keep}
+{contract}
+        for i in range(0, n, rows):
+{take}
+            t = functional.layer_norm(t, (h,), weights["to_out_norm.weight"], weights["to_out_norm.bias"], eps)
+            t = {times}
+            y[batch, i : i + rows] = {output_code}.view(-1, n, c)
+    return y
+'''
+
+NEW = """
+
+def buffer(name, shape, dtype, device):
+    return torch.empty(shape, dtype=dtype, device=device)
+
+"""
+KEPT = '''_kept = {}
+
+
+def buffer(name, shape, dtype, device):
+    """Memory that the last call used for the same; every element is written before it is read."""
+    if (key := (name, shape, dtype)) not in _kept:
+        _kept[key] = torch.empty(shape, dtype=dtype, device=device)
+    return _kept[key]
+
+'''
+
+WEIGHTS = {
+    "affine": "    w, bias = w.to(PROJECT), None",
+    "folded": ('    bias = (w @ weights["norm.bias"]).to(PROJECT)\n    w = (w * weights["norm.weight"]).to(PROJECT)'),
+}
+NORM = {
+    "affine": '            part = functional.layer_norm(part, (c,), weights["norm.weight"], weights["norm.bias"], eps)',
+    "folded": "            part = functional.layer_norm(part, (c,), None, None, eps)",
+}
+PROJECT = {
+    "one": "            p = functional.linear(part.to(PROJECT), w, bias)\n"
+    "            v, s, g = p[:, : 2 * h], p[:, 2 * h : 4 * h], p[:, 4 * h :]",
+    "pairs": "            part = part.to(PROJECT)\n"
+    "            v = functional.linear(part, w[: 2 * h], bias if bias is None else bias[: 2 * h])\n"
+    "            s = functional.linear(part, w[2 * h : 4 * h], bias if bias is None else bias[2 * h : 4 * h])\n"
+    "            g = functional.linear(part, w[4 * h :], bias if bias is None else bias[4 * h :])",
+    "five": "            part, five = part.to(PROJECT), []\n"
+    "            for k in range(5):\n"
+    "                at = slice(k * h, (k + 1) * h)\n"
+    "                five.append(functional.linear(part, w[at], bias if bias is None else bias[at]))\n"
+    "            v, s, g = torch.cat(five[:2], 1), torch.cat(five[2:4], 1), five[4]",
+}
+BY_COLUMNS = {
+    "one": "            part = part.to(PROJECT)\n"
+    "            p = torch.mm(w[: 4 * h], part.t())\n"
+    "            v, s, g = p[: 2 * h], p[2 * h :], functional.linear(part, w[4 * h :])",
+    "pairs": "            part = part.to(PROJECT)\n"
+    "            v, s = torch.mm(w[: 2 * h], part.t()), torch.mm(w[2 * h : 4 * h], part.t())\n"
+    "            g = functional.linear(part, w[4 * h :])",
+    "five": "            part = part.to(PROJECT)\n"
+    "            four = [torch.mm(w[k * h : (k + 1) * h], part.t()) for k in range(4)]\n"
+    "            v, s, g = torch.cat(four[:2]), torch.cat(four[2:]), functional.linear(part, w[4 * h :])",
+}
+BIAS_BY_COLUMNS = "\n            v, s, g = v + bias[: 2 * h, None], s + bias[2 * h : 4 * h, None], g + bias[4 * h :]"
+GATES = {
+    "inplace": "            v.mul_(s.sigmoid_()).mul_(m)\n            g.sigmoid_()",
+    "new": "            v = v * s.sigmoid() * m\n            g = g.sigmoid()",
+}
+STORE = {
+    "bmm": 'buffer("lr", (2 * h, n, n), PRODUCT, x.device)',
+    "einsum": 'buffer("lr", (n, n, 2 * h), PRODUCT, x.device)',
+}
+KEEP = {
+    "bmm": "            lr[:, i : i + rows] = v.t().view(2 * h, -1, n)",
+    "einsum": "            lr[i : i + rows] = v.reshape(-1, n, 2 * h)",
+}
+CONTRACT = {
+    "bmm": "        o = torch.bmm(lr[:h], lr[h:].transpose(1, 2))",
+    "einsum": '        o = torch.einsum("ikd,jkd->ijd", lr[..., :h], lr[..., h:])',
+}
+TAKE = {
+    "bmm": "            t = o[:, i : i + rows].reshape(h, -1).t().float()",
+    "einsum": "            t = o[i : i + rows].reshape(-1, h).float()",
+}
+KEEP_COLUMNS = "            lr[:, i : i + rows] = v.view(2 * h, -1, n)"
+TIMES = {
+    "inplace": "t.to(OUTPUT).mul_(gate[i : i + rows].view(-1, h))",
+    "new": "t.to(OUTPUT) * gate[i : i + rows].view(-1, h)",
+}
+
+
+ONE_PART = ('    wo = weights["to_out.weight"].to(OUTPUT)', "functional.linear(t, wo)")
+TWO_PARTS = (
+    '    wo = weights["to_out.weight"]\n    high = wo.to(OUTPUT)\n    low = (wo - high.float()).to(OUTPUT)',
+    "product(t, high, low)",
+)
+TWO_PARTS_CODE = '''
+
+def product(t, high, low):
+    """t W^T, both about as exact as in float32: what rounding leaves of each is another bfloat16 number."""
+    first = t.to(OUTPUT)
+    rest = (t - first.float()).to(OUTPUT)
+    y = functional.linear(first, high).float()
+    return y.add_(functional.linear(rest, high)).add_(functional.linear(first, low))
+
+'''
+
+
+def render(plan):
+    """The code of a plan."""
+    columns = PROJECTED == "columns" and plan["contract"] == "bmm"
+    parts = OUTPUT_PARTS == 2 and plan["output"] == "bfloat16"
+    project = PROJECT[plan["pack"]]
+    if columns:
+        project = BY_COLUMNS[plan["pack"]] + (BIAS_BY_COLUMNS if plan["norm"] == "folded" else "")
+    output_weights, output_code = TWO_PARTS if parts else ONE_PART
+    weights = "    w = w.to(PROJECT)" if columns and plan["norm"] == "affine" else WEIGHTS[plan["norm"]]
+    factors = {"inplace": "t.mul_(gate[i : i + rows].view(-1, h))", "new": "t * gate[i : i + rows].view(-1, h)"}
+    return MODULE.format(
+        plan="\n".join(f"    {name} = {value}" for name, value in sorted(plan.items())),
+        project=plan["project"],
+        product=plan["product"],
+        output=plan["output"],
+        rows=None if plan["rows"] == "all" else plan["rows"],
+        buffers=(KEPT if BUFFERS == "kept" else NEW) + (TWO_PARTS_CODE if parts else ""),
+        weights=weights,
+        output_weights=output_weights,
+        store=STORE[plan["contract"]],
+        norm=NORM[plan["norm"]],
+        project_code=project,
+        mask="1, -1" if columns else "-1, 1",
+        gates=GATES[plan["gates"]],
+        keep=KEEP_COLUMNS if columns else KEEP[plan["contract"]],
+        contract=CONTRACT[plan["contract"]],
+        take=TAKE[plan["contract"]],
+        times=(factors if parts else TIMES)[plan["gates"]],
+        output_code=output_code,
+    )

@@ -1,0 +1,46 @@
+"""A judge with a sandbox, and answers for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sia_trimul
+from sia_core.plugins import Plugins
+from sia_core.sandbox.calling import open_program
+from sia_core.types import Instance, Score, VerifierContext
+from sia_trimul.verifier import KernelJudge
+
+SOURCE = Path(sia_trimul.__file__).parent
+INSTANCE = Instance("search-0", "search", {"device": "cpu"})
+
+
+def no_run(*_: Any, **__: Any) -> Any:
+    raise AssertionError("this verifier opens programs and runs none")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Threads that wait for one another make small tensors slow on a machine that does other work."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def judge() -> Iterator[Callable[..., Score]]:
+    """Scores code, by one judge for all tests, as one verifier's process does."""
+    sandbox = Plugins.discover().create("sandbox", "namespaces")
+    if sandbox.probe():
+        pytest.skip("the sandbox 'namespaces' does not hold here")
+    made = KernelJudge()
+
+    def score(code: str, *, final: bool = False) -> Score:
+        ctx = VerifierContext(no_run, 0, partial(open_program, sandbox), final)
+        return made.score(INSTANCE, {"code": code, "plan": None}, ctx)
+
+    yield score
+    made.close()

@@ -1,0 +1,119 @@
+"""The seed harness: every plan is a right kernel, and every edit of the playbook leaves a harness that works."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import sia_trimul
+from sia_core.harness import apply_edits
+from sia_trimul.judging import check
+from sia_trimul.shapes import Shape, draw
+from sia_trimul.task import KernelAnswer, TriMul
+
+SOURCE = Path(sia_trimul.__file__).parent
+EDITS = TriMul().playbook().edit
+
+
+class Ctx:
+    """What a harness is given: a few evaluations, each a little better than the one before, and perhaps a policy."""
+
+    def __init__(self, evaluations: int, seed: int = 0, plan: str | None = None) -> None:
+        self.evaluations, self.seed, self.has_model = evaluations, seed, plan is not None
+        self.seen: list[Any] = []
+        self.asked: list[Any] = []
+        self._plan = plan
+
+    def evaluate(self, answer: Any) -> Any:
+        self.evaluations -= 1
+        self.seen.append(answer)
+        return SimpleNamespace(reward=float(len(self.seen) % 3), valid=len(self.seen) != 1, feedback="", metrics={})
+
+    def model(self, messages: Any, **settings: Any) -> Any:
+        self.asked.append(settings)
+        return {"choices": [{"message": {"content": self._plan}}]}
+
+
+def load(folder: Path) -> Any:
+    """The harness of a folder, and its modules, as a sandbox would import them."""
+    for name in ("harness", "plans", "renderer"):
+        sys.modules.pop(name, None)
+    sys.path.insert(0, str(folder))
+    try:
+        return __import__("harness")
+    finally:
+        sys.path.remove(str(folder))
+
+
+@pytest.fixture(params=[None, *EDITS], ids=lambda edit: "seed" if edit is None else edit.name)
+def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    tree = TriMul().seed_harness()
+    if request.param is not None:
+        tree = apply_edits(tree, request.param.change)
+    tree.write_to(tmp_path / "harness")
+    yield load(tmp_path / "harness")
+    for name in ("harness", "plans", "renderer"):
+        sys.modules.pop(name, None)
+
+
+def instance(start: Any = None) -> Any:
+    return SimpleNamespace(id="search-0", input={"device": "cpu"}, start=start)
+
+
+@pytest.mark.parametrize("evaluations", [0, 1, 6])
+def test_it_returns_an_answer_and_uses_every_evaluation(harness: Any, evaluations: int) -> None:
+    ctx = Ctx(evaluations)
+    answer = KernelAnswer.model_validate(harness.solve(instance(), ctx)).model_dump()
+    assert len(ctx.seen) == evaluations
+    if evaluations == 6:
+        assert answer == ctx.seen[1]  # the first that is valid and earns 2
+
+
+def test_it_goes_on_from_an_earlier_answer(harness: Any) -> None:
+    first = harness.solve(instance(), Ctx(0))
+    start = {"id": "x", "answer": first, "reward": 2.0, "feedback": ""}
+    assert KernelAnswer.model_validate(harness.solve(instance(start), Ctx(2)))
+
+
+def test_it_asks_the_policy_for_what_the_schema_says(harness: Any) -> None:
+    import json
+
+    plan = json.dumps({name: values[0] for name, values in harness.plans.FIELDS.items()})
+    ctx = Ctx(0, plan=plan)
+    answer = harness.solve(instance(), ctx)
+    (asked,) = ctx.asked
+    schema = asked["response_format"]["json_schema"]["schema"]
+    assert set(schema["required"]) == set(harness.plans.FIELDS) - set(harness.plans.PINNED)
+    assert answer["plan"] == {**json.loads(plan), **harness.plans.PINNED}
+
+
+def test_plans_make_right_kernels(harness: Any) -> None:
+    sys.path.insert(0, str(SOURCE / "programs"))
+    import reference
+
+    sys.path.remove(str(SOURCE / "programs"))
+    rng = random.Random(0)
+    for shape in (Shape(9, 2, 24, "normal", True), Shape(17, 1, 32, "cauchy")):
+        x, mask, weights, config = draw(shape, 1)
+        given = (torch.from_numpy(x), torch.from_numpy(mask), {k: torch.from_numpy(v) for k, v in weights.items()})
+        expected = reference.kernel(*given, config).numpy()
+        for _ in range(12):
+            plan = harness.plans.random_plan(rng) | {"output": "float32"}
+            scope: dict[str, Any] = {}
+            exec(harness.answer(plan)["code"], scope)
+            for _ in range(2):
+                check(scope["kernel"](*given, config).numpy(), expected, shape)
+
+
+def test_a_variation_changes_as_many_fields_as_it_says(harness: Any) -> None:
+    rng = random.Random(0)
+    plan = harness.plans.random_plan(rng)
+    changed = harness.plans.mutated(plan, rng, 1)
+    assert sum(plan[name] != changed[name] for name in plan) == 1
