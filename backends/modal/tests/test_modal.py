@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -85,7 +86,8 @@ def test_the_app_and_its_class_are_built_without_a_token(tmp_path: Path) -> None
 
 
 @pytest.mark.filterwarnings("ignore:.*executing locally")
-def test_a_job_runs_in_the_class_locally() -> None:
+def test_a_job_runs_in_the_class_locally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # Modal calls the class's exit only in a container
     _, decorated = build(Settings())
     assert isinstance(decorated, modal.Cls)
     text, files = decorated().run.local(json.dumps(Parcel(f"{HERE}:echo", {"value": [1, "偷"]}).to_json()))

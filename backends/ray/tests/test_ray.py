@@ -55,6 +55,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 class TestRay(BackendContract):
+    seconds = 300.0  # a worker's interpreter takes its time where others want the machine too
+
     @pytest.fixture
     def backend(self, cluster: Cluster) -> Iterator[RayBackend]:
         backend = RayBackend(Plugins.discover(), workers="2", cpus="0.5")
