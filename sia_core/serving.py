@@ -161,65 +161,82 @@ def reply(about: Served, answer: str) -> dict[str, Any]:
     }
 
 
-def server(agent: Agent, host: str, port: int, token: str | None) -> ThreadingHTTPServer:
-    """The endpoint, bound and not yet serving; UsageError where the address cannot be had."""
+class Endpoint(ThreadingHTTPServer):
+    """The endpoint of an agent, bound; who is not this machine needs the ``token``, if there is one."""
 
-    class Handler(BaseHTTPRequestHandler):
-        server_version, sys_version, protocol_version = "sia", "", "HTTP/1.1"
+    def __init__(self, agent: Agent, host: str, port: int, token: str | None) -> None:
+        self.agent, self.token = agent, token
+        super().__init__((host, port), _Handler)
 
-        def do_GET(self) -> None:
-            self._answered(self._models)
 
-        def do_POST(self) -> None:
-            self._answered(self._completion)
+class _Handler(BaseHTTPRequestHandler):
+    """One connection to an :class:`Endpoint`."""
 
-        def log_message(self, format: str, *arguments: Any) -> None:
-            """Nothing: what people ask is theirs."""
+    server: Endpoint
+    server_version, sys_version, protocol_version = "sia", "", "HTTP/1.1"
 
-        def _models(self) -> dict[str, Any]:
-            if self.path != "/v1/models":
-                raise Refused(404, "there are POST /v1/chat/completions and GET /v1/models")
-            model = {"id": agent.about.run, "object": "model", "created": 0, "owned_by": agent.about.task}
-            return {"object": "list", "data": [model]}
+    def do_GET(self) -> None:
+        self._answered(self._models)
 
-        def _completion(self) -> dict[str, Any]:
-            length = self.headers.get("content-length", "")
-            if not (length.isascii() and length.isdigit()) or int(length) > MOST_BYTES:
-                self.close_connection = True
-                raise Refused(413, f"a body of at most {MOST_BYTES:,} bytes is needed")
-            body = self.rfile.read(int(length))
-            if self.path != "/v1/chat/completions":
-                raise Refused(404, "there are POST /v1/chat/completions and GET /v1/models")
-            # A web page may send a request without asking, but not one of this type.
-            if self.headers.get_content_type() != "application/json":
-                raise Refused(415, "send application/json")
-            return reply(agent.about, agent.answer(question(body)))
+    def do_POST(self) -> None:
+        self._answered(self._completion)
 
-        def _answered(self, work: Any) -> None:
-            try:
-                self._admit()
-                status, told = 200, work()
-            except Refused as refused:
-                status, told = refused.status, {"error": {"message": str(refused), "type": "invalid_request_error"}}
-            content = json.dumps(told, ensure_ascii=True).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Nothing: what people ask is theirs."""
 
-        def _admit(self) -> None:
-            name = self.headers.get("host", "").rpartition(":")[0] or self.headers.get("host", "")
-            if token is None and name.strip("[]").lower() not in ("127.0.0.1", "localhost", "::1"):
-                self.close_connection = True
-                raise Refused(421, "this address is served to this machine only, by its own names")
-            told = self.headers.get("authorization", "")
-            if token is not None and not hmac.compare_digest(told.encode(), f"Bearer {token}".encode()):
-                self.close_connection = True
-                raise Refused(401, "send the key that `sia serve` printed")
+    def _models(self) -> dict[str, Any]:
+        if self.path != "/v1/models":
+            raise Refused(404, "there are POST /v1/chat/completions and GET /v1/models")
+        model = {
+            "id": self.server.agent.about.run,
+            "object": "model",
+            "created": 0,
+            "owned_by": self.server.agent.about.task,
+        }
+        return {"object": "list", "data": [model]}
 
+    def _completion(self) -> dict[str, Any]:
+        length = self.headers.get("content-length", "")
+        if not (length.isascii() and length.isdigit()) or int(length) > MOST_BYTES:
+            self.close_connection = True
+            raise Refused(413, f"a body of at most {MOST_BYTES:,} bytes is needed")
+        body = self.rfile.read(int(length))
+        if self.path != "/v1/chat/completions":
+            raise Refused(404, "there are POST /v1/chat/completions and GET /v1/models")
+        # A web page may send a request without asking, but not one of this type.
+        if self.headers.get_content_type() != "application/json":
+            raise Refused(415, "send application/json")
+        return reply(self.server.agent.about, self.server.agent.answer(question(body)))
+
+    def _answered(self, work: Any) -> None:
+        try:
+            self._admit()
+            status, told = 200, work()
+        except Refused as refused:
+            status, told = refused.status, {"error": {"message": str(refused), "type": "invalid_request_error"}}
+        content = json.dumps(told, ensure_ascii=True).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _admit(self) -> None:
+        token = self.server.token
+        name = self.headers.get("host", "").rpartition(":")[0] or self.headers.get("host", "")
+        if token is None and name.strip("[]").lower() not in ("127.0.0.1", "localhost", "::1"):
+            self.close_connection = True
+            raise Refused(421, "this address is served to this machine only, by its own names")
+        told = self.headers.get("authorization", "")
+        if token is not None and not hmac.compare_digest(told.encode(), f"Bearer {token}".encode()):
+            self.close_connection = True
+            raise Refused(401, "send the key that `sia serve` printed")
+
+
+def server(agent: Agent, host: str, port: int, token: str | None) -> Endpoint:
+    """The endpoint, not yet serving; UsageError where the address cannot be had."""
     try:
-        return ThreadingHTTPServer((host, port), Handler)
+        return Endpoint(agent, host, port, token)
     except OSError as error:
         raise UsageError(f"--host {host} --port {port}: {error.strerror}; --port 0 takes any that is free") from None
 

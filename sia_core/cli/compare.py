@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,7 +62,11 @@ def run(options: argparse.Namespace) -> int:
     folder = Path(options.folder)
     design = begun(folder, asked(options))
     print(shown(f"{folder}: {len(design.cells())} runs, each with --budget {design.budget}"), file=sys.stderr)
-    failed = Doing(folder, design, _tell).all(options.jobs or os.cpu_count() or 1)
+    known = signal.signal(signal.SIGTERM, signal.default_int_handler)  # or its runs would go on without it
+    try:
+        failed = Doing(folder, design, _tell).all(options.jobs or os.cpu_count() or 1)
+    finally:
+        signal.signal(signal.SIGTERM, known)
     found = result(folder, design)
     if options.json:
         print_json(found)

@@ -16,8 +16,9 @@ from sia_core.cli import main
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_comparison_that_was_stopped_goes_on_and_its_runs_are_normal_ones(
-    sums: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sums: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stop: signal.Signals
 ) -> None:
     folder = str(tmp_path / "compared")
     task = ["--harness", str(sums / "agent"), "--data", str(sums / "cases.jsonl"), "--verifier", "exact"]
@@ -27,7 +28,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_its_runs_are_normal_ones(
         assert process.stderr
         for line in process.stderr:
             if "none-0 is finished" in line:
-                process.send_signal(signal.SIGINT)
+                process.send_signal(stop)
         assert process.wait() == 130
     assert _status(folder, capsys)["none-0"] == "finished"
 
