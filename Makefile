@@ -6,15 +6,19 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 DEMO_DISTRIBUTIONS := --editable . --editable tasks/lawbench --editable plugins/playbook \
 	--editable algorithms --editable plugins/torch
-ALL_DISTRIBUTIONS := --editable .[dev] --editable tasks/lawbench --editable plugins/playbook \
-	--editable algorithms[test] --editable plugins/torch --editable plugins/claude --editable plugins/litellm \
-	--editable tasks/trimul
-SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml tasks/*/pyproject.toml plugins/*/pyproject.toml)
+ALL_DISTRIBUTIONS := --editable .[dev] --editable tasks/bundled --editable tasks/denoising[h5ad,picture,test] --editable tasks/lawbench \
+	--editable tasks/trimul --editable algorithms[test] \
+	--editable backends/modal --editable backends/ray \
+	--editable plugins/claude --editable plugins/dashboard[test] --editable plugins/litellm --editable plugins/playbook \
+	--editable plugins/tinker --editable plugins/torch[test] --editable plugins/vllm
+SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml */*/pyproject.toml)
 
 # What some tests need beside Python; without it they skip, and say so.
 DEBIAN_PACKAGES := bubblewrap strace
+BROWSER_PACKAGES := chromium
 
-.PHONY: demo test test-all bench-rl bench-rollout bench-gate bench-start bench-evaluations bench-trimul lint clean debian-packages
+.PHONY: demo docs wheels try-wheels test test-all lint clean debian-packages browser-packages bench-rl bench-rollout bench-gate \
+	bench-start bench-evaluations bench-pages bench-cli bench-driver bench-trimul check-modal
 
 demo: $(VENV)/demo.stamp  ## Improve an agent on the real LawBench data: no key, no GPU, no service.
 	$(BIN)/sia run --plugin lawbench --levers harness,weights --seed 0 --budget seconds=420
@@ -22,7 +26,7 @@ demo: $(VENV)/demo.stamp  ## Improve an agent on the real LawBench data: no key,
 test: $(VENV)/all.stamp lint debian-packages  ## Install everything; the tests that take under 10 minutes.
 	$(BIN)/python -m pytest -q -m "not slow"
 
-test-all: $(VENV)/all.stamp debian-packages  ## The slow tests too: whole runs, killed runs, cross-validation.
+test-all: $(VENV)/all.stamp debian-packages browser-packages  ## The slow tests too: whole runs, killed runs, cross-validation.
 	$(BIN)/python -m pytest -q -m slow
 
 bench-rl: $(VENV)/all.stamp  ## One RL step beside TRL's, interleaved; wants a quiet machine.
@@ -41,15 +45,39 @@ bench-start: $(VENV)/all.stamp  ## How long a worker takes to start, with nothin
 bench-evaluations: $(VENV)/all.stamp  ## New candidates a second, each in a sandbox of its own, and with endless loops among them.
 	$(BIN)/python bench/evaluations.py
 
-bench-trimul: $(VENV)/all.stamp  ## TriMul's best kernels beside the baseline, on the CUDA device where there is one, and on the CPU.
+bench-pages: $(VENV)/all.stamp browser-packages  ## How long 10,000 rollouts take to their first content in a browser.
+	$(BIN)/python plugins/dashboard/bench/first_content.py
+
+bench-cli: $(VENV)/all.stamp  ## What `sia --help` and `sia plugins` cost, beside an empty interpreter.
+	$(BIN)/python bench/cli.py
+
+bench-driver: $(VENV)/all.stamp  ## Results a second that the driver books from 64 workers of instant jobs.
+	$(BIN)/python bench/driver.py --least 300
+
+bench-trimul: $(VENV)/all.stamp  ## TriMul's kernels beside the baseline, on the CUDA device where there is one, and on the CPU.
 	$(BIN)/python tasks/trimul/bench/measure.py --write tasks/trimul/results/README.md
 
-debian-packages:  ## What tests need of the system, where root may install it.
-	@if dpkg -s $(DEBIAN_PACKAGES) >/dev/null 2>&1; then :; \
+check-modal: $(VENV)/all.stamp wheels  ## The backend's contract on Modal itself; needs a token and costs a few cents.
+	SIA_WHEELS=dist $(BIN)/python -m pytest -q backends/modal/tests/test_service.py
+
+docs: $(VENV)/all.stamp  ## The site, in site/; a warning is an error.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+wheels: $(VENV)/all.stamp  ## Build the wheel of every distribution into dist/, and look into them.
+	$(BIN)/python tools/release.py wheels
+	$(BIN)/python tools/release.py check
+
+try-wheels: wheels  ## Install them into a fresh environment of every Python there is, and run an example.
+	$(BIN)/python tools/release.py install
+
+debian-packages: PACKAGES = $(DEBIAN_PACKAGES)
+browser-packages: PACKAGES = $(BROWSER_PACKAGES)
+debian-packages browser-packages:  ## What tests need of the system, where root may install it.
+	@if dpkg -s $(PACKAGES) >/dev/null 2>&1; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get update -qq && apt-get install -y -qq $(DEBIAN_PACKAGES) || \
-		echo "$(DEBIAN_PACKAGES): could not be installed; the tests that need them skip"; \
-	else echo "$(DEBIAN_PACKAGES): not installed, as that takes root and apt-get; the tests that need them skip"; fi
+		apt-get update -qq && apt-get install -y -qq $(PACKAGES) || \
+		echo "$(PACKAGES): could not be installed; the tests that need them skip"; \
+	else echo "$(PACKAGES): not installed, as that takes root and apt-get; the tests that need them skip"; fi
 
 lint: $(VENV)/all.stamp
 	$(BIN)/ruff check .
@@ -57,7 +85,7 @@ lint: $(VENV)/all.stamp
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -9,7 +9,10 @@ sia_api = 1
 
 @hookimpl
 def sia_tasks() -> list[Offer]:
-    return [Offer("cases", "your own cases and harness: --harness DIR --data cases.jsonl", "sia_core.cases:Cases")]
+    return [
+        Offer("cases", "your own cases and harness: --harness DIR --data cases.jsonl", "sia_core.cases:Cases"),
+        Offer("folder", "a task folder of the released SIA: --task-dir DIR", "sia_core.folders.task:Folder"),
+    ]
 
 
 @hookimpl
@@ -18,6 +21,7 @@ def sia_verifiers() -> list[Offer]:
         Offer("exact", "right if the answer equals the case's", "sia_core.verifiers:Exact"),
         Offer("numeric", "right if the number is within a tolerance of the case's", "sia_core.verifiers:Numeric"),
         Offer("command", "a command of yours reads case and answer and prints the score", "sia_core.verifiers:Command"),
+        Offer("evaluate", "the evaluate.py of a task folder", "sia_core.folders.verifier:Evaluate"),
     ]
 
 

@@ -34,6 +34,9 @@ def write_once(parent: Path, files: Mapping[str, bytes]) -> Path:
         try:
             temporary.chmod(0o755)  # a sandbox reads it as another user, whatever our umask is
             for name, content in files.items():
+                for folder in (temporary / name).relative_to(temporary).parents[:-1]:
+                    (temporary / folder).mkdir(exist_ok=True, parents=True)
+                    (temporary / folder).chmod(0o755)
                 with (temporary / name).open("xb") as file:
                     file.write(content)
                     file.flush()

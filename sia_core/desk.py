@@ -23,7 +23,7 @@ from sia_core.ledger import Ledger
 from sia_core.models import Provider
 from sia_core.plan import Cost, Samples
 from sia_core.rollout import GivenUp, Sweep, verified
-from sia_core.types import Instance
+from sia_core.types import Instance, Kind
 
 CHECKED = 10
 """Search instances that a check of a harness runs."""
@@ -45,10 +45,14 @@ class Equipped(Protocol):
 
 @dataclass(frozen=True)
 class Checked:
-    """What a harness did on a few search instances; ``stopped`` says why not on all of them, if so."""
+    """What a harness did on a few search instances; ``stopped`` says why not on all of them, if so.
+
+    ``short`` says that it was for want of tokens, which is no fault of the harness.
+    """
 
     rollouts: Sequence[Rollout]
     stopped: str = ""
+    short: bool = False
 
 
 def equip(parts: Parts, samples: Samples) -> None:
@@ -96,6 +100,11 @@ class Desk:
         self._parts.emit("model.notice", text=text)
 
     @property
+    def kind(self) -> Kind:
+        """What kind of task the run is of."""
+        return self._parts.task.kind
+
+    @property
     def public(self) -> Path:
         """The folder that harnesses read."""
         return self._parts.task.public_dir(("public",))
@@ -110,6 +119,10 @@ class Desk:
         batches = [batch for _, batch, _ in self._parts.ledger.events(f"rollouts/search/{agent}/")]
         return [Rollout.from_json(each) for batch in batches for each in batch["rollouts"]]
 
+    def rewards(self, agent: str) -> dict[str, float]:
+        """What an agent of the archive earned on the search sample, by instance."""
+        return {each.instance: each.reward for each in self.rollouts(agent)}
+
     def check(self, tree: HarnessTree, adapter: str | None) -> Checked:
         """Run a harness in the sandbox on a few search instances; BudgetExhausted where that does not fit."""
         parts = self._parts
@@ -123,16 +136,16 @@ class Desk:
         parts.budget.reserve(**reserved)
         allowance = Allowance(parts.budget.left("tokens") / SHARE)
         done: list[Rollout] = []
-        stopped = ""
+        stopped, short = "", False
         try:
             done += parts.rollouts.run(sweep, allowance)
         except GivenUp as error:
             done += error.done
-            stopped = str(error)
+            stopped, short = str(error), error.short
         finally:
             spent = {"rollouts": len(done), "verifications": verified(done), "tokens": allowance.spent}
             parts.budget.settle(reserved, spent)
-        return Checked(done, stopped)
+        return Checked(done, stopped, short)
 
     def decided(self, generation: int, candidate: int) -> dict[str, Any] | None:
         """An earlier decision as it was typed, with its diff; None where there was none."""

@@ -98,6 +98,11 @@ def sia_sandboxes() -> Sequence[Offer]:  # type: ignore[empty-body]
 
 
 @hookspec
+def sia_views() -> Sequence[Offer]:  # type: ignore[empty-body]
+    """Offer views: factories of :class:`sia_core.views.View`, for ``sia view`` and the pictures of ``sia report``."""
+
+
+@hookspec
 def sia_observe(event: Event) -> None:
     """Observe a run: called once for every :class:`Event`, in order, outside of inner loops.
 
@@ -114,5 +119,6 @@ HOOK_OF_KIND = {
     "engine": "sia_engines",
     "improver": "sia_improvers",
     "sandbox": "sia_sandboxes",
+    "view": "sia_views",
 }
 """The hook that offers each kind of thing; ``sia_observe`` observes and offers nothing."""

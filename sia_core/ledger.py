@@ -179,6 +179,11 @@ class Ledger:
             ).fetchall()
         return ((key, json.loads(value), at) for key, value, at in rows)
 
+    def since(self, after: int = 0) -> list[tuple[int, str]]:
+        """Number and key of the finished steps past number ``after``, in order: what a reader has not seen yet."""
+        with self._mutex, explained(self.folder):
+            return self._db.execute("SELECT seq, key FROM events WHERE seq > ? ORDER BY seq", (after,)).fetchall()
+
     def close(self) -> None:
         with self._mutex:
             self._db.close()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from sia_core.host import Host
+from sia_core.parcels import function_of
 from sia_core.plugins import Plugins
 from sia_core.types import Handle, Job
 
@@ -24,8 +24,7 @@ class LocalBackend:
         self._threads = ThreadPoolExecutor(2 * self.slots * (os.cpu_count() or 1), thread_name_prefix="sia-job")
 
     def submit(self, job: Job) -> Future[Any]:
-        module, _, name = job.function.partition(":")
-        return self._threads.submit(getattr(importlib.import_module(module), name), job.payload, self._host)
+        return self._threads.submit(function_of(job.function), job.payload, self._host)
 
     def serve(self, name: str, payload: Mapping[str, Any]) -> Handle:
         """``name`` is ``kind:offer``, such as ``engine:torch``; ``payload`` its settings."""

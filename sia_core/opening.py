@@ -1,6 +1,6 @@
-"""A program of a candidate's that stays open and is called: what verifiers are given, as protocols.
+"""Running what a candidate wrote, once or call by call: what verifiers are given, as protocols.
 
-What runs it is :mod:`sia_core.sandbox.calling`.
+What runs it is :mod:`sia_core.sandbox.run` and :mod:`sia_core.sandbox.calling`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,25 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from sia_core.types import Limits
+
+
+class RunInSandbox(Protocol):
+    """Runs files that a candidate wrote, in a sandbox of its own, timed by the caller."""
+
+    def __call__(
+        self, files: Mapping[str, bytes], command: Sequence[str], stdin: bytes = b"", *, limits: Limits | None = None
+    ) -> Ran: ...
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a program in a sandbox did. ``ended`` is ``ok`` or why it was stopped; output is data, never a score."""
+
+    ended: str
+    exit_code: int | None
+    stdout: bytes
+    stderr: bytes
+    seconds: float
 
 
 @dataclass(frozen=True)

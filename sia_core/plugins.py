@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import Distribution, EntryPoint, distributions
+from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, distributions
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +27,9 @@ from sia_core.hookspecs import HOOK_OF_KIND, SIA_API, Event, Offer
 GROUP = "sia"
 CORE = "sia-core"
 ALLOW_VARIABLE = "SIA_PLUGINS"
+
+OURS = frozenset({"claude", "lawbench", "litellm", "modal", "playbook", "ray", "tinker", "torch", "vllm"})
+"""Offers that are no typing slip of another: ``sia-NAME`` has each of them."""
 
 
 @dataclass(frozen=True)
@@ -149,18 +152,23 @@ class Plugins:
             self.observers.append((source, _Observer(manager)))
 
     def _installed(self) -> list[tuple[EntryPoint, Source]]:
-        """The entry points of every distribution on ``sys.path``; of two with one name, the first is the one in use."""
+        """The entry points of every distribution on ``sys.path``; of two with one name, the first is the one in use.
+
+        Names are asked of those alone that have an entry point: each takes reading all of its metadata.
+        """
         points, seen = [], set()
         for dist in distributions():
+            text = dist.read_text("entry_points.txt") or ""
+            if f"[{GROUP}]" not in text:
+                continue
             name = dist.name or "unknown"
-            if _normal(name) in seen:
+            if _normal(name) in seen or _first(name, text) != text:
                 continue
             seen.add(_normal(name))
             try:
                 points += [(point, _source(point)) for point in dist.entry_points.select(group=GROUP)]
-            except Exception as error:  # its entry_points.txt is malformed; is it one of ours?
-                if f"[{GROUP}]" in (dist.read_text("entry_points.txt") or ""):
-                    self.broken.append((_of(dist, "?"), f"its entry_points.txt cannot be read: {_what(error)}"))
+            except Exception as error:  # it is malformed
+                self.broken.append((_of(dist, "?"), f"its entry_points.txt cannot be read: {_what(error)}"))
         return points
 
     def _unknown(self, kind: str, name: str) -> str:
@@ -170,7 +178,7 @@ class Plugins:
             ):
                 return f"{kind} {name!r}: the plugin {source.distribution} {source.version} is broken: {cause}"
         names = sorted({offer.name for offer in self.of_kind(kind)})
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        near = [] if name in OURS else difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         known = f"did you mean {' or '.join(near)}?" if near else f"known here: {', '.join(names) or 'none'}."
         package = "NAME" if near else name  # nobody should be told to install a typing slip
         install = f"Plugins are installed with pip (`pip install sia-{package}`); `sia plugins` lists what is there."
@@ -188,6 +196,14 @@ class _Observer:
 
     def __call__(self, event: Event) -> None:
         self._hook(event=event)
+
+
+def _first(name: str, text: str) -> str:
+    """The entry points of the distribution that is in use by this name; ``text`` where none is found by it."""
+    try:
+        return distribution(name).read_text("entry_points.txt") or ""
+    except (PackageNotFoundError, ValueError):
+        return text
 
 
 def _source(point: EntryPoint) -> Source:

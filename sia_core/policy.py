@@ -92,6 +92,8 @@ class Policy:
 
     def close(self) -> None:
         self.gateway.close()
+        if hasattr(self.engine, "close"):  # one that holds something elsewhere
+            self.engine.close()
 
     def _hold(self, adapter: str | None) -> None:
         if self._held == adapter:

@@ -25,13 +25,17 @@ from sia_core.plan import Plan, Samples, take_samples
 from sia_core.plugins import Plugins
 from sia_core.power import sees
 from sia_core.robustness import most_looks
-from sia_core.rollout import Rollouts, Sweep
-from sia_core.running import Config, checked, setting_of
+from sia_core.rollout import BATCH, Rollouts, Sweep
+from sia_core.running import Config, backend_of, checked, setting_of
+from sia_core.scaling import Costs, scaled
 from sia_core.trees import Trees
-from sia_core.types import Backend, Task
+from sia_core.types import Task
 
 HANDFUL = 16
 """Search instances that are rolled out to see what a rollout takes."""
+
+BOOKED = 16
+"""Results that are booked to see what that takes."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the handful took: to load the policy, once, to set the harness up, and for a rollout."""
+    """What the handful took: to load the policy, once, to set the harness up, for a rollout, and to book a batch."""
 
     rollouts: int
     policy_seconds: float
@@ -56,6 +60,7 @@ class Measured:
     tokens: float
     reward: float
     outcomes: Mapping[str, int]
+    booking_seconds: float
 
 
 def price(config: Config, plugins: Plugins) -> dict[str, Any]:
@@ -66,6 +71,7 @@ def price(config: Config, plugins: Plugins) -> dict[str, Any]:
     counts = count(samples, plan, config.budget, unit)
     measured = measure(config, task, samples, sandbox["name"], plugins)
     run = Range(**counts["run"])
+    costs = Costs(measured.policy_seconds, measured.setup_seconds, measured.seconds, measured.booking_seconds)
     return {
         "task": task.name,
         "sandbox": sandbox["name"],
@@ -78,6 +84,7 @@ def price(config: Config, plugins: Plugins) -> dict[str, Any]:
         "measured": asdict(measured),
         "seconds": asdict(_seconds(run, measured, plan)),
         "tokens": asdict(run.times(measured.tokens)) if config.engine else None,
+        "workers": [asdict(each) for each in scaled(samples, plan, costs, run.most)],
         "budget": dict(config.budget),
     }
 
@@ -108,7 +115,7 @@ def measure(config: Config, task: Task, samples: Samples, sandbox: str, plugins:
     with tempfile.TemporaryDirectory(prefix="sia-price-") as folder, Ledger.create(Path(folder)) as ledger:
         agent = make_agent(task.seed_harness(), None, None)
         Trees(ledger.folder).put(agent.files)
-        backend: Backend = plugins.create("backend", config.backend, plugins=plugins)
+        backend = backend_of(config, plugins)
         try:
             rollouts = Rollouts(setting_of(config, task, ledger.folder, sandbox), ledger, backend, Emitter([]))
             started = time.monotonic()
@@ -118,6 +125,7 @@ def measure(config: Config, task: Task, samples: Samples, sandbox: str, plugins:
             once, first = _timed(rollouts, Sweep("first", agent.id, agent.harness, "search", samples.search[:1]))
             handful = Sweep("handful", agent.id, agent.harness, "search", samples.search[:HANDFUL])
             took, done = _timed(rollouts, handful)
+            booking = _booking(ledger, done)
         finally:
             backend.close()
     if fault := fault_of(first) and fault_of(done):
@@ -131,6 +139,7 @@ def measure(config: Config, task: Task, samples: Samples, sandbox: str, plugins:
         tokens=round(fmean(each.tokens for each in done), 1),
         reward=fmean(each.reward for each in done),
         outcomes=dict(Counter(each.outcome for each in done)),
+        booking_seconds=round(booking, 5),
     )
 
 
@@ -138,6 +147,16 @@ def _timed(rollouts: Rollouts, sweep: Sweep) -> tuple[float, list[Rollout]]:
     started = time.monotonic()
     done = rollouts.run(sweep)
     return time.monotonic() - started, done
+
+
+def _booking(ledger: Ledger, done: list[Rollout]) -> float:
+    """What the driver takes for the result of a full batch: to record it durably, and to read it."""
+    batch = {"rollouts": [each.to_json() for each in (done * BATCH)[:BATCH]]}
+    started = time.monotonic()
+    for number in range(BOOKED):
+        recorded = ledger.record(f"booked/{number}", batch)
+        _ = [Rollout.from_json(each) for each in recorded["rollouts"]]
+    return (time.monotonic() - started) / BOOKED
 
 
 def _seconds(run: Range, measured: Measured, plan: Plan) -> Range:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from sia_core.approval import waiting
 from sia_core.attacks.catalogue import may_pass
+from sia_core.evidence import Rollout
 from sia_core.ledger import Ledger
+from sia_core.rollout import verified
 
 
 def build(ledger: Ledger) -> dict[str, Any]:
@@ -39,6 +43,7 @@ def build(ledger: Ledger) -> dict[str, Any]:
         "answer": recorded(ledger, "answer/final"),
         "robustness": recorded(ledger, "robustness"),
         "generations": [_row(key, row) for key, row in gated],
+        "triage": _triage(ledger, rows),
         "gate_queries": sum(row["gate"] is not None for row in rows),
         "smallest_gain": gate.get("smallest_gain"),
         "wins": gate.get("wins", False),
@@ -63,6 +68,26 @@ def _spent(ledger: Ledger) -> dict[str, float]:
     return {"rollouts": rollouts, "verifications": rollouts}
 
 
+def _triage(ledger: Ledger, rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """What was sorted out before it cost a full evaluation.
+
+    ``checked`` harnesses an improver ran on a few instances, ``not_running`` those of them
+    that gave no answer; of the candidates that were proposed after that, how many were
+    ``refused`` before anything was spent, ``failed`` (most often in their smoke run) or were ``compared``.
+    """
+    checks = [batch["rollouts"] for _, batch, _ in ledger.events("rollouts/check/")]
+    running = sum(verified([Rollout.from_json(each) for each in check]) > 0 for check in checks)
+    came = Counter(row["outcome"] for row in rows)
+    refused, failed = came["refused"], came["failed"]
+    return {
+        "checked": len(checks),
+        "not_running": len(checks) - running,
+        "refused": refused,
+        "failed": failed,
+        "compared": len(rows) - refused - failed,
+    }
+
+
 def _row(key: str, row: dict[str, Any]) -> dict[str, Any]:
     """A candidate; its step is ``generation/G/gated/K``."""
     gate = row["gate"]
@@ -82,6 +107,8 @@ def _row(key: str, row: dict[str, Any]) -> dict[str, Any]:
         "predicted": row["predicted"],
         "parent": row["parent"],
         "agent": row["agent"],
+        "harness": row["harness"],
+        "gain": row.get("gain"),
         "gate": {name: gate[name] for name in ("incumbent", "candidate", "delta", "ci95", "n")} if gate else None,
         "planned": gate.get("planned", gate["n"]) if gate else None,  # runs of before early looks have none
     }

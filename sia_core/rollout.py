@@ -6,12 +6,12 @@ A batch is the job that a backend runs and the step that the ledger records.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from sia_core.allowance import Allowance
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 BATCH = 64
 """Rollouts a step, or answers to score: what a kill may cost at most."""
+
+SHARED = 2
+"""Batches of an agent that are under way at once, at most, where tokens are handed out: shares depend on how many."""
 
 
 class GivenUp(Exception):
@@ -127,14 +130,16 @@ class Rollouts:
         """
         self._emit("rollouts.started", purpose=sweep.purpose, agent=sweep.agent, total=sweep.total)
         allowance = allowance or Allowance()
+        abreast = self._backend.slots if math.isinf(allowance.left) else min(self._backend.slots, SHARED)
         done: list[Rollout] = []
+        gained = 0.0
         running: deque[tuple[str, Sweep, Future[Any] | None]] = deque()
         waiting = deque(sweep.batches())
         look = 1 if enough else len(waiting)
         while waiting or running:
-            while waiting and waiting[0][1].batch < look and len(running) < self._backend.slots:
+            while waiting and waiting[0][1].batch < look and len(running) < abreast:
                 key, part = waiting.popleft()
-                tokens = allowance.share(part.total, min(self._backend.slots - len(running), 1 + len(waiting)))
+                tokens = allowance.share(part.total, min(abreast - len(running), 1 + len(waiting)))
                 part = replace(part, tokens=tokens)
                 recorded = self._ledger.get(key)
                 running.append((key, part, None if recorded else self._backend.submit(self._job(part))))
@@ -142,9 +147,10 @@ class Rollouts:
             batch = self._ledger.step(key, future.result if future else _missing)
             rollouts = [Rollout.from_json(each) for each in batch["rollouts"]]
             done += rollouts
+            gained += sum(each.reward for each in rollouts)
             peak, short = batch.get("peak", 0), batch.get("short", 0)
             allowance.settle(part.tokens, part.total, sum(each.tokens for each in rollouts), peak, short)
-            self._progress(sweep, done)
+            self._progress(sweep, len(done), gained)
             out = f"{short} rollouts need more tokens than the {part.tokens} that are left for each" if short else ""
             if why := batch["given_up"] or (out if allowance.strict else ""):
                 wait([each for _, _, each in running if each])  # they are not recorded; of timeouts, they end at once
@@ -158,8 +164,8 @@ class Rollouts:
 
     @property
     def at_once(self) -> int:
-        """The most rollouts of one sweep that are under way at once."""
-        return BATCH * self._backend.slots
+        """The most rollouts of one sweep that are under way at once, where their tokens are counted."""
+        return BATCH * min(self._backend.slots, SHARED)
 
     def stop(self) -> None:
         """Stop the work that is under way; whoever waits for it gets an error."""
@@ -172,10 +178,10 @@ class Rollouts:
     def _job(self, part: Sweep) -> Job:
         return Job("sia_core.rollout:run_batch", {"setting": asdict(self._setting), "sweep": asdict(part)})
 
-    def _progress(self, sweep: Sweep, done: Sequence[Rollout]) -> None:
-        about = {"purpose": sweep.purpose, "agent": sweep.agent, "done": len(done), "total": sweep.total}
+    def _progress(self, sweep: Sweep, done: int, gained: float) -> None:
+        about: dict[str, Any] = {"purpose": sweep.purpose, "agent": sweep.agent, "done": done, "total": sweep.total}
         if sweep.split != "sealed":
-            about["mean"] = fmean(each.reward for each in done)
+            about["mean"] = gained / done
         self._emit("rollouts.progress", **about)
 
 

@@ -48,6 +48,7 @@ class Config:
     sandbox: str | None = None
     allow_weak_sandbox: bool = False
     backend: str = "local"
+    backend_settings: Mapping[str, Any] = field(default_factory=dict)
     engine: OfferRef | None = None
     improver_settings: Mapping[str, Any] = field(default_factory=dict)
     approve: str = ""
@@ -75,10 +76,25 @@ def new_folder(runs: Path, name: str) -> Path:
         raise UsageError(f"--runs-dir {runs}: {error.strerror}") from None
 
 
-def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Observer]) -> Path:
+def named_folder(runs: Path, name: str) -> Path:
+    """Claim the folder of a run that its user named."""
+    if re.sub(r"[^\w.-]+", "-", name).strip("-.") != name:
+        raise UsageError(
+            f"--name {name!r}: a run's name holds letters, digits and . _ - alone, and begins with no mark"
+        )
+    try:
+        (runs / name).mkdir(parents=True)
+    except FileExistsError:
+        raise UsageError(f"--name {name}: {runs / name} exists; go on with it by `sia resume {name}`") from None
+    except OSError as error:
+        raise UsageError(f"--runs-dir {runs}: {error.strerror}") from None
+    return runs / name
+
+
+def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Observer], name: str | None = None) -> Path:
     """Check all that can be checked, then start a run. Returns its folder when it is finished."""
     config, task, sandbox = checked(config, plugins)
-    folder = new_folder(runs, task.name)
+    folder = new_folder(runs, task.name) if name is None else named_folder(runs, name)
     with Ledger.create(folder) as ledger:
         metric = {"name": task.metric.name, "direction": task.metric.direction}
         about = {
@@ -142,7 +158,7 @@ def resume(folder: Path, plugins: Plugins, observers: Sequence[Observer], approv
                 "Put them back to go on, or start a new run."
             )
         if sandbox := ledger.get("sandbox"):
-            _check_sandbox(sandbox[0], plugins)
+            check_sandbox(sandbox[0], plugins)
         _drive(config, task, ledger, plugins, observers)
 
 
@@ -239,7 +255,7 @@ def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observe
     core = Source("core", "sia-core", __version__)
     emit = Emitter([*((core, each) for each in observers), *plugins.observers])
     sandbox = ledger.step("sandbox", lambda: choose_sandbox(config, plugins))
-    backend: Backend = plugins.create("backend", config.backend, plugins=plugins)
+    backend = backend_of(config, plugins)
     try:
         parts = parts_of(config, task, ledger, Trees(ledger.folder), backend, plugins, emit)
         loop = Loop(config.plan, parts)
@@ -256,6 +272,12 @@ def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observe
         loop.improve()
     finally:
         backend.close()
+
+
+def backend_of(config: Config, plugins: Plugins) -> Backend:
+    """Where the run's work runs."""
+    backend: Backend = plugins.create("backend", config.backend, plugins=plugins, **config.backend_settings)
+    return backend
 
 
 def parts_of(
@@ -293,7 +315,7 @@ def choose_sandbox(config: Config, plugins: Plugins) -> dict[str, Any]:
     return {"name": chosen.name, "lacks": sorted(chosen.lacks)}
 
 
-def _check_sandbox(recorded: Mapping[str, Any], plugins: Plugins) -> None:
+def check_sandbox(recorded: Mapping[str, Any], plugins: Plugins) -> None:
     """A run goes on only in a sandbox that guarantees here what it did where the run started."""
     (found,) = examine([plugins.create("sandbox", recorded["name"])])
     if weaker := sorted(found.lacks.keys() - set(recorded["lacks"])):

@@ -19,7 +19,7 @@ from sia_core.harness import HarnessTree
 if TYPE_CHECKING:
     from sia_core.decision import RewriteHarness, Stop, UpdateWeights
     from sia_core.evidence import Evidence, TaskView
-    from sia_core.opening import OpenInSandbox
+    from sia_core.opening import OpenInSandbox, RunInSandbox
     from sia_core.playbook import Playbook
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -128,25 +128,6 @@ class Task(Protocol):
 
     def playbook(self) -> Playbook | None:
         """The task's own catalogue of harness edits, if it has one."""
-
-
-class RunInSandbox(Protocol):
-    """Runs files that a candidate wrote, in a sandbox of its own, timed by the caller."""
-
-    def __call__(
-        self, files: Mapping[str, bytes], command: Sequence[str], stdin: bytes = b"", *, limits: Limits | None = None
-    ) -> Ran: ...
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a program in a sandbox did. ``ended`` is ``ok`` or why it was stopped; output is data, never a score."""
-
-    ended: str
-    exit_code: int | None
-    stdout: bytes
-    stderr: bytes
-    seconds: float
 
 
 @dataclass(frozen=True)

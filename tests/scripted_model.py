@@ -38,9 +38,15 @@ SCRIPT = [
 """Two replies of the conversation that drafts are spent on looking, and every tool of its kind is used once."""
 
 
+def first_message(asked: Asked) -> str:
+    """What a conversation began with, in either protocol."""
+    first = asked.body["messages"][1 if asked.body["messages"][0]["role"] == "system" else 0]
+    text: str = first["content"] if isinstance(first["content"], str) else first["content"][0]["text"]
+    return text
+
+
 def play(asked: Asked) -> Turn:
     """The reply that a conversation is at: which one it is and how far it has come, its messages say."""
-    first = asked.body["messages"][1 if asked.body["messages"][0]["role"] == "system" else 0]
-    text = first["content"] if isinstance(first["content"], str) else first["content"][0]["text"]
+    text = first_message(asked)
     start = 0 if text.startswith("Write the first harness") else 3 + 3 * int(text.split(".")[0].split()[1])
     return SCRIPT[start + sum(message["role"] == "assistant" for message in asked.body["messages"])]

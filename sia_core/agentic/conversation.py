@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sia_core.agentic.toolbox import Arguments, Offered, Toolbox, offer
 from sia_core.calls import Calls
@@ -29,7 +29,7 @@ class Ending(Generic[_Result]):
     name: str
     description: str
     takes: type[Arguments]
-    make: Callable[[Arguments], _Result]
+    make: Callable[[Any], _Result]
 
 
 class Conversation(Generic[_Result]):

@@ -10,7 +10,8 @@ from pydantic import Field
 from sia_core.agentic import prompts
 from sia_core.agentic.archive import Archive
 from sia_core.agentic.conversation import Conversation, Ending, GivenUpOn
-from sia_core.agentic.proposal import Decided, Proposal, decisions
+from sia_core.agentic.parents import DEFAULT, parents
+from sia_core.agentic.proposal import Decided, Proposal, Proposals
 from sia_core.agentic.settings import Settings
 from sia_core.agentic.toolbox import Arguments, Offered, ToolError
 from sia_core.agentic.workshop import Workshop, public_files, runs, shown
@@ -53,7 +54,7 @@ class ModelImprover:
     def draft(self, task: TaskView, seed: int) -> HarnessTree:
         """The model's own first harness, once it runs."""
         first = make_agent(task.seed, None, None)
-        workshop = Workshop(self._needed(), {}, first)
+        workshop = Workshop(self._needed(), {}, [first])
 
         def finished(_: Any) -> HarnessTree:
             if workshop.tree.digest == task.seed.digest:
@@ -65,38 +66,45 @@ class ModelImprover:
 
         ending = Ending("finish", "Your working copy is to be the first harness.", Finish, finished)
         told_first = prompts.draft(public_files(task.public))
-        system = prompts.system(task.brief, task.metric, task.seed)
+        system = prompts.system(task.brief, task.metric, task.seed, discovers=task.kind == "discover")
         ask = self._ask(self.settings.draft_model or self.settings.model, system, told_first)
         return self._conversation("draft", ask, workshop.offered, ending)
 
     def decide(self, evidence: Evidence) -> Sequence[Decided]:
-        """What the model decided; to stop, where the run's dollars do not cover another call."""
+        """What the model decided; where the dollars do not cover another call, what it had set aside, or to stop."""
         desk = self._needed()
-        workshop = Workshop(desk, evidence.agents, evidence.agents[evidence.incumbent])
-
-        def made(proposal: Any) -> list[Decided]:
-            return decisions(proposal, evidence, workshop)
-
-        ending = Ending("decide", "What to change next. This ends the conversation.", Proposal, made)
+        rule = self.settings.parents or DEFAULT[desk.kind]
+        begins = parents(rule, evidence, desk.rewards)
+        workshop = Workshop(desk, evidence.agents, begins)
+        proposals = Proposals(evidence, workshop)
+        ending = Ending("decide", "What to change next. This ends the conversation.", Proposal, proposals.decided)
         first = prompts.first_agent(evidence).files
-        system = prompts.system(evidence.brief, evidence.metric, first)
-        ask = self._ask(self.settings.model, system, prompts.decide(evidence, public_files(desk.public)))
-        offered = [*Archive(desk, evidence).offered, *workshop.offered]
+        system = prompts.system(evidence.brief, evidence.metric, first, discovers=evidence.discovers)
+        told_first = prompts.decide(evidence, public_files(desk.public), prompts.start_of(rule, begins))
+        ask = self._ask(self.settings.model, system, told_first)
+        offered = [*Archive(desk, evidence).offered, *workshop.offered, *proposals.offered]
         try:
-            return self._conversation(f"generation/{evidence.generation}/decide", ask, offered, ending)
+            return self._conversation(f"generation/{evidence.generation}/decide", ask, offered, ending, proposals.aside)
         except BudgetExhausted as error:
-            return [Stop(reason=f"no call of {ask.model} fits into the budget any more: {error}")]
+            gone = f"no call of {ask.model} fits into the budget any more: {error}"
+            return proposals.aside or [Stop(reason=gone)]
 
     def _ask(self, model: str, system: tuple[str, ...], first: str) -> Ask:
         return Ask(model, system, (told(first),), max_tokens=self.settings.max_tokens)
 
-    def _conversation(self, of: str, ask: Ask, offered: list[Offered], ending: Ending[_Result]) -> _Result:
+    def _conversation(
+        self, of: str, ask: Ask, offered: list[Offered], ending: Ending[_Result], aside: _Result | None = None
+    ) -> _Result:
+        """What the conversation ends with; where the model does not get there, what was set ``aside`` until then."""
         desk, calls = self._needed(), self._calls
         assert calls is not None  # it comes with the desk
         purpose = desk.begin(of)
         try:
             return Conversation(calls, purpose, ask, offered, ending, self.settings.replies).run()
         except GivenUpOn as error:
+            if aside:
+                desk.notice(f"{error}; what it had set aside is tried")
+                return aside
             desk.give_up(purpose, str(error))
             raise ModelError(
                 f"{error}. All that was said is kept in the run's record; `sia resume` asks anew, from the beginning "

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sia_core.agentic.toolbox import Arguments, ToolError, faults
+from sia_core.agentic.toolbox import Arguments, Offered, ToolError, faults, offer
 from sia_core.agentic.workshop import Workshop
 from sia_core.decision import Prediction, RewriteHarness, Stop, Training, UpdateWeights
 from sia_core.evidence import Evidence
@@ -24,13 +24,18 @@ class Hypothesis(_Typed):
     where: str = Field(min_length=1, max_length=2000, description="which instances change, and why")
 
 
-class HarnessChange(_Typed):
-    """The edits of your working copy."""
+class Candidate(Arguments):
+    """A working copy as a candidate."""
 
-    lever: Literal["harness"]
     name: str = Field(min_length=1, max_length=80, description="a few words")
     reason: str = Field(min_length=1, max_length=8000)
     prediction: Hypothesis
+
+
+class HarnessChange(Candidate):
+    """The edits of your working copy."""
+
+    lever: Literal["harness"]
 
 
 class WeightUpdate(_Typed):
@@ -56,42 +61,72 @@ Change = Annotated[HarnessChange | WeightUpdate | End, Field(discriminator="leve
 
 
 class Proposal(Arguments):
-    changes: list[Change] = Field(min_length=1)
+    changes: list[Change] = Field(description="beside what you set aside, if you did")
 
 
-def decisions(proposal: Proposal, evidence: Evidence, workshop: Workshop) -> list[Decided]:
-    """The run's decisions; ToolError, for the model to read, where one would only be refused."""
-    levers = [change.lever for change in proposal.changes]
-    if len(levers) > evidence.candidates:
-        raise ToolError(f"this run tries {evidence.candidates} changes a generation, and you gave {len(levers)}")
-    if levers.count("harness") > 1:
-        raise ToolError("there is one working copy, so one change of the harness; put it into one entry")
-    for lever in set(levers) - {"stop", *evidence.levers}:
-        raise ToolError(f"this run does not pull the {lever} lever; it pulls {', '.join(evidence.levers)}")
-    return [_decision(change, evidence, workshop) for change in proposal.changes]
+class Proposals:
+    """What one conversation decides: candidates that are set aside one after the other, and what ends it."""
+
+    def __init__(self, evidence: Evidence, workshop: Workshop) -> None:
+        self._evidence, self._workshop = evidence, workshop
+        self.aside: list[Decided] = []
+
+    @property
+    def offered(self) -> list[Offered]:
+        if self._evidence.candidates == 1:
+            return []
+        about = """Set your working copy aside as a candidate, which is tried whatever else you decide, and start on
+        another. It is checked first, unless it was since its last edit."""
+        return [offer("set_aside", about, Candidate, self._set_aside)]
+
+    def decided(self, proposal: Proposal) -> list[Decided]:
+        """The run's decisions; ToolError, for the model to read, where one would only be refused."""
+        levers = [change.lever for change in proposal.changes]
+        if not levers and not self.aside:
+            raise ToolError("decide on a change, or to stop")
+        self._within(len(levers) - levers.count("stop"))
+        if levers.count("harness") > 1:
+            more = "; `set_aside` keeps one and starts another" if self.offered else ""
+            raise ToolError(f"there is one working copy, so one change of the harness here{more}")
+        for lever in set(levers) - {"stop", *self._evidence.levers}:
+            self._not_pulled(lever)
+        return [*self.aside, *[self._decision(change) for change in proposal.changes]]
+
+    def _set_aside(self, candidate: Candidate) -> str:
+        self._within(1)
+        if "harness" not in self._evidence.levers:
+            self._not_pulled("harness")
+        self.aside.append(self._rewrite(candidate))
+        self._workshop.next()
+        left = self._evidence.candidates - len(self.aside)
+        more = f"your working copy is now agent {self._workshop.parent.id}'s harness" if left else "end with `decide`"
+        return f"set aside, {len(self.aside)} of {self._evidence.candidates}; {more}"
+
+    def _within(self, more: int) -> None:
+        if len(self.aside) + more > self._evidence.candidates:
+            aside = f" beside the {len(self.aside)} that you set aside" if self.aside else ""
+            raise ToolError(f"this run tries {self._evidence.candidates} changes a generation; you gave {more}{aside}")
+
+    def _not_pulled(self, lever: str) -> NoReturn:
+        raise ToolError(f"this run does not pull the {lever} lever; it pulls {', '.join(self._evidence.levers)}")
+
+    def _decision(self, change: HarnessChange | WeightUpdate | End) -> Decided:
+        if isinstance(change, End):
+            return Stop(reason=change.reason)
+        return _update(change, self._evidence) if isinstance(change, WeightUpdate) else self._rewrite(change)
+
+    def _rewrite(self, candidate: Candidate) -> RewriteHarness:
+        made = self._workshop.candidate()
+        return RewriteHarness(
+            name=candidate.name,
+            edits=made.edits,
+            reason=candidate.reason,
+            prediction=_prediction(candidate.prediction),
+            parent=made.parent.id,
+        )
 
 
-def _decision(change: HarnessChange | WeightUpdate | End, evidence: Evidence, workshop: Workshop) -> Decided:
-    if isinstance(change, End):
-        return Stop(reason=change.reason)
-    prediction = Prediction(gain=change.prediction.gain, where=change.prediction.where)
-    if isinstance(change, WeightUpdate):
-        return _update(change, prediction, evidence)
-    if workshop.tree.digest == workshop.parent.harness:
-        raise ToolError("your working copy is as its agent's harness was; edit it first, or decide something else")
-    known = {agent.harness: agent.id for agent in evidence.agents.values() if agent.adapter == workshop.parent.adapter}
-    if workshop.tree.digest in known:
-        raise ToolError(f"your working copy is the harness of agent {known[workshop.tree.digest]}, which was tried")
-    return RewriteHarness(
-        name=change.name,
-        edits=tuple(workshop.edits),
-        reason=change.reason,
-        prediction=prediction,
-        parent=workshop.parent.id,
-    )
-
-
-def _update(change: WeightUpdate, prediction: Prediction, evidence: Evidence) -> UpdateWeights:
+def _update(change: WeightUpdate, evidence: Evidence) -> UpdateWeights:
     parent = change.parent or evidence.incumbent
     if parent not in evidence.agents:
         raise ToolError(f"no agent {parent!r} in the archive; there are {', '.join(evidence.agents)}")
@@ -113,6 +148,10 @@ def _update(change: WeightUpdate, prediction: Prediction, evidence: Evidence) ->
         config=change.config,
         training=training,
         reason=change.reason,
-        prediction=prediction,
+        prediction=_prediction(change.prediction),
         parent=parent,
     )
+
+
+def _prediction(hypothesis: Hypothesis) -> Prediction:
+    return Prediction(gain=hypothesis.gain, where=hypothesis.where)

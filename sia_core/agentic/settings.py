@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from sia_core.agentic.parents import Rule
 from sia_core.errors import UsageError
 from sia_core.models import Prices
 
@@ -32,6 +33,7 @@ class Settings(BaseModel):
     output_price: float | None = Field(default=None, ge=0)
     cache_read_price: float | None = Field(default=None, ge=0)
     cache_write_price: float | None = Field(default=None, ge=0)
+    parents: Rule | None = Field(default=None, description="what a generation starts from; by the kind of task")
     replay: str = ""
 
     @model_validator(mode="after")

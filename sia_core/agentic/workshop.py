@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field
 
 from sia_core.agentic.toolbox import SHOWN, Arguments, Offered, ToolError, offer
 from sia_core.desk import CHECKED, Checked, Desk
-from sia_core.errors import HarnessError
+from sia_core.errors import BudgetExhausted, HarnessError
 from sia_core.evidence import AgentView, excerpt
 from sia_core.fence import fenced
 from sia_core.harness import Delete, Edit, HarnessTree, Replace, Write, apply_edits
-from sia_core.verifying import INVALID
+from sia_core.rollout import verified
 
 CHECKS = 12
 """Checks that one conversation may ask for."""
@@ -54,14 +55,28 @@ class Begin(Arguments):
     agent: str = Field(description="the id of an agent in the archive")
 
 
-class Workshop:
-    """A working copy of one agent's harness, the edits that were made to it, and what checks of it showed."""
+@dataclass(frozen=True)
+class Made:
+    """A harness that edits made of an agent's."""
 
-    def __init__(self, desk: Desk, agents: Mapping[str, AgentView], parent: AgentView) -> None:
-        self._desk, self._agents = desk, agents
-        self.parent, self.tree = parent, parent.files
+    parent: AgentView
+    tree: HarnessTree
+    edits: tuple[Edit, ...]
+
+
+class Workshop:
+    """A working copy of one agent's harness, the edits that were made to it, and what checks of it showed.
+
+    It begins with the first of ``parents``, and goes on with the next each time that a copy is set aside.
+    """
+
+    def __init__(self, desk: Desk, agents: Mapping[str, AgentView], parents: Sequence[AgentView]) -> None:
+        self._desk, self._agents, self._parents = desk, agents, parents
+        self.parent, self.tree = parents[0], parents[0].files
         self.edits: list[Edit] = []
         self._checks = 0
+        self._checked: dict[tuple[str, str | None], Checked] = {}
+        self._aside: set[tuple[str, str | None]] = set()
 
     @property
     def offered(self) -> list[Offered]:
@@ -87,8 +102,49 @@ class Workshop:
         return tools
 
     def checked(self) -> Checked:
-        """What the working copy does on a few search instances."""
-        return self._desk.check(self.tree, self.parent.adapter)
+        """What the working copy does on a few search instances; run once only for the same copy."""
+        if self._now not in self._checked:
+            self._checked[self._now] = self._desk.check(self.tree, self.parent.adapter)
+        return self._checked[self._now]
+
+    def candidate(self) -> Made:
+        """The working copy, where it may be tried; ToolError where it would be refused, or does not pass its check."""
+        if self.tree.digest == self.parent.harness:
+            raise ToolError("your working copy is as its agent's harness was; edit it first, or decide something else")
+        known = {(agent.harness, agent.adapter): agent.id for agent in self._agents.values()}
+        if self._now in known:
+            raise ToolError(f"your working copy is the harness of agent {known[self._now]}, which was tried")
+        if self._now in self._aside:
+            raise ToolError("your working copy is what you set aside already")
+        if fault := self._fault():
+            raise ToolError(fault)
+        return Made(self.parent, self.tree, tuple(self.edits))
+
+    def next(self) -> None:
+        """Set the working copy aside and start on another."""
+        self._aside.add(self._now)
+        self._start(self._parents[min(len(self._aside), len(self._parents) - 1)])
+
+    @property
+    def _now(self) -> tuple[str, str | None]:
+        """What the working copy would be as an agent."""
+        return self.tree.digest, self.parent.adapter
+
+    def _fault(self) -> str:
+        """Why the working copy does not pass its check, for the model to read; or an empty string."""
+        try:
+            checked = self.checked()
+        except BudgetExhausted:
+            return ""  # no candidate fits either; the run itself says so, and ends well
+        if checked.short:
+            return ""
+        if not runs(checked):
+            return f"It must run before it can be tried. {shown(checked)}"
+        answered = {each.instance for each in self._desk.rollouts(self.parent.id) if each.outcome == "ok"}
+        before = [each for each in checked.rollouts if each.instance in answered]
+        if before and not any(each.outcome == "ok" for each in checked.rollouts):
+            return f"None of its answers is valid, and agent {self.parent.id} had valid ones. {shown(checked)}"
+        return ""
 
     def _list(self, _: Nothing) -> str:
         rows = [f"{path}  {len(content):,} bytes" for path, content in sorted(self.tree.files.items())]
@@ -125,9 +181,11 @@ class Workshop:
     def _begin(self, begin: Begin) -> str:
         if begin.agent not in self._agents:
             raise ToolError(f"no agent {begin.agent!r} in the archive; there are {', '.join(self._agents)}")
-        self.parent = self._agents[begin.agent]
-        self.tree, self.edits = self.parent.files, []
+        self._start(self._agents[begin.agent])
         return f"the working copy is agent {self.parent.id}'s harness"
+
+    def _start(self, parent: AgentView) -> None:
+        self.parent, self.tree, self.edits = parent, parent.files, []
 
     def _public(self, look: Look) -> str:
         files = public_files(self._desk.public)
@@ -146,7 +204,7 @@ class Workshop:
 
 def runs(checked: Checked) -> bool:
     """Whether a harness runs at all: at least one instance got an answer, right or wrong."""
-    return any(each.outcome in ("ok", INVALID) for each in checked.rollouts)
+    return verified(checked.rollouts) > 0
 
 
 def shown(checked: Checked) -> str:

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,13 +20,19 @@ RUNS_DIR = "runs"
 
 COMMANDS = {
     "run": "improve an agent at a task",
+    "plan": "say what a run would take, here and on many workers; start nothing",
     "resume": "go on with a run that was stopped",
     "replay": "do a run again from its records, to see what has changed since",
     "runs": "list the runs of a folder",
     "show": "look at a run, or at one of its candidates: reason, diff, verdict",
+    "view": "look at the runs of a folder in a browser, live while they go",
     "report": "the result of a run: sealed scores, every candidate, budget",
+    "compare": "run arms side by side at one budget, and test which lever earned what",
     "export": "write the best agent of a run as a folder that runs on its own",
+    "serve": "answer by the best agent of a run, behind an OpenAI-compatible endpoint",
     "audit": "look at a task before money is spent: verifier, noise, head-room, leaks, cost",
+    "new": "write a plugin package to begin with: a task, an algorithm, a verifier, an engine, ...",
+    "import-task": "make a plugin package of a task folder of the released SIA",
     "plugins": "list what is installed, and what is broken",
     "doctor": "say what this machine can do",
 }
@@ -37,14 +44,14 @@ _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 failed, 2 unusable input, 3 waits for a word, 130 stopped."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    options = _parser(arguments).parse_args(arguments)
+    options = parser_of(arguments).parse_args(arguments)
     if options.command is None:
-        _parser(arguments).print_help()
+        parser_of(arguments).print_help()
         return 2
     from sia_core.errors import SiaError
 
     try:
-        return int(importlib.import_module(f"sia_core.cli.{options.command}").run(options))
+        return int(_module(options.command).run(options))
     except SiaError as error:
         print(f"sia: {shown(error)}", file=sys.stderr)
         return error.exit_code
@@ -64,7 +71,8 @@ def _how_to_go_on(options: argparse.Namespace) -> str:
     return f" What was finished is kept: go on with `{shlex.join(['sia', 'resume', *name, *where])}`."
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+def parser_of(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of a command line; of its commands, only the one that is named has its options."""
     from sia_core import __version__
 
     parser = argparse.ArgumentParser(
@@ -79,8 +87,12 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == asked:
-            importlib.import_module(f"sia_core.cli.{name}").add_arguments(command)
+            _module(name).add_arguments(command)
     return parser
+
+
+def _module(command: str) -> ModuleType:
+    return importlib.import_module(f"sia_core.cli.{command.replace('-', '_')}")
 
 
 def add_runs_dir(parser: argparse._ActionsContainer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 from sia_core.cli import shown
 from sia_core.hookspecs import Event
@@ -13,17 +13,21 @@ from sia_core.observe import Observer
 
 @contextmanager
 def watching() -> Iterator[list[Observer]]:
-    """The observers to hand to a run: one that tells of broken ones, and a display where there is a terminal."""
-    if not sys.stderr.isatty():
-        yield [tell_of_faults]
-        return
-    from sia_core.cli.display import Display
+    """The observers to hand to a run: one that tells of broken ones, and a display where there is a terminal.
 
-    display = Display()
-    try:
-        yield [tell_of_faults, display]
-    finally:
-        display.close()
+    What libraries print meanwhile goes to standard error: standard output is the report's.
+    """
+    with redirect_stdout(sys.stderr):
+        if not sys.stderr.isatty():
+            yield [tell_of_faults]
+            return
+        from sia_core.cli.display import Display
+
+        display = Display()
+        try:
+            yield [tell_of_faults, display]
+        finally:
+            display.close()
 
 
 def tell_of_faults(event: Event) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sia_core.cli import add_run, console, plain, print_json, run_argument
+from sia_core.cli import add_run, console, plain, print_json, run_argument, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,7 +17,11 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
-    parser.add_argument("--json", action="store_true", help="for programs")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for programs")
+    form.add_argument("--csv", action="store_true", help="for spreadsheets: a line a candidate")
+    form.add_argument("--html", metavar="FILE", help="one page with pictures that loads nothing (takes sia-dashboard)")
+    form.add_argument("--png", metavar="DIR", help="pictures for a paper (takes sia-dashboard[png])")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -24,13 +30,71 @@ def run(options: argparse.Namespace) -> int:
     from sia_core.running import find_run
 
     folder = find_run(Path(options.runs_dir), options.name)
+    if options.html or options.png:
+        _draw(folder, options)
+        return 0
     with Ledger.read(folder) as ledger:
         report = build(ledger)
     if options.json:
         print_json(report)
+    elif options.csv:
+        print(shown(as_csv(report)), end="")
     else:
         print_report(report, folder)
     return 0
+
+
+def _draw(folder: Path, options: argparse.Namespace) -> None:
+    """The report in pictures, by the view that is installed."""
+    from sia_core.errors import UsageError
+    from sia_core.plugins import Plugins
+    from sia_core.views import view
+
+    pictures = view(Plugins.discover())
+    if options.png:
+        written = pictures.plots(folder, Path(options.png))
+        print(shown("\n".join(map(str, written)) or f"{folder.name} has nothing to draw yet."))
+        return
+    page = pictures.page(folder)
+    try:
+        Path(options.html).write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--html {options.html}: {error.strerror}") from None
+    print(shown(f"Wrote {options.html}."))
+
+
+def as_csv(report: Mapping[str, Any]) -> str:
+    """A line a candidate, with what its gate said; a line break of a run's text ends no line."""
+    out = io.StringIO()
+    plain_keys = (
+        "index",
+        "candidate",
+        "lever",
+        "algorithm",
+        "name",
+        "parent",
+        "agent",
+        "predicted",
+        "gain",
+        "accepted",
+    )
+    gate_keys = ("incumbent", "candidate", "delta", "n")
+    lines = csv.writer(out, lineterminator="\n")
+    lines.writerow(["run", *plain_keys, *(f"gate_{key}" for key in gate_keys), "gate_low", "gate_high", "why"])
+    for row in report["generations"]:
+        gate = row["gate"]
+        figures = [*(gate[key] for key in gate_keys), *gate["ci95"]] if gate else [""] * 6
+        values = (report["run"], *(row[key] for key in plain_keys), *figures, row["why"])
+        lines.writerow([_cell(value) for value in values])
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A value for a spreadsheet. Text that it would take for a formula is kept as text."""
+    if not isinstance(value, str):
+        return value
+    text = " ".join(value.split())
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def print_report(report: Mapping[str, Any], folder: Path) -> None:
@@ -48,6 +112,8 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
         named = ", ".join(report["sandbox_may_not_stop"])
         out.print(plain((f"Attacks that it may not stop (`sia doctor --attacks` tries them): {named}.", "yellow")))
     _print_candidates(report["generations"], out)
+    if sorted_out := triaged(report.get("triage", {})):
+        out.print(sorted_out)
     if report["smallest_gain"]:
         out.print(f"The gate was asked {report['gate_queries']} times; {sees(report)}.")
     _print_sealed(report, out)
@@ -94,6 +160,18 @@ def _print_candidates(rows: Sequence[Mapping[str, Any]], out: Console) -> None:
     out.print(table)
     for line in refused:
         out.print(line)
+
+
+def triaged(triage: Mapping[str, int]) -> str:
+    """What was sorted out before a full evaluation; nothing where nothing was."""
+    told = []
+    if triage.get("checked"):
+        told.append(f"of {triage['checked']} harnesses that were checked {triage['not_running']} did not run")
+    if lost := triage.get("refused", 0) + triage.get("failed", 0):
+        told.append(
+            f"of {lost + triage['compared']} candidates {triage['refused']} were refused, {triage['failed']} failed"
+        )
+    return f"Triage: {'; '.join(told)}." if told else ""
 
 
 def _rejected(row: Mapping[str, Any]) -> str:

@@ -1,7 +1,9 @@
 """The policy over HTTP, as the OpenAI API has it: served by the host on a listener inside of one sandbox.
 
 Every client is hostile code. What one connection can cost is bounded in bytes, in
-time and in number; one that dawdles gives way to one that does not.
+time and in number; one that dawdles gives way to one that does not. Whether it does is
+judged by how often the endpoint itself was awake: on a busy machine a client may have
+been given no time at all between connecting and asking.
 """
 
 from __future__ import annotations
@@ -33,6 +35,10 @@ REQUEST_SECONDS = 30.0
 HEADER_BYTES = 32 * 1024
 
 _TICK_SECONDS = 0.5
+_LOOK_SECONDS = 0.05
+_LOOKS = 6
+"""So many looks at it, with time for everybody in between, before a connection gives way."""
+
 _STATUS = {
     "authentication_error": HTTPStatus.UNAUTHORIZED,
     "rate_limit_error": HTTPStatus.TOO_MANY_REQUESTS,
@@ -49,8 +55,9 @@ class Endpoint:
         self._listener.settimeout(_TICK_SECONDS)
         self._mutex = threading.Lock()
         self._admitted: dict[str, tuple[str, int]] = {}
-        # Since when each connection has been without a whole request; None while it is answered.
-        self._reading: dict[socket.socket, float | None] = {}
+        # Since when, and which look, each connection has been without a whole request; None while it is answered.
+        self._reading: dict[socket.socket, tuple[float, int] | None] = {}
+        self._looks = 0
         self._closed = threading.Event()
         threading.Thread(target=self._accept, name="sia-endpoint", daemon=True).start()
 
@@ -99,7 +106,7 @@ class Endpoint:
             yield
         finally:
             with self._mutex:
-                self._reading[connection] = time.monotonic()
+                self._reading[connection] = time.monotonic(), self._looks
 
     def _accept(self) -> None:
         with self._listener:
@@ -107,26 +114,37 @@ class Endpoint:
                 try:
                     connection, _ = self._listener.accept()
                 except TimeoutError:
+                    self._looks += 1
                     self._make_room()
                     continue
                 except OSError:  # no descriptor left for now
                     self._closed.wait(_TICK_SECONDS)
                     continue
-                if self._make_room():
+                if self._room():
                     with self._mutex:
-                        self._reading[connection] = time.monotonic()
+                        self._reading[connection] = time.monotonic(), self._looks
                     serve = threading.Thread(target=self._serve, args=(connection,), name="sia-endpoint", daemon=True)
                     serve.start()
                 else:
                     connection.close()
 
+    def _room(self) -> bool:
+        """Wait until one connection more can be served; whoever connects meanwhile waits, too. False once closed."""
+        while not self._make_room():
+            if self._closed.wait(_LOOK_SECONDS):
+                return False
+            self._looks += 1
+        return True
+
     def _make_room(self) -> bool:
-        """Cut what has dawdled too long, and where there are too many, the one that has dawdled longest."""
+        """Cut what has dawdled too long; where there are too many, the one that has dawdled longest, if it had time."""
         with self._mutex:
-            dawdling = sorted((since, each) for each, since in self._reading.items() if since is not None)
-            old = [each for since, each in dawdling if since < time.monotonic() - REQUEST_SECONDS]
+            dawdling = {each: since for each, since in self._reading.items() if since is not None}
+            late = time.monotonic() - REQUEST_SECONDS
+            old = [each for each, (since, _) in dawdling.items() if since < late]
             if len(self._reading) >= MOST_CONNECTIONS and not old:
-                old = [each for _, each in dawdling[:1]]
+                had_time = [each for each, (_, look) in dawdling.items() if self._looks - look >= _LOOKS]
+                old = sorted(had_time, key=lambda each: dawdling[each])[:1]
             for connection in old:
                 _cut(connection)
                 del self._reading[connection]

@@ -12,7 +12,7 @@ import struct
 
 HOST = "127.0.0.1"
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
-_BACKLOG = 64
+_BACKLOG = 256
 
 
 def listen() -> socket.socket | None:

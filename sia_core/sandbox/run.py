@@ -10,10 +10,11 @@ from pathlib import Path
 
 from sia_core.errors import SandboxError
 from sia_core.harness import check_path
+from sia_core.opening import Ran
 from sia_core.sandbox import program
 from sia_core.sandbox.frames import FrameReader, Header, ProtocolError, encode
 from sia_core.sandbox.libraries import import_names, library_paths
-from sia_core.types import Limits, Mount, Ran, Sandbox, SandboxProcess, SandboxSpec
+from sia_core.types import Limits, Mount, Sandbox, SandboxProcess, SandboxSpec
 
 _GRACE_SECONDS = 5.0
 _STOPPED = ("ok", "timeout", "killed", "flood")

@@ -74,3 +74,23 @@ def test_a_dry_run_is_told_to_people_and_refuses_what_a_run_refuses(
 def told_by(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     assert main(arguments) == 0
     return dict(json.loads(capsys.readouterr().out))
+
+
+@pytest.mark.real
+def test_a_plan_says_what_the_run_takes_on_many_workers_and_starts_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = command(EXAMPLE, tmp_path)
+    place = arguments.index("--runs-dir")
+    asked = ["plan", *arguments[1:place], "--dollars-per-hour", "2", "--generations", "1"]
+    assert main(asked) == 0
+    shown = capsys.readouterr().out
+    assert "driver load" in shown
+    assert "1,024" in shown
+    told = told_by([*asked, "--json"], capsys)
+    first, *rest = told["workers"]
+    assert first["workers"] == 1
+    assert first["seconds"] == pytest.approx(told["seconds"]["most"], rel=0.01)
+    assert all(row["seconds"] <= first["seconds"] for row in rest)
+    assert all(row["dollars"] == round(2 * row["worker_hours"], 2) for row in told["workers"])
+    assert not any(tmp_path.iterdir())

@@ -9,114 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from played_model import FINISH, STOP, Killed, World, rewrite, said, skill, use
 
-from sia_core.agentic import ModelImprover, Settings, prompts
-from sia_core.agentic.proposal import Proposal, decisions
+from sia_core.agentic import prompts
+from sia_core.agentic.proposal import Proposal, Proposals
 from sia_core.agentic.toolbox import ToolError
 from sia_core.agentic.workshop import Workshop
-from sia_core.budget import Budget, Limit
-from sia_core.candidate import Parts, make_agent
+from sia_core.candidate import make_agent
 from sia_core.decision import RewriteHarness, Training, UpdateWeights
-from sia_core.desk import Desk
+from sia_core.desk import Checked
 from sia_core.errors import ModelError
 from sia_core.evidence import AgentView, AlgorithmView, Evidence, Rollout, Trial, WeightsView, summarise
 from sia_core.fence import outside
 from sia_core.harness import HarnessTree
 from sia_core.ledger import Ledger
-from sia_core.loop import Loop, Plan
-from sia_core.models import Ask, Prices, Reply, ToolCall, Usage
-from sia_core.observe import Emitter
+from sia_core.models import Ask, Reply, Usage
 from sia_core.recorded import Recorded, recording
-from sia_core.report import build
-from sia_core.rollout import Rollouts, Setting
 from sia_core.testing.fakes import SKILL, FakeTask, InstantBackend, harness
-from sia_core.trees import Trees
-from sia_core.types import Metric, OfferRef
+from sia_core.types import Metric
 
-CONFIG = {"plan": {"levers": ["harness"], "seed": 0}, "budget": {}, "improver": "model"}
 GOLDEN = Path(__file__).parents[1] / "data" / "prompts"
 
-
-def use(name: str, **arguments: Any) -> tuple[str, Any]:
-    return name, arguments
-
-
-def skill(new: float, old: float = 0.2) -> tuple[str, Any]:
-    return use("replace_text", path=SKILL, old=f"{old}\n", new=f"{new}\n")
-
-
-def rewrite(name: str, gain: float = 0.1) -> tuple[str, Any]:
-    prediction = {"gain": gain, "where": "everywhere"}
-    return use("decide", changes=[{"lever": "harness", "name": name, "reason": "why not", "prediction": prediction}])
-
-
-FINISH = use("finish", summary="as it was")
-STOP = use("decide", changes=[{"lever": "stop", "reason": "enough"}])
 BOTH = [[use("check"), FINISH], [skill(0.5)], [rewrite("half", 0.3)], [skill(0.9, 0.5), rewrite("most", 0.4)], [STOP]]
 """A draft, two decisions of which the first takes two replies, and a stop."""
-
-
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
-class Played:
-    """A provider that plays replies: each is calls, or a whole Reply, or what is raised."""
-
-    name = "played"
-
-    def __init__(self, *script: Any) -> None:
-        self.script = list(script)
-        self.asked: list[Ask] = []
-
-    def complete(self, request: Ask) -> Reply:
-        self.asked.append(request)
-        part = self.script.pop(0)
-        if isinstance(part, BaseException):
-            raise part
-        return part if isinstance(part, Reply) else said(*part)
-
-    def prices(self, model: str) -> Prices | None:
-        return Prices(3.0, 15.0, 0.3, 3.75)
-
-
-def said(*calls: tuple[str, Any], ended: Any = None, text: str = "") -> Reply:
-    made = tuple(ToolCall(f"id{at}", name, arguments) for at, (name, arguments) in enumerate(calls))
-    return Reply(text, made, ended or ("tools" if calls else "end"), Usage(100, 10))
-
-
-class World:
-    """A run of the fake task whose improver is a model that plays a script."""
-
-    def __init__(self, folder: Path, *script: Any, budget: str = "", task: FakeTask | None = None, **more: Any) -> None:
-        self.folder, self.backend, self.task = folder, InstantBackend(), task or FakeTask()
-        self.provider = Played(*script)
-        self.limit, self.settings = Limit.parse(budget), Settings.of("a-model", more)
-        self.notices: list[str] = []
-
-    def run(self) -> dict[str, Any]:
-        with Ledger(self.folder) if (self.folder / "ledger.db").exists() else Ledger.create(self.folder) as ledger:
-            ledger.step("run", lambda: {"config": CONFIG, "task": "fake", "metric": {"name": "right"}})
-            self.loop(ledger).improve()
-            return build(ledger)
-
-    def loop(self, ledger: Ledger) -> Loop:
-        emit = Emitter([(None, self._notice)])  # type: ignore[list-item]
-        setting = Setting(str(self.folder), OfferRef("fake"), OfferRef("exact"), "none", 0)
-        rollouts, trees = Rollouts(setting, ledger, self.backend, emit), Trees(self.folder)
-        improver = ModelImprover(self.provider, self.settings)
-        loop = Loop(Plan(), Parts(self.task, improver, rollouts, ledger, trees, Budget(self.limit), emit))
-        improver.equip(Desk(loop.parts, loop.samples))
-        return loop
-
-    def _notice(self, event: Any) -> None:
-        if event.kind == "model.notice":
-            self.notices.append(event.data["text"])
-
-    def told(self, call: int) -> str:
-        """The last message of a request: what tools gave, or what the user says."""
-        message = self.provider.asked[call].messages[-1]
-        return message["text"] if message["role"] == "user" else "\n".join(row["text"] for row in message["results"])
 
 
 def test_a_run_drafts_rewrites_twice_and_stops(tmp_path: Path) -> None:
@@ -146,10 +61,10 @@ def test_a_draft_that_does_not_run_is_handed_back_and_one_that_runs_is_the_first
 
 WRONG = [
     (rewrite("nothing"), "as its agent's harness was"),
-    (use("decide", changes=[]), "changes: List should have at least 1 item"),
+    (use("decide", changes=[]), "decide on a change, or to stop"),
     (use("decide"), "changes: Field required"),
     (use("decide", changes=[{"lever": "harness", "name": "x"}]), "reason: Field required"),
-    (use("decide", changes=[{"lever": "stop", "reason": "x"}] * 3), "this run tries 2 changes a generation"),
+    (use("decide", changes=rewrite("x")[1]["changes"] * 3), "this run tries 2 changes a generation"),
     (use("decide", changes=[{"lever": "magic"}]), "magic"),
     (("decide", '{"changes": ['), "not a JSON object"),
     (use("divine"), "there is no tool 'divine'"),
@@ -365,12 +280,26 @@ def update(**more: Any) -> Proposal:
     return Proposal.model_validate({"changes": [change]})
 
 
-def workshop(given: Evidence) -> Workshop:
-    return Workshop(None, given.agents, given.agents["one"])  # type: ignore[arg-type]  # nothing here asks the desk
+class NoDesk:
+    """Every check is passed."""
+
+    def check(self, tree: HarnessTree, adapter: str | None) -> Checked:
+        return Checked([Rollout("search-0", "ok", 1.0)])
+
+    def rollouts(self, agent: str) -> list[Rollout]:
+        return []
+
+
+def proposals(given: Evidence) -> tuple[Proposals, dict[str, Any]]:
+    """What a conversation may decide, and its tools."""
+    work = Workshop(NoDesk(), given.agents, [given.agents["one"]] * given.candidates)  # type: ignore[arg-type]
+    made = Proposals(given, work)
+    tools = {each.name: each for each in (*work.offered, *made.offered)}
+    return made, {name: lambda name=name, **given: tools[name].use(tools[name].takes(**given)) for name in tools}
 
 
 def test_an_update_is_trained_as_its_algorithm_advises_but_for_what_the_model_says() -> None:
-    (decision,) = decisions(update(training={"group": 4}), evidence(), workshop(evidence()))
+    (decision,) = proposals(evidence())[0].decided(update(training={"group": 4}))
     assert isinstance(decision, UpdateWeights)
     assert (decision.training.steps, decision.training.group, decision.parent) == (7, 4, "one")
     assert decision.prediction.where == "all"
@@ -390,16 +319,14 @@ def test_an_update_is_trained_as_its_algorithm_advises_but_for_what_the_model_sa
 )
 def test_an_update_that_would_only_be_refused_is_handed_back(given: Any, change: Any, why: str) -> None:
     with pytest.raises(ToolError, match=why):
-        decisions(update(**change), evidence(**given), workshop(evidence()))
+        proposals(evidence(**given))[0].decided(update(**change))
 
 
 def test_both_levers_may_be_pulled_in_one_generation() -> None:
-    work = workshop(evidence())
-    tools = {each.name: each for each in work.offered}
-    name, arguments = skill(0.5)
-    tools[name].use(tools[name].takes.model_validate(arguments))
+    made, tools = proposals(evidence())
+    tools["replace_text"](**skill(0.5)[1])
     both = [*json.loads(update().model_dump_json())["changes"], rewrite("half")[1]["changes"][0]]
-    first, second = decisions(Proposal.model_validate({"changes": both}), evidence(), work)
+    first, second = made.decided(Proposal.model_validate({"changes": both}))
     assert isinstance(first, UpdateWeights)
     assert isinstance(second, RewriteHarness)
     assert len(second.edits) == 1
@@ -411,8 +338,11 @@ def test_both_levers_may_be_pulled_in_one_generation() -> None:
 def pages() -> Iterator[tuple[str, Callable[[], str]]]:
     given = evidence()
     yield "system", lambda: "\n\n-----\n\n".join(prompts.system(given.brief, given.metric, harness(0.2)))
+    yield "discover", lambda: prompts.system(given.brief, given.metric, harness(0.2), discovers=True)[1]
     yield "draft", lambda: prompts.draft(["cases.jsonl", "labels.json"])
-    yield "decide", lambda: prompts.decide(given, ["cases.jsonl"])
+    one, two = given.agents["one"], view("two")
+    begins = prompts.start_of("pareto", [one, two])
+    yield "decide", lambda: prompts.decide(given, ["cases.jsonl"], begins)
 
 
 @pytest.mark.parametrize(("name", "page"), list(pages()), ids=lambda each: each if isinstance(each, str) else "")

@@ -30,6 +30,8 @@ HEAVY = {
     "cupy",
     "anthropic",
     "litellm",
+    "tinker",
+    "openai_harmony",
 }
 HEART = ("loop", "train", "decision", "gate", "evidence", "types", "hookspecs")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -10,11 +11,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from stranger import blocks as blocks_of
 
-from sia_core.cli import main
+from sia_core.cli import main, parser_of
 from sia_core.hookspecs import Offer
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +30,7 @@ def blocks(language: str) -> list[str]:
     return [text for each, text in found if each == language]
 
 
-@pytest.mark.parametrize("name", ["hooks.md", "cli.md"])
+@pytest.mark.parametrize("name", ["hooks.md", "cli.md", "api.md", "directory.md"])
 def test_a_generated_page_is_current(name: str) -> None:
     pages = runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]()
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == pages[name], "run `python docs/generate.py`"
@@ -98,3 +101,62 @@ def test_the_agent_of_its_page_runs_with_its_manifest_and_its_catalogue_is_one(t
     (tmp_path / "cases.jsonl").write_text("".join(cases))
     where = ["--harness", str(agent), "--data", str(tmp_path / "cases.jsonl"), "--runs-dir", str(tmp_path / "runs")]
     assert main(["run", *where, "--verifier", "exact"]) == 0
+
+
+def commands_of(page: Path) -> list[str]:
+    """The commands of a page that start with sia, each on a line of a block of a shell."""
+    lines = [
+        line.removeprefix("$ ").strip()
+        for language, _, text in blocks_of(page)
+        for line in text.replace("\\\n", " ").splitlines()
+        if language == "sh" or (language == "console" and line.startswith("$ "))
+    ]
+    without = [re.sub(r"^(\w+=\S+ )+", "", line) for line in lines]  # variables before it
+    return [line for line in without if line.startswith("sia ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_on_a_page_is_one(page: Path) -> None:
+    for line in commands_of(page):
+        arguments = shlex.split(line, comments=True)[1:]
+        parser_of(arguments).parse_args(arguments)  # it exits where an option is unknown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_of_python_and_toml_on_a_page_can_be_read(page: Path) -> None:
+    for language, _, text in blocks_of(page):
+        if language == "python":
+            ast.parse(text)
+        if language == "toml":
+            tomllib.loads(text)
+
+
+@pytest.mark.parametrize("page", ["adapters.md", "testing-plugins.md"])
+def test_the_classes_of_a_page_can_be_defined(page: str) -> None:
+    for language, _, text in blocks_of(ROOT / "docs" / page):
+        if language == "python":
+            exec(text, {"__name__": "example"})
+
+
+def test_the_contract_suite_of_its_page_passes(tmp_path: Path) -> None:
+    (text,) = (text for language, _, text in blocks_of(ROOT / "docs" / "testing-plugins.md") if language == "python")
+    (tmp_path / "test_longer.py").write_text(text)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "4 passed" in done.stdout
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "site" / "tutorial-task" / "index.html").is_file()
+
+
+def test_the_algorithm_of_the_tutorial_has_fewer_than_40_lines() -> None:
+    (text,) = (
+        text for _, title, text in blocks_of(ROOT / "docs/tutorial-algorithm.md") if title.endswith("algorithm.py")
+    )
+    assert len(text.splitlines()) < 40

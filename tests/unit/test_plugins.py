@@ -144,6 +144,13 @@ def test_a_distribution_that_is_on_the_path_twice_is_read_once(install: Install)
     assert [each.name for each in Plugins.discover().rows() if "ine" in each.distribution] == ["new"]
 
 
+def test_an_old_copy_behind_one_that_is_no_plugin_any_more_is_not_in_use(install: Install, tmp_path: Path) -> None:
+    install("sia-mine", offering("old"), version="1.0")
+    module = install("sia-mine", offering("new"), version="2.0")
+    (tmp_path / module / "sia_mine-2.0.dist-info" / "entry_points.txt").unlink()
+    assert not [each.name for each in Plugins.discover().rows() if each.distribution == "sia-mine"]
+
+
 # Broken ones
 
 BROKEN = {

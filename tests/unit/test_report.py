@@ -82,3 +82,13 @@ def test_a_run_of_an_earlier_version_is_told_without_what_it_did_not_record(
     assert "final agent 0.5000 [0.2000, 0.8000]" in shown
     assert "gap" not in shown
     assert "halve" not in shown
+
+
+def test_what_was_sorted_out_before_a_full_evaluation_is_told_and_nothing_where_nothing_was(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sorted_out = {"checked": 5, "not_running": 2, "refused": 0, "failed": 1, "compared": 3}
+    shown = printed(capsys, triage=sorted_out)
+    assert "Triage: of 5 harnesses that were checked 2 did not run;" in shown
+    assert "of 4 candidates 0 were refused, 1 failed." in shown
+    assert "Triage" not in printed(capsys, triage=dict.fromkeys(sorted_out, 0))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sia_core.errors import UsageError
-from sia_core.models import Prices, Provider
+from sia_core.models import Ask, CallFailed, Prices, Provider, told
 from sia_core.testing.model_server import ModelServer, Turn
 from sia_core.testing.providers import KEY, ProviderContract
 from sia_litellm.improver import LiteLLM
@@ -41,6 +41,29 @@ class TestCompletions(ProviderContract):
             provider.check(self.model, "--improver litellm:openai/any-model")
             assert provider.complete(self.ask()).text == "so"
             assert server.asked[0].body["model"] == "any-model"
+
+
+class Stream:
+    """A stream of litellm's that breaks at its first chunk and notes that it was closed."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+        self.completion_stream = self
+
+    def __iter__(self) -> Iterator[Any]:
+        raise ConnectionError("cut")
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_a_stream_is_closed_whatever_came_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left to the garbage collector, it may close amid another call, under a lock that this thread holds already."""
+    provider, stream = Completions("http://localhost:1/v1", 1.0, None), Stream()
+    monkeypatch.setattr(provider._library, "completion", lambda **_: stream)
+    with pytest.raises(CallFailed, match="cut"):
+        provider.complete(Ask("openai/any", ("rules", "task"), (told("hello"),), (), max_tokens=5))
+    assert stream.closed == 1
 
 
 def test_prices_are_the_users_or_the_tables_and_of_a_server_of_ones_own_not_known() -> None:

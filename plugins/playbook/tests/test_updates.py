@@ -193,6 +193,22 @@ def test_an_update_is_cut_to_what_edits_leave_of_the_budget_and_says_so() -> Non
     assert "does not fit into what edits leave of the budget" in starved[0].reason
     alone = replace(plain, levers=("weights",), budget_left={"seconds": 12.0})
     assert update(alone).training.steps == 7  # nothing else needs it
+    counted = update(replace(alone, budget_left={"rollouts": 1900.0}))
+    assert counted.training.steps == 5  # or it would be refused, and the lever never pulled
+
+
+def test_an_update_that_begins_too_wide_for_the_budget_is_cut_to_fewer_instances() -> None:
+    advised = Training(steps=7, prompts=2048, group=8, first_group=64)
+    instances = 1842
+    cost = {"rollouts": advised.rollouts(instances), "tokens": 1e6, "seconds": 60.0}
+    learner = AlgorithmView("ppo", "ppo", training={"first": advised}, costs={"first": cost})
+    plain = evidence(agent("first", 0.3, DENSE), algorithms=(learner,), levers=("weights",))
+    found = update(replace(plain, budget_left={"rollouts": 0.25 * cost["rollouts"]}))
+    assert (found.training.steps, found.training.prompts) == (7, 368)
+    assert found.training.rollouts(instances) <= 0.2 * cost["rollouts"]
+    assert "for about 41,216 rollouts" in found.reason
+    assert "368 of 1,842 instances, as the budget has it" in found.reason
+    assert stopped(replace(plain, budget_left={"rollouts": 0.1 * cost["rollouts"]}))
 
 
 def test_a_trained_policy_stays_with_the_agent_whose_harness_is_edited_even_to_one_that_is_known() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,6 +76,24 @@ def test_peft_loads_the_adapter_by_itself(kind: str, experts: bool, model_folder
         scores = alone(input_ids=torch.tensor([tokens])).logits[0].log_softmax(-1)
     row = engine.logprobs([Trace(tokens, [0, *[1] * 19], [0.0] * 20)])[0]
     assert row[1:] == pytest.approx([float(scores[t, tokens[t + 1]]) for t in range(19)], abs=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")
+@pytest.mark.parametrize("experts", [False, True])
+def test_gpt_oss_says_the_same_with_its_adapter_merged(
+    experts: bool, model_folder: ModelFolder, tmp_path: Path
+) -> None:
+    folder = model_folder("gpt_oss")
+    engine = trained(Torch(policy=f"hf:{folder}", rank=4, experts=experts))
+    engine.save(tmp_path / "adapter")
+    tokens = torch.tensor([list(range(40, 70))])
+    alone: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path / "adapter").eval()
+    with torch.no_grad():
+        base = AutoModelForCausalLM.from_pretrained(folder).eval()(input_ids=tokens).logits.log_softmax(-1)
+        apart = alone(input_ids=tokens).logits.log_softmax(-1)
+        merged = alone.merge_and_unload()(input_ids=tokens).logits.log_softmax(-1)
+    assert float((apart - merged).abs().max()) < 1e-4
+    assert float((apart - base).abs().max()) > 1e-3  # there is something to merge
 
 
 def test_experts_learn_only_when_asked(model_folder: ModelFolder) -> None:

@@ -16,6 +16,7 @@ from statistics import fmean
 from string import Template
 
 from sia_core.agentic.archive import measured
+from sia_core.agentic.parents import WHY, Rule
 from sia_core.agentic.workshop import code
 from sia_core.evidence import AgentView, AlgorithmView, Evidence, Trial, excerpt
 from sia_core.fence import fenced
@@ -28,11 +29,12 @@ PUBLIC = 30
 LINE = 300
 
 
-def system(brief: str, metric: Metric, seed: HarnessTree) -> tuple[str, ...]:
+def system(brief: str, metric: Metric, seed: HarnessTree, *, discovers: bool = False) -> tuple[str, ...]:
     """The system prompt, in parts."""
     unit = f" in {metric.unit}" if metric.unit else ""
     about = {"brief": brief, "metric": metric.name + unit, "direction": metric.direction}
-    return (_text("rules") + "\n" + _filled("table", table=as_text()), _filled("task", **about, code=code(seed)))
+    task = _filled("task", **about, code=code(seed)) + ("\n" + _text("discover") if discovers else "")
+    return (_text("rules") + "\n" + _filled("table", table=as_text()), task)
 
 
 def draft(public: Sequence[str]) -> str:
@@ -45,8 +47,15 @@ def first_agent(evidence: Evidence) -> AgentView:
     return next(agent for agent in evidence.agents.values() if agent.parent is None)
 
 
-def decide(evidence: Evidence, public: Sequence[str]) -> str:
-    """The first message of a decision: the evidence."""
+def start_of(rule: Rule, chosen: Sequence[AgentView]) -> str:
+    """Whose harness the working copy holds, before and after one was set aside, and why."""
+    first, *others = [agent.id for agent in chosen]
+    then = f", and after you set one aside that of {', then '.join(others)}" if others else ""
+    return f"Your working copy holds the harness of agent {first}{then} ({rule}: {WHY[rule]})."
+
+
+def decide(evidence: Evidence, public: Sequence[str], begins: str) -> str:
+    """The first message of a decision: where it begins, and the evidence."""
     left = [
         f"{amount:,.{2 if kind == 'dollars' else 0}f} {kind}" for kind, amount in sorted(evidence.budget_left.items())
     ]
@@ -54,7 +63,7 @@ def decide(evidence: Evidence, public: Sequence[str]) -> str:
         "decide",
         generation=str(evidence.generation),
         candidates=str(evidence.candidates),
-        incumbent=evidence.incumbent,
+        begins=begins,
         levers=", ".join(evidence.levers),
         smallest_gain=f"{evidence.smallest_gain:.3f}"
         + ("" if evidence.metric.bounds else " (of instances won, less those lost, as nothing bounds the reward)"),

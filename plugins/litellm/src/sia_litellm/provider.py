@@ -6,7 +6,7 @@ import importlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
 
@@ -72,7 +72,10 @@ class Completions:
                 num_retries=0,
                 _skip_mcp_handler=True,  # litellm 1.106 imports it for any tool, and it wants a package of its own
             )
-            return _put_together(stream)
+            try:
+                return _put_together(stream)
+            finally:
+                _close(stream)
 
     @cached_property
     def _library(self) -> Any:
@@ -147,6 +150,15 @@ def _messages(message: Message) -> list[dict[str, Any]]:
     ]
     said = {"role": "assistant", "content": message["text"] or None}
     return [{**said, "tool_calls": calls} if calls else said]
+
+
+def _close(stream: Any) -> None:
+    """Now, and not when it is collected: that may be amid another call, which then waits for its own lock for ever.
+
+    httpcore's pool closes what it collects under a lock that the thread may hold already.
+    """
+    with suppress(Exception):  # the reply is there, or its fault is on the way
+        stream.completion_stream.close()
 
 
 def _put_together(stream: Iterable[Any]) -> Reply:

@@ -73,22 +73,26 @@ def edits(evidence: Evidence) -> list[EditArm] | str:
     playbook = evidence.playbook
     if playbook is None or not playbook.edit:
         return "the task has no catalogue of edits (playbook.toml), so there is nothing to choose from"
+    for parent in (evidence.agents[each] for each in parents(evidence)):
+        if arms := edits_of(evidence, playbook, parent):
+            return arms
+    return _exhausted(evidence, playbook)
+
+
+def edits_of(evidence: Evidence, playbook: Playbook, parent: AgentView) -> list[EditArm]:
+    """The edits that apply to an agent and were not tried on it yet."""
     # A harness that was tried with other weights is another agent, and the edit may earn something else there.
     known = {(agent.harness, agent.adapter) for agent in evidence.agents.values()}
     tried = {(trial.parent, trial.name) for trial in evidence.trials}
     earned = _earned_by_family(evidence, playbook)
-    for parent in (evidence.agents[each] for each in parents(evidence)):
-        arms = [
-            _arm(evidence, entry, parent, earned.get(_family(entry), ()))
-            for entry in playbook.edit
-            if (parent.id, entry.name) not in tried
-            and entry.name not in parent.edits
-            and applies(parent.files, entry.change)
-            and (apply_edits(parent.files, entry.change).digest, parent.adapter) not in known
-        ]
-        if arms:
-            return arms
-    return _exhausted(evidence, playbook)
+    return [
+        _arm(evidence, entry, parent, earned.get(_family(entry), ()))
+        for entry in playbook.edit
+        if (parent.id, entry.name) not in tried
+        and entry.name not in parent.edits
+        and applies(parent.files, entry.change)
+        and (apply_edits(parent.files, entry.change).digest, parent.adapter) not in known
+    ]
 
 
 def _earned_by_family(evidence: Evidence, playbook: Playbook) -> dict[str, list[tuple[str, float]]]:

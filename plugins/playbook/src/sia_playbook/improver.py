@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sia_core.decision import RewriteHarness, Stop, UpdateWeights
+from sia_core.errors import UsageError
 from sia_core.evidence import Evidence, TaskView
 from sia_core.harness import HarnessTree
 from sia_playbook.edits import EditArm, edits
@@ -21,7 +23,10 @@ Arm = EditArm | UpdateArm
 
 
 class Bandit:
-    """The improver ``playbook``."""
+    """The improver ``playbook``. With ``algorithm``, updates are by that one, whatever the selection table says."""
+
+    def __init__(self, algorithm: str = "") -> None:
+        self._algorithm = algorithm
 
     def draft(self, task: TaskView, seed: int) -> HarnessTree:
         """The task's seed harness, as it is."""
@@ -32,6 +37,8 @@ class Bandit:
 
         At most one of them is an update.
         """
+        if self._algorithm and "weights" in evidence.levers:
+            evidence = _only(evidence, self._algorithm)
         found = edits(evidence) if "harness" in evidence.levers else []
         best = update(evidence) if "weights" in evidence.levers else None
         arms: list[Arm] = [] if isinstance(found, str) else [*found]
@@ -45,6 +52,15 @@ class Bandit:
         chosen = [*proven, *_spread(others)][: evidence.candidates]
         beside = _beside(best, chosen)
         return [arm.decision() if isinstance(arm, UpdateArm) else arm.decision(beside) for arm in chosen]
+
+
+def _only(evidence: Evidence, algorithm: str) -> Evidence:
+    """The evidence, with one algorithm alone on offer; UsageError where that one is not."""
+    named = tuple(each for each in evidence.algorithms if each.name == algorithm)
+    if not named and evidence.algorithms:
+        known = ", ".join(each.name for each in evidence.algorithms)
+        raise UsageError(f"--improver-set algorithm={algorithm}: this run's engine can train with {known}")
+    return replace(evidence, algorithms=named)
 
 
 def _ranked(arms: list[Arm], evidence: Evidence) -> list[Arm]:

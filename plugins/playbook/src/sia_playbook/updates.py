@@ -13,7 +13,7 @@ promised moves and narrows that, each weighed by what it promised.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sia_core.decision import Prediction, Training, UpdateWeights
@@ -32,6 +32,9 @@ OTHERS = 0.5
 
 SHARE = 0.5
 """The most of what is left of a budget that an update may take where edits need some of it too."""
+
+ALONE = 0.8
+"""The same where nothing else needs any: the rest pays for looking at what was trained."""
 
 LEAST = 0.1
 """An update that is cut to less of what its learner advises than this is not worth starting."""
@@ -98,9 +101,13 @@ class UpdateArm:
         if cost is None:
             return ""
         advised = self.learner.training[self.parent.id]
-        part = _work(self.training, self.training.steps) / _work(advised, advised.steps)
+        instances = round(_instances(advised, cost))
+        part = self.training.rollouts(instances) / advised.rollouts(instances)
         rollouts, tokens, seconds = (part * cost[kind] for kind in ("rollouts", "tokens", "seconds"))
-        fewer = f", {self.training.steps} of {advised.steps} steps, as the budget has it" if part < 1 else ""
+        cut = (self.training.steps, advised.steps, "steps")
+        if cut[0] == cut[1]:
+            cut = (self.training.prompts, instances, "instances")
+        fewer = f", {cut[0]:,} of {cut[1]:,} {cut[2]}, as the budget has it" if part < 1 else ""
         limit = f", but no more than {self.training.seconds:,.0f} s" if self.training.seconds else ""
         return f", for about {rollouts:,.0f} rollouts, {tokens:,.0f} tokens and {seconds:,.0f} s{limit}{fewer}"
 
@@ -155,29 +162,39 @@ def _arm(evidence: Evidence, parent: AgentView) -> UpdateArm | str:
         for same, other in zip(_past(evidence, {choice.algorithm}), _past(evidence, others), strict=True)
     )
     learner = next(each for each in evidence.algorithms if each.name == choice.algorithm)
-    training = _fitted(evidence, learner, parent)
+    training = fitted(evidence, learner, parent)
     if training is None:
         return f"{choice.algorithm} does not fit into what edits leave of the budget"
     return UpdateArm(choice, parent, promise, promised, won, tuple(objections), learner, training)
 
 
-def _fitted(evidence: Evidence, learner: AlgorithmView, parent: AgentView) -> Training | None:
+def fitted(evidence: Evidence, learner: AlgorithmView, parent: AgentView) -> Training | None:
     """The training that the learner advises, cut to fit the budget; None where too little of it would be left.
 
-    Counts are cut by steps. How fast an update will be is only estimated, so it is given its
-    time instead. Where no edit competes for the budget, it may use all of it, and is stopped by it.
+    Counts are cut by steps, or where the first one is too wide for that, by instances. How
+    fast an update will be is only estimated, so it is given its time instead; where no edit
+    competes for that, all of it, and is stopped by it.
     """
     advised, cost = learner.training.get(parent.id, Training()), learner.costs.get(parent.id, {})
-    if "harness" not in evidence.levers:
-        return advised
-    shares = {kind: SHARE * left / cost[kind] for kind, left in evidence.budget_left.items() if cost.get(kind)}
+    alone = "harness" not in evidence.levers
+    part = ALONE if alone else SHARE
+    limits = {kind: left for kind, left in evidence.budget_left.items() if not (alone and kind == "seconds")}
+    shares = {kind: part * left / cost[kind] for kind, left in limits.items() if cost.get(kind)}
     fits = min([1.0, *(share for kind, share in shares.items() if kind != "seconds")])
     whole = _work(advised, advised.steps)
-    steps = max((each for each in range(advised.steps + 1) if _work(advised, each) <= fits * whole), default=0)
-    if _work(advised, steps) < LEAST * whole or shares.get("seconds", 1.0) < LEAST:
+    if min(fits, shares.get("seconds", 1.0)) < LEAST:
         return None
+    steps = max(each for each in range(advised.steps + 1) if _work(advised, each) <= fits * whole)
+    cut = {"steps": steps, "prompts": advised.prompts}
+    if _work(advised, steps) < LEAST * whole:  # its first step is too wide, so that fewer instances are left
+        cut = {"steps": advised.steps, "prompts": max(1, int(fits * _instances(advised, cost)))}
     seconds = SHARE * evidence.budget_left["seconds"] if "seconds" in shares else None
-    return advised.model_copy(update={"steps": steps, "seconds": seconds})
+    return advised.model_copy(update={**cut, "seconds": seconds})
+
+
+def _instances(advised: Training, cost: Mapping[str, float]) -> float:
+    """The instances that a step of the advised training rolls out."""
+    return cost["rollouts"] / _work(advised, advised.steps) if "rollouts" in cost else advised.prompts
 
 
 def _work(training: Training, steps: int) -> int:

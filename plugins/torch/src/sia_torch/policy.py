@@ -15,6 +15,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from sia_core.errors import UsageError
 from sia_torch.adapter import EXPERTS, Learns, adapt, attention_maps, weight_of
 from sia_torch.base import trained_on
+from sia_torch.harmony import HarmonyTokens
 from sia_torch.settings import Settings
 from sia_torch.tiny import TinyConfig, build_tiny, feature_ids
 from sia_torch.tokens import CharTokens, HfTokens, Tokens
@@ -163,9 +164,11 @@ def _pretrained(name: str, device: torch.device, settings: Settings) -> tuple[Pr
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     try:
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name) if settings.chat == "template" else None
     except (OSError, ValueError) as error:
         raise UsageError(f"{name} cannot be loaded: {error}") from None
+    if tokenizer is None:
+        return model, HarmonyTokens(model.config.vocab_size, settings.effort)
     ends = model.generation_config.eos_token_id if model.generation_config else None
     stops = [ends] if isinstance(ends, int) else list(ends or [])
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stops:

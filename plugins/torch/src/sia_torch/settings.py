@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +17,8 @@ class Settings(BaseModel):
     rank, alpha : of LoRA.
     targets : names of the linear maps to train; by default those inside attention.
     experts : train a GptOss's experts too: at rank 32, 2.15 billion parameters more for the 120B model.
+    chat : how turns are written: by the tokenizer's ``template``, or in gpt-oss's format, ``harmony``.
+    effort : of reasoning, which harmony tells the model.
     device : ``cpu``, ``cuda`` or ``cuda:N``; by default a GPU where there is one.
     temperature : of sampling and of training's log-probabilities alike.
     rows : samples that are decoded side by side; a batch is always this size, filled up.
@@ -38,6 +40,8 @@ class Settings(BaseModel):
     alpha: int = Field(default=32, ge=1)
     targets: tuple[str, ...] = ()
     experts: bool = False
+    chat: Literal["template", "harmony"] = "template"
+    effort: Literal["low", "medium", "high"] = "low"
     device: str = ""
     temperature: float = Field(default=1.0, gt=0)
     rows: int = Field(default=32, ge=1)

@@ -1,0 +1,1 @@
+"""A backend for SIA on a Ray cluster."""

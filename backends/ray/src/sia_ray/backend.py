@@ -1,0 +1,143 @@
+"""The backend ``ray``: jobs on the workers of a cluster, each of which keeps a host of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from sia_core.errors import UsageError
+from sia_core.parcels import Outcome, raised
+from sia_core.plugins import Plugins
+from sia_core.types import Handle, Job
+from sia_ray.settings import HEALTH, Settings
+
+PATIENCE = 300.0
+"""Seconds that a cluster has to start the first worker."""
+
+
+class RayBackend:
+    """Runs jobs on a Ray cluster; its factory takes :class:`sia_ray.settings.Settings`' fields.
+
+    ``slots`` counts the jobs of all workers together.
+    """
+
+    def __init__(self, plugins: Plugins, **settings: Any) -> None:
+        self._settings = Settings.of(settings)
+        self._plugins = plugins
+        self._ray = _library()
+        self._started = _join(self._ray, self._settings.address)
+        try:
+            workers = self._room()
+            from sia_ray.pool import Pool
+
+            self.slots = workers * self._settings.at_once
+            self._pool = Pool(self._hire, workers, self._settings.at_once)
+        except BaseException:
+            self._leave()
+            raise
+
+    def submit(self, job: Job) -> Future[Any]:
+        return self._pool.submit(job)
+
+    def serve(self, name: str, payload: Mapping[str, Any]) -> Handle:
+        """``name`` is ``kind:offer``, such as ``engine:torch``; ``payload`` its settings."""
+        from sia_ray.worker import Served
+
+        kind, _, offer = name.partition(":")
+        actor = self._actor(Served, 1).remote(self._plugins.allow)
+        handle = _Handle(self._ray, actor)
+        try:
+            handle.ask(name, actor.start.remote(kind, offer, json.dumps(dict(payload))))
+        except BaseException:
+            handle.close()
+            raise
+        return handle
+
+    def close(self) -> None:
+        self._pool.close()
+        self._leave()
+
+    def _room(self) -> int:
+        """How many workers to start; UsageError where the cluster could never hold one."""
+        told = self._settings
+        there = self._ray.cluster_resources()
+        needed = {"CPU": told.cpus, "GPU": float(told.gpus)}
+        if told.accelerator:
+            needed[f"accelerator_type:{told.accelerator}"] = 0.001
+        for kind, amount in needed.items():
+            if there.get(kind, 0.0) < amount:
+                has = f"{there.get(kind, 0.0):g} of {kind}"
+                raise UsageError(f"a worker takes {amount:g} of {kind}, and the cluster has {has}; see --backend-set")
+        if told.workers:
+            return told.workers
+        rooms = [int(there[kind] // needed[kind]) for kind in ("CPU", "GPU") if needed[kind]]
+        return max(1, min(rooms, default=1))
+
+    def _hire(self) -> Any:
+        from sia_ray.worker import THREADS, Worker
+
+        threads = os.environ.get(THREADS) or str(os.cpu_count() or 1)
+        return self._actor(Worker, self._settings.at_once + 1).remote(self._plugins.allow, threads)
+
+    def _actor(self, kind: type, at_once: int) -> Any:
+        """An actor that Ray itself neither starts nor asks again: the pool knows what was lost."""
+        told = self._settings
+        return self._ray.remote(kind).options(
+            num_cpus=told.cpus,
+            num_gpus=told.gpus,
+            accelerator_type=told.accelerator or None,
+            max_concurrency=at_once,
+            max_restarts=0,
+            max_task_retries=0,
+        )
+
+    def _leave(self) -> None:
+        if self._started:
+            self._started = False
+            self._ray.shutdown()
+
+
+class _Handle:
+    def __init__(self, library: Any, actor: Any) -> None:
+        self._ray, self._actor = library, actor
+
+    def call(self, method: str, payload: Mapping[str, Any]) -> Any:
+        return self.ask(method, self._actor.call.remote(method, json.dumps(dict(payload))))
+
+    def ask(self, what: str, reference: Any) -> Any:
+        """The result of a call of the actor, or its error as it would be raised here."""
+        outcome = Outcome(**json.loads(self._ray.get(reference)))
+        if outcome.error is not None:
+            raise raised(what, outcome)
+        return outcome.result
+
+    def close(self) -> None:
+        self._ray.wait([self._actor.close.remote()], timeout=10.0)
+        self._ray.kill(self._actor)
+
+
+def _library() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise UsageError(f"the backend ray needs its library ({error}): pip install sia-ray") from None
+    return ray
+
+
+def _join(library: Any, address: str) -> bool:
+    """Be part of a cluster; whether this process was not before. UsageError where there is none."""
+    if library.is_initialized():
+        return False
+    quiet = {"logging_level": "warning", "log_to_driver": False}  # standard output is the report's
+    try:
+        if address:
+            library.init(address=address, **quiet)
+        else:
+            library.init(address="local", include_dashboard=False, _system_config=HEALTH, **quiet)
+    except Exception as error:  # Ray's own have no common type: a node that starts too slowly is a bare Exception
+        raise UsageError(f"--backend ray: no cluster at {address or 'this machine'}: {error}") from None
+    return True

@@ -1,0 +1,193 @@
+"""Jobs on workers that come and go, with a stand-in for Ray; and what is said where it cannot be used."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import RayActorError
+
+from sia_core.errors import SiaError, UsageError
+from sia_core.parcels import Outcome
+from sia_core.plugins import Plugins
+from sia_core.testing.backends import echo, job
+from sia_ray import pool as pool_module
+from sia_ray.backend import RayBackend
+from sia_ray.pool import ATTEMPTS, Pool
+from sia_ray.settings import Settings
+
+SECONDS = 30.0
+
+
+class Reference:
+    """A result that will be there, as Ray hands it out."""
+
+    def __init__(self, future: Future[Any]) -> None:
+        self._future = future
+
+    def future(self) -> Future[Any]:
+        return self._future
+
+
+class Method:
+    def __init__(self, call: Callable[..., Future[Any]]) -> None:
+        self.remote = lambda *arguments: Reference(self._called(call, arguments))
+
+    def _called(self, call: Callable[..., Future[Any]], arguments: Any) -> Future[Any]:
+        return call(*arguments)
+
+
+def done(value: Any = None, error: BaseException | None = None) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_exception(error) if error else future.set_result(value)
+    return future
+
+
+class Actor:
+    """A worker: ``answer(worker, parcel)`` is its result, an error of Ray's, or a future of either."""
+
+    def __init__(self, number: int, answer: Callable[[Actor, Any], Any]) -> None:
+        self.number, self.killed, self.stopped = number, False, False
+        self._answer = answer
+        self.ready, self.run, self.stop = Method(lambda: done(number)), Method(self._run), Method(self._stop)
+
+    def _run(self, parcel: str, references: Any) -> Future[Any]:
+        given = self._answer(self, json.loads(parcel))
+        if isinstance(given, Future):
+            return given
+        return done(error=given) if isinstance(given, BaseException) else done(given)
+
+    def _stop(self) -> Future[Any]:
+        self.stopped = True
+        return done()
+
+
+class World:
+    """Ray's stand-in, the workers that were made, and a pool of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.actors: list[Actor] = []
+        self.answer: Callable[[Actor, Any], Any] = lambda actor, parcel: result(parcel["payload"]["value"])
+        monkeypatch.setattr(pool_module.ray, "kill", self._kill)
+        monkeypatch.setattr(pool_module.ray, "wait", lambda references, **_: (references, []))
+
+    def pool(self, size: int = 2) -> Pool:
+        return Pool(self._start, size, 2)
+
+    def _start(self) -> Actor:
+        self.actors.append(Actor(len(self.actors), lambda actor, parcel: self.answer(actor, parcel)))
+        return self.actors[-1]
+
+    def _kill(self, actor: Actor) -> None:
+        actor.killed = True
+
+
+def result(value: Any) -> tuple[str, dict[str, bytes]]:
+    return json.dumps(Outcome(value).to_json()), {}
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+def test_a_job_whose_worker_is_lost_runs_on_another_and_has_one_result(world: World) -> None:
+    runs: list[int] = []
+
+    def answer(actor: Actor, parcel: Any) -> Any:
+        runs.append(parcel["payload"]["value"])
+        return RayActorError() if actor.number < 2 else result(parcel["payload"]["value"])
+
+    world.answer = answer
+    pool = world.pool()
+    futures = [pool.submit(job(echo, value=place)) for place in range(20)]
+    assert [each.result(SECONDS) for each in futures] == list(range(20))
+    pool.close()
+    assert [actor.killed for actor in world.actors] == [True] * 4
+    assert len(runs) > 20
+
+
+def test_a_result_of_a_worker_that_was_replaced_meanwhile_still_counts_once(world: World) -> None:
+    late: Future[Any] = Future()
+
+    def answer(actor: Actor, parcel: Any) -> Any:
+        if parcel["payload"]["value"] == "late":
+            return late
+        return RayActorError() if actor.number == 0 else result("next")
+
+    world.answer = answer
+    pool = world.pool(size=1)
+    first = pool.submit(job(echo, value="late"))
+    assert pool.submit(job(echo, value="next")).result(SECONDS) == "next"
+    late.set_result(result("late"))
+    assert first.result(SECONDS) == "late"
+    pool.close()
+
+
+def test_a_job_that_ends_every_worker_is_an_error_in_the_end(world: World) -> None:
+    world.answer = lambda actor, parcel: RayActorError()
+    pool = world.pool()
+    with pytest.raises(SiaError, match=f"lost its worker {ATTEMPTS} times"):
+        pool.submit(job(echo, value=1)).result(SECONDS)
+    pool.close()
+
+
+def test_at_the_close_whoever_waits_gets_an_error_and_workers_end_their_sandboxes(world: World) -> None:
+    started = threading.Semaphore(0)
+
+    def answer(actor: Actor, parcel: Any) -> Any:
+        started.release()
+        return Future()
+
+    world.answer = answer
+    pool = world.pool()
+    futures = [pool.submit(job(echo, value=place)) for place in range(9)]
+    for _ in range(4):
+        assert started.acquire(timeout=SECONDS)
+    pool.close()
+    for each in futures:
+        with pytest.raises((SiaError, CancelledError)):
+            each.result(SECONDS)
+    assert all(actor.stopped and actor.killed for actor in world.actors)
+    with pytest.raises(SiaError, match="closed"):
+        pool.submit(job(echo, value=1))
+
+
+def test_a_job_that_cannot_be_packed_is_its_own_error(world: World) -> None:
+    pool = world.pool()
+    with pytest.raises(TypeError):
+        pool.submit(job(echo, value={1, 2})).result(SECONDS)
+    assert pool.submit(job(echo, value=1)).result(SECONDS) == 1
+    pool.close()
+
+
+def test_without_the_library_the_command_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match="pip install sia-ray"):
+        RayBackend(Plugins())
+
+
+def test_a_cluster_that_does_not_start_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(UsageError, match="no cluster at this machine: The current node timed out"):
+        RayBackend(Plugins())
+
+
+def test_a_setting_that_cannot_be_is_a_users_mistake() -> None:
+    with pytest.raises(UsageError, match=r"workers.*The settings of ray are address, workers"):
+        RayBackend(Plugins(), workers="many")
+
+
+def test_a_worker_with_a_gpu_runs_one_job_at_a_time() -> None:
+    assert Settings(gpus=1).at_once == 1
+    assert Settings().at_once == 2

@@ -1,0 +1,147 @@
+"""The backend on a Ray cluster of several nodes on this machine; nodes are killed."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from example_runs import EXAMPLE, command, comparable
+from ray.cluster_utils import Cluster
+
+from sia_core.cli import main, parser_of
+from sia_core.cli.run import config_of
+from sia_core.decision import Training
+from sia_core.hookspecs import Event
+from sia_core.ledger import Ledger
+from sia_core.local import LocalBackend
+from sia_core.plugins import Plugins
+from sia_core.policy import ADAPTERS
+from sia_core.report import build
+from sia_core.rollout import Setting
+from sia_core.running import start
+from sia_core.testing.backends import BackendContract
+from sia_core.train import Update
+from sia_core.trees import Trees
+from sia_core.types import Job, OfferRef
+from sia_ray.backend import RayBackend
+from sia_ray.settings import HEALTH
+
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A head without room for work, and two nodes with room for one worker each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # else a full machine, of whatever, costs workers
+        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": HEALTH}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, logging_level="warning", log_to_driver=False)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
+
+
+class TestRay(BackendContract):
+    @pytest.fixture
+    def backend(self, cluster: Cluster) -> Iterator[RayBackend]:
+        backend = RayBackend(Plugins.discover(), workers="2", cpus="0.5")
+        yield backend
+        backend.close()
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """``run(*options)`` is the report of a run of the example without what may differ."""
+
+    def start(*options: str) -> dict[str, Any]:
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        capsys.readouterr()
+        assert main([*command(EXAMPLE, folder), *options]) == 0, capsys.readouterr().err
+        return comparable(json.loads(capsys.readouterr().out))
+
+    return start
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_the_same_run_ends_with_the_same_report(cluster: Cluster, run: Callable[..., Any], workers: int) -> None:
+    short = ["--generations", "3", "--budget", "rollouts=2500"]
+    there = run(*short, "--backend", "ray", "--backend-set", f"workers={workers}", "--backend-set", "cpus=0.5")
+    assert there == run(*short)
+
+
+def test_lawbench_ends_with_the_same_report(cluster: Cluster, tmp_path: Path, capsys: Any) -> None:
+    reports = []
+    for backend in (["--backend", "ray", "--backend-set", "workers=2", "--backend-set", "cpus=0.5"], []):
+        runs = ["--runs-dir", str(tmp_path / str(len(reports)))]
+        options = ["run", "--plugin", "lawbench", "--generations", "1", "--candidates", "1", "--json", *runs]
+        capsys.readouterr()
+        assert main([*options, *backend]) == 0
+        reports.append(comparable(json.loads(capsys.readouterr().out)))
+    assert reports[0] == reports[1]
+
+
+def test_an_update_in_two_jobs_on_two_workers_ends_with_the_same_adapter(cluster: Cluster, tmp_path: Path) -> None:
+    """The second job goes on from the snapshot that the first one left, on whichever worker it runs."""
+    words, plugins = ROOT / "examples" / "words", Plugins.discover()
+    data = str(words / "cases.jsonl")
+    task = OfferRef("cases", {"data": data, "harness": str(words / "agent"), "seed": 0})
+    tree = plugins.create("task", task.name, **task.settings).seed_harness()
+    update = Update("key", "agent", "", None, OfferRef("grpo"), Training(steps=4, prompts=4, group=4, max_kl=50.0))
+    adapters = []
+    for where, backend in (("here", LocalBackend(plugins)), ("there", RayBackend(plugins, workers="2", cpus="0.5"))):
+        run = tmp_path / where
+        engine = OfferRef("torch", {"policy": "tiny", "seed": 0})
+        setting = asdict(Setting(str(run), task, OfferRef("exact", {"data": data}), "namespaces", 0, engine))
+        told = {"update": replace(update, harness=Trees(run).put(tree)).to_json(), "setting": setting}
+        adapter = None
+        try:
+            for first in (0, 2):
+                rest = {"adapter": adapter, "silent": 0, "tokens": None, "seconds": None}
+                job = Job("sia_core.train:train", {**told, **rest, "first": first, "last": first + 2})
+                done = backend.submit(job).result(300)
+                assert not done["stopped"]
+                adapter = done["adapter"]
+        finally:
+            backend.close()
+        assert (run / ADAPTERS / str(adapter) / "adapter_model.safetensors").is_file()
+        adapters.append(adapter)
+    assert adapters[0] == adapters[1]
+
+
+def test_five_nodes_are_killed_in_a_run_and_its_report_is_the_same(
+    cluster: Cluster, run: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    killed: list[str] = []
+
+    def kill(event: Event) -> None:
+        """End a node with its worker in the middle of a sweep, and give the cluster another."""
+        if event.kind != "rollouts.progress" or len(killed) == 5 or event.data["done"] < 64:
+            return
+        victim = cluster.list_all_nodes()[-1]
+        assert victim.node_id != cluster.head_node.node_id
+        cluster.remove_node(victim, allow_graceful=False)
+        killed.append(victim.node_id)
+        cluster.add_node(num_cpus=1)
+
+    config = config_of(parser_of(["run"]).parse_args([*command(EXAMPLE, tmp_path), "--backend", "ray"]))
+    folder = start(config, tmp_path / "runs", Plugins.discover(), [kill])
+    with Ledger.read(folder) as ledger:
+        report = build(ledger)
+        batches = [value["rollouts"] for _, value, _ in ledger.events("rollouts/")]
+    assert len(set(killed)) == 5
+    assert len([each for each in caplog.messages if "a worker was lost" in each]) >= 3
+    assert comparable(report) == run()
+    assert all(len({each["instance"] for each in batch}) == len(batch) for batch in batches)

@@ -1,0 +1,1 @@
+"""Runs in a browser, live while they go, and as one file."""

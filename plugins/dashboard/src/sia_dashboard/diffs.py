@@ -1,0 +1,117 @@
+"""Source and unified diffs as lines for a page: Pygments says what each piece is, the style sheet its colour."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pygments.lexer import Lexer
+from pygments.lexers import get_lexer_for_filename
+from pygments.token import Comment, Keyword, Name, Number, String, _TokenType
+from pygments.util import ClassNotFound
+
+MOST = 4000
+"""Lines of a diff or file that a page shows; the rest is counted."""
+
+_KINDS = (
+    (Comment, "comment"),
+    (Keyword, "keyword"),
+    (String, "string"),
+    (Number, "number"),
+    (Name.Function, "name"),
+    (Name.Class, "name"),
+)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some text of a line, and its class; empty for plain text."""
+
+    text: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of source or of a diff: ``added``, ``removed``, ``hunk``, ``file`` or plain."""
+
+    kind: str
+    mark: str
+    pieces: Sequence[Piece]
+
+
+def source(name: str, text: str) -> list[Line]:
+    """A file's lines, coloured by its name."""
+    lines = _coloured(text, _lexer(name))
+    return [Line("", "", pieces) for pieces in lines[:MOST]]
+
+
+def diff(text: str) -> list[Line]:
+    """A unified diff's lines; each side of a hunk is coloured as a whole, so that strings over lines are seen."""
+    found: list[Line] = []
+    lexer: Lexer | None = None
+    hunk: list[str] = []
+    for line in text.split("\n")[:MOST]:
+        if line.startswith(("--- ", "+++ ", "diff ", "Binary ", "new file", "deleted file")):
+            found += _hunk(hunk, lexer)
+            hunk = []
+            found.append(Line("file", "", [Piece(line, "")]))
+            if line.startswith(("+++ b/", "--- a/")):
+                lexer = _lexer(line[6:].rstrip("\t"))
+        elif line.startswith("@@"):
+            found += _hunk(hunk, lexer)
+            hunk = []
+            found.append(Line("hunk", "", [Piece(line, "")]))
+        elif line:
+            hunk.append(line)
+    return found + list(_hunk(hunk, lexer))
+
+
+def _hunk(lines: Sequence[str], lexer: Lexer | None) -> Iterator[Line]:
+    sides = {mark: iter(_coloured("\n".join(_side(lines, mark)), lexer)) for mark in "-+"}
+    for line in lines:
+        mark, text = line[0], line[1:]
+        if mark in "-+":
+            yield Line("removed" if mark == "-" else "added", mark, next(sides[mark], [Piece(text, "")]))
+        elif mark == " ":
+            next(sides["-"], None)
+            yield Line("", " ", next(sides["+"], [Piece(text, "")]))
+        else:  # such as "\ No newline at end of file"
+            yield Line("hunk", "", [Piece(line, "")])
+
+
+def _side(lines: Sequence[str], mark: str) -> list[str]:
+    return [line[1:] for line in lines if line[0] in (mark, " ")]
+
+
+def _coloured(text: str, lexer: Lexer | None) -> list[list[Piece]]:
+    """The lines of a text in pieces."""
+    if lexer is None:
+        return [[Piece(line, "")] for line in text.split("\n")]
+    lines: list[list[Piece]] = [[]]
+    for token, value in lexer.get_tokens(text):
+        for number, part in enumerate(re.split("\n", value)):
+            if number:
+                lines.append([])
+            if part:
+                _join(lines[-1], Piece(part, _kind(token)))
+    return lines[:-1]  # the lexer ends a text with a newline
+
+
+def _join(line: list[Piece], piece: Piece) -> None:
+    if line and line[-1].kind == piece.kind:
+        line[-1] = Piece(line[-1].text + piece.text, piece.kind)
+    else:
+        line.append(piece)
+
+
+def _kind(token: _TokenType) -> str:
+    return next((kind for parent, kind in _KINDS if token in parent), "")
+
+
+def _lexer(name: str) -> Lexer | None:
+    try:
+        return get_lexer_for_filename(name, stripnl=False, ensurenl=True)
+    except ClassNotFound:
+        return None

@@ -1,0 +1,101 @@
+"""Who may read the pages, and what a page may do: the outermost layer of the server.
+
+Loopback is no lock: any page in the reader's browser can send requests there. So a
+name that is not this machine's own is refused (DNS rebinding), nothing but reading
+is possible, and answers may be neither framed nor embedded by another origin.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from urllib.parse import parse_qsl, urlencode
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+COOKIE = "sia-token"
+
+
+class Guard:
+    """Lets a request through to ``app``, or says why not. Without a ``token`` only loopback names are served."""
+
+    def __init__(self, app: ASGIApp, token: str | None) -> None:
+        self._app, self._token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        refused = self._refusal(Request(scope))
+        await (refused or self._app)(scope, receive, guarded)
+
+    def _refusal(self, request: Request) -> Response | None:
+        if request.method not in ("GET", "HEAD"):
+            return PlainTextResponse("these pages can only be read", 405, {"allow": "GET, HEAD"})
+        if self._token is None:
+            if not is_loopback(_host(request.headers)):
+                return PlainTextResponse("this address is served to this machine only, by its own names", 421)
+            return None
+        return self._identified(request, self._token)
+
+    def _identified(self, request: Request, token: str) -> Response | None:
+        """None for who brings the token in a cookie; who brings it in the address is given that cookie."""
+        if hmac.compare_digest(request.cookies.get(COOKIE, "").encode(), token.encode()):
+            return None
+        query = parse_qsl(request.url.query, keep_blank_values=True)
+        if hmac.compare_digest(dict(query).get("token", "").encode(), token.encode()):
+            left = urlencode([(key, value) for key, value in query if key != "token"])
+            # One slash: with two, a browser would take what follows for a host.
+            path = "/" + request.url.path.lstrip("/")
+            answer = RedirectResponse(path + (f"?{left}" if left else ""), 303)
+            answer.set_cookie(COOKIE, token, httponly=True, samesite="strict")
+            return answer
+        return PlainTextResponse("open the address that `sia view` printed: it holds the token", 403)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address can only be this machine."""
+    if host.rstrip(".").lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _host(headers: Headers) -> str:
+    """The host that was asked for, without its port."""
+    host = headers.get("host", "")
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]

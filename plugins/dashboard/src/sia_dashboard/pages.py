@@ -1,0 +1,219 @@
+"""What stands on each page: from a run's record to the values that a template prints."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from statistics import fmean
+from typing import Any, Protocol
+from urllib.parse import quote, urlencode
+
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from sia_dashboard import charts, diffs, words
+from sia_dashboard.lineage import lineage
+from sia_dashboard.records import Record, Row
+
+DRAWN = 6
+"""Histograms on a run's page; the rest is a click away."""
+
+
+class Links(Protocol):
+    """Where a page's links lead; None where there is nothing to lead to."""
+
+    def candidate(self, name: str) -> str | None: ...
+
+    def rollouts(self, purpose: str, agent: str) -> str | None: ...
+
+    def harness(self, digest: str) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class Served:
+    """Links of a run that is served."""
+
+    name: str = ""
+
+    def of(self, name: str) -> Served:
+        return Served(name)
+
+    def run(self, name: str = "") -> str:
+        return f"/runs/{quote(name or self.name, safe='')}"
+
+    def find(self) -> str:
+        return f"{self.run()}/find"
+
+    def candidate(self, name: str) -> str:
+        return f"{self.run()}/candidates/{name}"
+
+    def rollouts(self, purpose: str = "", agent: str = "", **more: str) -> str:
+        query = {"purpose": purpose, "agent": agent, **more}
+        return f"{self.run()}/rollouts?{urlencode({key: value for key, value in query.items() if value})}"
+
+    def rollout(self, row: Row) -> str:
+        parts = (row.purpose, row.agent, row.batch, str(row.place))
+        return f"{self.run()}/rollouts/{'/'.join(quote(part, safe='') for part in parts)}"
+
+    def harness(self, digest: str) -> str:
+        return f"{self.run()}/harness/{digest}"
+
+
+class Filed:
+    """Links of a page that stands alone: to its own sections."""
+
+    def candidate(self, name: str) -> str:
+        return f"#candidate-{name}"
+
+    def rollouts(self, purpose: str, agent: str) -> None:
+        return None
+
+    def harness(self, digest: str) -> None:
+        return None
+
+
+def environment() -> Environment:
+    """The templates. All that a run says is escaped; what its record does not hold is left out."""
+    found = Environment(
+        loader=PackageLoader("sia_dashboard"),
+        autoescape=True,
+        finalize=words.safe,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters.update(figure=words.figure, interval=words.interval, count=words.count, amount=words.amount)
+    return found
+
+
+def render(templates: Environment, name: str, **values: Any) -> str:
+    """A page. What a page has not is empty."""
+    return templates.get_template(name).render(**{"trail": (), "live": "", **values})
+
+
+def run_page(record: Record) -> dict[str, Any]:
+    """A run at a glance."""
+    report = record.report()
+    rows = report["generations"]
+    sealed, holds = report["sealed"], report["robustness"]
+    names = {record.first: "first agent", **{row["agent"]: row["name"] for row in rows if row["agent"]}}
+    agents = _by_agent(record.rows())
+    return {
+        "report": report,
+        "sealed": sealed and charts.forest("Sealed scores", [(which, sealed[which]) for which in sealed]),
+        "scores": charts.scores(record.first_gate(), rows),
+        "under_way": record.under_way(),
+        "lineage": lineage(record.first, record.get("draft") or "", rows),
+        "outcomes": [_outcome(*key, found, names) for key, found in agents.items() if key[0] != "smoke"],
+        "histograms": [
+            charts.histogram([row.reward for row in found], f"Rewards on search: {names.get(agent, agent)}")
+            for (purpose, agent), found in agents.items()
+            if purpose == "search"
+        ][:DRAWN],
+        "history": holds
+        and charts.forest(
+            "The incumbents on sealed", [(row["change"] or "initial agent", row) for row in holds["history"]]
+        ),
+    }
+
+
+def candidate_page(record: Record, generation: int, index: int) -> dict[str, Any] | None:
+    """All of one candidate; None where there is none."""
+    each = record.candidate(generation, index)
+    if each is None:
+        return None
+    row, agent = each["row"], each["agent"]
+    rewards = {who: [one.reward for one in record.rollouts_of(who, "search")] for who in (each["parent"], agent) if who}
+    histograms = (
+        charts.histogram(found, f"On search: {'this agent' if who == agent else 'its parent'}")
+        for who, found in rewards.items()
+    )
+    gate = row and row["gate"]
+    change = gate and [(row["name"], {"value": gate["delta"], "ci95": gate["ci95"]})]
+    purposes = {found.purpose: None for found in record.rows() if found.agent == agent} if agent else {}
+    return {
+        **each,
+        "title": row["name"] if row else each["decision"].get("name") or each["decision"].get("algorithm"),
+        "forest": change and charts.forest("Change on the gate against the incumbent", change, "+"),
+        "curves": charts.curves(each["steps"]),
+        "lines": diffs.diff(each["diff"]) if each["diff"] else [],
+        "histograms": [chart for chart in histograms if chart],
+        "purposes": list(purposes),
+        "harness": row["harness"] if row else None,
+    }
+
+
+def comparison_page(reports: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> dict[str, Any]:
+    """Runs side by side."""
+    ends = [(report, report["sealed"]) for report in reports if report["sealed"]]
+    metrics = {report["metric"]["name"] for report, _ in ends}
+    # Of one metric each: two on one axis would compare what does not compare.
+    rows = {
+        name: [
+            (f"{report['run']}: {which}", sealed[which])
+            for report, sealed in ends
+            if report["metric"]["name"] == name
+            for which in ("initial", "final")
+        ]
+        for name in sorted(metrics)
+    }
+    kinds = [kind for kind in ("rollouts", "tokens", "seconds", "dollars") if _spent(reports, kind)]
+    return {
+        "reports": reports,
+        "forests": [charts.forest(f"Sealed {name}", found) for name, found in rows.items()],
+        "mixed": len({(report["task"], report["seed"]) for report in reports}) > 1,
+        "kinds": kinds,
+        "drawn": [
+            (report, charts.scores(record.first_gate(), report["generations"]))
+            for report, record in zip(reports, records, strict=True)
+        ],
+    }
+
+
+def report_page(record: Record) -> str:
+    """A run as one page that loads nothing."""
+    style = files("sia_dashboard").joinpath("static/style.css").read_text(encoding="utf-8")
+    names = [(row["index"], row["candidate"]) for row in record.report()["generations"]]
+    found = (candidate_page(record, *name) for name in names)
+    return render(
+        environment(),
+        "report.html",
+        title=record.name,
+        page=run_page(record),
+        candidates=[each for each in found if each],
+        links=Filed(),
+        style=Markup(style),  # our own
+        style_digest=_digest(style),
+        trail=[(record.name, "")],
+    )
+
+
+def _digest(text: str) -> str:
+    """What a content policy names an inline style sheet by."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _by_agent(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row.purpose, row.agent), []).append(row)
+    return found
+
+
+def _outcome(purpose: str, agent: str, found: Sequence[Row], names: Mapping[str, str]) -> dict[str, Any]:
+    ended = Counter(row.outcome for row in found)
+    return {
+        "purpose": purpose,
+        "agent": agent,
+        "name": f"{names[agent]} ({agent})" if agent in names else agent,
+        "count": len(found),
+        "mean": fmean(row.reward for row in found),
+        "ended": ", ".join(f"{words.count(number)} {name}" for name, number in ended.most_common()),
+    }
+
+
+def _spent(reports: Sequence[Mapping[str, Any]], kind: str) -> bool:
+    return any(report["budget"]["spent"].get(kind) for report in reports)

@@ -1,0 +1,84 @@
+"""The pictures of a run for a paper: PNG files through matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sia_core.errors import UsageError
+from sia_dashboard.charts import CURVES
+from sia_dashboard.records import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DPI = 200
+
+
+def draw(record: Record, folder: Path) -> list[Path]:
+    """Scores along the run, sealed scores, and the curves of each weight update, as far as there are any."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError("--png draws with matplotlib: `pip install sia-dashboard[png]`") from None
+    report = record.report()
+    rows, sealed = report.get("generations", []), report.get("sealed")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--png {folder}: {error.strerror}") from None
+    written = []
+
+    def save(figure: Figure, name: str) -> None:
+        figure.savefig(folder / name, dpi=DPI)
+        written.append(folder / name)
+
+    if any(row["gate"] for row in rows):
+        figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+        _scores(figure.subplots(), report["metric"]["name"], record.first_gate(), rows)
+        save(figure, "scores.png")
+    if sealed:
+        figure = Figure(figsize=(4.8, 1.8), layout="constrained")
+        _sealed(figure.subplots(), report["metric"]["name"], sealed)
+        save(figure, "sealed.png")
+    for row in rows:
+        steps = record.steps(row["index"], row["candidate"])
+        drawn = [(key, title) for key, title in CURVES if sum(step.get(key) is not None for step in steps) > 1]
+        if drawn:
+            figure = Figure(figsize=(6.4, 2.0 * len(drawn)), layout="constrained")
+            for axes, (key, title) in zip(figure.subplots(len(drawn), squeeze=False)[:, 0], drawn, strict=True):
+                known = [(step["step"], step[key]) for step in steps if step.get(key) is not None]
+                axes.plot(*zip(*known, strict=True))
+                axes.set_ylabel(title, fontsize="small")
+            axes.set_xlabel("step")
+            save(figure, f"learner-{row['index']}.{row['candidate']}.png")
+    return written
+
+
+def _scores(axes: Axes, metric: str, first: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Each candidate on the gate, with the interval of its paired change; the incumbent as a line."""
+    gated = [row for row in rows if row["gate"]]
+    now = first["value"] if first else gated[0]["gate"]["incumbent"]
+    incumbents = [now]
+    for place, row in enumerate(gated, 1):
+        base, (low, high) = row["gate"]["incumbent"], row["gate"]["ci95"]
+        score = base + row["gate"]["delta"]
+        marker, fill = "s" if row["lever"] == "weights" else "o", "full" if row["accepted"] else "none"
+        spread = [[score - base - low], [base + high - score]]
+        axes.errorbar(place, score, spread, marker=marker, fillstyle=fill, color="black", capsize=2)
+        now = score if row["accepted"] else now
+        incumbents.append(now)
+    axes.step(range(len(incumbents)), incumbents, where="post")
+    axes.set_xticks(range(1, len(gated) + 1), [f"{row['index']}.{row['candidate']}" for row in gated], fontsize="small")
+    axes.set_xlabel("candidate (square: weights; filled: accepted)")
+    axes.set_ylabel(f"{metric} on the gate")
+
+
+def _sealed(axes: Axes, metric: str, sealed: Mapping[str, Mapping[str, Any]]) -> None:
+    for place, which in enumerate(("final", "initial")):
+        value, (low, high) = sealed[which]["value"], sealed[which]["ci95"]
+        axes.errorbar(value, place, xerr=[[value - low], [high - value]], fmt="o", color="black", capsize=3)
+    axes.set_yticks((0, 1), ("final agent", "initial agent"))
+    axes.set_ylim(-0.5, 1.5)
+    axes.set_xlabel(f"sealed {metric}")

@@ -1,0 +1,275 @@
+"""The server: which address shows which page, and the stream by which a page learns that its run went on."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import AsyncIterator, Callable
+from statistics import fmean
+from typing import Any
+
+import anyio
+from anyio.to_thread import run_sync
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from sia_core.errors import LedgerError
+from sia_dashboard import charts, diffs, pages, words
+from sia_dashboard.guard import Guard
+from sia_dashboard.pages import Served
+from sia_dashboard.records import Library, Record, Wanted
+
+SIZE = 100
+"""Rollouts a page."""
+
+LOOK_SECONDS = 0.5
+"""How often a page that is watched looks for new steps."""
+
+QUIET_LOOKS = 30
+"""Looks without news after which a stream says that it is still there."""
+
+Page = Callable[[Request], Response]
+
+
+def application(library: Library, token: str | None = None, ending: threading.Event | None = None) -> ASGIApp:
+    """The pages of a library; a ``token`` is asked for where it is not None. Streams end once ``ending`` is set."""
+    site = Site(library, ending or threading.Event())
+    routes = [
+        Route("/", site.runs),
+        Route("/live", site.live_library),
+        Route("/compare", site.compare),
+        Route("/runs/{run}", site.run),
+        Route("/runs/{run}/live", site.live_run),
+        Route("/runs/{run}/find", site.find),
+        Route("/runs/{run}/candidates/{generation:int}.{index:int}", site.candidate),
+        Route("/runs/{run}/rollouts", site.rollouts),
+        Route("/runs/{run}/rollouts/{purpose}/{agent}/{batch}/{place:int}", site.rollout),
+        Route("/runs/{run}/harness/{digest}", site.harness),
+        Mount("/static", StaticFiles(packages=[("sia_dashboard", "static")])),
+    ]
+    handlers: Any = {HTTPException: site.failed, LedgerError: site.unreadable}
+    return Guard(Starlette(routes=routes, exception_handlers=handlers), token)
+
+
+class Site:
+    """The pages. Each is made on a thread of its own, and reads what is recorded by then."""
+
+    def __init__(self, library: Library, ending: threading.Event) -> None:
+        self._library, self._ending = library, ending
+        self._templates = pages.environment()
+
+    def runs(self, request: Request) -> Response:
+        """The list of runs."""
+        wanted = request.query_params.get("q", "")
+        reports = [
+            report
+            for report in self._library.reports()
+            if wanted.casefold() in f"{report['run']} {report.get('task', '')} {report.get('improver', '')}".casefold()
+        ]
+        return self._page("runs.html", "Runs", [("Runs", "")], "/live", links=Served(), reports=reports, words=wanted)
+
+    def run(self, request: Request) -> Response:
+        """One run at a glance."""
+        record, links = self._record(request)
+        if "task" not in record.report():
+            return self._told(f"{record.name} was stopped before its first step, or has only just begun.", 200)
+        page = pages.run_page(record)
+        finished = page["report"]["status"] == "finished"
+        live = "" if finished else f"{links.run()}/live"
+        return self._page("run.html", record.name, [("Runs", "/"), (record.name, "")], live, links=links, page=page)
+
+    def candidate(self, request: Request) -> Response:
+        """One candidate: decision, evidence, prediction, outcome, diff, learner."""
+        record, links = self._record(request)
+        generation, index = request.path_params["generation"], request.path_params["index"]
+        page = pages.candidate_page(record, generation, index)
+        if page is None:
+            raise HTTPException(404, f"{record.name} has no candidate {generation}.{index}")
+        title = f"{generation}.{index} {page['title']}"
+        trail = [("Runs", "/"), (record.name, links.run()), (title, "")]
+        live = "" if page["row"] else f"{links.run()}/live"
+        return self._page("candidate.html", title, trail, live, links=links, page=page)
+
+    def rollouts(self, request: Request) -> Response:
+        """The rollouts of a run, a page of them."""
+        record, links = self._record(request)
+        asked = {key: request.query_params.get(key, "") for key in ("purpose", "agent", "outcome", "words")}
+        every = record.rows()
+        found = [row for row in every if Wanted(**asked).takes(row)]
+        count = max(1, -(-len(found) // SIZE))
+        number = min(max(1, _number(request.query_params.get("page", "1"))), count)
+        first = (number - 1) * SIZE
+        rows = found[first : first + SIZE]
+        rewards = [row.reward for row in found]
+        return self._page(
+            "rollouts.html",
+            f"Rollouts of {record.name}",
+            [("Runs", "/"), (record.name, links.run()), ("Rollouts", "")],
+            links=links,
+            wanted=asked,
+            choices=[
+                (key, key, list(dict.fromkeys(getattr(row, key) for row in every)))
+                for key in ("purpose", "agent", "outcome")
+            ],
+            rows=rows,
+            total=len(found),
+            first=first + 1,
+            last=first + len(rows),
+            mean=fmean(rewards) if rewards else 0.0,
+            histogram=charts.histogram(rewards, "Rewards"),
+            number=number,
+            pages=count,
+            previous=links.rollouts(**asked, page=str(number - 1)) if number > 1 else "",
+            following=links.rollouts(**asked, page=str(number + 1)) if number < count else "",
+        )
+
+    def rollout(self, request: Request) -> Response:
+        """One rollout: its conversation, answer, score."""
+        record, links = self._record(request)
+        where = {key: request.path_params[key] for key in ("purpose", "agent", "batch", "place")}
+        rollout = record.rollout(**where)
+        if rollout is None:
+            raise HTTPException(404, f"{record.name} has no such rollout that may be looked at")
+        back = links.rollouts(where["purpose"], where["agent"])
+        return self._page(
+            "rollout.html",
+            f"Rollout of {rollout.instance}",
+            [("Runs", "/"), (record.name, links.run()), ("Rollouts", back), (rollout.instance, "")],
+            links=links,
+            rollout=rollout,
+            purpose=where["purpose"],
+            agent=where["agent"],
+            talk=words.conversation(rollout.turns),
+            answer=words.answer(rollout.answer),
+        )
+
+    def harness(self, request: Request) -> Response:
+        """The files of a harness."""
+        record, links = self._record(request)
+        digest = request.path_params["digest"]
+        tree = record.harness(digest) if digest.isalnum() else None
+        if tree is None:
+            raise HTTPException(404, f"{record.name} has no harness {digest}")
+        shown = [(name, _lines(name, content)) for name, content in sorted(tree.files.items())]
+        title = f"Harness {digest[:12]}"
+        trail = [("Runs", "/"), (record.name, links.run()), (title, "")]
+        return self._page("harness.html", title, trail, links=links, files=shown)
+
+    def find(self, request: Request) -> Response:
+        """Candidates and rollouts of a run that hold a text."""
+        record, links = self._record(request)
+        wanted = request.query_params.get("q", "")
+        word = wanted.casefold()
+        candidates = [
+            row
+            for row in record.report()["generations"]
+            if word in f"{row['name']} {row['reason']} {row['why']} {row['agent']} {row['algorithm']}".casefold()
+        ]
+        found = [row for row in record.rows() if row.matches(word)]
+        return self._page(
+            "find.html",
+            f"Found in {record.name}",
+            [("Runs", "/"), (record.name, links.run()), ("Found", "")],
+            links=links,
+            words=wanted,
+            candidates=candidates,
+            rows=found[:SIZE],
+            total=len(found),
+            all=links.rollouts(words=wanted),
+        )
+
+    def compare(self, request: Request) -> Response:
+        """Some runs side by side."""
+        names = list(dict.fromkeys(request.query_params.getlist("run")))
+        records = [self._found(name) for name in names]
+        records = [record for record in records if "task" in record.report()]
+        page = pages.comparison_page([record.report() for record in records], records)
+        trail = [("Runs", "/"), ("Comparison", "")]
+        live = "/live" if any(report["status"] != "finished" for report in page["reports"]) else ""
+        return self._page("compare.html", "Comparison of runs", trail, live, links=Served(), **page)
+
+    async def live_run(self, request: Request) -> Response:
+        """Tells that a run went on."""
+        record, _ = await run_sync(self._record, request)
+
+        def look() -> tuple[Any, bool]:
+            return record.seen(), record.report()["status"] == "finished"
+
+        return stream(look, self._ending)
+
+    async def live_library(self, request: Request) -> Response:
+        """Tells that any run of the library went on."""
+        return stream(lambda: (self._library.seen(), False), self._ending)
+
+    async def failed(self, request: Request, error: HTTPException) -> Response:
+        """What is not there."""
+        return self._told(error.detail, error.status_code)
+
+    async def unreadable(self, request: Request, error: LedgerError) -> Response:
+        """A run whose folder cannot be used."""
+        return self._told(str(error), 500)
+
+    def _record(self, request: Request) -> tuple[Record, Served]:
+        name = request.path_params["run"]
+        return self._found(name), Served(name)
+
+    def _found(self, name: str) -> Record:
+        try:
+            return self._library.record(name)
+        except KeyError:
+            raise HTTPException(404, f"there is no run {name!r} here") from None
+
+    def _told(self, message: str, status: int) -> Response:
+        trail = [("Runs", "/"), ("Not shown" if status >= 400 else "Not yet", "")]
+        return self._page("error.html", trail[-1][0], trail, message=message, status=status)
+
+    def _page(
+        self,
+        template: str,
+        title: str,
+        trail: list[tuple[str, str]],
+        live: str = "",
+        *,
+        status: int = 200,
+        **values: Any,
+    ) -> Response:
+        text = pages.render(self._templates, template, title=title, trail=trail, live=live, **values)
+        return HTMLResponse(text, status)
+
+
+def stream(look: Callable[[], tuple[Any, bool]], ending: threading.Event) -> Response:
+    """Server-sent events: ``changed`` whenever what ``look`` sees did, ``finished`` when there is no more to come."""
+
+    async def events() -> AsyncIterator[str]:
+        seen, quiet = None, 0
+        yield "retry: 1000\n\n"
+        while not ending.is_set():
+            now, finished = await run_sync(look)
+            if finished:
+                yield "event: finished\ndata: {}\n\n"
+                return
+            if now != seen:
+                # The first one too: the run may have gone on between the page and this stream.
+                yield f"event: changed\ndata: {json.dumps(now)}\n\n"
+                seen, quiet = now, 0
+            elif (quiet := quiet + 1) % QUIET_LOOKS == 0:
+                yield ": still here\n\n"
+            await anyio.sleep(LOOK_SECONDS)
+
+    return StreamingResponse(events(), media_type="text/event-stream")
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 1
+
+
+def _lines(name: str, content: bytes) -> list[diffs.Line] | None:
+    try:
+        return diffs.source(name, content.decode())
+    except UnicodeDecodeError:
+        return None

@@ -1,0 +1,56 @@
+"""Fixtures of the dashboard's tests, which are left out where it is not installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # told_runs is imported by name
+
+if importlib.util.find_spec("sia_dashboard") is None:
+    collect_ignore_glob = ["test_*.py"]
+
+if TYPE_CHECKING:
+    from told_runs import Story, Tell
+
+    from sia_dashboard.records import Library, Record
+
+
+@pytest.fixture
+def tell(tmp_path: Path) -> Iterator[Tell]:
+    """Starts a story in the folder of runs."""
+    from told_runs import Story
+
+    stories: list[Story] = []
+
+    def begin(name: str = "fake-1", say: str = "words") -> Story:
+        stories.append(Story(tmp_path / "runs" / name, say))
+        return stories[-1]
+
+    yield begin
+    for story in stories:
+        story.ledger.close()
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Iterator[Library]:
+    from sia_dashboard.records import Library
+
+    with closing(Library(tmp_path / "runs")) as found:
+        yield found
+
+
+@pytest.fixture
+def record(tell: Tell, tmp_path: Path) -> Iterator[Record]:
+    """A finished run, read."""
+    from sia_dashboard.records import Record
+
+    tell().whole()
+    with closing(Record(tmp_path / "runs" / "fake-1")) as found:
+        yield found

@@ -1,0 +1,225 @@
+"""The pages, through the server's own entry, without a network or a browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from starlette.testclient import TestClient
+from told_runs import Story, Tell
+
+from sia_core.ledger import Ledger
+from sia_dashboard import server
+from sia_dashboard.guard import HEADERS
+from sia_dashboard.records import Library
+
+HOSTILE = "\"><script>document.title='owned'</script>{{7*7}}\u202e</style><!--'onload=alert(1)"
+
+ADDRESSES = (
+    "/",
+    "/runs/fake-1",
+    "/runs/fake-1/candidates/0.0",
+    "/runs/fake-1/candidates/0.1",
+    "/runs/fake-1/rollouts",
+    "/runs/fake-1/find?q=because",
+    "/compare?run=fake-1",
+)
+
+
+@pytest.fixture
+def client(library: Library) -> Iterator[TestClient]:
+    with TestClient(server.application(library), base_url="http://127.0.0.1:8642") as found:
+        yield found
+
+
+def text_of(client: TestClient, address: str) -> str:
+    answer = client.get(address)
+    assert answer.status_code == 200, answer.text
+    return " ".join(re.sub("<[^>]*>", " ", answer.text).split())
+
+
+def test_the_list_shows_each_run_with_its_sealed_scores(tell: Tell, client: TestClient) -> None:
+    tell().whole()
+    tell("fake-2").begins()
+    shown = text_of(client, "/")
+    assert "fake-1 finished" in shown
+    assert "fake-2 unfinished" in shown
+    assert "0.5000 [0.3520, 0.6480]" in shown
+
+
+def test_the_list_is_searched(tell: Tell, client: TestClient) -> None:
+    tell().whole()
+    assert "fake-1" in text_of(client, "/?q=FAKE")
+    assert "No run matches" in text_of(client, "/?q=other")
+
+
+def test_a_run_that_cannot_be_read_costs_its_own_row_alone(tell: Tell, client: TestClient) -> None:
+    tell().whole()
+    broken = tell("broken-1").begins()
+    broken.ledger._db.execute("UPDATE events SET value = '0' WHERE key = 'gate'")
+    broken.ledger._db.commit()
+    assert "damaged at step" in text_of(client, "/")
+    assert "fake-1 finished" in text_of(client, "/")
+
+
+def test_a_run_shows_scores_lineage_budget_and_how_far_it_holds(tell: Tell, client: TestClient) -> None:
+    tell().whole()
+    page = client.get("/runs/fake-1").text
+    shown = text_of(client, "/runs/fake-1")
+    assert page.count('class="mark') == 3 + 3  # the first agent and two candidates; initial, final and the incumbent
+    assert '<meter aria-label="rollouts spent" min="0" max="1000.0" value="100.0">' in page
+    assert "0.0 change words accepted bbbbbbbbbbbb" in shown
+    assert "0.1 change words rejected cccccccccccc" in shown
+    assert "+0.3000 [+0.1000, +0.5000]" in shown
+    assert "initial agent, words" in shown
+
+
+def test_sealed_rollouts_are_not_shown_one_by_one(tell: Tell, client: TestClient) -> None:
+    story = tell().whole()
+    assert "sealed" not in client.get("/runs/fake-1/rollouts").text
+    assert client.get(f"/runs/fake-1/rollouts/sealed/{story.first}/0000/0").status_code == 404
+
+
+def test_a_candidate_shows_decision_evidence_prediction_outcome_and_its_diff(tell: Tell, client: TestClient) -> None:
+    tell().whole()
+    page, shown = client.get("/runs/fake-1/candidates/0.0").text, text_of(client, "/runs/fake-1/candidates/0.0")
+    assert "because words" in shown
+    assert "Predicted gain +0.1000" in shown
+    assert "Gain on search +0.5000" in shown
+    assert "success rate 0.2500" in shown
+    assert re.search(r'<tr class="removed"><td class="mark">-</td><td>    <span class="keyword">return', page)
+    assert re.search(r'<tr class="added">.*<span class="string">&#34;words&#34;</span>', page)
+
+
+def test_an_update_shows_its_curves_and_what_it_took_beside_the_estimate(tell: Tell, client: TestClient) -> None:
+    tell().whole()
+    page, shown = client.get("/runs/fake-1/candidates/0.1").text, text_of(client, "/runs/fake-1/candidates/0.1")
+    for title in ("reward", "KL a step", "entropy", "gradient norm"):
+        assert f'aria-label="{title}' in page
+    assert "The selection table said: ppo words" in shown
+    assert "took 9" in shown
+
+
+def test_a_decision_under_way_has_a_page_already(tell: Tell, client: TestClient) -> None:
+    tell().begins().decides().trains()
+    assert "Under way 0.0 edit words (harness) 0.1 ppo (weights)" in text_of(client, "/runs/fake-1")
+    assert "under way" in text_of(client, "/runs/fake-1/candidates/0.1")
+
+
+def test_rollouts_are_paged_filtered_and_searched(tell: Tell, client: TestClient) -> None:
+    story = tell().begins()
+    story.rolls_out("search", "d" * 12, [1.0] * 250)
+    shown = text_of(client, "/runs/fake-1/rollouts?agent=dddddddddddd")
+    assert "250 rollouts, mean reward 1.0000; 1 to 100 are shown" in shown
+    assert "Page 1 of 3" in shown
+    assert "201 to 250 are shown" in text_of(client, "/runs/fake-1/rollouts?agent=dddddddddddd&page=3")
+    assert "201 to 250 are shown" in text_of(client, "/runs/fake-1/rollouts?agent=dddddddddddd&page=999")
+    assert "1 to 100 are shown" in text_of(client, "/runs/fake-1/rollouts?agent=dddddddddddd&page=-1")
+    assert "1 rollouts" in text_of(client, "/runs/fake-1/rollouts?words=QUESTION+249")
+
+
+def test_a_rollout_reads_as_a_conversation_with_what_was_sampled_marked(tell: Tell, client: TestClient) -> None:
+    story = tell().begins()
+    address = f"/runs/fake-1/rollouts/search/{story.first}/0000/1"
+    page, shown = client.get(address).text, text_of(client, address)
+    assert "user question 1 words assistant sampled: trained on calls tools I look. look {&#34;at&#34;: 1}" in shown
+    assert page.count('class="sampled"') == 1
+    assert "<h3>code</h3><pre>line one\nline two</pre>" in page  # an answer that is code stands as code
+
+
+def test_a_search_finds_candidates_and_rollouts(tell: Tell, client: TestClient) -> None:
+    tell().whole()
+    assert "0.0 change words" in text_of(client, "/runs/fake-1/find?q=BECAUSE")
+    assert "1 rollouts" not in text_of(client, "/runs/fake-1/find?q=question")
+    assert "0 rollouts" in text_of(client, "/runs/fake-1/find?q=nowhere")
+
+
+def test_a_harness_can_be_read_file_by_file(tell: Tell, client: TestClient) -> None:
+    story = tell().whole()
+    assert "harness.py" in text_of(client, f"/runs/fake-1/harness/{story.harness}")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/runs/none",
+        "/runs/..%2F..%2Fetc",
+        "/runs/fake-1/candidates/7.7",
+        "/runs/fake-1/harness/..%2F..",
+        "/runs/fake-1/harness/" + "f" * 64,
+        "/runs/fake-1/rollouts/search/x/0000/0",
+        "/static/../records.py",
+        "/nowhere",
+    ],
+)
+def test_what_is_not_there_is_said_to_be_missing(tell: Tell, client: TestClient, address: str) -> None:
+    tell().whole()
+    assert client.get(address).status_code == 404
+
+
+def test_a_run_that_has_only_just_begun_is_told_of(tell: Tell, client: TestClient) -> None:
+    tell()
+    assert "has only just begun" in text_of(client, "/runs/fake-1")
+    assert "fake-1" in text_of(client, "/")
+
+
+def test_a_run_that_goes_on_shows_more_on_the_next_look(tell: Tell, client: TestClient) -> None:
+    story = tell().begins().decides()
+    assert "none yet" in text_of(client, "/runs/fake-1")
+    assert "24 rollouts" in text_of(client, "/runs/fake-1/rollouts")
+    story.gates()
+    assert "0.0 change words accepted" in text_of(client, "/runs/fake-1")
+    assert "28 rollouts" in text_of(client, "/runs/fake-1/rollouts")
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_no_text_of_a_run_becomes_a_part_of_the_page(tell: Tell, client: TestClient, address: str) -> None:
+    tell(say=HOSTILE).whole()
+    page = client.get(address).text
+    assert "<script>document" not in page
+    assert "'onload" not in page
+    assert "\u202e" not in page
+    assert "49" not in re.sub(r"[\d.]{3,}|[a-f\d]{12}", "", page)
+    assert "&lt;script&gt;" in page or address == "/compare?run=fake-1"
+
+
+@pytest.mark.parametrize("address", [*ADDRESSES, "/static/style.css", "/nowhere"])
+def test_every_answer_has_the_strict_policy(tell: Tell, client: TestClient, address: str) -> None:
+    tell().whole()
+    headers = client.get(address).headers
+    assert {key: headers[key] for key in HEADERS} == HEADERS
+    assert "unsafe" not in headers["content-security-policy"]
+
+
+def test_nothing_that_a_page_needs_comes_from_elsewhere_or_stands_in_it(tell: Tell, client: TestClient) -> None:
+    tell().whole()
+    for address in ADDRESSES:
+        page = client.get(address).text
+        assert not re.search(r'(src|href|action)="(?!/|#|data:,)', page)
+        assert " style=" not in page
+        assert not re.search(r"<script(?! src)", page)
+        assert not re.search(r" on\w+=", page)
+
+
+def test_the_pages_leave_the_record_as_it_was(tell: Tell, client: TestClient, library: Library) -> None:
+    story: Story = tell().whole()
+    story.ledger.close()
+    before = {path: path.read_bytes() for path in story.ledger.folder.rglob("*") if path.is_file()}
+    for address in ADDRESSES:
+        client.get(address)
+    library.close()
+    after = {path: path.read_bytes() for path in story.ledger.folder.rglob("*") if path.is_file()}
+    assert {path.name: len(content) for path, content in before.items()} == {
+        path.name: len(content) for path, content in after.items() if not path.name.endswith(("-shm", "-wal"))
+    }
+    assert all(after[path] == content for path, content in before.items())
+
+
+def test_a_run_that_was_made_anew_under_the_same_name_is_read_anew(tell: Tell, client: TestClient) -> None:
+    story = tell().whole()
+    assert "finished" in text_of(client, "/runs/fake-1")
+    story.ledger.close()
+    (story.ledger.folder / "ledger.db").unlink()
+    Ledger.create(story.ledger.folder).close()
+    assert "has only just begun" in text_of(client, "/runs/fake-1")

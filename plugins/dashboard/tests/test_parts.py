@@ -1,0 +1,176 @@
+"""The parts that pages are made of: charts, diffs, lineage, texts, streams."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sia_dashboard import charts, diffs, server, words
+from sia_dashboard.lineage import lineage
+
+FINITE = st.floats(-1e9, 1e9)
+
+
+@given(st.lists(FINITE, min_size=1))
+def test_an_axis_holds_its_values_and_its_ticks(values: list[float]) -> None:
+    axis = charts.Axis.over(values, 10, 200)
+    assert all(10 <= axis.at(value) <= 200 for value in values)
+    assert all(10 <= at <= 200 for at, _ in axis.ticks())
+    assert len(axis.ticks()) <= 6
+
+
+def test_an_axis_knows_nothing_of_what_is_not_finite() -> None:
+    assert charts.Axis.over([math.nan, math.inf], 0, 100).ticks()
+
+
+@given(st.lists(FINITE, min_size=1))
+def test_a_histogram_counts_every_reward_once(rewards: list[float]) -> None:
+    found = charts.histogram(rewards, "rewards")
+    assert found
+    assert sum(bar.count for bar in found.bars) == len(rewards) == found.total
+
+
+def test_no_rewards_have_no_histogram() -> None:
+    assert charts.histogram([], "rewards") is None
+
+
+def row(index: int, parent: str, agent: str | None, *, accepted: bool = False) -> dict[str, Any]:
+    gate = {"incumbent": 0.5, "delta": 0.1, "ci95": [0.0, 0.2]} if agent else None
+    return {
+        "index": index,
+        "candidate": 0,
+        "name": "edit",
+        "lever": "harness",
+        "parent": parent,
+        "agent": agent,
+        "harness": "h",
+        "accepted": accepted,
+        "gate": gate,
+    }
+
+
+def test_the_incumbents_line_rises_where_a_candidate_was_accepted() -> None:
+    chart = charts.scores({"value": 0.5, "ci95": [0.4, 0.6]}, [row(0, "a", "b", accepted=True), row(1, "b", "c")])
+    assert chart
+    heights = [float(point.split(",")[1]) for point in chart.line.split()]
+    assert heights == sorted(heights, reverse=True)
+    assert len(set(heights)) == 2
+    assert [point.candidate for point in chart.points] == ["", "0.0", "1.0"]
+
+
+def test_a_run_without_scores_has_no_chart() -> None:
+    assert charts.scores(None, [row(0, "a", None)]) is None
+
+
+def test_an_archive_is_a_tree_whose_lists_all_close() -> None:
+    rows = [row(0, "a", "b"), row(1, "b", "c"), row(2, "a", None), row(3, "c", "d"), row(4, "gone", "e")]
+    nodes = lineage("a", "h", rows)
+    assert [node.agent for node in nodes] == ["a", "b", "c", "d", ""]
+    assert sum(node.opens for node in nodes) == sum(node.closes for node in nodes) == 3
+
+
+def test_a_long_line_of_generations_is_no_deeper_than_python_goes() -> None:
+    rows = [row(n, str(n), str(n + 1), accepted=True) for n in range(3000)]
+    assert len(lineage("0", "h", rows)) == 3001
+
+
+def test_an_agent_that_comes_up_again_has_its_children_once() -> None:
+    rows = [row(0, "a", "b"), row(1, "b", "a"), row(2, "b", "b")]
+    assert [node.agent for node in lineage("a", "h", rows)] == ["a", "b", "a", "b"]
+
+
+def test_a_diff_keeps_every_line_and_colours_both_sides() -> None:
+    text = '--- a/x.py\n+++ b/x.py\n@@ -1,3 +1,3 @@\n s = """\n-def old\n+def new\n """\n\\ No newline at end of file\n'
+    lines = diffs.diff(text)
+    assert ["".join(piece.text for piece in line.pieces) for line in lines][2:] == [
+        "@@ -1,3 +1,3 @@",
+        's = """',
+        "def old",
+        "def new",
+        '"""',
+        "\\ No newline at end of file",
+    ]
+    assert [line.kind for line in lines] == ["file", "file", "hunk", "", "removed", "added", "", "hunk"]
+    assert {piece.kind for piece in lines[5].pieces} == {"string"}  # as it stands within one that began above
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=200))
+def test_any_text_passes_for_a_diff_or_a_file(text: str) -> None:
+    diffs.diff(text)
+    diffs.diff(f"--- a/x.py\n+++ b/x.py\n@@ -1 +1 @@\n{text}")
+    diffs.source("x.py", text)
+    diffs.source("x.toml", text)
+    diffs.source("unknown", text)
+
+
+def test_tool_calls_are_read_out_of_a_message_and_other_brackets_are_left() -> None:
+    call = [{"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}]
+    said = {"role": "assistant", "content": f"[{{1}}] see {json.dumps(call)}"}
+    (found,) = words.conversation([{"messages": [], "replies": [said]}])
+    assert (found.text, found.calls, found.sampled) == ("[{1}] see ", [words.Call("look", "{}")], True)
+    (cut,) = words.conversation([{"messages": [{"role": "user", "content": '[{"function": '}], "replies": []}])
+    assert (cut.text, cut.calls) == ('[{"function": ', [])
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (None, []),
+        ("not json", [("", "not json")]),
+        ('"a\\nb"', [("", "a\nb")]),
+        ('{"code": "a\\nb", "n": [1]}', [("code", "a\nb"), ("n", "[\n  1\n]")]),
+        ('{"charge": "theft"}', [("", '{\n  "charge": "theft"\n}')]),
+    ],
+)
+def test_an_answer_stands_as_people_write_it(text: str | None, parts: list[tuple[str, str]]) -> None:
+    assert words.answer(text) == parts
+
+
+def test_an_answer_nested_without_end_is_shown_all_the_same() -> None:
+    assert words.answer("[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(0.25, "0.2500"), (1, "1"), (12345, "12,345"), (1.5e-7, "1.5e-07"), (0.0, "0.0000"), (True, "1")],
+)
+def test_figures_are_short_and_tell_small_ones_from_nothing(value: float, told: str) -> None:
+    assert words.figure(value) == told
+
+
+def test_a_stream_ends_with_the_server() -> None:
+    ending = threading.Event()
+    ending.set()
+    answer: Any = server.stream(lambda: (1, False), ending)
+
+    async def read(parts: AsyncIterator[str]) -> list[str]:
+        return [part async for part in parts]
+
+    assert anyio.run(read, answer.body_iterator) == ["retry: 1000\n\n"]
+
+
+def test_a_stream_tells_of_each_change_once_and_of_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(server, "QUIET_LOOKS", 2)
+    seen = iter([(1, False), (1, False), (1, False), (2, False), (2, True)])
+    answer: Any = server.stream(lambda: next(seen), threading.Event())
+
+    async def read(parts: AsyncIterator[str]) -> list[str]:
+        return [part.strip() async for part in parts]
+
+    told = anyio.run(read, answer.body_iterator)
+    assert told == [
+        "retry: 1000",
+        "event: changed\ndata: 1",
+        ": still here",
+        "event: changed\ndata: 2",
+        "event: finished\ndata: {}",
+    ]

@@ -1,0 +1,16 @@
+"""The improver keeps the contract of improvers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from sia_core.testing.improvers import ImproverContract
+from sia_playbook.improver import Bandit
+
+
+class TestBandit(ImproverContract):
+    @pytest.fixture
+    def make(self) -> Callable[[], Bandit]:
+        return Bandit

@@ -1,0 +1,1 @@
+"""An engine for SIA through the Tinker API."""

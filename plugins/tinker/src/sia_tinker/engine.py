@@ -1,0 +1,239 @@
+"""The engine ``tinker``: weights, sampling and gradients are the service's; losses are computed here.
+
+A loss of SIA's is a function of log-probabilities, which the service takes as a custom loss: it
+sends them, gets the gradient with respect to each, and goes back through the model by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from tinker import TinkerError, types
+from torch import Tensor
+
+from sia_core.errors import SiaError, TrainingError, UsageError
+from sia_core.learning import Batch, Datum, Request, Sampled, Trace
+from sia_tinker.settings import Settings
+from sia_tinker.tokens import Tokens
+
+KEY = "TINKER_API_KEY"
+STATE = "tinker.json"
+
+
+class Tinker:
+    """A policy that a service samples from and trains; ``service`` is the SDK's ServiceClient, or stands in for one.
+
+    Constrained turns and value heads are not to be had there. The sampler is made anew
+    from the trainer's weights at the first sample after a step.
+    """
+
+    can: ClassVar[frozenset[str]] = frozenset({"train", "reference", "custom_loss"})
+    learning_rate = 4e-5
+
+    def __init__(self, service: Any, settings: Settings) -> None:
+        self._service, self.settings = service, settings
+        with _sorted():
+            self._trainer = service.create_lora_training_client(
+                base_model=settings.policy,
+                rank=settings.rank,
+                seed=settings.seed,
+                train_mlp=settings.mlp,
+                train_attn=settings.attention,
+                train_unembed=settings.unembed,
+            )
+            self.tokens = Tokens(self._trainer.get_tokenizer())
+        self._sampler: Any = None
+        self._base: Any = None
+        self._steps = 0
+        self._pending = False
+        self._state = f"{settings.policy}/{settings.seed}/{settings.rank}"
+
+    def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
+        """For each request its continuations, one call of the service each, all under way at once."""
+        refused = next((each for each in requests if each.choices or each.schema or each.prior), None)
+        if refused is not None:
+            raise TrainingError("the engine tinker cannot constrain what it samples")
+        sampler = self._sampling()
+        with _sorted():
+            asked = [[self._asked(sampler, request, seed) for seed in request.seeds] for request in requests]
+            done = [[self._wait(each).sequences[0] for each in row] for row in asked]
+        return [[self._sampled(request, each) for each in row] for request, row in zip(requests, done, strict=True)]
+
+    def logprobs(self, traces: Sequence[Trace], *, reference: bool = False) -> list[list[float]]:
+        """For each trace (T,) the sampler's log-probabilities, 0 where its mask is; of the base, if ``reference``."""
+        sampler = self._reference() if reference else self._sampling()
+        with _sorted():
+            asked = [sampler.compute_logprobs(types.ModelInput.from_ints(list(each.tokens))) for each in traces]
+            rows = [self._wait(each) for each in asked]
+        return [
+            [float(value or 0.0) if chosen else 0.0 for value, chosen in zip(row, trace.mask, strict=True)]
+            for row, trace in zip(rows, traces, strict=True)
+        ]
+
+    def values(self, traces: Sequence[Trace]) -> list[list[float]]:
+        """There is no critic."""
+        return [[0.0] * len(trace.tokens) for trace in traces]
+
+    def check(self, traces: Sequence[Trace]) -> float:
+        """The largest difference between the sampler's log-probabilities and the trainer's; TrainingError past it."""
+        with _sorted():
+            done = self._wait(self._trainer.forward([_datum(each) for each in traces], "cross_entropy"))
+        worst = 0.0
+        for trace, output in zip(traces, done.loss_fn_outputs, strict=True):
+            now = [0.0, *output["logprobs"].tolist()]
+            gaps = (abs(a - b) for a, b, chosen in zip(trace.logprobs, now, trace.mask, strict=True) if chosen)
+            worst = max([worst, *gaps])
+        if not worst <= self.settings.tolerance:
+            raise TrainingError(
+                f"the service's sampler and trainer disagree on log-probabilities by up to {worst:.3g} nats, more than "
+                f"{self.settings.tolerance:g}: were these traces sampled with other weights or another temperature?"
+            )
+        return worst
+
+    def forward_backward(
+        self, data: Sequence[Datum], loss: str, settings: Mapping[str, Any] | None = None
+    ) -> dict[str, float]:
+        """Add the gradient of a loss, ``"module:attribute"``, over data; sums to watch, and the ``loss``."""
+        function = _named(loss)
+        told: dict[str, float] = {}
+
+        def custom(_: Any, rows: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
+            width = max(len(datum.trace.tokens) for datum in data)
+            first = rows[0].new_zeros(1)  # nothing comes before the first token
+            padded = [torch.nn.functional.pad(torch.cat([first, row]), (0, width - 1 - len(row))) for row in rows]
+            batch = Batch.of(data, torch.tensor, torch.tensor, width)
+            scalar, watched = function(torch.stack(padded), batch, None, settings or {})
+            told.update({"loss": float(scalar.detach())}, **{name: float(value) for name, value in watched.items()})
+            return scalar, {}
+
+        with _sorted():
+            self._wait(self._trainer.forward_backward_custom([_datum(each.trace) for each in data], custom))
+        if not all(map(_finite, told.values())):
+            raise TrainingError(f"the loss of {loss} is {told['loss']}; lower the learning rate, or load a snapshot")
+        self._pending = True
+        return told
+
+    def optim_step(self, *, lr: float | None = None) -> dict[str, float]:
+        """A step of Adam with the gradients added up so far; TrainingError where there are none."""
+        if not self._pending:
+            raise TrainingError("an optimizer step without a gradient moves nothing")
+        rate = self.learning_rate if lr is None else lr
+        adam = types.AdamParams(learning_rate=rate, beta1=0.9, beta2=0.95, eps=1e-8, grad_clip_norm=1.0)
+        with _sorted():
+            self._wait(self._trainer.optim_step(adam))
+        self._steps, self._pending, self._sampler = self._steps + 1, False, None
+        return {"lr": rate}
+
+    def digest(self) -> str:
+        """Of where the weights come from, and how many steps ago: they are the service's, and never here."""
+        return hashlib.sha256(f"{self._state}+{self._steps}".encode()).hexdigest()
+
+    def memory(self) -> dict[str, float]:
+        """Nothing of this machine's."""
+        return {"needed": 0.0, "peak": 0.0}
+
+    def save(self, folder: Path) -> str:
+        """Have the service keep weights and optimizer, and write where; a digest of that."""
+        name = self.digest()[:32]
+        with _sorted():
+            path = self._wait(self._trainer.save_state(name, overwrite=True)).path
+        text = json.dumps({"path": path, "policy": self.settings.policy, "steps": self._steps}, sort_keys=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / STATE).open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def load(self, folder: Path) -> None:
+        """Go on from a snapshot, optimizer included."""
+        try:
+            record = json.loads((folder / STATE).read_text())
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{folder} is no snapshot of this engine: {error}") from None
+        if record["policy"] != self.settings.policy:
+            raise UsageError(f"{folder} holds an adapter of {record['policy']}, not of {self.settings.policy}")
+        with _sorted():
+            self._wait(self._trainer.load_state_with_optimizer(record["path"]))
+        self._state, self._steps, self._pending, self._sampler = record["path"], record["steps"], False, None
+
+    def _sampling(self) -> Any:
+        if self._sampler is None:
+            with _sorted():
+                self._sampler = self._trainer.save_weights_and_get_sampling_client()
+        return self._sampler
+
+    def _reference(self) -> Any:
+        if self._base is None:
+            with _sorted():
+                self._base = self._service.create_sampling_client(base_model=self.settings.policy)
+        return self._base
+
+    def _asked(self, sampler: Any, request: Request, seed: int) -> Any:
+        told = types.SamplingParams(
+            max_tokens=request.max_tokens,
+            seed=seed % 2**31,
+            stop=list(request.stop) or list(self.tokens.stops),
+            temperature=1.0 if request.temperature is None else request.temperature,
+        )
+        return sampler.sample(types.ModelInput.from_ints(list(request.prompt)), 1, told)
+
+    def _sampled(self, request: Request, sequence: Any) -> Sampled:
+        tokens = list(sequence.tokens)
+        text = self.tokens.decode(tokens)
+        for each in request.stop:
+            text = text.split(each, 1)[0]
+        finish: Literal["stop", "length"] = "stop" if sequence.stop_reason == "stop" else "length"
+        zeros = [0.0] * len(tokens)
+        return Sampled(tokens, [1] * len(tokens), list(sequence.logprobs), zeros, None, text, finish)
+
+    def _wait(self, future: Any) -> Any:
+        return future.result(timeout=self.settings.timeout)
+
+
+def open_engine(**settings: Any) -> Tinker:
+    """The factory of the offer ``tinker``, which takes :class:`sia_tinker.settings.Settings`' fields."""
+    from tinker import ServiceClient
+
+    told = Settings(**settings)
+    if not os.environ.get(KEY):
+        raise UsageError(f"the engine tinker needs a key in the environment: {KEY} (for a server of your own, any)")
+    with _sorted():
+        return Tinker(ServiceClient(base_url=told.base_url or None), told)
+
+
+def _datum(trace: Trace) -> types.Datum:
+    """Inputs are all tokens but the last, targets all but the first."""
+    tokens, mask = list(trace.tokens), list(trace.mask)
+    inputs: Any = {"target_tokens": tokens[1:], "weights": [float(each) for each in mask[1:]]}
+    return types.Datum(model_input=types.ModelInput.from_ints(tokens[:-1]), loss_fn_inputs=inputs)
+
+
+def _named(name: str) -> Any:
+    """What ``"module:attribute"`` names."""
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise TrainingError(f"there is no loss {name}: {error}") from None
+
+
+def _finite(value: float) -> bool:
+    return value - value == 0.0
+
+
+@contextmanager
+def _sorted() -> Iterator[None]:
+    """Errors of the service as errors of the run."""
+    try:
+        yield
+    except (TinkerError, TimeoutError) as error:
+        raise SiaError(f"Tinker: {type(error).__name__}: {error}. Go on with `sia resume` when it answers") from error

@@ -1,0 +1,239 @@
+"""The engine against a stand-in of the service: a table of logits that samples, trains and is saved."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tinker
+import torch
+from tinker import types
+
+from sia_core.errors import SiaError, TrainingError, UsageError
+from sia_core.learning import Datum, Engine, Request, Trace
+from sia_tinker.engine import Tinker, open_engine
+from sia_tinker.settings import Settings
+
+SIZE = 12
+END = 11
+
+
+class Done:
+    """A future whose result is there, or is an error."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._work = work
+
+    def result(self, timeout: float | None = None) -> Any:
+        return self._work()
+
+
+class Tokenizer:
+    eos_token_id = END
+    added_tokens_decoder: dict[int, str] = {END: "<end>"}  # noqa: RUF012
+
+    def __len__(self) -> int:
+        return SIZE
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        return [int(each) for each in text.split()]
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return " ".join(str(each) for each in ids if each != END)
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], **_: Any) -> list[int]:
+        return [token for each in messages for token in self.encode(each["content"])]
+
+
+class Sampler:
+    def __init__(self, table: torch.Tensor) -> None:
+        self._table = table.detach().clone()
+
+    def sample(self, prompt: Any, num_samples: int, sampling_params: Any) -> Done:
+        def work() -> Any:
+            generator = torch.Generator().manual_seed(sampling_params.seed)
+            last, tokens, logprobs, reason = prompt.to_ints()[-1], [], [], "length"
+            while len(tokens) < sampling_params.max_tokens and reason == "length":
+                row = self._table[last].log_softmax(-1)
+                last = int(torch.multinomial(row.exp(), 1, generator=generator))
+                tokens.append(last)
+                logprobs.append(float(row[last]))
+                reason = "stop" if last in sampling_params.stop else "length"
+            return SimpleNamespace(sequences=[SimpleNamespace(tokens=tokens, logprobs=logprobs, stop_reason=reason)])
+
+        assert num_samples == 1
+        return Done(work)
+
+    def compute_logprobs(self, prompt: Any) -> Done:
+        ids = prompt.to_ints()
+        rows = self._table.log_softmax(-1)
+        return Done(lambda: [None, *(float(rows[a, b]) for a, b in pairwise(ids))])
+
+
+class Trainer:
+    def __init__(self, states: dict[str, torch.Tensor]) -> None:
+        self.table = torch.zeros(SIZE, SIZE, requires_grad=True)
+        self.states, self.drift = states, 0.0
+
+    def get_tokenizer(self) -> Tokenizer:
+        return Tokenizer()
+
+    def _rows(self, data: list[Any]) -> list[torch.Tensor]:
+        rows = self.table.log_softmax(-1) + self.drift
+        return [rows[each.model_input.to_ints(), each.loss_fn_inputs["target_tokens"].tolist()] for each in data]
+
+    def forward(self, data: list[Any], loss_fn: str) -> Done:
+        outputs = [{"logprobs": types.TensorData.from_torch(row.detach())} for row in self._rows(data)]
+        return Done(lambda: SimpleNamespace(loss_fn_outputs=outputs))
+
+    def forward_backward_custom(self, data: list[Any], loss_fn: Any) -> Done:
+        def work() -> None:
+            loss, _ = loss_fn(data, self._rows(data))
+            loss.backward()
+
+        return Done(work)
+
+    def optim_step(self, params: Any) -> Done:
+        def work() -> None:
+            with torch.no_grad():
+                self.table -= params.learning_rate * self.table.grad
+            self.table.grad = None
+
+        return Done(work)
+
+    def save_state(self, name: str, overwrite: bool = False) -> Done:
+        self.states[f"tinker://{name}"] = self.table.detach().clone()
+        return Done(lambda: SimpleNamespace(path=f"tinker://{name}"))
+
+    def load_state_with_optimizer(self, path: str) -> Done:
+        self.table = self.states[path].clone().requires_grad_()
+        return Done(lambda: None)
+
+    def save_weights_and_get_sampling_client(self) -> Sampler:
+        return Sampler(self.table)
+
+
+class Service:
+    def __init__(self) -> None:
+        self.states: dict[str, torch.Tensor] = {}
+
+    def create_lora_training_client(self, base_model: str, **_: Any) -> Trainer:
+        return Trainer(self.states)
+
+    def create_sampling_client(self, base_model: str) -> Sampler:
+        return Sampler(torch.zeros(SIZE, SIZE))
+
+
+@pytest.fixture
+def engine() -> Tinker:
+    return Tinker(Service(), Settings(policy="toy"))
+
+
+def sampled(engine: Tinker, seeds: int = 8) -> list[Trace]:
+    (row,) = engine.sample([Request([1, 2], list(range(seeds)), max_tokens=5)])
+    return [each.trace([1, 2]) for each in row]
+
+
+def pushed(logprobs_BT: Any, batch: Any, values_BT: Any, settings: Any) -> Any:
+    """A loss: make what was sampled likelier."""
+    assert values_BT is None
+    scalar = -(logprobs_BT * batch.advantages_BT * batch.mask_BT).sum() / batch.normaliser
+    return scalar, {"tokens": batch.mask_BT.sum()}
+
+
+def learn(engine: Tinker, traces: list[Trace]) -> dict[str, float]:
+    data = [Datum(each, [float(place) for place in each.mask], normaliser=4.0) for each in traces]
+    return engine.forward_backward(data, f"{__name__}:pushed")
+
+
+@pytest.fixture(autouse=True)
+def _losses_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or SimpleNamespace(pushed=pushed))
+
+
+def test_it_is_an_engine(engine: Tinker) -> None:
+    assert isinstance(engine, Engine)
+    assert engine.can == {"train", "reference", "custom_loss"}
+
+
+def test_a_sample_depends_on_its_seed_alone_and_has_the_log_probabilities_of_the_moment(engine: Tinker) -> None:
+    traces = sampled(engine)
+    assert traces[3] == sampled(engine)[3]
+    assert len({tuple(each.tokens) for each in traces}) > 1
+    assert engine.check(traces) < 1e-6
+    assert engine.logprobs(traces)[0] == pytest.approx(list(traces[0].logprobs))
+
+
+def test_a_loss_by_name_moves_the_sampler_and_not_the_base(engine: Tinker) -> None:
+    traces = sampled(engine)
+    before = sum(map(sum, engine.logprobs(traces)))
+    told = learn(engine, traces)
+    assert told["tokens"] == sum(sum(each.mask) for each in traces)
+    engine.optim_step(lr=1.0)
+    assert sum(map(sum, engine.logprobs(traces))) > before
+    assert sum(map(sum, engine.logprobs(traces, reference=True))) == pytest.approx(before)
+
+
+def test_a_trainer_that_is_not_the_sampler_is_noticed(engine: Tinker) -> None:
+    traces = sampled(engine)
+    engine._trainer.drift = 0.2
+    with pytest.raises(TrainingError, match=r"disagree on log-probabilities by up to 0\.2"):
+        engine.check(traces)
+
+
+def test_a_step_without_a_gradient_is_refused(engine: Tinker) -> None:
+    with pytest.raises(TrainingError, match="without a gradient"):
+        engine.optim_step()
+
+
+def test_a_snapshot_is_gone_on_from(engine: Tinker, tmp_path: Path) -> None:
+    traces = sampled(engine)
+    learn(engine, traces)
+    engine.optim_step(lr=1.0)
+    digest, then = engine.save(tmp_path / "one"), engine.logprobs(traces)
+    learn(engine, traces)
+    engine.optim_step(lr=1.0)
+    assert engine.save(tmp_path / "two") != digest
+    engine.load(tmp_path / "one")
+    assert engine.logprobs(traces) == then
+    with pytest.raises(UsageError, match="no snapshot"):
+        engine.load(tmp_path)
+
+
+def test_a_constraint_is_refused(engine: Tinker) -> None:
+    with pytest.raises(TrainingError, match="cannot constrain"):
+        engine.sample([Request([1], [0], choices=["1", "2"])])
+
+
+def test_a_service_that_fails_says_so(engine: Tinker) -> None:
+    def fail() -> None:
+        raise TimeoutError("no answer")
+
+    engine._trainer.optim_step = lambda params: Done(fail)
+    learn(engine, sampled(engine))
+    with pytest.raises(SiaError, match="Tinker: TimeoutError: no answer"):
+        engine.optim_step()
+
+
+def test_without_a_key_the_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TINKER_API_KEY", raising=False)
+    with pytest.raises(UsageError, match="TINKER_API_KEY"):
+        open_engine(policy="openai/gpt-oss-120b")
+
+
+@pytest.mark.parametrize(
+    ("real", "stand_in"),
+    [(tinker.ServiceClient, Service), (tinker.TrainingClient, Trainer), (tinker.SamplingClient, Sampler)],
+    ids=lambda each: each.__name__,
+)
+def test_what_is_asked_of_the_stand_in_can_be_asked_of_the_sdk(real: Any, stand_in: Any) -> None:
+    for name, method in inspect.getmembers(stand_in, inspect.isfunction):
+        if not name.startswith("_"):
+            asked = [each for each in inspect.signature(method).parameters if each not in ("self", "_", "params")]
+            assert set(asked) <= set(inspect.signature(getattr(real, name)).parameters), name

@@ -1,0 +1,1 @@
+"""An engine for SIA whose rollouts are sampled by vLLM servers."""

@@ -1,0 +1,170 @@
+"""The engine ``vllm``: rollouts by vLLM servers, everything else by an engine that trains.
+
+After a step the trainer's adapter is written for the servers and loaded there under a name of
+its own. It is sampled from only when each server gives a few sequences the log-probabilities
+that the trainer gives them: one that dropped the adapter would say nothing of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+from sia_core.errors import TrainingError, UsageError
+from sia_core.learning import Datum, Engine, Request, Sampled, Tokens, Trace
+from sia_core.plugins import Plugins
+from sia_vllm.server import Server
+from sia_vllm.settings import Settings
+
+PROBES, LENGTH = 4, 64
+"""Sequences by which an adapter is looked at, and their longest."""
+
+CANNOT = frozenset({"values", "constrain"})
+"""What a server gives no figures of: a critic's estimates, and probabilities among allowed tokens."""
+
+
+class Vllm:
+    """Samples by servers, trains by ``trainer``; both hold the same base, and temperature is 1 in both."""
+
+    def __init__(self, trainer: Engine, settings: Settings) -> None:
+        if not settings.addresses:
+            raise UsageError("the engine vllm needs at least one server: --engine-set servers=http://HOST:8000")
+        self._trainer, self.settings = trainer, settings
+        self.can = trainer.can - CANNOT
+        self.tokens: Tokens = trainer.tokens
+        self.learning_rate = trainer.learning_rate
+        self._servers = [Server(each, settings.timeout) for each in settings.addresses]
+        self._threads = ThreadPoolExecutor(settings.at_once, thread_name_prefix="sia-vllm")
+        self._name: str | None = None  # None where what the servers hold is of other weights
+        self._loaded = ""
+        self._prompts: list[list[int]] = []
+
+    def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
+        """For each request its continuations; each seed is a request of its own, of any server."""
+        if any(each.choices or each.schema or each.prior for each in requests):
+            raise TrainingError("the engine vllm cannot constrain what it samples")
+        self._remember(requests)
+        model = self._current()
+        asked = [
+            [
+                self._threads.submit(server.complete, _body(model, request, seed, self.tokens))
+                for seed in request.seeds
+                for server in [self._servers[(number + seed) % len(self._servers)]]
+            ]
+            for number, request in enumerate(requests)
+        ]
+        return [
+            [_sampled(request, each.result()) for each in row] for request, row in zip(requests, asked, strict=True)
+        ]
+
+    def logprobs(self, traces: Sequence[Trace], *, reference: bool = False) -> list[list[float]]:
+        return self._trainer.logprobs(traces, reference=reference)
+
+    def values(self, traces: Sequence[Trace]) -> list[list[float]]:
+        return self._trainer.values(traces)
+
+    def check(self, traces: Sequence[Trace]) -> float:
+        return self._trainer.check(traces)
+
+    def forward_backward(
+        self, data: Sequence[Datum], loss: str, settings: Mapping[str, Any] | None = None
+    ) -> Mapping[str, float]:
+        return self._trainer.forward_backward(data, loss, settings)
+
+    def optim_step(self, *, lr: float | None = None) -> Mapping[str, float]:
+        told = self._trainer.optim_step(lr=lr)
+        self._name = None
+        return told
+
+    def digest(self) -> str:
+        return self._trainer.digest()
+
+    def memory(self) -> Mapping[str, float]:
+        return self._trainer.memory()
+
+    def save(self, folder: Path) -> str:
+        return self._trainer.save(folder)
+
+    def load(self, folder: Path) -> None:
+        self._trainer.load(folder)
+        self._name = None
+
+    def close(self) -> None:
+        """Have the servers forget their adapter."""
+        if self._loaded:
+            self._forget(self._loaded)
+            self._loaded, self._name = "", None
+        self._threads.shutdown()
+
+    def _current(self) -> str:
+        """The name under which the servers hold the weights of the moment."""
+        if self._name is None:
+            name = f"sia-{self._trainer.digest()[:24]}"
+            folder = Path(self.settings.adapters) / name
+            self._trainer.save(folder)
+            for server in self._servers:
+                server.load(name, folder)
+            for server in self._servers:
+                self._compare(server, name)
+            if self._loaded not in ("", name):
+                self._forget(self._loaded)
+            self._name = self._loaded = name
+        return self._name
+
+    def _compare(self, server: Server, name: str) -> None:
+        """TrainingError where a server gives sequences other log-probabilities than the trainer."""
+        traces = [Trace(row, [0, *[1] * (len(row) - 1)], [0.0] * len(row)) for row in self._prompts]
+        for trace, here in zip(traces, self._trainer.logprobs(traces), strict=True):
+            there = server.logprobs(name, trace.tokens)
+            worst = max(abs(a - b) for a, b in zip(here[1:], there[1:], strict=True))
+            if not worst <= self.settings.tolerance:
+                raise TrainingError(
+                    f"{server.address} and the trainer disagree on log-probabilities by up to {worst:.3g} nats, more "
+                    f"than {self.settings.tolerance:g}: is its base the trainer's, and did it load all of {name}?"
+                )
+
+    def _remember(self, requests: Sequence[Request]) -> None:
+        """The beginnings of a few prompts, to compare servers by."""
+        for request in requests:
+            beginning = list(request.prompt[:LENGTH])
+            if len(self._prompts) < PROBES and len(beginning) > 1 and beginning not in self._prompts:
+                self._prompts.append(beginning)
+
+    def _forget(self, name: str) -> None:
+        for server in self._servers:
+            server.unload(name)
+        shutil.rmtree(Path(self.settings.adapters) / name, ignore_errors=True)
+
+
+def open_engine(**settings: Any) -> Vllm:
+    """The factory of the offer ``vllm``, which takes :class:`sia_vllm.settings.Settings`' fields and the trainer's."""
+    told = Settings(**settings)
+    trainer: Engine = Plugins.discover().create("engine", told.trainer, **told.for_trainer)
+    return Vllm(trainer, told)
+
+
+def _body(model: str, request: Request, seed: int, tokens: Tokens) -> dict[str, Any]:
+    return {
+        "model": model,
+        "prompt": list(request.prompt),
+        "max_tokens": request.max_tokens,
+        "seed": int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4]) // 2,
+        "temperature": 1.0 if request.temperature is None else request.temperature,
+        "top_p": 1.0,
+        "stop": list(request.stop),
+        "stop_token_ids": list(tokens.stops),
+        "skip_special_tokens": True,
+    }
+
+
+def _sampled(request: Request, choice: Mapping[str, Any]) -> Sampled:
+    ids, text = list(choice["token_ids"]), str(choice["text"])
+    for each in request.stop:
+        text = text.split(each, 1)[0]
+    finish: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
+    logprobs = [float(each) for each in choice["logprobs"]["token_logprobs"]]
+    return Sampled(ids, [1] * len(ids), logprobs, [0.0] * len(ids), None, text, finish)

@@ -1,0 +1,65 @@
+"""vLLM's HTTP interface: completions of token ids, log-probabilities of prompts, adapters by name."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sia_core.errors import SiaError
+
+LONGEST = 300
+"""Characters of a server's error that are told."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server, started with ``--enable-lora`` and ``VLLM_ALLOW_RUNTIME_LORA_UPDATING=1``."""
+
+    address: str
+    timeout: float
+
+    def load(self, name: str, folder: Path) -> None:
+        """Have an adapter under a name; one that is there is as good."""
+        self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)}, fine="already")
+
+    def unload(self, name: str) -> None:
+        """Forget an adapter."""
+        self._post("/v1/unload_lora_adapter", {"lora_name": name}, fine="not found")
+
+    def complete(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The one choice of a completion, with the ids and log-probabilities of its tokens."""
+        asked = {**body, "n": 1, "logprobs": 0, "return_token_ids": True}
+        choice: Mapping[str, Any] = self._post("/v1/completions", asked)["choices"][0]
+        if choice.get("token_ids") is None or not choice.get("logprobs"):
+            raise SiaError(f"{self.address} gives no token ids or log-probabilities; vLLM does from version 0.10.2 on")
+        return choice
+
+    def logprobs(self, model: str, tokens: Sequence[int]) -> list[float]:
+        """(T,) of a prompt's tokens, the first of which has none and gets 0."""
+        body = {"model": model, "prompt": list(tokens), "max_tokens": 1, "prompt_logprobs": 0, "temperature": 0.0}
+        rows = self._post("/v1/completions", body)["choices"][0]["prompt_logprobs"]
+        pairs = zip(rows, tokens, strict=True)
+        return [float(row[str(token)]["logprob"]) if row else 0.0 for row, token in pairs]
+
+    def _post(self, path: str, body: Mapping[str, Any], fine: str = "") -> Any:
+        request = urllib.request.Request(
+            self.address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=self.timeout) as reply:
+                text = reply.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                told = error.read().decode(errors="replace")[:LONGEST]
+            if fine and fine in told:
+                return None
+            raise SiaError(f"{self.address}{path} answered {error.code}: {told}") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise SiaError(f"{self.address} does not answer: {error}. Go on with `sia resume` when it does") from None
+        return json.loads(text) if text.startswith(("{", "[")) else text

@@ -1,0 +1,44 @@
+"""What a user can tell the engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Settings of the engine ``vllm``; what it does not know goes to the engine that trains.
+
+    Attributes
+    ----------
+    servers : addresses of vLLM servers of the same base model, such as ``http://10.0.0.2:8000``, by commas.
+    model : the base's name there, as ``--served-model-name`` or ``--model`` say.
+    trainer : the engine that trains, by its name.
+    adapters : a folder that this machine writes and every server reads, under the same path.
+    at_once : requests under way at once, over all servers.
+    timeout : seconds that one request may take.
+    tolerance : the largest difference of log-probabilities between a server and the trainer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    policy: str
+    seed: int = 0
+    servers: str
+    model: str
+    trainer: str = "torch"
+    adapters: str
+    at_once: int = Field(default=256, ge=1)
+    timeout: float = Field(default=600.0, gt=0)
+    tolerance: float = Field(default=0.05, gt=0)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The servers, in order."""
+        return tuple(each.strip().rstrip("/") for each in self.servers.split(",") if each.strip())
+
+    @property
+    def for_trainer(self) -> dict[str, Any]:
+        """What the trainer's factory is called with."""
+        return {"policy": self.policy, "seed": self.seed, **(self.model_extra or {})}

@@ -1,0 +1,178 @@
+"""The engine against a stand-in of vLLM's HTTP interface: adapters by name, completions of ids, one that lies."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sia_core.errors import SiaError, TrainingError, UsageError
+from sia_core.learning import Engine, Request, Trace
+from sia_core.testing.engines import ScriptedEngine
+from sia_vllm.engine import Vllm, open_engine
+from sia_vllm.settings import Settings
+
+STOP = 256
+
+
+def logprob(token: int, steps: int) -> float:
+    """Of any token in any place, by weights of so many steps."""
+    return -1.0 - (token % 7) / 10 - steps / 4
+
+
+class Trainer(ScriptedEngine):
+    """An engine whose log-probabilities follow its steps."""
+
+    def logprobs(self, traces: Sequence[Trace], *, reference: bool = False) -> list[list[float]]:
+        steps = 0 if reference else self.steps
+        return [
+            [logprob(token, steps) if chosen else 0.0 for token, chosen in zip(trace.tokens, trace.mask, strict=True)]
+            for trace in traces
+        ]
+
+
+@dataclass
+class Stand:
+    """A server's state. One that ``drops`` answers with its base, whatever adapter it says that it has."""
+
+    drops: bool = False
+    old: bool = False
+    adapters: dict[str, int] = field(default_factory=dict)
+    asked: list[Mapping[str, Any]] = field(default_factory=list)
+    url: str = ""
+
+    def answer(self, path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
+        if path == "/v1/load_lora_adapter":
+            if body["lora_name"] in self.adapters:
+                return 400, {"message": f"{body['lora_name']} has already been loaded"}
+            steps = int((Path(body["lora_path"]) / "steps").read_text())
+            self.adapters[body["lora_name"]] = 0 if self.drops else steps
+            return 200, "Success"
+        if path == "/v1/unload_lora_adapter":
+            return (200, "Success") if self.adapters.pop(body["lora_name"], None) is not None else (404, "not found")
+        if body["model"] not in self.adapters:
+            return 404, {"message": f"no model {body['model']}"}
+        self.asked.append(body)
+        return 200, {"choices": [self._choice(body, self.adapters[body["model"]])]}
+
+    def _choice(self, body: Mapping[str, Any], steps: int) -> dict[str, Any]:
+        if "prompt_logprobs" in body:
+            rows = [{str(each): {"logprob": logprob(each, steps)}} for each in body["prompt"]]
+            return {"text": "", "finish_reason": "length", "prompt_logprobs": [None, *rows[1:]]}
+        drawn = random.Random(body["seed"]).choices(range(97, 123), k=body["max_tokens"] - 1)
+        ids = [*drawn, STOP]
+        return {
+            "text": bytes(drawn).decode(),
+            "finish_reason": "stop",
+            "token_ids": None if self.old else ids,
+            "logprobs": {"token_logprobs": [logprob(each, steps) for each in ids]},
+        }
+
+
+@pytest.fixture
+def stand() -> Iterator[Stand]:
+    state = Stand()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            status, reply = state.answer(self.path, body)
+            text = (reply if isinstance(reply, str) else json.dumps(reply)).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield state
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def engine(stand: Stand, tmp_path: Path) -> Iterator[Vllm]:
+    told = Settings(policy="hf:toy", servers=f"{stand.url},{stand.url}/", model="toy", adapters=str(tmp_path))
+    engine = Vllm(Trainer(), told)
+    yield engine
+    engine.close()
+
+
+def ask(engine: Vllm, *seeds: int) -> Any:
+    return engine.sample([Request([65, 66, 67], seeds or (1, 2, 3), max_tokens=6)])[0]
+
+
+def test_it_is_an_engine_that_can_what_its_trainer_can_but_for_values_and_constraints(engine: Vllm) -> None:
+    assert isinstance(engine, Engine)
+    assert engine.can == {"train", "reference", "custom_loss"}
+    with pytest.raises(TrainingError, match="cannot constrain"):
+        engine.sample([Request([1], [0], choices=["a", "b"])])
+
+
+def test_what_is_sampled_has_the_servers_ids_and_log_probabilities_and_depends_on_its_seed(engine: Vllm) -> None:
+    one, two, three = ask(engine)
+    assert ask(engine, 2)[0] == two
+    assert one.tokens != three.tokens
+    assert one.tokens[-1] == STOP
+    assert one.finish == "stop"
+    assert one.logprobs == [logprob(each, 0) for each in one.tokens]
+    assert engine.tokens.decode(one.tokens) == one.text
+
+
+def test_after_a_step_the_new_adapter_is_loaded_by_name_and_the_old_one_forgotten(
+    engine: Vllm, stand: Stand, tmp_path: Path
+) -> None:
+    ask(engine)
+    (first,) = stand.adapters
+    engine.optim_step()
+    sampled = ask(engine)[0]
+    (second,) = stand.adapters
+    assert second != first
+    assert sampled.logprobs[0] == logprob(sampled.tokens[0], 1)
+    assert [each.name for each in tmp_path.iterdir()] == [second]
+    engine.close()
+    assert not stand.adapters
+
+
+def test_a_server_that_drops_the_adapter_is_noticed_before_anything_is_sampled_from_it(
+    engine: Vllm, stand: Stand
+) -> None:
+    stand.drops = True
+    ask(engine)  # the base: nothing to drop yet
+    engine.optim_step()
+    before = len(stand.asked)
+    with pytest.raises(TrainingError, match=r"disagree on log-probabilities by up to 0\.25"):
+        ask(engine)
+    assert not [each for each in stand.asked[before:] if "prompt_logprobs" not in each]
+
+
+def test_a_server_without_token_ids_is_too_old(engine: Vllm, stand: Stand) -> None:
+    stand.old = True
+    with pytest.raises(SiaError, match=r"from version 0\.10\.2 on"):
+        ask(engine)
+
+
+def test_a_server_that_is_not_there_says_so(stand: Stand, tmp_path: Path) -> None:
+    told = Settings(policy="p", servers="http://127.0.0.1:9", model="toy", adapters=str(tmp_path), timeout=1.0)
+    with pytest.raises(SiaError, match="does not answer"):
+        ask(Vllm(Trainer(), told))
+
+
+def test_settings_that_it_does_not_know_are_the_trainers() -> None:
+    told = Settings.model_validate({"policy": "p", "servers": "a", "model": "m", "adapters": "/x", "rank": "8"})
+    assert told.for_trainer == {"policy": "p", "seed": 0, "rank": "8"}
+    with pytest.raises(UsageError, match="no engine named 'nothing'"):
+        open_engine(policy="p", servers="a", model="m", adapters="/x", trainer="nothing")

@@ -1,0 +1,31 @@
+"""Rows with a reward function: a Hugging Face dataset, or any other sequence of mappings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
+
+from sia_core.adapters.adapted import Adapted, Item, plain
+
+
+class Rows(Adapted):
+    """A subclass says ``rows()`` and ``reward(row, answer)``. The columns in ``hidden`` are the verifier's alone."""
+
+    hidden: ClassVar[tuple[str, ...]] = ("answer",)
+
+    def rows(self) -> Iterable[Mapping[str, Any]]:
+        """All rows: a dataset, a list of dictionaries."""
+        raise NotImplementedError
+
+    def reward(self, row: Mapping[str, Any], answer: Any) -> float:
+        """What an answer is worth; the row holds the hidden columns too."""
+        raise NotImplementedError
+
+    def items(self) -> Iterator[Item]:
+        for row in self.rows():
+            told = {name: plain(value) for name, value in row.items()}
+            shown = {name: value for name, value in told.items() if name not in self.hidden}
+            yield Item(shown, {name: told[name] for name in self.hidden if name in told})
+
+    def worth(self, item: Item, answer: Any) -> float:
+        return self.reward({**item.input, **item.truth}, answer)

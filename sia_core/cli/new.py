@@ -1,0 +1,30 @@
+"""``sia new``: a package of one's own to begin with."""
+
+from __future__ import annotations
+
+import argparse
+
+from sia_core.cli import console, plain
+
+KINDS = ("task", "algorithm", "verifier", "engine", "backend", "improver")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}")
+    parser.add_argument("name", metavar="NAME", help="what it is called where it is asked for, such as my-task")
+    parser.add_argument("--into", default=".", metavar="DIR", help="the folder to write sia-NAME to (default: here)")
+
+
+def run(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from sia_core.new import rendered, write
+
+    folder = Path(options.into) / f"sia-{options.name}"
+    files = rendered(options.kind, options.name)
+    write(folder, files)
+    out = console()
+    out.print(plain(f"{folder}: {len(files)} files, which work as they are. README.md says what to change."))
+    out.print(plain(f"  pip install --editable {folder}[test]"), soft_wrap=True)
+    out.print(plain(f"  pytest {folder}"), soft_wrap=True)
+    return 0

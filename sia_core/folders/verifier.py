@@ -1,0 +1,135 @@
+"""The verifier ``evaluate``: a task folder's own ``evaluate.py``, over the answers to one part of the questions."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sia_core.answers import InvalidAnswer, strict_json
+from sia_core.errors import HarnessError, SiaError, UsageError
+from sia_core.folders.folder import DEALT, EVALUATE, Part, TaskFolder
+from sia_core.folders.task import name_of
+from sia_core.harness import check_path
+from sia_core.types import Instance, Score, VerifierContext
+
+SECONDS = 100.0
+RESULTS = "results.json"
+TAIL = 2000
+
+
+class Evaluate:
+    """Runs the script in a folder of its own, with the part's answers as private data and the agent's files beside it.
+
+    The script is the task author's and trusted, as the verifier ``command`` is. It gets
+    no environment but PATH, and is started outside of the folder that the agent filled.
+    """
+
+    def __init__(self, folder: str, seed: int = 0, items: str = "", metric: str = "accuracy", scale: str = "1") -> None:
+        self._folder, self._metric = TaskFolder(Path(folder)), metric
+        script = self._folder.evaluate
+        if script is None:
+            raise UsageError(f"--task-dir {folder}: no {EVALUATE}, so nothing says what an answer is worth; write one")
+        self._place, self._script = script.relative_to(folder), script.read_bytes()
+        _check(script, self._script)
+        try:
+            self._scale = float(scale)
+        except ValueError:
+            raise UsageError(f"--set scale={scale}: not a number") from None
+        dealt = self._folder.dealt(seed, int(items) if items else None)
+        self._parts = {name_of(part): part for split in DEALT for part in dealt[split]}
+
+    def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
+        """The metric; 0, and not valid, where the script finds nothing that it can use."""
+        part = self._parts.get(instance.id)
+        if part is None:
+            raise SiaError(f"{self._folder.path}: no part {instance.id}; give the verifier the task's own settings")
+        with tempfile.TemporaryDirectory(prefix="sia-evaluate-") as name:
+            root = Path(name)
+            try:
+                self._lay_out(root, part, answer["files"])
+            except (HarnessError, OSError) as error:
+                return Score(0.0, valid=False, feedback=f"the files of the answer cannot be laid out: {error}")
+            said = self._run(root)
+            results = root / "answer" / RESULTS
+            told = said if instance.split == "search" else ""
+            if not results.is_file():
+                return Score(0.0, valid=False, feedback=told or "evaluate.py could make nothing of the answer")
+            return Score(self._read(results), feedback=told)
+
+    def _lay_out(self, root: Path, part: Part, files: Mapping[str, str]) -> None:
+        """The folder as the script expects it, and beside it what the agent left."""
+        for name, content in {**self._folder.shown, **self._folder.asked(part)}.items():
+            _write(root / "task" / "data" / "public" / name, content)
+        for name, content in self._folder.answered(part).items():
+            _write(root / "task" / "data" / "private" / name, content)
+        (root / "answer").mkdir()
+        for name, text in files.items():
+            if name != RESULTS:  # the script's own word, never the agent's
+                _write(root / "answer" / check_path(name), text.encode())
+
+    def _run(self, root: Path) -> str:
+        script = root / "task" / self._place
+        _write(script, self._script)
+        with suppress(subprocess.TimeoutExpired):
+            done = subprocess.run(
+                [sys.executable, str(script), "--gen-dir", str(root / "answer")],
+                cwd=root,
+                env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "HOME": str(root)},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=SECONDS,
+                check=False,
+            )
+            return (done.stdout + done.stderr).decode(errors="replace")[-TAIL:]
+        return f"evaluate.py took more than {SECONDS:g} s"
+
+    def _read(self, results: Path) -> float:
+        try:
+            said = strict_json(results.read_text(encoding="utf-8"))
+        except (InvalidAnswer, OSError, UnicodeDecodeError) as error:
+            raise SiaError(
+                f"{EVALUATE} of {self._folder.path} wrote a {RESULTS} that cannot be read: {error}"
+            ) from None
+        found = said if isinstance(said, dict) else {}
+        summary = found.get("summary")
+        value = found.get(self._metric, summary.get(self._metric) if isinstance(summary, dict) else None)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            known = ", ".join(key for key, each in found.items() if isinstance(each, int | float))
+            raise SiaError(
+                f"{RESULTS} has no number {self._metric!r} but {known or 'none'}; name one with --set metric="
+            )
+        reward = value / self._scale
+        if not 0 <= reward <= 1:
+            raise SiaError(
+                f"{self._metric} is {value:g}, not from 0 to {self._scale:g}; say its maximum with --set scale="
+            )
+        return reward
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def _check(script: Path, content: bytes) -> None:
+    """UsageError where the script cannot run here: it would call every answer unusable."""
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(f"{script}: {error}") from None
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module]
+        for name in (each.partition(".")[0] for each in names):
+            if importlib.util.find_spec(name) is None and not script.with_name(f"{name}.py").is_file():
+                raise UsageError(f"{script} imports {name}, which is not installed here: `pip install {name}`")

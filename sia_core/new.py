@@ -1,0 +1,101 @@
+"""A new plugin package, rendered from the templates that come with the core."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from string import Template
+
+from sia_core import __version__
+from sia_core.errors import UsageError
+from sia_core.hookspecs import HOOK_OF_KIND
+
+TEMPLATE = ".tmpl"
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+
+@dataclass(frozen=True)
+class Sort:
+    """What the package of one kind needs beside the core, what its offer is called, and what it carries beside code."""
+
+    summary: str
+    needs: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+
+
+SORTS: Mapping[str, Sort] = {
+    "task": Sort("whether the number of ones is even", data=("*.toml", "seed/*")),
+    "algorithm": Sort("REINFORCE with the mean of a group as its baseline"),
+    "verifier": Sort("words in any order, with credit for a part"),
+    "engine": Sort("a table of next-byte preferences, in torch", ("torch>=2.4", "numpy>=1.26")),
+    "backend": Sort("threads of this process"),
+    "improver": Sort("each edit of the playbook once, in its order"),
+}
+"""The kinds of package that can be begun."""
+
+IMPORTED = Sort("imported from a task folder", data=("folder/**/*",))
+
+
+def rendered(kind: str, name: str) -> dict[str, str]:
+    """The files of a new package, by their paths; UsageError for a name that no package can have."""
+    return _rendered(kind, kind, SORTS[kind], name)
+
+
+def imported(name: str) -> dict[str, str]:
+    """The files of a package around a task folder, which is to lie in ``folder/`` beside its code."""
+    return _rendered("task", "import", IMPORTED, name)
+
+
+def package_of(name: str) -> str:
+    """What the package of a name is imported as."""
+    return f"sia_{name.replace('-', '_')}"
+
+
+def _rendered(kind: str, template: str, sort: Sort, name: str) -> dict[str, str]:
+    if not _NAME.fullmatch(name):
+        plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789") or "mine"
+        raise UsageError(f"{name!r} is no name for a plugin: use small letters, digits and dashes, such as {plain!r}")
+    package = package_of(name)
+    values = {
+        "kind": kind,
+        "name": name,
+        "package": package,
+        "distribution": f"sia-{name}",
+        "class_name": "".join(part.capitalize() for part in name.split("-")),
+        "hook": HOOK_OF_KIND[kind],
+        "summary": sort.summary,
+        "dependencies": ", ".join(f'"{each}"' for each in (f"sia-core>={__version__}", *sort.needs)),
+        "data": ", ".join(f'"{each}"' for each in ("py.typed", *sort.data)),
+    }
+    files: dict[str, str] = {}
+    for folder in ("every", template):  # what a kind has of its own replaces what every one has
+        for path, text in _templates(resources.files("sia_core") / "templates" / folder, ""):
+            placed = f"src/{package}/{path.removeprefix('package/')}" if path.startswith("package/") else path
+            files[placed] = Template(text).substitute(values)
+    return files
+
+
+def write(folder: Path, files: Mapping[str, str]) -> None:
+    """Write the files of a package to a folder that does not exist yet; UsageError where it does."""
+    try:
+        folder.mkdir(parents=True)
+        for path, text in files.items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+    except FileExistsError:
+        raise UsageError(f"{folder} exists already; remove it, or take another name or --into") from None
+    except OSError as error:
+        raise UsageError(f"{folder}: {error.strerror}") from None
+
+
+def _templates(folder: Traversable, prefix: str) -> Iterator[tuple[str, str]]:
+    for entry in sorted(folder.iterdir(), key=lambda each: each.name):
+        if entry.is_dir():
+            yield from _templates(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(TEMPLATE):
+            yield prefix + entry.name.removesuffix(TEMPLATE), entry.read_text(encoding="utf-8")

@@ -1,0 +1,234 @@
+"""The contract of backends, for plugin authors to inherit, and the jobs that hold a backend to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError, Future, wait
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from sia_core import errors
+from sia_core.errors import SiaError
+from sia_core.harness import HarnessTree
+from sia_core.host import Host
+from sia_core.policy import ADAPTERS
+from sia_core.rollout import Setting
+from sia_core.trees import Trees
+from sia_core.types import Backend, Job, OfferRef
+
+HERE = __name__
+TREE = HarnessTree({"harness.py": b"def solve(instance, ctx): ...\n", "notes/empty.txt": b""})
+ADAPTER, TRAINED = "adapter-that-was", "adapter-that-is"
+
+
+def echo(payload: Mapping[str, Any], host: Host) -> Any:
+    """The job: what it was given."""
+    return payload["value"]
+
+
+def leave_a_mark(payload: Mapping[str, Any], host: Host) -> None:
+    """The job: a line more in a file, written at once."""
+    handle = os.open(payload["file"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(handle, f"{payload['value']}\n".encode())
+    finally:
+        os.close(handle)
+
+
+def fail(payload: Mapping[str, Any], host: Host) -> None:
+    """The job: an error by the name of its type."""
+    kind = getattr(errors, payload["type"], None) or getattr(__import__("builtins"), payload["type"])
+    raise kind(payload["message"])
+
+
+def meet(payload: Mapping[str, Any], host: Host) -> str:
+    """The job: return only when another job is at the other end of a pipe."""
+    with open(payload["pipe"], payload["mode"]):
+        return str(payload["mode"])
+
+
+def whereabouts(payload: Mapping[str, Any], host: Host) -> list[int]:
+    """The job: the process that it runs in, and which host it was given."""
+    assert isinstance(host, Host)
+    return [os.getpid(), id(host)]
+
+
+def read(payload: Mapping[str, Any], host: Host) -> dict[str, str]:
+    """The job: a harness, an adapter and a file of the user's, as they are where it runs."""
+    setting, sweep = Setting.from_json(payload["setting"]), payload["sweep"]
+    run, data = Path(setting.run), setting.task.settings["data"]
+    found = {path: content.decode() for path, content in Trees(run).get(sweep["harness"]).files.items()}
+    return {
+        **found,
+        "folder": (Trees(run).folder(sweep["harness"]) / "harness.py").read_text(),
+        "adapter": (run / ADAPTERS / sweep["adapter"] / "weights").read_text(),
+        "data": Path(data).read_text(),
+    }
+
+
+def train(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
+    """The job: an adapter that is made from another."""
+    adapters = Path(Setting.from_json(payload["setting"]).run) / ADAPTERS
+    before = (adapters / payload["adapter"] / "weights").read_text()
+    (adapters / TRAINED / "optimizer").mkdir(parents=True, exist_ok=True)
+    (adapters / TRAINED / "weights").write_text(before + " and trained")
+    (adapters / TRAINED / "optimizer" / "moments").write_text("moments")
+    return {"adapter": TRAINED, "steps": []}
+
+
+def job(function: Callable[..., Any], **payload: Any) -> Job:
+    """A job of one of these functions."""
+    return Job(f"{HERE}:{function.__name__}", payload)
+
+
+class BackendContract:
+    """``class TestMine(BackendContract)`` with a fixture ``backend`` that gives a fresh one and closes it.
+
+    ``seconds`` is how long the contract waits for a job before it counts as lost. The
+    jobs run on this machine, whatever runs them: they leave marks in files.
+    """
+
+    seconds: ClassVar[float] = 60.0
+
+    @pytest.fixture
+    def backend(self) -> Iterator[Backend]:
+        raise NotImplementedError
+
+    def result(self, future: Future[Any]) -> Any:
+        """What a job came to; the failure of this test where it came to nothing."""
+        return future.result(self.seconds)
+
+    def test_it_is_a_backend_with_room_for_jobs(self, backend: Backend) -> None:
+        assert isinstance(backend, Backend)
+        assert backend.slots >= 1
+
+    def test_every_job_has_its_own_result(self, backend: Backend) -> None:
+        values = [
+            {"place": place, "text": "偷 \u2028\ud800", "none": None, "list": [1.5, True]} for place in range(200)
+        ]
+        futures = [backend.submit(job(echo, value=value)) for value in values]
+        assert [self.result(each) for each in futures] == values
+
+    def test_a_job_runs_once(self, backend: Backend, tmp_path: Path) -> None:
+        file = tmp_path / "marks"
+        for each in [backend.submit(job(leave_a_mark, file=str(file), value=place)) for place in range(50)]:
+            assert self.result(each) is None
+        assert sorted(map(int, file.read_text().split())) == list(range(50))
+
+    @pytest.mark.parametrize("kind", ["UsageError", "TrainingError", "NoSignal", "SandboxError"])
+    def test_an_error_of_the_cores_arrives_as_it_was_raised(self, backend: Backend, kind: str) -> None:
+        future = backend.submit(job(fail, type=kind, message="this is why"))
+        with pytest.raises(SiaError, match=r"^this is why$") as raised:
+            self.result(future)
+        assert type(raised.value).__name__ == kind
+
+    @pytest.mark.parametrize("kind", ["ValueError", "KeyError", "MemoryError", "SystemExit"])
+    def test_any_other_error_is_an_error_too_and_the_next_job_runs(self, backend: Backend, kind: str) -> None:
+        future = backend.submit(job(fail, type=kind, message="this is why"))
+        with pytest.raises((Exception, SystemExit), match="this is why"):
+            self.result(future)
+        assert self.result(backend.submit(job(echo, value="next"))) == "next"
+
+    @pytest.mark.parametrize("function", ["sia_core.nowhere:job", f"{HERE}:nothing"])
+    def test_a_function_that_is_not_there_is_an_error(self, backend: Backend, function: str) -> None:
+        with pytest.raises(Exception, match=r"nowhere|nothing"):
+            self.result(backend.submit(Job(function, {})))
+
+    def test_as_many_jobs_as_it_has_room_for_run_side_by_side(self, backend: Backend, tmp_path: Path) -> None:
+        if backend.slots < 2:
+            pytest.skip("this backend has room for one job")
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        futures = [backend.submit(job(meet, pipe=str(pipe), mode=mode)) for mode in ("rb", "wb")]
+        try:
+            assert [self.result(each) for each in futures] == ["rb", "wb"]
+        finally:
+            both = os.open(pipe, os.O_RDWR)  # whoever is still at the pipe goes on
+            wait(futures, self.seconds)
+            os.close(both)
+
+    def test_a_worker_keeps_its_host(self, backend: Backend) -> None:
+        seen = [self.result(backend.submit(job(whereabouts))) for _ in range(20)]
+        hosts = dict(seen)
+        assert all(hosts[process] == host for process, host in seen)
+
+    def test_what_a_job_needs_of_the_run_is_there(self, backend: Backend, tmp_path: Path) -> None:
+        setting, tree = a_run(tmp_path)
+        future = backend.submit(job(read, setting=setting, sweep={"harness": tree, "adapter": ADAPTER}))
+        code = TREE.files["harness.py"].decode()
+        found = {"harness.py": code, "notes/empty.txt": "", "folder": code, "adapter": "weights", "data": "cases"}
+        assert self.result(future) == found
+
+    def test_an_adapter_of_the_same_content_under_another_name_is_there_too(
+        self, backend: Backend, tmp_path: Path
+    ) -> None:
+        setting, tree = a_run(tmp_path)
+        adapters = Path(setting["run"]) / ADAPTERS
+        shutil.copytree(adapters / ADAPTER, adapters / "adapter-again")
+        for name in (ADAPTER, "adapter-again"):
+            future = backend.submit(job(read, setting=setting, sweep={"harness": tree, "adapter": name}))
+            assert self.result(future)["adapter"] == "weights"
+
+    def test_a_file_of_the_users_is_the_one_of_the_moment(self, backend: Backend, tmp_path: Path) -> None:
+        setting, tree = a_run(tmp_path)
+        for text in ("cases", "other cases"):
+            (tmp_path / "cases.jsonl").write_text(text)
+            future = backend.submit(job(read, setting=setting, sweep={"harness": tree, "adapter": ADAPTER}))
+            assert self.result(future)["data"] == text
+
+    def test_an_adapter_that_was_trained_is_here_when_its_job_is_done(self, backend: Backend, tmp_path: Path) -> None:
+        setting, _ = a_run(tmp_path)
+        done = self.result(backend.submit(job(train, setting=setting, adapter=ADAPTER)))
+        folder = Path(setting["run"]) / ADAPTERS / done["adapter"]
+        assert (folder / "weights").read_text() == "weights and trained"
+        assert (folder / "optimizer" / "moments").read_text() == "moments"
+        again = self.result(backend.submit(job(train, setting=setting, adapter=done["adapter"])))
+        assert again["adapter"] == TRAINED
+
+    def test_what_is_served_answers_until_it_is_closed(self, backend: Backend) -> None:
+        handle = backend.serve("sandbox:process", {})
+        try:
+            assert isinstance(handle.call("probe", {}), Mapping)
+            with pytest.raises(Exception, match="nothing"):
+                handle.call("nothing", {})
+        finally:
+            handle.close()
+
+    def test_what_cannot_be_served_is_a_users_mistake(self, backend: Backend) -> None:
+        with pytest.raises(errors.UsageError, match="no sandbox named 'nothing'"):
+            backend.serve("sandbox:nothing", {})
+
+    def test_when_it_is_closed_nothing_of_it_is_left(self, backend: Backend) -> None:
+        threads = set(threading.enumerate())
+        processes = {self.result(backend.submit(job(whereabouts)))[0] for _ in range(20)} - {os.getpid()}
+        watched = [os.pidfd_open(process) for process in processes]
+        backend.close()
+        backend.close()
+        for each in watched:
+            ended, _, _ = select.select([each], [], [], self.seconds)
+            os.close(each)
+            assert ended, "a worker outlived its backend"
+        left = [each for each in set(threading.enumerate()) - threads if each.name.startswith("sia")]
+        assert not [each for each in left if each.is_alive()], left
+        with pytest.raises((Exception, CancelledError)):
+            self.result(backend.submit(job(echo, value="late")))
+
+
+def a_run(folder: Path) -> tuple[dict[str, Any], str]:
+    """The folder of a run with a harness and an adapter: its setting as JSON, and the harness's digest."""
+    run = folder / "run"
+    tree = Trees(run).put(TREE)
+    (run / ADAPTERS / ADAPTER).mkdir(parents=True)
+    (run / ADAPTERS / ADAPTER / "weights").write_text("weights")
+    (folder / "cases.jsonl").write_text("cases")
+    task = OfferRef("cases", {"data": str(folder / "cases.jsonl"), "seed": 0})
+    setting: dict[str, Any] = json.loads(json.dumps(asdict(Setting(str(run), task, OfferRef("exact"), "process", 0))))
+    return setting, tree

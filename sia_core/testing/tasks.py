@@ -1,0 +1,137 @@
+"""The contract of tasks, for plugin authors to inherit."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+from pydantic import BaseModel
+
+from sia_core.audit.leaks import look_for_leaks
+from sia_core.errors import UsageError
+from sia_core.harness import HarnessTree, applies, apply_edits
+from sia_core.ledger import canonical
+from sia_core.plan import EVALUATED
+from sia_core.playbook import Playbook
+from sia_core.types import Instance, Kind, Metric, Split, Task
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+TELLING = 8
+"""Characters that an id must have to count as found in a file: shorter ones stand there by chance."""
+
+MOST_TREES = 200
+
+
+class TaskContract:
+    """``class TestMine(TaskContract)`` with a fixture ``make``: ``make(seed)`` gives the task, as a run makes it."""
+
+    def test_it_has_every_part_of_a_task(self, make: Callable[[int], Task]) -> None:
+        task = make(0)
+        assert not [name for name in Task.__annotations__ if not hasattr(task, name)]
+        assert isinstance(task, Task)
+        assert task.kind in get_args(Kind)
+        assert isinstance(task.metric, Metric)
+        assert issubclass(task.answer, BaseModel)
+        assert math.isfinite(task.failure_reward)
+        assert all(isinstance(text, str) and text for text in (task.name, task.brief, task.fingerprint))
+        settings = dict(task.verifier.settings)
+        assert json.loads(json.dumps(settings)) == settings, "the verifier's settings cross a process as JSON"
+
+    def test_the_splits_are_disjoint_and_none_that_decides_is_empty(self, make: Callable[[int], Task]) -> None:
+        task = make(0)
+        seen: dict[str, str] = {}
+        for split in SPLITS:
+            instances = task.instances(split)
+            assert instances or split not in EVALUATED, f"the split {split!r} is empty"
+            for each in instances:
+                for mark in (f"id {each.id}", canonical(dict(each.input))):
+                    assert seen.setdefault(mark, split) == split, f"{each.id} is in {seen[mark]!r} and in {split!r}"
+
+    def test_instances_are_json_and_of_the_split_that_was_asked_for(self, make: Callable[[int], Task]) -> None:
+        task = make(0)
+        for split in SPLITS:
+            instances = task.instances(split)
+            assert len({each.id for each in instances}) == len(instances), f"an id occurs twice in {split!r}"
+            for each in instances:
+                assert each.split == split
+                assert json.loads(json.dumps(dict(each.input))) == each.input
+
+    def test_the_same_seed_is_the_same_task(self, make: Callable[[int], Task]) -> None:
+        first, second = make(0), make(0)
+        assert first.fingerprint == second.fingerprint
+        assert first.brief == second.brief
+        assert first.seed_harness().digest == second.seed_harness().digest
+        for split in SPLITS:
+            assert list(first.instances(split)) == list(first.instances(split)) == list(second.instances(split))
+
+    def test_the_public_folder_tells_nothing_of_other_splits(self, make: Callable[[int], Task]) -> None:
+        task = make(0)
+        findings, _ = look_for_leaks(task)
+        assert not [each.says for each in findings if each.verdict == "bad"]
+        shown: list[Split] = []
+        for split in ("public", "search", "gate"):
+            shown.append(split)
+            text = _text_of(task.public_dir(tuple(shown)))
+            for hidden in (each for each in SPLITS if each not in shown):
+                found = [each.id for each in task.instances(hidden) if _found(each, text)]
+                assert not found, f"the public folder of {shown} holds {len(found)} of {hidden!r}, such as {found[0]}"
+
+    def test_the_sealed_cases_are_never_public(self, make: Callable[[int], Task]) -> None:
+        task = make(0)
+        try:
+            folder = task.public_dir(SPLITS)
+        except UsageError:
+            return
+        text = _text_of(folder)
+        assert not [each.id for each in task.instances("sealed") if _found(each, text)]
+
+    def test_the_public_folder_is_the_same_one_every_time_and_holds_no_links(self, make: Callable[[int], Task]) -> None:
+        first, second = make(0).public_dir(("public",)), make(0).public_dir(("public",))
+        assert _files_of(first) == _files_of(second)
+        assert not [path for path in first.rglob("*") if path.is_symlink()]
+
+    def test_the_brief_names_no_hidden_case(self, make: Callable[[int], Task]) -> None:
+        task = make(0)
+        for split in EVALUATED:
+            assert not [each.id for each in task.instances(split) if _found(each, task.brief)]
+
+    def test_the_first_harness_is_one(self, make: Callable[[int], Task]) -> None:
+        tree = make(0).seed_harness()
+        assert isinstance(tree, HarnessTree)
+        assert "def solve" in tree.text(tree.manifest.entry)
+
+    def test_every_edit_of_the_playbook_applies_somewhere(self, make: Callable[[int], Task]) -> None:
+        task = make(0)
+        playbook = task.playbook()
+        if playbook is not None:
+            assert not _unreached(playbook, task.seed_harness())
+
+
+def _text_of(folder: Path) -> str:
+    return "\n".join(path.read_text("utf-8", "replace") for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def _files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def _found(instance: Instance, text: str) -> bool:
+    return len(instance.id) >= TELLING and instance.id in text
+
+
+def _unreached(playbook: Playbook, seed: HarnessTree) -> list[str]:
+    """The edits that apply neither to the first harness nor to one that other edits make of it."""
+    trees, left = {seed.digest: seed}, {entry.name: entry for entry in playbook.edit}
+    looked: set[str] = set()
+    while left and looked != trees.keys() and len(looked) < MOST_TREES:
+        digest = next(each for each in trees if each not in looked)
+        looked.add(digest)
+        for entry in playbook.edit:
+            if applies(trees[digest], entry.change):
+                left.pop(entry.name, None)
+                edited = apply_edits(trees[digest], entry.change)
+                trees.setdefault(edited.digest, edited)
+    return sorted(left)

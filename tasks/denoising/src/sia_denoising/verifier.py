@@ -1,0 +1,83 @@
+"""The verifier: deals the molecules, has the answer's module denoise one side, and compares with the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sia_core.errors import UsageError
+from sia_core.types import Instance, Limits, Score, VerifierContext
+from sia_denoising.metrics import REWARDS
+from sia_denoising.problems import Problems
+
+MODULE = "denoiser"
+REQUIRES = ("numpy", "scipy", "scikit-learn")
+SECONDS = 60.0
+"""What one matrix may take; a second is usual."""
+
+LIMITS = replace(Limits(), file_bytes=1 * 2**30, setup_seconds=60.0, solve_seconds=SECONDS)
+
+WORST = -1.0
+"""Denoising may do more harm than this, but no reward says so; an invalid answer earns as little."""
+
+SHOWN = ("mse_norm", "poisson_norm", "balanced", "true_mse", "true_kl")
+
+
+class DenoisingVerifier:
+    """Scores an answer ``{"code", "plan"}`` by the metric ``reward``; all metrics stand beside it.
+
+    The settings are the task's own. The module runs in a sandbox of its own, once a score,
+    and is given the train side alone: a matrix of int32, cells x genes.
+    """
+
+    def __init__(
+        self, data: str | None = None, sealed_data: str | None = None, reward: str = "mse_norm", seed: int = 0
+    ) -> None:
+        self._problems, self._reward = Problems(data, sealed_data, seed), checked_reward(reward)
+
+    def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
+        """The metrics of what the module makes of the train side."""
+        judge = self._problems.judge(instance.id, instance.split, ctx.seed, final=ctx.final)
+        files = {f"{MODULE}.py": str(answer["code"]).encode()}
+        with ctx.open(files, MODULE, requires=REQUIRES, limits=LIMITS) as program:
+            called = program.call("denoise", [judge.train.astype(np.int32)], seconds=SECONDS)
+        if called.ended != "ok":
+            return Score(WORST, valid=False, feedback=f"{called.ended}: {called.message}")
+        if fault := judge.fault(called.value):
+            return Score(WORST, valid=False, feedback=fault)
+        found = judge.measure(called.value)
+        return Score(
+            max(WORST, found[self._reward]),
+            metrics={**found, "seconds": called.seconds},
+            feedback=", ".join(f"{name} {found[name]:.4f}" for name in SHOWN if name in found),
+        )
+
+
+def checked_reward(reward: str) -> str:
+    """The name of a metric; UsageError where it is none."""
+    if reward not in REWARDS:
+        raise UsageError(f"denoising: --set reward={reward} is none of {', '.join(REWARDS)}")
+    return reward
+
+
+def checked_file(option: str, path: str | None) -> str | None:
+    """The file's absolute place, which other processes find too; UsageError where there is none."""
+    if path is None:
+        return None
+    if not os.path.isfile(path):
+        raise UsageError(f"denoising: {option} {path} is not a file; name one of counts: .npz, .h5ad or .mtx")
+    return os.path.abspath(path)
+
+
+def settings(data: str | None, sealed_data: str | None, reward: str, seed: int) -> Mapping[str, Any]:
+    """The settings that task and verifier share, checked."""
+    return {
+        "data": checked_file("--data", data),
+        "sealed_data": checked_file("--set sealed_data", sealed_data),
+        "reward": checked_reward(reward),
+        "seed": seed,
+    }

@@ -1,0 +1,111 @@
+"""A model that plays replies instead of being asked, and a run of the fake task that it improves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sia_core.agentic import ModelImprover, Settings
+from sia_core.budget import Budget, Limit
+from sia_core.candidate import Parts
+from sia_core.desk import Desk
+from sia_core.ledger import Ledger
+from sia_core.loop import Loop, Plan
+from sia_core.models import Ask, Prices, Reply, ToolCall, Usage
+from sia_core.observe import Emitter
+from sia_core.report import build
+from sia_core.rollout import Rollouts, Setting
+from sia_core.testing.fakes import SKILL, FakeTask, InstantBackend
+from sia_core.trees import Trees
+from sia_core.types import OfferRef
+
+CONFIG = {"plan": {"levers": ["harness"], "seed": 0}, "budget": {}, "improver": "model"}
+
+
+def use(name: str, /, **arguments: Any) -> tuple[str, Any]:
+    return name, arguments
+
+
+def skill(new: float, old: float = 0.2) -> tuple[str, Any]:
+    return use("replace_text", path=SKILL, old=f"{old}\n", new=f"{new}\n")
+
+
+def rewrite(name: str, gain: float = 0.1) -> tuple[str, Any]:
+    prediction = {"gain": gain, "where": "everywhere"}
+    return use("decide", changes=[{"lever": "harness", "name": name, "reason": "why not", "prediction": prediction}])
+
+
+FINISH = use("finish", summary="as it was")
+STOP = use("decide", changes=[{"lever": "stop", "reason": "enough"}])
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+class Played:
+    """A provider that plays replies: each is calls, or a whole Reply, or what is raised."""
+
+    name = "played"
+
+    def __init__(self, *script: Any) -> None:
+        self.script = list(script)
+        self.asked: list[Ask] = []
+
+    def complete(self, request: Ask) -> Reply:
+        self.asked.append(request)
+        part = self.script.pop(0)
+        if isinstance(part, BaseException):
+            raise part
+        return part if isinstance(part, Reply) else said(*part)
+
+    def prices(self, model: str) -> Prices | None:
+        return Prices(3.0, 15.0, 0.3, 3.75)
+
+
+def said(*calls: tuple[str, Any], ended: Any = None, text: str = "") -> Reply:
+    made = tuple(ToolCall(f"id{at}", name, arguments) for at, (name, arguments) in enumerate(calls))
+    return Reply(text, made, ended or ("tools" if calls else "end"), Usage(100, 10))
+
+
+class World:
+    """A run of the fake task whose improver is a model that plays a script."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *script: Any,
+        budget: str = "",
+        task: FakeTask | None = None,
+        plan: Plan | None = None,
+        **more: Any,
+    ) -> None:
+        self.folder, self.backend, self.task = folder, InstantBackend(), task or FakeTask()
+        self.provider = Played(*script)
+        self.limit, self.settings = Limit.parse(budget), Settings.of("a-model", more)
+        self.plan = plan or Plan()
+        self.notices: list[str] = []
+
+    def run(self) -> dict[str, Any]:
+        with Ledger(self.folder) if (self.folder / "ledger.db").exists() else Ledger.create(self.folder) as ledger:
+            ledger.step("run", lambda: {"config": CONFIG, "task": "fake", "metric": {"name": "right"}})
+            self.loop(ledger).improve()
+            return build(ledger)
+
+    def loop(self, ledger: Ledger) -> Loop:
+        emit = Emitter([(None, self._notice)])  # type: ignore[list-item]
+        setting = Setting(str(self.folder), OfferRef("fake"), OfferRef("exact"), "none", 0)
+        rollouts, trees = Rollouts(setting, ledger, self.backend, emit), Trees(self.folder)
+        improver = ModelImprover(self.provider, self.settings)
+        loop = Loop(self.plan, Parts(self.task, improver, rollouts, ledger, trees, Budget(self.limit), emit))
+        improver.equip(Desk(loop.parts, loop.samples))
+        return loop
+
+    def _notice(self, event: Any) -> None:
+        if event.kind == "model.notice":
+            self.notices.append(event.data["text"])
+
+    def told(self, call: int) -> str:
+        """The last message of a request: what tools gave, or what the user says."""
+        message = self.provider.asked[call].messages[-1]
+        return message["text"] if message["role"] == "user" else "\n".join(row["text"] for row in message["results"])

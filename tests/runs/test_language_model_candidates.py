@@ -1,0 +1,157 @@
+"""Whole runs of several candidates a generation: the real SDKs against the stand-in server, on the example of sums."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from example_runs import command, comparable
+from record_runs import PRICES
+from scripted_model import LAST, STOP, decided, first_message, learn
+
+from sia_core.testing.model_server import Asked, ModelServer, Turn, Use
+
+pytestmark = pytest.mark.real
+
+SIGNS = {"minus": ("-", "- 0 -"), "times": ("*", "* 1 *")}
+"""How an operation is taught, and how again, in other words."""
+
+READ = Use("read_file", {"path": "harness.py"})
+
+
+def aside(name: str) -> Use:
+    """The working copy as a candidate, which is set aside."""
+    prediction = {"gain": 0.3, "where": f"sums that say {name}"}
+    return Use("set_aside", {"name": name, "reason": f"nothing knows {name} yet", "prediction": prediction})
+
+
+def missing(source: str) -> str:
+    """The first operation that a harness does not know."""
+    return next(name for name in SIGNS if name not in source)
+
+
+def play(asked: Asked) -> Turn:
+    """Two candidates that each learn one operation; then, from two parents, what each of these lacks; then a stop."""
+    first = first_message(asked)
+    said = sum(message["role"] == "assistant" for message in asked.body["messages"])
+    if first.startswith("Write the first harness"):
+        return Turn(uses=[Use("finish", {"summary": "left as it is"})])
+    generation = int(first.split(".")[0].split()[1])
+    if generation == 0:
+        ruined = Use("replace_text", {"path": "harness.py", "old": LAST, "new": "    return ("})
+        repaired = Use("replace_text", {"path": "harness.py", "old": "    return (", "new": LAST})
+        turns = [
+            [ruined, aside("ruined")],
+            [repaired, learn("minus", "-"), aside("minus")],
+            [learn("times", "*"), decided("times", 0.3)],
+        ]
+        return Turn(uses=turns[said])
+    if generation == 1:
+        if said == 0:
+            return Turn(uses=[READ])
+        name = missing(asked.results[-1])
+        ends = [aside(name), READ] if said == 1 else [decided(name, 0.3)]
+        return Turn(uses=[learn(name, SIGNS[name][said - 1]), *ends])
+    return Turn(uses=[STOP])
+
+
+CALLS = 8
+"""One that drafts, three of the first generation, three of the second, and one that stops."""
+
+
+def options(kind: str, server: ModelServer, rule: str) -> list[str]:
+    asks = ["--improver-set", "first_wait=0", "--improver-set", f"parents={rule}", "--budget", "dollars=20"]
+    if kind == "claude":
+        return ["--improver", "claude", "--improver-set", f"base_url={server.url}", *asks]
+    return ["--improver", "litellm:openai/any", "--improver-set", f"base_url={server.openai_url}", *PRICES, *asks]
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, "sk-any")
+
+
+def parents(server: ModelServer) -> list[str]:
+    """Which agents each candidate of the second generation was to start from, as the model was told."""
+    (first,) = {text for asked in server.asked if (text := first_message(asked)).startswith("Generation 1.")}
+    line = first.partition("\n")[0].partition("harness of agent ")[2]
+    return line.partition(" (")[0].split(", and after you set one aside that of ")
+
+
+def _run(argv: list[str]) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, "-m", "sia_core", *argv], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    [
+        ("claude", "pareto"),
+        pytest.param("claude", "keep-best", marks=pytest.mark.slow),
+        pytest.param("claude", "puct", marks=pytest.mark.slow),
+        ("litellm", "puct"),
+        pytest.param("litellm", "keep-best", marks=pytest.mark.slow),
+        pytest.param("litellm", "pareto", marks=pytest.mark.slow),
+    ],
+)
+def test_a_generation_has_two_candidates_that_start_where_the_rule_says(
+    sums: Path, tmp_path: Path, kind: str, rule: str
+) -> None:
+    with ModelServer(play) as server:
+        report = _run([*command(sums, tmp_path), *options(kind, server, rule)])
+    assert len(server.asked) == CALLS
+    assert "It must run before it can be tried" in server.asked[2].text
+    rows = report["generations"]
+    assert [row["name"] for row in rows[:2]] == ["minus", "times"]
+    minus, times = (row["agent"] for row in rows[:2])
+    begun = parents(server)
+    assert [row["parent"] for row in rows[2:]] == begun
+    match rule:
+        case "keep-best":
+            assert begun == [minus, minus]
+        case "pareto":
+            assert set(begun) <= {minus, times}
+        case "puct":
+            assert begun == [minus, times]
+    assert report["sealed"]["final"]["value"] == 1.0
+    assert report["triage"] == {"checked": 5, "not_running": 1, "refused": 0, "failed": 0, "compared": 4}
+
+
+def _without_dollars(report: dict[str, Any]) -> dict[str, Any]:
+    same = comparable(report)
+    return {**same, "budget": {**same["budget"], "spent": {**same["budget"]["spent"], "dollars": 0}}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "calls"), [("claude", range(CALLS)), ("litellm", (2, 5))])
+def test_killed_at_each_call_and_resumed_the_same_candidates_are_tried_and_one_call_at_most_is_made_twice(
+    sums: Path, tmp_path: Path, kind: str, calls: Any
+) -> None:
+    with ModelServer(play) as server:
+        whole = _run([*command(sums, tmp_path / "whole"), *options(kind, server, "puct")])
+    for call in calls:
+        folder = tmp_path / f"killed-{call}"
+        process: list[subprocess.Popen[bytes]] = []
+
+        def kills(asked: Asked, call: int = call, process: Any = process) -> Turn:
+            if asked.number == call:
+                os.kill(process[0].pid, signal.SIGKILL)
+            return play(asked)
+
+        with ModelServer(kills) as server:
+            argv = [sys.executable, "-m", "sia_core", *command(sums, folder), *options(kind, server, "puct")]
+            process.append(subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            assert process[0].wait() == -signal.SIGKILL
+            report = _run(["resume", "--json", "--runs-dir", str(folder / "runs")])
+            assert len(server.asked) == CALLS + 1
+        assert _without_dollars(report) == _without_dollars(whole)
+        assert report["budget"]["spent"]["dollars"] > whole["budget"]["spent"]["dollars"]

@@ -1,0 +1,33 @@
+"""The best agent of a run behind its endpoint, asked by a client, in its sandbox."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from example_runs import Run
+from openai import OpenAI
+
+from sia_core.plugins import Plugins
+from sia_core.serving import Agent, server
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+
+def test_a_client_asks_the_agent_as_it_asks_a_model_and_the_run_stays_as_it_was(run: Run, tmp_path: Path) -> None:
+    run("--generations", "2")
+    folder = tmp_path / "runs" / "agent-1"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with Agent(folder, Plugins.discover()) as agent, server(agent, "127.0.0.1", 0, None) as found:
+        threading.Thread(target=found.serve_forever).start()
+        url = f"http://127.0.0.1:{found.server_address[1]}/v1"
+        with OpenAI(base_url=url, api_key="any", max_retries=0) as client:
+            answers = [
+                client.chat.completions.create(model="any", messages=[{"role": "user", "content": content}])
+                for content in ("two plus three", json.dumps({"text": "two plus three"}))
+            ]
+        found.shutdown()
+    assert [answer.choices[0].message.content for answer in answers] == ["5", "5"]
+    assert {path: path.read_bytes() for path in before} == before

@@ -1,0 +1,486 @@
+"""The contract suites: what the core offers passes them, and each catches the faults that it is there for."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any, ClassVar
+
+import pytest
+from planted import failing
+from pydantic import BaseModel, ConfigDict
+
+from sia_core.agentic import ModelImprover, Settings
+from sia_core.budget import Budget, Limit
+from sia_core.cache import write_once
+from sia_core.candidate import Parts
+from sia_core.cases import Cases
+from sia_core.decision import Prediction, RewriteHarness, Stop, Training
+from sia_core.desk import Desk
+from sia_core.errors import NoSignal
+from sia_core.evidence import Evidence, RewardStats, TaskView
+from sia_core.harness import HarnessTree, Write
+from sia_core.learning import Batch, Datum, Request, Sample, Sampled, Trace
+from sia_core.ledger import Ledger
+from sia_core.models import Ask, Reply, ToolCall, Usage
+from sia_core.observe import Emitter
+from sia_core.plan import Plan, take_samples
+from sia_core.rollout import Rollouts, Setting
+from sia_core.testing.engine_contract import EngineContract
+from sia_core.testing.engines import ScriptedEngine
+from sia_core.testing.fakes import FakeTask, InstantBackend
+from sia_core.testing.improvers import ImproverContract, evidence_at, task_view
+from sia_core.testing.learners import LearnerContract
+from sia_core.testing.tasks import TaskContract
+from sia_core.testing.verifiers import Judged, VerifierContract, context
+from sia_core.trees import Trees
+from sia_core.types import Instance, OfferRef, Score, Split, Task, Verifier, VerifierContext
+from sia_core.verifiers import Command, Exact, Numeric
+
+CASES = [{"input": {"left": number, "right": 2}, "answer": number + 2} for number in range(40)]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A file of cases."""
+    path = tmp_path / "cases.jsonl"
+    path.write_text("".join(json.dumps(case) + "\n" for case in CASES))
+    return path
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Path:
+    """The folder of a harness."""
+    folder = tmp_path / "agent"
+    folder.mkdir()
+    (folder / "harness.py").write_text("def solve(instance, ctx):\n    return instance.input['left'] + 2\n")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+# What the core offers.
+
+
+class TestCases(TaskContract):
+    @pytest.fixture
+    def make(self, data: Path, agent: Path) -> Callable[[int], Task]:
+        return lambda seed: Cases(data=str(data), harness=str(agent), seed=seed)
+
+
+@pytest.fixture
+def judged(data: Path, agent: Path) -> list[Judged]:
+    instances = Cases(data=str(data), harness=str(agent)).instances("search")
+    return [Judged(each, each.input["left"] + 2, each.input["left"] + 3) for each in instances]
+
+
+class TestExact(VerifierContract):
+    @pytest.fixture
+    def make(self, data: Path) -> Callable[[], Verifier]:
+        return lambda: Exact(data=str(data))
+
+
+class TestNumeric(VerifierContract):
+    @pytest.fixture
+    def make(self, data: Path) -> Callable[[], Verifier]:
+        return lambda: Numeric(data=str(data))
+
+
+CHECK = """
+import json, sys
+given = json.load(sys.stdin)
+print(json.dumps({"reward": float(given["answer"] == given["truth"])}))
+"""
+
+
+class TestCommand(VerifierContract):
+    @pytest.fixture
+    def make(self, data: Path, tmp_path: Path) -> Callable[[], Verifier]:
+        (tmp_path / "check.py").write_text(CHECK)
+        return lambda: Command(data=str(data), arg=f"python3 {tmp_path / 'check.py'}")
+
+    @pytest.fixture
+    def judged(self, judged: list[Judged]) -> list[Judged]:
+        return judged[:2]  # a process each
+
+
+class Agreeable:
+    """A provider that keeps the first harness, and decides on the first edit that it is told of."""
+
+    name = "agreeable"
+
+    def complete(self, request: Ask) -> Reply:
+        offered = {tool.name for tool in request.tools}
+        change = {"lever": "stop", "reason": "enough"}
+        use = ("finish", {"summary": "as it is"}) if "finish" in offered else ("decide", {"changes": [change]})
+        return Reply("", (ToolCall("id", *use),), "tools", Usage(1, 1))
+
+    def prices(self, model: str) -> None:
+        return None
+
+
+class TestModelImprover(ImproverContract):
+    """What the improvers claude and litellm are, but for their provider."""
+
+    @pytest.fixture
+    def make(self, tmp_path: Path) -> Callable[[], ModelImprover]:
+        task, folders = FakeTask(), itertools.count()
+
+        def made() -> ModelImprover:
+            folder = tmp_path / f"run-{next(folders)}"
+            ledger, emit, budget = Ledger.create(folder), Emitter([]), Budget(Limit({}))
+            setting = Setting(str(folder), OfferRef("fake"), OfferRef("exact"), "none", 0)
+            rollouts = Rollouts(setting, ledger, InstantBackend(), emit)
+            improver = ModelImprover(Agreeable(), Settings.of("a-model", {}))
+            parts = Parts(task, improver, rollouts, ledger, Trees(folder), budget, emit)
+            improver.equip(Desk(parts, take_samples(task, Plan())))
+            return improver
+
+        return made
+
+
+class TestScripted(EngineContract):
+    learns = False
+
+    @pytest.fixture
+    def make(self) -> Callable[[], ScriptedEngine]:
+        return ScriptedEngine
+
+
+# Tasks with a fault.
+
+
+class _Spoilt(Cases):
+    """The task of cases, with one thing wrong."""
+
+
+class SealedInPublic(_Spoilt):
+    def public_dir(self, splits: Sequence[Split]) -> Path:
+        shown = [dict(each.input) for split in ("public", "sealed") for each in self.instances(split)]  # type: ignore[arg-type]
+        return write_once(Path(self._data).parent / "spoilt", {"cases.json": json.dumps(shown).encode()})
+
+
+class SealedLabelsInPublic(_Spoilt):
+    def public_dir(self, splits: Sequence[Split]) -> Path:
+        labels = {each.id: each.input["left"] + 2 for each in self.instances("sealed")}
+        return write_once(Path(self._data).parent / "spoilt", {"answers.json": json.dumps(labels).encode()})
+
+
+class SplitsOverlap(_Spoilt):
+    def instances(self, split: Split) -> Sequence[Instance]:
+        return [replace(each, split=split) for each in super().instances("search")]
+
+
+class ChangesOrder(_Spoilt):
+    def instances(self, split: Split) -> Sequence[Instance]:
+        found = list(super().instances(split))
+        random.Random(id(found)).shuffle(found)
+        return found
+
+
+class TellsInItsBrief(_Spoilt):
+    @property
+    def brief(self) -> str:  # type: ignore[override]
+        return f"Mind {self.instances('gate')[0].id}."
+
+
+class NoSeed(_Spoilt):
+    def seed_harness(self) -> HarnessTree:
+        return HarnessTree({"harness.py": b"def answer(): return 1\n"})
+
+
+PUBLIC = "test_the_public_folder_tells_nothing_of_other_splits"
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "caught"),
+    [
+        (SealedInPublic, PUBLIC),
+        (SealedLabelsInPublic, PUBLIC),
+        (SplitsOverlap, "test_the_splits_are_disjoint_and_none_that_decides_is_empty"),
+        (ChangesOrder, "test_the_same_seed_is_the_same_task"),
+        (TellsInItsBrief, "test_the_brief_names_no_hidden_case"),
+        (NoSeed, "test_the_first_harness_is_one"),
+    ],
+)
+def test_a_spoilt_task_is_caught(spoilt: type[Cases], caught: str, data: Path, agent: Path) -> None:
+    assert caught in failing(TaskContract, make=lambda seed: spoilt(data=str(data), harness=str(agent), seed=seed))
+
+
+def test_a_sound_task_is_not(data: Path, agent: Path) -> None:
+    assert failing(TaskContract, make=lambda seed: Cases(data=str(data), harness=str(agent), seed=seed)) == set()
+
+
+# Verifiers with a fault.
+
+
+class Rolls:
+    """Not deterministic: it rolls dice."""
+
+    def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
+        return Score(float(answer == instance.input["left"] + 2) - random.random() / 10)
+
+
+class Remembers:
+    """Not deterministic: what was asked before is worth less."""
+
+    def __init__(self) -> None:
+        self._count = itertools.count()
+
+    def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
+        return Score(float(answer == instance.input["left"] + 2) - 0.01 * next(self._count))
+
+
+class Indifferent:
+    def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
+        return Score(1.0)
+
+
+class NotANumber:
+    def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
+        right = answer == instance.input["left"] + 2
+        return Score(float(right), metrics={"error": 0.0 if right else float("nan")})
+
+
+class ChangesTheInput:
+    def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
+        right = float(answer == instance.input["left"] + 2)
+        instance.input["seen"] = True  # type: ignore[index]
+        return Score(right)
+
+
+DETERMINISTIC = "test_the_same_answer_earns_the_same_whenever_and_wherever_it_is_asked"
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "caught"),
+    [
+        (Rolls, DETERMINISTIC),
+        (Remembers, DETERMINISTIC),
+        (Indifferent, "test_what_is_right_earns_more_than_what_is_wrong"),
+        (NotANumber, "test_a_score_is_made_of_numbers_that_json_can_hold"),
+        (ChangesTheInput, "test_it_leaves_what_it_is_given_as_it_is"),
+    ],
+)
+def test_a_spoilt_verifier_is_caught(spoilt: type, caught: str, judged: list[Judged]) -> None:
+    assert caught in failing(VerifierContract, make=spoilt, judged=judged, ctx=context())
+
+
+# Learners with a fault.
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Plain:
+    """Policy gradient with the group's mean as its baseline: sound."""
+
+    Config: ClassVar = _Config
+    loss: ClassVar = f"{__name__}:sound"
+    needs: ClassVar = frozenset({"train", "custom_loss"})
+    epochs = 1
+
+    def __init__(self, **settings: Any) -> None:
+        self.config = _Config(**settings)
+
+    def training(self, stats: RewardStats) -> Training:
+        return Training()
+
+    def objections(self, stats: RewardStats) -> list[str]:
+        return []
+
+    def credit(self, groups: Sequence[Sequence[Sample]]) -> list[Datum]:
+        data = []
+        for group in groups:
+            mean = fmean(each.reward for each in group)
+            for each in group:
+                data += [self.datum(trace, each.reward - mean) for trace in each.traces if each.reward != mean]
+        if not data:
+            raise NoSignal("all rewards of a group are alike")
+        return data
+
+    def datum(self, trace: Trace, advantage: float) -> Datum:
+        return Datum(trace, [advantage * each for each in trace.mask], 10.0)
+
+
+def sound(logprobs_BT: Any, batch: Batch, values_BT: Any, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return -(logprobs_BT.where(batch.mask_BT > 0, 0.0) * batch.advantages_BT).sum() / batch.normaliser, {}
+
+
+class CreditsThePrompt(Plain):
+    """Uses unmasked tokens: every token of a trace gets the advantage."""
+
+    def datum(self, trace: Trace, advantage: float) -> Datum:
+        return Datum(trace, [advantage] * len(trace.tokens), 10.0)
+
+
+class ReadsThePrompt(Plain):
+    """Uses unmasked tokens: its loss sums over all of them."""
+
+    loss: ClassVar = f"{__name__}:unmasked"
+
+
+def unmasked(logprobs_BT: Any, batch: Batch, values_BT: Any, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    weights_B1 = batch.advantages_BT.sum(-1, keepdim=True)
+    return -(logprobs_BT * weights_B1).sum() / batch.normaliser, {}
+
+
+class Backwards(Plain):
+    def datum(self, trace: Trace, advantage: float) -> Datum:
+        return super().datum(trace, -advantage)
+
+
+class MeanOfTheMicroBatch(Plain):
+    loss: ClassVar = f"{__name__}:own_mean"
+
+
+def own_mean(logprobs_BT: Any, batch: Batch, values_BT: Any, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return -(logprobs_BT.where(batch.mask_BT > 0, 0.0) * batch.advantages_BT).mean(), {}
+
+
+class TrainsOnNothing(Plain):
+    def credit(self, groups: Sequence[Sequence[Sample]]) -> list[Datum]:
+        try:
+            return super().credit(groups)
+        except NoSignal:
+            return []
+
+
+class TestPlain(LearnerContract):
+    @pytest.fixture
+    def make(self) -> Callable[[], Plain]:
+        return Plain
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "caught"),
+    [
+        (CreditsThePrompt, "test_only_tokens_that_the_policy_sampled_get_credit"),
+        (ReadsThePrompt, "test_what_stands_where_nothing_was_sampled_changes_nothing"),
+        (Backwards, "test_the_best_rollout_becomes_likelier_than_the_worst"),
+        (MeanOfTheMicroBatch, "test_a_split_into_micro_batches_changes_no_gradient"),
+        (MeanOfTheMicroBatch, "test_padding_changes_no_gradient"),
+        (TrainsOnNothing, "test_where_nothing_was_earned_there_is_no_signal"),
+    ],
+)
+def test_a_spoilt_learner_is_caught(spoilt: type[Plain], caught: str) -> None:
+    pytest.importorskip("torch")
+    assert caught in failing(LearnerContract, make=spoilt)
+
+
+# Engines with a fault.
+
+
+class SaysOtherwise(ScriptedEngine):
+    """Its log-probabilities do not match its samples."""
+
+    def logprobs(self, traces: Sequence[Trace], *, reference: bool = False) -> list[list[float]]:
+        return [[each - 0.1 * mask for each, mask in zip(t.logprobs, t.mask, strict=True)] for t in traces]
+
+
+class ShiftedByOne(ScriptedEngine):
+    """Entry t speaks of token t + 1."""
+
+    def logprobs(self, traces: Sequence[Trace], *, reference: bool = False) -> list[list[float]]:
+        return [[*list(trace.logprobs)[1:], 0.0] for trace in traces]
+
+
+class ByOrderOfArrival(ScriptedEngine):
+    def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
+        return super().sample([replace(each, seeds=[s + i for s in each.seeds]) for i, each in enumerate(requests)])
+
+
+class StepsAtOnce(ScriptedEngine):
+    def forward_backward(
+        self, data: Sequence[Datum], loss: str, settings: Mapping[str, Any] | None = None
+    ) -> dict[str, float]:
+        self.steps += 1
+        return super().forward_backward(data, loss, settings)
+
+
+class ForgetsOnLoad(ScriptedEngine):
+    def load(self, folder: Path) -> None:
+        self.steps = 0
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "caught"),
+    [
+        (SaysOtherwise, "test_its_log_probabilities_are_those_of_what_it_samples"),
+        (ShiftedByOne, "test_its_log_probabilities_are_those_of_what_it_samples"),
+        (ByOrderOfArrival, "test_neither_order_nor_company_changes_what_is_sampled"),
+        (StepsAtOnce, "test_a_gradient_moves_nothing_before_the_step"),
+        (ForgetsOnLoad, "test_a_snapshot_brings_back_weights_and_what_they_sample"),
+        (ScriptedEngine, "test_a_step_makes_what_has_an_advantage_likelier"),  # it has no weights to move
+    ],
+)
+def test_a_spoilt_engine_is_caught(spoilt: type[ScriptedEngine], caught: str, tmp_path: Path) -> None:
+    assert caught in failing(EngineContract, make=spoilt, tmp_path=tmp_path)
+
+
+# Improvers with a fault.
+
+
+class Careful:
+    """Tries each edit of the playbook once: sound."""
+
+    def draft(self, task: TaskView, seed: int) -> HarnessTree:
+        return task.seed
+
+    def decide(self, evidence: Evidence) -> Sequence[Any]:
+        tried = {each.name for each in evidence.trials}
+        for entry in evidence.playbook.edit if evidence.playbook else ():
+            if entry.name not in tried:
+                prediction = Prediction(gain=0.0)
+                return [RewriteHarness(name=entry.name, edits=entry.change, reason="untried", prediction=prediction)]
+        return [Stop(reason="all was tried")]
+
+
+class FlipsACoin(Careful):
+    def decide(self, evidence: Evidence) -> Sequence[Any]:
+        return [Stop(reason=f"tails {random.random()}")]
+
+
+class OutOfBounds(Careful):
+    def decide(self, evidence: Evidence) -> Sequence[Any]:
+        edits = (Write(path="../verifier.py", text="right = True"),)
+        return [RewriteHarness(name="no", edits=edits, reason="why not", prediction=Prediction(gain=1.0))]
+
+
+class OnNobody(Careful):
+    def decide(self, evidence: Evidence) -> Sequence[Any]:
+        return [each.model_copy(update={"parent": "nobody"}) for each in super().decide(evidence)]
+
+
+class Says(Careful):
+    def decide(self, evidence: Evidence) -> Sequence[Any]:
+        return []
+
+
+class TestCareful(ImproverContract):
+    @pytest.fixture
+    def make(self) -> Callable[[], Careful]:
+        return Careful
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "caught"),
+    [
+        (FlipsACoin, "test_the_same_evidence_gives_the_same_decisions"),
+        (OutOfBounds, "test_its_edits_apply_to_the_harness_that_they_are_for"),
+        (OnNobody, "test_a_decision_pulls_a_lever_of_the_run_on_an_agent_of_the_archive"),
+        (Says, "test_its_decisions_are_typed_and_survive_json"),
+    ],
+)
+def test_a_spoilt_improver_is_caught(spoilt: type[Careful], caught: str, tmp_path: Path) -> None:
+    evidence = evidence_at("first generation")
+    assert caught in failing(ImproverContract, make=spoilt, view=task_view(tmp_path), evidence=evidence)

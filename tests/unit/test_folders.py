@@ -1,0 +1,180 @@
+"""Task folders of the released SIA: how questions are dealt out, what an agent sees, what its answers are worth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from released import AGENT, EVALUATE, task_folder
+
+from sia_core.errors import SiaError, UsageError
+from sia_core.folders.rows import table
+from sia_core.folders.task import Folder
+from sia_core.folders.verifier import Evaluate
+from sia_core.testing.tasks import TaskContract
+from sia_core.testing.verifiers import Judged, VerifierContract, context
+from sia_core.types import Instance, Score
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return task_folder(tmp_path / "larger")
+
+
+def answers(instance: Instance, right: bool = True) -> dict[str, dict[str, str]]:
+    said = {}
+    for question in json.loads(instance.input["files"]["questions.json"]):
+        a, b = question["numbers"]
+        said[question["question_id"]] = "first" if (a > b) == right else "second"
+    return {"files": {"answers.json": json.dumps(said)}}
+
+
+class TestFolder(TaskContract):
+    @pytest.fixture
+    def make(self, folder: Path) -> Callable[[int], Folder]:
+        return lambda seed: Folder(str(folder), seed)
+
+
+class TestEvaluate(VerifierContract):
+    @pytest.fixture
+    def make(self, folder: Path) -> Callable[[], Evaluate]:
+        return lambda: Evaluate(str(folder))
+
+    @pytest.fixture
+    def judged(self, folder: Path) -> list[Judged]:
+        instances = Folder(str(folder)).instances("search")[:2]
+        return [Judged(each, answers(each), answers(each, right=False)) for each in instances]
+
+
+def scored(folder: Path, answer: Mapping[str, object] | None = None, **settings: str) -> Score:
+    instance = Folder(str(folder)).instances("search")[0]
+    return Evaluate(str(folder), **settings).score(instance, answer or answers(instance), context())
+
+
+def test_each_question_is_in_one_part_of_one_split(folder: Path) -> None:
+    task = Folder(str(folder))
+    parts = {split: task.instances(split) for split in ("public", "search", "gate", "sealed")}
+    assert [len(each) for each in parts.values()] == [0, 32, 32, 32]
+    asked = [
+        question["question_id"]
+        for instances in parts.values()
+        for each in instances
+        for question in json.loads(each.input["files"]["questions.json"])
+    ]
+    assert len(asked) == len(set(asked)) == 96
+    assert len(Folder(str(folder), items="8").instances("gate")) == 4
+
+
+def test_the_public_folder_shows_all_but_the_questions_and_later_what_is_known_of_some(folder: Path) -> None:
+    task = Folder(str(folder))
+    shown = task.public_dir(("public",))
+    assert sorted(path.name for path in shown.iterdir()) == ["evaluate.py", "examples.csv", "task.md"]
+    later = task.public_dir(("public", "search", "gate")) / "labelled"
+    known, questions = (json.loads((later / name).read_text()) for name in ("answers.json", "questions.json"))
+    assert len(known) == len(questions) == 64
+
+
+def test_a_part_is_scored_by_the_folders_own_script_and_its_words_are_feedback_on_search_alone(folder: Path) -> None:
+    task, verifier = Folder(str(folder)), Evaluate(str(folder))
+    search, gate = task.instances("search")[0], task.instances("gate")[0]
+    assert verifier.score(search, answers(search), context()).feedback.startswith("right: 1")
+    assert verifier.score(gate, answers(gate), context()) == Score(1.0)
+
+
+def test_an_answer_without_the_file_is_not_valid_and_says_why(folder: Path) -> None:
+    score = scored(folder, {"files": {"other.json": "{}"}})
+    assert (score.reward, score.valid) == (0.0, False)
+    assert "answers.json" in score.feedback
+
+
+def test_results_that_the_agent_wrote_itself_are_not_read(folder: Path) -> None:
+    score = scored(folder, {"files": {"results.json": '{"accuracy": 1.0}'}})
+    assert (score.reward, score.valid) == (0.0, False)
+
+
+@pytest.mark.parametrize("name", ["../task/data/private/answers.json", "/etc/x", "a/../../b", "a\\b"])
+def test_files_that_lead_elsewhere_make_an_answer_invalid(name: str, folder: Path) -> None:
+    assert not scored(folder, {"files": {name: "{}"}}).valid
+
+
+def test_a_metric_is_named_and_scaled(folder: Path) -> None:
+    percent = EVALUATE.replace("right / len(truth),", "100 * right / len(truth),")
+    (folder / "data/public/evaluate.py").write_text(percent)
+    assert scored(folder, scale="100").reward == 1.0
+    with pytest.raises(SiaError, match="accuracy is 100, not from 0 to 1; say its maximum with --set scale="):
+        scored(folder)
+    with pytest.raises(SiaError, match=r"no number 'f1' but accuracy, questions; name one with --set metric="):
+        scored(folder, metric="f1")
+
+
+def test_a_script_that_cannot_run_here_is_said_before_anything_is_scored(folder: Path) -> None:
+    (folder / "data/public/evaluate.py").write_text("import a_module_of_nobody\n")
+    with pytest.raises(UsageError, match="imports a_module_of_nobody, which is not installed here"):
+        Evaluate(str(folder))
+
+
+def test_a_folder_that_lacks_something_is_refused_with_what_it_lacks(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(UsageError, match="no folder data/private"):
+        Folder(str(tmp_path / "nowhere"))
+    (folder / "data/public/evaluate.py").unlink()
+    with pytest.raises(UsageError, match=r"no evaluate\.py"):
+        Evaluate(str(folder))
+    (folder / "reference/reference_target_agent.py").unlink()
+    with pytest.raises(UsageError, match=r"say where the agent is with --set agent="):
+        Folder(str(folder)).seed_harness()
+    (folder / "data/public/questions.json").unlink()
+    with pytest.raises(UsageError, match="has the same ids as one of data/private"):
+        Folder(str(folder))
+
+
+def test_the_script_may_lie_beside_the_data(folder: Path) -> None:
+    (folder / "data/public/evaluate.py").unlink()
+    (folder / "evaluate.py").write_text(EVALUATE.replace('parent.parent / "private"', 'parent / "data" / "private"'))
+    assert scored(folder).reward == 1.0
+
+
+def test_the_harness_is_the_reference_agent_and_requires_what_it_imports(folder: Path, tmp_path: Path) -> None:
+    tree = Folder(str(folder)).seed_harness()
+    assert tree.text("target_agent.py") == AGENT
+    assert tree.manifest.requires == ()
+    assert tree.manifest.fixed == ("harness.py",)
+    other = tmp_path / "agent"
+    other.mkdir()
+    (other / "main.py").write_text("import pydantic, nothing_of_this_name\nimport parts\n")
+    (other / "parts.py").write_text("")
+    tree = Folder(str(folder), agent=f"{other}:main.py").seed_harness()
+    assert tree.manifest.requires == ("pydantic",)
+    assert {"target_agent.py", "parts.py"} <= tree.files.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "ids"),
+    [
+        ("a.csv", "n,PassengerId\n1,x\n1,y\n", ("x", "y")),
+        ("a.csv", "name,age\nx,1\ny,1\n", ("x", "y")),
+        ("a.csv", "n\n1\n1\n", None),
+        ("a.csv", "a,b\n1\n", None),
+        ("a.json", '[{"id": 1, "q": "x"}, {"id": 2, "q": "x"}]', ("1", "2")),
+        ("a.json", '{"a": 1, "b": 2}', ("a", "b")),
+        ("a.json", '["a", "b"]', None),
+        ("a.json", "{", None),
+        ("a.jsonl", '{"id": "x"}\n{"id": "y"}\n', ("x", "y")),
+        ("a.txt", "id\n1\n", None),
+    ],
+)
+def test_rows_are_known_by_the_column_that_says_it_is_their_id(
+    name: str, content: str, ids: tuple[str, ...] | None
+) -> None:
+    found = table(name, content.encode())
+    assert (found.ids if found else None) == ids
+    if found:
+        kept = table(name, found.only({ids[0]} if ids else ()))
+        assert kept is not None
+        assert kept.ids == (ids or ())[:1]
