@@ -55,6 +55,9 @@ bench-cli: $(VENV)/all.stamp  ## What `sia --help` and `sia plugins` cost, besid
 bench-driver: $(VENV)/all.stamp  ## Results a second that the driver books from 64 workers of instant jobs.
 	$(BIN)/python bench/driver.py --least 300
 
+bench-trimul: $(VENV)/all.stamp  ## TriMul's kernels beside the baseline, on the CUDA device where there is one, and on the CPU.
+	$(BIN)/python tasks/trimul/bench/measure.py --write tasks/trimul/results/README.md
+
 check-modal: $(VENV)/all.stamp wheels  ## The backend's contract on Modal itself; needs a token and costs a few cents.
 	SIA_WHEELS=dist $(BIN)/python -m pytest -q backends/modal/tests/test_service.py
 

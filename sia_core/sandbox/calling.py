@@ -99,9 +99,7 @@ class Program:
         self._process.kill()
         self._folder.cleanup()
         self._end = self._end or Called("killed", message="the program was closed")
-        if self._store is not None:
-            os.close(self._store)
-            self._store = None
+        self._drop_store()
 
     def call(self, function: str, arguments: Sequence[Any] = (), seconds: float | None = None) -> Called:
         """Call a function of the module."""
@@ -136,8 +134,7 @@ class Program:
             self._send(encode({}), self._store, deadline)
             if not self._receive(deadline)[0].get("shared"):
                 # Where no descriptor goes through, arrays go as bytes.
-                self._store, store = None, self._store
-                os.close(store or 0)
+                self._drop_store()
                 self._reader = FrameReader(self._limits.file_bytes)
             self._send(encode({"module": module}), None, deadline)
             reply, _ = self._receive(deadline)
@@ -150,6 +147,11 @@ class Program:
             self._end = self._ended(error, deadline, why)
             return
         self._pause()
+
+    def _drop_store(self) -> None:
+        if self._store is not None:
+            os.close(self._store)
+            self._store = None
 
     def _lay_out(self, forms: list[list[Any]], arrays: list[Any]) -> tuple[int | None, bytes]:
         """The arrays' bytes in memory of their own, or as the order's body."""
