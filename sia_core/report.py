@@ -77,7 +77,7 @@ def _triage(ledger: Ledger, rows: Sequence[dict[str, Any]]) -> dict[str, int]:
     """
     checks = [batch["rollouts"] for _, batch, _ in ledger.events("rollouts/check/")]
     running = sum(verified([Rollout.from_json(each) for each in check]) > 0 for check in checks)
-    came = Counter(row["outcome"] for row in rows)
+    came = Counter(row.get("outcome") for row in rows)  # a row of an early version has none
     refused, failed = came["refused"], came["failed"]
     return {
         "checked": len(checks),

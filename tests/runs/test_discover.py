@@ -15,12 +15,16 @@ from typing import Any
 import pytest
 from example_runs import comparable
 
+from sia_core.errors import SiaError
 from sia_core.ledger import Ledger
 
 pytestmark = pytest.mark.real
 
 SIA = [sys.executable, "-m", "sia_core"]
 PEAKS = Path(__file__).parents[2] / "examples" / "peaks"
+Whole = tuple[Path, dict[str, Any], float]
+"""The folder of an uninterrupted run, its report, and the seconds that it took."""
+
 ARGUMENTS = ["--plugin", "peaks", "--seed", "1", "--generations", "3", "--candidates", "1", "--json"]
 
 
@@ -42,13 +46,15 @@ def finish(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def whole(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def whole(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Whole:
     runs = tmp_path_factory.mktemp("runs")
-    return runs, finish(["run", *ARGUMENTS, "--runs-dir", str(runs)], environment)
+    started = time.monotonic()
+    report = finish(["run", *ARGUMENTS, "--runs-dir", str(runs)], environment)
+    return runs, report, time.monotonic() - started
 
 
-def test_the_best_answer_of_the_run_is_what_is_reported(whole: tuple[Path, dict[str, Any]]) -> None:
-    _, report = whole
+def test_the_best_answer_of_the_run_is_what_is_reported(whole: Whole) -> None:
+    _, report, _ = whole
     assert report["kind"] == "discover"
     square = json.loads(report["answer"]["answer"])
     assert square.keys() == {"column", "row"}
@@ -56,8 +62,8 @@ def test_the_best_answer_of_the_run_is_what_is_reported(whole: tuple[Path, dict[
     assert report["sealed"]["final"]["n"] == 12
 
 
-def test_every_answer_that_was_scored_is_booked(whole: tuple[Path, dict[str, Any]]) -> None:
-    runs, report = whole
+def test_every_answer_that_was_scored_is_booked(whole: Whole) -> None:
+    runs, report, _ = whole
     with Ledger.read(runs / report["run"]) as ledger:
         rollouts = [each for _, batch, _ in ledger.events("rollouts/") for each in batch["rollouts"]]
         finals = [each for _, scored, _ in ledger.events("answers/") for each in scored]
@@ -66,8 +72,8 @@ def test_every_answer_that_was_scored_is_booked(whole: tuple[Path, dict[str, Any
     assert report["budget"]["spent"]["verifications"] == scored
 
 
-def test_searches_start_from_earlier_answers_and_those_that_decide_do_not(whole: tuple[Path, dict[str, Any]]) -> None:
-    runs, report = whole
+def test_searches_start_from_earlier_answers_and_those_that_decide_do_not(whole: Whole) -> None:
+    runs, report, _ = whole
     with Ledger.read(runs / report["run"]) as ledger:
         searched = [batch["rollouts"] for key, batch, _ in ledger.events("rollouts/search/")]
         gated = [each for _, batch, _ in ledger.events("rollouts/gate/") for each in batch["rollouts"]]
@@ -77,9 +83,9 @@ def test_searches_start_from_earlier_answers_and_those_that_decide_do_not(whole:
 
 
 def test_the_answer_is_exported_as_the_tasks_own_files(
-    whole: tuple[Path, dict[str, Any]], environment: dict[str, str], tmp_path: Path
+    whole: Whole, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    runs, report = whole
+    runs, report, _ = whole
     command = [*SIA, "export", report["run"], str(tmp_path / "best"), "--runs-dir", str(runs)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
@@ -88,13 +94,13 @@ def test_the_answer_is_exported_as_the_tasks_own_files(
     assert (tmp_path / "best" / "answer.json").read_text() == report["answer"]["answer"]
 
 
-def test_todays_code_does_the_same_again(whole: tuple[Path, dict[str, Any]], environment: dict[str, str]) -> None:
-    runs, report = whole
+def test_todays_code_does_the_same_again(whole: Whole, environment: dict[str, str]) -> None:
+    runs, report, _ = whole
     assert finish(["replay", report["run"], "--runs-dir", str(runs), "--json"], environment)["agrees"]
 
 
 def test_an_unfinished_run_has_no_answer_to_export(environment: dict[str, str], tmp_path: Path) -> None:
-    name = _killed(["run", *ARGUMENTS, "--runs-dir", str(tmp_path)], 2.0, tmp_path, environment)
+    name = _killed(["run", *ARGUMENTS, "--runs-dir", str(tmp_path)], 0.0, tmp_path, environment)
     command = [*SIA, "export", name, str(tmp_path / "best"), "--runs-dir", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 2
@@ -104,24 +110,25 @@ def test_an_unfinished_run_has_no_answer_to_export(environment: dict[str, str], 
 
 @pytest.mark.parametrize("instants", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_killed_and_resumed_the_report_is_the_same(
-    whole: tuple[Path, dict[str, Any]], environment: dict[str, str], tmp_path: Path, instants: int
+    whole: Whole, environment: dict[str, str], tmp_path: Path, instants: int
 ) -> None:
     choose = random.Random(instants)
     for number in range(instants):
         runs = tmp_path / str(number)
         runs.mkdir()
-        name = _killed(["run", *ARGUMENTS, "--runs-dir", str(runs)], choose.uniform(1.5, 5.0), runs, environment)
+        after = choose.uniform(0.0, whole[2])
+        name = _killed(["run", *ARGUMENTS, "--runs-dir", str(runs)], after, runs, environment)
         report = finish(["resume", name, "--runs-dir", str(runs), "--json"], environment)
         assert comparable(report) == comparable(whole[1])
 
 
 def _killed(arguments: list[str], after: float, runs: Path, environment: dict[str, str]) -> str:
-    """Start a run and kill it so many seconds after its folder is there, if it still runs; its name."""
+    """Start a run and kill it so many seconds after its first step is recorded, if it still runs; its name."""
     process = subprocess.Popen(
         [*SIA, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
     )
     deadline = time.monotonic() + 60
-    while not (runs / "peaks-1" / "ledger.db").exists():
+    while not _begun(runs / "peaks-1"):
         assert time.monotonic() < deadline, "it did not start"
         time.sleep(0.01)
     try:
@@ -130,3 +137,11 @@ def _killed(arguments: list[str], after: float, runs: Path, environment: dict[st
         process.send_signal(signal.SIGKILL)
         process.wait()
     return "peaks-1"
+
+
+def _begun(folder: Path) -> bool:
+    try:
+        with Ledger.read(folder) as ledger:
+            return ledger.get("sandbox") is not None
+    except SiaError:
+        return False
