@@ -8,6 +8,7 @@ anything of them is believed.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -32,6 +33,7 @@ from sia_core.types import Limits, Mount, Sandbox, SandboxProcess, SandboxSpec
 _WATCHED = ("memory", "processes", "disk")
 _MESSAGE = 4000
 _LAST_WORD_SECONDS = 2.0
+_SEAL_TRIES = 20
 _SIGNALLED = 128
 
 
@@ -167,7 +169,7 @@ class Program:
         for (start, _), array in zip(spots, arrays, strict=True):
             values.write(memory, array, start)
         # The candidate may write to pages of its own alone, and keep nothing here.
-        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL)
+        _seal_writes(memory)
         return memory, b""
 
     def _send(self, data: bytes, memory: int | None, deadline: float) -> None:
@@ -265,6 +267,17 @@ def _shared_memory(size: int) -> int:
         os.ftruncate(memory, size)
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
     return memory
+
+
+def _seal_writes(memory: int) -> None:
+    """Let nobody write to it any more. The kernel is busy while it still holds a page itself, as it may briefly."""
+    for tries_left in reversed(range(_SEAL_TRIES)):
+        try:
+            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL)
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or not tries_left:
+                raise SandboxError(f"arrays cannot be handed over: {error.strerror}") from error
 
 
 def _explained(ended: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from sia_core.errors import HarnessError, SandboxError
 from sia_core.opening import Called
-from sia_core.sandbox import tree
+from sia_core.sandbox import calling, tree
 from sia_core.sandbox.calling import Program, open_program
 from sia_core.types import Limits
 
@@ -24,7 +25,7 @@ INSIDE = """
 import json, os, stat, struct, sys, threading, time
 import numpy as np
 def channel():
-    for number in range(3, 64):
+    for number in range(3, 1024):
         try:
             if stat.S_ISSOCK(os.fstat(number).st_mode):
                 return number
@@ -244,7 +245,7 @@ def attack():
     out = np.zeros(2**16)
     def change():
         while True:
-            for number in range(3, 64):
+            for number in range(3, 1024):
                 try:
                     os.pwrite(number, b"\\xff" * 2**16, 0)
                 except OSError:
@@ -325,3 +326,17 @@ def test_an_argument_that_is_no_value_is_the_callers_mistake(sandbox: Any) -> No
         with pytest.raises(TypeError, match="neither JSON nor an array"):
             program.call("honest", [object()])
         assert program.call("honest").value == 1
+
+
+def test_memory_that_the_kernel_still_holds_is_sealed_a_little_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+
+    def busy(memory: int, command: int, seals: int) -> int:
+        tries.append(seals)
+        if len(tries) < 4:
+            raise OSError(errno.EBUSY, "busy")
+        return 0
+
+    monkeypatch.setattr(calling.fcntl, "fcntl", busy)
+    calling._seal_writes(7)
+    assert len(tries) == 4

@@ -17,7 +17,7 @@ from sia_core.types import Instance, Kind, Limits, Metric, OfferRef, Split
 from sia_trimul.shapes import CPU_TIMING, TOLERANCE, H
 
 HERE = Path(__file__).parent
-SIZES: Mapping[Split, int] = {"public": 0, "search": 8, "gate": 16, "sealed": 6}
+SIZES: Mapping[Split, int] = {"public": 0, "search": 4, "gate": 14, "sealed": 6}
 CODE_BYTES = 200_000
 
 BRIEF = """\
