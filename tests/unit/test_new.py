@@ -18,8 +18,8 @@ from sia_core.new import SORTS, rendered, write
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_kind_that_a_plugin_offers_can_be_begun_but_for_sandboxes() -> None:
-    assert set(SORTS) == set(new.KINDS) == HOOK_OF_KIND.keys() - {"sandbox"}
+def test_every_kind_that_a_plugin_offers_can_be_begun_but_for_sandboxes_and_views() -> None:
+    assert set(SORTS) == set(new.KINDS) == HOOK_OF_KIND.keys() - {"sandbox", "view"}
 
 
 @pytest.mark.parametrize("kind", new.KINDS)
