@@ -34,12 +34,15 @@ assert len(questions) == 1, questions
 
 
 @pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-any")
+def run(tmp_path: Path) -> Run:
+    """A run in a process of its own: litellm warns of itself, and here a warning is an error."""
+    environment = {**os.environ, "OPENAI_API_KEY": "sk-any"}
 
     def start(*options: str) -> dict[str, Any]:
-        assert main(["run", "--runs-dir", str(tmp_path / "runs"), "--json", *options]) == 0, capsys.readouterr().err
-        report: dict[str, Any] = json.loads(capsys.readouterr().out)
+        command = [sys.executable, "-m", "sia_core", "run", "--runs-dir", str(tmp_path / "runs"), "--json", *options]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        report: dict[str, Any] = json.loads(done.stdout)
         return report
 
     return start
