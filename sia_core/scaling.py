@@ -60,16 +60,21 @@ def scaled(
 
 
 def stages(samples: Samples, plan: Plan) -> Iterator[list[int]]:
-    """The rollouts of each batch, stage after stage, of a run in which nothing ends early."""
-    gate, sealed = plan.repeats * len(samples.gate), plan.repeats * len(samples.sealed)
+    """The rollouts of each batch, or the answers to score, stage after stage, of a run in which nothing ends early."""
+    smoke, search, gate, back = (
+        round(cost.verifications)
+        for cost in (samples.cost("smoke"), samples.cost("search"), samples.cost("gate"), samples.looking_back)
+    )
     for candidates in (1, *([plan.candidates] * plan.generations)):
-        for size in (len(samples.smoke), len(samples.search)):
+        for size in (smoke, search):
             yield _batches(size) * candidates
         looks = _looks(_batches(gate)) if candidates > 1 else [_batches(gate)]
         yield from (part * candidates for part in looks)
-    both = len(plan.levers) > 1
-    for _ in range(2 + most_looks(plan.generations * plan.candidates, both=both)):
-        yield _batches(sealed)
+    for _ in range(2):
+        yield _batches(round(samples.report.verifications / 2))
+    both, discovers = len(plan.levers) > 1, samples.evaluations > 0
+    for _ in range(most_looks(plan.generations * plan.candidates, both=both, discovers=discovers)):
+        yield _batches(back)
 
 
 def _batches(rollouts: int) -> list[int]:
