@@ -71,9 +71,6 @@ wheels: $(VENV)/all.stamp  ## Build the wheel of every distribution into dist/, 
 try-wheels: wheels  ## Install them into a fresh environment of every Python there is, and run an example.
 	$(BIN)/python tools/release.py install
 
-bench-trimul: $(VENV)/all.stamp  ## TriMul's best kernels beside the baseline, on the CUDA device where there is one, and on the CPU.
-	$(BIN)/python tasks/trimul/bench/measure.py --write tasks/trimul/results/README.md
-
 debian-packages: PACKAGES = $(DEBIAN_PACKAGES)
 browser-packages: PACKAGES = $(BROWSER_PACKAGES)
 debian-packages browser-packages:  ## What tests need of the system, where root may install it.
