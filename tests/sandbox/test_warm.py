@@ -183,6 +183,7 @@ def test_a_program_that_cannot_be_loaded_costs_its_own_start(sandbox: Sandbox, t
         sandbox.start(SandboxSpec(broken))
     process = sandbox.start(SandboxSpec(fine))
     assert process.channel.recv(5) == b"hello"
+    assert process.channel.recv(1) == b""  # it ends by itself
     process.kill()
     assert process.ended() == "exit 0"
 
