@@ -118,8 +118,12 @@ def _sweeps(rollouts: Rollouts, tree: str, purpose: str, count: int, size: int) 
 class Alone(Sweep):
     """A sweep whose batches hold one rollout."""
 
-    def batches(self) -> list[tuple[str, tuple[str, ...]]]:
-        return [(f"{key}/{name}", (name,)) for key, part in super().batches() for name in part]
+    def batches(self) -> list[tuple[str, Sweep]]:
+        places = range(len(self.instances))
+        return [
+            (f"rollouts/{self.purpose}/{self.agent}/{place:04d}", self.part(place, place + 1, place))
+            for place in places
+        ]
 
 
 def _growth(rollouts: Rollouts, tree: str, size: int) -> float:
