@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,6 +29,9 @@ from sia_core.ledger import Ledger
 MEMORY = "/dev/shm"
 TRIES = 3
 """Runs in which a fault may come to its call."""
+
+EARLIER = 8
+"""Calls before it to which it may come instead."""
 
 KILL = "SIGKILL"
 CHANGING = ["openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "unlink", "rmdir", "ftruncate", "mkdir"]
@@ -144,11 +147,14 @@ class Bench:
         """Run with the fault, then without; what came of it.
 
         Calls are counted by thread, and which of two threads makes one may depend on which is the faster. So a fault
-        whose call did not come is tried again; a run that it did not meet must come to the same all the same.
+        whose call did not come is tried again, and then at the calls before it; a run that it did not meet must come
+        to the same all the same.
         """
-        for _ in range(TRIES):
-            folder, log, trace = self._traced(f"trace={fault.call}", fault.expression)
-            outcome = self._judged(folder, log, _hit(fault, folder, trace))
+        earlier = range(fault.nth - 1, max(fault.nth - 1 - EARLIER, 0), -1)
+        for nth in (*[fault.nth] * TRIES, *earlier):
+            tried = replace(fault, nth=nth)
+            folder, log, trace = self._traced(f"trace={tried.call}", tried.expression)
+            outcome = self._judged(folder, log, _hit(tried, folder, trace))
             if outcome != Outcome(injected=False):
                 break
         return outcome

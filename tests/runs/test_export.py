@@ -101,7 +101,7 @@ def solve(instance, ctx):
         if os.fork() == 0: signal.pause()
         os._exit(5)
     if n == 9: raise ValueError("\\ud800")
-    if n == 10: os.closerange(0, 100)
+    if n == 10: os.closerange(0, 1024)
     return "x" * 300_000
 """
     found = solve(harness, [json.dumps({"n": n}) for n in range(12)], stateless=stateless)

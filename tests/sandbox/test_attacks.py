@@ -56,8 +56,8 @@ BROKEN = {
     "segmentation fault": ("import ctypes; ctypes.string_at(0)", {"killed"}, "signal 11"),
     "kills itself": ("import os; os.kill(os.getpid(), 9)", {"killed"}, "signal 9"),
     "stops itself": ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", {"timeout"}, "1 seconds"),
-    "closes its descriptors": ("import os; os.closerange(0, 256)", {"crash"}, "exit code"),
-    "closes its descriptors and hangs": ("import os; os.closerange(0, 256)\nwhile True: pass", {"timeout"}, ""),
+    "closes its descriptors": ("import os; os.closerange(0, 1024)", {"crash"}, "exit code"),
+    "closes its descriptors and hangs": ("import os; os.closerange(0, 1024)\nwhile True: pass", {"timeout"}, ""),
     "deep recursion": ("def f(): f()\nf()", {"crash"}, "RecursionError"),
     "a text that raises": (
         "class E(Exception):\n    def __str__(self): raise E\nraise E",
@@ -364,7 +364,7 @@ for each in gc.get_objects():
     if isinstance(each, types.FunctionType):
         each.__code__ = (lambda *a, **k: None).__code__
 """,
-    "every descriptor": "import os; os.closerange(0, 64)",
+    "every descriptor": "import os; os.closerange(0, 1024)",
     "trace": "import sys; sys.settrace(lambda *a: 1 / 0); sys.setrecursionlimit(50)",
 }
 

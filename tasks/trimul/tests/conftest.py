@@ -24,10 +24,13 @@ def no_run(*_: Any, **__: Any) -> Any:
     raise AssertionError("this verifier opens programs and runs none")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
     """Threads that wait for one another make small tensors slow on a machine that does other work."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
