@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 DEMO_DISTRIBUTIONS := --editable . --editable tasks/lawbench --editable plugins/playbook \
 	--editable algorithms --editable plugins/torch
 ALL_DISTRIBUTIONS := --editable .[dev] \
-	--editable tasks/bundled --editable tasks/denoising[h5ad,picture,test] --editable tasks/lawbench --editable tasks/trimul \
+	--editable tasks/bundled --editable tasks/denoising[h5ad,picture,test] --editable tasks/lawbench --editable tasks/trimul[test] \
 	--editable algorithms[test] \
 	--editable backends/modal --editable backends/ray \
 	--editable plugins/claude --editable plugins/dashboard[test] --editable plugins/litellm --editable plugins/playbook \

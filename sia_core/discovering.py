@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
-from sia_core.evidence import Evaluated, Rollout, excerpt
+from sia_core.evidence import Rollout, excerpt
 from sia_core.puct import Node, choose
 from sia_core.rollout import Setting, instance_seed
 from sia_core.types import Json, Task
@@ -128,7 +128,16 @@ def worth_keeping(rollouts: Sequence[Rollout]) -> list[dict[str, Any]]:
     return [each.to_json() for each in valid[:KEPT]]
 
 
-def verify(payload: Mapping[str, Any], host: Host) -> list[Evaluated]:
+class Verified(NamedTuple):
+    """The verifier's word on an answer, on one instance, with what it measured beside the reward."""
+
+    reward: float
+    valid: bool
+    feedback: str = ""
+    metrics: Mapping[str, float] = {}
+
+
+def verify(payload: Mapping[str, Any], host: Host) -> list[Verified]:
     """The job: score one answer, as a final one, on some instances of a split; no harness is run."""
     setting, split = Setting.from_json(payload["setting"]), payload["split"]
     known = host.instances(setting.task, split)
@@ -137,7 +146,17 @@ def verify(payload: Mapping[str, Any], host: Host) -> list[Evaluated]:
         for name in payload["instances"]
     ]
     verdicts = host.verifier(setting, sealed=split == "sealed").score(questions)
-    return [Evaluated(each.score.reward, each.score.valid, excerpt(each.score.feedback)) for each in verdicts]
+    scores = [each.score for each in verdicts]
+    return [Verified(each.reward, each.valid, excerpt(each.feedback), dict(each.metrics)) for each in scores]
+
+
+def measured(verified: Sequence[Verified]) -> dict[str, float]:
+    """The metrics of an answer: each one's mean over the instances on which the answer was valid."""
+    found: dict[str, list[float]] = {}
+    for each in verified:
+        for name, value in each.metrics.items() if each.valid else ():
+            found.setdefault(name, []).append(value)
+    return {name: fmean(values) for name, values in found.items()}
 
 
 def best_of(finalists: Sequence[Found], rewards: Sequence[Sequence[float]]) -> int:

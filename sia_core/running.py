@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,11 @@ def named_folder(runs: Path, name: str) -> Path:
 def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Observer], name: str | None = None) -> Path:
     """Check all that can be checked, then start a run. Returns its folder when it is finished."""
     config, task, sandbox = checked(config, plugins)
-    folder = new_folder(runs, task.name) if name is None else named_folder(runs, name)
-    with Ledger.create(folder) as ledger:
+    with ExitStack() as stack:
+        backend = backend_of(config, plugins)  # before there is a folder: a service may refuse
+        stack.callback(backend.close)
+        folder = new_folder(runs, task.name) if name is None else named_folder(runs, name)
+        ledger = stack.enter_context(Ledger.create(folder))
         metric = {"name": task.metric.name, "direction": task.metric.direction}
         about = {
             "task": task.name,
@@ -106,7 +109,7 @@ def start(config: Config, runs: Path, plugins: Plugins, observers: Sequence[Obse
         }
         ledger.record("run", {"config": asdict(config), **about})
         ledger.record("sandbox", sandbox)
-        _drive(config, task, ledger, plugins, observers)
+        _drive(config, task, ledger, backend, plugins, observers)
     return folder
 
 
@@ -159,7 +162,11 @@ def resume(folder: Path, plugins: Plugins, observers: Sequence[Observer], approv
             )
         if sandbox := ledger.get("sandbox"):
             check_sandbox(sandbox[0], plugins)
-        _drive(config, task, ledger, plugins, observers)
+        backend = backend_of(config, plugins)
+        try:
+            _drive(config, task, ledger, backend, plugins, observers)
+        finally:
+            backend.close()
 
 
 def beginning(ledger: Ledger) -> dict[str, Any]:
@@ -251,27 +258,25 @@ def _check_splits(task: Task) -> None:
                     )
 
 
-def _drive(config: Config, task: Task, ledger: Ledger, plugins: Plugins, observers: Sequence[Observer]) -> None:
+def _drive(
+    config: Config, task: Task, ledger: Ledger, backend: Backend, plugins: Plugins, observers: Sequence[Observer]
+) -> None:
     core = Source("core", "sia-core", __version__)
     emit = Emitter([*((core, each) for each in observers), *plugins.observers])
     sandbox = ledger.step("sandbox", lambda: choose_sandbox(config, plugins))
-    backend = backend_of(config, plugins)
-    try:
-        parts = parts_of(config, task, ledger, Trees(ledger.folder), backend, plugins, emit)
-        loop = Loop(config.plan, parts)
-        emit(
-            "run.started",
-            run=ledger.folder.name,
-            task=task.name,
-            generations=config.plan.generations,
-            sandbox=sandbox,
-            budget=dict(config.budget),
-            gate=len(loop.samples.gate),
-            sealed=len(loop.samples.sealed),
-        )
-        loop.improve()
-    finally:
-        backend.close()
+    parts = parts_of(config, task, ledger, Trees(ledger.folder), backend, plugins, emit)
+    loop = Loop(config.plan, parts)
+    emit(
+        "run.started",
+        run=ledger.folder.name,
+        task=task.name,
+        generations=config.plan.generations,
+        sandbox=sandbox,
+        budget=dict(config.budget),
+        gate=len(loop.samples.gate),
+        sealed=len(loop.samples.sealed),
+    )
+    loop.improve()
 
 
 def backend_of(config: Config, plugins: Plugins) -> Backend:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from sia_core.candidate import Evaluator, Parts
-from sia_core.discovering import FINAL_CASES, Answers, Found, best_of
+from sia_core.discovering import FINAL_CASES, Answers, Found, Verified, best_of, measured
 from sia_core.evidence import AgentView
 from sia_core.intervals import beside, estimate
 from sia_core.plan import Samples
@@ -40,15 +40,18 @@ def score_answers(parts: Parts, answers: Answers, samples: Samples, ends: Mappin
     for which, agent in ends.items():
         parts.emit("seal.started", which=which, agent=agent.id, why=why)
         finalists = answers.finalists({agent.id} if which == "initial" else None)
-        gated = [seal.rewards(f"{which}/{place}", each, "gate") for place, each in enumerate(finalists)]
+        gated = [seal.rewards(seal.verified(f"{which}/{n}", each, "gate")) for n, each in enumerate(finalists)]
+        metrics: dict[str, float] = {}
         if finalists:
             place = best_of(finalists, gated)
-            best, rewards = finalists[place], seal.rewards(f"{which}/sealed", finalists[place], "sealed")
+            best = finalists[place]
+            verified = seal.verified(f"{which}/sealed", best, "sealed")
+            rewards, metrics = seal.rewards(verified), measured(verified)
             found = {"id": best.id, "agent": best.agent, "answer": best.answer, "feedback": best.feedback}
             parts.ledger.step(f"answer/{which}", partial(dict, found))
         else:
             place, gated, rewards = 0, [seal.failed("gate")], seal.failed("sealed")
-        score = {**beside(estimate(rewards), estimate(gated[place])), "out_of_tokens": 0}
+        score = {**beside(estimate(rewards), estimate(gated[place])), "out_of_tokens": 0, "metrics": metrics}
         parts.ledger.step(f"sealed/{which}", partial(dict, score))
 
 
@@ -62,14 +65,18 @@ class _Answers:
         """What is earned where no answer was found."""
         return [self._parts.task.failure_reward] * len(self._instances(split))
 
-    def rewards(self, key: str, found: Found, split: Split) -> list[float]:
-        """What one answer earns, as a final one, on the gate instances for finalists or on all sealed ones."""
+    def verified(self, key: str, found: Found, split: Split) -> list[Verified]:
+        """What the verifier says of a final answer on the gate instances for finalists, or on all sealed ones."""
         parts, instances = self._parts, self._instances(split)
         payload = {"split": split, "instances": instances, "answer": found.answer}
         work = partial(parts.rollouts.job, "sia_core.discovering:verify", payload)
-        scored = parts.ledger.step(f"answers/{key}", work)
+        verified = [Verified(*each) for each in parts.ledger.step(f"answers/{key}", work)]
         parts.budget.settle({}, {"verifications": len(instances)})
-        return [reward if valid else parts.task.failure_reward for reward, valid, _ in scored]
+        return verified
+
+    def rewards(self, verified: Sequence[Verified]) -> list[float]:
+        """What an answer earns; one that is not valid is a failure."""
+        return [each.reward if each.valid else self._parts.task.failure_reward for each in verified]
 
     def _instances(self, split: Split) -> Sequence[str]:
         return self._samples.gate[:FINAL_CASES] if split == "gate" else self._samples.sealed

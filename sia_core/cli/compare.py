@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sia_core.cli import console, plain, print_json, shown
-from sia_core.cli.run import add_policy, add_sandbox, add_task
+from sia_core.cli.run import LOCAL, add_backend, add_policy, add_sandbox, add_task
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from sia_core.comparison.arms import Cell, Design
 
+UPDATE = 3
+"""A quick comparison's budget pays for one part in so many of an update as it is by default."""
+
 ROOM = 6
-"""Looks at an agent that a quick comparison's budget pays for, beside the report and one update by default."""
+"""Looks at an agent that it pays for, beside the report and that part of an update."""
 
 SPENT = ("rollouts", "tokens", "seconds", "dollars")
 QUICK_SEEDS, SEEDS = 3, 8
@@ -51,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("where")
     where.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: one a core)")
     add_sandbox(where)
+    add_backend(where)
     where.add_argument("--json", action="store_true", help="print the result as JSON at the end")
 
 
@@ -120,7 +124,7 @@ def _quick_budget(design: Design) -> str:
     samples = take_samples(task, config.plan)
     kind = "verifications" if samples.evaluations else "rollouts"
     look, report = samples.look(explores=True).kinds[kind], samples.report.kinds[kind]
-    return f"{kind}={report + ROOM * look + Training().rollouts(len(samples.search)):.0f}"
+    return f"{kind}={report + ROOM * look + Training().rollouts(len(samples.search)) / UPDATE:.0f}"
 
 
 def _task(options: argparse.Namespace) -> tuple[str, ...]:
@@ -133,11 +137,13 @@ def _task(options: argparse.Namespace) -> tuple[str, ...]:
 
 def _options(options: argparse.Namespace, keys: tuple[str, ...], policy: str | None) -> tuple[str, ...]:
     told = [each for key in keys for each in _pair(f"--{key}", getattr(options, key))]
-    weak = ("--allow-weak-sandbox",) if options.allow_weak_sandbox else ()
+    told += ["--allow-weak-sandbox"] if options.allow_weak_sandbox else []
+    if options.backend != LOCAL:
+        told += [*_pair("--backend", options.backend), *_each("--backend-set", options.backend_set)]
     if policy is None:
-        return (*told, *weak)
+        return tuple(told)
     engine = ("--policy", policy, "--engine", options.engine, *_each("--engine-set", options.engine_set))
-    return (*told, *weak, *engine)
+    return (*told, *engine)
 
 
 def _pair(option: str, value: str | None) -> tuple[str, ...]:

@@ -211,12 +211,26 @@ def _print_sealed(report: Mapping[str, Any], out: Console) -> None:
         answer = report["answer"]
         told = f"answer {answer['id']}, found by agent {answer['agent']}" if answer else "no valid answer was found"
         out.print(plain(f"  {told}"))
+        _print_metrics(sealed, out)
     elif told := curse(sealed["final"]):
         out.print(told)
     for which in ("initial", "final"):
         if short := sealed[which].get("out_of_tokens", 0):
             line = f"{short} sealed rollouts of the {which} agent ran out of the tokens that the budget had left."
             out.print(plain((line, "yellow")))
+
+
+def _print_metrics(sealed: Mapping[str, Any], out: Console) -> None:
+    """What the verifier measured of both answers beside their reward."""
+    first, best = (sealed[which].get("metrics", {}) for which in ("initial", "final"))
+    if not best:
+        return
+    from rich.table import Table
+
+    table = Table("measured on sealed", "first", "best")
+    for name, value in best.items():
+        table.add_row(plain(name), f"{first[name]:.4g}" if name in first else "", f"{value:.4g}")
+    out.print(table)
 
 
 def _beside(score: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ ENGINE_RESERVED = ("seed", "policy")
 BACKEND_RESERVED = ("plugins",)
 
 IMPROVER = "playbook"
+LOCAL = "local"
 
 MODES = {"sia-h": "harness", "sia-w+h": "harness,weights"}
 
@@ -120,7 +121,7 @@ def add_sandbox(where: argparse._ActionsContainer) -> None:
 def add_backend(where: argparse._ActionsContainer) -> None:
     """The options that name where work runs."""
     where.add_argument(
-        "--backend", default="local", metavar="NAME", help="where work runs: local, ray or modal (default: local)"
+        "--backend", default=LOCAL, metavar="NAME", help="where work runs: local, ray or modal (default: local)"
     )
     where.add_argument(
         "--backend-set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the backend; repeatable"

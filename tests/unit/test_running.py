@@ -117,15 +117,18 @@ class World(Plugins):
 
     def stopped(self, **more: Any) -> Path:
         """A run that was stopped after its first steps."""
-        self.parts["backend", "instant"] = _killed
+        self.parts["backend", "instant"] = lambda plugins: Killed()
         with pytest.raises(KeyboardInterrupt):
             self.run(**more)
         self.parts["backend", "instant"] = lambda plugins: InstantBackend()
         return runs_in(self.runs)[-1]
 
 
-def _killed(plugins: Plugins) -> Any:
-    raise KeyboardInterrupt
+class Killed(InstantBackend):
+    """The run is stopped when it first wants something done."""
+
+    def submit(self, job: Any) -> Any:
+        raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -320,6 +323,14 @@ def test_a_verifier_that_does_not_start_is_an_error_before_there_is_a_folder(
     assert verifier.log == ["start exact in strong", "close"]
 
 
+def test_a_backend_that_is_refused_by_its_service_leaves_no_folder(world: World) -> None:
+    def refusing(plugins: Plugins) -> Any:
+        raise UsageError("no token")
+
+    world.parts["backend", "instant"] = refusing
+    refused(world, "no token")
+
+
 # Sandboxes
 
 
@@ -390,9 +401,10 @@ def test_another_version_does_not_go_on_with_a_run_whatever_its_configuration_he
         value["config"]["a_setting_of_then"] = 1
 
     folder = rewrite(world.stopped(), older, world.runs / "old")
+    before = events(folder)
     with pytest.raises(LedgerError, match=rf"started with sia-core 0\.0\.1, and this is {__version__}"):
         resume(folder, world, [])
-    assert events(folder) == ["run", "sandbox"]
+    assert events(folder) == before
 
 
 def test_changed_data_brief_or_catalogue_stop_a_run_from_going_on(world: World) -> None:

@@ -95,6 +95,20 @@ def test_lawbench_ends_with_the_same_report(cluster: Cluster, tmp_path: Path, ca
     assert reports[0] == reports[1]
 
 
+def test_arms_and_seeds_of_a_comparison_share_the_cluster_and_come_to_the_same(
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--harness", str(EXAMPLE / "agent"), "--data", str(EXAMPLE / "cases.jsonl")]
+    how = ["--arms", "none,harness", "--seeds", "1", "--budget", "rollouts=2000", "--jobs", "2", "--json"]
+    there = ["--backend", "ray", *(f"--backend-set={each}" for each in ("workers=1", "cpus=0.5"))]
+    found = []
+    for name, where in (("here", []), ("there", [*there, f"--backend-set=address={cluster.address}"])):
+        assert main(["compare", str(tmp_path / name), *data, *how, *where]) == 0
+        found.append(json.loads(capsys.readouterr().out)["arms"])
+    scores = [[(each["arm"], each["final"]) for each in arms] for arms in found]
+    assert scores[0] == scores[1]
+
+
 def test_an_update_in_two_jobs_on_two_workers_ends_with_the_same_adapter(cluster: Cluster, tmp_path: Path) -> None:
     """The second job goes on from the snapshot that the first one left, on whichever worker it runs."""
     words, plugins = ROOT / "examples" / "words", Plugins.discover()

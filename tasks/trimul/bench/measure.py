@@ -1,6 +1,6 @@
 """The table of tasks/trimul/results: this repository's kernels beside the baseline, by turns, on this machine.
 
-    python tasks/trimul/bench/measure.py [--write tasks/trimul/results/README.md]
+    python tasks/trimul/bench/measure.py [--write tasks/trimul/results/README.md] [--against published.py]
 
 On the CPU: one thread, processor time, so that other work on the machine costs little. The
 baseline is the faster of the reference as it stands and torch.compile of it, which takes a
@@ -12,11 +12,12 @@ repository's own; anyone else's goes through the verifier and its sandbox.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -50,20 +51,30 @@ Kernel = Callable[..., Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, help="a file whose part between two marks is replaced by the table")
-    target = parser.parse_args().write
+    parser.add_argument(
+        "--against", type=Path, action="append", default=[], metavar="FILE",
+        help="a module with another `kernel`, or a `custom_kernel` as the public benchmark has it, timed by the same "
+        "turns on a CUDA device; it runs in this process, so read it first",
+    )  # fmt: skip
+    options = parser.parse_args()
+    target = options.write
     torch.set_grad_enabled(False)
-    lines = [*cuda_table(), "", *cpu_table()]
+    lines = [*cuda_table(options.against), "", *cpu_table()]
     print("\n".join(lines))
     if target is not None:
         before, _, rest = target.read_text().partition(BEGIN)
         target.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n\n{END}{rest.partition(END)[2]}")
 
 
-def kernel_of(name: str) -> Kernel:
-    scope: dict[str, Any] = {}
-    exec(compile((RESULTS / name).read_text(), name, "exec"), scope)
-    kernel: Kernel = scope["kernel"]
-    return kernel
+def kernel_of(path: Path) -> Kernel:
+    """The module's ``kernel``, or its ``custom_kernel`` as the public benchmark calls it."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    kernel: Kernel | None = getattr(module, "kernel", None)
+    return kernel or (lambda *given: module.custom_kernel(given))
 
 
 def given_for(shape: Shape, seed: int, device: str) -> tuple[Any, ...]:
@@ -77,7 +88,7 @@ def given_for(shape: Shape, seed: int, device: str) -> tuple[Any, ...]:
 
 def cpu_table() -> list[str]:
     torch.set_num_threads(1)
-    kernel, baselines = kernel_of("kernel_cpu.py"), [reference.kernel]
+    kernel, baselines = kernel_of(RESULTS / "kernel_cpu.py"), [reference.kernel]
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler:
         baselines.append(torch.compile(reference.kernel, dynamic=False))
@@ -137,51 +148,59 @@ def processor() -> str:
 # A CUDA device.
 
 
-def cuda_table() -> list[str]:
+def cuda_table(against: Sequence[Path]) -> list[str]:
     if not torch.cuda.is_available():
         return ["CUDA: **not measured** (there was no CUDA device where this table was made)."]
-    kernel, device = kernel_of("kernel_cuda.py"), device_of(torch.cuda.get_device_name())
+    device = device_of(torch.cuda.get_device_name())
+    kernels = {path.stem: kernel_of(path) for path in (RESULTS / "kernel_cuda.py", *against)}
+    kernels["eager"] = reference.kernel
+    own = next(iter(kernels))
     lines = [
         f"CUDA: {torch.cuda.get_device_name()}, PyTorch {torch.__version__}, microseconds "
         f"(medians of {CUDA_REPEATS} by turns).",
         "",
-        "| N/B/C | eager | kernel | times as fast | TFLOP/s | GB/s of x and y | staged floor | least |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| N/B/C | {' | '.join(kernels)} | TFLOP/s | GB/s of x and y | staged floor | least |",
+        f"| {' | '.join(['---'] * (len(kernels) + 5))} |",
     ]
     every = []
     for shape in TIMING:
-        own, eager = cuda_times(shape, kernel)
+        taken = cuda_times(shape, kernels)
         floors = [staged_seconds(shape, device), least_seconds(shape, device)] if device else []
-        if floors and own < floors[1]:
-            raise SystemExit(f"{shape}: {own * 1e6:.0f} us is less than anything can take on this device")
-        every.append((own, *floors))
-        floor = [f"{each * 1e6:.0f}" for each in floors] or ["-", "-"]
-        lines.append(
-            f"| {shape} | {eager * 1e6:.0f} | {own * 1e6:.0f} | {eager / own:.2f} | {shape.flop / own / 1e12:.0f} "
-            f"| {shape.io_bytes / own / 1e9:.0f} | {' | '.join(floor)} |"
-        )
-    means = [geometric_mean(column) * 1e6 for column in zip(*every, strict=True)]
-    floor = [f"{each:.0f}" for each in means[1:]] or ["-", "-"]
-    lines.append(f"| geometric mean | | **{means[0]:.0f}** | | | | {' | '.join(floor)} |")
-    lines += ["", f"Reward: 1500 / {means[0]:.0f} = {1500 / means[0]:.3f}."]
+        if floors and min(taken) < floors[1]:
+            raise SystemExit(f"{shape}: {min(taken) * 1e6:.0f} us is less than anything can take on this device")
+        every.append((*taken, *floors))
+        told = [f"{each * 1e6:.0f}" for each in taken]
+        rates = [f"{shape.flop / taken[0] / 1e12:.0f}", f"{shape.io_bytes / taken[0] / 1e9:.0f}"]
+        lines.append(f"| {' | '.join([str(shape), *told, *rates, *floors_told(floors)])} |")
+    means = [geometric_mean(column) for column in zip(*every, strict=True)]
+    told = [f"**{each * 1e6:.0f}**" for each in means[: len(kernels)]]
+    lines += [f"| {' | '.join(['geometric mean', *told, '', '', *floors_told(means[len(kernels) :])])} |", ""]
+    lines.append(f"Reward of {own}: 1500 / {means[0] * 1e6:.0f} = {1500e-6 / means[0]:.3f}.")
+    for name, mean in list(zip(kernels, means, strict=False))[1:]:
+        lines.append(f"{own} takes {means[0] / mean:.2f} of the time of {name}.")
+    if device:
+        lines.append(f"It takes {means[0] / means[-2]:.2f} times the staged floor of this device.")
     return lines
 
 
-def cuda_times(shape: Shape, kernel: Kernel) -> tuple[float, float]:
-    """Medians of the kernel and of the reference; each output is checked."""
+def floors_told(floors: Sequence[float]) -> list[str]:
+    return [f"{each * 1e6:.0f}" for each in floors] or ["-", "-"]
+
+
+def cuda_times(shape: Shape, kernels: Mapping[str, Kernel]) -> list[float]:
+    """The median of each kernel; each output is checked against the reference on the same inputs."""
     flushed = torch.empty(FLUSHED_BYTES, dtype=torch.int8, device="cuda")
-    own, eager = [], []
+    seconds: dict[str, list[float]] = {name: [] for name in kernels}
     for repeat in range(CUDA_REPEATS + 3):
         given = given_for(shape, repeat, "cuda")
-        flushed.zero_()
-        seconds, expected = on_device(reference.kernel, given)
-        flushed.zero_()
-        taken, y = on_device(kernel, given)
-        check(y.cpu().numpy(), expected.cpu().numpy(), shape)
-        if repeat >= 3:
-            own.append(taken)
-            eager.append(seconds)
-    return median(own), median(eager)
+        expected = reference.kernel(*given).cpu().numpy()
+        for name, kernel in kernels.items():
+            flushed.zero_()
+            taken, y = on_device(kernel, given)
+            check(y.cpu().numpy(), expected, shape)
+            if repeat >= 3:
+                seconds[name].append(taken)
+    return [median(each) for each in seconds.values()]
 
 
 def on_device(kernel: Kernel, given: Sequence[Any]) -> tuple[float, Any]:

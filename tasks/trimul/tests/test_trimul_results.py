@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-import sia_trimul
-from sia_trimul.judging import check
-from sia_trimul.shapes import CORRECTNESS, Shape, draw
+from sia_trimul.shapes import CORRECTNESS, Shape
 
 RESULTS = Path(__file__).parents[1] / "results"
 LARGE, GIB_FOR_LARGE = 512, 64
@@ -23,27 +22,59 @@ def gib_here() -> float:
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2**30
 
 
-def kernel_of(path: Path) -> Any:
-    scope: dict[str, Any] = {}
-    exec(compile(path.read_text(), str(path), "exec"), scope)
-    return scope["kernel"]
+CUDA = torch.cuda.is_available()
+INTERPRETED = 64
+"""Sequences from this length on take minutes in Triton's interpreter, which stands in for a device."""
+
+PROGRAM = """
+import importlib.util, pathlib, sys
+import numpy as np, torch
+import sia_trimul
+from sia_trimul.judging import check
+from sia_trimul.shapes import Shape, draw
+sys.path.insert(0, str(pathlib.Path(sia_trimul.__file__).parent / "programs"))
+import reference
+path, device, *words = sys.argv[1:]
+shape = Shape(*map(int, words[:3]), words[3], words[4] == "True")
+spec = importlib.util.spec_from_file_location("kernel", path)
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+torch.set_grad_enabled(False)
+x, mask, weights, config = draw(shape, 7)
+weights = {name: torch.from_numpy(weight) for name, weight in weights.items()}
+expected = reference.kernel(torch.from_numpy(x), torch.from_numpy(mask), weights, config).numpy()
+moved = {name: weight.to(device) for name, weight in weights.items()}
+y = module.kernel(torch.from_numpy(x).to(device), torch.from_numpy(mask).to(device), moved, config)
+check(y.cpu().numpy(), expected, shape)
+"""
 
 
-@pytest.mark.parametrize("name", ["kernel_cpu.py", "kernel_cuda.py"])
-@pytest.mark.parametrize(
-    "shape", [pytest.param(each, marks=[pytest.mark.slow] if each.n > 32 else [], id=str(each)) for each in CORRECTNESS]
-)
-def test_it_is_right(name: str, shape: Shape) -> None:
+def shapes(large_from: int) -> list[Any]:
+    return [
+        pytest.param(each, marks=[pytest.mark.slow] if each.n >= large_from else [], id=str(each))
+        for each in CORRECTNESS
+    ]
+
+
+def check_kernel(name: str, device: str, shape: Shape) -> None:
+    """In a process of its own: whether Triton compiles or interprets is decided when it is imported."""
     if shape.n >= LARGE and gib_here() < GIB_FOR_LARGE:
         pytest.skip(f"{shape} takes more memory than the {gib_here():.0f} GiB here; {GIB_FOR_LARGE} are enough")
-    sys.path.insert(0, str(Path(sia_trimul.__file__).parent / "programs"))
-    import reference
+    words = [*map(str, (shape.n, shape.b, shape.c, shape.distribution, shape.masked))]
+    command = [sys.executable, "-c", PROGRAM, str(RESULTS / name), device, *words]
+    environment = os.environ | ({"TRITON_INTERPRET": "1"} if device == "cpu" else {})
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
 
-    sys.path.pop(0)
-    device = "cuda" if torch.cuda.is_available() and name == "kernel_cuda.py" else "cpu"
-    x, mask, weights, config = draw(shape, 7)
-    given = (torch.from_numpy(x), torch.from_numpy(mask), {name: torch.from_numpy(w) for name, w in weights.items()})
-    with torch.no_grad():
-        expected = reference.kernel(*given, config).numpy()
-        moved = (given[0].to(device), given[1].to(device), {name: w.to(device) for name, w in given[2].items()})
-        check(kernel_of(RESULTS / name)(*moved, config).cpu().numpy(), expected, shape)
+
+@pytest.mark.parametrize("shape", shapes(64))
+def test_the_cpu_kernel_is_right(shape: Shape) -> None:
+    check_kernel("kernel_cpu.py", "cpu", shape)
+
+
+@pytest.mark.parametrize("shape", shapes(64))
+def test_the_cuda_kernel_is_right(shape: Shape) -> None:
+    pytest.importorskip("triton", reason="needs Triton, for Linux alone: pip install 'sia-trimul[cuda]'")
+    if not CUDA and shape.n > INTERPRETED:
+        pytest.skip(f"{shape} takes a CUDA device; shapes up to {INTERPRETED} are interpreted")
+    check_kernel("kernel_cuda.py", "cuda" if CUDA else "cpu", shape)

@@ -62,12 +62,18 @@ class Times:
             )
 
 
-def summary(times: Sequence[Times]) -> tuple[float, Mapping[str, float], str]:
-    """The speed-up over all shapes, the metrics, and a line of feedback."""
+def summary(times: Sequence[Times], rate: float) -> tuple[float, Mapping[str, float], str]:
+    """The speed-up over all shapes, the metrics, and a line of feedback.
+
+    ``rate`` is what matrix products alone reach here, FLOP/s. A shape's floor is the time of its products at that rate;
+    what a kernel takes beyond it goes into everything that is no product.
+    """
     speedup = geometric_mean([each.speedup for each in times])
     metrics = {"speedup": speedup, "microseconds": geometric_mean([each.seconds * 1e6 for each in times])}
     for each in times:
-        metrics[f"ms {each.shape}"] = each.seconds * 1e3
-        metrics[f"gflops {each.shape}"] = each.shape.flop / each.seconds / 1e9
+        metrics[f"{each.shape}: ms"] = each.seconds * 1e3
+        metrics[f"{each.shape}: ms of products alone"] = each.shape.flop / rate * 1e3
+        metrics[f"{each.shape}: GFLOP/s"] = each.shape.flop / each.seconds / 1e9
+        metrics[f"{each.shape}: GB/s of x and y"] = each.shape.io_bytes / each.seconds / 1e9
     parts = ", ".join(f"{each.shape}: {each.seconds * 1e3:.3g} ms ({each.speedup:.2f}x)" for each in times)
     return speedup, metrics, f"{speedup:.2f} times the baseline's speed; {parts}"

@@ -82,7 +82,7 @@ class KernelJudge:
                 times = [self._time(kernel, twin, shape, repeats) for shape in CPU_TIMING]
         except Refused as refusal:
             return Score(0.0, valid=False, feedback=str(refusal))
-        reward, metrics, feedback = summary(times)
+        reward, metrics, feedback = summary(times, self._rate)
         return Score(reward, metrics=metrics, feedback=feedback)
 
     def close(self) -> None:
