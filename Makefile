@@ -11,7 +11,8 @@ ALL_DISTRIBUTIONS := --editable .[dev] \
 	--editable algorithms[test] \
 	--editable backends/modal --editable backends/ray \
 	--editable plugins/claude --editable plugins/dashboard[test] --editable plugins/litellm --editable plugins/playbook \
-	--editable plugins/tinker --editable plugins/torch[test] --editable plugins/vllm
+	--editable plugins/tinker --editable plugins/torch[test] \
+	--editable plugins/trackers[tensorboard,wandb] --editable plugins/vllm
 SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml */*/pyproject.toml)
 
 # What some tests need beside Python; without it they skip, and say so.

@@ -103,6 +103,11 @@ def sia_views() -> Sequence[Offer]:  # type: ignore[empty-body]
 
 
 @hookspec
+def sia_trackers() -> Sequence[Offer]:  # type: ignore[empty-body]
+    """Offer trackers: factories of :class:`sia_core.observe.Tracker`, observers that a run asks for by name."""
+
+
+@hookspec
 def sia_observe(event: Event) -> None:
     """Observe a run: called once for every :class:`Event`, in order, outside of inner loops.
 
@@ -120,5 +125,6 @@ HOOK_OF_KIND = {
     "improver": "sia_improvers",
     "sandbox": "sia_sandboxes",
     "view": "sia_views",
+    "tracker": "sia_trackers",
 }
 """The hook that offers each kind of thing; ``sia_observe`` observes and offers nothing."""

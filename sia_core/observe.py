@@ -5,13 +5,26 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from sia_core.hookspecs import Event
 from sia_core.plugins import Source
 from sia_core.sandbox.solving import describe
 
 Observer = Callable[[Event], object]
+
+
+class Tracker(Protocol):
+    """An observer that a run asks for by ``--track NAME[:WHERE]``; its factory takes ``where`` if that is given.
+
+    A run that is gone on with tells everything from its beginning again.
+    """
+
+    def __call__(self, event: Event) -> object:
+        """Take note of an event. What it raises is told once, and it is left out from there on."""
+
+    def close(self) -> None:
+        """The run has ended, or failed: send what is still here."""
 
 
 class Emitter:

@@ -27,7 +27,8 @@ def score_agents(
             sealed[agent.id], short = evaluator.sealed(agent, among)
             score = beside(estimate(sealed[agent.id]), estimate(gated[agent.id]))
             scores[agent.id] = {**score, "out_of_tokens": short}
-        parts.ledger.step(f"sealed/{which}", partial(scores.__getitem__, agent.id))
+        score = parts.ledger.step(f"sealed/{which}", partial(scores.__getitem__, agent.id))
+        parts.emit("seal.finished", which=which, agent=agent.id, **score)
     return sealed
 
 
@@ -52,7 +53,8 @@ def score_answers(parts: Parts, answers: Answers, samples: Samples, ends: Mappin
         else:
             place, gated, rewards = 0, [seal.failed("gate")], seal.failed("sealed")
         score = {**beside(estimate(rewards), estimate(gated[place])), "out_of_tokens": 0, "metrics": metrics}
-        parts.ledger.step(f"sealed/{which}", partial(dict, score))
+        score = parts.ledger.step(f"sealed/{which}", partial(dict, score))
+        parts.emit("seal.finished", which=which, agent=agent.id, **score)
 
 
 class _Answers:

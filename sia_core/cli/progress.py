@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
 
 from sia_core.cli import shown
 from sia_core.hookspecs import Event
-from sia_core.observe import Observer
+from sia_core.observe import Observer, Tracker
+from sia_core.plugins import Plugins
+from sia_core.sandbox.solving import describe
 
 
 @contextmanager
-def watching() -> Iterator[list[Observer]]:
-    """The observers to hand to a run: one that tells of broken ones, and a display where there is a terminal.
+def watching(plugins: Plugins, track: Sequence[str]) -> Iterator[list[Observer]]:
+    """The observers to hand to a run: one that tells of broken ones, a display where there is a terminal, trackers.
 
     What libraries print meanwhile goes to standard error: standard output is the report's.
     """
-    with redirect_stdout(sys.stderr):
-        if not sys.stderr.isatty():
-            yield [tell_of_faults]
-            return
-        from sia_core.cli.display import Display
+    with redirect_stdout(sys.stderr), ExitStack() as stack:
+        observers: list[Observer] = [tell_of_faults]
+        for each in track:
+            name, _, where = each.partition(":")
+            tracker: Tracker = plugins.create("tracker", name, **({"where": where} if where else {}))
+            stack.callback(_close, name, tracker)
+            observers.append(tracker)
+        if sys.stderr.isatty():
+            from sia_core.cli.display import Display
 
-        display = Display()
-        try:
-            yield [tell_of_faults, display]
-        finally:
-            display.close()
+            display = Display()
+            stack.callback(display.close)
+            observers.append(display)
+        yield observers
+
+
+def _close(name: str, tracker: Tracker) -> None:
+    """A run that is done is not to fail by its tracker."""
+    try:
+        tracker.close()
+    except Exception as error:
+        print(shown(f"sia: the tracker {name} could not be closed: {describe(error)}"), file=sys.stderr)
 
 
 def tell_of_faults(event: Event) -> None:

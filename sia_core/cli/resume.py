@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from sia_core.cli import add_run, print_json
+from sia_core.cli.run import add_track
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--approve", action="store_true", dest="approved", default=None, help="go on with what the run waits for"
     )
     word.add_argument("--decline", action="store_false", dest="approved", help="go on without it")
+    add_track(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON at the end")
 
 
@@ -28,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
 
     folder = find_run(Path(options.runs_dir), options.name)
     plugins = Plugins.discover()
-    with watching() as observers:
+    with watching(plugins, options.track) as observers:
         resume(folder, plugins, observers, options.approved)
     with Ledger.read(folder) as ledger:
         report = build(ledger)

@@ -28,8 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--dry-run", action="store_true", help="check everything and say what the run would take; start nothing"
     )
+    add_track(where)
     add_runs_dir(where)
     where.add_argument("--name", metavar="NAME", help="the run's name in it (default: the task's, and a number)")
+
+
+def add_track(parser: argparse._ActionsContainer) -> None:
+    """The option that names trackers."""
+    parser.add_argument(
+        "--track",
+        metavar="NAME[:WHERE]",
+        action="append",
+        default=[],
+        help="also tell the run's figures to tensorboard:DIR, wandb:PROJECT, or a plugin's tracker; repeatable",
+    )
 
 
 def add_configuration(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -145,7 +157,7 @@ def run(options: argparse.Namespace) -> int:
         told = price(config, plugins)
         print_json(told) if options.json else print_price(told)
         return 0
-    with watching() as observers:
+    with watching(plugins, options.track) as observers:
         folder = start(config, Path(options.runs_dir), plugins, observers, options.name)
     with Ledger.read(folder) as ledger:
         report = build(ledger)

@@ -294,7 +294,7 @@ def test_an_observer_that_raises_is_named_once_and_left_out(
         calls.append(event.kind)
         raise error
 
-    with progress.watching() as observers:
+    with progress.watching(Plugins(), []) as observers:
         core = [(Source("core", "sia-core", "0"), each) for each in [*observers, lambda event: seen.append(event.kind)]]
         emit = Emitter([(Source("bad", "sia-bad", "1"), broken), *core])
         emit("run.started")

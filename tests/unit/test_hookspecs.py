@@ -7,7 +7,7 @@ import inspect
 
 import pytest
 
-from sia_core import builtins, hookspecs, learning, types, views
+from sia_core import builtins, hookspecs, learning, observe, types, views
 from sia_core.hookspecs import HOOK_OF_KIND, Event, Offer
 from sia_core.plugins import Plugins
 
@@ -29,7 +29,7 @@ def test_every_hook_says_what_it_is_for(hook: str) -> None:
 @pytest.mark.parametrize("kind", HOOK_OF_KIND)
 def test_every_hook_names_the_protocol_of_what_it_offers(kind: str) -> None:
     protocol = {"algorithm": "Learner"}.get(kind, kind.capitalize())
-    module = {"algorithm": learning, "engine": learning, "view": views}.get(kind, types)
+    module = {"algorithm": learning, "engine": learning, "view": views, "tracker": observe}.get(kind, types)
     assert hasattr(module, protocol)
     assert f"{module.__name__}.{protocol}" in (inspect.getdoc(getattr(hookspecs, HOOK_OF_KIND[kind])) or "")
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_every_kind_that_a_plugin_offers_can_be_begun_but_for_sandboxes_and_views() -> None:
-    assert set(SORTS) == set(new.KINDS) == HOOK_OF_KIND.keys() - {"sandbox", "view"}
+    assert set(SORTS) == set(new.KINDS) == HOOK_OF_KIND.keys() - {"sandbox", "view", "tracker"}
 
 
 @pytest.mark.parametrize("kind", new.KINDS)

@@ -1,0 +1,1 @@
+"""TensorBoard and Weights & Biases as observers of SIA's runs."""

@@ -1,0 +1,62 @@
+"""A run of Weights & Biases."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from sia_core.errors import UsageError
+from sia_core.hookspecs import Event
+from sia_trackers.figures import Figures
+
+AXES = {"gate": "candidate", "train": "step", "sealed": "seal"}
+"""What the figures of a group are drawn over."""
+
+KEYLESS = ("offline", "disabled")
+
+
+class WeightsAndBiases:
+    """Logs a run's figures to a run of its own name in the project ``where``; no code and nothing of the machine."""
+
+    def __init__(self, where: str = "sia") -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise UsageError("--track wandb: it is not installed; `pip install 'sia-trackers[wandb]'`") from None
+        if os.environ.get("WANDB_MODE") not in KEYLESS:
+            try:
+                wandb.login(timeout=1)
+            except wandb.errors.Error as error:
+                raise UsageError(
+                    f"--track wandb: {error} Or set WANDB_MODE=offline, and nothing leaves this machine."
+                ) from None
+        self._where, self._library, self._figures = where, wandb, Figures()
+        self._run: Any = None
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "run.started":
+            about = {key: event.data[key] for key in ("task", "generations", "budget", "gate", "sealed")}
+            quiet = self._library.Settings(
+                console="off",
+                silent=True,
+                disable_git=True,
+                disable_code=True,
+                x_disable_meta=True,
+                x_disable_stats=True,
+                x_save_requirements=False,
+                host="-",
+            )
+            self._run = self._library.init(
+                project=self._where, name=event.data["run"], config=about, settings=quiet, reinit="create_new"
+            )
+            for group, axis in AXES.items():
+                self._run.define_metric(f"{group}/*", step_metric=axis)
+        if self._run is None:
+            return
+        for series, place, value in self._figures.of(event):
+            group = series.partition("/")[0]
+            self._run.log({series: value, AXES[group]: place})
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.finish()

@@ -1,0 +1,195 @@
+"""Trackers: what of a run they tell, in files that their own libraries read back."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from sia_core.cli import main
+from sia_core.hookspecs import Event
+from sia_core.plugins import Plugins
+from sia_trackers.figures import Figures
+
+ROOT = Path(__file__).parents[3]
+SUMS = ROOT / "examples" / "sums"
+GATE = {"candidate": 0.5, "incumbent": 0.25, "delta": 0.25}
+
+EVENTS = [
+    Event("run.started", {"run": "r-1", "task": "t", "generations": 2, "budget": {}, "gate": 8, "sealed": 8}),
+    Event("run.drafted", {"agent": "a", "gate": {"value": 0.25}}),
+    Event("training.progress", {"key": "generation/0/train/0", "steps": [{"step": 0, "reward": 0.5, "kl": math.nan}]}),
+    Event("candidate.gated", {"generation": 0, "accepted": False, "gate": None}),
+    Event("candidate.gated", {"generation": 0, "accepted": True, "gate": GATE}),
+    Event("seal.finished", {"which": "final", "agent": "b", "value": 0.75}),
+    Event("run.finished", {"final": "b"}),
+]
+TOLD = [
+    ("gate/incumbent", 0, 0.25),
+    ("train/generation/0/train/0/reward", 0, 0.5),
+    ("gate/candidate", 2, 0.5),
+    ("gate/gain", 2, 0.25),
+    ("gate/incumbent", 2, 0.5),
+    ("sealed/final", 0, 0.75),
+]
+
+
+def test_events_become_series_and_what_is_no_number_is_left_out() -> None:
+    figures = Figures()
+    assert [tuple(each) for event in EVENTS for each in figures.of(event)] == TOLD
+
+
+def read(folder: Path) -> list[tuple[str, int, float]]:
+    """What TensorBoard's own reader finds."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    found = []
+    for file in sorted(folder.iterdir()):
+        for event in EventFileLoader(str(file)).Load():
+            found += [(each.tag, event.step, each.tensor.float_val[0]) for each in event.summary.value]
+    return found
+
+
+def test_tensorboard_reads_what_was_told_and_a_run_that_is_gone_on_with_is_told_anew(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    for _ in range(2):
+        tracker = Plugins.discover().create("tracker", "tensorboard", where=str(tmp_path))
+        for event in EVENTS:
+            tracker(event)
+        tracker.close()
+        assert read(tmp_path / "r-1") == TOLD
+
+
+@pytest.mark.real
+def test_of_a_real_run_the_scores_that_its_report_has_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboard")
+    monkeypatch.chdir(tmp_path)
+    command = ["run", "--harness", str(SUMS / "agent"), "--data", str(SUMS / "cases.jsonl"), "--json"]
+    command += ["--generations", "1", "--name", "one"]
+    assert main([*command, "--runs-dir", "here", "--track", "tensorboard:there"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    told = {(series, place): value for series, place, value in read(tmp_path / "there" / "one")}
+    for which in ("initial", "final"):
+        assert told[f"sealed/{which}", 0] == pytest.approx(report["sealed"][which]["value"])
+    assert told["gate/incumbent", 0] == pytest.approx(report["sealed"]["initial"]["gate"]["value"])
+
+
+def records(log: bytes) -> Iterator[bytes]:
+    """The records of LevelDB's log format, all within one block of 32 KiB, behind seven bytes of W&B's own."""
+    at = 7
+    while at + 7 <= len(log):
+        length, kind = struct.unpack_from("<HB", log, at + 4)
+        assert kind == 1
+        yield log[at + 7 : at + 7 + length]
+        at += 7 + length
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_weights_and_biases_offline_keeps_the_figures_and_nothing_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    tracker = Plugins.discover().create("tracker", "wandb", where="mine")
+    for event in EVENTS:
+        tracker(event)
+    tracker.close()
+    (kept,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    found, about = [], []
+    for data in records(kept.read_bytes()):
+        record = Record()
+        record.ParseFromString(data)
+        about += [record.run] if record.WhichOneof("record_type") == "run" else []
+        if record.WhichOneof("record_type") == "history":
+            row = {"/".join(each.nested_key) or each.key: json.loads(each.value_json) for each in record.history.item}
+            found += [(key, value) for key, value in row.items() if "/" in key]
+    assert found == [(series, value) for series, _, value in TOLD]
+    assert [(each.host, each.display_name) for each in about] == [("-", "r-1")]
+    assert [each.name for each in kept.parent.glob("files/*") if each.name != "config.yaml"] == []
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_without_its_library_the_command_that_installs_it_is_said(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for module in ("tensorboard", "tensorboard.summary", "wandb"):
+        monkeypatch.setitem(sys.modules, module, None)
+    command = ["run", "--harness", str(SUMS / "agent"), "--data", str(SUMS / "cases.jsonl"), "--track", name]
+    assert main([*command, "--runs-dir", str(tmp_path / "runs")]) == 2
+    assert f"pip install 'sia-trackers[{name}]'" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_weights_and_biases_without_a_key_is_refused_before_the_run_begins(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    command = [sys.executable, "-m", "sia_core", "run", "--harness", str(SUMS / "agent")]
+    command += ["--data", str(SUMS / "cases.jsonl"), "--track", "wandb", "--runs-dir", str(tmp_path / "runs")]
+    environment = {**kept, "NETRC": str(tmp_path / "none")}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert "WANDB_MODE=offline" in ran.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+class Client:
+    """MLflow's client, as far as the page uses it."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def get_experiment_by_name(self, name: str) -> None:
+        return None
+
+    def create_experiment(self, name: str) -> str:
+        return name
+
+    def create_run(self, experiment: str, run_name: str) -> Any:
+        self.told.append((experiment, run_name))
+        info = ModuleType("info")
+        info.info = info  # type: ignore[attr-defined]
+        info.run_id = "id"  # type: ignore[attr-defined]
+        return info
+
+    def log_param(self, run: str, key: str, value: str) -> None:
+        self.told.append((run, key, value))
+
+    def log_metric(self, run: str, key: str, value: float, step: int) -> None:
+        self.told.append((key, step, value))
+
+    def set_terminated(self, run: str) -> None:
+        self.told.append(run)
+
+
+def test_the_tracker_of_the_page_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in of MLflow's client, or the library itself would have to be installed."""
+    page = (ROOT / "docs" / "tracking.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    client, library = Client(), ModuleType("mlflow")
+    library.MlflowClient = lambda: client  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mlflow", library)
+    space: dict[str, Any] = {"__name__": "sia_mlflow"}
+    exec(code, space)
+    tracker = space["MLflow"](where="mine")
+    for event in EVENTS:
+        tracker(event)
+    tracker.close()
+    assert client.told == [("mine", "r-1"), ("id", "task", "t"), *TOLD, "id"]
