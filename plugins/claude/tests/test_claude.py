@@ -32,9 +32,7 @@ class TestMessages(ProviderContract):
     def opened(self) -> Any:
         @contextmanager
         def opened(url: str) -> Iterator[Provider]:
-            provider = Messages(KEY, settings(base_url=url, timeout=0.5))
-            yield provider
-            provider._client.close()
+            yield Messages(KEY, settings(base_url=url, timeout=0.5))
 
         return opened
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sia_core.agentic import Settings
@@ -53,11 +52,17 @@ class Messages:
         return self._settings.prices or next(known, None)
 
     def complete(self, request: Ask) -> Reply:
-        """The whole reply; it is streamed, since a long one would outlast any time limit."""
-        with self._sorted(), self._client.messages.create(**_body(request), stream=True) as stream:
+        """The whole reply; it is streamed, since a long one would outlast any time limit.
+
+        A client a call: minutes of rollouts lie between most calls, and no connection is left open over them.
+        """
+        with (
+            self._sorted(),
+            self._client() as client,
+            client.messages.create(**_body(request), stream=True) as stream,
+        ):
             return _put_together(event.model_dump(mode="json") for event in stream)
 
-    @cached_property
     def _client(self) -> Anthropic:
         from anthropic import Anthropic
 
