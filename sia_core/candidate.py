@@ -81,8 +81,7 @@ class Candidate:
     @property
     def trains(self) -> Cost:
         """What its training takes, as far as it was estimated."""
-        rollouts = self.estimate.get("rollouts", 0.0)
-        return Cost(rollouts, rollouts)
+        return Cost(*(self.estimate.get(kind, 0.0) for kind in ("rollouts", "verifications")))
 
     @property
     def name(self) -> str:

@@ -50,15 +50,17 @@ class Exploration:
     short: int = 0
 
     def estimate(self, algorithm: str, training: Training, epochs: int, instances: int) -> dict[str, float]:
-        """What an update on so many instances will take: rollouts, tokens, seconds, and bytes of memory.
+        """What an update on so many instances will take: counts, tokens, seconds, and bytes of memory.
 
-        A backward pass takes about two forward ones. A learner of which it is not known is taken to train on all.
+        Each rollout is verified once. A backward pass takes about two forward ones. A learner of which it is not
+        known is taken to train on all.
         """
         rollouts = training.rollouts(instances)
         passes = 3 * epochs * self.trained.get(algorithm, 1.0)
         seconds = rollouts * (self.seconds + passes * self.tokens * self.pass_seconds)
         return {
             "rollouts": rollouts,
+            "verifications": rollouts,
             "tokens": round(rollouts * self.tokens),
             "seconds": round(min(seconds, training.seconds or seconds), 1),
             "memory": self.memory,

@@ -118,7 +118,9 @@ def test_the_estimate_counts_what_a_learner_trains_on_not_all_that_is_sampled(tm
     known = {**found, "stats": RewardStats(**found["stats"]), "seconds": 1.0, "tokens": 10.0, "pass_seconds": 0.1}
     imitates = Exploration(**{**known, "trained": {"climb": 0.25}})
     assert imitates.estimate("climb", SHORT, 2, 200)["seconds"] == 6 * 8 * 8 * (1 + 3 * 2 * 0.25)
-    assert imitates.estimate("a stranger's", SHORT, 2, 200)["seconds"] == 6 * 8 * 8 * (1 + 3 * 2)
+    strangers = imitates.estimate("a stranger's", SHORT, 2, 200)
+    assert strangers["seconds"] == 6 * 8 * 8 * (1 + 3 * 2)
+    assert strangers["verifications"] == strangers["rollouts"] == 6 * 8 * 8
 
 
 def test_an_update_that_is_given_a_time_ends_with_the_step_that_it_is_at_and_is_gated(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from sia_playbook.improver import Bandit
 
 NAMES = ("ppo", "grpo", "entropic", "reinforce", "dpo", "best-of-n")
 HOWS = {"first": Training(steps=7)}
-COSTS = {"first": {"rollouts": 2048, "tokens": 60_000, "seconds": 42.0}}
+COSTS = {"first": {"rollouts": 2048, "verifications": 2048, "tokens": 60_000, "seconds": 42.0}}
 LETTERS = "ABCDEF"
 BOOK = Playbook.model_validate(
     {
@@ -193,8 +193,9 @@ def test_an_update_is_cut_to_what_edits_leave_of_the_budget_and_says_so() -> Non
     assert "does not fit into what edits leave of the budget" in starved[0].reason
     alone = replace(plain, levers=("weights",), budget_left={"seconds": 12.0})
     assert update(alone).training.steps == 7  # nothing else needs it
-    counted = update(replace(alone, budget_left={"rollouts": 1900.0}))
-    assert counted.training.steps == 5  # or it would be refused, and the lever never pulled
+    for kind in ("rollouts", "verifications"):
+        counted = update(replace(alone, budget_left={kind: 1900.0}))
+        assert counted.training.steps == 5  # or it would be refused, and the lever never pulled
 
 
 def test_an_update_that_begins_too_wide_for_the_budget_is_cut_to_fewer_instances() -> None:

@@ -42,8 +42,8 @@ PLANS: Mapping[str, Mapping[str, str]] = {
 
 TISSUES = {
     "made-up tissue": Generator(cells=300),
-    "deep and dispersed": Generator(cells=300, depth=8_000, dispersion=0.6),
-    "shallow, many programs": Generator(cells=300, depth=1_000, programs=16),
+    "deep and dispersed": Generator(cells=300, depth=24_000, dispersion=0.6),
+    "shallow, many programs": Generator(cells=300, depth=2_000, programs=16),
     "uneven genes": Generator(cells=300, spread=2.2),
     "dropout": Generator(cells=300, dropout=0.2),
 }

@@ -10,7 +10,7 @@ from sia_denoising.generator import Generator
 from sia_denoising.magic import Magic
 from sia_denoising.metrics import Judge, deal, shares
 
-TISSUE = Generator(cells=150, genes=1_000, programs=4, spread=2.5, depth=1_000)
+TISSUE = Generator(cells=150, genes=1_000, programs=4, spread=2.5, depth=1_000, dispersion=0.2)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ class Simulated:
 
 @dataclass(frozen=True)
 class Generator:
-    """A made-up tissue.
+    """A made-up tissue: by default about as deep, and with genes about as rare and uneven, as a public 10x sample.
 
     Attributes
     ----------
@@ -41,14 +41,14 @@ class Generator:
     """
 
     cells: int = 600
-    genes: int = 6_000
+    genes: int = 12_000
     programs: int = 8
     sharing: float = 0.3
     contrast: float = 1.5
     spread: float = 1.5
-    depth: float = 2_000.0
+    depth: float = 6_000.0
     depth_spread: float = 0.4
-    dispersion: float = 0.2
+    dispersion: float = 0.1
     dropout: float = 0.02
 
     def draw(self, seed: int, *, truth: bool = True) -> Simulated:
