@@ -118,6 +118,12 @@ def export(ledger: Ledger, folder: Path, plugins: Plugins) -> str:
     return "best answer" if report["answer"] else "final agent"
 
 
+def artefact(ledger: Ledger, plugins: Plugins) -> dict[str, bytes]:
+    """The files that the task makes of a run's best answer, by their paths; none where the run has no answer."""
+    report = build(ledger)
+    return _artefact(_task(ledger, plugins), report["answer"]) if report.get("answer") else {}
+
+
 def pinned(requires: Sequence[str]) -> list[str]:
     """The distributions at the versions that are installed now."""
     lines = []
@@ -158,15 +164,19 @@ def _write(folder: Path, tree: HarnessTree, task: Task, report: dict[str, Any]) 
 
 def _write_answer(folder: Path, task: Task, report: dict[str, Any]) -> None:
     """The answer, and what the task makes of it; a README of the task's own goes before ours."""
-    assert isinstance(task, Discovers)  # or the run would have been refused
     answer = report["answer"]
-    files = dict(task.artefact(json.loads(answer["answer"])))
+    files = _artefact(task, answer)
     told = f"; {', '.join(f'`{name}`' for name in sorted(files))} is made of it" if files else ""
     readme = _ANSWER.format(run=report["run"], id=answer["id"], task=report["task"], sealed=_sealed(report), files=told)
     for name, content in {"README.md": readme.encode(), **files, "answer.json": answer["answer"].encode()}.items():
         target = folder / check_path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
+
+
+def _artefact(task: Task, answer: dict[str, Any]) -> dict[str, bytes]:
+    assert isinstance(task, Discovers)  # or the run would have been refused
+    return dict(task.artefact(json.loads(answer["answer"])))
 
 
 def _write_policy(folder: Path, ledger: Ledger, plugins: Plugins, report: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import re
 import socket
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,30 @@ def test_a_page_has_every_candidate_and_loads_nothing(run: Path) -> None:
     assert "style-src 'sha256-" in page
 
 
+@pytest.fixture
+def draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that makes a picture of an answer, and a text."""
+    files = {"before <and> after.png": PNG, "README.md": b"text"}
+    monkeypatch.setattr("sia_dashboard.view.artefact", lambda ledger, plugins: files)
+
+
+def test_a_page_shows_the_pictures_that_the_task_makes_of_the_best_answer(run: Path, draws: None) -> None:
+    page = Dashboard().page(run)
+    assert f'src="data:image/png;base64,{b64encode(PNG).decode()}"' in page
+    assert 'alt="before &lt;and&gt; after.png' in page
+    assert page.count("<img") == 1
+
+
+def test_a_page_says_why_the_best_answer_could_not_be_drawn(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: Any) -> dict[str, bytes]:
+        raise UsageError("the data are gone")
+
+    monkeypatch.setattr("sia_dashboard.view.artefact", gone)
+    page = Dashboard().page(run)
+    assert "could not be drawn: the data are gone" in page
+    assert "<img" not in page
+
+
 def test_no_text_of_a_run_becomes_a_part_of_the_page(tell: Tell) -> None:
     page = Dashboard().page(tell(say=HOSTILE).whole().ledger.folder)
     assert "<script" not in page
@@ -68,6 +93,13 @@ def test_pictures_are_drawn_of_what_there_is(run: Path, tmp_path: Path) -> None:
     written = Dashboard().plots(run, tmp_path / "plots")
     assert [path.name for path in written] == ["scores.png", "sealed.png", "learner-0.1.png"]
     assert all(path.read_bytes().startswith(PNG) for path in written)
+
+
+def test_the_tasks_pictures_of_the_best_answer_are_written_too(run: Path, draws: None, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    written = Dashboard().plots(run, tmp_path / "plots")
+    assert written[-1].name == "answer-before <and> after.png"
+    assert written[-1].read_bytes() == PNG
 
 
 def test_a_run_that_has_only_begun_has_no_pictures(tell: Tell, tmp_path: Path) -> None:

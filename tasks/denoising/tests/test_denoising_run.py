@@ -35,6 +35,10 @@ def test_a_run_finds_a_denoiser_that_works_on_a_file(data: str, tmp_path: Path) 
     assert (made >= 0).all()
     again = sia("report", str(run), "--json")
     assert json.loads(again)["sealed"] == report["sealed"]
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("sia_dashboard")
+    sia("report", str(run), "--html", str(tmp_path / "report.html"))
+    assert 'alt="before-and-after.png' in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_user_s_mistake_is_told_and_no_traceback(tmp_path: Path) -> None:

@@ -173,8 +173,8 @@ def comparison_page(reports: Sequence[Mapping[str, Any]], records: Sequence[Reco
     }
 
 
-def report_page(record: Record) -> str:
-    """A run as one page that loads nothing."""
+def report_page(record: Record, pictures: Mapping[str, bytes], not_drawn: str) -> str:
+    """A run as one page that loads nothing, with PNG pictures of its answer, or why there are none."""
     style = files("sia_dashboard").joinpath("static/style.css").read_text(encoding="utf-8")
     names = [(row["index"], row["candidate"]) for row in record.report()["generations"]]
     found = (candidate_page(record, *name) for name in names)
@@ -184,6 +184,8 @@ def report_page(record: Record) -> str:
         title=record.name,
         page=run_page(record),
         candidates=[each for each in found if each],
+        pictures={name: base64.b64encode(content).decode() for name, content in pictures.items()},
+        not_drawn=not_drawn,
         links=Filed(),
         style=Markup(style),  # our own
         style_digest=_digest(style),

@@ -10,7 +10,10 @@ from pathlib import Path
 from types import FrameType
 
 from sia_core.cli import shown
-from sia_core.errors import UsageError
+from sia_core.errors import SiaError, UsageError
+from sia_core.export import artefact
+from sia_core.ledger import Ledger
+from sia_core.plugins import Plugins
 from sia_core.views import Address
 from sia_dashboard.guard import is_loopback
 from sia_dashboard.pages import Served, report_page
@@ -57,14 +60,29 @@ class Dashboard:
         with closing(Record(run)) as record:
             if "task" not in record.report():
                 raise UsageError(f"{run.name} was stopped before its first step; there is nothing to show")
-            return report_page(record)
+            return report_page(record, *_pictures(run))
 
     def plots(self, run: Path, folder: Path) -> list[Path]:
         """The pictures of a run as PNG files."""
         from sia_dashboard.plots import draw
 
         with closing(Record(run)) as record:
-            return draw(record, folder)
+            written = draw(record, folder)
+        for name, content in _pictures(run)[0].items():
+            folder.mkdir(parents=True, exist_ok=True)
+            written.append(folder / f"answer-{Path(name).name}")
+            written[-1].write_bytes(content)
+        return written
+
+
+def _pictures(run: Path) -> tuple[dict[str, bytes], str]:
+    """The pictures that the task makes of a run's best answer, by their names; or why they cannot be made."""
+    try:
+        with Ledger.read(run) as ledger:
+            files = artefact(ledger, Plugins.discover())
+    except SiaError as error:
+        return {}, str(error)
+    return {name: content for name, content in files.items() if name.endswith(".png")}, ""
 
 
 def _bound(at: Address) -> socket.socket:
