@@ -36,6 +36,7 @@ from sia_core.sandbox import SolveRequest
 from sia_core.trees import Trees
 
 MOST_BYTES = 1 << 20
+JSON = "application/json"
 PURPOSE = "serve"
 
 
@@ -122,8 +123,8 @@ class Agent:
         self.close()
 
 
-def question(body: bytes) -> dict[str, Any]:
-    """The input that a request holds; Refused where it is none."""
+def question(body: bytes) -> tuple[dict[str, Any], bool]:
+    """The input that a request holds, and whether the reply is to be streamed; Refused where it is none."""
     try:
         value = strict_json(body.decode())
     except (UnicodeDecodeError, InvalidAnswer) as error:
@@ -136,15 +137,13 @@ def question(body: bytes) -> dict[str, Any]:
         content = "".join(map(str, texts)) if all(isinstance(text, str) for text in texts) else None
     if not isinstance(content, str):
         raise Refused(400, "the last of `messages` needs a text as its `content`")
-    if value.get("stream"):
-        raise Refused(400, "an agent answers once it has its answer: `stream` is not offered")
     if value.get("n", 1) != 1:
         raise Refused(400, "an agent gives one answer: `n` is 1")
     try:
         given = strict_json(content)
     except InvalidAnswer:
-        return {"text": content}
-    return given if isinstance(given, dict) else {"text": content}
+        given = None
+    return given if isinstance(given, dict) else {"text": content}, bool(value.get("stream"))
 
 
 def reply(about: Served, answer: str) -> dict[str, Any]:
@@ -159,6 +158,21 @@ def reply(about: Served, answer: str) -> dict[str, Any]:
         "choices": [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}],
         "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
     }
+
+
+def events(whole: Mapping[str, Any]) -> bytes:
+    """A chat completion as the events of a stream: all of it in one, since an agent has its answer at once."""
+    about = {key: whole[key] for key in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
+    steps: list[tuple[dict[str, str], str | None]] = [(whole["choices"][0]["message"], None), ({}, "stop")]
+    chunks = [
+        {**about, "choices": [{"index": 0, "delta": delta, "finish_reason": ended, "logprobs": None}]}
+        for delta, ended in steps
+    ]
+    return b"".join(b"data: %s\n\n" % each for each in (*map(_json, chunks), b"[DONE]"))
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=True).encode()
 
 
 class Endpoint(ThreadingHTTPServer):
@@ -184,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *arguments: Any) -> None:
         """Nothing: what people ask is theirs."""
 
-    def _models(self) -> dict[str, Any]:
+    def _models(self) -> tuple[str, bytes]:
         if self.path != "/v1/models":
             raise Refused(404, "there are POST /v1/chat/completions and GET /v1/models")
         model = {
@@ -193,9 +207,9 @@ class _Handler(BaseHTTPRequestHandler):
             "created": 0,
             "owned_by": self.server.agent.about.task,
         }
-        return {"object": "list", "data": [model]}
+        return JSON, _json({"object": "list", "data": [model]})
 
-    def _completion(self) -> dict[str, Any]:
+    def _completion(self) -> tuple[str, bytes]:
         length = self.headers.get("content-length", "")
         if not (length.isascii() and length.isdigit()) or int(length) > MOST_BYTES:
             self.close_connection = True
@@ -206,17 +220,19 @@ class _Handler(BaseHTTPRequestHandler):
         # A web page may send a request without asking, but not one of this type.
         if self.headers.get_content_type() != "application/json":
             raise Refused(415, "send application/json")
-        return reply(self.server.agent.about, self.server.agent.answer(question(body)))
+        given, stream = question(body)
+        whole = reply(self.server.agent.about, self.server.agent.answer(given))
+        return ("text/event-stream", events(whole)) if stream else (JSON, _json(whole))
 
     def _answered(self, work: Any) -> None:
         try:
             self._admit()
-            status, told = 200, work()
+            status, (kind, content) = 200, work()
         except Refused as refused:
-            status, told = refused.status, {"error": {"message": str(refused), "type": "invalid_request_error"}}
-        content = json.dumps(told, ensure_ascii=True).encode()
+            error = {"message": str(refused), "type": "invalid_request_error"}
+            status, kind, content = refused.status, JSON, _json({"error": error})
         self.send_response(status)
-        self.send_header("content-type", "application/json")
+        self.send_header("content-type", kind)
         self.send_header("content-length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from sia_core.serving import Agent, Refused, Served, question, reply, server
+from sia_core.serving import Agent, Refused, Served, events, question, reply, server
 
 ABOUT = Served("agent-1", "agent", "h" * 64, None, "namespaces")
 HELLO = {"messages": [{"role": "user", "content": "hello"}]}
@@ -67,7 +67,11 @@ def serving(token: str | None = None) -> Iterator[Callable[..., tuple[int, dict[
 )
 def test_the_last_message_is_the_question(content: Any, given: dict[str, Any]) -> None:
     messages = [{"role": "system", "content": "be short"}, {"role": "user", "content": content}]
-    assert question(json.dumps({"model": "any", "messages": messages}).encode()) == given
+    assert question(json.dumps({"model": "any", "messages": messages}).encode()) == (given, False)
+
+
+def test_a_stream_is_asked_for() -> None:
+    assert question(json.dumps({**HELLO, "stream": True}).encode()) == ({"text": "hello"}, True)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +84,6 @@ def test_the_last_message_is_the_question(content: Any, given: dict[str, Any]) -
         b'{"messages": "hello"}',
         b'{"messages": [{"content": 1}]}',
         b'{"messages": [{"content": [{"type": "image_url"}]}]}',
-        b'{"messages": [{"content": "x"}], "stream": true}',
         b'{"messages": [{"content": "x"}], "n": 2}',
         b"[" * 100_000,
     ],
@@ -105,6 +108,13 @@ def test_it_answers_in_the_shape_of_the_api() -> None:
         assert ask(None, "/")[0] == ask(HELLO, "/v1/embeddings")[0] == 404
         failed = ask({"messages": [{"role": "user", "content": "fail"}]})
         assert failed == (500, {"error": {"message": "the agent failed: timeout", "type": "invalid_request_error"}})
+
+
+def test_a_client_that_wants_a_stream_gets_the_answer_in_one_event() -> None:
+    *chunks, last, rest = events(reply(ABOUT, '"theft"')).split(b"\n\n")
+    said = [json.loads(chunk.removeprefix(b"data: "))["choices"][0] for chunk in chunks]
+    assert [(each["delta"].get("content"), each["finish_reason"]) for each in said] == [("theft", None), (None, "stop")]
+    assert (last, rest) == (b"data: [DONE]", b"")
 
 
 def test_a_web_page_cannot_ask_it_by_another_name_or_without_being_asked_for() -> None:
