@@ -64,6 +64,14 @@ def test_it_scores_by_the_metric_and_shows_all(verifier: DenoisingVerifier, data
     assert balanced.reward == score.metrics["balanced"]
 
 
+def test_on_sealed_cells_magic_stands_beside_it(verifier: DenoisingVerifier) -> None:
+    sealed = Instance("sealed-0", "sealed", {"draw": 0})
+    score = verifier.score(sealed, HALF, context(Opened()))
+    assert score.reward == score.metrics["mse_norm"] != score.metrics["magic_mse_norm"]
+    assert {"magic_poisson_norm", "magic_balanced"} <= score.metrics.keys()
+    assert not any(name.startswith("magic") for name in verifier.score(INSTANCE, HALF, context(Opened())).metrics)
+
+
 def test_the_same_question_gets_the_same_score(verifier: DenoisingVerifier, data: str) -> None:
     first = verifier.score(INSTANCE, HALF, context(Opened()))
     assert verifier.score(INSTANCE, HALF, context(Opened())) == first

@@ -11,7 +11,8 @@ import numpy as np
 
 from sia_core.errors import UsageError
 from sia_core.types import Instance, Limits, Score, VerifierContext
-from sia_denoising.metrics import REWARDS
+from sia_denoising.magic import Magic
+from sia_denoising.metrics import REWARDS, Judge
 from sia_denoising.problems import Problems
 
 MODULE = "denoiser"
@@ -30,6 +31,8 @@ SHOWN = ("mse_norm", "poisson_norm", "balanced", "true_mse", "true_kl")
 class DenoisingVerifier:
     """Scores an answer ``{"code", "plan"}`` by the metric ``reward``; all metrics stand beside it.
 
+    On sealed instances so do MAGIC's, on the same molecules.
+
     The settings are the task's own. The module runs in a sandbox of its own, once a score,
     and is given the train side alone: a matrix of int32, cells x genes.
     """
@@ -38,6 +41,7 @@ class DenoisingVerifier:
         self, data: str | None = None, sealed_data: str | None = None, reward: str = "mse_norm", seed: int = 0
     ) -> None:
         self._problems, self._reward = Problems(data, sealed_data, seed), checked_reward(reward)
+        self._magic: dict[tuple[str, int], Mapping[str, float]] = {}
 
     def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
         """The metrics of what the module makes of the train side."""
@@ -50,11 +54,19 @@ class DenoisingVerifier:
         if fault := judge.fault(called.value):
             return Score(WORST, valid=False, feedback=fault)
         found = judge.measure(called.value)
+        beside = self._of_magic((instance.id, ctx.seed), judge) if instance.split == "sealed" else {}
         return Score(
             max(WORST, found[self._reward]),
-            metrics={**found, "seconds": called.seconds},
+            metrics={**found, "seconds": called.seconds, **beside},
             feedback=", ".join(f"{name} {found[name]:.4f}" for name in SHOWN if name in found),
         )
+
+    def _of_magic(self, key: tuple[str, int], judge: Judge) -> Mapping[str, float]:
+        """What MAGIC earns there, under names of its own."""
+        if key not in self._magic:
+            found = judge.measure(Magic().denoise(judge.train))
+            self._magic[key] = {f"magic_{name}": found[name] for name in SHOWN if name in found}
+        return self._magic[key]
 
 
 def checked_reward(reward: str) -> str:
