@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sia_core.comparison.arms import Cell, Design
 
-UPDATE = 3
+UPDATE = 2
 """A quick comparison's budget pays for one part in so many of an update as it is by default."""
 
 ROOM = 6
