@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from sia_core.comparison.arms import Cell, Design
 
-UPDATE = 2
-"""A quick comparison's budget pays for one part in so many of an update as it is by default."""
+PARTS = {"rollouts": (6, 1 / 2), "verifications": (2, 1 / 6)}
+"""What a quick comparison pays for beside the report: looks at an agent, and how much of an update by default.
 
-ROOM = 6
-"""Looks at an agent that it pays for, beside the report and that part of an update."""
+Less where answers are evaluated on the way, since such an answer is a program that takes its time.
+"""
 
 SPENT = ("rollouts", "tokens", "seconds", "dollars")
 QUICK_SEEDS, SEEDS = 3, 8
@@ -124,7 +124,8 @@ def _quick_budget(design: Design) -> str:
     samples = take_samples(task, config.plan)
     kind = "verifications" if samples.evaluations else "rollouts"
     look, report = samples.look(explores=True).kinds[kind], samples.report.kinds[kind]
-    return f"{kind}={report + ROOM * look + Training().rollouts(len(samples.search)) / UPDATE:.0f}"
+    looks, update = PARTS[kind]
+    return f"{kind}={report + looks * look + update * Training().rollouts(len(samples.search)):.0f}"
 
 
 def _task(options: argparse.Namespace) -> tuple[str, ...]:
