@@ -32,7 +32,7 @@ def measure(runs: Path, address: str) -> float:
             site = re.search(r"http://[\d.:]+", process.stdout.readline())
             assert site
             browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-            page = browser.new_page()
+            page = browser.new_page(bypass_csp=True)  # or what waits for the paint could not be put into the page
             page.goto(site[0] + address)
             return float(page.wait_for_function(PAINTED).json_value())
         finally:
