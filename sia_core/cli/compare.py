@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--quick",
         action="store_true",
-        help=f"none, harness, weights and both, {QUICK_SEEDS} seeds, a small budget in rollouts that is named",
+        help=f"none, harness, weights and both, {QUICK_SEEDS} seeds, a small budget in counts that is named",
     )
     how.add_argument("--improver", metavar="NAME[:MODEL]", help="who decides where an arm has no rule of its own")
     how.add_argument(
