@@ -5,8 +5,8 @@
 On the CPU: one thread, processor time, so that other work on the machine costs little. The
 baseline is the faster of the reference as it stands and torch.compile of it, which takes a
 C++ compiler. On a CUDA device: events around each call, inputs rotated and the L2 cache
-overwritten in between, and the clock of this process beside them. These kernels are this
-repository's own; anyone else's goes through the verifier and its sandbox.
+overwritten in between, and the clock of this process beside them. No sandbox is around them:
+these kernels are this repository's own, and one of ``--against`` is one that you have read.
 """
 
 from __future__ import annotations
@@ -152,9 +152,9 @@ def cuda_table(against: Sequence[Path]) -> list[str]:
     if not torch.cuda.is_available():
         return ["CUDA: **not measured** (there was no CUDA device where this table was made)."]
     device = device_of(torch.cuda.get_device_name())
-    kernels = {path.stem: kernel_of(path) for path in (RESULTS / "kernel_cuda.py", *against)}
-    kernels["eager"] = reference.kernel
-    own = next(iter(kernels))
+    own = "kernel_cuda"
+    kernels = {own: kernel_of(RESULTS / f"{own}.py"), "eager": reference.kernel}
+    kernels |= {str(path): kernel_of(path) for path in against}
     lines = [
         f"CUDA: {torch.cuda.get_device_name()}, PyTorch {torch.__version__}, microseconds "
         f"(medians of {CUDA_REPEATS} by turns).",

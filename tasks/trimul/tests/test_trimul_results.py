@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -24,7 +23,7 @@ def gib_here() -> float:
 
 CUDA = torch.cuda.is_available()
 INTERPRETED = 64
-"""Sequences from this length on take minutes in Triton's interpreter, which stands in for a device."""
+"""The longest sequences in Triton's interpreter, which stands in for a device; longer ones would take it minutes."""
 
 PROGRAM = """
 import importlib.util, pathlib, sys
@@ -49,30 +48,28 @@ check(y.cpu().numpy(), expected, shape)
 """
 
 
-def shapes(large_from: int) -> list[Any]:
-    return [
-        pytest.param(each, marks=[pytest.mark.slow] if each.n >= large_from else [], id=str(each))
-        for each in CORRECTNESS
-    ]
+SHAPES = [
+    pytest.param(each, marks=[pytest.mark.slow] if each.n >= INTERPRETED else [], id=str(each)) for each in CORRECTNESS
+]
 
 
 def check_kernel(name: str, device: str, shape: Shape) -> None:
     """In a process of its own: whether Triton compiles or interprets is decided when it is imported."""
     if shape.n >= LARGE and gib_here() < GIB_FOR_LARGE:
         pytest.skip(f"{shape} takes more memory than the {gib_here():.0f} GiB here; {GIB_FOR_LARGE} are enough")
-    words = [*map(str, (shape.n, shape.b, shape.c, shape.distribution, shape.masked))]
+    words = map(str, (shape.n, shape.b, shape.c, shape.distribution, shape.masked))
     command = [sys.executable, "-c", PROGRAM, str(RESULTS / name), device, *words]
     environment = os.environ | ({"TRITON_INTERPRET": "1"} if device == "cpu" else {})
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-2000:]
 
 
-@pytest.mark.parametrize("shape", shapes(64))
+@pytest.mark.parametrize("shape", SHAPES)
 def test_the_cpu_kernel_is_right(shape: Shape) -> None:
     check_kernel("kernel_cpu.py", "cpu", shape)
 
 
-@pytest.mark.parametrize("shape", shapes(64))
+@pytest.mark.parametrize("shape", SHAPES)
 def test_the_cuda_kernel_is_right(shape: Shape) -> None:
     pytest.importorskip("triton", reason="needs Triton, for Linux alone: pip install 'sia-trimul[cuda]'")
     if not CUDA and shape.n > INTERPRETED:
