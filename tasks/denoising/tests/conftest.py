@@ -42,6 +42,16 @@ def other_data(tmp_path: Path) -> str:
 
 
 @pytest.fixture
+def sample() -> Path:
+    """The public sample of blood cells, where it lies beside the checkout."""
+    places = [folder / "shared" / "data" / "pbmc_1k_v3.npz" for folder in Path(__file__).parents]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        pytest.skip("../shared/data/pbmc_1k_v3.npz is not there")
+    return found
+
+
+@pytest.fixture
 def load(tmp_path: Path) -> Iterator[Callable[[HarnessTree], ModuleType]]:
     """Loads a harness as a module; what it brought along is forgotten afterwards."""
     brought = ("harness", "plans")

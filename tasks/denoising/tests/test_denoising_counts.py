@@ -133,11 +133,7 @@ def test_malformed_files_end_with_what_is_wrong(
         read_counts(tmp_path / name)
 
 
-def test_the_shared_sample_is_read() -> None:
-    places = [folder / "shared" / "data" / "pbmc_1k_v3.npz" for folder in Path(__file__).parents]
-    shared = next((place for place in places if place.is_file()), None)
-    if shared is None:
-        pytest.skip("../shared/data/pbmc_1k_v3.npz is not there")
-    counts = read_counts(shared)
+def test_the_shared_sample_is_read(sample: Path) -> None:
+    counts = read_counts(sample)
     assert counts.shape == (906, 14_561)  # the other 127 genes have no count
     assert counts.max() == 627

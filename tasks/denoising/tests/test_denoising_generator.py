@@ -7,16 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from sia_denoising import generator
 from sia_denoising.counts import read_counts
 from sia_denoising.generator import Generator
 
 PLAIN = Generator(cells=400, genes=200, dispersion=0.0, dropout=0.0, depth_spread=0.0)
-
-
-PBMC = Path(__file__).parents[4] / "shared/data/pbmc_1k_v3.npz"
 
 
 def test_counts_average_to_the_rates() -> None:
@@ -55,15 +51,12 @@ def test_a_seed_is_a_tissue_and_rows_drawn_at_once_do_not_show(monkeypatch) -> N
     assert PLAIN.draw(3).counts.shape == first.shape
 
 
-def test_by_default_cells_are_as_deep_and_genes_as_rare_and_uneven_as_in_a_real_sample() -> None:
-    if not PBMC.exists():
-        pytest.skip(f"{PBMC} is not there")
-
+def test_by_default_cells_are_as_deep_and_genes_as_rare_and_uneven_as_in_a_real_sample(sample: Path) -> None:
     def figures(counts: Any) -> list[float]:
         genes = np.asarray(counts.mean(axis=0)).ravel()
         genes = genes[genes > 0]
         return [float(np.median(counts.sum(axis=1))), float(genes.mean()), float(np.log(genes).std())]
 
     rows = np.arange(0, 600, 5)  # as many cells as an instance has
-    made, real = Generator().draw(0).counts[rows], read_counts(PBMC)[rows]
+    made, real = Generator().draw(0).counts[rows], read_counts(sample)[rows]
     assert np.allclose(figures(made), figures(real), rtol=0.2)
