@@ -81,7 +81,7 @@ class Candidate:
     @property
     def trains(self) -> Cost:
         """What its training takes, as far as it was estimated."""
-        return Cost(*(self.estimate.get(kind, 0.0) for kind in ("rollouts", "verifications")))
+        return Cost(self.estimate.get("rollouts", 0.0), self.estimate.get("verifications", 0.0))
 
     @property
     def name(self) -> str:

@@ -15,7 +15,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -224,7 +224,7 @@ class _Handler(BaseHTTPRequestHandler):
         whole = reply(self.server.agent.about, self.server.agent.answer(given))
         return ("text/event-stream", events(whole)) if stream else (JSON, _json(whole))
 
-    def _answered(self, work: Any) -> None:
+    def _answered(self, work: Callable[[], tuple[str, bytes]]) -> None:
         try:
             self._admit()
             status, (kind, content) = 200, work()

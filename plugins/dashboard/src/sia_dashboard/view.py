@@ -69,7 +69,6 @@ class Dashboard:
         with closing(Record(run)) as record:
             written = draw(record, folder)
         for name, content in _pictures(run)[0].items():
-            folder.mkdir(parents=True, exist_ok=True)
             written.append(folder / f"answer-{Path(name).name}")
             written[-1].write_bytes(content)
         return written
