@@ -29,6 +29,9 @@ _KEPT_UNTIL_SEALED = ("CAP_CHOWN", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
 _OWN_PROCESSES = 2
 """Bubblewrap's first process of the namespace, which reaps, and the one that runs the program."""
 
+_PROCESSOR = "/proc/cpuinfo"
+"""Read by PyTorch, which computes without vector instructions where it is missing, and not at all in float16."""
+
 _NO_BYTES = "4096"
 _SIGNALLED = 128
 _LAST_WORD_SECONDS = 1.0
@@ -104,12 +107,13 @@ def _walls(inside: layout.Inside, scratch_bytes: int, *, drop_user: bool) -> lis
     else:
         walls += _AS_ANY_USER
     # What bubblewrap makes on the way to a view, only its owner may enter.
-    on_the_way = {str(parent) for _, path in (*inside.views, *inside.links) for parent in PurePosixPath(path).parents}
+    views = [*inside.views, [_PROCESSOR, _PROCESSOR]]
+    on_the_way = {str(parent) for _, path in (*views, *inside.links) for parent in PurePosixPath(path).parents}
     for folder in [*sorted(on_the_way - {"/"}), *inside.folders, "/dev"]:
         walls += ["--dir", folder]
     for target, link in inside.links:
         walls += ["--symlink", target, link]
-    for source, target in inside.views:
+    for source, target in views:
         walls += ["--ro-bind", source, target]
     for name in launch.DEVICES:
         walls += ["--dev-bind", name, name]

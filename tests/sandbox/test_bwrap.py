@@ -65,14 +65,14 @@ def test_a_harness_is_solved_with_its_files_and_libraries(bench: Bench) -> None:
     code = """
         import os, numpy
         def solve(instance, ctx):
-            files = os.path.exists("/proc"), os.listdir("/sia/lib")
+            files = os.listdir("/proc"), os.listdir("/sia/lib")
             return [int(numpy.arange(4).sum()), (ctx.public / "cases.txt").read_text(), os.getuid(), files]
     """
     (result,) = bench.solve(code, [0], requires=("numpy",))
-    total, text, user, (has_proc, libraries) = json.loads(result.answer or result.message)
+    total, text, user, (proc, libraries) = json.loads(result.answer or result.message)
     assert (total, text) == (6, "public")
     assert user not in (0, os.getuid())
-    assert not has_proc
+    assert proc == ["cpuinfo"]
     assert not [each for each in libraries if each.startswith(("sia", "pluggy", "pytest"))]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import sia_trimul
 from sia_core.types import Score
@@ -85,6 +86,15 @@ def test_the_baseline_itself_earns_about_one(judge: Judge) -> None:
     assert score.valid, score.feedback
     assert score.metrics.keys() >= {"speedup", "microseconds", *(f"{shape}: ms" for shape in CPU_TIMING)}
     assert 0.2 < score.reward < 5
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_pytorch_knows_the_processor_there(judge: Judge) -> None:
+    """Or it would compute without vector instructions, and fail in float16."""
+    told = "def kernel(x, *_):\n    x.half()\n    raise RuntimeError(torch.backends.cpu.get_cpu_capability())"
+    score = judge(f"import torch\n{told}")
+    assert score.feedback.startswith(f"RuntimeError: {torch.backends.cpu.get_cpu_capability()}")
 
 
 @pytest.mark.real

@@ -1,12 +1,6 @@
 """What calls a kernel on the CPU, in the process of that kernel: arrays come in, an array goes out."""
 
-import os
 import time
-
-import machine
-
-if machine.CAPABILITY:  # PyTorch looks at this when it first computes
-    os.environ["ATEN_CPU_CAPABILITY"] = machine.CAPABILITY
 
 import candidate
 import torch
