@@ -4,6 +4,8 @@ BUFFERS = "new"  # or "kept": large buffers are allocated once and used again, c
 PROJECTED = "rows"  # or "columns": for a batched product, left and right come out of the projection by channel
 OUTPUT_PARTS = 1  # or 2: a bfloat16 output projection takes its operands as a sum of two bfloat16 numbers
 
+STAGES = ("first", "project", "product", "second", "gate", "output")
+
 MODULE = '''"""A kernel for the triangle multiplicative update, rendered from a plan:
 {plan}
 """
@@ -11,7 +13,8 @@ MODULE = '''"""A kernel for the triangle multiplicative update, rendered from a 
 import torch
 from torch.nn import functional
 
-PROJECT, PRODUCT, OUTPUT = torch.{project}, torch.{product}, torch.{output}
+FIRST, PROJECT, PRODUCT = torch.{first}, torch.{project}, torch.{product}
+SECOND, GATE, OUTPUT = torch.{second}, torch.{gate}, torch.{output}
 ROWS = {rows}
 NAMES = ("left_proj", "right_proj", "left_gate", "right_gate", "out_gate")
 {buffers}
@@ -26,7 +29,7 @@ def kernel(x, mask, weights, config):
     y = torch.empty(b, n, n, c, device=x.device)
     for batch in range(b):
         lr = {store}
-        gate = buffer("gate", (n, n, h), OUTPUT, x.device)
+        gate = buffer("gate", (n, n, h), GATE, x.device)
         for i in range(0, n, rows):
             part = x[batch, i : i + rows].reshape(-1, c)
 {norm}
@@ -66,8 +69,9 @@ WEIGHTS = {
     "folded": ('    bias = (w @ weights["norm.bias"]).to(PROJECT)\n    w = (w * weights["norm.weight"]).to(PROJECT)'),
 }
 NORM = {
-    "affine": '            part = functional.layer_norm(part, (c,), weights["norm.weight"], weights["norm.bias"], eps)',
-    "folded": "            part = functional.layer_norm(part, (c,), None, None, eps)",
+    "affine": "            scale, shift = weights['norm.weight'], weights['norm.bias']\n"
+    "            part = functional.layer_norm(part.to(FIRST), (c,), scale, shift, eps)",
+    "folded": "            part = functional.layer_norm(part.to(FIRST), (c,), None, None, eps)",
 }
 PROJECT = {
     "one": "            p = functional.linear(part.to(PROJECT), w, bias)\n"
@@ -98,30 +102,35 @@ GATES = {
     "inplace": "            v.mul_(s.sigmoid_()).mul_(m)\n            g.sigmoid_()",
     "new": "            v = v * s.sigmoid() * m\n            g = g.sigmoid()",
 }
+BY_ROWS = 'buffer("lr", (n, n, 2 * h), PRODUCT, x.device)'
 STORE = {
     "bmm": 'buffer("lr", (2 * h, n, n), PRODUCT, x.device)',
-    "einsum": 'buffer("lr", (n, n, 2 * h), PRODUCT, x.device)',
+    "einsum": BY_ROWS,
+    "sums": BY_ROWS,
 }
 KEEP = {
     "bmm": "            lr[:, i : i + rows] = v.t().view(2 * h, -1, n)",
     "einsum": "            lr[i : i + rows] = v.reshape(-1, n, 2 * h)",
+    "sums": "            lr[i : i + rows] = v.reshape(-1, n, 2 * h)",
 }
 CONTRACT = {
     "bmm": "        o = torch.bmm(lr[:h], lr[h:].transpose(1, 2))",
     "einsum": '        o = torch.einsum("ikd,jkd->ijd", lr[..., :h], lr[..., h:])',
+    "sums": "        o = torch.stack([(lr[i, :, :h] * lr[..., h:]).sum(1) for i in range(n)])",
 }
 TAKE = {
-    "bmm": "            t = o[:, i : i + rows].reshape(h, -1).t().float()",
-    "einsum": "            t = o[i : i + rows].reshape(-1, h).float()",
+    "bmm": "            t = o[:, i : i + rows].reshape(h, -1).t().to(SECOND)",
+    "einsum": "            t = o[i : i + rows].reshape(-1, h).to(SECOND)",
+    "sums": "            t = o[i : i + rows].reshape(-1, h).to(SECOND)",
 }
 KEEP_COLUMNS = "            lr[:, i : i + rows] = v.view(2 * h, -1, n)"
 TIMES = {
-    "inplace": "t.to(OUTPUT).mul_(gate[i : i + rows].view(-1, h))",
-    "new": "t.to(OUTPUT) * gate[i : i + rows].view(-1, h)",
+    "inplace": "t.to(GATE).mul_(gate[i : i + rows].view(-1, h))",
+    "new": "t.to(GATE) * gate[i : i + rows].view(-1, h)",
 }
 
 
-ONE_PART = ('    wo = weights["to_out.weight"].to(OUTPUT)', "functional.linear(t, wo)")
+ONE_PART = ('    wo = weights["to_out.weight"].to(OUTPUT)', "functional.linear(t.to(OUTPUT), wo)")
 TWO_PARTS = (
     '    wo = weights["to_out.weight"]\n    high = wo.to(OUTPUT)\n    low = (wo - high.float()).to(OUTPUT)',
     "product(t, high, low)",
@@ -131,7 +140,7 @@ TWO_PARTS_CODE = '''
 def product(t, high, low):
     """t W^T, both about as exact as in float32: what rounding leaves of each is another bfloat16 number."""
     first = t.to(OUTPUT)
-    rest = (t - first.float()).to(OUTPUT)
+    rest = (t.float() - first.float()).to(OUTPUT)
     y = functional.linear(first, high).float()
     return y.add_(functional.linear(rest, high)).add_(functional.linear(first, low))
 
@@ -147,12 +156,9 @@ def render(plan):
         project = BY_COLUMNS[plan["pack"]] + (BIAS_BY_COLUMNS if plan["norm"] == "folded" else "")
     output_weights, output_code = TWO_PARTS if parts else ONE_PART
     weights = "    w = w.to(PROJECT)" if columns and plan["norm"] == "affine" else WEIGHTS[plan["norm"]]
-    factors = {"inplace": "t.mul_(gate[i : i + rows].view(-1, h))", "new": "t * gate[i : i + rows].view(-1, h)"}
     return MODULE.format(
         plan="\n".join(f"    {name} = {value}" for name, value in sorted(plan.items())),
-        project=plan["project"],
-        product=plan["product"],
-        output=plan["output"],
+        **{stage: plan[stage] for stage in STAGES},
         rows=None if plan["rows"] == "all" else plan["rows"],
         buffers=(KEPT if BUFFERS == "kept" else NEW) + (TWO_PARTS_CODE if parts else ""),
         weights=weights,
@@ -165,6 +171,6 @@ def render(plan):
         keep=KEEP_COLUMNS if columns else KEEP[plan["contract"]],
         contract=CONTRACT[plan["contract"]],
         take=TAKE[plan["contract"]],
-        times=(factors if parts else TIMES)[plan["gates"]],
+        times=TIMES[plan["gates"]],
         output_code=output_code,
     )
