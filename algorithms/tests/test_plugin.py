@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 import sia_algorithms
 from sia_algorithms.plugin import sia_algorithms as offers
+from sia_core.evidence import Rollout, reward_stats
 from sia_core.learning import Learner
 
 NAMES = ["ppo", "grpo", "entropic", "reinforce", "dpo", "best-of-n"]
@@ -43,6 +44,12 @@ def test_each_keeps_the_contract(name: str) -> None:
 def test_a_misspelt_setting_is_refused(name: str) -> None:
     with pytest.raises(ValidationError, match="learning_rat"):
         factory(name)(learning_rat=1)
+
+
+@pytest.mark.parametrize(("rewarded", "group"), [(16, 8), (4, 12), (1, 48), (0, 64)])
+def test_entropic_asks_for_groups_that_hold_a_few_rewards(rewarded: int, group: int) -> None:
+    rollouts = [Rollout("an instance", "ok", float(number < rewarded)) for number in range(16)]
+    assert factory("entropic")().training(reward_stats(rollouts, 0.0)).group == group
 
 
 def test_the_entry_module_is_light() -> None:
