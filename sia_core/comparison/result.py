@@ -166,6 +166,8 @@ def _reach(estimate: Mapping[str, Any]) -> str:
     if estimate["ci95"] is None:
         return ""
     low, high = estimate["ci95"]
+    if low == high == 0:
+        return ", and their agents scored alike on every case"
     return f"; anything from {low:+.4f} to {high:+.4f} may be"
 
 
