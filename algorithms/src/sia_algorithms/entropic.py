@@ -24,8 +24,6 @@ from sia_core.learning import Batch, Datum
 
 LARGEST_BETA = 1e6
 NARROWEST, WIDEST = 8, 64
-REWARDED = 3
-"""Of a group, so that the best is weighed against others that earned something."""
 
 
 class Config(BaseModel):
@@ -49,8 +47,8 @@ class Entropic:
         self.needs = frozenset({"train", "custom_loss"} | ({"reference"} if self.config.kl_weight else set()))
 
     def training(self, stats: RewardStats) -> Training:
-        """Few groups, so wide that three rollouts of each should be rewarded; as published where rewards are rare."""
-        wanted = math.ceil(REWARDED / stats.density) if stats.density else WIDEST
+        """Few groups, so wide that a rollout of each should be rewarded; as published where rewards are rare."""
+        wanted = math.ceil(1 / stats.density) if stats.density else WIDEST
         return Training(prompts=8, group=min(max(NARROWEST, wanted), WIDEST))
 
     def objections(self, stats: RewardStats) -> list[str]:

@@ -186,8 +186,11 @@ def fitted(evidence: Evidence, learner: AlgorithmView, parent: AgentView) -> Tra
         return None
     steps = max(each for each in range(advised.steps + 1) if _work(advised, each) <= fits * whole)
     cut = {"steps": steps, "prompts": advised.prompts}
-    if _work(advised, steps) < LEAST * whole:  # its first step is too wide, so that fewer instances are left
-        cut = {"steps": advised.steps, "prompts": max(1, int(fits * _instances(advised, cost)))}
+    if not steps:  # its first step is too wide, so that fewer instances are left
+        prompts = int(fits * _instances(advised, cost))
+        if not prompts:
+            return None
+        cut = {"steps": advised.steps, "prompts": prompts}
     seconds = SHARE * evidence.budget_left["seconds"] if "seconds" in shares else None
     return advised.model_copy(update={**cut, "seconds": seconds})
 

@@ -19,21 +19,21 @@ class Refused(Exception):
     """A kernel earns nothing; the message says why, short enough to learn from."""
 
 
-def check(y: Any, reference: Any, shape: Shape) -> None:
-    """Refused unless every element is within the tolerance of the reference."""
+def check(y: Any, reference: Any, shape: Shape, tolerance: float = TOLERANCE) -> None:
+    """Refused unless every element is within the tolerance, relative and absolute, of the reference."""
     if not isinstance(y, np.ndarray):
         raise Refused(f"at {shape}: kernel returned no array")
     if y.shape != reference.shape or y.dtype != np.float32:
         raise Refused(f"at {shape}: y is {y.dtype} {list(y.shape)}, and should be float32 {list(reference.shape)}")
     # What is not finite is beyond any bound, and so is what compares with nothing.
-    beyond = ~(np.abs(y - reference) <= TOLERANCE + TOLERANCE * np.abs(reference))
+    beyond = ~(np.abs(y - reference) <= tolerance + tolerance * np.abs(reference))
     if not beyond.any():
         return
     excess = np.where(np.isfinite(y), np.abs(y - reference) / (1 + np.abs(reference)), np.inf)
     worst = tuple(int(place) for place in np.unravel_index(int(np.argmax(excess)), y.shape))
     raise Refused(
         f"wrong at {shape}: y{list(worst)} is {y[worst]:.5g} and should be {reference[worst]:.5g}; "
-        f"{beyond.mean():.2%} of the elements are further off than {TOLERANCE:g}"
+        f"{beyond.mean():.2%} of the elements are further off than {tolerance:g}"
     )
 
 

@@ -17,7 +17,7 @@ from sia_core.errors import SiaError
 from sia_core.opening import Called, OpenedProgram
 from sia_core.types import Instance, Limits, Score, VerifierContext
 from sia_trimul.judging import IMPOSSIBLE, Refused, Times, check, summary
-from sia_trimul.shapes import CPU_CORRECTNESS, CPU_TIMING, H, Shape, draw
+from sia_trimul.shapes import CPU_CORRECTNESS, CPU_TIMING, TOLERANCE, H, Shape, draw
 
 THREADS = 1
 """Of the kernel and of the baseline. Two that wait for one another measure what else the machine does."""
@@ -39,6 +39,9 @@ _PATIENCE = 5.0
 _HOPELESS = 2.0
 """A kernel that takes so many times as long as the baseline is timed once."""
 
+_SEARCH_TOLERANCE = 0.75 * TOLERANCE
+"""While a harness searches: what passes there by chance would fail on the next inputs, as a final answer."""
+
 _RATE_TRIES = 5
 _RATE_SHAPE = Shape(96, 1, 128)
 
@@ -52,7 +55,7 @@ class KernelJudge:
     """Verifier ``trimul`` for the CPU edition: the reward is the speed-up over the baseline.
 
     While a harness searches, a kernel is checked on one small shape and timed twice on
-    each; a final answer is checked on all that are, and timed three times.
+    each, at a tighter tolerance; a final answer is checked on all that are, and timed three times.
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -65,12 +68,13 @@ class KernelJudge:
         twin = self._baseline(ctx)
         repeats = 3 if ctx.final else 2
         checked = CPU_CORRECTNESS if ctx.final else CPU_CORRECTNESS[:1]
+        tolerance = TOLERANCE if ctx.final else _SEARCH_TOLERANCE
         try:
             with ctx.open(files_of(answer["code"].encode()), "entry", requires=REQUIRES, limits=LIMITS) as kernel:
                 _understood(kernel.call("start", [THREADS]), None)
                 for shape in checked:
-                    _compare(kernel, twin, shape)
-                times = [self._time(kernel, twin, shape, repeats) for shape in CPU_TIMING]
+                    _compare(kernel, twin, shape, tolerance)
+                times = [self._time(kernel, twin, shape, repeats, tolerance) for shape in CPU_TIMING]
         except Refused as refusal:
             return Score(0.0, valid=False, feedback=str(refusal))
         reward, metrics, feedback = summary(times, self._rate)
@@ -82,11 +86,11 @@ class KernelJudge:
             self._twin.close()
             self._twin = None
 
-    def _time(self, kernel: OpenedProgram, twin: OpenedProgram, shape: Shape, repeats: int) -> Times:
-        _compare(kernel, twin, shape)  # whatever is done at the first sight of a shape is not timed
+    def _time(self, kernel: OpenedProgram, twin: OpenedProgram, shape: Shape, repeats: int, tolerance: float) -> Times:
+        _compare(kernel, twin, shape, tolerance)  # whatever is done at the first sight of a shape is not timed
         times = Times(shape)
         for _ in range(repeats):
-            ours, theirs = _compare(kernel, twin, shape)
+            ours, theirs = _compare(kernel, twin, shape, tolerance)
             times.kernel.append(ours)
             times.baseline.append(theirs)
             if ours > _HOPELESS * theirs:
@@ -113,13 +117,13 @@ def product_seconds(twin: OpenedProgram, shape: Shape) -> float:
     return float(_trusted(twin.call("products", [shape.b, shape.n, shape.c, H], _BASELINE_SECONDS)))
 
 
-def _compare(kernel: OpenedProgram, twin: OpenedProgram, shape: Shape) -> tuple[float, float]:
+def _compare(kernel: OpenedProgram, twin: OpenedProgram, shape: Shape, tolerance: float) -> tuple[float, float]:
     """Seconds of the kernel and of the baseline on new inputs. Refused where the kernel fails or is wrong."""
     inputs = draw(shape, secrets.randbits(64))
     theirs = twin.call("kernel", inputs, _BASELINE_SECONDS)
     reference = _trusted(theirs)
     ours = kernel.call("kernel", inputs, 2 + _PATIENCE * theirs.seconds)
-    check(_understood(ours, shape), reference, shape)
+    check(_understood(ours, shape), reference, shape, tolerance)
     return ours.seconds, theirs.seconds
 
 
