@@ -212,6 +212,17 @@ def test_an_update_that_begins_too_wide_for_the_budget_is_cut_to_fewer_instances
     assert stopped(replace(plain, budget_left={"rollouts": 0.1 * cost["rollouts"]}))
 
 
+def test_few_steps_stay_steps_and_nothing_takes_more_than_its_share() -> None:
+    advised = Training(steps=48, prompts=8, group=16)
+    cost = {"rollouts": advised.rollouts(4), "tokens": 1e6, "seconds": 60.0}
+    learner = AlgorithmView("ppo", "ppo", training={"first": advised}, costs={"first": cost})
+    plain = evidence(agent("first", 0.3, DENSE), algorithms=(learner,), levers=("weights",))
+    found = update(replace(plain, budget_left={"rollouts": 0.13 * cost["rollouts"]}))  # of which a tenth is 4.9 steps
+    assert (found.training.steps, found.training.prompts) == (4, 8)
+    wide = replace(learner, training={"first": Training(steps=48, prompts=8, group=16, first_group=512)})
+    assert stopped(replace(plain, algorithms=(wide,), budget_left={"rollouts": 0.13 * cost["rollouts"]}))
+
+
 def test_a_trained_policy_stays_with_the_agent_whose_harness_is_edited_even_to_one_that_is_known() -> None:
     trained = agent("trained", 0.5, None, adapter="weights 1")
     known = agent("known", 0.4, None, "A")

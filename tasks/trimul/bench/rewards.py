@@ -1,7 +1,7 @@
 """What plans of the seed harness earn, measured in this process: each plan once, and kept.
 
 A plan is called three times a shape on one thread, or once where it takes twice the
-baseline's time, and its outputs are checked against the baseline's. What counts is
+baseline's time, and its outputs are checked as those of a search. What counts is
 processor time, so that other work on the machine costs a plan little. The code is
 the seed harness's own, which is why no sandbox stands around it.
 """
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import sia_trimul
-from sia_trimul.judging import Refused, check
+from sia_trimul.judging import SEARCH_TOLERANCE, Refused, check
 from sia_trimul.shapes import CPU_CORRECTNESS, CPU_TIMING, Shape, draw, geometric_mean
 
 SOURCE = Path(sia_trimul.__file__).parent
@@ -81,7 +81,7 @@ class Rewards:
         exec(compile(renderer.render(plan), "kernel.py", "exec"), scope)
         try:
             for case in self._checked:
-                check(scope["kernel"](*case.given).numpy(), case.expected, case.shape)
+                check(scope["kernel"](*case.given).numpy(), case.expected, case.shape, SEARCH_TOLERANCE)
             return geometric_mean([self._speedup(case, scope["kernel"]) for case in self._timed])
         except Refused:
             return 0.0
@@ -90,7 +90,7 @@ class Rewards:
         baseline, taken = median(case.baseline), []
         for _ in range(REPEATS):
             seconds, y = case.time(kernel)
-            check(y.numpy(), case.expected, case.shape)
+            check(y.numpy(), case.expected, case.shape, SEARCH_TOLERANCE)
             taken.append(seconds)
             if seconds > HOPELESS * baseline:
                 break

@@ -14,6 +14,9 @@ from sia_trimul.shapes import TOLERANCE, Shape, geometric_mean
 IMPOSSIBLE = 0.5
 """A time below this share of what the matrix products alone take at the best rate seen is no time of a kernel."""
 
+SEARCH_TOLERANCE = 0.75 * TOLERANCE
+"""While a harness searches: what passes there by chance would fail on the next inputs, as a final answer."""
+
 
 class Refused(Exception):
     """A kernel earns nothing; the message says why, short enough to learn from."""

@@ -16,7 +16,7 @@ from typing import Any
 from sia_core.errors import SiaError
 from sia_core.opening import Called, OpenedProgram
 from sia_core.types import Instance, Limits, Score, VerifierContext
-from sia_trimul.judging import IMPOSSIBLE, Refused, Times, check, summary
+from sia_trimul.judging import IMPOSSIBLE, SEARCH_TOLERANCE, Refused, Times, check, summary
 from sia_trimul.shapes import CPU_CORRECTNESS, CPU_TIMING, TOLERANCE, H, Shape, draw
 
 THREADS = 1
@@ -38,9 +38,6 @@ _PATIENCE = 5.0
 
 _HOPELESS = 2.0
 """A kernel that takes so many times as long as the baseline is timed once."""
-
-_SEARCH_TOLERANCE = 0.75 * TOLERANCE
-"""While a harness searches: what passes there by chance would fail on the next inputs, as a final answer."""
 
 _RATE_TRIES = 5
 _RATE_SHAPE = Shape(96, 1, 128)
@@ -68,7 +65,7 @@ class KernelJudge:
         twin = self._baseline(ctx)
         repeats = 3 if ctx.final else 2
         checked = CPU_CORRECTNESS if ctx.final else CPU_CORRECTNESS[:1]
-        tolerance = TOLERANCE if ctx.final else _SEARCH_TOLERANCE
+        tolerance = TOLERANCE if ctx.final else SEARCH_TOLERANCE
         try:
             with ctx.open(files_of(answer["code"].encode()), "entry", requires=REQUIRES, limits=LIMITS) as kernel:
                 _understood(kernel.call("start", [THREADS]), None)
