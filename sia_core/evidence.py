@@ -205,7 +205,9 @@ class WeightsView:
 class Evidence:
     """What ``decide`` is given. A pure value: the same evidence, the same decisions.
 
-    ``weights`` is None where the run has no policy to train. It ``discovers`` where the best answer is the result.
+    ``look`` is what looking at one candidate takes, in the budget's kinds, beside what training
+    it takes. ``weights`` is None where the run has no policy to train. It ``discovers`` where
+    the best answer is the result.
     """
 
     generation: int
@@ -220,6 +222,7 @@ class Evidence:
     candidates: int
     smallest_gain: float
     budget_left: Mapping[str, float]
+    look: Mapping[str, float] = field(default_factory=dict)
     algorithms: tuple[AlgorithmView, ...] = ()
     weights: WeightsView | None = None
     discovers: bool = False

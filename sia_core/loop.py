@@ -131,6 +131,7 @@ class Loop:
             smallest_gain=self.sees()["smallest_gain"],
             # As if no gate sweep had been stopped early: when one was is the gate's, and not to be told.
             budget_left={kind: budget.left(kind) - self.saved.get(kind, 0.0) for kind in budget.limit.amounts},
+            look=self.evaluator.cost.kinds,
             algorithms=lever.algorithms() if lever else (),
             weights=WeightsView(lever.refused) if lever else None,
             discovers=task.kind == "discover",

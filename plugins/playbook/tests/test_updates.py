@@ -212,6 +212,16 @@ def test_an_update_that_begins_too_wide_for_the_budget_is_cut_to_fewer_instances
     assert stopped(replace(plain, budget_left={"rollouts": 0.1 * cost["rollouts"]}))
 
 
+def test_an_update_leaves_enough_to_look_at_what_it_trained() -> None:
+    advised = Training(steps=48, prompts=8, group=8)
+    cost = {"verifications": advised.rollouts(4), "tokens": 1e6, "seconds": 60.0}
+    learner = AlgorithmView("ppo", "ppo", training={"first": advised}, costs={"first": cost})
+    plain = evidence(agent("first", 0.3, DENSE), algorithms=(learner,), levers=("weights",))
+    found = update(replace(plain, budget_left={"verifications": 380.0}, look={"verifications": 124.0}))
+    assert found.training.rollouts(4) == 256
+    assert stopped(replace(plain, budget_left={"verifications": 380.0}, look={"verifications": 300.0}))
+
+
 def test_few_steps_stay_steps_and_nothing_takes_more_than_its_share() -> None:
     advised = Training(steps=48, prompts=8, group=16)
     cost = {"rollouts": advised.rollouts(4), "tokens": 1e6, "seconds": 60.0}

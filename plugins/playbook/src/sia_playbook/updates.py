@@ -171,15 +171,17 @@ def _arm(evidence: Evidence, parent: AgentView) -> UpdateArm | str:
 def fitted(evidence: Evidence, learner: AlgorithmView, parent: AgentView) -> Training | None:
     """The training that the learner advises, cut to fit the budget; None where too little of it would be left.
 
-    Counts are cut by steps, or where the first one is too wide for that, by instances. How
-    fast an update will be is only estimated, so it is given its time instead; where no edit
-    competes for that, all of it, and is stopped by it.
+    What was trained is looked at, so that much is left over at least. Counts are cut by steps,
+    or where the first one is too wide for that, by instances. How fast an update will be is
+    only estimated, so it is given its time instead; where no edit competes for that, all of
+    it, and is stopped by it.
     """
     advised, cost = learner.training.get(parent.id, Training()), learner.costs.get(parent.id, {})
     alone = "harness" not in evidence.levers
     part = ALONE if alone else SHARE
     limits = {kind: left for kind, left in evidence.budget_left.items() if not (alone and kind == "seconds")}
-    shares = {kind: part * left / cost[kind] for kind, left in limits.items() if cost.get(kind)}
+    room = {kind: min(part * left, left - evidence.look.get(kind, 0.0)) for kind, left in limits.items()}
+    shares = {kind: most / cost[kind] for kind, most in room.items() if cost.get(kind)}
     fits = min([1.0, *(share for kind, share in shares.items() if kind != "seconds")])
     whole = _work(advised, advised.steps)
     if min(fits, shares.get("seconds", 1.0)) < LEAST:
