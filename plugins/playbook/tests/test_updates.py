@@ -214,7 +214,7 @@ def test_an_update_that_begins_too_wide_for_the_budget_is_cut_to_fewer_instances
 
 def test_an_update_leaves_enough_to_look_at_what_it_trained() -> None:
     advised = Training(steps=48, prompts=8, group=8)
-    cost = {"verifications": advised.rollouts(4), "tokens": 1e6, "seconds": 60.0}
+    cost = {"rollouts": advised.rollouts(4), "verifications": advised.rollouts(4), "tokens": 1e6, "seconds": 60.0}
     learner = AlgorithmView("ppo", "ppo", training={"first": advised}, costs={"first": cost})
     plain = evidence(agent("first", 0.3, DENSE), algorithms=(learner,), levers=("weights",))
     found = update(replace(plain, budget_left={"verifications": 380.0}, look={"verifications": 124.0}))
