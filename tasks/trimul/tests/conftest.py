@@ -18,6 +18,7 @@ from sia_trimul.verifier import KernelJudge
 
 SOURCE = Path(sia_trimul.__file__).parent
 INSTANCE = Instance("search-0", "search", {"device": "cpu"})
+SEALED = Instance("sealed-0", "sealed", {"device": "cpu"})
 
 
 def no_run(*_: Any, **__: Any) -> Any:
@@ -43,7 +44,7 @@ def judge() -> Iterator[Callable[..., Score]]:
 
     def score(code: str, *, final: bool = False) -> Score:
         ctx = VerifierContext(no_run, 0, partial(open_program, sandbox), final)
-        return made.score(INSTANCE, {"code": code, "plan": None}, ctx)
+        return made.score(SEALED if final else INSTANCE, {"code": code, "plan": None}, ctx)
 
     yield score
     made.close()

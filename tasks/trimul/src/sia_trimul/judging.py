@@ -15,7 +15,7 @@ IMPOSSIBLE = 0.5
 """A time below this share of what the matrix products alone take at the best rate seen is no time of a kernel."""
 
 SEARCH_TOLERANCE = 0.75 * TOLERANCE
-"""While a harness searches: what passes there by chance would fail on the next inputs, as a final answer."""
+"""On search and gate: of kernels near the tolerance, some would always pass there by chance, and fail on sealed."""
 
 
 class Refused(Exception):
