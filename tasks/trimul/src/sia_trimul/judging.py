@@ -17,6 +17,9 @@ IMPOSSIBLE = 0.5
 SEARCH_TOLERANCE = 0.75 * TOLERANCE
 """On search and gate: of kernels near the tolerance, some would always pass there by chance, and fail on sealed."""
 
+HOPELESS = 2.0
+"""A kernel that takes so many times as long as the baseline is timed once."""
+
 
 class Refused(Exception):
     """A kernel earns nothing; the message says why, short enough to learn from."""

@@ -16,7 +16,7 @@ from typing import Any
 from sia_core.errors import SiaError
 from sia_core.opening import Called, OpenedProgram
 from sia_core.types import Instance, Limits, Score, VerifierContext
-from sia_trimul.judging import IMPOSSIBLE, SEARCH_TOLERANCE, Refused, Times, check, summary
+from sia_trimul.judging import HOPELESS, IMPOSSIBLE, SEARCH_TOLERANCE, Refused, Times, check, summary
 from sia_trimul.shapes import CPU_CORRECTNESS, CPU_TIMING, TOLERANCE, H, Shape, draw
 
 THREADS = 1
@@ -35,9 +35,6 @@ PROGRAMS = Path(__file__).parent / "programs"
 _BASELINE_SECONDS = 60.0
 _PATIENCE = 5.0
 """A kernel that takes so many times as long as the baseline is stopped; two seconds are allowed anyway."""
-
-_HOPELESS = 2.0
-"""A kernel that takes so many times as long as the baseline is timed once."""
 
 _RATE_TRIES = 5
 _RATE_SHAPE = Shape(96, 1, 128)
@@ -91,7 +88,7 @@ class KernelJudge:
             ours, theirs = _compare(kernel, twin, shape, tolerance)
             times.kernel.append(ours)
             times.baseline.append(theirs)
-            if ours > _HOPELESS * theirs:
+            if ours > HOPELESS * theirs:
                 break
         times.check_possible(IMPOSSIBLE * shape.flop / self._rate)
         return times

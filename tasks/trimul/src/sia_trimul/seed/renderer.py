@@ -102,16 +102,15 @@ GATES = {
     "inplace": "            v.mul_(s.sigmoid_()).mul_(m)\n            g.sigmoid_()",
     "new": "            v = v * s.sigmoid() * m\n            g = g.sigmoid()",
 }
-BY_ROWS = 'buffer("lr", (n, n, 2 * h), PRODUCT, x.device)'
+# Left and right lie by channel for a batched product, and by row for the others.
+LAYOUT = {"bmm": "channels", "einsum": "rows", "sums": "rows"}
 STORE = {
-    "bmm": 'buffer("lr", (2 * h, n, n), PRODUCT, x.device)',
-    "einsum": BY_ROWS,
-    "sums": BY_ROWS,
+    "channels": 'buffer("lr", (2 * h, n, n), PRODUCT, x.device)',
+    "rows": 'buffer("lr", (n, n, 2 * h), PRODUCT, x.device)',
 }
 KEEP = {
-    "bmm": "            lr[:, i : i + rows] = v.t().view(2 * h, -1, n)",
-    "einsum": "            lr[i : i + rows] = v.reshape(-1, n, 2 * h)",
-    "sums": "            lr[i : i + rows] = v.reshape(-1, n, 2 * h)",
+    "channels": "            lr[:, i : i + rows] = v.t().view(2 * h, -1, n)",
+    "rows": "            lr[i : i + rows] = v.reshape(-1, n, 2 * h)",
 }
 CONTRACT = {
     "bmm": "        o = torch.bmm(lr[:h], lr[h:].transpose(1, 2))",
@@ -119,9 +118,8 @@ CONTRACT = {
     "sums": "        o = torch.stack([(lr[i, :, :h] * lr[..., h:]).sum(1) for i in range(n)])",
 }
 TAKE = {
-    "bmm": "            t = o[:, i : i + rows].reshape(h, -1).t().to(SECOND)",
-    "einsum": "            t = o[i : i + rows].reshape(-1, h).to(SECOND)",
-    "sums": "            t = o[i : i + rows].reshape(-1, h).to(SECOND)",
+    "channels": "            t = o[:, i : i + rows].reshape(h, -1).t().to(SECOND)",
+    "rows": "            t = o[i : i + rows].reshape(-1, h).to(SECOND)",
 }
 KEEP_COLUMNS = "            lr[:, i : i + rows] = v.view(2 * h, -1, n)"
 TIMES = {
@@ -149,7 +147,8 @@ def product(t, high, low):
 
 def render(plan):
     """The code of a plan."""
-    columns = PROJECTED == "columns" and plan["contract"] == "bmm"
+    layout = LAYOUT[plan["contract"]]
+    columns = PROJECTED == "columns" and layout == "channels"
     parts = OUTPUT_PARTS == 2 and plan["output"] == "bfloat16"
     project = PROJECT[plan["pack"]]
     if columns:
@@ -163,14 +162,14 @@ def render(plan):
         buffers=(KEPT if BUFFERS == "kept" else NEW) + (TWO_PARTS_CODE if parts else ""),
         weights=weights,
         output_weights=output_weights,
-        store=STORE[plan["contract"]],
+        store=STORE[layout],
         norm=NORM[plan["norm"]],
         project_code=project,
         mask="1, -1" if columns else "-1, 1",
         gates=GATES[plan["gates"]],
-        keep=KEEP_COLUMNS if columns else KEEP[plan["contract"]],
+        keep=KEEP_COLUMNS if columns else KEEP[layout],
         contract=CONTRACT[plan["contract"]],
-        take=TAKE[plan["contract"]],
+        take=TAKE[layout],
         times=TIMES[plan["gates"]],
         output_code=output_code,
     )
