@@ -17,7 +17,7 @@ from sia_core.types import Instance, Kind, Limits, Metric, OfferRef, Split
 from sia_trimul.shapes import CPU_TIMING, TOLERANCE, H
 
 HERE = Path(__file__).parent
-SIZES: Mapping[Split, int] = {"public": 0, "search": 4, "gate": 14, "sealed": 6}
+SIZES: Mapping[Split, int] = {"public": 0, "search": 4, "gate": 32, "sealed": 6}
 CODE_BYTES = 200_000
 
 BRIEF = """\
@@ -32,7 +32,7 @@ float32 tensors of PyTorch; it returns y, float32 (B, N, N, C):
 H = {h}; `weights["left_proj.weight"]` is (H, C) and so on, `config` is {{"dim": C, "hidden_dim": H, "eps": 1e-5}}.
 Every element must be within {tolerance:g}, relative and absolute, of the float32 result, with masks that have
 zeros, and for x from normal and from Cauchy distributions. So products may be in bfloat16. Before the answer is
-sealed, three quarters of that are tolerated, so that what passes passes on other inputs too.
+sealed, nine tenths of that are tolerated, so that what passes passes on other inputs too.
 
 The kernel runs on one thread of a CPU, in a process of its own, with PyTorch and numpy and no compiler. It is timed
 on (N/B/C) {shapes}, on fresh inputs and weights at each call, by turns with the baseline: the function as it
@@ -56,12 +56,12 @@ class KernelAnswer(BaseModel):
 class TriMul:
     """Task ``trimul``. An instance is a search for a kernel; all of them are for the same shapes.
 
-    ``device`` is ``cpu``, or ``cuda`` where one is there.
+    ``device`` is ``cpu``; any other is refused with what can be done instead.
     """
 
     name = "trimul"
     kind: Kind = "discover"
-    evaluations = 4
+    evaluations = 3
     metric = Metric("speedup", unit="times the baseline's speed", bounds=None)
     answer = KernelAnswer
     failure_reward = 0.0
@@ -73,7 +73,7 @@ class TriMul:
                 f"trimul: device {device!r} cannot be used in a run: no sandbox hands out a CUDA device yet. "
                 "The CPU edition is --set device=cpu; `make bench-trimul` measures kernels on a CUDA device"
             )
-        self.verifier = OfferRef("trimul", {"device": device})
+        self.verifier = OfferRef("trimul")
         function = (HERE / "programs" / "reference.py").read_text(encoding="utf-8").partition("def kernel")[2]
         self.brief = BRIEF.format(
             function="".join(f"    {line}\n" for line in f"def kernel{function}".splitlines()),

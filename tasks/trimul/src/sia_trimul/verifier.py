@@ -53,8 +53,7 @@ class KernelJudge:
     all small ones and timed three times. The whole tolerance is granted on sealed alone.
     """
 
-    def __init__(self, device: str = "cpu") -> None:
-        self._device = device
+    def __init__(self) -> None:
         self._twin: OpenedProgram | None = None
         self._rate = 0.0
 
