@@ -8,6 +8,7 @@ from typing import Any
 
 from sia_core.approval import waiting
 from sia_core.attacks.catalogue import may_pass
+from sia_core.budget import KINDS
 from sia_core.evidence import Rollout
 from sia_core.ledger import Ledger
 from sia_core.rollout import verified
@@ -49,7 +50,7 @@ def build(ledger: Ledger) -> dict[str, Any]:
         "wins": gate.get("wins", False),
         "to_halve": gate.get("to_halve"),
         "repeats": config["plan"].get("repeats", 1),
-        "budget": {"limit": config["budget"], "spent": finished["spent"] if finished else _spent(ledger)},
+        "budget": {"limit": config["budget"], "spent": finished["spent"] if finished else spent(ledger)},
         "stopped": closed["why"] if closed else None,
         "waiting": list(waiting(ledger).values()),
         "policy": config.get("engine"),
@@ -63,9 +64,34 @@ def recorded(ledger: Ledger, key: str) -> Any:
     return found[0] if found else None
 
 
-def _spent(ledger: Ledger) -> dict[str, float]:
-    rollouts = float(sum(len(batch["rollouts"]) for _, batch, _ in ledger.events("rollouts/")))
-    return {"rollouts": rollouts, "verifications": rollouts}
+def spent(ledger: Ledger) -> dict[str, float]:
+    """What the recorded steps of a run took, by kind: less than its budget has booked where a sweep was given up."""
+    found = dict.fromkeys(KINDS, 0.0)
+    for key, value, _ in ledger.events():
+        for kind, amount in _taken(key, value).items():
+            found[kind] += amount
+    return found
+
+
+def _taken(key: str, value: Any) -> dict[str, float]:
+    """What one recorded step took."""
+    match key.split("/"):
+        case ["rollouts", *_]:
+            done = [Rollout.from_json(each) for each in value["rollouts"]]
+            tokens = float(sum(each.tokens for each in done))
+            return {"rollouts": len(done), "verifications": verified(done), "tokens": tokens}
+        case ["explore", _]:
+            counts = {kind: value[kind] for kind in ("rollouts", "verifications")}
+            return {**counts, "tokens": value["tokens"] * value["rollouts"]}
+        case ["generation", _, "train", _, _] if "steps" in value:
+            return {kind: sum(row[kind] for row in value["steps"]) for kind in ("rollouts", "verifications", "tokens")}
+        case ["answers", *_]:
+            return {"verifications": len(value)}
+        case ["calls", *_]:
+            return {"dollars": value.get("dollars", 0.0)}
+        case [*_, "seconds"]:
+            return {"seconds": value}
+    return {}
 
 
 def _triage(ledger: Ledger, rows: Sequence[dict[str, Any]]) -> dict[str, int]:

@@ -17,6 +17,7 @@ from example_runs import comparable
 
 from sia_core.errors import SiaError
 from sia_core.ledger import Ledger
+from sia_core.report import spent
 
 pytestmark = pytest.mark.real
 
@@ -67,6 +68,7 @@ def test_every_answer_that_was_scored_is_booked(whole: Whole) -> None:
     with Ledger.read(runs / report["run"]) as ledger:
         rollouts = [each for _, batch, _ in ledger.events("rollouts/") for each in batch["rollouts"]]
         finals = [each for _, scored, _ in ledger.events("answers/") for each in scored]
+        assert spent(ledger) == pytest.approx(report["budget"]["spent"])
     assert all(len(each["evaluated"]) == 8 for each in rollouts if not each["instance"].startswith("search"))
     scored = len(rollouts) + sum(len(each["evaluated"]) for each in rollouts) + len(finals)
     assert report["budget"]["spent"]["verifications"] == scored

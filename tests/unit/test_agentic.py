@@ -25,6 +25,7 @@ from sia_core.harness import HarnessTree
 from sia_core.ledger import Ledger
 from sia_core.models import Ask, Reply, Usage
 from sia_core.recorded import Recorded, recording
+from sia_core.report import spent
 from sia_core.testing.fakes import SKILL, FakeTask, InstantBackend, harness
 from sia_core.types import Metric
 
@@ -44,6 +45,8 @@ def test_a_run_drafts_rewrites_twice_and_stops(tmp_path: Path) -> None:
     assert report["stopped"] == "enough"
     assert report["agent"]["harness"] == harness(0.9).digest
     assert report["budget"]["spent"]["dollars"] == pytest.approx(5 * (100 * 3 + 10 * 15) / 1e6)
+    with Ledger.read(tmp_path) as ledger:
+        assert spent(ledger) == pytest.approx(report["budget"]["spent"])
     told = world.told(3)
     assert "| 0.0 | harness | half |" in told
     assert "+0.3000 |" in told

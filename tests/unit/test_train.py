@@ -23,7 +23,7 @@ from sia_core.loop import Loop
 from sia_core.observe import Emitter
 from sia_core.plan import Plan
 from sia_core.policy import ADAPTERS
-from sia_core.report import build
+from sia_core.report import build, spent
 from sia_core.rollout import Rolled, Rollouts, Setting
 from sia_core.testing.fakes import ScriptedImprover, edit
 from sia_core.train import drawn
@@ -213,6 +213,12 @@ def test_a_run_without_a_limit_says_what_its_tokens_were(tmp_path: Path) -> None
     world = World(tmp_path, [update()])
     report = world.run()
     assert report["budget"]["spent"]["tokens"] == world.host.tokens > 0
+
+
+def test_what_a_run_took_can_be_counted_from_its_records_before_it_has_ended(tmp_path: Path) -> None:
+    report = World(tmp_path, [update(), edit("other", 0.7)], [update()]).run()
+    with Ledger.read(tmp_path) as ledger:
+        assert spent(ledger) == pytest.approx(report["budget"]["spent"])
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.45, 0.8, 1.0, 1.5])
