@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -25,8 +25,13 @@ from sia_core.verifying import Question
 if TYPE_CHECKING:
     from sia_core.host import Host
 
-FINALISTS, FINAL_CASES = 4, 6
-"""Of the answers found, so many are compared with one another, on so many gate instances."""
+ROUNDS = ((8, 1), (4, 2), (2, 4))
+"""So many of the answers found are compared with one another, on so many further gate instances.
+
+The better half goes on: sequential halving (Karnin, Koren and Somekh, "Almost optimal
+exploration in multi-armed bandits", ICML 2013). Answers that were lucky when they were
+found are many among the best, and one instance is enough to tell most of them.
+"""
 
 KEPT = 2
 """Rollouts of a training step whose answers are kept."""
@@ -107,7 +112,7 @@ class Answers:
         for each in sorted(self._all, key=lambda each: (-each.reward, each.id)):
             if agents is None or each.agent in agents:
                 best.setdefault(each.id, each)
-        return list(best.values())[:FINALISTS]
+        return list(best.values())[: ROUNDS[0][0]]
 
     def _best_so_far(self, name: str) -> float:
         return self._searched[name].reward if name in self._searched else -float("inf")
@@ -159,6 +164,30 @@ def measured(verified: Sequence[Verified]) -> dict[str, float]:
     return {name: fmean(values) for name, values in found.items()}
 
 
-def best_of(finalists: Sequence[Found], rewards: Sequence[Sequence[float]]) -> int:
-    """Which of the finalists did best over the instances on which all of them were scored."""
-    return max(range(len(finalists)), key=lambda place: (fmean(rewards[place]), -place))
+def rounds(gate: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
+    """How many finalists each round has, and the instances that are new in it; none without any."""
+    done = 0
+    for most, cases in ROUNDS:
+        if instances := gate[done : done + cases]:
+            yield most, instances
+        done += cases
+
+
+def best_of(
+    finalists: Sequence[Found], gate: Sequence[str], score: Callable[[Found, Sequence[str]], Sequence[float]]
+) -> tuple[Found, list[float]]:
+    """The finalist that earns most over the gate instances of its rounds, and what it earned there.
+
+    ``score`` says what an answer earns on some instances. Of equals the first one is taken.
+    """
+    earned: dict[str, list[float]] = {each.id: [] for each in finalists}
+    for most, instances in rounds(gate):
+        finalists = _best_first(finalists, earned)[:most]
+        for each in finalists:
+            earned[each.id] += score(each, instances)
+    best = _best_first(finalists, earned)[0]
+    return best, earned[best.id]
+
+
+def _best_first(finalists: Sequence[Found], earned: Mapping[str, Sequence[float]]) -> list[Found]:
+    return sorted(finalists, key=lambda each: -fmean(earned[each.id] or (0.0,)))

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 from sia_core.budget import Limit
-from sia_core.discovering import FINAL_CASES, FINALISTS, evaluations_of
+from sia_core.discovering import evaluations_of, rounds
 from sia_core.errors import UsageError
 from sia_core.explore import EXPLORED, GROUP
 from sia_core.gate import RUN_ALPHA
@@ -96,7 +96,8 @@ class Samples:
         """What the sealed report takes at most: two agents, or the best answers of two."""
         if not self.evaluations:
             return self.cost("sealed", "sealed")
-        return Cost(0, 2 * (FINALISTS * len(self.gate[:FINAL_CASES]) + len(self.sealed)))
+        compared = sum(most * len(instances) for most, instances in rounds(self.gate))
+        return Cost(0, 2 * (compared + len(self.sealed)))
 
     @property
     def looking_back(self) -> Cost:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from sia_core.candidate import Evaluator, Parts
-from sia_core.discovering import FINAL_CASES, Answers, Found, Verified, best_of, measured
+from sia_core.discovering import Answers, Found, Verified, best_of, measured, rounds
 from sia_core.evidence import AgentView
 from sia_core.intervals import beside, estimate
 from sia_core.plan import Samples
@@ -37,22 +37,21 @@ def score_answers(parts: Parts, answers: Answers, samples: Samples, ends: Mappin
 
     The best is chosen among a few finalists on gate instances, so its gate score is lucky and the sealed one is not.
     """
-    seal = _Answers(parts, samples)
+    seal = _Answers(parts)
     for which, agent in ends.items():
         parts.emit("seal.started", which=which, agent=agent.id, why=why)
         finalists = answers.finalists({agent.id} if which == "initial" else None)
-        gated = [seal.rewards(seal.verified(f"{which}/{n}", each, "gate")) for n, each in enumerate(finalists)]
         metrics: dict[str, float] = {}
         if finalists:
-            place = best_of(finalists, gated)
-            best = finalists[place]
-            verified = seal.verified(f"{which}/sealed", best, "sealed")
+            best, gated = best_of(finalists, samples.gate, partial(seal.gated, which))
+            verified = seal.verified(f"{which}/sealed", best, "sealed", samples.sealed)
             rewards, metrics = seal.rewards(verified), measured(verified)
             found = {"id": best.id, "agent": best.agent, "answer": best.answer, "feedback": best.feedback}
             parts.ledger.step(f"answer/{which}", partial(dict, found))
         else:
-            place, gated, rewards = 0, [seal.failed("gate")], seal.failed("sealed")
-        score = {**beside(estimate(rewards), estimate(gated[place])), "out_of_tokens": 0, "metrics": metrics}
+            compared = [each for _, instances in rounds(samples.gate) for each in instances]
+            gated, rewards = ([parts.task.failure_reward] * len(each) for each in (compared, samples.sealed))
+        score = {**beside(estimate(rewards), estimate(gated)), "out_of_tokens": 0, "metrics": metrics}
         score = parts.ledger.step(f"sealed/{which}", partial(dict, score))
         parts.emit("seal.finished", which=which, agent=agent.id, **score)
 
@@ -60,16 +59,16 @@ def score_answers(parts: Parts, answers: Answers, samples: Samples, ends: Mappin
 class _Answers:
     """Has answers scored through the ledger and the budget, where they were reserved."""
 
-    def __init__(self, parts: Parts, samples: Samples) -> None:
-        self._parts, self._samples = parts, samples
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
 
-    def failed(self, split: Split) -> list[float]:
-        """What is earned where no answer was found."""
-        return [self._parts.task.failure_reward] * len(self._instances(split))
+    def gated(self, which: str, found: Found, instances: Sequence[str]) -> list[float]:
+        """What a finalist earns on some gate instances."""
+        return self.rewards(self.verified(f"{which}/{found.id}/{instances[0]}", found, "gate", instances))
 
-    def verified(self, key: str, found: Found, split: Split) -> list[Verified]:
-        """What the verifier says of a final answer on the gate instances for finalists, or on all sealed ones."""
-        parts, instances = self._parts, self._instances(split)
+    def verified(self, key: str, found: Found, split: Split, instances: Sequence[str]) -> list[Verified]:
+        """What the verifier says of a final answer on some instances."""
+        parts = self._parts
         payload = {"split": split, "instances": instances, "answer": found.answer}
         work = partial(parts.rollouts.job, "sia_core.discovering:verify", payload)
         verified = [Verified(*each) for each in parts.ledger.step(f"answers/{key}", work)]
@@ -79,6 +78,3 @@ class _Answers:
     def rewards(self, verified: Sequence[Verified]) -> list[float]:
         """What an answer earns; one that is not valid is a failure."""
         return [each.reward if each.valid else self._parts.task.failure_reward for each in verified]
-
-    def _instances(self, split: Split) -> Sequence[str]:
-        return self._samples.gate[:FINAL_CASES] if split == "gate" else self._samples.sealed

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sia_core.discovering import FINALISTS, Answers, best_of, found_in
+from sia_core.discovering import Answers, Found, best_of, found_in
 from sia_core.evidence import Rollout
 
 
@@ -66,12 +67,48 @@ def test_several_starts_are_spread_and_what_was_gone_on_from_often_comes_later()
 def test_the_finalists_are_the_best_each_once_of_all_or_of_some_agents() -> None:
     many = [rollout(number, number / 100) for number in range(20)]
     answers = entered(([*many, rollout(19, 0.01)], []), ([rollout(50, 0.5)], [rollout(51, 0.6)]))
-    assert [each.answer for each in answers.finalists()] == ["51", "50", "19", "18"][:FINALISTS]
-    assert [each.answer for each in answers.finalists({"agent-0"})] == ["19", "18", "17", "16"][:FINALISTS]
+    assert [each.answer for each in answers.finalists()] == ["51", "50", "19", "18", "17", "16", "15", "14"]
+    assert [each.answer for each in answers.finalists({"agent-0"})] == ["19", "18", "17", "16", "15", "14", "13", "12"]
 
 
-@given(st.lists(st.lists(st.floats(-1, 1), min_size=2, max_size=2), min_size=1, max_size=4))
-def test_the_winner_has_the_best_mean_and_of_equals_the_first_wins(rewards: list[list[float]]) -> None:
-    finalists = found_in("agent", [rollout(number, 0.0) for number in range(len(rewards))])
-    sums = [sum(each) / 2 for each in rewards]
-    assert best_of(finalists, rewards) == sums.index(max(sums))
+GATE = [f"gate-{place}" for place in range(40)]
+
+
+def finalists_of(count: int) -> list[Found]:
+    return found_in("agent", [rollout(number, 0.0) for number in range(count)])
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=8), st.integers(1, 40))
+def test_an_answer_that_always_earns_most_wins_and_of_equals_the_first(rewards: list[float], gate: int) -> None:
+    finalists = finalists_of(len(rewards))
+    of = dict(zip((each.id for each in finalists), rewards, strict=True))
+    best, earned = best_of(finalists, GATE[:gate], lambda each, instances: [of[each.id]] * len(instances))
+    assert best is finalists[rewards.index(max(rewards))]
+    assert len(earned) == min(gate, 7)
+
+
+def test_half_of_the_finalists_go_on_each_time_and_each_round_costs_the_same() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def score(found: Found, instances: Sequence[str]) -> list[float]:
+        asked.extend((found.answer, each) for each in instances)
+        return [float(found.answer)] * len(instances)
+
+    best, _ = best_of(finalists_of(8), GATE, score)
+    assert best.answer == "7"
+    first, second, third = asked[:8], asked[8:16], asked[16:]
+    assert {instance for _, instance in first} == {"gate-0"}
+    assert {instance for _, instance in second} == {"gate-1", "gate-2"}
+    assert {answer for answer, _ in second} == {"4", "5", "6", "7"}
+    assert {answer for answer, _ in third} == {"6", "7"}
+    assert len(first) == len(second) == len(third)
+
+
+def test_an_answer_that_often_fails_is_not_chosen_for_what_it_earns_when_it_does_not() -> None:
+    """Seven of eight finalists earn more than the eighth, and nothing on every other instance."""
+
+    def score(found: Found, instances: Sequence[str]) -> list[float]:
+        steady = found.answer == "7"
+        return [1.9 if steady else 2.1 * (int(each.removeprefix("gate-")) % 2) for each in instances]
+
+    assert best_of(finalists_of(8), GATE, score)[0].answer == "7"

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import sia_trimul
-from sia_trimul.judging import HOPELESS, SEARCH_TOLERANCE, Refused, check
+from sia_trimul.judging import HOPELESS, Refused, check
 from sia_trimul.shapes import CPU_CORRECTNESS, CPU_TIMING, Shape, draw, geometric_mean
 
 SOURCE = Path(sia_trimul.__file__).parent
@@ -81,7 +81,7 @@ class Rewards:
         exec(compile(renderer.render(plan), "kernel.py", "exec"), scope)
         try:
             for case in self._checked:
-                check(scope["kernel"](*case.given).numpy(), case.expected, case.shape, SEARCH_TOLERANCE)
+                check(scope["kernel"](*case.given).numpy(), case.expected, case.shape)
             return geometric_mean([self._speedup(case, scope["kernel"]) for case in self._timed])
         except Refused:
             return 0.0
@@ -90,7 +90,7 @@ class Rewards:
         baseline, taken = median(case.baseline), []
         for _ in range(REPEATS):
             seconds, y = case.time(kernel)
-            check(y.numpy(), case.expected, case.shape, SEARCH_TOLERANCE)
+            check(y.numpy(), case.expected, case.shape)
             taken.append(seconds)
             if seconds > HOPELESS * baseline:
                 break

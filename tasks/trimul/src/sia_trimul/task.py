@@ -17,7 +17,7 @@ from sia_core.types import Instance, Kind, Limits, Metric, OfferRef, Split
 from sia_trimul.shapes import CPU_TIMING, TOLERANCE, H
 
 HERE = Path(__file__).parent
-SIZES: Mapping[Split, int] = {"public": 0, "search": 4, "gate": 32, "sealed": 6}
+SIZES: Mapping[Split, int] = {"public": 0, "search": 4, "gate": 40, "sealed": 6}
 CODE_BYTES = 200_000
 
 BRIEF = """\
@@ -31,8 +31,7 @@ float32 tensors of PyTorch; it returns y, float32 (B, N, N, C):
 
 H = {h}; `weights["left_proj.weight"]` is (H, C) and so on, `config` is {{"dim": C, "hidden_dim": H, "eps": 1e-5}}.
 Every element must be within {tolerance:g}, relative and absolute, of the float32 result, with masks that have
-zeros, and for x from normal and from Cauchy distributions. So products may be in bfloat16. Before the answer is
-sealed, nine tenths of that are tolerated, so that what passes passes on other inputs too.
+zeros, and for x from normal and from Cauchy distributions. So products may be in bfloat16.
 
 The kernel runs on one thread of a CPU, in a process of its own, with PyTorch and numpy and no compiler. It is timed
 on (N/B/C) {shapes}, on fresh inputs and weights at each call, by turns with the baseline: the function as it
@@ -61,7 +60,7 @@ class TriMul:
 
     name = "trimul"
     kind: Kind = "discover"
-    evaluations = 3
+    evaluations = 2
     metric = Metric("speedup", unit="times the baseline's speed", bounds=None)
     answer = KernelAnswer
     failure_reward = 0.0
