@@ -5,7 +5,8 @@
 A plan is measured once and its reward kept in the file, so that all searches meet the same
 rewards and none costs the other's time. Each has the same number of evaluations:
 ``random`` draws plans evenly, ``best-of-n`` samples the policy ``tiny`` as it begins, and
-``entropic`` trains it, in groups, on what its samples earned.
+``entropic`` trains it, in groups, on what its samples earned. The best plan of each search is
+measured once more, on other inputs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import random
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -32,17 +34,21 @@ import plans
 from rewards import Rewards
 
 GROUP, TOKENS, LAST = 16, 512, 32
+Found = tuple[float, dict[str, str]]
+"""What a plan earned, and the plan."""
+
 CHECKED = (32, 64, 128, 256, 512)
 
 
-def randomly(rewards: Rewards, seed: int) -> Iterator[float]:
+def randomly(rewards: Rewards, seed: int) -> Iterator[Found]:
     rng = random.Random(seed)
     while True:
-        yield rewards(plans.random_plan(rng))
+        plan = plans.random_plan(rng)
+        yield rewards(plan), plan
 
 
-def by_policy(rewards: Rewards, seed: int, algorithm: str | None) -> Iterator[float]:
-    """Rewards of the policy's plans, a group at a time; with an algorithm, it learns from each group."""
+def by_policy(rewards: Rewards, seed: int, algorithm: str | None) -> Iterator[Found]:
+    """The policy's plans, a group at a time; with an algorithm, it learns from each group."""
     plugins = Plugins.discover()
     engine = plugins.create("engine", "torch", policy="tiny", seed=seed)
     learner = plugins.create("algorithm", algorithm, kl_weight=0.0) if algorithm else None
@@ -51,8 +57,9 @@ def by_policy(rewards: Rewards, seed: int, algorithm: str | None) -> Iterator[fl
     while True:
         seeds = range(seed * 10**6 + step * GROUP, seed * 10**6 + (step + 1) * GROUP)
         (drawn,) = engine.sample([Request(prompt, seeds, TOKENS, schema=plans.schema())])
-        earned = [rewards(json.loads(each.text)) for each in drawn]
-        yield from earned
+        named = [json.loads(each.text) for each in drawn]
+        earned = [rewards(plan) for plan in named]
+        yield from zip(earned, named, strict=True)
         step += 1
         if learner is not None and len(set(earned)) > 1:
             group = [
@@ -72,9 +79,9 @@ def main() -> None:
     torch.set_num_threads(1)
     rewards = Rewards(asked.rewards)
     points = [each for each in CHECKED if each <= asked.evaluations]
-    names = [f"best of {each}" for each in points]
-    print(f"| search | seed | {' | '.join(names)} | mean of the last {LAST} |")
-    print("| --- " * (len(names) + 3) + "|")
+    names = [*(f"best of {each}" for each in points), "the best on other inputs", f"mean of the last {LAST}"]
+    print(f"| search | seed | {' | '.join(names)} |")
+    print("| --- " * (len(names) + 2) + "|")
     arms: dict[str, Any] = {
         "random": randomly,
         "best-of-n": lambda rewards, seed: by_policy(rewards, seed, None),
@@ -83,8 +90,10 @@ def main() -> None:
     for name, arm in arms.items():
         rows = []
         for seed in range(asked.seeds):
-            earned = [reward for _, reward in zip(range(asked.evaluations), arm(rewards, seed), strict=False)]
-            row = [*(max(earned[:point]) for point in points), fmean(earned[-LAST:])]
+            found = list(islice(arm(rewards, seed), asked.evaluations))
+            earned = [reward for reward, _ in found]
+            _, best = max(found, key=lambda each: each[0])
+            row = [*(max(earned[:point]) for point in points), rewards.again(best), fmean(earned[-LAST:])]
             rows.append(row)
             print(line(name, str(seed), row), flush=True)
             rewards.keep()

@@ -5,14 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from sia_trimul.shapes import CORRECTNESS, Shape
+from sia_trimul.judging import Refused
+from sia_trimul.shapes import CORRECTNESS, Distribution, Shape
 
 RESULTS = Path(__file__).parents[1] / "results"
+sys.path.insert(0, str(RESULTS.parent / "bench"))
+
+import measure  # noqa: E402
+import reference  # noqa: E402
+
 LARGE, GIB_FOR_LARGE = 512, 64
 """Sequences from this length on take intermediate results of gigabytes each."""
 
@@ -62,6 +70,38 @@ def check_kernel(name: str, device: str, shape: Shape) -> None:
     environment = os.environ | ({"TRITON_INTERPRET": "1"} if device == "cpu" else {})
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-2000:]
+
+
+# The table of CUDA times, with the CPU in the device's place.
+
+
+def clock(kernel: Callable[..., Any], given: Sequence[Any]) -> tuple[float, Any]:
+    return 1.0, kernel(*given)
+
+
+@pytest.mark.parametrize("distribution", ["normal", "cauchy"])
+def test_what_is_drawn_on_a_device_is_distributed_as_what_is_drawn_for_a_judge(distribution: Distribution) -> None:
+    shape = Shape(48, 2, 32, distribution, masked=True)
+    here, there = measure.given_for(shape, 1), measure.drawn_on("cpu", shape, 1)
+    shares = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9])
+    for mine, other in zip(here[:2], there[:2], strict=True):
+        assert (mine.shape, mine.dtype) == (other.shape, other.dtype)
+        assert torch.allclose(mine.ravel().quantile(shares), other.ravel().quantile(shares), rtol=0.05, atol=0.02)
+    assert there[2].keys() == here[2].keys()
+    assert all(there[2][name].shape == weight.shape for name, weight in here[2].items())
+
+
+def test_each_kernel_is_timed_by_turns_and_a_wrong_one_ends_the_table() -> None:
+    shape = Shape(8, 1, 16, masked=True)
+    assert measure.cuda_times(shape, {"a": reference.kernel, "b": reference.kernel}, "cpu", clock) == [1.0, 1.0]
+    for wrong in (
+        lambda x, mask, *rest: reference.kernel(x, torch.ones_like(mask), *rest),
+        lambda *given: reference.kernel(*given).double(),
+        lambda *given: reference.kernel(*given)[:, 1:],
+        lambda *given: reference.kernel(*given) * float("nan"),
+    ):
+        with pytest.raises(Refused, match="8/1/16 normal masked"):
+            measure.cuda_times(shape, {"wrong": wrong}, "cpu", clock)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -19,8 +19,8 @@ TOLERANCE = 2e-2
 """Relative and absolute, on each element, against the float32 reference."""
 
 Distribution = Literal["normal", "cauchy"]
-_CAUCHY_SCALE = 2.0
-_MASKED_SHARE = 0.2
+CAUCHY_SCALE = 2.0
+MASKED_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,12 @@ def draw(shape: Shape, seed: int) -> tuple[Any, Any, dict[str, Any], dict[str, A
     if shape.distribution == "cauchy":
         # The quotient of two normal numbers is a Cauchy number; of float32, one in some millions is zero.
         below = normal(*size)
-        x = np.float32(_CAUCHY_SCALE) * normal(*size) / np.where(below == 0, np.float32(1), below)
+        x = np.float32(CAUCHY_SCALE) * normal(*size) / np.where(below == 0, np.float32(1), below)
     else:
         x = normal(*size)
     mask = np.ones(size[:3], np.float32)
     if shape.masked:
-        mask = (rng.random(size[:3], dtype=np.float32) >= _MASKED_SHARE).astype(np.float32)
+        mask = (rng.random(size[:3], dtype=np.float32) >= MASKED_SHARE).astype(np.float32)
     names = ("left_proj", "right_proj", "left_gate", "right_gate", "out_gate")
     weights = {
         "norm.weight": normal(shape.c),
