@@ -266,6 +266,7 @@ def evidence(**more: Any) -> Evidence:
         "candidates": 2,
         "smallest_gain": 0.058,
         "budget_left": {"dollars": 4.5, "rollouts": 12345.0},
+        "look": {"rollouts": 1380.0, "verifications": 1380.0},
         "algorithms": algorithms,
         "weights": WeightsView(""),
     }

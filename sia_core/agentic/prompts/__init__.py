@@ -56,9 +56,6 @@ def start_of(rule: Rule, chosen: Sequence[AgentView]) -> str:
 
 def decide(evidence: Evidence, public: Sequence[str], begins: str) -> str:
     """The first message of a decision: where it begins, and the evidence."""
-    left = [
-        f"{amount:,.{2 if kind == 'dollars' else 0}f} {kind}" for kind, amount in sorted(evidence.budget_left.items())
-    ]
     return _filled(
         "decide",
         generation=str(evidence.generation),
@@ -67,7 +64,7 @@ def decide(evidence: Evidence, public: Sequence[str], begins: str) -> str:
         levers=", ".join(evidence.levers),
         smallest_gain=f"{evidence.smallest_gain:.3f}"
         + ("" if evidence.metric.bounds else " (of instances won, less those lost, as nothing bounds the reward)"),
-        budget=", ".join(left) or "not limited",
+        budget=_budget(evidence),
         public=_public(public),
         agents=_agents(evidence),
         stats=_stats(evidence.agents[evidence.incumbent]),
@@ -75,6 +72,18 @@ def decide(evidence: Evidence, public: Sequence[str], begins: str) -> str:
         weights=_weights(evidence),
         trials=_trials(evidence.trials),
     )
+
+
+def _budget(evidence: Evidence) -> str:
+    """What is left, and how much of it one candidate takes before anything is trained."""
+    limits = sorted(evidence.budget_left)
+    left = ", ".join(_amount(kind, evidence.budget_left[kind]) for kind in limits)
+    look = ", ".join(_amount(kind, evidence.look[kind]) for kind in limits if evidence.look.get(kind))
+    return (left or "not limited") + (f"; looking at a candidate takes {look}, beside its training" if look else "")
+
+
+def _amount(kind: str, amount: float) -> str:
+    return f"{amount:,.{2 if kind == 'dollars' else 0}f} {kind}"
 
 
 def _agents(evidence: Evidence) -> str:
