@@ -5,8 +5,8 @@
 A plan is measured once and its reward kept in the file, so that all searches meet the same
 rewards and none costs the other's time. Each has the same number of evaluations:
 ``random`` draws plans evenly, ``best-of-n`` samples the policy ``tiny`` as it begins, and
-``entropic`` trains it, in groups, on what its samples earned. The best plan of each search is
-measured once more, on other inputs.
+``entropic`` trains it, in groups, on what its samples earned. Each search's answer is
+chosen among its best plans as a run chooses one, on other inputs, and measured on yet others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 import sia_trimul
+from sia_core.discovering import ROUNDS, Found, best_of
 from sia_core.learning import Request, Sample
 from sia_core.plugins import Plugins
 
@@ -34,20 +35,23 @@ import plans
 from rewards import Rewards
 
 GROUP, TOKENS, LAST = 16, 512, 32
-Found = tuple[float, dict[str, str]]
+CHOSEN_ON, MEASURED_ON = [[str(seed) for seed in range(first, first + 24)] for first in (1000, 2000)]
+"""Seeds of inputs."""
+
+Earned = tuple[float, dict[str, str]]
 """What a plan earned, and the plan."""
 
 CHECKED = (32, 64, 128, 256, 512)
 
 
-def randomly(rewards: Rewards, seed: int) -> Iterator[Found]:
+def randomly(rewards: Rewards, seed: int) -> Iterator[Earned]:
     rng = random.Random(seed)
     while True:
         plan = plans.random_plan(rng)
         yield rewards(plan), plan
 
 
-def by_policy(rewards: Rewards, seed: int, algorithm: str | None) -> Iterator[Found]:
+def by_policy(rewards: Rewards, seed: int, algorithm: str | None) -> Iterator[Earned]:
     """The policy's plans, a group at a time; with an algorithm, it learns from each group."""
     plugins = Plugins.discover()
     engine = plugins.create("engine", "torch", policy="tiny", seed=seed)
@@ -70,6 +74,19 @@ def by_policy(rewards: Rewards, seed: int, algorithm: str | None) -> Iterator[Fo
             engine.optim_step()
 
 
+def answered(rewards: Rewards, found: Sequence[Earned]) -> float:
+    """What a search's answer earns on inputs that neither the search nor the choice of the answer saw."""
+    plan_of = {json.dumps(plan): (reward, plan) for reward, plan in found}
+    best_first = sorted(plan_of, key=lambda text: -plan_of[text][0])[: ROUNDS[0][0]]
+    finalists = [Found(text, plan_of[text][0], "", "", None) for text in best_first]
+
+    def score(each: Found, seeds: Sequence[str]) -> list[float]:
+        return [rewards.on(plan_of[each.answer][1], int(seed)) for seed in seeds]
+
+    best, _ = best_of(finalists, CHOSEN_ON, score)
+    return fmean(score(best, MEASURED_ON))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rewards", type=Path)
@@ -79,7 +96,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rewards = Rewards(asked.rewards)
     points = [each for each in CHECKED if each <= asked.evaluations]
-    names = [*(f"best of {each}" for each in points), "the best on other inputs", f"mean of the last {LAST}"]
+    names = [*(f"best of {each}" for each in points), "answer on other inputs", f"mean of the last {LAST}"]
     print(f"| search | seed | {' | '.join(names)} |")
     print("| --- " * (len(names) + 2) + "|")
     arms: dict[str, Any] = {
@@ -92,8 +109,7 @@ def main() -> None:
         for seed in range(asked.seeds):
             found = list(islice(arm(rewards, seed), asked.evaluations))
             earned = [reward for reward, _ in found]
-            _, best = max(found, key=lambda each: each[0])
-            row = [*(max(earned[:point]) for point in points), rewards.again(best), fmean(earned[-LAST:])]
+            row = [*(max(earned[:point]) for point in points), answered(rewards, found), fmean(earned[-LAST:])]
             rows.append(row)
             print(line(name, str(seed), row), flush=True)
             rewards.keep()
