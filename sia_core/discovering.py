@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -99,7 +99,10 @@ class Answers:
             for found in found_in(agent, rollouts):
                 self._all.append(found)
                 if starts and found.reward > self._best_so_far(found.id):
-                    self._searched[found.id] = found
+                    # Its line is that of the first time: found again from what it led to, it would be its own ancestor.
+                    first = self._searched.get(found.id, found)
+                    start = None if first.start == found.id else first.start
+                    self._searched[found.id] = replace(found, start=start)
 
     def starts(self, count: int) -> tuple[Json, ...]:
         """What so many rollouts start from; nothing before there are answers."""

@@ -64,6 +64,29 @@ def test_several_starts_are_spread_and_what_was_gone_on_from_often_comes_later()
     assert worn.starts(1)[0]["id"] != first[0]
 
 
+def test_an_answer_that_is_found_again_from_what_it_led_to_keeps_its_first_line() -> None:
+    one, other = (entered(([rollout(number, 0.1)], [])).starts(1)[0]["id"] for number in (1, 2))
+    answers = entered(
+        ([rollout(1, 0.1)], []),
+        ([rollout(2, 0.2, start=one)], []),
+        ([rollout(1, 0.3, start=other)], []),
+        ([rollout(1, 0.4, start=one)], []),
+    )
+    assert {(start["answer"], start["reward"]) for start in answers.starts(8)} == {(1, 0.4), (2, 0.2)}
+
+
+@given(st.data())
+def test_whatever_is_found_from_whatever_there_is_something_to_start_from(data: st.DataObject) -> None:
+    answers = Answers(wanted=True)
+    for number in range(data.draw(st.integers(1, 12))):
+        starts = [start["id"] for start in answers.starts(3)]
+        start = data.draw(st.sampled_from([*starts, None]))
+        found = rollout(data.draw(st.integers(1, 4)), data.draw(st.floats(0, 1)), start=start)
+        answers.keep(f"{number}", [found], [])
+        answers.enter(f"{number}")
+    assert len(answers.starts(3)) == 3
+
+
 def test_the_finalists_are_the_best_each_once_of_all_or_of_some_agents() -> None:
     many = [rollout(number, number / 100) for number in range(20)]
     answers = entered(([*many, rollout(19, 0.01)], []), ([rollout(50, 0.5)], [rollout(51, 0.6)]))
