@@ -11,7 +11,7 @@ import torch
 
 import sia_trimul
 from sia_core.types import Score
-from sia_trimul.judging import Refused, Times, check, summary
+from sia_trimul.judging import SEARCH_TOLERANCE, Refused, Times, check, summary
 from sia_trimul.shapes import CPU_TIMING, Shape
 
 Judge = Callable[..., Score]
@@ -27,6 +27,13 @@ def test_an_output_within_the_tolerance_passes() -> None:
     reference = np.array([[[[1.0, -100.0, 0.0]]]], np.float32)
     check(reference + np.float32(0.019), reference, SHAPE)
     check(reference * np.float32(1.019), reference, SHAPE)
+
+
+def test_a_search_tolerates_less_than_a_final_answer_may_be_off() -> None:
+    reference = np.ones((1, 2, 2, 3), np.float32)
+    check(reference * np.float32(1.038), reference, SHAPE)
+    with pytest.raises(Refused, match=r"further off than 0\.018"):
+        check(reference * np.float32(1.038), reference, SHAPE, SEARCH_TOLERANCE)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ float32 tensors of PyTorch; it returns y, float32 (B, N, N, C):
 
 H = {h}; `weights["left_proj.weight"]` is (H, C) and so on, `config` is {{"dim": C, "hidden_dim": H, "eps": 1e-5}}.
 Every element must be within {tolerance:g}, relative and absolute, of the float32 result, with masks that have
-zeros, and for x from normal and from Cauchy distributions. So products may be in bfloat16.
+zeros, and for x from normal and from Cauchy distributions. So products may be in bfloat16. Before the answer is
+sealed, nine tenths of that are tolerated, so that what passes passes on other inputs too.
 
 The kernel runs on one thread of a CPU, in a process of its own, with PyTorch and numpy and no compiler. It is timed
 on (N/B/C) {shapes}, on fresh inputs and weights at each call, by turns with the baseline: the function as it

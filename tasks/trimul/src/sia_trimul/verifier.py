@@ -16,8 +16,8 @@ from typing import Any
 from sia_core.errors import SiaError
 from sia_core.opening import Called, OpenedProgram
 from sia_core.types import Instance, Limits, Score, VerifierContext
-from sia_trimul.judging import HOPELESS, IMPOSSIBLE, Refused, Times, check, summary
-from sia_trimul.shapes import CPU_CORRECTNESS, CPU_TIMING, H, Shape, draw
+from sia_trimul.judging import HOPELESS, IMPOSSIBLE, SEARCH_TOLERANCE, Refused, Times, check, summary
+from sia_trimul.shapes import CPU_CORRECTNESS, CPU_TIMING, TOLERANCE, H, Shape, draw
 
 THREADS = 1
 """Of the kernel and of the baseline. Two that wait for one another measure what else the machine does."""
@@ -50,7 +50,7 @@ class KernelJudge:
 
     On the search split, and while a harness searches, a kernel is checked on one small
     shape and timed twice on each larger one; as an answer on gate or sealed it is checked on
-    all small ones and timed three times.
+    all small ones and timed three times. The whole tolerance is granted on sealed alone.
     """
 
     def __init__(self) -> None:
@@ -62,12 +62,13 @@ class KernelJudge:
         twin = self._baseline(ctx)
         thorough = ctx.final and instance.split != "search"
         checked, repeats = (CPU_CORRECTNESS, 3) if thorough else (CPU_CORRECTNESS[:1], 2)
+        tolerance = TOLERANCE if instance.split == "sealed" else SEARCH_TOLERANCE
         try:
             with ctx.open(files_of(answer["code"].encode()), "entry", requires=REQUIRES, limits=LIMITS) as kernel:
                 _understood(kernel.call("start", [THREADS]), None)
                 for shape in checked:
-                    _compare(kernel, twin, shape)
-                times = [self._time(kernel, twin, shape, repeats) for shape in CPU_TIMING]
+                    _compare(kernel, twin, shape, tolerance)
+                times = [self._time(kernel, twin, shape, repeats, tolerance) for shape in CPU_TIMING]
         except Refused as refusal:
             return Score(0.0, valid=False, feedback=str(refusal))
         reward, metrics, feedback = summary(times, self._rate)
@@ -79,12 +80,12 @@ class KernelJudge:
             self._twin.close()
             self._twin = None
 
-    def _time(self, kernel: OpenedProgram, twin: OpenedProgram, shape: Shape, repeats: int) -> Times:
+    def _time(self, kernel: OpenedProgram, twin: OpenedProgram, shape: Shape, repeats: int, tolerance: float) -> Times:
         # Whatever is done at the first sight of a shape is not timed, nor is its output of any use.
         _understood(kernel.call("kernel", draw(shape, secrets.randbits(64)), _FIRST_SECONDS), shape)
         times = Times(shape)
         for _ in range(repeats):
-            ours, theirs = _compare(kernel, twin, shape)
+            ours, theirs = _compare(kernel, twin, shape, tolerance)
             times.kernel.append(ours)
             times.baseline.append(theirs)
             if ours > HOPELESS * theirs:
@@ -111,13 +112,13 @@ def product_seconds(twin: OpenedProgram, shape: Shape) -> float:
     return float(_trusted(twin.call("products", [shape.b, shape.n, shape.c, H], _BASELINE_SECONDS)))
 
 
-def _compare(kernel: OpenedProgram, twin: OpenedProgram, shape: Shape) -> tuple[float, float]:
+def _compare(kernel: OpenedProgram, twin: OpenedProgram, shape: Shape, tolerance: float) -> tuple[float, float]:
     """Seconds of the kernel and of the baseline on new inputs. Refused where the kernel fails or is wrong."""
     inputs = draw(shape, secrets.randbits(64))
     theirs = twin.call("kernel", inputs, _BASELINE_SECONDS)
     reference = _trusted(theirs)
     ours = kernel.call("kernel", inputs, 2 + _PATIENCE * theirs.seconds)
-    check(_understood(ours, shape), reference, shape)
+    check(_understood(ours, shape), reference, shape, tolerance)
     return ours.seconds, theirs.seconds
 
 
