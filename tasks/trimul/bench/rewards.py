@@ -2,8 +2,8 @@
 
 A plan is called three times a shape on one thread, or once where it takes twice the
 baseline's time, and its outputs are checked. What counts is processor time, so that
-other work on the machine costs a plan little. The code is the seed harness's own,
-which is why no sandbox stands around it.
+other work on the machine costs a plan little, and the whole tolerance is granted. The
+code is the seed harness's own, which is why no sandbox stands around it.
 
 A plan near the tolerance is right on these inputs by luck, or wrong. :meth:`Rewards.on` says
 what one earns on others.
