@@ -109,13 +109,14 @@ class Answers:
         nodes = [Node(name, each.start, each.reward, self._visits[name]) for name, each in self._searched.items()]
         return tuple(self._searched[node.id].as_start for node in choose(nodes, count))
 
-    def finalists(self, agents: Collection[str] | None = None) -> list[Found]:
-        """The best answers, each once, of some agents or of all."""
+    def finalists(self, agents: Collection[str] | None = None, first: Found | None = None) -> list[Found]:
+        """The best answers, each once, of some agents or of all; ``first`` is among them whatever it earned."""
         best: dict[str, Found] = {}
         for each in sorted(self._all, key=lambda each: (-each.reward, each.id)):
             if agents is None or each.agent in agents:
                 best.setdefault(each.id, each)
-        return list(best.values())[: ROUNDS[0][0]]
+        held = {first.id: first} if first else {}
+        return list((held | best).values())[: ROUNDS[0][0]]
 
     def _best_so_far(self, name: str) -> float:
         return self._searched[name].reward if name in self._searched else -float("inf")

@@ -36,14 +36,17 @@ def score_answers(parts: Parts, answers: Answers, samples: Samples, ends: Mappin
     """Score the best answer of the first agent, and the best of the whole run, in a task of kind ``discover``.
 
     The best is chosen among a few finalists on gate instances, so its gate score is lucky and the sealed one is not.
+    What the first agent's best is stands again among those of the run: the rest may have been lucky once, all of them.
     """
     seal = _Answers(parts)
+    first: Found | None = None
     for which, agent in ends.items():
         parts.emit("seal.started", which=which, agent=agent.id, why=why)
-        finalists = answers.finalists({agent.id} if which == "initial" else None)
+        finalists = answers.finalists({agent.id} if which == "initial" else None, first)
         metrics: dict[str, float] = {}
         if finalists:
             best, gated = best_of(finalists, samples.gate, partial(seal.gated, which))
+            first = first or best
             verified = seal.verified(f"{which}/sealed", best, "sealed", samples.sealed)
             rewards, metrics = seal.rewards(verified), measured(verified)
             found = {"id": best.id, "agent": best.agent, "answer": best.answer, "feedback": best.feedback}

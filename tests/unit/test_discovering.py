@@ -94,6 +94,14 @@ def test_the_finalists_are_the_best_each_once_of_all_or_of_some_agents() -> None
     assert [each.answer for each in answers.finalists({"agent-0"})] == ["19", "18", "17", "16", "15", "14", "13", "12"]
 
 
+def test_what_the_first_agent_found_is_among_the_finalists_whatever_others_earned() -> None:
+    answers = entered(([rollout(number, number / 100) for number in range(20)], []))
+    (first,) = found_in("agent-0", [rollout(3, 0.03)])
+    assert [each.answer for each in answers.finalists(first=first)] == ["3", "19", "18", "17", "16", "15", "14", "13"]
+    (best,) = found_in("agent-0", [rollout(19, 0.19)])
+    assert [each.answer for each in answers.finalists(first=best)][:2] == ["19", "18"]
+
+
 GATE = [f"gate-{place}" for place in range(40)]
 
 
