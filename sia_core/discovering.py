@@ -109,14 +109,13 @@ class Answers:
         nodes = [Node(name, each.start, each.reward, self._visits[name]) for name, each in self._searched.items()]
         return tuple(self._searched[node.id].as_start for node in choose(nodes, count))
 
-    def finalists(self, agents: Collection[str] | None = None, first: Found | None = None) -> list[Found]:
-        """The best answers, each once, of some agents or of all; ``first`` is among them whatever it earned."""
+    def finalists(self, agents: Collection[str] | None = None) -> list[Found]:
+        """The best answers, each once, of some agents or of all."""
         best: dict[str, Found] = {}
         for each in sorted(self._all, key=lambda each: (-each.reward, each.id)):
             if agents is None or each.agent in agents:
                 best.setdefault(each.id, each)
-        held = {first.id: first} if first else {}
-        return list((held | best).values())[: ROUNDS[0][0]]
+        return list(best.values())[: ROUNDS[0][0]]
 
     def _best_so_far(self, name: str) -> float:
         return self._searched[name].reward if name in self._searched else -float("inf")
@@ -178,11 +177,16 @@ def rounds(gate: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
 
 
 def best_of(
-    finalists: Sequence[Found], gate: Sequence[str], score: Callable[[Found, Sequence[str]], Sequence[float]]
+    finalists: Sequence[Found],
+    gate: Sequence[str],
+    score: Callable[[Found, Sequence[str]], Sequence[float]],
+    held: tuple[Found, list[float]] | None = None,
 ) -> tuple[Found, list[float]]:
     """The finalist that earns most over the gate instances of its rounds, and what it earned there.
 
     ``score`` says what an answer earns on some instances. Of equals the first one is taken.
+    ``held`` won before, over the same instances: it is taken unless another earns more, as
+    all of the finalists may be such that were lucky when they were found.
     """
     earned: dict[str, list[float]] = {each.id: [] for each in finalists}
     for most, instances in rounds(gate):
@@ -190,6 +194,8 @@ def best_of(
         for each in finalists:
             earned[each.id] += score(each, instances)
     best = _best_first(finalists, earned)[0]
+    if held and fmean(held[1]) >= fmean(earned[best.id]):
+        return held
     return best, earned[best.id]
 
 

@@ -36,17 +36,16 @@ def score_answers(parts: Parts, answers: Answers, samples: Samples, ends: Mappin
     """Score the best answer of the first agent, and the best of the whole run, in a task of kind ``discover``.
 
     The best is chosen among a few finalists on gate instances, so its gate score is lucky and the sealed one is not.
-    What the first agent's best is stands again among those of the run: the rest may have been lucky once, all of them.
+    The best of the run is the first agent's unless another earns more there.
     """
     seal = _Answers(parts)
-    first: Found | None = None
+    held: tuple[Found, list[float]] | None = None
     for which, agent in ends.items():
         parts.emit("seal.started", which=which, agent=agent.id, why=why)
-        finalists = answers.finalists({agent.id} if which == "initial" else None, first)
+        finalists = answers.finalists({agent.id} if which == "initial" else None)
         metrics: dict[str, float] = {}
         if finalists:
-            best, gated = best_of(finalists, samples.gate, partial(seal.gated, which))
-            first = first or best
+            best, gated = held = best_of(finalists, samples.gate, partial(seal.gated, which), held)
             verified = seal.verified(f"{which}/sealed", best, "sealed", samples.sealed)
             rewards, metrics = seal.rewards(verified), measured(verified)
             found = {"id": best.id, "agent": best.agent, "answer": best.answer, "feedback": best.feedback}

@@ -94,14 +94,6 @@ def test_the_finalists_are_the_best_each_once_of_all_or_of_some_agents() -> None
     assert [each.answer for each in answers.finalists({"agent-0"})] == ["19", "18", "17", "16", "15", "14", "13", "12"]
 
 
-def test_what_the_first_agent_found_is_among_the_finalists_whatever_others_earned() -> None:
-    answers = entered(([rollout(number, number / 100) for number in range(20)], []))
-    (first,) = found_in("agent-0", [rollout(3, 0.03)])
-    assert [each.answer for each in answers.finalists(first=first)] == ["3", "19", "18", "17", "16", "15", "14", "13"]
-    (best,) = found_in("agent-0", [rollout(19, 0.19)])
-    assert [each.answer for each in answers.finalists(first=best)][:2] == ["19", "18"]
-
-
 GATE = [f"gate-{place}" for place in range(40)]
 
 
@@ -133,6 +125,16 @@ def test_half_of_the_finalists_go_on_each_time_and_each_round_costs_the_same() -
     assert {answer for answer, _ in second} == {"4", "5", "6", "7"}
     assert {answer for answer, _ in third} == {"6", "7"}
     assert len(first) == len(second) == len(third)
+
+
+def test_what_won_before_is_kept_unless_another_earns_more() -> None:
+    (held,) = found_in("agent", [rollout("held", 0.0)])
+
+    def score(found: Found, instances: Sequence[str]) -> list[float]:
+        return [float(found.answer)] * len(instances)
+
+    assert best_of(finalists_of(8), GATE, score, (held, [7.0] * 7))[0] is held
+    assert best_of(finalists_of(8), GATE, score, (held, [8.0, 5.9] * 4))[0].answer == "7"
 
 
 def test_an_answer_that_often_fails_is_not_chosen_for_what_it_earns_when_it_does_not() -> None:
