@@ -74,17 +74,18 @@ def spent(ledger: Ledger) -> dict[str, float]:
 
 
 def _taken(key: str, value: Any) -> dict[str, float]:
-    """What one recorded step took."""
+    """What one recorded step took; records of early versions lack some kinds."""
     match key.split("/"):
         case ["rollouts", *_]:
             done = [Rollout.from_json(each) for each in value["rollouts"]]
             tokens = float(sum(each.tokens for each in done))
             return {"rollouts": len(done), "verifications": verified(done), "tokens": tokens}
         case ["explore", _]:
-            counts = {kind: value[kind] for kind in ("rollouts", "verifications")}
-            return {**counts, "tokens": value["tokens"] * value["rollouts"]}
+            counts = {kind: value.get(kind, 0.0) for kind in ("rollouts", "verifications")}
+            return {**counts, "tokens": value.get("tokens", 0.0) * counts["rollouts"]}
         case ["generation", _, "train", _, _] if "steps" in value:
-            return {kind: sum(row[kind] for row in value["steps"]) for kind in ("rollouts", "verifications", "tokens")}
+            kinds = ("rollouts", "verifications", "tokens")
+            return {kind: sum(row.get(kind, 0.0) for row in value["steps"]) for kind in kinds}
         case ["answers", *_]:
             return {"verifications": len(value)}
         case ["calls", *_]:
