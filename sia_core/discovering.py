@@ -100,9 +100,7 @@ class Answers:
                 self._all.append(found)
                 if starts and found.reward > self._best_so_far(found.id):
                     # Its line is that of the first time: found again from what it led to, it would be its own ancestor.
-                    first = self._searched.get(found.id, found)
-                    start = None if first.start == found.id else first.start
-                    self._searched[found.id] = replace(found, start=start)
+                    self._searched[found.id] = replace(found, start=self._searched.get(found.id, found).start)
 
     def starts(self, count: int) -> tuple[Json, ...]:
         """What so many rollouts start from; nothing before there are answers."""

@@ -27,12 +27,11 @@ from typing import Any
 import torch
 
 import sia_trimul
-from sia_trimul.judging import check
+from sia_trimul.judging import check, within
 from sia_trimul.shapes import (
     CAUCHY_SCALE,
     MASKED_SHARE,
     TIMING,
-    TOLERANCE,
     H,
     Shape,
     device_of,
@@ -241,7 +240,7 @@ def agree(y: Any, expected: Any) -> bool:
     """What :func:`check` asks for, on the device."""
     if y.shape != expected.shape or y.dtype != torch.float32:
         return False
-    return bool(((y - expected).abs() <= TOLERANCE + TOLERANCE * expected.abs()).all())
+    return bool(within(y, expected).all())
 
 
 def by_events(kernel: Kernel, given: Sequence[Any]) -> tuple[float, Any]:

@@ -25,14 +25,18 @@ class Refused(Exception):
     """A kernel earns nothing; the message says why, short enough to learn from."""
 
 
+def within(y: Any, reference: Any, tolerance: float = TOLERANCE) -> Any:
+    """Which elements are close enough, for arrays and for tensors. What is not finite never is."""
+    return abs(y - reference) <= tolerance + tolerance * abs(reference)
+
+
 def check(y: Any, reference: Any, shape: Shape, tolerance: float = TOLERANCE) -> None:
     """Refused unless every element is within the tolerance, relative and absolute, of the reference."""
     if not isinstance(y, np.ndarray):
         raise Refused(f"at {shape}: kernel returned no array")
     if y.shape != reference.shape or y.dtype != np.float32:
         raise Refused(f"at {shape}: y is {y.dtype} {list(y.shape)}, and should be float32 {list(reference.shape)}")
-    # What is not finite is beyond any bound, and so is what compares with nothing.
-    beyond = ~(np.abs(y - reference) <= tolerance + tolerance * np.abs(reference))
+    beyond = ~within(y, reference, tolerance)
     if not beyond.any():
         return
     excess = np.where(np.isfinite(y), np.abs(y - reference) / (1 + np.abs(reference)), np.inf)
