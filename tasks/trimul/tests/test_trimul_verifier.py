@@ -45,6 +45,8 @@ def test_a_search_tolerates_less_than_a_final_answer_may_be_off() -> None:
         (np.zeros((1, 2, 3, 2), np.float32), "[1, 2, 3, 2]"),
         (np.full((1, 2, 2, 3), np.nan, np.float32), "nan and should be 1"),
         (np.full((1, 2, 2, 3), np.inf, np.float32), "inf and should be 1"),
+        (np.full((1, 2, 2, 3), 0x7FA00000, np.uint32).view(np.float32), "nan and should be 1"),
+        (np.full((1, 2, 2, 3), -3e38, np.float32), "-3e+38 and should be 1"),
         (np.full((1, 2, 2, 3), 1.05, np.float32), "1.05 and should be 1; 100.00% of the elements"),
     ],
 )
