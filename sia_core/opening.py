@@ -57,12 +57,20 @@ class OpenedProgram(Protocol):
     Used by one thread. It ends with the ``with`` block.
     """
 
-    def call(self, function: str, arguments: Sequence[Any] = (), seconds: float | None = None) -> Called:
+    def call(
+        self,
+        function: str,
+        arguments: Sequence[Any] = (),
+        seconds: float | None = None,
+        handles: Sequence[int] = (),
+    ) -> Called:
         """Call a function of the module; by default it has the limits' ``solve_seconds``.
 
         Arguments are JSON with numpy arrays at any place, of numbers or booleans. The
         arrays are the candidate's for the length of the call: it sees a copy, and that
-        is gone afterwards. Where a program has ended, each later call says so again.
+        is gone afterwards. ``handles`` are descriptors: the function gets its own, after the
+        other arguments, and keeps what they stand for. Where a program has ended, each later
+        call says so again. SandboxError for handles where none can be handed over.
         """
 
     def close(self) -> None:
@@ -79,7 +87,8 @@ class OpenInSandbox(Protocol):
     """Loads ``module`` from ``files`` in a sandbox of its own, and returns when it is loaded or cannot be.
 
     A failure of the candidate's is told by the first call. The module may import the
-    other files, the distributions that ``requires`` names, and numpy.
+    other files, the distributions that ``requires`` names, and numpy. With ``cuda`` it
+    may use the host's CUDA devices; SandboxError where that cannot be.
     """
 
     def __call__(
@@ -89,4 +98,5 @@ class OpenInSandbox(Protocol):
         *,
         requires: tuple[str, ...] = (),
         limits: Limits | None = None,
+        cuda: bool = False,
     ) -> OpenedProgram: ...

@@ -227,7 +227,8 @@ class SandboxSpec:
     and ``scratch``, the writable folder. ``sys.path`` holds the ``libraries``:
     packages, modules and metadata folders, at the top of one folder; modules of them named
     in ``imports`` may be imported before the sandbox is made, for many at once. With
-    ``listener``, a sandbox with a network of its own gives the host a listener on its loopback.
+    ``listener``, a sandbox with a network of its own gives the host a listener on its loopback;
+    with ``cuda`` the program may use the host's CUDA devices, whose driver is then a wall less.
     """
 
     program: Path
@@ -236,6 +237,7 @@ class SandboxSpec:
     imports: tuple[str, ...] = ()
     limits: Limits = Limits()
     listener: bool = False
+    cuda: bool = False
 
 
 class SandboxProcess(Protocol):

@@ -64,7 +64,8 @@ class Bubblewrap:
             "scratch": newroot.SCRATCH,
             "sys_path": [layout.LIBRARIES],
             "listener": spec.listener,
-            "limits": resource_limits(spec.limits, spec.limits.processes + _OWN_PROCESSES),
+            "devices": inside.devices,
+            "limits": resource_limits(spec.limits, spec.limits.processes + _OWN_PROCESSES, cuda=spec.cuda),
         }
 
         def start(control: int, channel: int, output: int) -> Supervisor:
@@ -107,7 +108,7 @@ def _walls(inside: layout.Inside, scratch_bytes: int, *, drop_user: bool) -> lis
     else:
         walls += _AS_ANY_USER
     # What bubblewrap makes on the way to a view, only its owner may enter.
-    views = [*inside.views, [_PROCESSOR, _PROCESSOR]]
+    views = [*inside.views, *([] if inside.devices else [[_PROCESSOR, _PROCESSOR]])]
     on_the_way = {str(parent) for _, path in (*views, *inside.links) for parent in PurePosixPath(path).parents}
     for folder in [*sorted(on_the_way - {"/"}), *inside.folders, "/dev"]:
         walls += ["--dir", folder]
@@ -115,8 +116,10 @@ def _walls(inside: layout.Inside, scratch_bytes: int, *, drop_user: bool) -> lis
         walls += ["--symlink", target, link]
     for source, target in views:
         walls += ["--ro-bind", source, target]
-    for name in launch.DEVICES:
+    for name in (*launch.DEVICES, *inside.devices):
         walls += ["--dev-bind", name, name]
+    # The driver of a device reads of its own process there; without it, nothing else is needed of /proc.
+    walls += ["--proc", "/proc"] if inside.devices else []
     for covered in layout.system().hidden:
         walls += ["--size", _NO_BYTES, "--tmpfs", covered, "--remount-ro", covered]
     walls += ["--perms", "0700", "--size", str(scratch_bytes), "--tmpfs", newroot.SCRATCH]

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from sia_core.sandbox.launch import World
 
+MOST_HANDLES = 4
+"""Descriptors that come with one call, besides that of the memory its arrays lie in."""
+
 _READ = 1 << 18
 _SIGNALLED = 128
 
@@ -53,16 +56,16 @@ class Host:
         self._reader = FrameReader(sys.maxsize)
         self.store: int | None = None
 
-    def receive(self) -> tuple[Header, bytes, int | None]:
-        """The next frame, and the descriptor that came with it. Ends the process where the host has gone."""
+    def receive(self) -> tuple[Header, bytes, list[int]]:
+        """The next frame, and the descriptors that came with it. Ends the process where the host has gone."""
         received: list[int] = []
         while True:
-            data, descriptors, _, _ = socket.recv_fds(self._end, _READ, 1)
+            data, descriptors, _, _ = socket.recv_fds(self._end, _READ, 1 + MOST_HANDLES)
             received += descriptors
             if not data:
                 os._exit(0)
             for header, body in self._reader.feed(data):
-                return header, body, received[0] if received else None
+                return header, body, received
 
     def send(self, header: Header, body: bytes = b"") -> None:
         self._end.sendall(encode(header, body))
@@ -88,7 +91,7 @@ class Host:
 
 
 def _serve(host: Host, folder: str) -> None:
-    host.store = host.receive()[2]
+    host.store = next(iter(host.receive()[2]), None)
     host.send({"shared": host.store is not None})
     order = host.receive()[0]
     try:
@@ -98,9 +101,9 @@ def _serve(host: Host, folder: str) -> None:
         os._exit(0)
     host.send({"loaded": True})
     while True:
-        header, body, memory = host.receive()
+        header, body, descriptors = host.receive()
         try:
-            value = _call(module, header, body, memory)
+            value = _call(module, header, body, descriptors)
             arrays: list[Any] = []
             tree = values.pack(value, arrays)
             host.deliver({"token": header["token"], "ended": "ok", "value": tree, "message": ""}, arrays)
@@ -117,16 +120,17 @@ def _load(folder: str, name: str) -> ModuleType:
     return import_module(name)
 
 
-def _call(module: ModuleType, header: Any, body: bytes, memory: int | None) -> Any:
+def _call(module: ModuleType, header: Any, body: bytes, descriptors: list[int]) -> Any:
     """Call what the order names, over arrays that lie where the host put them."""
     spots, size = values.places(header["arrays"], sys.maxsize)
     data = memoryview(bytearray(body))
-    if memory is not None:
+    if len(descriptors) > header["handles"]:
         # Private: what is written goes to pages of this process's own.
+        memory = descriptors.pop(0)
         data = memoryview(mmap.mmap(memory, size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE))
         os.close(memory)
     arrays = [
         values.view(form, data[start : start + length])
         for form, (start, length) in zip(header["arrays"], spots, strict=True)
     ]
-    return getattr(module, header["function"])(*values.unpack(header["arguments"], arrays))
+    return getattr(module, header["function"])(*values.unpack(header["arguments"], arrays), *descriptors)

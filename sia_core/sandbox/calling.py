@@ -44,6 +44,7 @@ def open_program(
     *,
     requires: tuple[str, ...] = (),
     limits: Limits | None = None,
+    cuda: bool = False,
 ) -> Program:
     """Load ``module`` from ``files``: :class:`sia_core.opening.OpenInSandbox`.
 
@@ -62,7 +63,8 @@ def open_program(
             target.write_bytes(content)
         for entry in (mount.host, *mount.host.rglob("*")):
             entry.chmod(0o755 if entry.is_dir() else 0o644)
-        spec = SandboxSpec(Path(callee.__file__), (mount,), library_paths(requires), import_names(requires), limits)
+        libraries, imports = library_paths(requires), import_names(requires)
+        spec = SandboxSpec(Path(callee.__file__), (mount,), libraries, imports, limits, cuda=cuda)
         return Program(sandbox.start(spec), module, limits, folder)
     except BaseException:
         folder.cleanup()
@@ -81,9 +83,9 @@ class Program:
         self._store: int | None = None
         self._started = time.perf_counter()
         try:
-            self._store = _shared_memory(limits.file_bytes)
+            self._store = store = _shared_memory(limits.file_bytes)
             self._reader = FrameReader(0)
-            self._load(module)
+            self._load(module, store)
         except BaseException:
             self.close()
             raise
@@ -103,21 +105,36 @@ class Program:
         self._end = self._end or Called("killed", message="the program was closed")
         self._drop_store()
 
-    def call(self, function: str, arguments: Sequence[Any] = (), seconds: float | None = None) -> Called:
+    def call(
+        self,
+        function: str,
+        arguments: Sequence[Any] = (),
+        seconds: float | None = None,
+        handles: Sequence[int] = (),
+    ) -> Called:
         """Call a function of the module."""
         if self._end is not None:
             return self._end
+        if len(handles) > (callee.MOST_HANDLES if self._store is not None else 0):
+            raise SandboxError(f"{len(handles)} descriptors cannot be handed to a program in this sandbox")
         arrays: list[Any] = []
         token = secrets.token_hex(16)
         tree = values.pack(list(arguments), arrays)
         forms = values.forms_of(arrays)
-        order: Header = {"token": token, "function": function, "arguments": tree, "arrays": forms}
+        order: Header = {
+            "token": token,
+            "function": function,
+            "arguments": tree,
+            "arrays": forms,
+            "handles": len(handles),
+        }
         memory, body = self._lay_out(forms, arrays)
         seconds = self._limits.solve_seconds if seconds is None else seconds
         self._resume()
         self._started = time.perf_counter()
         try:
-            self._send(encode(order, body), memory, self._started + seconds)
+            given = [*([] if memory is None else [memory]), *handles]
+            self._send(encode(order, body), given, self._started + seconds)
             called = self._understand(*self._receive(self._started + seconds), token)
         except (OSError, ProtocolError) as error:
             called = self._end = self._ended(error, self._started + seconds, f"no answer within {seconds:g} seconds")
@@ -129,16 +146,16 @@ class Program:
             self._pause()
         return called
 
-    def _load(self, module: str) -> None:
+    def _load(self, module: str, store: int) -> None:
         """Say what to load, over which memory, and wait for it."""
         deadline = self._started + self._limits.setup_seconds
         try:
-            self._send(encode({}), self._store, deadline)
+            self._send(encode({}), [store], deadline)
             if not self._receive(deadline)[0].get("shared"):
                 # Where no descriptor goes through, arrays go as bytes.
                 self._drop_store()
                 self._reader = FrameReader(self._limits.file_bytes)
-            self._send(encode({"module": module}), None, deadline)
+            self._send(encode({"module": module}), [], deadline)
             reply, _ = self._receive(deadline)
             if not reply.get("loaded"):
                 self._end = Called("error", message=_text(reply.get("message")), seconds=self._passed())
@@ -172,10 +189,10 @@ class Program:
         _seal_writes(memory)
         return memory, b""
 
-    def _send(self, data: bytes, memory: int | None, deadline: float) -> None:
+    def _send(self, data: bytes, descriptors: Sequence[int], deadline: float) -> None:
         channel = self._process.channel
         channel.settimeout(max(0.001, deadline - time.perf_counter()))
-        sent = channel.send(data) if memory is None else socket.send_fds(channel, [data], [memory])
+        sent = socket.send_fds(channel, [data], descriptors) if descriptors else channel.send(data)
         if sent < len(data):
             channel.sendall(data[sent:])
 

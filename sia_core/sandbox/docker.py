@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sia_core.errors import SandboxError
-from sia_core.sandbox import bundle, launch, layout, newroot
+from sia_core.sandbox import bundle, cuda, launch, layout, newroot
 from sia_core.sandbox.starting import ENVIRONMENT
 from sia_core.types import GUARANTEES, Limits, SandboxSpec
 
@@ -69,6 +69,8 @@ class Docker:
 
     def start(self, spec: SandboxSpec) -> Container:
         """Start a program; SandboxError where that fails."""
+        if spec.cuda:
+            raise cuda.refusal(self.name)
         layout.check_mounts(spec.mounts)
         name = f"sia-{secrets.token_hex(8)}"
         mounts = {mount.name: f"{layout.INSIDE}/{mount.name}" for mount in spec.mounts}
@@ -76,6 +78,7 @@ class Docker:
             "mounts": mounts,
             "scratch": newroot.SCRATCH,
             "sys_path": [layout.LIBRARIES] if spec.libraries else [],
+            "devices": [],
             "readable": [*_READABLE, layout.LIBRARIES, *mounts.values(), *launch.DEVICES],
             # Processes are counted by the container: users of the engine's machine are not this host's.
             "limits": {"RLIMIT_AS": spec.limits.memory_bytes},

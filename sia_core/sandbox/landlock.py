@@ -60,11 +60,13 @@ def ruleset(
     devices: Iterable[str] = (),
     listable: Iterable[str] = (),
     port: int | None = None,
+    driven: Iterable[str] = (),
 ) -> int:
     """Rules for :func:`enforce`, as a descriptor.
 
     A process under them may read and run ``readable``, change ``writable``, write
-    to ``devices``, and see the names of what is below ``listable``.
+    to ``devices``, control what is ``driven`` by calls of its driver's besides, and see
+    the names of what is below ``listable``.
 
     It can then open no TCP connection but to ``port``, signal no process outside, and reach no
     abstract socket outside, as far as the kernel's ABI goes. Paths that do not
@@ -83,6 +85,7 @@ def ruleset(
         (readable, _READ),
         (writable, files & ~_NOT_IN_SCRATCH),
         (devices, _READ_FILE | _WRITE_FILE),
+        (driven, _READ_FILE | _WRITE_FILE | _IOCTL_DEV),
         (listable, _READ_DIR),
     ):
         for path in paths:

@@ -70,12 +70,19 @@ class World:
     """What a program is told of its sandbox.
 
     ``mounts`` gives each mount's path by its name, ``scratch`` is the writable
-    folder, and ``port`` is where the host listens on loopback, if it does.
+    folder, and ``port`` is where the host listens on loopback, if it does. ``devices`` may be driven.
     """
 
-    def __init__(self, mounts: Mapping[str, str], scratch: str, readable: Iterable[str], port: int | None) -> None:
+    def __init__(
+        self,
+        mounts: Mapping[str, str],
+        scratch: str,
+        readable: Iterable[str],
+        port: int | None,
+        devices: Iterable[str],
+    ) -> None:
         self.mounts, self.scratch, self.port = mounts, scratch, port
-        self._readable = tuple(readable)
+        self._readable, self._devices = tuple(readable), tuple(devices)
         self._group_filter = seccomp.group_filter(linux.machine())
         self._landlock = landlock.abi() > 0
 
@@ -83,7 +90,8 @@ class World:
         """What :meth:`confine` enforces: to be made before a fork, where it costs a tenth, and closed after."""
         if not self._landlock:
             return None
-        return landlock.ruleset([*self._readable, *readable], [scratch], newroot.WRITABLE_DEVICES, port=self.port)
+        shown = [*self._readable, *readable]
+        return landlock.ruleset(shown, [scratch], newroot.WRITABLE_DEVICES, port=self.port, driven=self._devices)
 
     def confine(self, rules: int | None) -> None:
         """Confine this process further: it writes below one scratch folder alone and stays in its process group.
@@ -148,7 +156,7 @@ def program_fork(config: dict[str, Any], program: ModuleType, ends: tuple[int, i
     os.close(alive)
     own_user = namespaced or user is not None
     seccomp.install(system_call_filter(own_files=namespaced, own_user=own_user, network=port is not None))
-    world = World(config["mounts"], config["scratch"], readable, port)
+    world = World(config["mounts"], config["scratch"], readable, port, config["devices"])
     report(control, {}, () if listener is None else [listener.detach()])
     forget_core()
     os.close(control)
@@ -204,9 +212,8 @@ def unshare_user(namespaces: int) -> None:
 def _enter_namespaces(config: dict[str, Any], user: int | None, port: int | None) -> list[str]:
     """Everything but the system call filter; what may be read inside."""
     owner = _INNER_USER if user is None else user
-    newroot.enter(
-        config["views"], config["links"], config["folders"], config["covered"], config["scratch_bytes"], owner
-    )
+    owned = {"size": config["scratch_bytes"], "user": owner}
+    newroot.enter(config["views"], config["links"], config["folders"], config["covered"], config["devices"], **owned)
     os.umask(0o077)
     linux.drop_bounding_set()
     if user is None:
@@ -252,7 +259,9 @@ def limit(config: dict[str, Any], readable: list[str], listable: list[str], port
     os.chdir(config["scratch"])
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     if landlock.abi():
-        rules = landlock.ruleset(readable, [config["scratch"]], newroot.WRITABLE_DEVICES, listable, port)
+        rules = landlock.ruleset(
+            readable, [config["scratch"]], newroot.WRITABLE_DEVICES, listable, port, config["devices"]
+        )
         landlock.enforce(rules)
         os.close(rules)
     sys.path.extend(path for path in config["sys_path"] if path not in sys.path)

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from sia_core.errors import SandboxError
+from sia_core.sandbox import cuda
 from sia_core.sandbox.starting import interpreter
 from sia_core.types import Mount, SandboxSpec
 
@@ -135,13 +136,15 @@ def views_of(host: Path, inside: str, *, as_other_user: bool) -> list[list[str]]
 class Inside:
     """A file system for a spec: ``views`` as pairs of host path and path inside, ``links`` of target and path inside.
 
-    ``folders`` are to be made, and ``mounts`` gives each mount's path by its name.
+    ``folders`` are to be made, ``mounts`` gives each mount's path by its name, and
+    ``devices`` are the nodes that may be driven, each at its own path.
     """
 
     views: list[list[str]]
     links: list[list[str]]
     folders: list[str]
     mounts: dict[str, str]
+    devices: list[str]
 
 
 def inside(spec: SandboxSpec, *, as_other_user: bool) -> Inside:
@@ -153,4 +156,7 @@ def inside(spec: SandboxSpec, *, as_other_user: bool) -> Inside:
         views += views_of(mount.host, mounts[mount.name], as_other_user=as_other_user)
     views += [[str(path), f"{LIBRARIES}/{path.name}"] for path in spec.libraries]
     folders = [LIBRARIES, *(mounts[mount.name] for mount in spec.mounts if mount.host.is_dir())]
-    return Inside(views, [[target, link] for link, target in system().links.items()], folders, mounts)
+    links = [[target, link] for link, target in system().links.items()]
+    devices = cuda.nodes() if spec.cuda else []
+    views += [[path, path] for path in cuda.READ if spec.cuda and os.path.isdir(path)]
+    return Inside(views, links, folders, mounts, devices)

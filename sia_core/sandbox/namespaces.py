@@ -35,6 +35,7 @@ class Namespaces:
             "program": str(spec.program),
             "drop_user": drop_user,
             "views": inside.views,
+            "devices": inside.devices,
             "links": inside.links,
             "folders": inside.folders,
             "covered": layout.system().hidden,
@@ -43,7 +44,7 @@ class Namespaces:
             "scratch_bytes": spec.limits.scratch_bytes,
             "sys_path": [layout.LIBRARIES],
             "listener": spec.listener,
-            "limits": resource_limits(spec.limits, spec.limits.processes + 1),
+            "limits": resource_limits(spec.limits, spec.limits.processes + 1, cuda=spec.cuda),
         }
         template = {
             "stage": [[str(path), f"{layout.LIBRARIES}/{path.name}"] for path in spec.libraries],

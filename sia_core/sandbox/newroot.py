@@ -22,16 +22,25 @@ FILES_IN_SCRATCH = 100_000
 
 
 def enter(
-    views: list[list[str]], links: list[list[str]], folders: list[str], covered: list[str], size: int, user: int
+    views: list[list[str]],
+    links: list[list[str]],
+    folders: list[str],
+    covered: list[str],
+    devices: list[str],
+    *,
+    size: int,
+    user: int,
 ) -> None:
     """Build the new root and move into it.
 
     ``views`` are pairs of host path and path inside, ``links`` pairs of target and
     path inside, ``folders`` are made, and ``covered`` appear empty. The scratch
-    folder, of ``size`` bytes, belongs to ``user``.
+    folder, of ``size`` bytes, belongs to ``user``. ``devices`` are nodes besides those that
+    every program has, whose driver reads more of ``/proc`` than a process's own part.
     """
     linux.mount("", "/", "", linux.MS_REC | linux.MS_PRIVATE)
-    sources = [*views, *([f"/dev/{name}", f"/dev/{name}"] for name in DEVICES)]
+    nodes = [*(f"/dev/{name}" for name in DEVICES), *devices]
+    sources = [*views, *([path, path] for path in nodes)]
     # Copied before the new root hides what lies below it.
     trees = [(_clone(source, inside), _BASE + inside) for source, inside in sources]
     _grow(links, trees, folders)
@@ -40,7 +49,7 @@ def enter(
     for inside in covered:
         linux.attach_mount(linux.clone_mount(empty, _VIEW | linux.MOUNT_ATTR_NODEV), _BASE + inside)
     _mount_scratch(size, user)
-    _mount_proc()
+    _mount_proc("" if devices else "subset=pid")
     _move_in()
     linux.mount("", "/", "", linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | _SAFE)
 
@@ -104,10 +113,10 @@ def _mount_scratch(size: int, user: int) -> None:
     linux.mount("tmpfs", _BASE + SCRATCH, "tmpfs", _SAFE, options)
 
 
-def _mount_proc() -> None:
-    """This namespace's processes, and nothing else of the kernel's; none where a container forbids it."""
+def _mount_proc(options: str) -> None:
+    """This namespace's processes; none where a container forbids it. ``subset=pid``: nothing else of the kernel's."""
     os.makedirs(f"{_BASE}/proc")
     try:
-        linux.mount("proc", f"{_BASE}/proc", "proc", linux.MS_RDONLY | linux.MS_NOEXEC | _SAFE, "subset=pid")
+        linux.mount("proc", f"{_BASE}/proc", "proc", linux.MS_RDONLY | linux.MS_NOEXEC | _SAFE, options)
     except PermissionError:
         return

@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from sia_core.sandbox import landlock, launch, layout, tree
+from sia_core.sandbox import cuda, landlock, launch, layout, tree
 from sia_core.sandbox.running import Running, resource_limits
 from sia_core.sandbox.warm import Templates
 from sia_core.types import GUARANTEES, SandboxSpec
@@ -46,6 +46,8 @@ class Process:
 
     def start(self, spec: SandboxSpec) -> Running:
         """Start a program; SandboxError where that fails."""
+        if spec.cuda:
+            raise cuda.refusal(self.name)
         layout.check_mounts(spec.mounts)
         drop_user = launch.can_be_other_user(mounting=False)
         _sweep()
@@ -82,6 +84,7 @@ class Process:
             "scratch": str(scratch),
             "readable": [*system.paths, *own, *launch.DEVICES],
             "shown": [*shown, *own, *launch.DEVICES],
+            "devices": [],
             "listable": [os.path.dirname(path) for path in system.hidden],
             "sys_path": sys_path,
             "limits": resource_limits(spec.limits, spec.limits.processes + 1 + (0 if drop_user else _own_tasks())),

@@ -30,10 +30,14 @@ _KEPT_OUTPUT = 8 * 1024
 _READ = 64 * 1024
 
 
-def resource_limits(limits: Limits, processes: int) -> dict[str, int]:
-    """What the kernel itself enforces, by the names of the ``resource`` module."""
+def resource_limits(limits: Limits, processes: int, *, cuda: bool = False) -> dict[str, int]:
+    """What the kernel itself enforces, by the names of the ``resource`` module.
+
+    With ``cuda`` addresses are not counted: the driver reserves as many as the devices and the machine
+    have memory, and uses few. What is used is bounded by ``total_memory_bytes``.
+    """
     return {
-        "RLIMIT_AS": limits.memory_bytes,
+        **({} if cuda else {"RLIMIT_AS": limits.memory_bytes}),
         "RLIMIT_FSIZE": limits.file_bytes,
         "RLIMIT_NPROC": processes,
         "RLIMIT_NOFILE": OPEN_FILES,

@@ -62,7 +62,7 @@ def seal(config: dict[str, Any], port: int | None = None) -> launch.World:
     readable = config.get("readable") or newroot.readable()
     launch.limit(config, readable, [], port)
     seccomp.install(launch.system_call_filter(own_files=True, own_user=True, network=port is not None))
-    return launch.World(config["mounts"], config["scratch"], readable, port)
+    return launch.World(config["mounts"], config["scratch"], readable, port, config["devices"])
 
 
 def be(program: ModuleType, channel: int, world: launch.World) -> None:

@@ -56,6 +56,31 @@ def call(sandbox: Any, code: str, *arguments: Any, **more: Any) -> Called:
         return program.call("attack", arguments, **more)
 
 
+SHARES = """
+import mmap
+kept = []
+def attack(x, *handles):
+    kept.extend(mmap.mmap(handle, 4096) for handle in handles)
+    for memory in kept:
+        memory[0] += int(x.sum())
+    return len(handles)
+"""
+
+
+def test_what_descriptors_stand_for_is_shared_from_the_call_on(sandbox: Any) -> None:
+    memory, other = (os.memfd_create("shared") for _ in range(2))
+    for each in (memory, other):
+        os.ftruncate(each, 4096)
+    with opened(sandbox, SHARES) as program:
+        numbers = [program.call("attack", [np.ones(3)], handles=handles).value for handles in ([memory, other], [])]
+        assert program.call("attack", [np.ones(0)], handles=[other]).value == 1
+        with pytest.raises(SandboxError, match="5 descriptors cannot be handed"):
+            program.call("attack", [np.ones(3)], handles=[memory] * 5)
+    assert (numbers, os.pread(memory, 1, 0), os.pread(other, 1, 0)) == ([2, 0], bytes([6]), bytes([6]))
+    os.close(memory)
+    os.close(other)
+
+
 def test_values_and_arrays_go_there_and_back(sandbox: Any) -> None:
     array = np.arange(12, dtype=np.float32).reshape(3, 4)
     sent: list[Any] = [

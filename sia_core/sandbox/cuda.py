@@ -1,0 +1,33 @@
+"""What a program needs of the host to use its CUDA devices: the driver's nodes, and what that reads of the machine.
+
+The driver's part in the kernel is large and takes any call from whoever may open its nodes: with
+them a sandbox keeps its files, network and processes apart as ever, and the kernel less well.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+
+from sia_core.errors import SandboxError
+
+READ = ("/sys/devices", "/sys/bus")
+"""Where the driver looks up processors, memory and the bus."""
+
+_FOLDER = "/dev"
+_NODES = re.compile(r"nvidia(\d+|ctl|-uvm)")
+
+
+def nodes() -> list[str]:
+    """The driver's device nodes. SandboxError where there are none."""
+    paths = [f"{_FOLDER}/{name}" for name in sorted(os.listdir(_FOLDER)) if _NODES.fullmatch(name)]
+    found = [path for path in paths if stat.S_ISCHR(os.stat(path).st_mode)]
+    if not found:
+        raise SandboxError(f"no CUDA device can be handed out: {_FOLDER} has none of the NVIDIA driver's nodes")
+    return found
+
+
+def refusal(sandbox: str) -> SandboxError:
+    """What a sandbox says that hands out none."""
+    return SandboxError(f"the sandbox {sandbox!r} hands out no CUDA device; those that do: namespaces, bwrap")

@@ -1,0 +1,91 @@
+"""CUDA devices in a sandbox, with a node that every machine has in the place of the driver's."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sia_core.errors import SandboxError
+from sia_core.sandbox import cuda
+from sia_core.sandbox.calling import open_program
+from sia_core.sandbox.docker import Docker
+from sia_core.sandbox.process import Process
+from sia_core.types import Limits, SandboxSpec
+
+STAND_IN = "/dev/full"
+"""Whoever may write to it is told that no space is left, and it knows no call of a driver's."""
+
+LIMITS = Limits(setup_seconds=30.0, solve_seconds=30.0, processes=16)
+CODE = f"""
+import fcntl, os, resource
+def tried(act):
+    try:
+        act()
+    except OSError as error:
+        return error.errno
+def look():
+    return {{
+        "write": tried(lambda: os.write(os.open("{STAND_IN}", os.O_RDWR), b"x")),
+        "control": tried(lambda: fcntl.ioctl(os.open("{STAND_IN}", os.O_RDWR), 0x4600)),
+        "addresses": resource.getrlimit(resource.RLIMIT_AS)[0],
+        "elsewhere": tried(lambda: os.open("/dev/tty", os.O_RDWR)),
+        "maps": os.path.exists("/proc/self/maps"),
+        "others": os.path.exists("/proc/{os.getpid()}/maps"),
+        "machine": os.path.isdir("/sys/devices"),
+        "written": tried(lambda: open("/sys/kernel/profiling", "w")),
+    }}
+"""
+
+
+def look(sandbox: Any, **more: Any) -> dict[str, Any]:
+    with open_program(sandbox, {"module.py": CODE.encode()}, "module", limits=LIMITS, **more) as program:
+        called = program.call("look")
+    assert called.ended == "ok", called.message
+    seen: dict[str, Any] = called.value
+    return seen
+
+
+@pytest.mark.real
+def test_a_program_drives_the_devices_that_it_is_given(sandbox: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if sandbox.name == "process":
+        pytest.skip("hands out none")
+    monkeypatch.setattr(cuda, "nodes", lambda: [STAND_IN])
+    seen = look(sandbox, cuda=True)
+    assert (seen["write"], seen["control"]) == (errno.ENOSPC, errno.ENOTTY)
+    assert seen["addresses"] == resource.RLIM_INFINITY or seen["addresses"] == resource.getrlimit(resource.RLIMIT_AS)[1]
+    assert seen["machine"]
+    assert seen["written"] in (errno.EACCES, errno.EROFS, errno.ENOENT)
+    assert seen["elsewhere"] in (errno.EACCES, errno.ENOENT)
+    assert (seen["maps"], seen["others"]) == (True, False)
+
+
+@pytest.mark.real
+def test_no_other_program_is_given_any(sandbox: Any) -> None:
+    seen = look(sandbox)
+    assert seen["write"] in (errno.EACCES, errno.ENOENT)
+    assert seen["addresses"] == LIMITS.memory_bytes
+
+
+def test_the_nodes_are_those_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"}
+    for name in names | {"nvidia-modeset", "nvidia-caps", "nvidia0.txt", "sda"}:
+        os.symlink("/dev/null", tmp_path / name)
+    (tmp_path / "nvidia2").touch()
+    monkeypatch.setattr(cuda, "_FOLDER", str(tmp_path))
+    assert cuda.nodes() == sorted(str(tmp_path / name) for name in names)
+
+
+def test_where_there_are_none_or_the_sandbox_hands_out_none_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "_FOLDER", str(tmp_path))
+    with pytest.raises(SandboxError, match="has none of the NVIDIA driver's nodes"):
+        cuda.nodes()
+    for sandbox in (Docker(), Process()):
+        with pytest.raises(SandboxError, match="hands out no CUDA device"):
+            sandbox.start(SandboxSpec(tmp_path, cuda=True))
