@@ -5,7 +5,7 @@ What runs it is :mod:`sia_core.sandbox.run` and :mod:`sia_core.sandbox.calling`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -63,13 +63,15 @@ class OpenedProgram(Protocol):
         arguments: Sequence[Any] = (),
         seconds: float | None = None,
         handles: Sequence[int] = (),
+        at_reply: Callable[[], None] | None = None,
     ) -> Called:
         """Call a function of the module; by default it has the limits' ``solve_seconds``.
 
         Arguments are JSON with numpy arrays at any place, of numbers or booleans. The
         arrays are the candidate's for the length of the call: it sees a copy, and that
         is gone afterwards. ``handles`` are descriptors: the function gets its own, after the
-        other arguments, and keeps what they stand for. Where a program has ended, each later
+        other arguments, and keeps what they stand for. ``at_reply`` is called when a reply has been
+        read, before the program is made to stand still. Where a program has ended, each later
         call says so again. SandboxError for handles where none can be handed over.
         """
 

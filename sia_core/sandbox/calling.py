@@ -17,7 +17,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
@@ -111,6 +111,7 @@ class Program:
         arguments: Sequence[Any] = (),
         seconds: float | None = None,
         handles: Sequence[int] = (),
+        at_reply: Callable[[], None] | None = None,
     ) -> Called:
         """Call a function of the module."""
         if self._end is not None:
@@ -143,6 +144,8 @@ class Program:
                 os.ftruncate(memory, 0)
                 os.close(memory)
         if self._end is None:
+            if at_reply is not None:
+                at_reply()
             self._pause()
         return called
 

@@ -81,6 +81,36 @@ def test_what_descriptors_stand_for_is_shared_from_the_call_on(sandbox: Any) -> 
     os.close(other)
 
 
+COUNTS = """
+import mmap
+def count(memory):
+    while True:
+        memory[0] = (memory[0] + 1) % 256
+def attack(handle):
+    threading.Thread(target=count, args=[mmap.mmap(handle, 4096)], daemon=True).start()
+"""
+
+
+def test_what_is_done_at_the_reply_is_done_before_the_program_stands_still(sandbox: Any) -> None:
+    memory = os.memfd_create("shared")
+    os.ftruncate(memory, 4096)
+    seen: list[int] = []
+
+    def changes() -> None:
+        first = os.pread(memory, 1, 0)
+        while os.pread(memory, 1, 0) == first:
+            time.sleep(0)
+        seen.append(1)
+
+    with opened(sandbox, COUNTS) as program:
+        assert program.call("attack", handles=[memory], at_reply=changes).ended == "ok"
+        assert seen == [1]
+        still = os.pread(memory, 1, 0)
+        time.sleep(0.02)
+        assert os.pread(memory, 1, 0) == still
+    os.close(memory)
+
+
 def test_values_and_arrays_go_there_and_back(sandbox: Any) -> None:
     array = np.arange(12, dtype=np.float32).reshape(3, 4)
     sent: list[Any] = [
