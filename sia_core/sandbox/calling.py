@@ -63,7 +63,8 @@ def open_program(
             target.write_bytes(content)
         for entry in (mount.host, *mount.host.rglob("*")):
             entry.chmod(0o755 if entry.is_dir() else 0o644)
-        libraries, imports = library_paths(requires), import_names(requires)
+        # What has looked for a device as it was imported is of no use in a fork.
+        libraries, imports = library_paths(requires), () if cuda else import_names(requires)
         spec = SandboxSpec(Path(callee.__file__), (mount,), libraries, imports, limits, cuda=cuda)
         return Program(sandbox.start(spec), module, limits, folder)
     except BaseException:

@@ -19,18 +19,17 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from types import ModuleType
 from typing import Any
 
 import torch
 
 import sia_trimul
+from sia_trimul.drawing import drawn_on, tensors
 from sia_trimul.judging import check, within
 from sia_trimul.shapes import (
-    CAUCHY_SCALE,
-    MASKED_SHARE,
     TIMING,
     H,
     Shape,
@@ -82,22 +81,24 @@ def main() -> None:
 
 def kernel_of(path: Path) -> Kernel:
     """The module's ``kernel``, or its ``custom_kernel`` as the public benchmark calls it."""
+    module = module_of(path)
+    kernel: Kernel | None = getattr(module, "kernel", None)
+    return kernel or (lambda *given: module.custom_kernel(given))
+
+
+def module_of(path: Path) -> ModuleType:
+    """A file of kernels as a module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    kernel: Kernel | None = getattr(module, "kernel", None)
-    return kernel or (lambda *given: module.custom_kernel(given))
+    return module
 
 
 def given_for(shape: Shape, seed: int) -> tuple[Any, ...]:
     x, mask, weights, config = draw(shape, seed)
     return torch.from_numpy(x), torch.from_numpy(mask), tensors(weights, "cpu"), config
-
-
-def tensors(weights: Mapping[str, Any], device: str) -> dict[str, Any]:
-    return {name: torch.from_numpy(weight).to(device) for name, weight in weights.items()}
 
 
 # The CPU.
@@ -219,21 +220,6 @@ def cuda_times(shape: Shape, kernels: Mapping[str, Kernel], device: str, clock: 
             if repeat >= 3:
                 seconds[name].append(taken)
     return [median(each) for each in seconds.values()]
-
-
-def drawn_on(device: str, shape: Shape, seed: int) -> tuple[Any, ...]:
-    """What :func:`given_for` gives, of the same distributions."""
-    _, _, weights, config = draw(replace(shape, n=1, b=1), seed)
-    generator = torch.Generator(device).manual_seed(seed)
-    x = torch.empty(shape.b, shape.n, shape.n, shape.c, device=device)
-    if shape.distribution == "cauchy":
-        x.cauchy_(0, CAUCHY_SCALE, generator=generator)
-    else:
-        x.normal_(generator=generator)
-    mask = torch.ones(x.shape[:3], device=device)
-    if shape.masked:
-        mask = (mask.uniform_(generator=generator) >= MASKED_SHARE).float()
-    return x, mask, tensors(weights, device), config
 
 
 def agree(y: Any, expected: Any) -> bool:

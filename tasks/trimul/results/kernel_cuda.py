@@ -1,24 +1,42 @@
-"""A Triton kernel for the triangle multiplicative update on a CUDA device, written by hand; never timed on one.
-
-Four stages, with float16 between them and float32 sums within:
-
-1. LayerNorm, once, to float16.
-2. One product for left and right: each tile sums a projection and its gate side by side, multiplies them with the
-   mask, and is stored by channel, (H, N * N), as the next stage reads it.
-3. The library's batched product over k.
-4. LayerNorm over H, the output gate (summed again here from stage 1's result, which moves less than storing it), and
-   the output projection.
+"""A kernel for the triangle multiplicative update on a CUDA device, rendered from a plan:
+finish_channels = 64
+finish_depth = 64
+finish_rows = 64
+finish_stages = 3
+finish_warps = 4
+gate = again
+half = float16
+norm_elements = 2048
+norm_warps = 4
+project_channels = 64
+project_depth = 64
+project_rows = 128
+project_stages = 3
+project_warps = 8
 """
 
 import torch
 import triton
 import triton.language as tl
 
-ROWS, CHANNELS, DEPTH = 128, 64, 64
-"""The tile of stage 2: positions, channels of H, and channels of x that are taken at a time."""
-
-OUT_ROWS, OUT_CHANNELS = 64, 64
-"""The tile of stage 4: positions, and channels of y that are written at a time."""
+HALF = torch.float16
+NORM_ELEMENTS, NORM = 2048, {"num_warps": 4}
+PROJECT = {
+    "ROWS": 128,
+    "CHANNELS": 64,
+    "DEPTH": 64,
+    "num_warps": 8,
+    "num_stages": 3,
+}
+FINISH = {
+    "ROWS": 64,
+    "CHANNELS": 64,
+    "DEPTH": 64,
+    "STORED": False,
+    "num_warps": 4,
+    "num_stages": 3,
+}
+GATE = {name: FINISH[name] for name in ("ROWS", "DEPTH", "num_warps", "num_stages")}
 
 
 @triton.jit
@@ -34,7 +52,7 @@ def normalise(x, weight, bias, out, m, c, eps, ROWS: tl.constexpr, C: tl.constex
     scale = tl.load(weight + columns, mask=columns < c, other=0.0)
     shift = tl.load(bias + columns, mask=columns < c, other=0.0)
     result = centred * spread[:, None] * scale[None, :] + shift[None, :]
-    tl.store(out + places, result.to(tl.float16), mask=there)
+    tl.store(out + places, result.to(out.dtype.element_ty), mask=there)
 
 
 @triton.jit
@@ -61,15 +79,39 @@ def project(x, mask, weights, out, m, nn, c, h, ROWS: tl.constexpr, CHANNELS: tl
     batch, position = rows // nn, rows % nn
     sides = side.to(tl.int64) * m * h
     places = sides + batch[None, :] * h * nn + channels.to(tl.int64)[:, None] * nn + position[None, :]
-    tl.store(out + places, result.to(tl.float16), mask=(channels < h)[:, None] & (rows < m)[None, :])
+    tl.store(out + places, result.to(out.dtype.element_ty), mask=(channels < h)[:, None] & (rows < m)[None, :])
+
+
+@triton.jit
+def sum_gate(x, gates, rows, m, c, H: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr):
+    """The sums of the output gate of some positions, (ROWS, H)."""
+    channels = tl.arange(0, H)
+    gate = tl.zeros((ROWS, H), dtype=tl.float32)
+    for first in range(0, c, DEPTH):
+        depth = first + tl.arange(0, DEPTH)
+        part = tl.load(
+            x + rows[:, None] * c + depth[None, :], mask=(rows < m)[:, None] & (depth < c)[None, :], other=0.0
+        )
+        factor = tl.load(gates + channels[None, :] * c + depth[:, None], mask=(depth < c)[:, None], other=0.0)
+        gate = tl.dot(part, factor, gate)
+    return gate
+
+
+@triton.jit
+def store_gate(x, gates, out, m, c, H: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr):
+    """``gates`` (H, C); ``out`` (M, H)."""
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    gate = tl.sigmoid(sum_gate(x, gates, rows, m, c, H, ROWS, DEPTH))
+    places = rows[:, None] * H + tl.arange(0, H)[None, :]
+    tl.store(out + places, gate.to(out.dtype.element_ty), mask=(rows < m)[:, None])
 
 
 @triton.jit
 def finish(
     o, x, gates, weight, bias, projection, y, m, nn, c, eps,
-    H: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, DEPTH: tl.constexpr,
+    H: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, DEPTH: tl.constexpr, STORED: tl.constexpr,
 ):  # fmt: skip
-    """``o`` (B, H, N * N), ``gates`` (H, C), ``projection`` (C, H)."""
+    """``o`` (B, H, N * N), ``projection`` (C, H); ``gates`` (H, C), or what :func:`store_gate` stored, (M, H)."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     channels = tl.arange(0, H)
     batch, position = rows // nn, rows % nn
@@ -79,15 +121,11 @@ def finish(
     centred = given - mean[:, None]
     spread = tl.rsqrt(tl.sum(centred * centred, 1) / H + eps)
     normal = centred * spread[:, None] * tl.load(weight + channels)[None, :] + tl.load(bias + channels)[None, :]
-    gate = tl.zeros((ROWS, H), dtype=tl.float32)
-    for first in range(0, c, DEPTH):
-        depth = first + tl.arange(0, DEPTH)
-        part = tl.load(
-            x + rows[:, None] * c + depth[None, :], mask=(rows < m)[:, None] & (depth < c)[None, :], other=0.0
-        )
-        factor = tl.load(gates + channels[None, :] * c + depth[:, None], mask=(depth < c)[:, None], other=0.0)
-        gate = tl.dot(part, factor, gate)
-    gated = (normal * tl.sigmoid(gate)).to(tl.float16)
+    if STORED:
+        gate = tl.load(gates + rows[:, None] * H + channels[None, :], mask=(rows < m)[:, None], other=0.0)
+    else:
+        gate = tl.sigmoid(sum_gate(x, gates, rows, m, c, H, ROWS, DEPTH))
+    gated = (normal * gate).to(projection.dtype.element_ty)
     for first in range(0, c, CHANNELS):
         columns = first + tl.arange(0, CHANNELS)
         factor = tl.load(projection + columns[None, :] * H + channels[:, None], mask=(columns < c)[None, :], other=0.0)
@@ -97,26 +135,25 @@ def finish(
 
 def kernel(x, mask, weights, config):
     b, n, _, c = x.shape
-    h, eps, m, half = config["hidden_dim"], config["eps"], b * n * n, torch.float16
+    h, eps, m = config["hidden_dim"], config["eps"], b * n * n
     names = ("left_proj", "right_proj", "left_gate", "right_gate", "out_gate")
-    packed = torch.cat([weights[f"{name}.weight"] for name in names]).to(half)
-    projection = weights["to_out.weight"].to(half)
-    normal = torch.empty(m, c, dtype=half, device=x.device)
-    sides = torch.empty(2, b * h, n, n, dtype=half, device=x.device)
-    y = torch.empty_like(x)
+    packed = torch.cat([weights[name + ".weight"] for name in names]).to(HALF)
+    gates, projection = packed[4 * h :], weights["to_out.weight"].to(HALF)
+    normal = torch.empty(m, c, dtype=HALF, device=x.device)
+    sides = torch.empty(2, b * h, n, n, dtype=HALF, device=x.device)
+    y = config["y"] if "y" in config else torch.empty_like(x)
     width = triton.next_power_of_2(c)
-    few = max(1, 2048 // width)
-    normalise[(triton.cdiv(m, few),)](
-        x, weights["norm.weight"], weights["norm.bias"], normal, m, c, eps, ROWS=few, C=width
-    )
-    tiles = triton.cdiv(m, ROWS) * 2 * triton.cdiv(h, CHANNELS)
-    project[(tiles,)](
-        normal, mask, packed, sides, m, n * n, c, h,
-        ROWS=ROWS, CHANNELS=CHANNELS, DEPTH=DEPTH, num_warps=8, num_stages=3,
-    )  # fmt: skip
+    few = max(1, NORM_ELEMENTS // width)
+    scale, shift = weights["norm.weight"], weights["norm.bias"]
+    normalise[(triton.cdiv(m, few),)](x, scale, shift, normal, m, c, eps, ROWS=few, C=width, **NORM)
+    tiles = triton.cdiv(m, PROJECT["ROWS"]) * 2 * triton.cdiv(h, PROJECT["CHANNELS"])
+    project[(tiles,)](normal, mask, packed, sides, m, n * n, c, h, **PROJECT)
     o = torch.bmm(sides[0], sides[1].transpose(1, 2))
-    finish[(triton.cdiv(m, OUT_ROWS),)](
-        o, normal, packed[4 * h :], weights["to_out_norm.weight"], weights["to_out_norm.bias"], projection, y,
-        m, n * n, c, eps, H=h, ROWS=OUT_ROWS, CHANNELS=OUT_CHANNELS, DEPTH=DEPTH, num_warps=4, num_stages=3,
-    )  # fmt: skip
+    tiles = triton.cdiv(m, FINISH["ROWS"])
+    if FINISH["STORED"]:
+        stored = torch.empty(m, h, dtype=HALF, device=x.device)
+        store_gate[(tiles,)](normal, gates, stored, m, c, H=h, **GATE)
+        gates = stored
+    scale, shift = weights["to_out_norm.weight"], weights["to_out_norm.bias"]
+    finish[(tiles,)](o, normal, gates, scale, shift, projection, y, m, n * n, c, eps, H=h, **FINISH)
     return y

@@ -1,6 +1,6 @@
 """Each known way to cheat earns no more than an honest failure.
 
-On the CPU here; what needs a CUDA device is not built, see the task's README.
+On the CPU edition, and on the CUDA edition with the CPU in the device's place, and with a device where there is one.
 """
 
 from __future__ import annotations
@@ -81,9 +81,32 @@ CHEATS = {
 }
 
 
+# What two processes share, and several calls in one order.
+SHARED = {
+    "written by a thread": "import threading\ndef kernel(x, mask, weights, config):\n    y = config['y']\n"
+    "    given = (x.clone(), mask, weights, config)\n"
+    "    threading.Thread(target=lambda: y.copy_(honest(*given))).start()\n    return y",
+    "a patched clock": "import time\ntime.perf_counter = lambda: 0.0\n"
+    "torch.cuda.Event.elapsed_time = lambda *_: 0.0\nkernel = honest",
+    "inputs made easy": "def kernel(x, mask, *rest):\n    x.zero_()\n    mask.zero_()\n"
+    "    return honest(x, mask, *rest)",
+    "nothing written": "def kernel(x, mask, weights, config):\n    return config['y']",
+    "one call of many": "calls = []\ndef kernel(x, mask, weights, config):\n    calls.append(1)\n"
+    "    return config['y'].zero_() if len(calls) % 5 == 0 else honest(x, mask, weights, config)",
+    "memory of its last call": "kept = []\ndef kernel(x, mask, weights, config):\n"
+    "    kept.append((x, config['y']))\n    return kept[0][1] if len(kept) > 1 else honest(x, mask, weights, config)",
+}
+
+
 @pytest.mark.parametrize("name", CHEATS)
 def test_a_cheat_earns_what_a_failure_earns(judge: Callable[..., Score], name: str) -> None:
     score = judge(f"{HONEST}\n{CHEATS[name]}\n")
+    assert (score.valid, score.reward) == (False, 0.0), score.feedback
+
+
+@pytest.mark.parametrize("name", CHEATS | SHARED)
+def test_a_cheat_on_a_device_earns_what_a_failure_earns(device_judge: Callable[..., Score], name: str) -> None:
+    score = device_judge(f"{HONEST}\n{(CHEATS | SHARED)[name]}\n")
     assert (score.valid, score.reward) == (False, 0.0), score.feedback
 
 

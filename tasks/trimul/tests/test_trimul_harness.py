@@ -14,12 +14,13 @@ import torch
 
 import sia_trimul
 from sia_core.harness import apply_edits
+from sia_trimul import toolchain
 from sia_trimul.judging import check
 from sia_trimul.shapes import Shape, draw
 from sia_trimul.task import KernelAnswer, TriMul
 
 SOURCE = Path(sia_trimul.__file__).parent
-EDITS = TriMul().playbook().edit
+MODULES = ("harness", "plans", "fields", "renderer")
 EXACT = ("first", "second", "gate", "output")
 """Stages that take other precisions too, in which few kernels are right."""
 
@@ -45,7 +46,7 @@ class Ctx:
 
 def load(folder: Path) -> Any:
     """The harness of a folder, and its modules, as a sandbox would import them."""
-    for name in ("harness", "plans", "renderer"):
+    for name in MODULES:
         sys.modules.pop(name, None)
     sys.path.insert(0, str(folder))
     try:
@@ -54,15 +55,39 @@ def load(folder: Path) -> Any:
         sys.path.remove(str(folder))
 
 
-@pytest.fixture(params=[None, *EDITS], ids=lambda edit: "seed" if edit is None else edit.name)
-def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    tree = TriMul().seed_harness()
-    if request.param is not None:
-        tree = apply_edits(tree, request.param.change)
-    tree.write_to(tmp_path / "harness")
-    yield load(tmp_path / "harness")
-    for name in ("harness", "plans", "renderer"):
+def edited(task: TriMul, edit: Any, folder: Path) -> Iterator[Any]:
+    tree = task.seed_harness()
+    if edit is not None:
+        tree = apply_edits(tree, edit.change)
+    tree.write_to(folder)
+    yield load(folder)
+    for name in MODULES:
         sys.modules.pop(name, None)
+
+
+def cuda() -> TriMul:
+    """The CUDA edition, whether or not there is a device."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(toolchain, "check_device", lambda: "a device")
+        return TriMul(device="cuda")
+
+
+def of_each(*tasks: TriMul) -> Any:
+    """The seed of each edition, and what each edit makes of it."""
+    cases = [(task, edit) for task in tasks for edit in (None, *task.playbook().edit)]
+    return pytest.fixture(
+        params=cases, ids=lambda case: f"{case[0].verifier.name}: {'seed' if case[1] is None else case[1].name}"
+    )
+
+
+@of_each(TriMul(), cuda())
+def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    yield from edited(*request.param, tmp_path / "harness")
+
+
+@of_each(TriMul())
+def cpu_harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    yield from edited(*request.param, tmp_path / "harness")
 
 
 def instance(start: Any = None) -> Any:
@@ -96,7 +121,7 @@ def test_it_asks_the_policy_for_what_the_schema_says(harness: Any) -> None:
     assert answer["plan"] == {**json.loads(plan), **harness.plans.PINNED}
 
 
-def test_plans_make_right_kernels(harness: Any) -> None:
+def test_plans_make_right_kernels(cpu_harness: Any) -> None:
     sys.path.insert(0, str(SOURCE / "programs"))
     import reference
 
@@ -107,9 +132,9 @@ def test_plans_make_right_kernels(harness: Any) -> None:
         given = (torch.from_numpy(x), torch.from_numpy(mask), {k: torch.from_numpy(v) for k, v in weights.items()})
         expected = reference.kernel(*given, config).numpy()
         for _ in range(12):
-            plan = harness.plans.random_plan(rng) | dict.fromkeys(EXACT, "float32")
+            plan = cpu_harness.plans.random_plan(rng) | dict.fromkeys(EXACT, "float32")
             scope: dict[str, Any] = {}
-            exec(harness.answer(plan)["code"], scope)
+            exec(cpu_harness.answer(plan)["code"], scope)
             for _ in range(2):
                 check(scope["kernel"](*given, config).numpy(), expected, shape)
 

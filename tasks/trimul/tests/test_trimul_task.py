@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from sia_core.discovering import Discovers
 from sia_core.errors import UsageError
 from sia_core.types import Split, Task, Verifier
-from sia_trimul import plugin
+from sia_trimul import plugin, toolchain
+from sia_trimul.device import DeviceJudge
 from sia_trimul.task import TriMul
 from sia_trimul.verifier import KernelJudge
 
@@ -54,9 +55,29 @@ def test_an_answer_is_code_with_or_without_a_plan() -> None:
             answer.model_validate(each)
 
 
-def test_a_device_that_no_sandbox_hands_out_is_refused_with_what_to_do() -> None:
-    with pytest.raises(UsageError, match="--set device=cpu; `make bench-trimul`"):
+def test_a_device_that_is_not_there_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="'tpu' is none of cpu, cuda: --set device=cpu"):
+        TriMul(device="tpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UsageError, match="finds no CUDA device here; the CPU edition needs none: --set device=cpu"):
         TriMul(device="cuda")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(toolchain, "_installed", lambda name: name != "cuda-bindings")
+    with pytest.raises(UsageError, match=r"need pip install 'sia-trimul\[cuda\]'"):
+        TriMul(device="cuda")
+
+
+def test_the_cuda_edition_says_where_its_kernels_run_and_what_they_earn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolchain, "check_device", lambda: "NVIDIA H100")
+    task: Task = TriMul(device="cuda")
+    assert isinstance(task, Discovers)
+    assert (task.metric.name, task.verifier.name) == ("reward", "trimul-cuda")
+    assert all(word in task.brief for word in ("a CUDA device, NVIDIA H100,", "1024/1/384 normal", "1500 divided by"))
+    assert task.fingerprint != TriMul().fingerprint
+    assert len(task.instances("gate")) >= 12
+    assert isinstance(DeviceJudge(**task.verifier.settings), Verifier)
+    monkeypatch.setattr(toolchain, "check_device", lambda: "NVIDIA H200")
+    assert TriMul(device="cuda").fingerprint != task.fingerprint
 
 
 def test_what_is_exported_is_the_kernel_and_how_to_try_it(tmp_path: Path) -> None:
@@ -70,8 +91,12 @@ def test_what_is_exported_is_the_kernel_and_how_to_try_it(tmp_path: Path) -> Non
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
 
 
-def test_the_plugin_offers_a_task_and_its_verifier() -> None:
-    assert [offer.name for offer in (*plugin.sia_tasks(), *plugin.sia_verifiers())] == ["trimul", "trimul"]
+def test_the_plugin_offers_a_task_and_its_verifiers() -> None:
+    assert [offer.name for offer in (*plugin.sia_tasks(), *plugin.sia_verifiers())] == [
+        "trimul",
+        "trimul",
+        "trimul-cuda",
+    ]
 
 
 def test_the_entry_module_imports_nothing_heavy() -> None:

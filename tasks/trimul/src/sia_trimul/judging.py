@@ -43,9 +43,16 @@ def check(y: Any, reference: Any, shape: Shape, tolerance: float = TOLERANCE) ->
             return
         excess = np.where(np.isfinite(y), np.abs(y - reference) / (1 + np.abs(reference)), np.inf)
     worst = tuple(int(place) for place in np.unravel_index(int(np.argmax(excess)), y.shape))
-    raise Refused(
-        f"wrong at {shape}: y{list(worst)} is {y[worst]:.5g} and should be {reference[worst]:.5g}; "
-        f"{beyond.mean():.2%} of the elements are further off than {tolerance:g}"
+    raise wrong(shape, worst, float(y[worst]), float(reference[worst]), float(beyond.mean()), tolerance)
+
+
+def wrong(
+    shape: Shape, worst: Sequence[int], y: float, reference: float, beyond: float, tolerance: float = TOLERANCE
+) -> Refused:
+    """What is said of the worst element, and of the share that is beyond the tolerance."""
+    return Refused(
+        f"wrong at {shape}: y{list(worst)} is {y:.5g} and should be {reference:.5g}; "
+        f"{beyond:.2%} of the elements are further off than {tolerance:g}"
     )
 
 

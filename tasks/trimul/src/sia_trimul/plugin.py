@@ -1,4 +1,4 @@
-"""What this distribution offers: the task ``trimul`` and the verifier that runs, checks and times its kernels."""
+"""What this distribution offers: the task ``trimul`` and the verifiers that run, check and time its kernels."""
 
 from __future__ import annotations
 
@@ -16,4 +16,7 @@ def sia_tasks() -> Sequence[Offer]:
 
 @hookimpl
 def sia_verifiers() -> Sequence[Offer]:
-    return [Offer("trimul", "right on fresh inputs, and how fast beside a baseline", "sia_trimul.verifier:KernelJudge")]
+    return [
+        Offer("trimul", "right on fresh inputs, and how fast beside a baseline", "sia_trimul.verifier:KernelJudge"),
+        Offer("trimul-cuda", "the same on a CUDA device, by its microseconds", "sia_trimul.device:DeviceJudge"),
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,9 @@ from sia_core.errors import UsageError
 from sia_core.harness import HarnessTree
 from sia_core.playbook import Playbook
 from sia_core.types import Instance, Kind, Limits, Metric, OfferRef, Split
-from sia_trimul.shapes import CPU_TIMING, TOLERANCE, H
+from sia_trimul.shapes import CPU_TIMING, TIMING, TOLERANCE, H, Shape
 
 HERE = Path(__file__).parent
-SIZES: Mapping[Split, int] = {"public": 0, "search": 4, "gate": 40, "sealed": 6}
 CODE_BYTES = 200_000
 
 BRIEF = """\
@@ -29,19 +29,72 @@ float32 tensors of PyTorch; it returns y, float32 (B, N, N, C):
 
 {function}
 
-H = {h}; `weights["left_proj.weight"]` is (H, C) and so on, `config` is {{"dim": C, "hidden_dim": H, "eps": 1e-5}}.
+H = {h}; `weights["left_proj.weight"]` is (H, C) and so on, `config` is {config}.
 Every element must be within {tolerance:g}, relative and absolute, of the float32 result, with masks that have
-zeros, and for x from normal and from Cauchy distributions. So products may be in bfloat16. Before the answer is
+zeros, and for x from normal and from Cauchy distributions. So products may be in {halves}. Before the answer is
 sealed, nine tenths of that are tolerated, so that what passes passes on other inputs too.
 
-The kernel runs on one thread of a CPU, in a process of its own, with PyTorch and numpy and no compiler. It is timed
+{where} It is timed
 on (N/B/C) {shapes}, on fresh inputs and weights at each call, by turns with the baseline: the function as it
-reads above, in float32. The reward is how many times as fast it is, the geometric mean over the shapes. No
+reads above, in float32. {reward} No
 result of an earlier call is of use in a later one, and between calls its process stands still.
 
 The harness may call `ctx.evaluate(answer)` a few times, and returns its best answer. The plan is a description of the
 kernel out of a small set of plans, which the policy can name; the seed harness renders a plan into code.
 """
+
+
+@dataclass(frozen=True)
+class Edition:
+    """What the task is on one kind of device."""
+
+    verifier: str
+    metric: Metric
+    limits: Limits
+    sizes: Mapping[Split, int]
+    seeds: tuple[str, ...]
+    """Folders of the seed harness; a later one's files stand before an earlier one's."""
+
+    playbooks: tuple[str, ...]
+    shapes: Sequence[Shape]
+    brief: Mapping[str, str]
+
+
+EDITIONS = {
+    "cpu": Edition(
+        "trimul",
+        Metric("speedup", unit="times the baseline's speed", bounds=None),
+        Limits(solve_seconds=120.0),
+        {"public": 0, "search": 4, "gate": 40, "sealed": 6},
+        ("seed",),
+        ("playbook.toml", "playbook_search.toml"),
+        CPU_TIMING,
+        {
+            "config": '{"dim": C, "hidden_dim": H, "eps": 1e-5}',
+            "halves": "bfloat16",
+            "where": "The kernel runs on one thread of a CPU, in a process of its own, with PyTorch and numpy and no "
+            "compiler.",
+            "reward": "The reward is how many times as fast it is, the geometric mean over the shapes.",
+        },
+    ),
+    "cuda": Edition(
+        "trimul-cuda",
+        Metric("reward", unit="1500 / microseconds of a call", bounds=None),
+        Limits(solve_seconds=600.0),
+        # What a look at a kernel takes there is tens of seconds, and a device's clock is steadier.
+        {"public": 0, "search": 4, "gate": 12, "sealed": 6},
+        ("seed", "seed_cuda"),
+        ("playbook_cuda.toml", "playbook_search.toml"),
+        TIMING,
+        {
+            "config": '{"dim": C, "hidden_dim": H, "eps": 1e-5, "y": a float32 tensor that y may be written to}',
+            "halves": "float16 or bfloat16",
+            "where": "The kernel runs on a CUDA device, {device}, in a process of its own, with PyTorch, and with\n"
+            "Triton and CuPy where they are installed; CuPy compiles CUDA C++ (`cupy.RawModule`), nothing else does.",
+            "reward": "The reward is 1500 divided by the geometric mean of the microseconds of a call over the shapes.",
+        },
+    ),
+}
 
 
 class KernelAnswer(BaseModel):
@@ -56,38 +109,41 @@ class KernelAnswer(BaseModel):
 class TriMul:
     """Task ``trimul``. An instance is a search for a kernel; all of them are for the same shapes.
 
-    ``device`` is ``cpu``; any other is refused with what can be done instead.
+    ``device`` is ``cpu`` or ``cuda``. UsageError where there is no such device.
     """
 
     name = "trimul"
     kind: Kind = "discover"
     evaluations = 2
-    metric = Metric("speedup", unit="times the baseline's speed", bounds=None)
     answer = KernelAnswer
     failure_reward = 0.0
-    limits = Limits(solve_seconds=120.0)
 
     def __init__(self, seed: int = 0, device: str = "cpu") -> None:
-        if device != "cpu":
-            raise UsageError(
-                f"trimul: device {device!r} cannot be used in a run: no sandbox hands out a CUDA device yet. "
-                "The CPU edition is --set device=cpu; `make bench-trimul` measures kernels on a CUDA device"
-            )
-        self.verifier = OfferRef("trimul")
+        if device not in EDITIONS:
+            raise UsageError(f"trimul: device {device!r} is none of {', '.join(EDITIONS)}: --set device=cpu")
+        self._device, self._edition = device, EDITIONS[device]
+        self.metric, self.limits = self._edition.metric, self._edition.limits
+        self.verifier = OfferRef(self._edition.verifier)
+        about = dict(self._edition.brief)
+        if device == "cuda":
+            from sia_trimul.toolchain import check_device
+
+            about["where"] = about["where"].format(device=check_device())
         function = (HERE / "programs" / "reference.py").read_text(encoding="utf-8").partition("def kernel")[2]
         self.brief = BRIEF.format(
             function="".join(f"    {line}\n" for line in f"def kernel{function}".splitlines()),
             h=H,
             tolerance=TOLERANCE,
-            shapes=", ".join(map(str, CPU_TIMING)),
+            shapes=", ".join(map(str, self._edition.shapes)),
+            **about,
         )
         self.fingerprint = hashlib.sha256(self.brief.encode()).hexdigest()
 
     def instances(self, split: Split) -> Sequence[Instance]:
         """Searches, which differ in nothing but their seeds."""
         return [
-            Instance(f"{split}-{place}", split, {"device": "cpu", "search": f"{split} {place}"})
-            for place in range(SIZES[split])
+            Instance(f"{split}-{place}", split, {"device": self._device, "search": f"{split} {place}"})
+            for place in range(self._edition.sizes[split])
         ]
 
     def public_dir(self, splits: Sequence[Split]) -> Path:
@@ -96,11 +152,15 @@ class TriMul:
 
     def seed_harness(self) -> HarnessTree:
         """Asks for plans, renders and evaluates each, and returns the best."""
-        return HarnessTree.from_folder(HERE / "seed")
+        files: dict[str, bytes] = {}
+        for folder in self._edition.seeds:
+            files |= HarnessTree.from_folder(HERE / folder).files
+        return HarnessTree(files)
 
     def playbook(self) -> Playbook:
-        """The catalogue of edits in ``playbook.toml``."""
-        return Playbook.from_toml(HERE / "playbook.toml")
+        """The catalogue of edits, of this edition's plans and of the search."""
+        read = [Playbook.from_toml(HERE / name) for name in self._edition.playbooks]
+        return Playbook(edit=tuple(entry for each in read for entry in each.edit))
 
     def artefact(self, answer: Any) -> Mapping[str, bytes]:
         """The kernel, the reference, and how to try it."""

@@ -65,7 +65,7 @@ class KernelJudge:
         tolerance = TOLERANCE if instance.split == "sealed" else SEARCH_TOLERANCE
         try:
             with ctx.open(files_of(answer["code"].encode()), "entry", requires=REQUIRES, limits=LIMITS) as kernel:
-                _understood(kernel.call("start", [THREADS]), None)
+                understood(kernel.call("start", [THREADS]), None)
                 for shape in checked:
                     _compare(kernel, twin, shape, tolerance)
                 times = [self._time(kernel, twin, shape, repeats, tolerance) for shape in CPU_TIMING]
@@ -82,7 +82,7 @@ class KernelJudge:
 
     def _time(self, kernel: OpenedProgram, twin: OpenedProgram, shape: Shape, repeats: int, tolerance: float) -> Times:
         # Whatever is done at the first sight of a shape is not timed, nor is its output of any use.
-        _understood(kernel.call("kernel", draw(shape, secrets.randbits(64)), _FIRST_SECONDS), shape)
+        understood(kernel.call("kernel", draw(shape, secrets.randbits(64)), _FIRST_SECONDS), shape)
         times = Times(shape)
         for _ in range(repeats):
             ours, theirs = _compare(kernel, twin, shape, tolerance)
@@ -99,9 +99,9 @@ class KernelJudge:
             return self._twin
         reference = (PROGRAMS / "reference.py").read_bytes()
         self._twin = ctx.open(files_of(reference), "entry", requires=REQUIRES, limits=LIMITS)
-        _trusted(self._twin.call("start", [THREADS], _BASELINE_SECONDS))
+        trusted(self._twin.call("start", [THREADS], _BASELINE_SECONDS))
         for shape in CPU_TIMING:
-            _trusted(self._twin.call("kernel", draw(shape, 0), _BASELINE_SECONDS))
+            trusted(self._twin.call("kernel", draw(shape, 0), _BASELINE_SECONDS))
         shape = _RATE_SHAPE
         self._rate = max(shape.flop / product_seconds(self._twin, shape) for _ in range(_RATE_TRIES))
         return self._twin
@@ -109,20 +109,21 @@ class KernelJudge:
 
 def product_seconds(twin: OpenedProgram, shape: Shape) -> float:
     """What the matrix products of a shape take by themselves, in trusted code."""
-    return float(_trusted(twin.call("products", [shape.b, shape.n, shape.c, H], _BASELINE_SECONDS)))
+    return float(trusted(twin.call("products", [shape.b, shape.n, shape.c, H], _BASELINE_SECONDS)))
 
 
 def _compare(kernel: OpenedProgram, twin: OpenedProgram, shape: Shape, tolerance: float) -> tuple[float, float]:
     """Seconds of the kernel and of the baseline on new inputs. Refused where the kernel fails or is wrong."""
     inputs = draw(shape, secrets.randbits(64))
     theirs = twin.call("kernel", inputs, _BASELINE_SECONDS)
-    reference = _trusted(theirs)
+    reference = trusted(theirs)
     ours = kernel.call("kernel", inputs, 2 + _PATIENCE * theirs.seconds)
-    check(_understood(ours, shape), reference, shape, tolerance)
+    check(understood(ours, shape), reference, shape, tolerance)
     return ours.seconds, theirs.seconds
 
 
-def _understood(called: Called, shape: Shape | None) -> Any:
+def understood(called: Called, shape: Shape | None) -> Any:
+    """What a kernel's process returned. Refused, in a few words, where it failed."""
     if called.ended == "ok":
         return called.value
     where = "" if shape is None else f" at {shape}"
@@ -136,7 +137,8 @@ def _shown(message: str, most: int = 600) -> str:
     return "\n".join([*lines[:1], *lines[1:][-4:]])[:most]
 
 
-def _trusted(called: Called) -> Any:
+def trusted(called: Called) -> Any:
+    """What the baseline's process returned. SiaError where it failed."""
     if called.ended != "ok":
         raise SiaError(f"the baseline failed: {called.ended} {called.message}")
     return called.value

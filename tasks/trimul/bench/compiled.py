@@ -1,0 +1,89 @@
+"""A module's Triton kernels, compiled for a device that need not be here, as its ``kernel`` would launch them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from sia_trimul.drawing import drawn_on
+from sia_trimul.shapes import Shape
+
+_TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32"}
+_OPTIONS = ("num_warps", "num_stages")
+_STEP = 16
+_FUSE = {"enable_fp_fusion": True}
+"""Triton's default, which it is about to change, and warns of until it is said."""
+
+
+SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}
+"""What a program may have of a multiprocessor's shared memory, by capability."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of a kernel.
+
+    Bytes of shared memory, warps, registers a thread, bytes spilled of a thread's, and instructions of matrix products.
+    """
+
+    name: str
+    shared: int
+    warps: int
+    registers: int
+    spilled: int
+    products: int
+
+
+def compiled(module: ModuleType, shape: Shape, capability: int) -> list[Compiled]:
+    """What the module launches for inputs of a shape, compiled for devices of a capability, 90 for 9.0."""
+    launches: list[tuple[JITFunction[Any], tuple[Any, ...], dict[str, Any]]] = []
+
+    class Recorded:
+        def __init__(self, function: JITFunction[Any]) -> None:
+            self._function = function
+
+        def __getitem__(self, grid: Any) -> Any:
+            return lambda *arguments, **named: launches.append((self._function, arguments, named))
+
+    functions = {name: each for name, each in vars(module).items() if isinstance(each, JITFunction)}
+    vars(module).update({name: Recorded(each) for name, each in functions.items()})
+    module.kernel(*drawn_on("cpu", shape, 1))
+    vars(module).update(functions)
+    return [_compile(*each, capability) for each in launches]
+
+
+def _compile(
+    function: JITFunction[Any], arguments: tuple[Any, ...], named: dict[str, Any], capability: int
+) -> Compiled:
+    options = {name: value for name, value in named.items() if name in _OPTIONS}
+    constants = {name: value for name, value in named.items() if name not in _OPTIONS}
+    signature = dict.fromkeys(function.arg_names, "constexpr")
+    divisible = {}
+    for place, (name, value) in enumerate(zip(function.arg_names, arguments, strict=False)):
+        is_tensor = isinstance(value, torch.Tensor)
+        signature[name] = _TYPES[value.dtype] if is_tensor else "fp32" if isinstance(value, float) else "i32"
+        if is_tensor or (isinstance(value, int) and value % _STEP == 0):
+            divisible[(place,)] = [["tt.divisibility", _STEP]]
+    source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=divisible)
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options | _FUSE)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.asm["cubin"])
+        file.flush()
+        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    used = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", told)}
+    spilled = used["STACK"] + used["LOCAL"]
+    products = len(re.findall(r"wgmma\.mma_async|mma\.sync", made.asm["ptx"]))
+    about = made.metadata
+    return Compiled(function.__name__, about.shared, about.num_warps, used["REG"], spilled, products)

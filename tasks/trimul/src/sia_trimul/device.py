@@ -1,0 +1,305 @@
+"""Runs a kernel on a CUDA device beside the baseline, checks each output there, and takes the times by turns.
+
+The inputs of some calls are drawn into device memory, which the kernel's process is handed with the order to call:
+it has not seen them before. The clock is this process's. It runs until some elements of every output, which nobody
+knows beforehand, have been read here; what they were then has to be what they are when the process stands still, so
+that nothing is done later. Then each output is checked against the reference, computed here on inputs drawn again.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from sia_core.errors import SiaError
+from sia_core.opening import Called, OpenedProgram
+from sia_core.types import Instance, Limits, Score, VerifierContext
+from sia_trimul import toolchain
+from sia_trimul.device_memory import Shared
+from sia_trimul.drawing import drawn_on
+from sia_trimul.judging import HOPELESS, IMPOSSIBLE, SEARCH_TOLERANCE, Refused, Times, summary, within, wrong
+from sia_trimul.shapes import CORRECTNESS, TIMING, TOLERANCE, Shape, device_of, draw, least_seconds
+from sia_trimul.verifier import trusted, understood
+
+LIMITS = Limits(
+    total_memory_bytes=16 * 2**30,
+    processes=128,
+    file_bytes=1 * 2**30,
+    scratch_bytes=2 * 2**30,
+    setup_seconds=120.0,
+)
+PROGRAMS = Path(__file__).parent / "programs"
+POINTS = 4096
+"""Elements of each output that are read at the end of the clock."""
+
+CLOCKS_DIFFER, CLOCKS_SLACK = 0.25, 1e-3
+"""By what part of the time, and by how many seconds, the kernel's clock and this process's may differ."""
+
+_BASELINE_SECONDS, _FIRST_SECONDS = 60.0, 60.0
+_PATIENCE = 5.0
+_ALIGNMENT = 256
+_MOST_CALLS, _MOST_FLOP, _MOST_BYTES = 32, 8e12, 16e9
+_RATE_TRIES = 5
+
+
+class DeviceJudge:
+    """Verifier ``trimul-cuda``: the reward is 1500 divided by the geometric mean of the microseconds of a call.
+
+    On the search split, and while a harness searches, a kernel is checked on the small shapes and timed twice on each
+    that is timed publicly; as an answer on gate or sealed it is checked on all of them and timed three times.
+    """
+
+    device = "cuda"
+    checked: Sequence[Shape] = CORRECTNESS
+    checked_at_first: Sequence[Shape] = tuple(shape for shape in CORRECTNESS if shape.n <= 64)
+    timed: Sequence[Shape] = TIMING
+    measured_on = 8192, 2**30
+    """The size of the product and the bytes of the copy that tell what the device can do."""
+
+    def __init__(self) -> None:
+        self._twin: OpenedProgram | None = None
+        self._reference = _module(PROGRAMS / "reference.py")
+        self._rate = self._bandwidth = 0.0
+
+    def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
+        """Correct or not, and how long a call takes."""
+        with torch.no_grad():
+            twin = self._baseline(ctx)
+            thorough = ctx.final and instance.split != "search"
+            tolerance = TOLERANCE if instance.split == "sealed" else SEARCH_TOLERANCE
+            try:
+                times = self._times(answer["code"].encode(), ctx, twin, tolerance, thorough=thorough)
+            except Refused as refusal:
+                return Score(0.0, valid=False, feedback=str(refusal))
+            except (MemoryError, torch.OutOfMemoryError) as error:
+                self._check_room(error)
+                return Score(0.0, valid=False, feedback="it leaves no memory on the device for its own inputs")
+        _, metrics, feedback = summary(times, self._rate)
+        return Score(1500 / metrics["microseconds"], metrics=metrics, feedback=feedback)
+
+    def close(self) -> None:
+        """End the baseline's process."""
+        if self._twin is not None:
+            self._twin.close()
+            self._twin = None
+
+    def _times(
+        self, code: bytes, ctx: VerifierContext, twin: OpenedProgram, tolerance: float, *, thorough: bool
+    ) -> list[Times]:
+        with self._open(code, ctx) as kernel:
+            understood(kernel.call("start", [self.device], _FIRST_SECONDS), None)
+            for shape in self.checked if thorough else self.checked_at_first:
+                with self._round(shape, 1, kernel) as given:
+                    called, _ = given.call(kernel, "calls", _FIRST_SECONDS)
+                    understood(called, shape)
+                    given.check(self._reference.kernel, tolerance)
+            repeats = 3 if thorough else 2
+            return [self._time(kernel, twin, shape, repeats, tolerance) for shape in self.timed]
+
+    def _time(self, kernel: OpenedProgram, twin: OpenedProgram, shape: Shape, repeats: int, tolerance: float) -> Times:
+        with self._round(shape, 1, kernel, twin) as given:
+            # Whatever is done at the first sight of a shape is not timed, nor is its output of any use.
+            understood(given.call(kernel, "calls", _FIRST_SECONDS)[0], shape)
+            trusted(given.call(twin, "calls", _BASELINE_SECONDS)[0])
+        count = calls_of(shape)
+        ours: list[float] = []
+        theirs: list[float] = []
+        idle: list[float] = []
+        said: list[object] = []
+        for _ in range(repeats):
+            with self._round(shape, count, kernel, twin) as given:
+                called, seconds = given.call(twin, "nothing", _BASELINE_SECONDS)
+                trusted(called)
+                idle.append(seconds)
+                most = 2 + _PATIENCE * (theirs[-1] if theirs else _FIRST_SECONDS)
+                called, seconds = given.call(kernel, "calls", most)
+                said.append(understood(called, shape))
+                ours.append(seconds)
+                given.check(self._reference.kernel, tolerance)
+                called, seconds = given.call(twin, "calls", _BASELINE_SECONDS)
+                trusted(called)
+                theirs.append(seconds)
+            if ours[-1] > HOPELESS * theirs[-1]:
+                break
+        # What it takes to hand memory over and to read it is the same for a process that calls no kernel.
+        times = Times(shape, *([(each - min(idle)) / count for each in column] for column in (ours, theirs)))
+        times.check_possible(self._least(shape))
+        for seconds, claimed in zip(times.kernel, said, strict=True):
+            check_clocks(shape, seconds * count, claimed)
+        return times
+
+    def _least(self, shape: Shape) -> float:
+        """Seconds that no call can be faster than."""
+        measured = IMPOSSIBLE * max(shape.flop / self._rate, shape.io_bytes / self._bandwidth)
+        known = device_of(torch.cuda.get_device_name()) if self.device == "cuda" else None
+        return max(measured, least_seconds(shape, known)) if known else measured
+
+    @contextmanager
+    def _round(self, shape: Shape, count: int, *programs: OpenedProgram) -> Iterator[Round]:
+        given = Round(shape, count, self.device)
+        try:
+            yield given
+        finally:
+            for program in programs:
+                program.call("drop", [], _BASELINE_SECONDS)
+            given.close()
+
+    def _open(self, code: bytes, ctx: VerifierContext) -> OpenedProgram:
+        cuda = self.device == "cuda"
+        files = {
+            **(toolchain.files() if cuda else {"environment.json": b"{}"}),
+            "candidate.py": code,
+            "device_memory.py": Path(__file__).with_name("device_memory.py").read_bytes(),
+            "entry.py": (PROGRAMS / "entry_device.py").read_bytes(),
+        }
+        requires = toolchain.requires() if cuda else ("torch",)
+        return ctx.open(files, "entry", requires=requires, limits=LIMITS, cuda=cuda)
+
+    def _baseline(self, ctx: VerifierContext) -> OpenedProgram:
+        """The baseline's process, kept from answer to answer: nothing of a candidate's ever runs in it."""
+        if self._twin is None:
+            self._twin = self._open((PROGRAMS / "reference.py").read_bytes(), ctx)
+            trusted(self._twin.call("start", [self.device], _BASELINE_SECONDS))
+            self._rate, self._bandwidth = rates(self.device, *self.measured_on)
+        return self._twin
+
+    def _check_room(self, why: BaseException) -> None:
+        """SiaError where the device has no room, now that the kernel's process has ended."""
+        try:
+            torch.cuda.empty_cache()
+            Shared(int(_MOST_BYTES), self.device).close()
+        except MemoryError:
+            raise SiaError(f"the device has no room for the inputs of a kernel: {why}") from why
+
+
+class Round:
+    """Inputs of ``count`` calls, and room for their outputs, in memory that processes can be handed."""
+
+    def __init__(self, shape: Shape, count: int, device: str) -> None:
+        """Draw them. What stands where an output is to be is no number."""
+        self._shape, self._device = shape, device
+        self._seeds = [secrets.randbits(63) for _ in range(count)]
+        forms, self._config, each = _forms(shape)
+        if device == "cuda":
+            torch.cuda.empty_cache()  # what this process keeps for itself is needed for what it hands over
+        self._memory = Shared(count * each, device)
+        self._places = [
+            {name: (number * each + start, size) for name, (start, size) in forms.items()} for number in range(count)
+        ]
+        for places, seed in zip(self._places, self._seeds, strict=True):
+            x, mask, weights, _ = drawn_on(device, shape, seed)
+            for name, tensor in {"x": x, "mask": mask, **weights}.items():
+                self._memory.floats(*places[name]).copy_(tensor)
+        elements = shape.b * shape.n**2 * shape.c
+        self._points = [torch.randint(elements, (POINTS,), device=device) for _ in self._places]
+        self._seen: Any = None
+
+    def call(self, program: OpenedProgram, function: str, seconds: float) -> tuple[Called, float]:
+        """What came of the call, and the seconds until the points of all outputs had been read."""
+        for places in self._places:
+            self._memory.floats(*places["y"]).fill_(torch.nan)
+        self._read()  # waits for all that was to be done here before
+        taken = 0.0
+
+        def look() -> None:
+            nonlocal taken
+            started = time.perf_counter()
+            self._seen = self._read()
+            taken = time.perf_counter() - started
+
+        order = {
+            "device": self._device,
+            "size": self._memory.size,
+            "config": self._config,
+            "calls": [{name: [start, list(size)] for name, (start, size) in places.items()} for places in self._places],
+        }
+        called = program.call(function, [order], seconds, [self._memory.descriptor], look)
+        return called, called.seconds + taken
+
+    def check(self, reference: Callable[..., Any], tolerance: float) -> None:
+        """Refused unless each output was there when the clock stopped, and is right."""
+        if not torch.equal(self._read().view(torch.int32), self._seen.view(torch.int32)):
+            raise Refused(f"at {self._shape}: an output changed after the call had returned")
+        for places, seed in zip(self._places, self._seeds, strict=True):
+            # Drawn again: what lies in the memory is whatever the kernel's process left there.
+            expected = reference(*drawn_on(self._device, self._shape, seed))
+            check(self._memory.floats(*places["y"]), expected, self._shape, tolerance)
+
+    def close(self) -> None:
+        self._memory.close()
+
+    def _read(self) -> Any:
+        outputs = [self._memory.floats(*places["y"]).view(-1) for places in self._places]
+        read = [output[points] for output, points in zip(outputs, self._points, strict=True)]
+        return torch.stack(read).cpu()
+
+
+def check(y: Any, reference: Any, shape: Shape, tolerance: float) -> None:
+    """As :func:`sia_trimul.judging.check`, for float32 tensors of one size on a device."""
+    beyond = ~within(y, reference, tolerance)
+    if not bool(beyond.any()):
+        return
+    excess = torch.where(y.isfinite(), (y - reference).abs() / (1 + reference.abs()), torch.inf)
+    worst = tuple(int(place) for place in torch.unravel_index(excess.argmax(), y.shape))
+    raise wrong(shape, worst, float(y[worst]), float(reference[worst]), float(beyond.float().mean()), tolerance)
+
+
+def check_clocks(shape: Shape, seconds: float, claimed: object) -> None:
+    """Refused where the kernel's own clock, as its process tells it, says another time than this process's."""
+    if not isinstance(claimed, float) or not (abs(claimed - seconds) <= CLOCKS_DIFFER * seconds + CLOCKS_SLACK):
+        raise Refused(f"at {shape}: its own clock says {claimed} seconds, and the judge's {seconds:.6f}")
+
+
+def calls_of(shape: Shape) -> int:
+    """How many calls are timed together: enough to time, within what a device holds and what checking them takes."""
+    return max(1, min(_MOST_CALLS, int(_MOST_FLOP / shape.flop), int(_MOST_BYTES / shape.io_bytes)))
+
+
+def rates(device: str, size: int, amount: int) -> tuple[float, float]:
+    """FLOP/s of a product of ``size``, and bytes a second of a copy of ``amount``, read and written, both at best."""
+    factors = [torch.randn(size, size, device=device).to(dtype) for dtype in (torch.float32, torch.bfloat16)]
+    source = torch.ones(amount, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+
+    def least(work: Callable[[], Any]) -> float:
+        taken = []
+        for _ in range(_RATE_TRIES):
+            started = time.perf_counter()
+            work()[-1, ...].cpu()  # which waits for the device
+            taken.append(time.perf_counter() - started)
+        return min(taken)
+
+    product = min(least(partial(torch.mm, factor, factor)) for factor in factors)
+    return 2.0 * size**3 / product, 2.0 * amount / least(partial(target.copy_, source))
+
+
+def _forms(shape: Shape) -> tuple[Mapping[str, tuple[int, Sequence[int]]], Mapping[str, Any], int]:
+    """Where each tensor of one call lies, as start and size, the config, and how many bytes a call has."""
+    _, _, weights, config = draw(replace(shape, n=1, b=1), 0)
+    whole = (shape.b, shape.n, shape.n, shape.c)
+    sizes = {"x": whole, "mask": whole[:3], "y": whole} | {name: weight.shape for name, weight in weights.items()}
+    forms, end = {}, 0
+    for name, size in sizes.items():
+        forms[name] = (end, size)
+        end += -(-4 * math.prod(size) // _ALIGNMENT) * _ALIGNMENT
+    return forms, config, end
+
+
+def _module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
