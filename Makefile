@@ -20,7 +20,7 @@ DEBIAN_PACKAGES := bubblewrap strace
 BROWSER_PACKAGES := chromium
 
 .PHONY: demo docs wheels try-wheels test test-all lint clean debian-packages browser-packages bench-rl bench-rollout bench-gate \
-	bench-start bench-evaluations bench-pages bench-cli bench-driver bench-trimul check-modal
+	bench-start bench-evaluations bench-pages bench-cli bench-driver bench-trimul test-cuda check-modal
 
 demo: $(VENV)/demo.stamp  ## Improve an agent on the real LawBench data: no key, no GPU, no service.
 	$(BIN)/sia run --plugin lawbench --levers harness,weights --seed 0 --budget seconds=420
@@ -58,6 +58,11 @@ bench-driver: $(VENV)/all.stamp  ## Results a second that the driver books from 
 
 bench-trimul: $(VENV)/all.stamp  ## TriMul's kernels beside the baseline, on the CUDA device where there is one, and on the CPU.
 	$(BIN)/python tasks/trimul/bench/measure.py --write tasks/trimul/results/README.md
+
+test-cuda: $(VENV)/all.stamp  ## What takes a CUDA device: sandboxes that hand one out, TriMul's judge, every cheat, every shape.
+	$(BIN)/pip install -q --constraint constraints.txt --editable tasks/trimul[cuda,test]
+	$(BIN)/python -m pytest -q -rs -m "" tests/sandbox/test_cuda.py tasks/trimul/tests/test_trimul_device.py \
+		tasks/trimul/tests/test_trimul_cheats.py tasks/trimul/tests/test_trimul_results.py
 
 check-modal: $(VENV)/all.stamp wheels  ## The backend's contract on Modal itself; needs a token and costs a few cents.
 	SIA_WHEELS=dist $(BIN)/python -m pytest -q backends/modal/tests/test_service.py

@@ -12,11 +12,11 @@ import stat
 
 from sia_core.errors import SandboxError
 
-READ = ("/sys/devices", "/sys/bus")
-"""Where the driver looks up processors, memory and the bus."""
+READ = ("/sys/devices", "/sys/bus", "/sys/module")
+"""Where the driver looks up processors, memory, the bus, and its own part in the kernel."""
 
 _FOLDER = "/dev"
-_NODES = re.compile(r"nvidia(\d+|ctl|-uvm)")
+_NODES = re.compile(r"nvidia(\d+|ctl|-uvm|-uvm-tools)")
 
 
 def nodes() -> list[str]:

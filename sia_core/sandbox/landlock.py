@@ -10,7 +10,7 @@ import ctypes
 import os
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from sia_core.sandbox import linux
 
@@ -27,6 +27,8 @@ _SINCE = ((2, _REFER), (3, _TRUNCATE), (5, _IOCTL_DEV))
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _ON_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 _NOT_IN_SCRATCH = _MAKE_CHAR | _MAKE_BLOCK | _IOCTL_DEV
+_THREADS = "/proc"
+"""Each thread's name is a file somewhere below it. What else is there is its owner's to write, or nobody's."""
 _TCP_BIND_AND_CONNECT, _TCP_CONNECT = 3, 2
 _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS = 3
 
@@ -60,13 +62,13 @@ def ruleset(
     devices: Iterable[str] = (),
     listable: Iterable[str] = (),
     port: int | None = None,
-    driven: Iterable[str] = (),
+    driven: Sequence[str] = (),
 ) -> int:
     """Rules for :func:`enforce`, as a descriptor.
 
     A process under them may read and run ``readable``, change ``writable``, write
-    to ``devices``, control what is ``driven`` by calls of its driver's besides, and see
-    the names of what is below ``listable``.
+    to ``devices``, control what is ``driven`` by calls of its driver's besides, as that driver's
+    library names its threads, and see the names of what is below ``listable``.
 
     It can then open no TCP connection but to ``port``, signal no process outside, and reach no
     abstract socket outside, as far as the kernel's ABI goes. Paths that do not
@@ -86,6 +88,7 @@ def ruleset(
         (writable, files & ~_NOT_IN_SCRATCH),
         (devices, _READ_FILE | _WRITE_FILE),
         (driven, _READ_FILE | _WRITE_FILE | _IOCTL_DEV),
+        ([_THREADS] if driven else [], _READ | _WRITE_FILE | _TRUNCATE),
         (listable, _READ_DIR),
     ):
         for path in paths:

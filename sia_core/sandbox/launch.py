@@ -155,7 +155,8 @@ def program_fork(config: dict[str, Any], program: ModuleType, ends: tuple[int, i
     _die_with_supervisor(alive)  # again: a change of user takes the first one back
     os.close(alive)
     own_user = namespaced or user is not None
-    seccomp.install(system_call_filter(own_files=namespaced, own_user=own_user, network=port is not None))
+    network, cuda = port is not None, bool(config["devices"])
+    seccomp.install(system_call_filter(own_files=namespaced, own_user=own_user, network=network, cuda=cuda))
     world = World(config["mounts"], config["scratch"], readable, port, config["devices"])
     report(control, {}, () if listener is None else [listener.detach()])
     forget_core()
@@ -178,9 +179,10 @@ def load(path: str) -> ModuleType:
 
 
 @lru_cache(maxsize=4)
-def system_call_filter(*, own_files: bool, own_user: bool, network: bool) -> bytes:
+def system_call_filter(*, own_files: bool, own_user: bool, network: bool, cuda: bool = False) -> bytes:
     """The filter of :func:`seccomp.sandbox_filter`, made once for many sandboxes."""
-    return seccomp.sandbox_filter(linux.machine(), own_files=own_files, own_user=own_user, network=network)
+    machine = linux.machine()
+    return seccomp.sandbox_filter(machine, own_files=own_files, own_user=own_user, network=network, cuda=cuda)
 
 
 def _listen() -> Any:

@@ -36,7 +36,7 @@ def enter(
     ``views`` are pairs of host path and path inside, ``links`` pairs of target and
     path inside, ``folders`` are made, and ``covered`` appear empty. The scratch
     folder, of ``size`` bytes, belongs to ``user``. ``devices`` are nodes besides those that
-    every program has, whose driver reads more of ``/proc`` than a process's own part.
+    every program has, whose driver reads more of ``/proc`` than a process's own part, and writes there.
     """
     linux.mount("", "/", "", linux.MS_REC | linux.MS_PRIVATE)
     nodes = [*(f"/dev/{name}" for name in DEVICES), *devices]
@@ -49,7 +49,7 @@ def enter(
     for inside in covered:
         linux.attach_mount(linux.clone_mount(empty, _VIEW | linux.MOUNT_ATTR_NODEV), _BASE + inside)
     _mount_scratch(size, user)
-    _mount_proc("" if devices else "subset=pid")
+    _mount_proc(whole=bool(devices))
     _move_in()
     linux.mount("", "/", "", linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | _SAFE)
 
@@ -113,10 +113,14 @@ def _mount_scratch(size: int, user: int) -> None:
     linux.mount("tmpfs", _BASE + SCRATCH, "tmpfs", _SAFE, options)
 
 
-def _mount_proc(options: str) -> None:
-    """This namespace's processes; none where a container forbids it. ``subset=pid``: nothing else of the kernel's."""
+def _mount_proc(*, whole: bool) -> None:
+    """This namespace's processes, and unless ``whole`` nothing else of the kernel's; none where that is forbidden.
+
+    What is written there is for each file's owner to allow, which this namespace's user is of its processes' alone.
+    """
+    flags, options = (_SAFE, "") if whole else (linux.MS_RDONLY | _SAFE, "subset=pid")
     os.makedirs(f"{_BASE}/proc")
     try:
-        linux.mount("proc", f"{_BASE}/proc", "proc", linux.MS_RDONLY | linux.MS_NOEXEC | _SAFE, options)
+        linux.mount("proc", f"{_BASE}/proc", "proc", flags | linux.MS_NOEXEC, options)
     except PermissionError:
         return

@@ -112,6 +112,9 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "mq_open": (240, 180),
     "mq_unlink": (241, 181),
 }
+_FOR_CUDA = ("memfd_create",)
+"""Such memory is bounded by the size of a file and the number of descriptors."""
+
 # Where the program runs as the user who started it, it owns that user's files and may tune his processes.
 _ON_OWN_FILES: dict[str, tuple[int | None, int | None]] = {
     "chmod": (90, None),
@@ -260,14 +263,19 @@ def _refused(machine: str, calls: dict[str, tuple[int | None, int | None]]) -> _
     return [step for number in numbers if number is not None for step in _when(_EQUAL, number, _refuse())]
 
 
-def sandbox_filter(machine: str, *, own_files: bool, own_user: bool, network: bool = False) -> bytes:
+def sandbox_filter(
+    machine: str, *, own_files: bool, own_user: bool, network: bool = False, cuda: bool = False
+) -> bytes:
     """The filter of a whole sandbox.
 
     ``own_files``: its file system and abstract sockets are not the host's;
     ``own_user``: nothing outside belongs to the user that it runs as; ``network``: its
-    loopback is its own, and it may connect to what the host serves there.
+    loopback is its own, and it may connect to what the host serves there; ``cuda``: the
+    driver's library may do what it cannot start without.
     """
-    code = _preamble(machine) + _refused(machine, _REFUSED)
+    allowed = _FOR_CUDA if cuda else ()
+    code = _preamble(machine)
+    code += _refused(machine, {name: numbers for name, numbers in _REFUSED.items() if name not in allowed})
     # clone3 takes its flags in memory, out of a filter's sight; the C library falls back to clone.
     code += _when(_EQUAL, _CLONE3, _refuse(errno.ENOSYS))
     code += _on(_CLONE[machine], _argument(0) + _when(_ANY_BIT, _NAMESPACES, _refuse()))

@@ -61,7 +61,8 @@ def seal(config: dict[str, Any], port: int | None = None) -> launch.World:
     launch.check_readable(config["mounts"])
     readable = config.get("readable") or newroot.readable()
     launch.limit(config, readable, [], port)
-    seccomp.install(launch.system_call_filter(own_files=True, own_user=True, network=port is not None))
+    network, cuda = port is not None, bool(config["devices"])
+    seccomp.install(launch.system_call_filter(own_files=True, own_user=True, network=network, cuda=cuda))
     return launch.World(config["mounts"], config["scratch"], readable, port, config["devices"])
 
 

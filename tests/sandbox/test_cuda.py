@@ -28,6 +28,11 @@ def tried(act):
         act()
     except OSError as error:
         return error.errno
+def name():
+    with open(f"/proc/self/task/{{os.getpid()}}/comm", "w") as file:
+        file.write("named")
+    if open("/proc/self/comm").read() != "named\\n":
+        raise OSError(1, "not named")
 def look():
     return {{
         "write": tried(lambda: os.write(os.open("{STAND_IN}", os.O_RDWR), b"x")),
@@ -37,6 +42,10 @@ def look():
         "maps": os.path.exists("/proc/self/maps"),
         "others": os.path.exists("/proc/{os.getpid()}/maps"),
         "machine": os.path.isdir("/sys/devices"),
+        "named": tried(name),
+        "memory": tried(lambda: os.memfd_create("x")),
+        "tuned": tried(lambda: open("/proc/sys/kernel/core_pattern", "w")),
+        "module": os.path.isdir("/sys/module"),
         "written": tried(lambda: open("/sys/kernel/profiling", "w")),
     }}
 """
@@ -58,7 +67,8 @@ def test_a_program_drives_the_devices_that_it_is_given(sandbox: Any, monkeypatch
     seen = look(sandbox, cuda=True)
     assert (seen["write"], seen["control"]) == (errno.ENOSPC, errno.ENOTTY)
     assert seen["addresses"] == resource.RLIM_INFINITY or seen["addresses"] == resource.getrlimit(resource.RLIMIT_AS)[1]
-    assert seen["machine"]
+    assert (seen["machine"], seen["module"], seen["named"], seen["memory"]) == (True, True, None, None)
+    assert seen["tuned"] in (errno.EACCES, errno.EROFS, errno.EPERM)
     assert seen["written"] in (errno.EACCES, errno.EROFS, errno.ENOENT)
     assert seen["elsewhere"] in (errno.EACCES, errno.ENOENT)
     assert (seen["maps"], seen["others"]) == (True, False)
@@ -69,10 +79,12 @@ def test_no_other_program_is_given_any(sandbox: Any) -> None:
     seen = look(sandbox)
     assert seen["write"] in (errno.EACCES, errno.ENOENT)
     assert seen["addresses"] == LIMITS.memory_bytes
+    assert seen["named"] in (errno.EACCES, errno.EROFS, errno.ENOENT)
+    assert seen["memory"] == errno.EPERM
 
 
 def test_the_nodes_are_those_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {"nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"}
+    names = {"nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"}
     for name in names | {"nvidia-modeset", "nvidia-caps", "nvidia0.txt", "sda"}:
         os.symlink("/dev/null", tmp_path / name)
     (tmp_path / "nvidia2").touch()
@@ -89,3 +101,26 @@ def test_where_there_are_none_or_the_sandbox_hands_out_none_that_is_said(
     for sandbox in (Docker(), Process()):
         with pytest.raises(SandboxError, match="hands out no CUDA device"):
             sandbox.start(SandboxSpec(tmp_path, cuda=True))
+
+
+COMPUTES = """
+import torch
+def compute():
+    return [torch.cuda.is_available(), float(torch.ones(8, device="cuda").sum()) if torch.cuda.is_available() else 0.0]
+"""
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.parametrize("cuda_too", [True, False])
+def test_pytorch_computes_on_a_device_that_is_handed_out(sandbox: Any, *, cuda_too: bool) -> None:
+    torch = pytest.importorskip("torch", reason="needs PyTorch")
+    if not torch.cuda.is_available():
+        pytest.skip("takes a CUDA device")
+    if sandbox.name == "process":
+        pytest.skip("hands out none")
+    files = {"module.py": COMPUTES.encode()}
+    limits = Limits(setup_seconds=60.0, solve_seconds=60.0, processes=128, total_memory_bytes=16 * 2**30)
+    with open_program(sandbox, files, "module", requires=("torch",), limits=limits, cuda=cuda_too) as program:
+        called = program.call("compute")
+    assert (called.ended, called.value) == ("ok", [True, 8.0] if cuda_too else [False, 0.0]), called.message

@@ -1,11 +1,18 @@
-"""A module's Triton kernels, compiled for a device that need not be here, as its ``kernel`` would launch them."""
+"""A module's Triton kernels, compiled for a device that need not be here, as its ``kernel`` would launch them.
+
+    python tasks/trimul/bench/compiled.py [FILE] [--capability 90]
+
+Prints what the compiler says of each: what fits a multiprocessor, and what is spilled.
+"""
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,14 +24,17 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from sia_trimul.drawing import drawn_on
-from sia_trimul.shapes import Shape
+from sia_trimul.shapes import TIMING, Shape
 
 _TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32"}
 _OPTIONS = ("num_warps", "num_stages")
-_STEP = 16
+_STEP, _WARP = 16, 32
 _FUSE = {"enable_fp_fusion": True}
 """Triton's default, which it is about to change, and warns of until it is said."""
 
+
+REGISTERS = 65536
+"""Of a multiprocessor, as many on each of these devices."""
 
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}
 """What a program may have of a multiprocessor's shared memory, by capability."""
@@ -43,6 +53,26 @@ class Compiled:
     registers: int
     spilled: int
     products: int
+
+    def programs(self, capability: int) -> int:
+        """How many of them a multiprocessor can hold at once, by its registers and shared memory."""
+        by_registers = REGISTERS // (self.registers * _WARP * self.warps)
+        return min(by_registers, SHARED_BYTES[capability] // self.shared) if self.shared else by_registers
+
+
+def main() -> None:
+    import measure
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, nargs="?", default=measure.RESULTS / "kernel_cuda.py")
+    parser.add_argument("--capability", type=int, choices=SHARED_BYTES, default=90)
+    options = parser.parse_args()
+    print("| C | kernel | warps | registers | spilled | shared memory | programs at once | matrix instructions |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for c in sorted({shape.c for shape in TIMING}):
+        for each in compiled(measure.module_of(options.file), Shape(32, 1, c), options.capability):
+            parts = (c, each.name, each.warps, each.registers, each.spilled, each.shared)
+            print(f"| {' | '.join(map(str, parts))} | {each.programs(options.capability)} | {each.products} |")
 
 
 def compiled(module: ModuleType, shape: Shape, capability: int) -> list[Compiled]:
@@ -76,7 +106,7 @@ def _compile(
         if is_tensor or (isinstance(value, int) and value % _STEP == 0):
             divisible[(place,)] = [["tt.divisibility", _STEP]]
     source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=divisible)
-    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options | _FUSE)
+    made = triton.compile(source, target=GPUTarget("cuda", capability, _WARP), options=options | _FUSE)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
@@ -87,3 +117,7 @@ def _compile(
     products = len(re.findall(r"wgmma\.mma_async|mma\.sync", made.asm["ptx"]))
     about = made.metadata
     return Compiled(function.__name__, about.shared, about.num_warps, used["REG"], spilled, products)
+
+
+if __name__ == "__main__":
+    main()

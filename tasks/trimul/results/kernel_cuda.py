@@ -3,7 +3,7 @@ finish_channels = 64
 finish_depth = 64
 finish_rows = 64
 finish_stages = 3
-finish_warps = 4
+finish_warps = 8
 gate = again
 half = float16
 norm_elements = 2048
@@ -33,7 +33,7 @@ FINISH = {
     "CHANNELS": 64,
     "DEPTH": 64,
     "STORED": False,
-    "num_warps": 4,
+    "num_warps": 8,
     "num_stages": 3,
 }
 GATE = {name: FINISH[name] for name in ("ROWS", "DEPTH", "num_warps", "num_stages")}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,25 @@ class StandIn(DeviceJudge):
     timed = (Shape(64, 1, 128, "normal", True), Shape(80, 1, 128, "cauchy"))
     measured_on = 512, 2**22
 
+    def requires(self) -> tuple[str, ...]:
+        return ("torch", *(["triton"] if find_spec("triton") else []))
 
-def scores(made: KernelJudge | DeviceJudge) -> Iterator[Callable[..., Score]]:
+    def beside(self) -> Mapping[str, bytes]:
+        return {"environment.json": b'{"TRITON_INTERPRET": "1"}'}
+
+
+class Interpreted(StandIn):
+    """On shapes that Triton's interpreter gets through in a second."""
+
+    checked = checked_at_first = (Shape(9, 1, 32, "cauchy", True),)
+    timed = (Shape(12, 1, 32, "normal", True),)
+
+
+def scores(made: KernelJudge | DeviceJudge, name: str = "namespaces") -> Iterator[Callable[..., Score]]:
     """Scores code, by one judge for all tests, as one verifier's process does."""
-    sandbox = Plugins.discover().create("sandbox", "namespaces")
+    sandbox = Plugins.discover().create("sandbox", name)
     if sandbox.probe():
-        pytest.skip("the sandbox 'namespaces' does not hold here")
+        pytest.skip(f"the sandbox {name!r} does not hold here")
 
     def score(code: str, *, final: bool = False) -> Score:
         ctx = VerifierContext(no_run, 0, partial(open_program, sandbox), final)
@@ -65,9 +79,23 @@ def judge() -> Iterator[Callable[..., Score]]:
     yield from scores(KernelJudge())
 
 
-@pytest.fixture(scope="session", params=["stand-in", "cuda"])
+DEVICES = ["stand-in", "cuda"]
+
+
+@pytest.fixture(scope="session", params=DEVICES)
 def device_judge(request: pytest.FixtureRequest) -> Iterator[Callable[..., Score]]:
     """Of the CUDA edition."""
-    if request.param == "cuda" and not torch.cuda.is_available():
+    yield from scores(of_device(request.param))
+
+
+@pytest.fixture(scope="session", params=DEVICES)
+def triton_judge(request: pytest.FixtureRequest) -> Iterator[Callable[..., Score]]:
+    """The same for kernels in Triton, which the stand-in interprets, if nobody has imported Triton before."""
+    pytest.importorskip("triton", reason="needs Triton, for Linux alone")
+    yield from scores(of_device(request.param, Interpreted), "bwrap")
+
+
+def of_device(name: str, stand_in: type[DeviceJudge] = StandIn) -> DeviceJudge:
+    if name == "cuda" and not torch.cuda.is_available():
         pytest.skip("takes a CUDA device")
-    yield from scores(StandIn() if request.param == "stand-in" else DeviceJudge())
+    return stand_in() if name == "stand-in" else DeviceJudge()

@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sia_core.types import Score
+from sia_core.errors import SiaError
+from sia_core.types import Instance, Score, VerifierContext
 from sia_trimul import device
-from sia_trimul.device import Round, calls_of, check, check_clocks
+from sia_trimul.device import DeviceJudge, Round, calls_of, check, check_clocks
 from sia_trimul.device_memory import Shared
 from sia_trimul.drawing import drawn_on
 from sia_trimul.judging import Refused
 from sia_trimul.shapes import CORRECTNESS, TIMING, Distribution, Shape, draw
 
+RESULTS = Path(__file__).parents[1] / "results"
 SMALL = Shape(8, 1, 16, masked=True)
 REFERENCE = (device.PROGRAMS / "reference.py").read_text()
 HONEST = REFERENCE.replace("def kernel", "def honest")
@@ -61,6 +64,38 @@ def test_the_worst_element_is_named_as_on_the_cpu() -> None:
         with pytest.raises(Refused, match=rf"y\[0, 1, 0, 2\] {says}"):
             check(y, reference, SMALL, 0.02)
     check(reference * 1.03, reference, SMALL, 0.02)
+
+
+def test_the_worst_element_is_found_in_any_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_PART", 5)
+    reference = torch.ones(1, 2, 2, 3)
+    y = reference.clone()
+    y[0, 0, 0, 1], y[0, 1, 0, 2], y[0, 1, 1, 2] = 2.0, 4.0, 3.0
+    with pytest.raises(Refused, match=r"y\[0, 1, 0, 2\] is 4 and should be 1; 25.00%"):
+        check(y, reference, SMALL, 0.02)
+
+
+def no_program(*_: Any, **__: Any) -> Any:
+    raise AssertionError("no program is needed")
+
+
+def test_memory_that_a_kernel_keeps_is_its_failure_and_a_device_that_is_too_small_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, ctx = DeviceJudge(), VerifierContext(no_program, 0, no_program)
+    made.device = "cpu"
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise MemoryError("full")
+
+    monkeypatch.setattr(made, "_baseline", lambda ctx: None)
+    monkeypatch.setattr(made, "_times", full)
+    made._latest = SMALL, 2
+    score = made.score(Instance("search-0", "search", {}), {"code": "", "plan": None}, ctx)
+    assert (score.valid, score.feedback) == (False, "it leaves no memory on the device to check its outputs in")
+    monkeypatch.setattr(device, "Shared", full)
+    with pytest.raises(SiaError, match="no room to check kernels at 8/1/16 normal masked: full"):
+        made.score(Instance("search-0", "search", {}), {"code": "", "plan": None}, ctx)
 
 
 @pytest.mark.parametrize("claimed", [0.5, 2.0, math.nan, None, "1.0", 1])
@@ -167,6 +202,13 @@ def test_a_kernel_may_write_to_the_output_that_it_is_given(device_judge: Judge) 
     score = device_judge(
         f"{HONEST}\ndef kernel(x, mask, w, config):\n    return config['y'].copy_(honest(x, mask, w, config))"
     )
+    assert score.valid, score.feedback
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_a_kernel_may_be_written_in_triton(triton_judge: Judge) -> None:
+    score = triton_judge((RESULTS / "kernel_cuda.py").read_text())
     assert score.valid, score.feedback
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 from sia_core.errors import SiaError
@@ -35,7 +36,8 @@ from sia_trimul.verifier import trusted, understood
 LIMITS = Limits(
     total_memory_bytes=16 * 2**30,
     processes=128,
-    file_bytes=1 * 2**30,
+    # Also of each file in memory, which the driver's library has to be allowed, and which no process's memory counts.
+    file_bytes=64 * 2**20,
     scratch_bytes=2 * 2**30,
     setup_seconds=120.0,
 )
@@ -46,11 +48,13 @@ POINTS = 4096
 CLOCKS_DIFFER, CLOCKS_SLACK = 0.25, 1e-3
 """By what part of the time, and by how many seconds, the kernel's clock and this process's may differ."""
 
-_BASELINE_SECONDS, _FIRST_SECONDS = 60.0, 60.0
+_BASELINE_SECONDS, _FIRST_SECONDS, _DROP_SECONDS = 60.0, 60.0, 10.0
 _PATIENCE = 5.0
 _ALIGNMENT = 256
 _MOST_CALLS, _MOST_FLOP, _MOST_BYTES = 32, 8e12, 16e9
 _RATE_TRIES = 5
+_PART = 2**26
+"""Elements that are compared at once: what that takes besides is a few times as much."""
 
 
 class DeviceJudge:
@@ -71,6 +75,7 @@ class DeviceJudge:
         self._twin: OpenedProgram | None = None
         self._reference = _module(PROGRAMS / "reference.py")
         self._rate = self._bandwidth = 0.0
+        self._latest = self.timed[0], 1
 
     def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
         """Correct or not, and how long a call takes."""
@@ -84,9 +89,17 @@ class DeviceJudge:
                 return Score(0.0, valid=False, feedback=str(refusal))
             except (MemoryError, torch.OutOfMemoryError) as error:
                 self._check_room(error)
-                return Score(0.0, valid=False, feedback="it leaves no memory on the device for its own inputs")
+                return Score(0.0, valid=False, feedback="it leaves no memory on the device to check its outputs in")
         _, metrics, feedback = summary(times, self._rate)
         return Score(1500 / metrics["microseconds"], metrics=metrics, feedback=feedback)
+
+    def requires(self) -> tuple[str, ...]:
+        """The distributions that a kernel's process may import."""
+        return toolchain.requires()
+
+    def beside(self) -> Mapping[str, bytes]:
+        """What a kernel's process finds beside its module."""
+        return toolchain.files()
 
     def close(self) -> None:
         """End the baseline's process."""
@@ -133,8 +146,10 @@ class DeviceJudge:
             if ours[-1] > HOPELESS * theirs[-1]:
                 break
         # What it takes to hand memory over and to read it is the same for a process that calls no kernel.
-        times = Times(shape, *([(each - min(idle)) / count for each in column] for column in (ours, theirs)))
-        times.check_possible(self._least(shape))
+        mine, other = ([(each - min(idle)) / count for each in column] for column in (ours, theirs))
+        least = self._least(shape)
+        times = Times(shape, mine, [max(least, each) for each in other])
+        times.check_possible(least)
         for seconds, claimed in zip(times.kernel, said, strict=True):
             check_clocks(shape, seconds * count, claimed)
         return times
@@ -147,40 +162,43 @@ class DeviceJudge:
 
     @contextmanager
     def _round(self, shape: Shape, count: int, *programs: OpenedProgram) -> Iterator[Round]:
+        self._latest = shape, count
         given = Round(shape, count, self.device)
         try:
             yield given
         finally:
             for program in programs:
-                program.call("drop", [], _BASELINE_SECONDS)
+                program.call("drop", [], _DROP_SECONDS)
             given.close()
 
     def _open(self, code: bytes, ctx: VerifierContext) -> OpenedProgram:
-        cuda = self.device == "cuda"
         files = {
-            **(toolchain.files() if cuda else {"environment.json": b"{}"}),
+            **self.beside(),
             "candidate.py": code,
             "device_memory.py": Path(__file__).with_name("device_memory.py").read_bytes(),
             "entry.py": (PROGRAMS / "entry_device.py").read_bytes(),
         }
-        requires = toolchain.requires() if cuda else ("torch",)
-        return ctx.open(files, "entry", requires=requires, limits=LIMITS, cuda=cuda)
+        return ctx.open(files, "entry", requires=self.requires(), limits=LIMITS, cuda=self.device == "cuda")
 
     def _baseline(self, ctx: VerifierContext) -> OpenedProgram:
         """The baseline's process, kept from answer to answer: nothing of a candidate's ever runs in it."""
         if self._twin is None:
             self._twin = self._open((PROGRAMS / "reference.py").read_bytes(), ctx)
-            trusted(self._twin.call("start", [self.device], _BASELINE_SECONDS))
+            started = self._twin.call("start", [self.device], _BASELINE_SECONDS)
+            if started.ended != "ok":
+                self.close()
+                raise SiaError(f"trimul: the device {self.device!r} does not start in a sandbox: {started.message}")
             self._rate, self._bandwidth = rates(self.device, *self.measured_on)
         return self._twin
 
     def _check_room(self, why: BaseException) -> None:
-        """SiaError where the device has no room, now that the kernel's process has ended."""
+        """SiaError where the device has no room without the kernel's process, which has ended, either."""
+        shape, count = self._latest
         try:
-            torch.cuda.empty_cache()
-            Shared(int(_MOST_BYTES), self.device).close()
-        except MemoryError:
-            raise SiaError(f"the device has no room for the inputs of a kernel: {why}") from why
+            with self._round(shape, count) as given:
+                given.rehearse(self._reference.kernel)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise SiaError(f"trimul: the device has no room to check kernels at {shape}: {why}") from why
 
 
 class Round:
@@ -236,7 +254,15 @@ class Round:
             expected = reference(*drawn_on(self._device, self._shape, seed))
             check(self._memory.floats(*places["y"]), expected, self._shape, tolerance)
 
+    def rehearse(self, reference: Callable[..., Any]) -> None:
+        """Do what checking right outputs takes."""
+        for places, seed in zip(self._places, self._seeds, strict=True):
+            self._memory.floats(*places["y"]).copy_(reference(*drawn_on(self._device, self._shape, seed)))
+        self._seen = self._read()
+        self.check(reference, TOLERANCE)
+
     def close(self) -> None:
+        """Give its memory back."""
         self._memory.close()
 
     def _read(self) -> Any:
@@ -246,13 +272,20 @@ class Round:
 
 
 def check(y: Any, reference: Any, shape: Shape, tolerance: float) -> None:
-    """As :func:`sia_trimul.judging.check`, for float32 tensors of one size on a device."""
-    beyond = ~within(y, reference, tolerance)
-    if not bool(beyond.any()):
-        return
-    excess = torch.where(y.isfinite(), (y - reference).abs() / (1 + reference.abs()), torch.inf)
-    worst = tuple(int(place) for place in torch.unravel_index(excess.argmax(), y.shape))
-    raise wrong(shape, worst, float(y[worst]), float(reference[worst]), float(beyond.float().mean()), tolerance)
+    """As :func:`sia_trimul.judging.check`, for float32 tensors of one size on a device: a part after the other."""
+    beyond, worst, furthest = 0, 0, -1.0
+    parts = zip(y.view(-1).split(_PART), reference.reshape(-1).split(_PART), strict=True)
+    for number, (ours, theirs) in enumerate(parts):
+        far = ~within(ours, theirs, tolerance)
+        if count := int(far.sum()):
+            beyond += count
+            excess = torch.where(ours.isfinite(), (ours - theirs).abs() / (1 + theirs.abs()), torch.inf)
+            place = int(excess.argmax())
+            if float(excess[place]) > furthest:
+                furthest, worst = float(excess[place]), number * _PART + place
+    if beyond:
+        where = tuple(int(index) for index in np.unravel_index(worst, y.shape))
+        raise wrong(shape, where, float(y[where]), float(reference[where]), beyond / y.numel(), tolerance)
 
 
 def check_clocks(shape: Shape, seconds: float, claimed: object) -> None:
