@@ -12,7 +12,7 @@ import torch
 import sia_trimul
 from sia_core.types import Score
 from sia_trimul.judging import SEARCH_TOLERANCE, Refused, Times, check, summary
-from sia_trimul.shapes import CPU_TIMING, Shape
+from sia_trimul.shapes import CPU_TIMING, DEVICES, Shape, staged_seconds
 
 Judge = Callable[..., Score]
 
@@ -76,6 +76,9 @@ def test_the_reward_is_the_geometric_mean_of_speed_ups_between_medians() -> None
     assert metrics["microseconds"] == pytest.approx(1e6 * 2**0.5)
     assert metrics[f"{SHAPE}: ms of products alone"] == pytest.approx(SHAPE.flop / 1e9 * 1e3)
     assert "2.00 times the baseline's speed" in feedback
+    beside = summary(times, 1e9, DEVICES[0])[1]
+    floor = {f"{SHAPE}: ms of three stages at best": pytest.approx(staged_seconds(SHAPE, DEVICES[0]) * 1e3)}
+    assert beside == {**metrics, **floor}
 
 
 def test_a_time_that_no_kernel_can_reach_is_refused() -> None:

@@ -30,7 +30,7 @@ from sia_trimul import toolchain
 from sia_trimul.device_memory import Shared
 from sia_trimul.drawing import drawn_on
 from sia_trimul.judging import HOPELESS, IMPOSSIBLE, SEARCH_TOLERANCE, Refused, Times, summary, within, wrong
-from sia_trimul.shapes import CORRECTNESS, TIMING, TOLERANCE, Shape, device_of, draw, least_seconds
+from sia_trimul.shapes import CORRECTNESS, TIMING, TOLERANCE, Device, Shape, device_of, draw, least_seconds
 from sia_trimul.verifier import trusted, understood
 
 LIMITS = Limits(
@@ -90,7 +90,7 @@ class DeviceJudge:
             except (MemoryError, torch.OutOfMemoryError) as error:
                 self._check_room(error)
                 return Score(0.0, valid=False, feedback="it leaves no memory on the device to check its outputs in")
-        _, metrics, feedback = summary(times, self._rate)
+        _, metrics, feedback = summary(times, self._rate, self._known())
         return Score(1500 / metrics["microseconds"], metrics=metrics, feedback=feedback)
 
     def requires(self) -> tuple[str, ...]:
@@ -157,8 +157,11 @@ class DeviceJudge:
     def _least(self, shape: Shape) -> float:
         """Seconds that no call can be faster than."""
         measured = IMPOSSIBLE * max(shape.flop / self._rate, shape.io_bytes / self._bandwidth)
-        known = device_of(torch.cuda.get_device_name()) if self.device == "cuda" else None
+        known = self._known()
         return max(measured, least_seconds(shape, known)) if known else measured
+
+    def _known(self) -> Device | None:
+        return device_of(torch.cuda.get_device_name()) if self.device == "cuda" else None
 
     @contextmanager
     def _round(self, shape: Shape, count: int, *programs: OpenedProgram) -> Iterator[Round]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sia_trimul.shapes import TOLERANCE, Shape, geometric_mean
+from sia_trimul.shapes import TOLERANCE, Device, Shape, geometric_mean, staged_seconds
 
 IMPOSSIBLE = 0.5
 """A time below this share of what the matrix products alone take at the best rate seen is no time of a kernel."""
@@ -81,17 +81,22 @@ class Times:
             )
 
 
-def summary(times: Sequence[Times], rate: float) -> tuple[float, Mapping[str, float], str]:
+def summary(
+    times: Sequence[Times], rate: float, device: Device | None = None
+) -> tuple[float, Mapping[str, float], str]:
     """The speed-up over all shapes, the metrics, and a line of feedback.
 
     ``rate`` is what matrix products alone reach here, FLOP/s. A shape's floor is the time of its products at that rate;
-    what a kernel takes beyond it goes into everything that is no product.
+    what a kernel takes beyond it goes into everything that is no product. Where the ``device``'s peaks are known, the
+    floor of three stages stands beside it, which move their results through memory.
     """
     speedup = geometric_mean([each.speedup for each in times])
     metrics = {"speedup": speedup, "microseconds": geometric_mean([each.seconds * 1e6 for each in times])}
     for each in times:
         metrics[f"{each.shape}: ms"] = each.seconds * 1e3
         metrics[f"{each.shape}: ms of products alone"] = each.shape.flop / rate * 1e3
+        if device is not None:
+            metrics[f"{each.shape}: ms of three stages at best"] = staged_seconds(each.shape, device) * 1e3
         metrics[f"{each.shape}: GFLOP/s"] = each.shape.flop / each.seconds / 1e9
         metrics[f"{each.shape}: GB/s of x and y"] = each.shape.io_bytes / each.seconds / 1e9
     parts = ", ".join(f"{each.shape}: {each.seconds * 1e3:.3g} ms ({each.speedup:.2f}x)" for each in times)

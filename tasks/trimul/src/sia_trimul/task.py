@@ -167,7 +167,7 @@ class TriMul:
         return {
             "kernel.py": answer["code"].encode(),
             "reference.py": (HERE / "programs" / "reference.py").read_bytes(),
-            "README.md": ARTEFACT.encode(),
+            "README.md": ARTEFACT.replace("DEVICE", self._device).encode(),
         }
 
 
@@ -179,6 +179,7 @@ definition reads. It was found, checked and timed by `sia run --plugin trimul`. 
 
     python -c "
     import torch, kernel, reference
+    torch.set_default_device('DEVICE')
     h, c, n = 128, 128, 64
     names = ('left_proj', 'right_proj', 'left_gate', 'right_gate', 'out_gate')
     weights = {name + '.weight': torch.randn(h, c) / h**0.5 for name in names}
