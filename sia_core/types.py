@@ -148,7 +148,8 @@ class Verifier(Protocol):
     """Gives an answer its score. Holds the hidden truth; lives in a process of its own.
 
     Its factory is called there, with the settings beside its name. With ``--verifier
-    NAME:ARG`` these are the task's verifier's settings and ``arg``.
+    NAME:ARG`` these are the task's verifier's settings and ``arg``. One that takes long says
+    so by an attribute ``seconds_per_answer``: after two minutes, or as many, it is stopped.
     """
 
     def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:

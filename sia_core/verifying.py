@@ -83,6 +83,7 @@ class VerifierProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Connection[Any, Any] | None = None
         self._closed = False
+        self._seconds = SECONDS_PER_ANSWER
 
     def score(self, questions: Sequence[Question]) -> list[Verdict]:
         """Score answers, in order."""
@@ -91,7 +92,7 @@ class VerifierProcess:
         with self._mutex:
             self._start()
             asked = [asdict(question) for question in questions]
-            reply = self._ask(asked, SECONDS_PER_ANSWER * len(questions))
+            reply = self._ask(asked, self._seconds * len(questions))
             return [Verdict(each["outcome"], Score(**each["score"]), each["message"]) for each in reply["verdicts"]]
 
     def check(self) -> None:
@@ -128,7 +129,7 @@ class VerifierProcess:
         try:
             if self._closed:  # while it was started, so that `close` did not see it
                 raise SiaError(f"verifier {self._name!r} is closed")
-            self._ask(self._config, START_SECONDS)
+            self._seconds = float(self._ask(self._config, START_SECONDS)["seconds_per_answer"])
         except BaseException:
             self._stop()
             raise
@@ -172,6 +173,7 @@ class _Server:
         sandbox = plugins.create("sandbox", config["sandbox"])
         self._run, self._open = partial(run_program, sandbox), partial(open_program, sandbox)
         self._sealed = config["sealed"]
+        self.seconds_per_answer = float(getattr(self._verifier, "seconds_per_answer", SECONDS_PER_ANSWER))
 
     def verdict(self, question: Mapping[str, Any]) -> Verdict:
         instance = Instance(**question["instance"])
@@ -216,7 +218,8 @@ def serve(channel: Connection[Any, Any]) -> None:
         reply: dict[str, Any]
         try:
             if server is None:
-                server, reply = _Server(request), {}
+                server = _Server(request)
+                reply = {"seconds_per_answer": server.seconds_per_answer}
             else:
                 reply = {"verdicts": [asdict(server.verdict(question)) for question in request]}
         except UsageError as error:

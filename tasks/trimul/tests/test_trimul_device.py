@@ -14,7 +14,7 @@ import torch
 from sia_core.errors import SiaError
 from sia_core.types import Instance, Score, VerifierContext
 from sia_trimul import device
-from sia_trimul.device import DeviceJudge, Round, calls_of, check, check_clocks
+from sia_trimul.device import DeviceJudge, Limited, Round, calls_of, check, check_clocks
 from sia_trimul.device_memory import Shared
 from sia_trimul.drawing import drawn_on
 from sia_trimul.judging import Refused
@@ -75,6 +75,20 @@ def test_the_worst_element_is_found_in_any_part(monkeypatch: pytest.MonkeyPatch)
         check(y, reference, SMALL, 0.02)
 
 
+def test_a_kernel_has_so_many_seconds_for_all_its_calls_together() -> None:
+    asked: list[float] = []
+
+    class Slow:
+        def call(self, function: str, arguments: Any, seconds: float, *_: Any) -> device.Called:
+            asked.append(seconds)
+            return device.Called("ok", seconds=4.0)
+
+    program: Any = Slow()
+    kernel = Limited(program, 10.0)
+    ended = [kernel.call("calls", [], 5.0).ended for _ in range(4)]
+    assert (ended, asked) == (["ok", "ok", "ok", "timeout"], [5.0, 5.0, 2.0])
+
+
 def no_program(*_: Any, **__: Any) -> Any:
     raise AssertionError("no program is needed")
 
@@ -88,13 +102,13 @@ def test_memory_that_a_kernel_keeps_is_its_failure_and_a_device_that_is_too_smal
     def full(*_: Any, **__: Any) -> Any:
         raise MemoryError("full")
 
-    monkeypatch.setattr(made, "_baseline", lambda ctx: None)
+    monkeypatch.setattr(made, "_baseline", lambda ctx: Here(outputs))
     monkeypatch.setattr(made, "_times", full)
     made._latest = SMALL, 2
     score = made.score(Instance("search-0", "search", {}), {"code": "", "plan": None}, ctx)
-    assert (score.valid, score.feedback) == (False, "it leaves no memory on the device to check its outputs in")
+    assert (score.valid, score.feedback) == (False, "beside it nothing else has room on the device: full")
     monkeypatch.setattr(device, "Shared", full)
-    with pytest.raises(SiaError, match="no room to check kernels at 8/1/16 normal masked: full"):
+    with pytest.raises(SiaError, match="no room to judge kernels at 8/1/16 normal masked: full"):
         made.score(Instance("search-0", "search", {}), {"code": "", "plan": None}, ctx)
 
 
@@ -118,7 +132,9 @@ class Here:
     def __init__(self, fill: Callable[[Any], None], later: Callable[[Any], None] = lambda _: None) -> None:
         self._fill, self._later = fill, later
 
-    def call(self, function: str, arguments: Any, seconds: float, handles: Any, at_reply: Any) -> Any:
+    def call(self, function: str, arguments: Any, seconds: float, handles: Any = (), at_reply: Any = None) -> Any:
+        if function == "drop":
+            return device.Called("ok")
         (order,), (handle,) = arguments, handles
         memory = Shared(order["size"], order["device"], os.dup(handle))
         for act in (self._fill, self._later):

@@ -31,7 +31,7 @@ from sia_trimul.device_memory import Shared
 from sia_trimul.drawing import drawn_on
 from sia_trimul.judging import HOPELESS, IMPOSSIBLE, SEARCH_TOLERANCE, Refused, Times, summary, within, wrong
 from sia_trimul.shapes import CORRECTNESS, TIMING, TOLERANCE, Device, Shape, device_of, draw, least_seconds
-from sia_trimul.verifier import trusted, understood
+from sia_trimul.verifier import understood
 
 LIMITS = Limits(
     total_memory_bytes=16 * 2**30,
@@ -39,7 +39,7 @@ LIMITS = Limits(
     # Also of each file in memory, which the driver's library has to be allowed, and which no process's memory counts.
     file_bytes=64 * 2**20,
     scratch_bytes=2 * 2**30,
-    setup_seconds=120.0,
+    setup_seconds=60.0,
 )
 PROGRAMS = Path(__file__).parent / "programs"
 POINTS = 4096
@@ -48,7 +48,10 @@ POINTS = 4096
 CLOCKS_DIFFER, CLOCKS_SLACK = 0.25, 1e-3
 """By what part of the time, and by how many seconds, the kernel's clock and this process's may differ."""
 
-_BASELINE_SECONDS, _FIRST_SECONDS, _DROP_SECONDS = 60.0, 60.0, 10.0
+_KERNEL_SECONDS = 90.0
+"""Of all calls of one kernel together, compiling included."""
+
+_BASELINE_SECONDS, _FIRST_SECONDS, _DROP_SECONDS = 60.0, 30.0, 10.0
 _PATIENCE = 5.0
 _ALIGNMENT = 256
 _MOST_CALLS, _MOST_FLOP, _MOST_BYTES = 32, 8e12, 16e9
@@ -64,6 +67,7 @@ class DeviceJudge:
     that is timed publicly; as an answer on gate or sealed it is checked on all of them and timed three times.
     """
 
+    seconds_per_answer = 300.0
     device = "cuda"
     checked: Sequence[Shape] = CORRECTNESS
     checked_at_first: Sequence[Shape] = tuple(shape for shape in CORRECTNESS if shape.n <= 64)
@@ -88,8 +92,12 @@ class DeviceJudge:
             except Refused as refusal:
                 return Score(0.0, valid=False, feedback=str(refusal))
             except (MemoryError, torch.OutOfMemoryError) as error:
-                self._check_room(error)
-                return Score(0.0, valid=False, feedback="it leaves no memory on the device to check its outputs in")
+                full = str(error)  # and no more of it: its frames keep what fills the device
+            else:
+                full = ""
+            if full:
+                self._check_room(full, ctx)
+                return Score(0.0, valid=False, feedback=f"beside it nothing else has room on the device: {full}")
         _, metrics, feedback = summary(times, self._rate, self._known())
         return Score(1500 / metrics["microseconds"], metrics=metrics, feedback=feedback)
 
@@ -110,7 +118,8 @@ class DeviceJudge:
     def _times(
         self, code: bytes, ctx: VerifierContext, twin: OpenedProgram, tolerance: float, *, thorough: bool
     ) -> list[Times]:
-        with self._open(code, ctx) as kernel:
+        with self._open(code, ctx) as program:
+            kernel = Limited(program, _KERNEL_SECONDS)
             understood(kernel.call("start", [self.device], _FIRST_SECONDS), None)
             for shape in self.checked if thorough else self.checked_at_first:
                 with self._round(shape, 1, kernel) as given:
@@ -120,11 +129,11 @@ class DeviceJudge:
             repeats = 3 if thorough else 2
             return [self._time(kernel, twin, shape, repeats, tolerance) for shape in self.timed]
 
-    def _time(self, kernel: OpenedProgram, twin: OpenedProgram, shape: Shape, repeats: int, tolerance: float) -> Times:
+    def _time(self, kernel: Limited, twin: OpenedProgram, shape: Shape, repeats: int, tolerance: float) -> Times:
         with self._round(shape, 1, kernel, twin) as given:
             # Whatever is done at the first sight of a shape is not timed, nor is its output of any use.
             understood(given.call(kernel, "calls", _FIRST_SECONDS)[0], shape)
-            trusted(given.call(twin, "calls", _BASELINE_SECONDS)[0])
+            one = given.of_baseline(twin, "calls")
         count = calls_of(shape)
         ours: list[float] = []
         theirs: list[float] = []
@@ -132,17 +141,12 @@ class DeviceJudge:
         said: list[object] = []
         for _ in range(repeats):
             with self._round(shape, count, kernel, twin) as given:
-                called, seconds = given.call(twin, "nothing", _BASELINE_SECONDS)
-                trusted(called)
-                idle.append(seconds)
-                most = 2 + _PATIENCE * (theirs[-1] if theirs else _FIRST_SECONDS)
-                called, seconds = given.call(kernel, "calls", most)
+                idle.append(given.of_baseline(twin, "nothing"))
+                called, seconds = given.call(kernel, "calls", 2 + _PATIENCE * count * one)
                 said.append(understood(called, shape))
                 ours.append(seconds)
                 given.check(self._reference.kernel, tolerance)
-                called, seconds = given.call(twin, "calls", _BASELINE_SECONDS)
-                trusted(called)
-                theirs.append(seconds)
+                theirs.append(given.of_baseline(twin, "calls"))
             if ours[-1] > HOPELESS * theirs[-1]:
                 break
         # What it takes to hand memory over and to read it is the same for a process that calls no kernel.
@@ -164,7 +168,7 @@ class DeviceJudge:
         return device_of(torch.cuda.get_device_name()) if self.device == "cuda" else None
 
     @contextmanager
-    def _round(self, shape: Shape, count: int, *programs: OpenedProgram) -> Iterator[Round]:
+    def _round(self, shape: Shape, count: int, *programs: OpenedProgram | Limited) -> Iterator[Round]:
         self._latest = shape, count
         given = Round(shape, count, self.device)
         try:
@@ -194,14 +198,40 @@ class DeviceJudge:
             self._rate, self._bandwidth = rates(self.device, *self.measured_on)
         return self._twin
 
-    def _check_room(self, why: BaseException) -> None:
+    def _check_room(self, why: str, ctx: VerifierContext) -> None:
         """SiaError where the device has no room without the kernel's process, which has ended, either."""
         shape, count = self._latest
         try:
-            with self._round(shape, count) as given:
+            self.close()  # it may have been in want as well
+            twin = self._baseline(ctx)
+            with self._round(shape, count, twin) as given:
+                given.of_baseline(twin, "calls")
                 given.rehearse(self._reference.kernel)
         except (MemoryError, torch.OutOfMemoryError):
-            raise SiaError(f"trimul: the device has no room to check kernels at {shape}: {why}") from why
+            raise SiaError(f"trimul: the device has no room to judge kernels at {shape}: {why}") from None
+
+
+class Limited:
+    """A kernel's process, which may take so many seconds in all its calls together."""
+
+    def __init__(self, program: OpenedProgram, seconds: float) -> None:
+        self._program, self._all, self._left = program, seconds, seconds
+
+    def call(
+        self,
+        function: str,
+        arguments: Sequence[Any] = (),
+        seconds: float | None = None,
+        handles: Sequence[int] = (),
+        at_reply: Callable[[], None] | None = None,
+    ) -> Called:
+        """As :meth:`sia_core.opening.OpenedProgram.call`."""
+        if self._left <= 0:
+            return Called("timeout", message=f"its calls took more than {self._all:g} seconds in all")
+        most = self._left if seconds is None else min(seconds, self._left)
+        called = self._program.call(function, arguments, most, handles, at_reply)
+        self._left -= called.seconds
+        return called
 
 
 class Round:
@@ -215,18 +245,32 @@ class Round:
         if device == "cuda":
             torch.cuda.empty_cache()  # what this process keeps for itself is needed for what it hands over
         self._memory = Shared(count * each, device)
+        self._seen: Any = None
         self._places = [
             {name: (number * each + start, size) for name, (start, size) in forms.items()} for number in range(count)
         ]
+        try:
+            self._draw()
+        except BaseException:
+            self.close()
+            raise
+
+    def _draw(self) -> None:
         for places, seed in zip(self._places, self._seeds, strict=True):
-            x, mask, weights, _ = drawn_on(device, shape, seed)
+            x, mask, weights, _ = drawn_on(self._device, self._shape, seed)
             for name, tensor in {"x": x, "mask": mask, **weights}.items():
                 self._memory.floats(*places[name]).copy_(tensor)
-        elements = shape.b * shape.n**2 * shape.c
-        self._points = [torch.randint(elements, (POINTS,), device=device) for _ in self._places]
-        self._seen: Any = None
+        elements = self._shape.b * self._shape.n**2 * self._shape.c
+        self._points = [torch.randint(elements, (POINTS,), device=self._device) for _ in self._places]
 
-    def call(self, program: OpenedProgram, function: str, seconds: float) -> tuple[Called, float]:
+    def of_baseline(self, twin: OpenedProgram, function: str) -> float:
+        """Seconds of the baseline's process. MemoryError where it fails: a kernel may have left it no room."""
+        called, seconds = self.call(twin, function, _BASELINE_SECONDS)
+        if called.ended != "ok":
+            raise MemoryError(f"the baseline failed: {called.ended} {called.message}")
+        return seconds
+
+    def call(self, program: OpenedProgram | Limited, function: str, seconds: float) -> tuple[Called, float]:
         """What came of the call, and the seconds until the points of all outputs had been read."""
         for places in self._places:
             self._memory.floats(*places["y"]).fill_(torch.nan)

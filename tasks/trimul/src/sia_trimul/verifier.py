@@ -99,9 +99,9 @@ class KernelJudge:
             return self._twin
         reference = (PROGRAMS / "reference.py").read_bytes()
         self._twin = ctx.open(files_of(reference), "entry", requires=REQUIRES, limits=LIMITS)
-        trusted(self._twin.call("start", [THREADS], _BASELINE_SECONDS))
+        _trusted(self._twin.call("start", [THREADS], _BASELINE_SECONDS))
         for shape in CPU_TIMING:
-            trusted(self._twin.call("kernel", draw(shape, 0), _BASELINE_SECONDS))
+            _trusted(self._twin.call("kernel", draw(shape, 0), _BASELINE_SECONDS))
         shape = _RATE_SHAPE
         self._rate = max(shape.flop / product_seconds(self._twin, shape) for _ in range(_RATE_TRIES))
         return self._twin
@@ -109,14 +109,14 @@ class KernelJudge:
 
 def product_seconds(twin: OpenedProgram, shape: Shape) -> float:
     """What the matrix products of a shape take by themselves, in trusted code."""
-    return float(trusted(twin.call("products", [shape.b, shape.n, shape.c, H], _BASELINE_SECONDS)))
+    return float(_trusted(twin.call("products", [shape.b, shape.n, shape.c, H], _BASELINE_SECONDS)))
 
 
 def _compare(kernel: OpenedProgram, twin: OpenedProgram, shape: Shape, tolerance: float) -> tuple[float, float]:
     """Seconds of the kernel and of the baseline on new inputs. Refused where the kernel fails or is wrong."""
     inputs = draw(shape, secrets.randbits(64))
     theirs = twin.call("kernel", inputs, _BASELINE_SECONDS)
-    reference = trusted(theirs)
+    reference = _trusted(theirs)
     ours = kernel.call("kernel", inputs, 2 + _PATIENCE * theirs.seconds)
     check(understood(ours, shape), reference, shape, tolerance)
     return ours.seconds, theirs.seconds
@@ -137,8 +137,7 @@ def _shown(message: str, most: int = 600) -> str:
     return "\n".join([*lines[:1], *lines[1:][-4:]])[:most]
 
 
-def trusted(called: Called) -> Any:
-    """What the baseline's process returned. SiaError where it failed."""
+def _trusted(called: Called) -> Any:
     if called.ended != "ok":
         raise SiaError(f"the baseline failed: {called.ended} {called.message}")
     return called.value
