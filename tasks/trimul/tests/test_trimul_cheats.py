@@ -90,6 +90,8 @@ SHARED = {
     "torch.cuda.Event.elapsed_time = lambda *_: 0.0\nkernel = honest",
     "inputs made easy": "def kernel(x, mask, *rest):\n    x.zero_()\n    mask.zero_()\n"
     "    return honest(x, mask, *rest)",
+    "memory that is cut off": "import os\ndef kernel(x, *rest):\n    for number in range(3, 1024):\n"
+    "        try: os.ftruncate(number, 0)\n        except OSError: pass\n    return torch.zeros_like(x)",
     "nothing written": "def kernel(x, mask, weights, config):\n    return config['y']",
     "one call of many": "calls = []\ndef kernel(x, mask, weights, config):\n    calls.append(1)\n"
     "    return config['y'].zero_() if len(calls) % 5 == 0 else honest(x, mask, weights, config)",

@@ -7,6 +7,7 @@ each other. A file without a name stands in for it on a machine without a device
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from collections.abc import Sequence
@@ -41,9 +42,12 @@ class Shared:
 class _InFile:
     def __init__(self, size: int, descriptor: int | None) -> None:
         self.size = size
-        self.descriptor = os.memfd_create("device") if descriptor is None else descriptor
         if descriptor is None:
-            os.ftruncate(self.descriptor, size)
+            descriptor = os.memfd_create("device", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            os.ftruncate(descriptor, size)
+            # A process that reads what another has cut off is killed.
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        self.descriptor = descriptor
         self.bytes = torch.frombuffer(mmap.mmap(self.descriptor, size), dtype=torch.uint8)
 
     def close(self) -> None:
