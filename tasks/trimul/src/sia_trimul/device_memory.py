@@ -75,14 +75,19 @@ class _OnDevice:
         else:
             handle = self._ask(driver.cuMemImportFromShareableHandle(descriptor, handles))
             self.descriptor = descriptor
-        self._start = self._ask(driver.cuMemAddressReserve(self.size, 0, 0, 0))
-        self._ask(driver.cuMemMap(self._start, self.size, 0, handle, 0))
-        # What is mapped stays when its handle is released.
-        self._ask(driver.cuMemRelease(handle))
-        access = driver.CUmemAccessDesc()
-        access.location = about.location
-        access.flags = driver.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
-        self._ask(driver.cuMemSetAccess(self._start, self.size, [access], 1))
+        try:
+            self._start = self._ask(driver.cuMemAddressReserve(self.size, 0, 0, 0))
+            self._ask(driver.cuMemMap(self._start, self.size, 0, handle, 0))
+            access = driver.CUmemAccessDesc()
+            access.location = about.location
+            access.flags = driver.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+            self._ask(driver.cuMemSetAccess(self._start, self.size, [access], 1))
+        except BaseException:
+            os.close(self.descriptor)  # the rest goes with the process, or with its handle
+            raise
+        finally:
+            # What is mapped stays when its handle is released.
+            self._ask(driver.cuMemRelease(handle))
         view = {"shape": (self.size,), "typestr": "|u1", "data": (int(self._start), False), "version": 3}
         self.__cuda_array_interface__ = view
         self.bytes = torch.as_tensor(self, device="cuda")

@@ -42,11 +42,13 @@ def start(device):
 
 def calls(order, descriptor):
     """Call the kernel on each set of inputs, in turn; the seconds that took by the device's clock."""
-    given = handed(order, descriptor)
+    memory = handed(order, descriptor)
     synchronise, clock = clocks(order["device"])
     synchronise()
     started = clock()
-    for each in given:
+    for places in order["calls"]:
+        # One after the other, while the device is at work on the call before.
+        each = {name: memory.floats(*place) for name, place in places.items()}
         out, x, mask = each.pop("y"), each.pop("x"), each.pop("mask")
         y = candidate.kernel(x, mask, each, {**order["config"], "y": out})
         if not isinstance(y, torch.Tensor):
@@ -61,7 +63,7 @@ def calls(order, descriptor):
 
 
 def nothing(order, descriptor):
-    """Everything of :func:`calls` but the kernel."""
+    """What no process can do without that is handed memory and answers."""
     handed(order, descriptor)
     synchronise, clock = clocks(order["device"])
     synchronise()
@@ -78,9 +80,8 @@ def drop():
 
 
 def handed(order, descriptor):
-    memory = device_memory.Shared(order["size"], order["device"], descriptor)
-    kept.append(memory)
-    return [{name: memory.floats(*place) for name, place in each.items()} for each in order["calls"]]
+    kept.append(device_memory.Shared(order["size"], order["device"], descriptor))
+    return kept[-1]
 
 
 def clocks(device):
