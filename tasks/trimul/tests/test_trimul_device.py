@@ -169,8 +169,22 @@ def test_right_outputs_pass() -> None:
 
 
 def test_outputs_that_are_written_after_the_reply_are_refused() -> None:
-    with pytest.raises(Refused, match="an output changed after the call had returned"):
+    with pytest.raises(Refused, match="an output was not there yet when the call had returned"):
         played(lambda _: None, outputs)
+
+
+def test_outputs_that_a_device_is_done_with_only_while_they_are_checked_are_refused() -> None:
+    around, handed = Round(SMALL, 1, "cpu"), []
+    program: Any = Here(handed.append)
+    around.call(program, "calls", 1.0)
+
+    def reference(*given: Any) -> Any:
+        outputs(handed[0])
+        return device._module(device.PROGRAMS / "reference.py").kernel(*given)
+
+    with pytest.raises(Refused, match="an output was not there yet when the call had returned"):
+        around.check(reference, 0.02)
+    around.close()
 
 
 def test_outputs_that_are_not_written_are_refused() -> None:
