@@ -145,9 +145,11 @@ class Program:
                 os.ftruncate(memory, 0)
                 os.close(memory)
         if self._end is None:
-            if at_reply is not None:
-                at_reply()
-            self._pause()
+            try:
+                if at_reply is not None:
+                    at_reply()
+            finally:
+                self._pause()
         return called
 
     def _load(self, module: str, store: int) -> None:

@@ -150,6 +150,9 @@ class Inside:
 def inside(spec: SandboxSpec, *, as_other_user: bool) -> Inside:
     """The file system that a spec asks for. SandboxError where it cannot be."""
     check_mounts(spec.mounts)
+    if spec.cuda and not as_other_user and os.geteuid() == 0:
+        # Inside it would still be root to the kernel's settings below /proc, which a device's driver has to see.
+        raise SandboxError("no CUDA device is handed out by a root that cannot become another user")
     mounts = {mount.name: f"{INSIDE}/{mount.name}" for mount in spec.mounts}
     views = [[path, path] for path in system().paths]
     for mount in spec.mounts:

@@ -113,7 +113,7 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "mq_unlink": (241, 181),
 }
 _FOR_CUDA = ("memfd_create",)
-"""Such memory is bounded by the size of a file and the number of descriptors."""
+"""Such memory is bounded by the size of a file and the number of descriptors of a process."""
 
 # Where the program runs as the user who started it, it owns that user's files and may tune his processes.
 _ON_OWN_FILES: dict[str, tuple[int | None, int | None]] = {

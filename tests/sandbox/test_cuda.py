@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sia_core.errors import SandboxError
-from sia_core.sandbox import cuda
+from sia_core.sandbox import cuda, layout
 from sia_core.sandbox.calling import open_program
 from sia_core.sandbox.docker import Docker
 from sia_core.sandbox.process import Process
@@ -81,6 +81,14 @@ def test_no_other_program_is_given_any(sandbox: Any) -> None:
     assert seen["addresses"] == LIMITS.memory_bytes
     assert seen["named"] in (errno.EACCES, errno.EROFS, errno.ENOENT)
     assert seen["memory"] == errno.EPERM
+
+
+def test_a_root_that_cannot_become_another_user_hands_out_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "nodes", lambda: [STAND_IN])
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    with pytest.raises(SandboxError, match="by a root that cannot become another user"):
+        layout.inside(SandboxSpec(tmp_path, cuda=True), as_other_user=False)
+    assert layout.inside(SandboxSpec(tmp_path, cuda=True), as_other_user=True).devices == [STAND_IN]
 
 
 def test_the_nodes_are_those_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,8 +92,8 @@ class DeviceJudge:
                 times = self._times(answer["code"].encode(), ctx, twin, tolerance, thorough=thorough)
             except Refused as refusal:
                 return Score(0.0, valid=False, feedback=str(refusal))
-            except (MemoryError, torch.OutOfMemoryError) as error:
-                full = str(error)  # and no more of it: its frames keep what fills the device
+            except (MemoryError, RuntimeError, OSError) as error:
+                full = str(error) or type(error).__name__  # and no more of it: its frames keep what fills the device
             else:
                 full = ""
             if full:
@@ -215,7 +215,7 @@ class DeviceJudge:
             with self._round(shape, count, twin) as given:
                 given.of_baseline(twin, "calls")
                 given.rehearse(self._reference.kernel)
-        except (MemoryError, torch.OutOfMemoryError):
+        except (MemoryError, RuntimeError, OSError):
             raise SiaError(f"trimul: the device has no room to judge kernels at {shape}: {why}") from None
 
 
