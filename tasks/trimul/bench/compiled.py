@@ -23,6 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from sia_trimul.device import module_of
 from sia_trimul.drawing import drawn_on
 from sia_trimul.shapes import TIMING, Shape
 
@@ -70,7 +71,7 @@ def main() -> None:
     print("| C | kernel | warps | registers | spilled | shared memory | programs at once | matrix instructions |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for c in sorted({shape.c for shape in TIMING}):
-        for each in compiled(measure.module_of(options.file), Shape(32, 1, c), options.capability):
+        for each in compiled(module_of(options.file), Shape(32, 1, c), options.capability):
             parts = (c, each.name, each.warps, each.registers, each.spilled, each.shared)
             print(f"| {' | '.join(map(str, parts))} | {each.programs(options.capability)} | {each.products} |")
 

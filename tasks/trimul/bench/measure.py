@@ -13,7 +13,6 @@ repository's own, and one of ``--against`` is one that you have read.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import platform
 import shutil
 import sys
@@ -21,12 +20,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from types import ModuleType
 from typing import Any
 
 import torch
 
 import sia_trimul
+from sia_trimul.device import module_of
 from sia_trimul.drawing import drawn_on, tensors
 from sia_trimul.judging import check, within
 from sia_trimul.shapes import (
@@ -84,16 +83,6 @@ def kernel_of(path: Path) -> Kernel:
     module = module_of(path)
     kernel: Kernel | None = getattr(module, "kernel", None)
     return kernel or (lambda *given: module.custom_kernel(given))
-
-
-def module_of(path: Path) -> ModuleType:
-    """A file of kernels as a module."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def given_for(shape: Shape, seed: int) -> tuple[Any, ...]:

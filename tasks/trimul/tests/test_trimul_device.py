@@ -149,7 +149,7 @@ class Here:
 
 def outputs(given: Any) -> None:
     names = [name for name in given if "." in name]
-    reference = device._module(device.PROGRAMS / "reference.py").kernel
+    reference = device.module_of(device.PROGRAMS / "reference.py").kernel
     config = draw(SMALL, 0)[3]
     given["y"].copy_(reference(given["x"], given["mask"], {name: given[name] for name in names}, config))
 
@@ -159,7 +159,7 @@ def played(fill: Callable[[Any], None], later: Callable[[Any], None] = lambda _:
     try:
         program: Any = Here(fill, later)
         around.call(program, "calls", 1.0)
-        around.check(device._module(device.PROGRAMS / "reference.py").kernel, 0.02)
+        around.check(device.module_of(device.PROGRAMS / "reference.py").kernel, 0.02)
     finally:
         around.close()
 
@@ -180,7 +180,7 @@ def test_outputs_that_a_device_is_done_with_only_while_they_are_checked_are_refu
 
     def reference(*given: Any) -> Any:
         outputs(handed[0])
-        return device._module(device.PROGRAMS / "reference.py").kernel(*given)
+        return device.module_of(device.PROGRAMS / "reference.py").kernel(*given)
 
     with pytest.raises(Refused, match="an output was not there yet when the call had returned"):
         around.check(reference, 0.02)

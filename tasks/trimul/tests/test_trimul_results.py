@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import sia_trimul
+from sia_trimul.device import module_of
 from sia_trimul.judging import Refused
 from sia_trimul.shapes import CORRECTNESS, TIMING, Shape
 
@@ -165,7 +166,7 @@ def test_the_cuda_kernel_compiles_to_what_fits_a_multiprocessor(capability: int)
     import compiled
 
     for c in sorted({shape.c for shape in (*CORRECTNESS, *TIMING)}):
-        made = compiled.compiled(measure.module_of(RESULTS / "kernel_cuda.py"), Shape(32, 1, c), capability)
+        made = compiled.compiled(module_of(RESULTS / "kernel_cuda.py"), Shape(32, 1, c), capability)
         assert [each.name for each in made] == ["normalise", "project", "finish"]
         assert not any(each.spilled for each in made)
         assert max(each.shared for each in made) <= compiled.SHARED_BYTES[capability]

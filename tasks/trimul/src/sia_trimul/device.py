@@ -77,7 +77,7 @@ class DeviceJudge:
 
     def __init__(self) -> None:
         self._twin: OpenedProgram | None = None
-        self._reference = _module(PROGRAMS / "reference.py")
+        self._reference = module_of(PROGRAMS / "reference.py")
         self._rate = self._bandwidth = 0.0
         self._idle: Mapping[Shape, float] = {}
         self._latest = self.timed[0], 1
@@ -387,7 +387,8 @@ def _forms(shape: Shape) -> tuple[Mapping[str, tuple[int, Sequence[int]]], Mappi
     return forms, config, end
 
 
-def _module(path: Path) -> ModuleType:
+def module_of(path: Path) -> ModuleType:
+    """A file of kernels as a module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
