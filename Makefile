@@ -4,13 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-DEMO_DISTRIBUTIONS := --editable . --editable tasks/lawbench --editable plugins/playbook \
-	--editable algorithms --editable plugins/torch
-ALL_DISTRIBUTIONS := --editable .[dev] \
+# pip reads these where it makes a wheel, too: in an environment that it fills for that alone.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
+
+OWN := --editable . --editable plugins/runtime --editable plugins/adapters --editable plugins/weights --editable plugins/llm --editable plugins/audit \
+	--editable plugins/compare --editable plugins/testing --editable plugins/released --editable plugins/deploy --editable plugins/playbook --editable plugins/cli
+DEMO_DISTRIBUTIONS := $(OWN) --editable tasks/lawbench --editable algorithms --editable plugins/torch
+ALL_DISTRIBUTIONS := $(OWN) --editable .[dev] --editable plugins/attacks \
 	--editable tasks/bundled --editable tasks/denoising[h5ad,picture,test] --editable tasks/lawbench --editable tasks/trimul[test] \
 	--editable algorithms[test] \
 	--editable backends/modal --editable backends/ray \
-	--editable plugins/claude --editable plugins/dashboard[test] --editable plugins/litellm --editable plugins/playbook \
+	--editable plugins/claude --editable plugins/dashboard[test] --editable plugins/litellm \
 	--editable plugins/tinker --editable plugins/torch[test] \
 	--editable plugins/trackers[tensorboard,wandb] --editable plugins/vllm
 SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml */*/pyproject.toml)
@@ -19,17 +24,29 @@ SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml */*/pyproj
 DEBIAN_PACKAGES := bubblewrap strace
 BROWSER_PACKAGES := chromium
 
-.PHONY: demo docs wheels try-wheels test test-all lint clean debian-packages browser-packages bench-rl bench-rollout bench-gate \
+.PHONY: demo docs wheels try-wheels test test-fast test-all suite-of-runs suite-of-packages lint clean debian-packages browser-packages bench-rl bench-rollout bench-gate \
 	bench-start bench-evaluations bench-pages bench-cli bench-driver bench-trimul test-cuda check-modal
 
 demo: $(VENV)/demo.stamp  ## Improve an agent on the real LawBench data: no key, no GPU, no service.
 	$(BIN)/sia run --plugin lawbench --levers harness,weights --seed 0 --budget seconds=420
 
+test-fast: $(VENV)/all.stamp  ## In two minutes: what starts no process, reads no real data and computes little.
+	$(BIN)/python -m pytest -q --fast tests/unit algorithms/tests plugins/playbook/tests
+
 test: $(VENV)/all.stamp lint debian-packages  ## Install everything; the tests that take under 10 minutes.
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(SUITES) WHICH="not slow"
 
 test-all: $(VENV)/all.stamp debian-packages browser-packages  ## The slow tests too: whole runs, killed runs, cross-validation.
-	$(BIN)/python -m pytest -q -m slow
+	$(SUITES) WHICH="slow and not exhaustive"
+
+# Side by side, as most of their time they wait for processes of their own.
+SUITES = $(MAKE) --no-print-directory --jobs=2 --keep-going suite-of-runs suite-of-packages
+
+suite-of-runs:
+	$(BIN)/python -m pytest -q -m "$(WHICH)" tests
+
+suite-of-packages:
+	$(BIN)/python -m pytest -q -m "$(WHICH)" tasks plugins algorithms backends
 
 bench-rl: $(VENV)/all.stamp  ## One RL step beside TRL's, interleaved; wants a quiet machine.
 	$(BIN)/python plugins/torch/bench/rl_step.py
@@ -90,6 +107,7 @@ lint: $(VENV)/all.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 clean:
 	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .hypothesis

@@ -28,12 +28,12 @@ from typing import Any
 
 from sia_core.evidence import Rollout
 from sia_core.harness import HarnessTree
-from sia_core.ledger import Ledger
-from sia_core.observe import Emitter
-from sia_core.parcels import Outcome, Parcel, Sender
-from sia_core.rollout import Rollouts, Setting, Sweep
-from sia_core.trees import Trees
+from sia_core.run.ledger import Ledger
+from sia_core.run.observe import Emitter
+from sia_core.run.rollouts import Rollouts, Setting, Sweep
+from sia_core.run.trees import Trees
 from sia_core.types import Job, OfferRef
+from sia_runtime.jobs import JobResult, Parcel, Sender
 
 ABREAST = 4
 """Sweeps that run side by side, as candidates do."""
@@ -58,7 +58,7 @@ class Instant:
         """There and back again as text, as between machines. What is done there is no work of the driver's."""
         sweep = parcel.payload["sweep"]
         outcome = _answer(tuple(sweep["instances"]), sweep["group"])
-        return self._sender.keep(parcel, Outcome(**json.loads(outcome)), {})
+        return self._sender.keep(parcel, JobResult(**json.loads(outcome)), {})
 
     def serve(self, name: str, payload: Mapping[str, Any]) -> Any:
         raise NotImplementedError
@@ -72,7 +72,7 @@ def _answer(instances: tuple[str, ...], group: int) -> str:
     """The outcome that a worker sends."""
     each = Rollout("", "ok", 1.0, answer='"theft"', log="thought a while", seconds=0.01)
     rollouts = [replace(each, instance=name).to_json() for name in instances for _ in range(group)]
-    return json.dumps(Outcome({"sandbox": "none", "given_up": "", "rollouts": rollouts}).to_json())
+    return json.dumps(JobResult({"sandbox": "none", "given_up": "", "rollouts": rollouts}).to_json())
 
 
 @dataclass(frozen=True)

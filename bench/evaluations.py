@@ -36,13 +36,13 @@ from rollout import case, processor
 
 from sia_core.evidence import Rollout
 from sia_core.harness import HarnessTree
-from sia_core.ledger import Ledger
-from sia_core.local import LocalBackend
-from sia_core.observe import Emitter
 from sia_core.plugins import Plugins
-from sia_core.rollout import Rollouts, Setting, Sweep
-from sia_core.trees import Trees
+from sia_core.run.ledger import Ledger
+from sia_core.run.observe import Emitter
+from sia_core.run.rollouts import Rollouts, Setting, Sweep
+from sia_core.run.trees import Trees
 from sia_core.types import OfferRef
+from sia_runtime.local import LocalBackend
 
 LIMIT_SECONDS = 2.0
 LOOPS_EVERY = 5

@@ -24,14 +24,14 @@ from pathlib import Path
 
 from sia_core.hookspecs import Offer
 from sia_core.learning import Request, Sampled
-from sia_core.ledger import Ledger
-from sia_core.local import LocalBackend
-from sia_core.observe import Emitter
 from sia_core.plugins import Plugins, Source
-from sia_core.rollout import Rollouts, Setting, Sweep
-from sia_core.testing.engines import ScriptedEngine
-from sia_core.trees import Trees
+from sia_core.run.ledger import Ledger
+from sia_core.run.observe import Emitter
+from sia_core.run.rollouts import Rollouts, Setting, Sweep
+from sia_core.run.trees import Trees
 from sia_core.types import OfferRef
+from sia_runtime.local import LocalBackend
+from sia_testing.engines import ScriptedEngine
 
 ROADS = {
     "floor": """

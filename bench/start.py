@@ -18,8 +18,9 @@ from pathlib import Path
 
 from sia_core.harness import Manifest
 from sia_core.plugins import Plugins
-from sia_core.sandbox import HarnessWorker, SolveRequest
-from sia_core.types import Limits, Sandbox
+from sia_core.types import Limits
+from sia_runtime.sandbox.contract import Sandbox
+from sia_runtime.worker.harness_worker import HarnessWorker, SolveRequest
 
 HARNESS = "{imports}\ndef solve(instance, ctx):\n    return 1\n"
 

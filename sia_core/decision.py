@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, TypeAdapter, field_validator
 
 from sia_core.harness import Edit
 
@@ -28,12 +28,19 @@ class Prediction(_Frozen):
 class RewriteHarness(_Frozen):
     """Change the harness of ``parent`` (the incumbent, if None) by edits; its weights are kept."""
 
+    algorithm: ClassVar[None] = None
+    gives: ClassVar[str] = "the edits give"
     lever: Literal["harness"] = "harness"
     name: str = Field(min_length=1, max_length=80)
     edits: tuple[Edit, ...] = Field(min_length=1)
     reason: str = Field(min_length=1, max_length=8000)
     prediction: Prediction
     parent: str | None = None
+
+    @property
+    def title(self) -> str:
+        """A few words for people."""
+        return f"edit {self.name}"
 
 
 class Training(_Frozen):
@@ -76,6 +83,7 @@ class UpdateWeights(_Frozen):
     ``config`` are the learner's own settings.
     """
 
+    gives: ClassVar[str] = "the update gives"
     lever: Literal["weights"] = "weights"
     algorithm: str = Field(min_length=1, max_length=80)
     config: Mapping[str, Any] = Field(default_factory=dict)
@@ -83,6 +91,41 @@ class UpdateWeights(_Frozen):
     reason: str = Field(min_length=1, max_length=8000)
     prediction: Prediction
     parent: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its candidate: the algorithm's."""
+        return self.algorithm
+
+    @property
+    def title(self) -> str:
+        """A few words for people."""
+        return f"{self.algorithm} update"
+
+
+class PullLever(_Frozen):
+    """Pull a lever that a plugin offers on ``parent`` (the incumbent, if None). ``settings`` are the lever's own."""
+
+    algorithm: ClassVar[None] = None
+    gives: ClassVar[str] = "the lever gives"
+    lever: str = Field(min_length=1, max_length=80)
+    name: str = Field(min_length=1, max_length=80)
+    settings: Mapping[str, JsonValue] = Field(default_factory=dict)
+    reason: str = Field(min_length=1, max_length=8000)
+    prediction: Prediction
+    parent: str | None = None
+
+    @field_validator("lever")
+    @classmethod
+    def _general(cls, lever: str) -> str:
+        if lever in _TYPED:
+            raise ValueError(f"{lever} has its own type of decision")
+        return lever
+
+    @property
+    def title(self) -> str:
+        """A few words for people."""
+        return f"{self.lever} {self.name}"
 
 
 class Stop(_Frozen):
@@ -92,7 +135,30 @@ class Stop(_Frozen):
     reason: str = Field(min_length=1, max_length=8000)
 
 
-Decision = Annotated[RewriteHarness | UpdateWeights | Stop, Field(discriminator="lever")]
+_TYPED = ("harness", "weights", "stop")
 
-DECISIONS: TypeAdapter[list[RewriteHarness | UpdateWeights | Stop]] = TypeAdapter(list[Decision])
+Change = RewriteHarness | UpdateWeights | PullLever
+"""A decision that makes a candidate."""
+
+Decision = Change | Stop
+
+
+def _type_of(decision: Any) -> str | None:
+    lever = decision.get("lever") if isinstance(decision, Mapping) else getattr(decision, "lever", None)
+    if not isinstance(lever, str):
+        return None
+    return lever if lever in _TYPED else "lever"
+
+
+DECISIONS: TypeAdapter[list[Decision]] = TypeAdapter(
+    list[
+        Annotated[
+            Annotated[RewriteHarness, Tag("harness")]
+            | Annotated[UpdateWeights, Tag("weights")]
+            | Annotated[PullLever, Tag("lever")]
+            | Annotated[Stop, Tag("stop")],
+            Discriminator(_type_of, custom_error_type="lever", custom_error_message="a decision names its lever"),
+        ]
+    ]
+)
 """Validates and serialises what ``decide`` returns."""

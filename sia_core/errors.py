@@ -45,3 +45,7 @@ class NoSignal(TrainingError):
 
 class ModelError(SiaError):
     """A language model gave no answer that can be used. What was paid for is recorded; the run can be resumed."""
+
+
+class Unfinished(Exception):
+    """The run does not go on with some work. It is no fault of whoever asked for that work, so nobody catches it."""

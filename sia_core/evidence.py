@@ -1,4 +1,4 @@
-"""Evidence: what an improver reads. Trajectories and scores in, a frozen, JSON-like value out.
+"""Evidence, the input of an improver: trajectories and scores boiled down to a frozen, JSON-like value.
 
 Everything an agent produced (answers, messages, logs) is data from a hostile
 source. All that guides the search is measured on ``search``. Of ``gate`` there are
@@ -11,22 +11,23 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any, NamedTuple
 
 from sia_core.decision import Training
+from sia_core.errors import LedgerError
 from sia_core.harness import HarnessTree
 from sia_core.playbook import Playbook
-from sia_core.types import Metric
+from sia_core.values import LARGEST_REWARD, Metric
 
 WORST_CASES = 12
 EXCERPT = 600
 
 
 class Evaluated(NamedTuple):
-    """The verifier's word on an answer that a rollout had evaluated while it searched."""
+    """The score of an answer that a rollout had evaluated while it searched."""
 
     reward: float
     valid: bool
@@ -40,7 +41,7 @@ class Rollout:
     ``answer`` is the raw JSON text of the answer; ``step_rewards`` are the
     harness's own, untrusted. ``tokens`` are the policy's, read and sampled; ``turns``
     what it was asked and said, cut to size, where an improver may read it. ``start`` names
-    the earlier answer that it began with, and ``evaluated`` are the scores it was told on the way.
+    the earlier answer that it began with, and ``evaluated`` are the scores it got on the way.
     """
 
     instance: str
@@ -60,6 +61,8 @@ class Rollout:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Rollout:
+        if not (isinstance(reward := value["reward"], int | float) and abs(reward) <= LARGEST_REWARD):
+            raise LedgerError(f"a rollout of {value['instance']!r} has the reward {reward!r}, which no run records")
         rewards, turns = tuple(value["step_rewards"]), tuple(value.get("turns", ()))
         evaluated = tuple(Evaluated(*each) for each in value.get("evaluated", ()))
         return cls(**{**value, "step_rewards": rewards, "turns": turns, "evaluated": evaluated})
@@ -112,7 +115,7 @@ class FailureClass:
 
 @dataclass(frozen=True)
 class Summary:
-    """What one agent did on a sample of the search split."""
+    """Results of one agent on a sample of the search split."""
 
     stats: RewardStats
     failures: tuple[FailureClass, ...]
@@ -121,7 +124,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class TaskView:
-    """What an improver may know of a task: ``seed`` is its own harness, ``public`` the folder that harnesses read."""
+    """A task as an improver sees it: ``seed`` is its own harness, ``public`` the folder that harnesses read."""
 
     name: str
     kind: str
@@ -158,9 +161,10 @@ class AgentView:
 class Trial:
     """An earlier decision, what it predicted, and what came of it.
 
-    ``outcome`` is ``promoted`` or ``rejected`` by the gate, ``failed`` (it did not run,
-    or hung), or ``refused`` before anything was spent. ``gain`` is the change of the
-    mean reward on the search sample against its own parent. ``table`` is what the
+    ``outcome`` is ``promoted`` or ``rejected`` by the gate, ``screened`` out before it by
+    the search sample, ``failed`` (it did not run, or hung), or ``refused`` before anything was
+    spent. ``gain`` is the change of the mean reward on the search sample against its own
+    parent, ``against`` the incumbent that the gate compared it with. ``table`` is what the
     selection table said of the parent then, whichever ``algorithm`` was chosen.
     """
 
@@ -176,6 +180,7 @@ class Trial:
     why: str
     gain: float | None
     table: str = ""
+    against: str | None = None
 
 
 @dataclass(frozen=True)
@@ -202,12 +207,20 @@ class WeightsView:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What ``decide`` is given. A pure value: the same evidence, the same decisions.
+class LeverView:
+    """A plugin's lever in words: what it does, and to what ``PullLever.settings`` it can be set; ``data`` is JSON."""
 
-    ``look`` is what looking at one candidate takes, in the budget's kinds, beside what training
-    it takes. ``weights`` is None where the run has no policy to train. It ``discovers`` where
-    the best answer is the result.
+    text: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The argument of ``decide``. A pure value: the same evidence leads to the same decisions.
+
+    ``look`` is what looking at one candidate takes, in the budget's kinds, beside what applying
+    its lever takes. ``weights`` is None where the run has no policy to train, ``about`` describes
+    the levers of plugins by name. It ``discovers`` where the best answer is the result.
     """
 
     generation: int
@@ -226,6 +239,11 @@ class Evidence:
     algorithms: tuple[AlgorithmView, ...] = ()
     weights: WeightsView | None = None
     discovers: bool = False
+    about: Mapping[str, LeverView] = field(default_factory=dict)
+
+    def with_lever(self, name: str, text: str, data: Mapping[str, Any] | None = None) -> Evidence:
+        """The same evidence with a lever's description."""
+        return replace(self, about={**self.about, name: LeverView(text, data or {})})
 
 
 def summarise(rollouts: Sequence[Rollout], failure_reward: float) -> Summary:
@@ -279,12 +297,5 @@ def excerpt(text: str, limit: int = EXCERPT) -> str:
 
 
 def _case(rollout: Rollout) -> Mapping[str, Any]:
-    return {
-        "instance": rollout.instance,
-        "outcome": rollout.outcome,
-        "reward": rollout.reward,
-        "answer": excerpt(rollout.answer or ""),
-        "message": excerpt(rollout.message),
-        "feedback": excerpt(rollout.feedback),
-        "log": excerpt(rollout.log),
-    }
+    texts = {name: excerpt(getattr(rollout, name) or "") for name in ("answer", "message", "feedback", "log")}
+    return {"instance": rollout.instance, "outcome": rollout.outcome, "reward": rollout.reward, **texts}

@@ -26,19 +26,20 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sia_core.errors import HarnessError
+from sia_core.errors import HarnessError, UsageError
+from sia_core.given_files import TooMuch, read_folder
 
 MANIFEST = "harness.toml"
 MAX_FILES = 500
 MAX_BYTES = 8 * 2**20
-IGNORED = ("__pycache__/*", "*/__pycache__/*", "*.pyc", ".git/*", ".venv/*", ".DS_Store")
+IGNORED = ("__pycache__", "*/__pycache__", "*.pyc", ".git", ".venv", ".DS_Store")
 
 _SAFE_PATH = re.compile(r"[^\\:*?\"<>|]+")
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
 class Manifest(BaseModel):
-    """What ``harness.toml`` says."""
+    """The content of ``harness.toml``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -122,27 +123,15 @@ class HarnessTree:
         """Read a folder. Links are refused: a tree must mean the same on every machine."""
         if not folder.is_dir():
             raise HarnessError(f"{folder}: no such folder; a harness is a folder with a {MANIFEST} or a harness.py")
-        files: dict[str, bytes] = {}
-        room = MAX_BYTES
-        for path in sorted(folder.rglob("*")):
-            name = path.relative_to(folder).as_posix()
-            if any(fnmatchcase(name, pattern) for pattern in IGNORED):
-                continue
-            if path.is_symlink():
-                raise HarnessError(f"{path} is a symbolic link; copy the file into the harness instead")
-            if path.is_file():
-                try:
-                    with path.open("rb") as file:
-                        files[name] = file.read(room + 1)
-                except OSError as error:
-                    raise HarnessError(f"{path}: {error.strerror}") from None
-                room -= len(files[name])
-                if room < 0 or len(files) > MAX_FILES:
-                    raise HarnessError(
-                        f"{folder} is too large for a harness, which holds at most {MAX_FILES} files and "
-                        f"{MAX_BYTES:,} bytes; keep data elsewhere"
-                    )
-        return cls(files)
+        try:
+            return cls(dict(read_folder(folder, skip=_is_ignored, most_files=MAX_FILES, most_bytes=MAX_BYTES)))
+        except TooMuch:
+            raise HarnessError(
+                f"{folder} is too large for a harness, which holds at most {MAX_FILES} files and "
+                f"{MAX_BYTES:,} bytes; keep data elsewhere"
+            ) from None
+        except UsageError as error:
+            raise HarnessError(str(error)) from None
 
     @cached_property
     def listing(self) -> bytes:
@@ -224,6 +213,10 @@ def is_fixed(path: str, fixed: Iterable[str]) -> bool:
     """Whether a path is what one of the patterns names, or lies in a folder that it names."""
     names = [path, *(path[:i] for i, char in enumerate(path) if char == "/")]
     return any(fnmatchcase(name, pattern.removesuffix("/")) for pattern in fixed for name in names)
+
+
+def _is_ignored(path: str) -> bool:
+    return any(fnmatchcase(path, pattern) for pattern in IGNORED)
 
 
 def _encoded(path: str, text: str) -> bytes:

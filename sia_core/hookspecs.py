@@ -1,4 +1,4 @@
-"""What a plugin may offer: the whole contract, one hook a kind.
+"""The hooks that a plugin may implement: the whole contract, one hook for each kind of offer.
 
 A plugin is an installed distribution with an entry point in the group ``sia``.
 The entry point names a module, and the module holds a contract version and hook
@@ -88,23 +88,36 @@ def sia_engines() -> Sequence[Offer]:  # type: ignore[empty-body]
 
 
 @hookspec
+def sia_levers() -> Sequence[Offer]:  # type: ignore[empty-body]
+    """Offer levers: factories of :class:`sia_core.run.levers.Lever`, ways to change an agent (``--levers NAME``)."""
+
+
+@hookspec
 def sia_improvers() -> Sequence[Offer]:  # type: ignore[empty-body]
     """Offer improvers: factories of :class:`sia_core.types.Improver`, which decide what to change next."""
 
 
 @hookspec
 def sia_sandboxes() -> Sequence[Offer]:  # type: ignore[empty-body]
-    """Offer sandboxes: factories of :class:`sia_core.types.Sandbox`, which isolate candidate code."""
+    """Offer sandboxes: factories of :class:`sia_runtime.sandbox.contract.Sandbox`, which isolate candidate code."""
 
 
 @hookspec
 def sia_views() -> Sequence[Offer]:  # type: ignore[empty-body]
-    """Offer views: factories of :class:`sia_core.views.View`, for ``sia view`` and the pictures of ``sia report``."""
+    """Offer views: factories of :class:`sia_core.view_protocol.View`, for ``sia view`` and the pictures of a report."""
 
 
 @hookspec
 def sia_trackers() -> Sequence[Offer]:  # type: ignore[empty-body]
-    """Offer trackers: factories of :class:`sia_core.observe.Tracker`, observers that a run asks for by name."""
+    """Offer trackers: factories of :class:`sia_core.run.observe.Tracker`, observers that a run asks for by name."""
+
+
+@hookspec
+def sia_commands() -> Sequence[Offer]:  # type: ignore[empty-body]
+    """Offer commands: factories of :class:`sia_core.command_protocol.Command`, run as ``sia NAME``.
+
+    SIA's own names come first: a command that takes one of them is never run.
+    """
 
 
 @hookspec
@@ -122,9 +135,11 @@ HOOK_OF_KIND = {
     "algorithm": "sia_algorithms",
     "backend": "sia_backends",
     "engine": "sia_engines",
+    "lever": "sia_levers",
     "improver": "sia_improvers",
     "sandbox": "sia_sandboxes",
     "view": "sia_views",
     "tracker": "sia_trackers",
+    "command": "sia_commands",
 }
 """The hook that offers each kind of thing; ``sia_observe`` observes and offers nothing."""

@@ -1,4 +1,4 @@
-"""What passes between rollouts, learners and engines: the weight lever's half of the contract.
+"""The values and protocols of rollouts, learners and engines: the weight lever's half of the contract.
 
 One alignment holds everywhere: entry t of a sequence speaks of token t given the
 tokens before it. So ``logprobs[t]`` is log p(token t | tokens < t), and ``values[t]``
@@ -231,6 +231,35 @@ class Learner(Protocol):
         """
 
 
+LARGEST_CREDIT = 1e15
+"""How far from 0 credit may be: engines square it in single precision, and add up many of these squares."""
+
+
+def credited(learner: Learner, groups: Sequence[Sequence[Sample]]) -> list[Datum]:
+    """A learner's credit; TrainingError where an engine could not compute with it, before anything is trained on."""
+    try:
+        data = learner.credit(groups)
+    except ArithmeticError as error:
+        raise TrainingError(f"the algorithm cannot compute with these rewards: {error}. {_SCALE}") from error
+    for datum in data:
+        check_credit(datum)
+    return data
+
+
+def check_credit(datum: Datum) -> None:
+    """TrainingError where a figure of a datum is no number, or too large to be computed with."""
+    rows = {"advantage": datum.advantages, "return": datum.returns or ()}
+    for name, row in rows.items():
+        wrong = next((value for value in row if not abs(value) <= LARGEST_CREDIT), None)
+        if wrong is not None:
+            raise TrainingError(f"the {name} {wrong:g} cannot be trained on: the rewards are too large. {_SCALE}")
+    if not 0 < datum.normaliser <= LARGEST_CREDIT:
+        raise TrainingError(f"the divisor {datum.normaliser:g} of a loss is not a positive number. {_SCALE}")
+
+
+_SCALE = "Have the verifier give rewards that are some 1 or 100 apart"
+
+
 @dataclass(frozen=True)
 class Request:
     """Continuations of one prompt, one for each of ``seeds``.
@@ -244,7 +273,9 @@ class Request:
     ``prior``, one a choice, are log-weights that multiply the policy's own
     probabilities of the choices. ``temperature`` None is the engine's, which is what
     training computes with; 0 takes the likeliest token, with its log-probability at
-    the engine's temperature. With a ``place``, samples of the same seed are drawn from
+    the engine's temperature. ``top_p`` below 1 draws from the likeliest tokens alone
+    that have so much probability together, with their log-probabilities among all;
+    a rollout that is trained on is never asked so. With a ``place``, samples of the same seed are drawn from
     the ``choices`` without replacement, and this is the one at that place, from 0.
     """
 
@@ -258,6 +289,7 @@ class Request:
     schema: Mapping[str, Any] | None = None
     temperature: float | None = None
     place: int | None = None
+    top_p: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -310,13 +342,15 @@ class Tokens(Protocol):
 
 @runtime_checkable
 class Engine(Protocol):
-    """What samples from a policy and trains it. The verbs are those of the Tinker API.
+    """Samples from a policy and trains it. The methods are named as in the Tinker API.
 
     ``can`` is a set out of {train, values, reference, custom_loss, constrain}. Numbers
     depend on what is asked for and on the weights, not on the order of arrival. Used
     by one thread at a time. ``learning_rate`` is what suits this policy. Its factory
-    is called with the run's ``policy``, a name such as ``tiny`` or ``hf:ID``, its
-    ``seed``, and the engine's own settings.
+    is called with the run's ``policy``, a name that the engine knows, its
+    ``seed``, and the engine's own settings. One that knows how many tokens of prompt and
+    reply its policy can have together says so in a further attribute, ``context``; what
+    asks for more is refused before it is sampled.
     """
 
     can: frozenset[str]
@@ -357,7 +391,7 @@ class Engine(Protocol):
         """Bytes: ``needed``, an estimate of what training takes at most, and ``peak``, what was taken so far."""
 
     def save(self, folder: Path) -> str:
-        """Write a snapshot (adapter, critic, optimizer) whole or not at all; a digest of all of it."""
+        """Write a snapshot (adapter, critic, optimizer) whole or not at all; its SHA-256 in hexadecimal."""
 
     def load(self, folder: Path) -> None:
         """Go on from a snapshot as if training had never stopped."""

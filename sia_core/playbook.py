@@ -23,6 +23,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sia_core.errors import UsageError
+from sia_core.given_files import read_file
 from sia_core.harness import Edit
 
 PLAYBOOK = "playbook.toml"
@@ -57,9 +58,23 @@ class Playbook(BaseModel):
     def from_toml(cls, path: Path) -> Playbook:
         """Read a catalogue; UsageError with file and place where it is malformed."""
         try:
-            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+            return cls.parse(path.read_bytes(), path)
         except OSError as error:
             raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> Playbook | None:
+        """The catalogue of a folder that the user handed over, if it has one; it may be no link."""
+        try:
+            return cls.parse(read_file(folder, PLAYBOOK), folder / PLAYBOOK)
+        except FileNotFoundError:
+            return None
+
+    @classmethod
+    def parse(cls, content: bytes, path: Path) -> Playbook:
+        """The catalogue that a file holds; UsageError, with file and place, where it is malformed."""
+        try:
+            return cls.model_validate(tomllib.loads(content.decode()))
         except ValidationError as error:
             first = error.errors()[0]
             raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -14,7 +14,14 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, distributions
+from importlib.metadata import (
+    Distribution,
+    EntryPoint,
+    PackageNotFoundError,
+    distribution,
+    distributions,
+    requires,
+)
 from types import ModuleType
 from typing import Any
 
@@ -26,10 +33,9 @@ from sia_core.hookspecs import HOOK_OF_KIND, SIA_API, Event, Offer
 
 GROUP = "sia"
 CORE = "sia-core"
+ALWAYS = frozenset({CORE, "sia-runtime", "sia-weights", "sia-released"})
+"""Distributions that no allow-list leaves out: a run cannot do without the first three, and task folders are data."""
 ALLOW_VARIABLE = "SIA_PLUGINS"
-
-OURS = frozenset({"claude", "lawbench", "litellm", "modal", "playbook", "ray", "tinker", "torch", "vllm"})
-"""Offers that are no typing slip of another: ``sia-NAME`` has each of them."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +71,19 @@ class Plugins:
 
     @classmethod
     def discover(cls, found: Iterable[EntryPoint] | None = None, allow: str | None = None) -> Plugins:
-        """Load every entry module that ``SIA_PLUGINS`` allows (all, if unset; the core's own always)."""
+        """Load every entry module that ``SIA_PLUGINS`` allows (all, if unset; those in ``ALWAYS`` in any case)."""
         allow = os.environ.get(ALLOW_VARIABLE) if allow is None else allow
         allowed = None if allow is None else {_normal(name) for name in allow.split(",")}
         plugins = cls(allow=allow)
         points = plugins._installed() if found is None else [(point, _source(point)) for point in found]
         for point, source in sorted(points, key=lambda each: (each[1].distribution, each[1].plugin)):
             names = {_normal(source.plugin), _normal(source.distribution)}
-            if allowed is None or source.distribution == CORE or names & allowed:
+            if allowed is None or source.distribution in ALWAYS or names & allowed:
                 plugins._load(point, source)
         return plugins
 
     def rows(self) -> list[Row]:
-        """What ``sia plugins`` lists: by kind and name, the broken ones last."""
+        """The rows of ``sia plugins``: by kind and name, the broken ones last."""
         count: dict[tuple[str, str], list[str]] = {}
         for kind, offer, source in self.offers:
             count.setdefault((kind, offer.name), []).append(source.distribution)
@@ -96,11 +102,14 @@ class Plugins:
         """The offers of one kind, in the order in which plugins give them."""
         return [offer for each, offer, _ in self.offers if each == kind]
 
-    def find(self, kind: str, name: str) -> tuple[Offer, Source]:
-        """The one offer of a kind and name; PluginError where there is none, or more than one."""
+    def find(self, kind: str, name: str, others: Iterable[str] = ()) -> tuple[Offer, Source]:
+        """The one offer of a kind and name; PluginError where there is none, or more than one.
+
+        ``others`` are names that could be meant although no plugin offers them.
+        """
         found = [(offer, source) for each, offer, source in self.offers if (each, offer.name) == (kind, name)]
         if not found:
-            raise PluginError(self._unknown(kind, name))
+            raise PluginError(self._unknown(kind, name, others))
         if len(found) > 1:
             by = ", ".join(f"{source.distribution} {source.version}" for _, source in found)
             raise PluginError(
@@ -171,14 +180,14 @@ class Plugins:
                 self.broken.append((_of(dist, "?"), f"its entry_points.txt cannot be read: {_what(error)}"))
         return points
 
-    def _unknown(self, kind: str, name: str) -> str:
+    def _unknown(self, kind: str, name: str, others: Iterable[str]) -> str:
         for source, cause in self.broken:
             if _normal(name) in map(
                 _normal, (source.plugin, source.distribution, source.distribution.removeprefix("sia-"))
             ):
                 return f"{kind} {name!r}: the plugin {source.distribution} {source.version} is broken: {cause}"
-        names = sorted({offer.name for offer in self.of_kind(kind)})
-        near = [] if name in OURS else difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        names = sorted({*others, *(offer.name for offer in self.of_kind(kind))})
+        near = [] if _released(f"sia-{name}") else difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         known = f"did you mean {' or '.join(near)}?" if near else f"known here: {', '.join(names) or 'none'}."
         package = "NAME" if near else name  # nobody should be told to install a typing slip
         install = f"Plugins are installed with pip (`pip install sia-{package}`); `sia plugins` lists what is there."
@@ -206,6 +215,16 @@ def _first(name: str, text: str) -> str:
         return text
 
 
+def _released(name: str) -> bool:
+    """Return whether a distribution is released with the core, so that its name is no typing slip."""
+    from packaging.requirements import Requirement
+
+    try:
+        return name in {Requirement(each).name for each in requires(CORE) or ()}
+    except PackageNotFoundError:
+        return False
+
+
 def _source(point: EntryPoint) -> Source:
     return _of(point.dist, point.name)
 
@@ -216,12 +235,15 @@ def _of(dist: Distribution | None, plugin: str) -> Source:
 
 
 def _normal(name: str) -> str:
-    """One spelling of a distribution's name, as PyPI has it."""
+    """One spelling of a distribution's name, with small letters and dashes."""
     return re.sub(r"[-_.]+", "-", name).strip().lower()
 
 
 def _what(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    from sia_core.moved import hint  # only where something is wrong
+
+    return what + hint(error)
 
 
 def _accepted(factory: Callable[..., Any]) -> str:

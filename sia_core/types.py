@@ -1,92 +1,35 @@
-"""The protocols that plugins implement, and the small values that pass between them.
+"""The protocols that plugins implement, and the values that pass between them.
 
-Rewards are floats, higher is better. Values that cross a process are JSON.
+Rewards are floats; inside a run higher is better. Values that cross a process are JSON.
 """
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
 from sia_core.harness import HarnessTree
+from sia_core.values import LARGEST_REWARD as LARGEST_REWARD
+from sia_core.values import Instance as Instance
+from sia_core.values import Json as Json
+from sia_core.values import Kind as Kind
+from sia_core.values import Limits as Limits
+from sia_core.values import Metric as Metric
+from sia_core.values import OfferRef as OfferRef
+from sia_core.values import Score as Score
+from sia_core.values import Split as Split
 
 if TYPE_CHECKING:
-    from sia_core.decision import RewriteHarness, Stop, UpdateWeights
+    from types import TracebackType
+
+    from sia_core.decision import Decision
     from sia_core.evidence import Evidence, TaskView
-    from sia_core.opening import OpenInSandbox, RunInSandbox
     from sia_core.playbook import Playbook
-
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-Split = Literal["public", "search", "gate", "sealed"]
-Kind = Literal["solve", "discover"]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a task measures. ``bounds`` are the least and the largest reward, None where there is none.
-
-    ``ordinal`` says that only the order of rewards means something, not how far apart they are.
-    """
-
-    name: str
-    direction: Literal["maximize", "minimize"] = "maximize"
-    unit: str = ""
-    bounds: tuple[float, float] | None = (0.0, 1.0)
-    ordinal: bool = False
-
-    @property
-    def span(self) -> float:
-        """From the least to the largest reward; 1 where there is none."""
-        return self.bounds[1] - self.bounds[0] if self.bounds else 1.0
-
-
-@dataclass(frozen=True)
-class Instance:
-    """One thing to solve. ``id`` derives from content and says nothing of the label; ``input`` is JSON."""
-
-    id: str
-    split: Split
-    input: Mapping[str, Any]
-    start: Json = None
-
-
-@dataclass(frozen=True)
-class OfferRef:
-    """An offer by its name, and the settings to call its factory with, as JSON."""
-
-    name: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Score:
-    """A verifier's word on one answer. An answer that is not ``valid`` counts as a failure, whatever its reward."""
-
-    reward: float
-    valid: bool = True
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    feedback: str = ""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one sandbox may use. Memory is per process, and in total for all of its processes together."""
-
-    memory_bytes: int = 4 * 2**30
-    total_memory_bytes: int = 8 * 2**30
-    processes: int = 64
-    file_bytes: int = 512 * 2**20
-    scratch_bytes: int = 1 * 2**30
-    output_bytes: int = 64 * 1024
-    answer_bytes: int = 1 * 2**20
-    setup_seconds: float = 300.0
-    solve_seconds: float = 30.0
 
 
 @runtime_checkable
@@ -102,7 +45,7 @@ class Task(Protocol):
     brief : what an improver is told of the problem; names no label of a hidden split.
     answer : a pydantic model; answers that it refuses are invalid.
     verifier : the offer that scores answers, resolved in the verifier's process only.
-    failure_reward : what a rollout without a valid answer earns.
+    failure_reward : what a rollout without a valid answer earns, in units of the metric.
     limits : what a harness may use for its set-up and for one instance.
     fingerprint : digest of data and settings; a run is resumed only with the same one.
     """
@@ -130,22 +73,51 @@ class Task(Protocol):
         """The task's own catalogue of harness edits, if it has one."""
 
 
+@runtime_checkable
+class Discovers(Protocol):
+    """A task of kind ``discover``, whose result is the best answer.
+
+    ``evaluations`` is how many answers a rollout on search or gate may have evaluated
+    before it returns one; in training it is none.
+    """
+
+    evaluations: int
+
+    def artefact(self, answer: Any) -> Mapping[str, bytes]:
+        """The files that an answer is handed over as, by their paths: what a user of it wants."""
+
+
+@runtime_checkable
+class Perturbs(Protocol):
+    """A task that can show an instance in another guise, of the same answer for whoever understands it.
+
+    ``perturbation`` says in a few words what is changed.
+    """
+
+    perturbation: str
+
+    def perturbed(self, instance: Instance) -> Mapping[str, Any]:
+        """The input of the instance in its other guise; the same one every time."""
+
+
 @dataclass(frozen=True)
 class VerifierContext:
-    """What a verifier is handed beside the answer: ways to run what it judges, once or call by call, and its seed.
+    """The last argument of ``score``: ways to run the candidate's code, once or call by call, and the verifier's seeds.
 
-    An answer is ``final`` unless a harness had it evaluated and goes on searching (``discover``).
+    An answer is ``final`` unless a harness had it evaluated and goes on searching (``discover``). All chance
+    comes from ``seed`` and, for data that it makes up, from ``data_seed``, one a run: no harness can predict them.
     """
 
     run: RunInSandbox
     seed: int
     open: OpenInSandbox
     final: bool = True
+    data_seed: int = 0
 
 
 @runtime_checkable
 class Verifier(Protocol):
-    """Gives an answer its score. Holds the hidden truth; lives in a process of its own.
+    """Scores answers. Holds the hidden truth, so it lives in a separate process.
 
     Its factory is called there, with the settings beside its name. With ``--verifier
     NAME:ARG`` these are the task's verifier's settings and ``arg``. One that takes long says
@@ -163,8 +135,8 @@ class Improver(Protocol):
     def draft(self, task: TaskView, seed: int) -> HarnessTree:
         """The first harness; most often ``task.seed``."""
 
-    def decide(self, evidence: Evidence) -> Sequence[RewriteHarness | UpdateWeights | Stop]:
-        """What to change next. Several decisions are candidates of one generation, each with its parent."""
+    def decide(self, evidence: Evidence) -> Sequence[Decision]:
+        """Decide what to change next. Several decisions are candidates of one generation, each with its parent."""
 
 
 @dataclass(frozen=True)
@@ -173,14 +145,6 @@ class Job:
 
     function: str
     payload: Mapping[str, Any]
-
-
-class Handle(Protocol):
-    """Something that lives long on a backend: an engine or a verifier."""
-
-    def call(self, method: str, payload: Mapping[str, Any]) -> Any: ...
-
-    def close(self) -> None: ...
 
 
 @runtime_checkable
@@ -196,107 +160,98 @@ class Backend(Protocol):
     def submit(self, job: Job) -> Future[Any]:
         """Run a job; the future holds its JSON result, or the exception that it raised."""
 
-    def serve(self, name: str, payload: Mapping[str, Any]) -> Handle:
-        """Start something that lives until its handle is closed."""
-
     def close(self) -> None:
-        """Stop every worker and everything served."""
+        """Stop every worker."""
 
 
-# Sandboxes.
-
-GUARANTEES = ("files", "net", "environment", "processes", "total_memory", "total_disk")
-REQUIRED_GUARANTEES = frozenset({"files", "net", "environment", "processes"})
+# Running what a candidate wrote, for verifiers.
 
 
-@dataclass(frozen=True)
-class Mount:
-    """A file or folder of the host that a program in the sandbox may read, under a name of its own."""
+class RunInSandbox(Protocol):
+    """Runs files that a candidate wrote, in a fresh sandbox, timed by the caller."""
 
-    name: str
-    host: Path
+    def __call__(
+        self, files: Mapping[str, bytes], command: Sequence[str], stdin: bytes = b"", *, limits: Limits | None = None
+    ) -> Ran: ...
 
 
 @dataclass(frozen=True)
-class SandboxSpec:
-    """A program to start: a Python file that defines ``main(channel, world)``.
+class Ran:
+    """Result of a program in a sandbox. ``ended`` is ``ok`` or why it was stopped; output is data, never a score."""
 
-    It is loaded before the sandbox is sealed and may import the standard library
-    and modules of ``sia_core.sandbox`` that import nothing else; ``main`` runs
-    inside, with the descriptor of its end of the channel and a
-    :class:`sia_core.sandbox.launch.World` that gives each mount's path by its name
-    and ``scratch``, the writable folder. ``sys.path`` holds the ``libraries``:
-    packages, modules and metadata folders, at the top of one folder; modules of them named
-    in ``imports`` may be imported before the sandbox is made, for many at once. With
-    ``listener``, a sandbox with a network of its own gives the host a listener on its loopback;
-    with ``cuda`` the program may use the host's CUDA devices, whose driver is then a wall less.
+    ended: str
+    exit_code: int | None
+    stdout: bytes
+    stderr: bytes
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Called:
+    """The result of one call.
+
+    ``ended`` is ``ok``; ``error`` where the function, or the loading of its module,
+    raised; or why there is no program any more: ``timeout``, ``memory``,
+    ``processes``, ``disk``, ``killed`` or ``protocol``. ``value`` is what it returned:
+    JSON, with numpy arrays at any place and lists for tuples, copied before it is
+    looked at. ``seconds`` is by the caller's clock, from the order until that copy is
+    whole. ``message`` says what is wrong, in the candidate's words or the sandbox's.
     """
 
-    program: Path
-    mounts: tuple[Mount, ...] = ()
-    libraries: tuple[Path, ...] = ()
-    imports: tuple[str, ...] = ()
-    limits: Limits = Limits()
-    listener: bool = False
-    cuda: bool = False
+    ended: str
+    value: Any = None
+    seconds: float = 0.0
+    message: str = ""
 
 
-class SandboxProcess(Protocol):
-    """A running sandbox. ``channel`` is the host's end of a stream socket.
+class OpenedProgram(Protocol):
+    """A candidate's module in a separate process, which is stopped between calls where that is possible.
 
-    ``listener`` accepts what the program inside connects to, the one address that it
-    can; None where the spec asked for none or the sandbox can have none.
+    Used by one thread. It ends with the ``with`` block.
     """
 
-    channel: socket.socket
-    listener: socket.socket | None
-
-    def kill(self) -> None:
-        """Kill the whole tree of processes and remove the scratch folder. May be called twice."""
-
-    def ended(self) -> str | None:
-        """Why it ended (``exit 1``, ``signal 9``, ``memory``, ``processes``, ``disk``), or None while it runs."""
-
-    def stderr(self) -> str:
-        """The last few kilobytes of what it printed: a diagnostic, from a hostile source."""
-
-
-@runtime_checkable
-class Sandbox(Protocol):
-    """Isolates candidate code. Declares what it guarantees rather than what it is made of."""
-
-    name: str
-    guarantees: frozenset[str]
-
-    def probe(self) -> Mapping[str, str]:
-        """Attack itself on this machine: for each guarantee that does not hold, why. Empty when all hold."""
-
-    def start(self, spec: SandboxSpec) -> SandboxProcess:
-        """Start a program; SandboxError where that fails."""
-
-
-class ModelAccess(Protocol):
-    """The run's policy, asked on behalf of harnesses, by several threads. Each rollout has a key of its own."""
-
-    def begin(
+    def call(
         self,
-        key: str,
-        seed: int,
-        *,
-        group: int = 1,
-        training: bool = False,
-        place: int | None = None,
-        tokens: int | None = None,
-    ) -> None:
-        """A rollout starts, perhaps for the second time: nothing of an earlier start counts any more but its tokens.
+        function: str,
+        arguments: Sequence[Any] = (),
+        seconds: float | None = None,
+        handles: Sequence[int] = (),
+        at_reply: Callable[[], None] | None = None,
+    ) -> Called:
+        """Call a function of the module; by default it has the limits' ``solve_seconds``.
 
-        ``group`` is how many rollouts of one prompt there will be; in ``training``, the
-        engine's own temperature holds, whatever the harness asks for. Calls that may take
-        it past ``tokens``, of prompts and replies, are refused.
+        Arguments are JSON with numpy arrays at any place, of numbers or booleans. The
+        arrays are the candidate's for the length of the call: it sees a copy, and that
+        is gone afterwards. ``handles`` are descriptors: the function gets its own, after the
+        other arguments, and keeps what they stand for. ``at_reply`` is called when a reply has been
+        read, before the program is made to stand still. Where a program has ended, each later
+        call says so again. SandboxError for handles where none can be handed over.
         """
 
-    def ask(self, key: str, request: Mapping[str, Any]) -> Future[Mapping[str, Any]]:
-        """One call in the shape of chat completions; the future holds the reply, or ``{"error": {"message", ...}}``."""
+    def close(self) -> None:
+        """Kill it. May be called twice."""
 
-    def end(self, key: str) -> None:
-        """The rollout asks nothing more. May be called twice."""
+    def __enter__(self) -> OpenedProgram: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class OpenInSandbox(Protocol):
+    """Loads ``module`` from ``files`` in a fresh sandbox, and returns once it is loaded or has failed.
+
+    A failure of the candidate is reported by the first call. The module may import the
+    other files, the distributions that ``requires`` names, and numpy. With ``cuda`` it
+    may use the host's CUDA devices; SandboxError where that cannot be.
+    """
+
+    def __call__(
+        self,
+        files: Mapping[str, bytes],
+        module: str,
+        *,
+        requires: tuple[str, ...] = (),
+        limits: Limits | None = None,
+        cuda: bool = False,
+    ) -> OpenedProgram: ...

@@ -1,15 +1,10 @@
-"""What shows runs in pictures: the protocol that ``sia view`` and ``sia report`` ask a plugin by."""
+"""Views, which show runs in pictures: the protocol between ``sia view``, ``sia report`` and a plugin."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
-
-from sia_core.plugins import Plugins
-
-VIEW = "dashboard"
-"""The view that the commands ask for, by the name of its offer."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +30,3 @@ class View(Protocol):
 
     def plots(self, run: Path, folder: Path) -> list[Path]:
         """Write the pictures of a run into a folder, as PNG files; UsageError where that takes another package."""
-
-
-def view(plugins: Plugins) -> View:
-    """The view that is installed; PluginError that says what to install where there is none."""
-    found: View = plugins.create("view", VIEW)
-    return found

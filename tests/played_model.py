@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sia_core.agentic import ModelImprover, Settings
-from sia_core.budget import Budget, Limit
-from sia_core.candidate import Parts
-from sia_core.desk import Desk
-from sia_core.ledger import Ledger
-from sia_core.loop import Loop, Plan
-from sia_core.models import Ask, Prices, Reply, ToolCall, Usage
-from sia_core.observe import Emitter
-from sia_core.report import build
-from sia_core.rollout import Rollouts, Setting
-from sia_core.testing.fakes import SKILL, FakeTask, InstantBackend
-from sia_core.trees import Trees
+from sia_core.run.budget import Budget, Limit
+from sia_core.run.ledger import Ledger
+from sia_core.run.loop import Loop, Plan
+from sia_core.run.observe import Emitter
+from sia_core.run.parts import Parts
+from sia_core.run.report import build
+from sia_core.run.rollouts import Rollouts, Setting
+from sia_core.run.run_view import RunView
+from sia_core.run.trees import Trees
 from sia_core.types import OfferRef
+from sia_llm import ModelImprover, Settings
+from sia_llm.models import Ask, Prices, Reply, ToolCall, Usage
+from sia_testing.fakes import SKILL, FakeTask, InstantBackend
 
 CONFIG = {"plan": {"levers": ["harness"], "seed": 0}, "budget": {}, "improver": "model"}
 
@@ -98,7 +98,7 @@ class World:
         rollouts, trees = Rollouts(setting, ledger, self.backend, emit), Trees(self.folder)
         improver = ModelImprover(self.provider, self.settings)
         loop = Loop(self.plan, Parts(self.task, improver, rollouts, ledger, trees, Budget(self.limit), emit))
-        improver.equip(Desk(loop.parts, loop.samples))
+        improver.equip(RunView(loop.parts, loop.samples))
         return loop
 
     def _notice(self, event: Any) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 from example_runs import EXAMPLE, command
 from scripted_model import play
 
-from sia_core.cli import main
-from sia_core.ledger import Ledger
-from sia_core.recorded import recording
-from sia_core.testing.model_server import ModelServer
+from sia_cli import main
+from sia_core.run.ledger import Ledger
+from sia_llm.recorded import recording
+from sia_testing.model_server import ModelServer
 
 RECORDED = Path(__file__).parent / "data" / "recorded"
 PRICES = ["--improver-set", "input_price=3", "--improver-set", "output_price=15"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sia_core.testing.model_server import Asked, Turn, Use
+from sia_testing.model_server import Asked, Turn, Use
 
 LAST = "    return None"
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]

@@ -23,13 +23,14 @@ from sia_core.evidence import RewardStats
 from sia_core.hookspecs import Offer
 from sia_core.learning import Datum, Request, Sample, Sampled, Trace
 from sia_core.plugins import Plugins, Source
-from sia_core.policy import ADAPTERS, Policy
-from sia_core.rollout import Setting, Sweep
-from sia_core.sandbox import SolveRequest, SolveResult
-from sia_core.testing.engines import END, ByteTokens
-from sia_core.testing.fakes import FakeTask
+from sia_core.run.rollouts import Setting, Sweep
+from sia_core.run.trees import ADAPTERS
 from sia_core.types import Instance, Job, OfferRef, Score, Split, Task
-from sia_core.verifying import Question, Verdict
+from sia_runtime.worker.harness_worker import SolveRequest, SolveResult
+from sia_runtime.worker.policy import Policy
+from sia_runtime.worker.verifier_process import Question, Verdict
+from sia_testing.engines import END, ByteTokens
+from sia_testing.fakes import FakeTask
 
 CHOICES = ("a", "b", "c", "d")
 
@@ -265,9 +266,6 @@ class TableBackend:
         except Exception as error:
             future.set_exception(error)
         return future
-
-    def serve(self, name: str, payload: Mapping[str, Any]) -> Any:
-        raise NotImplementedError
 
     def close(self) -> None:
         for policy in self.host._policies.values():

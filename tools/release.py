@@ -114,7 +114,8 @@ def faults(wheel: Path, version: str) -> Iterator[str]:
             yield f"it installs {', '.join(sorted(tops))}: one package sia_... each"
         if not any(name.endswith("/py.typed") for name in names):
             yield "no py.typed"
-        if "[sia]" not in archive.read(f"{about}/entry_points.txt").decode():
+        points = archive.read(f"{about}/entry_points.txt").decode() if f"{about}/entry_points.txt" in names else "[sia]"
+        if "[sia]" not in points and "[console_scripts]" not in points:
             yield "no entry point in the group sia"
         if out_of_place := [name for name in names if re.match(r"[^/]+/(tests|bench|__pycache__)/", name)]:
             yield f"{out_of_place[0]} does not belong into a wheel"
@@ -162,6 +163,7 @@ def install(out: Path) -> int:
 
 
 def _try(version: str, program: str, folder: Path, out: Path, light: list[str], heavy: list[str]) -> None:
+    os.environ["PIP_CONSTRAINT"] = os.environ["PIP_BUILD_CONSTRAINT"] = str(ROOT / "constraints.txt")
     subprocess.run([program, "-m", "venv", str(folder / "venv")], check=True)
     binaries = folder / "venv" / "bin"
     pip = [str(binaries / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from sia_core.learning import Learner
-from sia_core.testing.learners import LearnerContract
+from sia_testing.learners import LearnerContract
 
 
 class TestLearners(LearnerContract):

@@ -14,6 +14,8 @@ from sia_algorithms.entropic import Entropic
 from sia_algorithms.ppo import Ppo
 from sia_core.learning import Learner, Sample
 
+pytestmark = pytest.mark.thorough
+
 REWARDS = [[0.0, 1.0, 0.25, 0.5], [1.0, 0.0, 0.0, 0.3, 0.1], [0.5, 0.5, 0.5]]
 
 

@@ -52,6 +52,7 @@ def test_entropic_asks_for_groups_that_hold_a_reward(rewarded: int, group: int) 
     assert factory("entropic")().training(reward_stats(rollouts, 0.0)).group == group
 
 
+@pytest.mark.real
 def test_the_entry_module_is_light() -> None:
     script = (
         "import sys, sia_algorithms.plugin; print([m for m in ('torch', 'transformers', 'trl') if m in sys.modules])"

@@ -1,6 +1,6 @@
 """A Hugging Face dataset with a reward function, as a task: here a list stands in for `load_dataset(...)`."""
 
-from sia_core.adapters import Rows
+from sia_adapters import Rows
 
 WORDS = ["apple", "river", "stone", "cloud", "tiger", "lemon", "chair", "bread", "horse", "night"]
 

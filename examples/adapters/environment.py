@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from sia_core.adapters import SingleTurn
+from sia_adapters import SingleTurn
 
 
 def exact(completion, answer):

@@ -2,7 +2,7 @@
 
 import random
 
-from sia_core.adapters import Episodes
+from sia_adapters import Episodes
 from sia_core.types import Metric
 
 

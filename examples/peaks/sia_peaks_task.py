@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
@@ -44,7 +45,9 @@ class Peaks:
         pass
 
     def instances(self, split: Split) -> Sequence[Instance]:
-        return [Instance(f"{split}-{day}", split, {"day": f"{split} {day}"}) for day in range(SIZES[split])]
+        # An id tells a harness nothing of the split that it stands in.
+        days = [hashlib.sha256(f"peaks {split} {day}".encode()).hexdigest()[:12] for day in range(SIZES[split])]
+        return [Instance(day, split, {"day": day}) for day in days]
 
     def public_dir(self, splits: Sequence[Split]) -> Path:
         return HERE / "public"

@@ -1,7 +1,7 @@
 """One budget for a run, in counts: reserved before spending, so that it is never overrun.
 
 Seconds are the safety stop: the loop looks at them between generations, and an update
-at each of its steps. Tokens are shared out to sweeps beforehand (:mod:`sia_core.allowance`),
+at each of its steps. Tokens are shared out to sweeps beforehand (:mod:`sia_core.run.allowance`),
 and the gateway refuses a call that may not fit. Dollars are what language models cost,
 reserved before each call by the most that it can come to.
 """
@@ -20,7 +20,7 @@ KINDS = ("rollouts", "verifications", "tokens", "seconds", "dollars")
 
 @dataclass(frozen=True)
 class Limit:
-    """What a run may spend at most, by kind; a kind that is not there is not limited."""
+    """The most that a run may spend, by kind; a kind that is missing is unlimited."""
 
     amounts: Mapping[str, float]
 
@@ -45,8 +45,27 @@ class Limit:
         return cls(amounts)
 
 
+@dataclass(frozen=True)
+class Cost:
+    """The rollouts and verifications that a part of a run takes."""
+
+    rollouts: float = 0.0
+    verifications: float = 0.0
+
+    @property
+    def kinds(self) -> dict[str, float]:
+        """The amounts by kind, as a budget counts them."""
+        return {"rollouts": float(self.rollouts), "verifications": float(self.verifications)}
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.rollouts + other.rollouts, self.verifications + other.verifications)
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.rollouts - other.rollouts, self.verifications - other.verifications)
+
+
 class Budget:
-    """What is limited, spent and reserved. Safe to use from several threads."""
+    """Keeps count of limits, spending and reservations. Safe to use from several threads."""
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
@@ -56,12 +75,12 @@ class Budget:
 
     @property
     def spent(self) -> dict[str, float]:
-        """What was spent so far, by kind."""
+        """The amounts spent so far, by kind."""
         with self._mutex:
             return dict(self._spent)
 
     def left(self, kind: str) -> float:
-        """What can still be reserved; infinite where there is no limit."""
+        """The amounts that can still be reserved; infinite where there is no limit."""
         with self._mutex:
             return self._left(kind)
 

@@ -10,45 +10,99 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 from sia_core.evidence import Rollout, excerpt
-from sia_core.puct import Node, choose
-from sia_core.rollout import Setting, instance_seed
-from sia_core.types import Json, Task
-from sia_core.verifying import Question
+from sia_core.types import Discovers, Json, Task
 
-if TYPE_CHECKING:
-    from sia_core.host import Host
+C = 1.0
+"""The published weight of exploration."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A member of the archive. ``reward`` is finite; ``visits`` counts how often it was itself gone on from.
+
+    A ``parent`` that is not in the archive counts as none. A node is not its own ancestor.
+    """
+
+    id: str
+    parent: str | None
+    reward: float
+    visits: int = 0
+
+
+def scores(nodes: Sequence[Node], c: float = C) -> dict[str, float]:
+    """The score of each node, in units of the reward."""
+    if not nodes:
+        return {}
+    best = _best(nodes)
+    expanded = _expanded(nodes)
+    rewards = [node.reward for node in nodes]
+    # Where all are alike any scale gives the same order; with none, what was never tried would not come first.
+    scale = max(rewards) - min(rewards) or 1.0
+    prior = _prior(nodes)
+    root = math.sqrt(1 + sum(node.visits for node in nodes))
+    return {node.id: best[node.id] + c * scale * prior[node.id] * root / (1 + expanded[node.id]) for node in nodes}
+
+
+def choose(nodes: Sequence[Node], count: int, c: float = C) -> list[Node]:
+    """The ``count`` nodes to go on from, the same one perhaps several times; none where the archive is empty.
+
+    They are chosen one after the other, and each choice counts as an expansion for the
+    next. Of equal scores the smallest id comes first.
+    """
+    given = {node.id: node for node in nodes}
+    now = dict(given)
+    chosen: list[Node] = []
+    for _ in range(count if nodes else 0):
+        scored = scores(list(now.values()), c)
+        name = min(scored, key=lambda each: (-scored[each], each))
+        now[name] = replace(now[name], visits=now[name].visits + 1)
+        chosen.append(given[name])
+    return chosen
+
+
+def _best(nodes: Sequence[Node]) -> dict[str, float]:
+    """The best reward of a direct child by node; its own where it has none."""
+    children: dict[str, list[float]] = {}
+    for node in nodes:
+        if node.parent is not None:
+            children.setdefault(node.parent, []).append(node.reward)
+    return {node.id: max(children.get(node.id, [node.reward])) for node in nodes}
+
+
+def _expanded(nodes: Sequence[Node]) -> dict[str, int]:
+    """The expansions of each node and of all that descends from it."""
+    parents = {node.id: node.parent for node in nodes}
+    counts = dict.fromkeys(parents, 0)
+    for node in nodes:
+        at: str | None = node.id
+        while at in counts:
+            counts[at] += node.visits
+            at = parents[at]
+    return counts
+
+
+def _prior(nodes: Sequence[Node]) -> dict[str, float]:
+    """Linear in the rank of the reward, the best first; of equal rewards the smallest id."""
+    ranked = sorted(nodes, key=lambda node: (-node.reward, node.id))
+    total = len(nodes) * (len(nodes) + 1) / 2
+    return {node.id: (len(nodes) - rank) / total for rank, node in enumerate(ranked)}
+
 
 ROUNDS = ((8, 1), (4, 2), (2, 4))
-"""So many of the answers found are compared with one another, on so many further gate instances.
+"""Rounds of the final comparison: how many answers are compared, on how many further gate instances.
 
 The better half goes on: sequential halving (Karnin, Koren and Somekh, "Almost optimal
 exploration in multi-armed bandits", ICML 2013). Answers that were lucky when they were
 found are many among the best, and one instance is enough to tell most of them.
 """
-
-KEPT = 2
-"""Rollouts of a training step whose answers are kept."""
-
-
-@runtime_checkable
-class Discovers(Protocol):
-    """What a task of kind ``discover`` has beside what every task has.
-
-    ``evaluations`` is how many answers a rollout on search or gate may have evaluated
-    before it returns one; in training it is none.
-    """
-
-    evaluations: int
-
-    def artefact(self, answer: Any) -> Mapping[str, bytes]:
-        """The files that an answer is handed over as, by their paths: what a user of it wants."""
 
 
 def evaluations_of(task: Task) -> int:
@@ -128,12 +182,6 @@ def found_in(agent: str, rollouts: Sequence[Rollout]) -> list[Found]:
     ]
 
 
-def worth_keeping(rollouts: Sequence[Rollout]) -> list[dict[str, Any]]:
-    """The best valid rollouts of a training step, as JSON: their answers may be the run's result."""
-    valid = sorted((each for each in rollouts if each.outcome == "ok"), key=lambda each: -each.reward)
-    return [each.to_json() for each in valid[:KEPT]]
-
-
 class Verified(NamedTuple):
     """The verifier's word on an answer, on one instance, with what it measured beside the reward."""
 
@@ -141,19 +189,6 @@ class Verified(NamedTuple):
     valid: bool
     feedback: str = ""
     metrics: Mapping[str, float] = {}
-
-
-def verify(payload: Mapping[str, Any], host: Host) -> list[Verified]:
-    """The job: score one answer, as a final one, on some instances of a split; no harness is run."""
-    setting, split = Setting.from_json(payload["setting"]), payload["split"]
-    known = host.instances(setting.task, split)
-    questions = [
-        Question(known[name], payload["answer"], instance_seed(setting.seed, known[name], "answer"))
-        for name in payload["instances"]
-    ]
-    verdicts = host.verifier(setting, sealed=split == "sealed").score(questions)
-    scores = [each.score for each in verdicts]
-    return [Verified(each.reward, each.valid, excerpt(each.feedback), dict(each.metrics)) for each in scores]
 
 
 def measured(verified: Sequence[Verified]) -> dict[str, float]:

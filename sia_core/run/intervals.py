@@ -1,4 +1,4 @@
-"""Means with their 95% intervals, for reading: they decide nothing."""
+"""Figures for reading, which decide nothing: means with their 95% intervals, and rewards in units of the metric."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 _Z95 = NormalDist().inv_cdf(0.975)
+
+SMALL = 0.1
+"""The share of a metric's bounds below which values are said to use little of them."""
+
+_REWARDS = frozenset({"value", "mean", "reward", "delta", "incumbent", "candidate"})
 
 
 @dataclass(frozen=True)
@@ -21,8 +26,11 @@ class Interval:
 
 
 def estimate(values: Sequence[float]) -> Interval:
-    """Mean with a 95% interval: Wilson's for values that are 0 or 1, the normal one otherwise."""
+    """Mean with a 95% interval: Wilson's for values that are 0 or 1, or their negatives, the normal one otherwise."""
     n, mean = len(values), fmean(values)
+    if mean < 0 and all(value in (0.0, -1.0) for value in values):  # the same, of what is to be minimised
+        low, high = estimate([0.0 - value for value in values]).ci95
+        return Interval(mean, n, (-high, -low))
     if all(value in (0.0, 1.0) for value in values):
         denominator = 1 + _Z95**2 / n
         centre = (mean + _Z95**2 / (2 * n)) / denominator
@@ -51,3 +59,21 @@ def beside(sealed: Interval, gate: Interval) -> dict[str, Any]:
         math.hypot(high - gate.value, sealed.value - least),
     )
     return {**asdict(sealed), "gate": asdict(gate), "gap": {"value": gap, "ci95": (gap - below, gap + above)}}
+
+
+def in_units(direction: str, row: Any, key: str = "") -> Any:
+    """A record with its rewards, and their changes, in units of the metric. A gain stays: it says how much better."""
+    if direction != "minimize" or key == "metrics":
+        return row
+    if isinstance(row, dict):
+        return {name: in_units(direction, value, name) for name, value in row.items()}
+    if isinstance(row, list | tuple):
+        return [0.0 - end for end in reversed(row)] if key == "ci95" else [in_units(direction, each) for each in row]
+    return 0.0 - row if key in _REWARDS and isinstance(row, float) else row
+
+
+def narrow(values: Sequence[float], bounds: Sequence[float] | None) -> dict[str, Any] | None:
+    """The part of a metric's bounds that some values take up; None where it is not small, or they are all alike."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    share = (high - low) / (bounds[1] - bounds[0]) if bounds else 0.0
+    return {"share": share, "low": low, "high": high, "bounds": bounds} if 0 < share < SMALL else None

@@ -11,29 +11,24 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from sia_core.errors import LedgerError
+from sia_core.run import beneath, database
 
 FORMAT = 1
 """Of the run's folder. A folder with a higher one was written by a newer sia-core."""
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS events (
-    seq INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, value TEXT NOT NULL,
-    chain TEXT NOT NULL, at REAL NOT NULL
-) STRICT;
-"""
 
 
 def canonical(value: Any) -> str:
@@ -43,8 +38,13 @@ def canonical(value: Any) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+LOCK = "lock"
 UNFINISHED = "unfinished"
-"""The folder of a run in which blobs and trees are made. What a kill leaves there goes when the run is gone on with."""
+"""The folder of a run in which blobs and trees are made. What a kill leaves is removed when the run is resumed."""
+
+
+MOST_BLOB = 2**26
+"""Bytes of a blob: the files of a harness, which are smaller by far."""
 
 
 class Blobs:
@@ -56,7 +56,8 @@ class Blobs:
         self._synced: set[Path] = set()
 
     def path(self, digest: str) -> Path:
-        return self.folder / digest[:2] / digest
+        """Where a blob lies; LedgerError where this is not the name of one."""
+        return self.folder / beneath.digest(digest)[:2] / digest
 
     def put(self, content: bytes) -> str:
         """Store a blob durably: temporary file, sync, rename, sync of the folders."""
@@ -94,12 +95,13 @@ class Blobs:
 
     def get(self, digest: str) -> bytes:
         """Read a blob; LedgerError where it is missing or is not what its name says."""
+        path = self.path(digest)
         try:
-            content = self.path(digest).read_bytes()
+            content = beneath.read_plain(self.folder.parent, self.folder.name, path.parent.name, digest, most=MOST_BLOB)
         except OSError as error:
-            raise LedgerError(f"{self.path(digest)}: {error.strerror}; the run's folder is incomplete") from None
+            raise LedgerError(f"{path}: {error.strerror}; the run's folder is incomplete") from None
         if hashlib.sha256(content).hexdigest() != digest:
-            raise LedgerError(f"{self.path(digest)} is damaged: its content is not what its name says")
+            raise LedgerError(f"{path} is damaged: its content is not what its name says")
         return content
 
 
@@ -110,17 +112,15 @@ class Ledger:
         self.folder, self.readonly = folder, readonly
         self.blobs = Blobs(folder / "blobs")
         self._mutex = threading.Lock()
-        self._lock = None if readonly else _lock_folder(folder)
+        self._lock: int | None = None
+        self._db: sqlite3.Connection | None = None
+        self._reader = database.Reader(folder) if readonly else None
+        self._made, self._next, self._chain = False, 1, ""
         try:
-            if not readonly:
-                shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-            self._db = self._connect(readonly)
-        except BaseException:
-            self._unlock()
-            raise
-        try:
-            self._prepare(readonly)
-            self._chain = self._verify()
+            if self._reader:
+                self._rows("SELECT 1")
+            else:
+                self._begin()
         except BaseException:
             self.close()
             raise
@@ -152,9 +152,8 @@ class Ledger:
 
     def get(self, key: str) -> tuple[Any] | None:
         """The result of a finished step in a tuple of one, or None."""
-        with self._mutex, explained(self.folder):
-            row = self._db.execute("SELECT value FROM events WHERE key = ?", (key,)).fetchone()
-        return (json.loads(row[0]),) if row else None
+        rows = self._rows("SELECT value FROM events WHERE key = ?", (key,))
+        return (self._value(key, rows[0][0]),) if rows else None
 
     def record(self, key: str, value: Any) -> Any:
         """Commit the result of a step; returns it as a later ``get`` will."""
@@ -163,6 +162,8 @@ class Ledger:
         except (TypeError, ValueError, RecursionError) as error:
             raise LedgerError(f"step {key!r} gave what is not JSON: {error}. Nothing was recorded for it.") from error
         with self._mutex, explained(self.folder):
+            if self._db is None:
+                raise LedgerError(f"{self.folder} was opened readonly, so step {key!r} cannot be recorded")
             chain = _link(self._chain, key, text)
             with self._db:
                 self._db.execute(
@@ -173,21 +174,23 @@ class Ledger:
 
     def events(self, prefix: str = "") -> Iterator[tuple[str, Any, float]]:
         """(key, value, time) of the finished steps whose key starts with ``prefix``, in order."""
-        with self._mutex, explained(self.folder):
-            rows = self._db.execute(
-                "SELECT key, value, at FROM events WHERE substr(key, 1, ?) = ? ORDER BY seq", (len(prefix), prefix)
-            ).fetchall()
-        return ((key, json.loads(value), at) for key, value, at in rows)
+        rows = self._rows(
+            "SELECT key, value, at FROM events WHERE substr(key, 1, ?) = ? ORDER BY seq", (len(prefix), prefix)
+        )
+        return ((key, self._value(key, value), at) for key, value, at in rows)
 
     def since(self, after: int = 0) -> list[tuple[int, str]]:
         """Number and key of the finished steps past number ``after``, in order: what a reader has not seen yet."""
-        with self._mutex, explained(self.folder):
-            return self._db.execute("SELECT seq, key FROM events WHERE seq > ? ORDER BY seq", (after,)).fetchall()
+        return self._rows("SELECT seq, key FROM events WHERE seq > ? ORDER BY seq", (after,))
 
     def close(self) -> None:
         with self._mutex:
-            self._db.close()
-            self._unlock()
+            for each in (self._reader, self._db):
+                if each is not None:
+                    each.close()
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
 
     def __enter__(self) -> Self:
         return self
@@ -197,69 +200,93 @@ class Ledger:
     ) -> None:
         self.close()
 
-    def _connect(self, readonly: bool) -> sqlite3.Connection:
-        path = self.folder / "ledger.db"
+    def _begin(self) -> None:
+        """Take the folder to write in it, and look at all of it first: nothing is written through a link."""
+        self._lock = _lock_folder(self.folder)
         with explained(self.folder):
-            uri = f"{path.resolve().as_uri()}?mode="
-            if readonly and path.with_name("ledger.db-journal").exists():
-                # Of a writer that was killed before the file was in WAL mode; to undo what it began is to write.
-                with suppress(sqlite3.Error), closing(sqlite3.connect(f"{uri}rw", uri=True)) as db:
-                    db.execute("PRAGMA user_version").fetchone()
-            uri += "ro" if readonly else "rwc"
-            if readonly and not os.access(self.folder, os.W_OK) and not path.with_name("ledger.db-wal").exists():
-                uri += "&immutable=1"  # to read in WAL mode is to write beside it, which this folder does not allow
-            return sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=30.0)
+            beneath.check_below(self.folder)
+            database.check_beside(self.folder)
+            shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
+            self._db, self._patience = database.connect(self.folder / database.NAME, "rwc")
+            self._check(self._db)
+            # A file system without shared memory (NFS) answers with another mode, which is as durable.
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            if not self._made:
+                with self._db:
+                    self._db.execute(database.TABLE)
+            if not self._db.execute("PRAGMA user_version").fetchone()[0]:
+                self._db.execute(f"PRAGMA user_version={FORMAT}")
+            self._verify(self._db)
 
-    def _prepare(self, readonly: bool) -> None:
-        with explained(self.folder):
-            written = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if written > FORMAT:
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        """The rows of a query on the record as it is now; none before it has its table."""
+
+        def look(db: sqlite3.Connection, fresh: bool) -> list[Any]:
+            if fresh:
+                self._check(db)
+                if self._made:
+                    self._verify(db)
+            return db.execute(query, values).fetchall() if self._made else []
+
+        with self._mutex, explained(self.folder):
+            if self._reader:
+                return self._reader.read(look)
+            assert self._db
+            self._patience.left = database.STEPS
+            return self._db.execute(query, values).fetchall()
+
+    def _check(self, db: sqlite3.Connection) -> None:
+        """That this is a record, of a version that we know."""
+        written = db.execute("PRAGMA user_version").fetchone()[0]
+        if written > FORMAT:
+            raise LedgerError(
+                f"{self.folder} was written by a newer sia-core (format {written}; this one knows {FORMAT}). "
+                "Upgrade with `pip install -U sia-core`."
+            )
+        self._made = database.check_schema(db, self.folder / database.NAME)
+        if written and not self._made:
+            raise LedgerError(f"{self.folder / database.NAME} has lost its table; restore the folder from a copy")
+
+    def _verify(self, db: sqlite3.Connection) -> None:
+        """Each row is of the right types, and the next link of the chain; of a reader's, what is new since."""
+        last = db.execute("SELECT chain FROM events WHERE seq = ?", (self._next - 1,)).fetchone()
+        if self._next == 1 or last != (self._chain,):
+            self._next, self._chain = -(2**63), ""
+        rows = db.execute("SELECT seq, key, value, chain, at FROM events WHERE seq >= ? ORDER BY seq", (self._next,))
+        for seq, key, text, link, at in rows:
+            typed = [type(each) for each in (key, text, link, at)] == [str, str, str, float]
+            begun = self._chain if self._next > 0 else ""
+            if not (typed and _link(begun, key, text) == link and 0 < seq < 2**53 and math.isfinite(at)):
                 raise LedgerError(
-                    f"{self.folder} was written by a newer sia-core (format {written}; this one knows {FORMAT}). "
-                    "Upgrade with `pip install -U sia-core`."
+                    f"{self.folder / database.NAME} is damaged at step {seq} ({str(key)[:80]}). "
+                    "Restore the folder from a copy; nothing was changed."
                 )
-            if not readonly:
-                # A file system without shared memory (NFS) answers with another mode, which is as durable.
-                self._db.execute("PRAGMA journal_mode=WAL")
-                self._db.execute("PRAGMA synchronous=FULL")
-            if not written:
-                self._found(readonly)
+            self._next, self._chain = seq + 1, link
+        self._next = max(self._next, 1)
 
-    def _found(self, readonly: bool) -> None:
-        """Make the table; for a reader of a run that was stopped before it had one, in memory."""
-        if readonly:
-            self._db.close()
-            self._db = sqlite3.connect(":memory:", check_same_thread=False)
-        with self._db:
-            self._db.execute(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version={FORMAT}")
+    def _value(self, key: str, text: str) -> Any:
+        """A recorded result; LedgerError by its step where it is none that a run can have recorded."""
+        try:
+            return json.loads(text, parse_constant=_no_number)
+        except (ValueError, RecursionError) as error:
+            raise LedgerError(
+                f"{self.folder / database.NAME}: what is recorded for step {key[:80]!r} is not JSON: {error}"
+            ) from None
 
-    def _verify(self) -> str:
-        chain = ""
-        with explained(self.folder):
-            for seq, key, text, link in self._db.execute("SELECT seq, key, value, chain FROM events ORDER BY seq"):
-                chain = _link(chain, key, text)
-                if chain != link:
-                    raise LedgerError(
-                        f"{self.folder / 'ledger.db'} is damaged at step {seq} ({key}). "
-                        "Restore the folder from a copy; nothing was changed."
-                    )
-        return chain
 
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def started_at(folder: Path) -> float:
     """When the first step of a run was recorded, in seconds since 1970; 0 where that cannot be read."""
-    try:
-        with closing(sqlite3.connect(f"{(folder / 'ledger.db').resolve().as_uri()}?mode=ro", uri=True)) as db:
-            row = db.execute("SELECT at FROM events ORDER BY seq LIMIT 1").fetchone()
-    except sqlite3.Error:
-        return 0.0
-    return float(row[0]) if row else 0.0
+    return database.first_time(folder)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds the record of a run, readable or not."""
+    return os.path.lexists(folder / database.NAME)
 
 
 def _link(previous: str, key: str, text: str) -> str:
@@ -267,15 +294,16 @@ def _link(previous: str, key: str, text: str) -> str:
 
 
 def _require(folder: Path) -> None:
-    if not (folder / "ledger.db").is_file():
+    if not is_run(folder):
         raise LedgerError(f"{folder} holds no run (no ledger.db in it); `sia runs` lists the runs that are there")
 
 
 def _lock_folder(folder: Path) -> int:
-    path = folder / "lock"
     with explained(folder):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = beneath.open_plain(folder, LOCK, write=True)
         try:
+            if os.fstat(handle).st_nlink > 1:
+                raise LedgerError(f"{folder / LOCK} has another name elsewhere (a hard link); remove it, and go on")
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"pid {os.getpid()}\n".encode(), 0)
@@ -312,6 +340,17 @@ def explained(folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise LedgerError(_full(folder)) from error
         raise LedgerError(f"{error.filename or folder}: {error.strerror}") from error
+
+
+@contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """Turn what records of another shape than ours lead to into an error that names their run."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
+        raise LedgerError(
+            f"{folder}: this version cannot make sense of its records: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _full(folder: Path) -> str:

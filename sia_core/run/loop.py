@@ -9,22 +9,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
-from sia_core.candidate import Candidate, Evaluator, Parts, make_agent
-from sia_core.decision import DECISIONS, RewriteHarness, Stop, UpdateWeights
-from sia_core.desk import booked, equip
-from sia_core.errors import SiaError
-from sia_core.evidence import AgentView, Evidence, TaskView, Trial, WeightsView, excerpt
-from sia_core.gate import Comparison, compare
-from sia_core.intervals import estimate
-from sia_core.plan import Plan, check_budget, take_samples
-from sia_core.power import DISCORDANCE, repeated, sees
-from sia_core.robustness import robustness
-from sia_core.sealing import score_agents, score_answers
-from sia_core.sequential import means, within
+from sia_core.decision import DECISIONS, Change, Decision, Stop
+from sia_core.evidence import AgentView, Evidence, TaskView, Trial
+from sia_core.run import record
+from sia_core.run.candidate import Candidate, make_agent
+from sia_core.run.candidate_runner import CandidateRunner
+from sia_core.run.gate import Comparison
+from sia_core.run.gatekeeper import Gatekeeper, means
+from sia_core.run.intervals import estimate, narrow, normal
+from sia_core.run.parts import Parts, faults_of
+from sia_core.run.plan import Plan, check_budget, take_samples
+from sia_core.run.robustness import robustness
+from sia_core.run.run_view import equip
+from sia_core.run.sealing import score_agents, score_answers
 
 
 class Loop:
@@ -33,28 +34,29 @@ class Loop:
     def __init__(self, plan: Plan, parts: Parts) -> None:
         self.plan, self.parts = plan, parts
         self.samples = take_samples(parts.task, plan)
-        self.evaluator = Evaluator(parts, self.samples, plan.levers, plan.candidates, plan.alpha)
+        self.gatekeeper = self.gatekeeper_for(plan, self.samples, parts.task)
+        self.runner = CandidateRunner(parts, self.samples, plan.candidates, self.gatekeeper)
         self.agents: dict[str, AgentView] = {}
         self.gate_rewards: dict[str, tuple[float, ...]] = {}
         self.trials: list[Trial] = []
-        self.tried: set[str] = set()
         self.incumbent = self.first = ""
         equip(parts, self.samples)
-        self.discordance = DISCORDANCE
         self.saved = dict.fromkeys(("rollouts", "verifications", "tokens"), 0.0)
+
+    gatekeeper_for: type[Gatekeeper] = Gatekeeper
 
     def improve(self) -> None:
         """Run to the end: every generation, then the sealed score."""
-        check_budget(self.samples, self.evaluator.cost, self.parts.budget.limit)
-        self.parts.ledger.step("gate", self.sees)
+        check_budget(self.samples, self.runner.cost, self.parts.budget.limit)
+        self.parts.ledger.step(record.GATE, self.gatekeeper.sees)
         kept = self.samples.report.kinds
         self.parts.budget.reserve(**kept)  # the report is paid for first
-        with self._timed("draft"):
+        with self._timed(record.DRAFT):
             first = self.draft()
         why = ""
         for generation in range(self.plan.generations):
             self.parts.emit("generation.started", index=generation, incumbent=self.incumbent)
-            with self._timed(f"generation/{generation}"):
+            with self._timed(record.generation(generation)):
                 why = self.generation(generation)
             if why:
                 break
@@ -72,17 +74,19 @@ class Loop:
             with self._improver():
                 return parts.trees.put(parts.improver.draft(seen, self.plan.seed))
 
-        drafted = make_agent(parts.trees.get(booked(parts.ledger, parts.budget, "draft", work)), None, None)
-        first, gated = self.evaluator.first(drafted)
+        drafted = make_agent(parts.trees.get(self._booked(record.DRAFT, work)), None, None)
+        first, searched, gated = self.runner.first(drafted)
         rewards = [each.reward for each in gated]
-        self._enter(first, means(rewards, self.plan.repeats))
+        self._enter(first)
+        self.gate_rewards[first.id] = means(rewards, self.plan.repeats)
         self.incumbent = self.first = first.id
+        self.gatekeeper.first(first, [each.reward for each in searched], rewards)
         if self.plan.repeats > 1:
-            noise = within(rewards, self.plan.repeats) / task.metric.span**2
-            self.discordance = repeated(noise, self.plan.repeats)
-            parts.ledger.step("gate/repeated", self.sees)
+            parts.ledger.step(record.GATE_REPEATED, self.gatekeeper.sees)
         mean = asdict(estimate(self.gate_rewards[first.id]))
-        parts.emit("run.drafted", agent=first.id, gate=mean, **self.sees())
+        values = [task.metric.reward(each.reward) for each in (*searched, *gated) if each.outcome == "ok"]
+        sees = {**self.gatekeeper.sees(), "narrow": narrow(values, task.metric.bounds)}
+        parts.emit("run.drafted", agent=first.id, gate=mean, **sees)
         return first
 
     def generation(self, index: int) -> str:
@@ -94,15 +98,17 @@ class Loop:
             return "the time is spent"
         if self.parts.approval and not self.parts.approval.generation(index):
             return "another generation was declined"
+        if why := self.gatekeeper.begin(index, self.incumbent, self.gate_rewards[self.incumbent]):
+            return why
         decisions = self.decide(index)
         changes = [each for each in decisions if not isinstance(each, Stop)]
         if not changes:
             return " ".join(each.reason for each in decisions if isinstance(each, Stop)) or "nothing was proposed"
         candidates = self.apply(index, changes)
-        self.gate(index, candidates)
+        self.judge(index, candidates)
         return "the budget is spent" if all(each.out_of_budget for each in candidates) else ""
 
-    def decide(self, generation: int) -> list[RewriteHarness | UpdateWeights | Stop]:
+    def decide(self, generation: int) -> list[Decision]:
         """Step 4: what to change next, typed and recorded."""
         evidence = self.evidence(generation)
 
@@ -111,13 +117,13 @@ class Loop:
                 decisions = DECISIONS.validate_python(list(self.parts.improver.decide(evidence)))
             return DECISIONS.dump_python(decisions, mode="json")
 
-        key = f"generation/{generation}/decide"
-        return DECISIONS.validate_python(booked(self.parts.ledger, self.parts.budget, key, work))
+        key = record.decided(generation)
+        return DECISIONS.validate_python(self._booked(key, work))
 
     def evidence(self, generation: int) -> Evidence:
         """Everything that the improver may know."""
-        task, budget, lever = self.parts.task, self.parts.budget, self.parts.weights
-        return Evidence(
+        task, budget = self.parts.task, self.parts.budget
+        evidence = Evidence(
             generation=generation,
             seed=self.plan.seed,
             brief=task.brief,
@@ -128,78 +134,77 @@ class Loop:
             trials=tuple(self.trials),
             playbook=task.playbook(),
             candidates=self.plan.candidates,
-            smallest_gain=self.sees()["smallest_gain"],
+            smallest_gain=self.gatekeeper.smallest_gain(generation * self.plan.candidates),
             # As if no gate sweep had been stopped early: when one was is the gate's, and not to be told.
             budget_left={kind: budget.left(kind) - self.saved.get(kind, 0.0) for kind in budget.limit.amounts},
-            look=self.evaluator.cost.kinds,
-            algorithms=lever.algorithms() if lever else (),
-            weights=WeightsView(lever.refused) if lever else None,
+            look=self.runner.cost.kinds,
             discovers=task.kind == "discover",
         )
+        for name, lever in self.parts.levers.items():
+            with faults_of(f"the {name} lever"):
+                evidence = lever.describe(evidence)
+        return evidence
 
-    def apply(self, generation: int, decisions: Sequence[RewriteHarness | UpdateWeights]) -> list[Candidate]:
-        """Step 5: the candidate agents, written or trained, smoke-run, and rolled out on search and gate."""
+    def apply(self, generation: int, decisions: Sequence[Change]) -> list[Candidate]:
+        """Step 5: the candidate agents, made by their levers, smoke-run, and rolled out on search and gate."""
         planned: list[Candidate] = []
         for index, decision in enumerate(decisions):
-            planned.append(self.evaluator.afford(self._plan(index, decision), len(decisions) - index))
+            planned.append(self.runner.afford(self._plan(index, decision), len(decisions) - index))
         if approval := self.parts.approval:
-            planned = approval.candidates(generation, planned, self.evaluator.cost)
+            planned = approval.candidates(generation, planned, self.runner.cost)
         return self.attempt(generation, planned)
 
     def attempt(self, generation: int, planned: Sequence[Candidate]) -> list[Candidate]:
-        """Several candidates at once, but where one of them trains: it needs the policy to itself."""
-        incumbent = self.gate_rewards[self.incumbent]
-        trains = any(isinstance(each.decision, UpdateWeights) and not each.refused for each in planned)
-        threads = ThreadPoolExecutor(1 if trains else len(planned), thread_name_prefix="sia-candidate")
+        """Several candidates at once, but where a lever needs the policy to itself."""
+        alone = any(self.parts.levers[each.decision.lever].exclusive for each in planned if not each.refused)
+        threads = ThreadPoolExecutor(1 if alone else len(planned), thread_name_prefix="sia-candidate")
         try:
-            return list(threads.map(lambda each: self.evaluator.attempt(generation, each, incumbent), planned))
+            return list(threads.map(lambda each: self.runner.attempt(generation, each), planned))
         except BaseException:
             self.parts.rollouts.stop()  # what the other candidates wait for need not be awaited
             raise
         finally:
             threads.shutdown()
 
-    def gate(self, generation: int, candidates: Sequence[Candidate]) -> None:
+    def judge(self, generation: int, candidates: Sequence[Candidate]) -> None:
         """Step 6: compare each candidate with the incumbent of that moment; promote what is better."""
         for candidate in candidates:
             comparison = None
+            if candidate.agent and (candidate.rewards or candidate.screened):
+                self._enter(candidate.agent)
             if candidate.agent and candidate.rewards:
-                self._enter(candidate.agent, candidate.rewards)
-                comparison = compare(
-                    self.gate_rewards[self.incumbent],
-                    candidate.rewards,
-                    bounds=self.parts.task.metric.bounds,
-                    alpha=self.plan.alpha,
-                )
+                self.gate_rewards[candidate.agent.id] = candidate.rewards
+                incumbent = self.gate_rewards[self.incumbent]
+                comparison = self.gatekeeper.judge(candidate.index, incumbent, candidate.rewards)
             trial = self._trial(generation, candidate, comparison)
             row = self._row(candidate, trial, comparison)
-            key = f"generation/{generation}/gated/{candidate.index}"
-            row = self.parts.ledger.step(key, constant(row))
+            row = self.parts.ledger.step(record.gated(generation, candidate.index), constant(row))
             self.parts.emit("candidate.gated", **row)
             # The record counts, also where today's code would judge otherwise.
             trial = replace(trial, outcome=row["outcome"], gain=row["gain"], why=row.get("verdict", trial.why))
             self.trials.append(trial)
+            self.gatekeeper.book(row, candidate.searched)
             self.saved = {kind: amount + candidate.saved.get(kind, 0.0) for kind, amount in self.saved.items()}
             if trial.outcome == "promoted" and trial.agent:
                 self.incumbent = trial.agent
-                self.evaluator.keep(self.agents[self.first], self.agents[trial.agent])
+                self.runner.keep(self.agents[self.first], self.agents[trial.agent])
 
     def seal(self, first: AgentView, why: str) -> None:
         """Step 7: close the run; only then score the first and the final agent, once, on the sealed split."""
         parts, final = self.parts, self.agents[self.incumbent]
         about = {"initial": first.harness, "final": final.harness, "adapter": final.adapter}
-        parts.ledger.step("closed", lambda: {"why": why, **about})
+        parts.ledger.step(record.CLOSED, lambda: {"why": why, **about})
         ends = {"initial": first, "final": final}
-        with self._timed("seal"):
+        with self._timed(record.SEAL):
             if self.samples.evaluations:
-                score_answers(parts, self.evaluator.answers, self.samples, ends, why)
+                score_answers(parts, self.runner.answers, self.samples, ends, why)
                 sealed: Mapping[str, Sequence[float]] = {}
             else:
-                sealed = score_agents(parts, self.evaluator, ends, self.gate_rewards, why)
-        with self._timed("robustness"):
-            holds = robustness(parts, self.evaluator, self.samples, self.history(first), self.gate_rewards, sealed)
-            parts.ledger.step("robustness", constant(holds))
-        parts.ledger.step("finished", lambda: {"spent": parts.budget.spent})
+                sealed = score_agents(parts, self.runner, ends, self.gate_rewards, why)
+        with self._timed(record.ROBUSTNESS):
+            holds = robustness(parts, self.runner, self.samples, self.history(first), self.gate_rewards, sealed)
+            parts.ledger.step(record.ROBUSTNESS, constant(holds))
+        parts.ledger.step(record.FINISHED, lambda: {"spent": parts.budget.spent})
         parts.emit("run.finished", final=final.id)
 
     def history(self, first: AgentView) -> list[AgentView]:
@@ -207,47 +212,40 @@ class Loop:
         promoted = [trial.agent for trial in self.trials if trial.outcome == "promoted" and trial.agent]
         return [first, *(self.agents[agent] for agent in promoted)]
 
-    def sees(self) -> dict[str, Any]:
-        """The least gain, in units of the reward, that the gate sees with 80% power, and what would halve it."""
-        return sees(len(self.samples.gate), self.plan.alpha, self.parts.task.metric.bounds, self.discordance)
-
-    def _plan(self, index: int, decision: RewriteHarness | UpdateWeights) -> Candidate:
+    def _plan(self, index: int, decision: Change) -> Candidate:
         parent = self.agents.get(decision.parent or self.incumbent)
         if parent is None:
             gone = f"no agent {decision.parent!r} in the archive"
             return Candidate(index, decision, self.agents[self.incumbent], refused=gone)
-        candidate = self.evaluator.plan(index, decision, parent)
-        if candidate.agent:
-            if candidate.agent.id in self.tried:
-                return replace(candidate, refused=f"the edits give agent {candidate.agent.id}, which was tried before")
-            self.tried.add(candidate.agent.id)
-        return candidate
+        return self.runner.plan(index, decision, parent)
 
-    def _enter(self, agent: AgentView, rewards: Sequence[float]) -> None:
+    def _enter(self, agent: AgentView) -> None:
         self.agents[agent.id] = agent
-        self.evaluator.answers.enter(agent.id)
-        self.gate_rewards[agent.id] = tuple(rewards)
-        self.tried.add(agent.id)
+        self.runner.answers.enter(agent.id)
 
     def _trial(self, generation: int, candidate: Candidate, comparison: Comparison | None) -> Trial:
         decision, parent, agent = candidate.decision, candidate.parent, candidate.agent
+        entered = agent if comparison or candidate.screened else None
         if comparison:
-            outcome, why = "promoted" if comparison.better else "rejected", comparison.told
+            outcome, why = "promoted" if comparison.better else "rejected", comparison.report
+        elif candidate.screened:
+            outcome, why = "screened", candidate.screened
         else:
             outcome, why = "failed" if candidate.failed else "refused", candidate.failed or candidate.refused
         return Trial(
             generation=generation,
             lever=decision.lever,
-            name=candidate.name,
-            algorithm=decision.algorithm if isinstance(decision, UpdateWeights) else None,
+            name=decision.name,
+            algorithm=decision.algorithm,
             parent=parent.id,
-            agent=agent.id if comparison and agent else None,
+            agent=entered.id if entered else None,
             reason=decision.reason,
             predicted=decision.prediction.gain,
             outcome=outcome,
             why=why,
-            gain=agent.estimate - parent.estimate if comparison and agent else None,
-            table=candidate.table,
+            gain=entered.estimate - parent.estimate if entered else None,
+            table=candidate.plan.table,
+            against=self.incumbent if comparison else None,
         )
 
     def _row(self, candidate: Candidate, trial: Trial, comparison: Comparison | None) -> dict[str, Any]:
@@ -260,21 +258,40 @@ class Loop:
             "harness": candidate.agent.harness if candidate.agent else None,
             "adapter": candidate.agent.adapter if candidate.agent else None,
             "gate": asdict(comparison) if comparison else None,
-            "estimate": dict(candidate.estimate),
-            "took": dict(candidate.took),
-            "stopped": candidate.stopped,
+            "against_parent": self._against_parent(candidate) if comparison else None,
+            "estimate": dict(candidate.plan.estimate),
+            "took": dict(candidate.result.took),
+            "stopped": candidate.result.stopped,
         }
 
-    @contextmanager
-    def _improver(self) -> Iterator[None]:
+    def _against_parent(self, candidate: Candidate) -> dict[str, Any] | None:
+        """The change on the gate against the candidate's own parent, where that is not the incumbent."""
+        before = self.gate_rewards.get(candidate.parent.id, ())
+        if candidate.parent.id == self.incumbent or not before:
+            return None
+        return asdict(normal([b - a for a, b in zip(before, candidate.rewards, strict=False)]))
+
+    def _booked(self, key: str, work: Callable[[], Any]) -> Any:
+        """A step whose work spends by itself: the amounts are recorded too, for a resumed run to book."""
+        ledger, budget, before = self.parts.ledger, self.parts.budget, None
+
+        def working() -> Any:
+            nonlocal before
+            before = budget.spent
+            value = work()
+            spent = {kind: amount - before[kind] for kind, amount in budget.spent.items() if amount != before[kind]}
+            if spent:
+                ledger.step(record.spent(key), lambda: spent)
+            return value
+
+        value = ledger.step(key, working)
+        if before is None:
+            budget.settle({}, (ledger.get(record.spent(key)) or ({},))[0])
+        return value
+
+    def _improver(self) -> AbstractContextManager[None]:
         """Faults of the improver are raised under its name."""
-        try:
-            yield
-        except SiaError:
-            raise
-        except Exception as error:
-            name = type(self.parts.improver).__qualname__
-            raise SiaError(f"the improver ({name}) failed: {type(error).__name__}: {excerpt(str(error))}") from error
+        return faults_of(f"the improver ({type(self.parts.improver).__qualname__})")
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:
@@ -282,7 +299,7 @@ class Loop:
         started = time.monotonic()
         yield
         seconds = round(time.monotonic() - started, 3)
-        self.parts.budget.settle({}, {"seconds": self.parts.ledger.step(f"{what}/seconds", lambda: seconds)})
+        self.parts.budget.settle({}, {"seconds": self.parts.ledger.step(record.seconds(what), lambda: seconds)})
 
 
 def constant(value: Any) -> Callable[[], Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from sia_core.hookspecs import Event
 from sia_core.plugins import Source
-from sia_core.sandbox.solving import describe
+from sia_core.run.intervals import in_units
 
 Observer = Callable[[Event], object]
 
@@ -17,29 +18,29 @@ Observer = Callable[[Event], object]
 class Tracker(Protocol):
     """An observer that a run asks for by ``--track NAME[:WHERE]``; its factory takes ``where`` if that is given.
 
-    A run that is gone on with tells everything from its beginning again.
+    A resumed run reports every event again, from the first one.
     """
 
     def __call__(self, event: Event) -> object:
-        """Take note of an event. What it raises is told once, and it is left out from there on."""
+        """Record an event. A tracker that raises is named once and then left out."""
 
     def close(self) -> None:
-        """The run has ended, or failed: send what is still here."""
+        """Send what is still buffered: the run has ended or failed."""
 
 
 class Emitter:
-    """Calls every observer with every event, one event at a time.
+    """Calls every observer with every event, one event at a time, its rewards in units of the metric.
 
-    Of one that raises the others hear as ``observer.failed``, with its name and the error.
+    If one raises, the others get ``observer.failed`` with its name and the error.
     """
 
-    def __init__(self, observers: Sequence[tuple[Source, Observer]] = ()) -> None:
-        self._observers = list(observers)
+    def __init__(self, observers: Sequence[tuple[Source, Observer]] = (), direction: str = "maximize") -> None:
+        self._observers, self._direction = list(observers), direction
         self._mutex = threading.Lock()
 
     def __call__(self, kind: str, **data: Any) -> None:
         with self._mutex:
-            events = deque([Event(kind, data)])
+            events = deque([Event(kind, in_units(self._direction, data))])
             while events:
                 event = events.popleft()
                 for pair in list(self._observers):
@@ -49,4 +50,10 @@ class Emitter:
                     except (Exception, SystemExit) as error:
                         self._observers.remove(pair)
                         name = f"{source.distribution} {source.version}"
-                        events.append(Event("observer.failed", {"observer": name, "error": describe(error)}))
+                        events.append(Event("observer.failed", {"observer": name, "error": _text(error)}))
+
+
+def _text(error: BaseException) -> str:
+    """Type and text of an exception, whatever its ``__str__`` does."""
+    text = "".join(traceback.format_exception_only(error)).strip()[:4000]
+    return text.encode(errors="replace").decode()

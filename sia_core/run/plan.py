@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sia_core.budget import Limit
-from sia_core.discovering import evaluations_of, rounds
 from sia_core.errors import UsageError
-from sia_core.explore import EXPLORED, GROUP
-from sia_core.gate import RUN_ALPHA
+from sia_core.run.budget import Cost, Limit
+from sia_core.run.discover import evaluations_of, rounds
+from sia_core.run.gate import EARNED
+from sia_core.run.levers import Lever
 from sia_core.types import Split, Task
 
 EVALUATED: tuple[Split, ...] = ("search", "gate", "sealed")
@@ -19,27 +20,11 @@ PERTURBED = "perturbed"
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a part of a run takes at most, in counts."""
-
-    rollouts: float = 0.0
-    verifications: float = 0.0
-
-    @property
-    def kinds(self) -> dict[str, float]:
-        """The amounts by kind, as a budget counts them."""
-        return {"rollouts": float(self.rollouts), "verifications": float(self.verifications)}
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.rollouts + other.rollouts, self.verifications + other.verifications)
-
-    def __sub__(self, other: Cost) -> Cost:
-        return Cost(self.rollouts - other.rollouts, self.verifications - other.verifications)
-
-
-@dataclass(frozen=True)
 class Plan:
-    """What a run was asked to do: a pure value, recorded as its first step."""
+    """The request to a run: a pure value, recorded as its first step.
+
+    ``earned`` is the error that a promotion earns for later comparisons; None in runs of before there was any.
+    """
 
     levers: tuple[str, ...] = ("harness",)
     generations: int = 8
@@ -47,11 +32,7 @@ class Plan:
     search_sample: int = 256
     seed: int = 0
     repeats: int = 1
-
-    @property
-    def alpha(self) -> float:
-        """Each comparison's share of the error that the whole run may make."""
-        return RUN_ALPHA / self.comparisons
+    earned: float | None = EARNED
 
     @property
     def comparisons(self) -> int:
@@ -63,6 +44,7 @@ class Plan:
 class Samples:
     """The instances that each purpose takes, fixed for the run; those that decide, ``repeats`` times each.
 
+    Agents are estimated on ``search``, of which nothing is in ``training``: what updates learn from.
     Where the task is to ``discover``, each rollout on search and gate may have so many ``evaluations``.
     """
 
@@ -70,6 +52,7 @@ class Samples:
     search: tuple[str, ...]
     gate: tuple[str, ...]
     sealed: tuple[str, ...]
+    training: tuple[str, ...]
     repeats: int = 1
     evaluations: int = 0
 
@@ -104,10 +87,10 @@ class Samples:
         """What one look at how far a closed run's result holds takes."""
         return self.cost("gate" if self.evaluations else "sealed")
 
-    def look(self, *, explores: bool) -> Cost:
-        """What looking at one agent takes, with or without an exploration for the weight lever."""
-        explored = GROUP * min(EXPLORED, len(self.search)) if explores else 0
-        return self.cost("smoke", "search", "gate") + Cost(explored, explored)
+    def look(self, levers: Iterable[Lever] = ()) -> Cost:
+        """The cost of looking at one agent, for the gate and for these levers."""
+        costs = (lever.look_cost(len(self.search)) for lever in levers)
+        return sum(costs, self.cost("smoke", "search", "gate"))
 
 
 def check_budget(samples: Samples, once: Cost, limit: Limit) -> None:
@@ -124,11 +107,23 @@ def check_budget(samples: Samples, once: Cost, limit: Limit) -> None:
 def take_samples(task: Task, plan: Plan) -> Samples:
     """The instances of every purpose: all of gate and sealed, a seeded sample of search; in a seeded random order.
 
+    Where a lever may train, at most half of search is in the sample, and the other instances are for training.
     The order matters where a gate sweep is looked at early: it must say nothing of how hard an instance is.
     """
     search, gate, sealed = ([each.id for each in task.instances(split)] for split in EVALUATED)
     random.Random(f"search {plan.seed}").shuffle(search)
     random.Random(f"gate {plan.seed}").shuffle(gate)
-    smoke, sample = search[:SMOKE_CASES], search[: plan.search_sample]
-    evaluations = evaluations_of(task)
-    return Samples(tuple(smoke), tuple(sample), tuple(gate), tuple(sealed), plan.repeats, evaluations)
+    size = plan.search_sample
+    trains = plan.levers != ("harness",) and plan.earned is not None and len(search) > 1
+    if trains:
+        size = min(size, len(search) // 2)
+    sample, training = search[:size], search[size:] if trains else search
+    return Samples(
+        smoke=tuple(sample[:SMOKE_CASES]),
+        search=tuple(sample),
+        gate=tuple(gate),
+        sealed=tuple(sealed),
+        training=tuple(training),
+        repeats=plan.repeats,
+        evaluations=evaluations_of(task),
+    )

@@ -12,11 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sia_core.candidate import Evaluator, Parts, make_agent
 from sia_core.evidence import AgentView
-from sia_core.intervals import beside, estimate, normal
-from sia_core.perturbation import perturbation_of
-from sia_core.plan import PERTURBED, Samples
+from sia_core.run.candidate import make_agent
+from sia_core.run.candidate_runner import CandidateRunner
+from sia_core.run.intervals import beside, estimate, normal
+from sia_core.run.parts import Parts
+from sia_core.run.plan import PERTURBED, Samples
+from sia_core.types import Perturbs
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def taken_back(first: AgentView, final: AgentView) -> dict[str, AgentView]:
 
 def robustness(
     parts: Parts,
-    evaluator: Evaluator,
+    runner: CandidateRunner,
     samples: Samples,
     history: Sequence[AgentView],
     gated: Mapping[str, Sequence[float]],
@@ -65,7 +67,8 @@ def robustness(
         whole = {agent: rewards for agent, rewards in gated.items() if len(rewards) == len(samples.gate)}
         check, usual = _Check(history, gated, whole, None), "gate"
     else:
-        check, usual = _Check(history, gated, sealed, perturbation_of(parts.task)), "sealed"
+        perturbation = parts.task.perturbation if isinstance(parts.task, Perturbs) else None
+        check, usual = _Check(history, gated, sealed, perturbation), "sealed"
     looks = check.looks()
     parts.emit("robustness.started", looks=len(looks))
     room = min(parts.budget.left(kind) / (amount or 1) for kind, amount in samples.looking_back.kinds.items())
@@ -73,10 +76,11 @@ def robustness(
 
     def roll_out(look: Look) -> tuple[Look, list[float], int]:
         purpose = PERTURBED if look.perturbed else usual
-        return look, *evaluator.sealed(look.agent, len(afforded), purpose)
+        return look, *runner.sealed(look.agent, len(afforded), purpose)
 
-    # An engine holds one adapter at a time; without one, an agent sets itself up while another is asked.
-    with ThreadPoolExecutor(1 if parts.weights else 2, thread_name_prefix="sia-robustness") as threads:
+    # An engine holds one adapter at a time; with one alone, an agent sets itself up while another is asked.
+    adapters = {look.agent.adapter for look in afforded}
+    with ThreadPoolExecutor(1 if len(adapters) > 1 else 2, thread_name_prefix="sia-robustness") as threads:
         taken = [(look, rewards) for look, rewards, short in threads.map(roll_out, afforded) if not short]
     check.rewards.update((look.key, rewards) for look, rewards in taken)
     found = {**check.found(), "left_out": len(looks) - len(taken)}
@@ -106,7 +110,7 @@ class _Check:
         return list({look.key: look for look in looks if look.key not in self.rewards}.values())
 
     def found(self) -> dict[str, Any]:
-        """What the looks that were taken say."""
+        """The results of the looks so far."""
         return {
             "history": [self._along(agent) for agent in self._history if Look(agent).key in self.rewards],
             "taken_back": [

@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from sia_core.candidate import Evaluator, Parts
-from sia_core.discovering import Answers, Found, Verified, best_of, measured, rounds
 from sia_core.evidence import AgentView
-from sia_core.intervals import beside, estimate
-from sia_core.plan import Samples
+from sia_core.run import record
+from sia_core.run.candidate_runner import CandidateRunner
+from sia_core.run.discover import Answers, Found, Verified, best_of, measured, rounds
+from sia_core.run.intervals import beside, estimate
+from sia_core.run.parts import Parts
+from sia_core.run.plan import Samples
 from sia_core.types import Split
 
 
 def score_agents(
-    parts: Parts, evaluator: Evaluator, ends: Mapping[str, AgentView], gated: Mapping[str, Sequence[float]], why: str
+    parts: Parts, runner: CandidateRunner, ends: Mapping[str, AgentView], gated: Mapping[str, Sequence[float]], why: str
 ) -> dict[str, list[float]]:
     """Score the first and the final agent, once each; the sealed rewards by agent."""
     sealed: dict[str, list[float]] = {}
@@ -24,10 +26,10 @@ def score_agents(
         if agent.id not in sealed:
             parts.emit("seal.started", which=which, agent=agent.id, why=why)
             among = len({each.id for each in ends.values()} - sealed.keys())
-            sealed[agent.id], short = evaluator.sealed(agent, among)
+            sealed[agent.id], short = runner.sealed(agent, among)
             score = beside(estimate(sealed[agent.id]), estimate(gated[agent.id]))
             scores[agent.id] = {**score, "out_of_tokens": short}
-        score = parts.ledger.step(f"sealed/{which}", partial(scores.__getitem__, agent.id))
+        score = parts.ledger.step(record.sealed(which), partial(scores.__getitem__, agent.id))
         parts.emit("seal.finished", which=which, agent=agent.id, **score)
     return sealed
 
@@ -46,15 +48,15 @@ def score_answers(parts: Parts, answers: Answers, samples: Samples, ends: Mappin
         metrics: dict[str, float] = {}
         if finalists:
             best, gated = held = best_of(finalists, samples.gate, partial(seal.gated, which), held)
-            verified = seal.verified(f"{which}/sealed", best, "sealed", samples.sealed)
+            verified = seal.verified(record.verified_answer(which, "sealed"), best, "sealed", samples.sealed)
             rewards, metrics = seal.rewards(verified), measured(verified)
             found = {"id": best.id, "agent": best.agent, "answer": best.answer, "feedback": best.feedback}
-            parts.ledger.step(f"answer/{which}", partial(dict, found))
+            parts.ledger.step(record.answer(which), partial(dict, found))
         else:
             compared = [each for _, instances in rounds(samples.gate) for each in instances]
-            gated, rewards = ([parts.task.failure_reward] * len(each) for each in (compared, samples.sealed))
+            gated, rewards = ([seal.failure] * len(each) for each in (compared, samples.sealed))
         score = {**beside(estimate(rewards), estimate(gated)), "out_of_tokens": 0, "metrics": metrics}
-        score = parts.ledger.step(f"sealed/{which}", partial(dict, score))
+        score = parts.ledger.step(record.sealed(which), partial(dict, score))
         parts.emit("seal.finished", which=which, agent=agent.id, **score)
 
 
@@ -63,20 +65,22 @@ class _Answers:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self.failure = parts.task.metric.reward(parts.task.failure_reward)
 
     def gated(self, which: str, found: Found, instances: Sequence[str]) -> list[float]:
-        """What a finalist earns on some gate instances."""
-        return self.rewards(self.verified(f"{which}/{found.id}/{instances[0]}", found, "gate", instances))
+        """The rewards of a finalist on some gate instances."""
+        key = record.verified_answer(which, f"{found.id}/{instances[0]}")
+        return self.rewards(self.verified(key, found, "gate", instances))
 
     def verified(self, key: str, found: Found, split: Split, instances: Sequence[str]) -> list[Verified]:
-        """What the verifier says of a final answer on some instances."""
+        """The verifier's scores of a final answer on some instances."""
         parts = self._parts
         payload = {"split": split, "instances": instances, "answer": found.answer}
-        work = partial(parts.rollouts.job, "sia_core.discovering:verify", payload)
-        verified = [Verified(*each) for each in parts.ledger.step(f"answers/{key}", work)]
+        work = partial(parts.rollouts.job, "sia_runtime.worker.verify_job:verify", payload)
+        verified = [Verified(*each) for each in parts.ledger.step(key, work)]
         parts.budget.settle({}, {"verifications": len(instances)})
         return verified
 
     def rewards(self, verified: Sequence[Verified]) -> list[float]:
-        """What an answer earns; one that is not valid is a failure."""
-        return [each.reward if each.valid else self._parts.task.failure_reward for each in verified]
+        """The reward of an answer; one that is not valid is a failure."""
+        return [each.reward if each.valid else self.failure for each in verified]

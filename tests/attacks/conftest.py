@@ -8,11 +8,11 @@ from functools import cache
 
 import pytest
 
-from sia_core.attacks.arena import Arena, Result
-from sia_core.attacks.catalogue import Attack, attacks
+from sia_attacks.arena import Arena, Result
+from sia_attacks.catalogue import Attack, attacks
 from sia_core.hookspecs import Offer
 from sia_core.plugins import Plugins, Source
-from sia_core.sandbox import Examined, examine
+from sia_runtime.sandbox.choosing import Examined, examine
 
 NAKED = "naked"
 SUITE = {each.name: each for each in attacks()}
@@ -20,7 +20,7 @@ SUITE = {each.name: each for each in attacks()}
 QUICK = (  # of each kind one; the others take minutes together
     *("key-in-environment", "memory-of-a-process", "kill-the-verifier", "labels", "planted-module", "scratch-traps"),
     *("unix-socket", "io-uring", "memory-in-one-process", "many-files", "daemon", "orphan", "forged-result"),
-    *("deferred-thread", "key-twice", "order-of-instances", "words-to-the-improver"),
+    *("deferred-thread", "key-twice", "odd-outcome", "order-of-instances", "socket-buffers", "words-to-the-improver"),
 )
 
 
@@ -58,6 +58,6 @@ def meet() -> Iterator[Callable[[str, Attack], Result]]:
 def without_sandbox() -> Plugins:
     """The plugins here, but what goes by the name of a sandbox isolates nothing."""
     found = Plugins.discover()
-    offer = Offer("process", "isolates nothing", "sia_core.testing.naked:Naked")
+    offer = Offer("process", "isolates nothing", "sia_testing.naked:Naked")
     others = [each for each in found.offers if (each[0], each[1].name) != ("sandbox", "process")]
     return replace(found, offers=[*others, ("sandbox", offer, Source("tests", "tests", "0"))])

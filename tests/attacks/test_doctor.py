@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from sia_core.attacks import catalogue
-from sia_core.attacks.arena import Result
-from sia_core.attacks.catalogue import Attack
-from sia_core.cli import attacks, main
+from sia_attacks import catalogue
+from sia_attacks import command as attacks
+from sia_attacks.arena import Result
+from sia_attacks.catalogue import Attack
+from sia_cli import main
 from sia_core.errors import SandboxError
 
 from .conftest import SUITE

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from sia_core.attacks import arena
-from sia_core.attacks.catalogue import HOSTILE
+from sia_attacks import arena
+from sia_attacks.catalogue import HOSTILE
 
 NAIVE = (
     *("always-equal", "builtins-patched", "checker-replaced", "frame-walk", "object-scan", "score-at-exit"),
@@ -54,7 +54,7 @@ def score(folder: Path, attack: str, code: str) -> float:
     tree.mkdir(parents=True)
     (tree / "harness.py").write_text(code)
     (tree / "inside.py").write_bytes((Path(arena.__file__).parent / "inside.py").read_bytes())
-    (tree / "targets.json").write_text("{}")
+    (tree / "targets.json").write_text(json.dumps({"limits": {"total_memory_bytes": 2**30, "processes": 64}}))
     command = [sys.executable, "-c", VERIFIER, str(tree), attack]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tree, check=False)
     for file in sorted(tree.glob("result.json")):

@@ -24,7 +24,7 @@ from typing import Any
 from durability import workloads
 
 from sia_core.errors import LedgerError
-from sia_core.ledger import Ledger
+from sia_core.run.ledger import Ledger
 
 MEMORY = "/dev/shm"
 TRIES = 3
@@ -266,7 +266,7 @@ def state(run: Path, *, timed: bool = False) -> dict[str, Any]:
     files = {
         path.relative_to(run).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in run.rglob("*")
-        if path.is_file() and path.name not in ("lock", "ledger.db")
+        if path.is_file() and path.name not in ("lock", "ledger.db", "secret")  # each run has another secret
     }
     return {"events": [(key, _timeless(value)) if timed else (key, value, chain) for key, value, chain in rows],
             "files": files}  # fmt: skip

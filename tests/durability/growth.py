@@ -11,21 +11,21 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sia_core.budget import Budget, Limit
-from sia_core.candidate import Parts
 from sia_core.decision import Prediction, RewriteHarness
 from sia_core.evidence import AgentView, Evidence, TaskView
 from sia_core.harness import HarnessTree, Write
-from sia_core.ledger import Ledger
-from sia_core.loop import Loop
-from sia_core.observe import Emitter
-from sia_core.plan import Plan
 from sia_core.playbook import Entry, Playbook
-from sia_core.rollout import Rollouts, Setting
-from sia_core.testing.fakes import SKILL, FakeTask, InstantBackend
-from sia_core.trees import Trees
+from sia_core.run.budget import Budget, Limit
+from sia_core.run.ledger import Ledger
+from sia_core.run.loop import Loop
+from sia_core.run.observe import Emitter
+from sia_core.run.parts import Parts
+from sia_core.run.plan import Plan
+from sia_core.run.rollouts import Rollouts, Setting
+from sia_core.run.trees import Trees
 from sia_core.types import Improver, OfferRef
 from sia_playbook.improver import Bandit
+from sia_testing.fakes import SKILL, FakeTask, InstantBackend
 
 CANDIDATES = 2
 BETTER = 25

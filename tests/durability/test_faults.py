@@ -18,7 +18,7 @@ import pytest
 from durability import faults, workloads
 
 from sia_core.errors import LedgerError
-from sia_core.ledger import Ledger
+from sia_core.run.ledger import Ledger
 
 pytestmark = pytest.mark.real
 
@@ -169,7 +169,7 @@ def test_a_clock_that_is_moved_between_steps_changes_nothing(
 
     with workloads.watched(tmp_path / "log"):
         expected = faults.state(workloads.loop(tmp_path / "whole"))
-        monkeypatch.setattr("sia_core.ledger.time", SimpleNamespace(time=moved))
+        monkeypatch.setattr("sia_core.run.ledger.time", SimpleNamespace(time=moved))
         assert faults.state(workloads.loop(tmp_path / "run")) == expected
     with Ledger.read(tmp_path / "run") as ledger:
         assert [at for _, _, at in ledger.events()] == times

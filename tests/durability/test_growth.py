@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from durability.growth import IMPROVERS, Mark, grow
 
-from sia_core.ledger import Ledger
+from sia_core.run.ledger import Ledger
 
 
 def between(marks: list[Mark], first: int, last: int) -> dict[str, float]:

@@ -16,19 +16,20 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from sia_core.budget import Budget, Limit
-from sia_core.candidate import Parts
 from sia_core.errors import SiaError
 from sia_core.harness import HarnessTree
-from sia_core.ledger import Ledger
-from sia_core.local import LocalBackend
-from sia_core.loop import Loop
-from sia_core.observe import Emitter
-from sia_core.plan import Plan
-from sia_core.rollout import Rollouts, Setting
-from sia_core.testing.fakes import FakeTask, InstantBackend, ScriptedImprover, edit
-from sia_core.trees import Trees
+from sia_core.run.budget import Budget, Limit
+from sia_core.run.ledger import Ledger
+from sia_core.run.loop import Loop
+from sia_core.run.observe import Emitter
+from sia_core.run.parts import Parts
+from sia_core.run.plan import Plan
+from sia_core.run.rollouts import Rollouts, Setting
+from sia_core.run.trees import Trees
 from sia_core.types import Job, OfferRef
+from sia_runtime.local import LocalBackend
+from sia_runtime.worker.harness_folder import harness_folder
+from sia_testing.fakes import FakeTask, InstantBackend, ScriptedImprover, edit
 
 Workload = Callable[[Path], Path]
 """Makes a run in a folder, or goes on with it; returns the folder of the run."""
@@ -45,7 +46,7 @@ def ledger(folder: Path) -> Path:
         for number in range(3):
             tree = HarnessTree({"harness.py": b"# the same in each", "lib/own.py": b"%d" % number})
             digest = record.step(f"tree/{number}", lambda tree=tree: trees.put(tree))
-            trees.folder(digest)
+            harness_folder(folder, digest)
     return folder
 
 
@@ -73,7 +74,8 @@ def sums(folder: Path) -> Path:
     from example_runs import EXAMPLE
 
     from sia_core.plugins import Plugins
-    from sia_core.running import Config, resume, runs_in, start
+    from sia_core.run.run_folders import runs_in
+    from sia_core.run.start import Config, resume, start
 
     plugins = Plugins.discover()
     for found in reversed(runs_in(folder)):
@@ -138,14 +140,16 @@ def watched(log: Path) -> Iterator[None]:
         for backend in (InstantBackend, LocalBackend):
             stack.enter_context(mock.patch.object(backend, "submit", submitting(backend.submit)))
         for module in ("loop", "robustness"):
-            stack.enter_context(mock.patch(f"sia_core.{module}.ThreadPoolExecutor", Serial))
-        stack.enter_context(mock.patch("sia_core.loop.time", SimpleNamespace(monotonic=lambda: 0.0)))
+            stack.enter_context(mock.patch(f"sia_core.run.{module}.ThreadPoolExecutor", Serial))
+        stack.enter_context(mock.patch("sia_core.run.loop.time", SimpleNamespace(monotonic=lambda: 0.0)))
         yield
 
 
 def key_of(job: Job) -> str:
-    """The step that a batch of rollouts is."""
-    sweep = job.payload["sweep"]
+    """The step that a batch of rollouts is; of another job, its name, which is no step's."""
+    sweep = job.payload.get("sweep")
+    if sweep is None:
+        return job.function
     return f"rollouts/{sweep['purpose']}/{sweep['agent']}/{sweep['batch']:04d}"
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from example_runs import EXAMPLE, Run, command
+from example_runs import EXAMPLE, Run, command, smaller
 
-from sia_core.cli import main
+from sia_cli import main
 
 
 @pytest.fixture
 def sums(tmp_path: Path) -> Path:
-    """A copy of the example: ``agent/`` and ``cases.jsonl``."""
-    return Path(shutil.copytree(EXAMPLE, tmp_path / "sums"))
+    """A copy of the example, with half of its cases: ``agent/`` and ``cases.jsonl``."""
+    return smaller(EXAMPLE, tmp_path / "sums", 200)
 
 
 @pytest.fixture

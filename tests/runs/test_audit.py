@@ -14,7 +14,7 @@ import pytest
 from example_runs import EXAMPLE
 from plugin_sites import write_plugin
 
-from sia_core.cli import main
+from sia_cli import main
 
 pytestmark = pytest.mark.real
 
@@ -24,15 +24,16 @@ sia_api = 1
 @hookimpl
 def sia_verifiers(): return [Offer("faulty", "s", "faulty_parts:Faulty")]
 @hookimpl
-def sia_tasks(): return [Offer("guarded", "s", "faulty_parts:Guarded")]
+def sia_tasks():
+    return [Offer("guarded", "s", "faulty_parts:Guarded"), Offer("unbounded", "s", "faulty_parts:Unbounded")]
 """
 
 PARTS = """
 import json, os, random
 from dataclasses import dataclass
-from sia_core.cases import Cases
-from sia_core.types import OfferRef, Score
-from sia_core.verifiers import Exact
+from sia_runtime.cases import Cases
+from sia_core.types import Metric, OfferRef, Score
+from sia_runtime.builtin_verifiers import Exact
 
 def depth(value):
     if isinstance(value, dict): value = list(value.values())
@@ -52,6 +53,7 @@ class Faulty(Exact):
         if fault == "judge": return Score(1.0 if "full score" in str(answer) else right)
         if fault == "labels": return Score(1.0 - right)
         if fault == "deep" and depth(answer) > 20: os._exit(3)
+        if fault in ("-1e+99", "-1.7e308"): return Score(right or float(fault))
         if fault == "public" and instance.split == "public": raise KeyError("no public label")
         if instance.split in ("gate", "sealed"): open(fault, "w").write(instance.id)
         return Score(right)
@@ -74,6 +76,12 @@ class Guarded(Cases):
         for split in ("gate", "sealed"):
             self._splits[split][:] = [Locked(c.id, c.name, c.input, split) for c in self._splits[split]]
         self._cases = ()
+
+class Unbounded(Cases):
+    def __init__(self, data, agent, seed=0, least="-1e99"):
+        super().__init__(data, agent, seed)
+        self.verifier = OfferRef("faulty", {**self.verifier.settings, "arg": least})
+        self.metric, self.failure_reward = Metric("score", bounds=None), -1e99
 """
 
 
@@ -93,7 +101,7 @@ def audited(site: Path, sums: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.syspath_prepend(str(site))
 
     def run(*options: str) -> tuple[int, dict[str, tuple[str, str]]]:
-        task = () if "guarded" in options else ("--harness", str(sums / "agent"))
+        task = () if {"guarded", "unbounded"} & {*options} else ("--harness", str(sums / "agent"))
         code = main(["audit", *task, "--data", str(sums / "cases.jsonl"), "--json", *options])
         found = json.loads(capsys.readouterr().out)
         assert found["verdict"] == ("bad" if code else found["verdict"])
@@ -123,6 +131,19 @@ def test_a_planted_fault_of_the_verifier_is_named(audited: Audited, fault: str, 
     healthy = {"noise: the same answers again", "head-room: the gate", "separation: labelled cases"} - {check}
     if fault in ("empty", "judge", "deep"):
         assert {found[each][0] for each in healthy} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("least", "exit_code", "words"),
+    [("-1e+99", 0, "the first harness earns"), ("-1.7e308", 1, "not a finite number of at most 1e+100")],
+)
+def test_large_rewards_without_bounds_are_measured_and_larger_ones_are_named(
+    audited: Audited, sums: Path, least: str, exit_code: int, words: str
+) -> None:
+    agent = f"agent={sums / 'agent'}"
+    code, found = audited("unbounded", "--set", agent, "--set", f"least={least}")
+    assert code == exit_code
+    assert any(words in says for _, says in found.values()), found
 
 
 def test_a_verifier_that_depends_on_its_seed_is_told_and_is_no_reason_to_stop(audited: Audited) -> None:
@@ -171,18 +192,18 @@ def test_a_first_harness_that_never_answers_is_told(audited: Audited, sums: Path
     code, found = audited()
     verdict, says = found["cost: failures"]
     assert (code, verdict) == (1, "bad")
-    assert "64 of 64" in says
+    assert "50 of 50" in says
     assert "no such word" in says
 
 
 def test_the_table_of_the_example_names_every_check_and_leaves_nothing_behind(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "140"}
     argv = ["audit", "--harness", str(EXAMPLE / "agent"), "--data", str(EXAMPLE / "cases.jsonl"), "--verifier", "exact"]
-    command = [sys.executable, "-m", "sia_core", *argv]
+    command = [sys.executable, "-m", "sia_cli", *argv]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     checks = ("separation", "noise", "head-room", "leaks", "cost")
-    for words in (*checks, "labelled cases, shuffled", "of CPU", "0 to be mended"):
+    for words in (*checks, "labelled cases, shuffled", "0 to be mended"):
         assert words in done.stdout
     assert list(tmp_path.iterdir()) == []
 

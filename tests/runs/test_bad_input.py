@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from example_runs import Run, command
 
-from sia_core.cli import main
+from sia_cli import main
 
 pytestmark = pytest.mark.real
 
@@ -44,7 +44,7 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str], *words: str) ->
         (["run", "--harness", "/nowhere"], ["--data"]),
         (["resume", "nothing"], ["no run 'nothing'"]),
         (["report"], ["no run in"]),
-        (["nonsense"], ["invalid choice"]),
+        (["nonsense"], ["no command named 'nonsense'"]),
     ],
 )
 def test_a_wrong_command_line_is_explained(
@@ -58,7 +58,7 @@ def test_a_wrong_command_line_is_explained(
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        (["--levers", "magic"], ["magic", "harness and weights"]),
+        (["--levers", "magic"], ["magic", "harness, weights"]),
         (["--levers", "harness,weights", "--engine", "nobody"], ["no engine named 'nobody'"]),
         (["--mode", "sia-w+h", "--policy", "nobody"], ["unknown policy nobody"]),
         (["--engine-set", "rank=1"], ["no policy"]),
@@ -85,7 +85,7 @@ def test_cases_and_catalogues_that_are_malformed_are_named_with_their_place(
 ) -> None:
     good = (sums / "cases.jsonl").read_text()
     (sums / "cases.jsonl").write_text(good + '{"input": 1}\n')
-    refused(command(sums, tmp_path), capsys, "cases.jsonl, line 401", "answer")
+    refused(command(sums, tmp_path), capsys, "cases.jsonl, line 201", "answer")
     (sums / "cases.jsonl").write_text(good)
     (sums / "agent" / "playbook.toml").write_text("[[edit]]\nname = 1\n")
     refused(command(sums, tmp_path), capsys, "playbook.toml", "name")
@@ -121,7 +121,7 @@ def test_a_second_process_on_the_same_run_is_kept_out(
     sums: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (sums / "agent" / "harness.py").write_text("def solve(instance, ctx):\n    while True: pass\n")
-    process = subprocess.Popen([sys.executable, "-m", "sia_core", *command(sums, tmp_path)])
+    process = subprocess.Popen([sys.executable, "-m", "sia_cli", *command(sums, tmp_path)])
     try:
         folder = tmp_path / "runs" / "agent-1"
         while process.poll() is None and not (folder / "ledger.db-wal").is_file():

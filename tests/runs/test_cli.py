@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -16,16 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_runs import command
+from example_runs import EXAMPLE, command
 from rich.console import Console
 
-from sia_core.cli import console, doctor, main, plain, plugins, print_json, progress, run_argument, shown
-from sia_core.cli.display import Display
-from sia_core.cli.run import add_arguments, config_of
+from sia_cli import doctor, main, plugins, progress
+from sia_cli.configuration import config_of
+from sia_cli.display import Display
+from sia_cli.options import run_argument
+from sia_cli.output import console, plain, print_json, shown
+from sia_cli.run import add_arguments
 from sia_core.hookspecs import Event, Offer
-from sia_core.ledger import Ledger
-from sia_core.observe import Emitter
 from sia_core.plugins import Plugins, Row, Source
+from sia_core.run.ledger import Ledger
+from sia_core.run.observe import Emitter
 
 HOSTILE = "x[/b] [red] \x1b[2J\x9b1A :smile: \u202e\ud800"
 VISIBLE = "x[/b] [red] \\x1b[2J\\x9b1A :smile: \\u202e\\ud800"
@@ -95,8 +99,7 @@ def test_the_report_names_the_attacks_that_a_weak_sandbox_may_not_stop(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written(tmp_path / "weak-1", sandbox={"name": "process", "lacks": ["total_disk"]})
-    named = ["deleted-files", "huge-file", "many-files"]
-    assert json.loads(out(capsys, "report", "--runs-dir", str(tmp_path), "--json"))["sandbox_may_not_stop"] == named
+    named = ["deleted-files", "file-attributes", "huge-file", "many-files"]
     assert f"{', '.join(named)}." in out(capsys, "report", "--runs-dir", str(tmp_path))
     written(tmp_path / "strong-1", sandbox={"name": "namespaces", "lacks": []})
     assert "may not stop" not in out(capsys, "report", "strong-1", "--runs-dir", str(tmp_path))
@@ -167,7 +170,7 @@ def test_a_run_that_is_interrupted_says_how_to_go_on(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sia_core.running.find_run", interrupted)
+    monkeypatch.setattr("sia_core.run.run_folders.find_run", interrupted)
     for argv, hint in (
         (["resume"], "`sia resume`"),
         (["resume", "a-1", "--runs-dir", "x y"], "`sia resume a-1 --runs-dir 'x y'`"),
@@ -175,6 +178,17 @@ def test_a_run_that_is_interrupted_says_how_to_go_on(
     ):
         assert main(argv) == 130
         assert hint in capsys.readouterr().err
+
+
+def test_a_dry_run_that_is_interrupted_names_no_run_to_go_on_with(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sia_cli.pricing.price", interrupted)
+    assert main(["run", "--plugin", "lawbench", "--dry-run"]) == 130
+    assert capsys.readouterr().err == "sia: stopped.\n"
 
 
 def test_the_default_folder_is_named_by_its_runs_alone() -> None:
@@ -297,12 +311,12 @@ def test_an_observer_that_raises_is_named_once_and_left_out(
     with progress.watching(Plugins(), []) as observers:
         core = [(Source("core", "sia-core", "0"), each) for each in [*observers, lambda event: seen.append(event.kind)]]
         emit = Emitter([(Source("bad", "sia-bad", "1"), broken), *core])
-        emit("run.started")
+        emit("run.finished")
         emit("run.finished")
     what = shown(f"{type(error).__name__}: {error}")
     assert capsys.readouterr().err == f"sia: the observer of sia-bad 1 is left out from here on: {what}\n"
-    assert calls == ["run.started"]
-    assert seen == ["run.started", "observer.failed", "run.finished"]
+    assert calls == ["run.finished"]
+    assert seen == ["run.finished", "observer.failed", "run.finished"]
 
 
 # Progress
@@ -384,7 +398,7 @@ def test_bars_have_the_names_of_candidates_and_go_when_a_sweep_was_given_up(scre
     shows = screen.tell("rollouts.started", purpose="gate", agent="b", total=200)
     assert shown(" ".join(name.split())) in shows
     screen.tell("rollouts.progress", purpose="gate", agent="b", done=64, total=200, mean=0.0)
-    shows = screen.tell("candidate.gated", name=name, accepted=False, why=why, agent=None)
+    shows = screen.tell("candidate.gated", name=name, outcome="rejected", why=why, agent=None)
     assert "/200" not in shows
     assert "generation 1 of at most 8 · 64 of 20,000 rollouts" in shows
     assert "sealed report" in screen.tell("seal.started", which="initial", agent="a", why=name)
@@ -410,7 +424,8 @@ text = "def solve(instance, ctx): raise ValueError('[/b] [red]')"
 def test_a_run_on_a_terminal_draws_bars_and_ends_with_its_report(sums: Path, tmp_path: Path) -> None:
     (sums / "agent" / "harness.py").write_text(HARNESS)
     (sums / "agent" / "playbook.toml").write_text(CATALOGUE)
-    argv = [sys.executable, "-m", "sia_core", *command(sums, tmp_path), "--generations", "1"]
+    shutil.copyfile(EXAMPLE / "cases.jsonl", sums / "cases.jsonl")  # progress is reported each 64 rollouts
+    argv = [sys.executable, "-m", "sia_cli", *command(sums, tmp_path), "--generations", "1"]
     code, said = on_a_terminal([each for each in argv if each != "--json"])
     assert code == 0, said
     assert "Traceback" not in said

@@ -11,20 +11,33 @@ from typing import Any
 
 import pytest
 
-from sia_core.cli import main
+from sia_cli import main
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("stop", "interrupt"),
+    [
+        (signal.SIGINT, signal.SIG_DFL),
+        (signal.SIGTERM, signal.SIG_DFL),
+        (signal.SIGTERM, signal.SIG_IGN),  # as shells start what is in the background
+    ],
+)
 def test_a_comparison_that_was_stopped_goes_on_and_its_runs_are_normal_ones(
-    sums: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stop: signal.Signals
+    sums: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stop: signal.Signals, interrupt: signal.Handlers
 ) -> None:
     folder = str(tmp_path / "compared")
     task = ["--harness", str(sums / "agent"), "--data", str(sums / "cases.jsonl"), "--verifier", "exact"]
     how = ["--arms", "none,harness,best-of-n", "--seeds", "1", "--budget", "rollouts=2000", "--jobs", "2"]
-    command = [sys.executable, "-m", "sia_core", "compare", folder, *task, *how]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    command = [sys.executable, "-m", "sia_cli", "compare", folder, *task, *how]
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, interrupt),
+    ) as process:
         assert process.stderr
         for line in process.stderr:
             if "none-0 is finished" in line:

@@ -16,12 +16,12 @@ import pytest
 from example_runs import comparable
 
 from sia_core.errors import SiaError
-from sia_core.ledger import Ledger
-from sia_core.report import spent
+from sia_core.run.ledger import Ledger
+from sia_core.run.record import RunRecord
 
 pytestmark = pytest.mark.real
 
-SIA = [sys.executable, "-m", "sia_core"]
+SIA = [sys.executable, "-m", "sia_cli"]
 PEAKS = Path(__file__).parents[2] / "examples" / "peaks"
 Whole = tuple[Path, dict[str, Any], float]
 """The folder of an uninterrupted run, its report, and the seconds that it took."""
@@ -66,10 +66,14 @@ def test_the_best_answer_of_the_run_is_what_is_reported(whole: Whole) -> None:
 def test_every_answer_that_was_scored_is_booked(whole: Whole) -> None:
     runs, report, _ = whole
     with Ledger.read(runs / report["run"]) as ledger:
-        rollouts = [each for _, batch, _ in ledger.events("rollouts/") for each in batch["rollouts"]]
+        rolled = [(key, each) for key, batch, _ in ledger.events("rollouts/") for each in batch["rollouts"]]
+        rollouts = [each for _, each in rolled]
         finals = [each for _, scored, _ in ledger.events("answers/") for each in scored]
-        assert spent(ledger) == pytest.approx(report["budget"]["spent"])
-    assert all(len(each["evaluated"]) == 8 for each in rollouts if not each["instance"].startswith("search"))
+        assert RunRecord(ledger).spent() == pytest.approx(report["budget"]["spent"])
+    # A square that is looked at again is not scored again.
+    looks = [len(each["evaluated"]) for key, each in rolled if key.startswith("rollouts/gate/")]
+    assert max(looks) == 8
+    assert min(looks) > 4
     scored = len(rollouts) + sum(len(each["evaluated"]) for each in rollouts) + len(finals)
     assert report["budget"]["spent"]["verifications"] == scored
 
@@ -110,6 +114,27 @@ def test_an_unfinished_run_has_no_answer_to_export(environment: dict[str, str], 
     assert not (tmp_path / "best").exists()
 
 
+def test_a_run_of_the_same_seed_draws_otherwise_unless_it_is_given_the_secret(
+    whole: Whole, environment: dict[str, str], tmp_path: Path
+) -> None:
+    runs, report, _ = whole
+    again = ["run", *ARGUMENTS, "--runs-dir", str(tmp_path)]
+    other = finish(again, environment)
+    same = finish([*again, "--secret", str(runs / report["run"] / "secret")], environment)
+    assert comparable(same) == comparable(report) != comparable(other)
+
+
+def test_a_secret_that_is_none_is_the_users_mistake(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("mine\n")
+    command = [*SIA, "run", *ARGUMENTS, "--runs-dir", str(tmp_path / "runs"), "--secret"]
+    for path, says in ((tmp_path / "secret", "is no file with a secret"), (tmp_path / "none", "No such file")):
+        done = subprocess.run([*command, str(path)], capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 2
+        assert "--secret" in done.stderr
+        assert says in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("instants", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_killed_and_resumed_the_report_is_the_same(
     whole: Whole, environment: dict[str, str], tmp_path: Path, instants: int
@@ -119,7 +144,8 @@ def test_killed_and_resumed_the_report_is_the_same(
         runs = tmp_path / str(number)
         runs.mkdir()
         after = choose.uniform(0.0, whole[2])
-        name = _killed(["run", *ARGUMENTS, "--runs-dir", str(runs)], after, runs, environment)
+        secret = ["--secret", str(whole[0] / whole[1]["run"] / "secret")]  # or its verifier draws otherwise
+        name = _killed(["run", *ARGUMENTS, *secret, "--runs-dir", str(runs)], after, runs, environment)
         report = finish(["resume", name, "--runs-dir", str(runs), "--json"], environment)
         assert comparable(report) == comparable(whole[1])
 

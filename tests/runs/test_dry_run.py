@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from example_runs import EXAMPLE, command
 
-from sia_core import pricing
-from sia_core.cli import main
-from sia_core.plan import Plan, Samples
-from sia_core.pricing import count
-from sia_core.rollout import BATCH
+from sia_cli import main, pricing
+from sia_cli.pricing import count
+from sia_core.run.plan import Plan, Samples
+from sia_core.run.rollouts import BATCH
+from sia_weights.lever import WeightLever
 
 
 def samples(repeats: int = 1) -> Samples:
     names = [tuple(f"{split}{n}" for n in range(size)) for split, size in (("g", 900), ("s", 400))]
-    return Samples(("a", "b"), tuple(str(n) for n in range(256)), names[0], names[1], repeats)
+    return Samples(("a", "b"), tuple(str(n) for n in range(256)), names[0], names[1], (), repeats)
 
 
 def test_the_parts_of_a_run_are_counted_at_least_and_at_most() -> None:
@@ -32,7 +32,7 @@ def test_the_parts_of_a_run_are_counted_at_least_and_at_most() -> None:
 
 def test_repeats_and_an_update_are_counted_and_a_budget_is_the_most() -> None:
     assert count(samples(3), Plan(repeats=3), {})["first_agent"] == 2 + 256 + 2700
-    assert count(samples(), Plan(levers=("harness", "weights")), {})["update"] > 0
+    assert count(samples(), Plan(), {}, levers=[WeightLever()])["update"] > 0
     assert count(samples(), Plan(), {"rollouts": 5000.0})["run"]["most"] == 5000
     assert count(samples(), Plan(generations=0), {})["run"] == {"least": 1558, "most": 1958 + 400}
 
@@ -70,6 +70,15 @@ def test_a_dry_run_is_told_to_people_and_refuses_what_a_run_refuses(
     assert main([*arguments, "--dry-run", "--budget", f"rollouts={BATCH}"]) == 2
     assert "too small" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("name", "why"), [("../elsewhere", "a run's name holds"), ("taken", "sia resume taken")])
+def test_a_dry_run_refuses_the_name_that_its_run_would_be_refused_for(
+    name: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs" / "taken").mkdir(parents=True)
+    assert main([*command(EXAMPLE, tmp_path), "--dry-run", "--name", name]) == 2
+    assert why in capsys.readouterr().err
 
 
 def told_by(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:

@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 from example_runs import Run
 
-from sia_core import exported
-from sia_core.cases import _read_case
-from sia_core.cli import main
-from sia_core.export import RUNNER, _example
-from sia_core.sandbox.starting import ENVIRONMENT
+from sia_cli import main
+from sia_deploy import exported
+from sia_deploy.export import RUNNER, _example, write_runner
+from sia_runtime.cases import _read_case
 
 pytestmark = pytest.mark.real
 
@@ -40,7 +39,7 @@ def solve(tmp_path: Path) -> Solve:
         (folder / "harness" / "src" / "entry.py").write_text(harness)
         (folder / "harness" / "top.py").write_text("VALUE = 1")
         (folder / "agent.json").write_text(json.dumps({"entry": "src/entry.py", "stateless": stateless}))
-        shutil.copyfile(RUNNER, folder / "run.py")
+        write_runner(folder)
         if prelude:
             (folder / "run.py").write_text(prelude + RUNNER.read_text())
         given = raw or "".join(f"{line}\n" for line in lines).encode()
@@ -73,7 +72,7 @@ def test_a_line_is_an_input_or_a_whole_case(solve: Solve) -> None:
 def test_a_case_has_the_id_that_it_has_in_a_run(solve: Solve) -> None:
     lines = ['{"input": "zwölf\\u2028", "answer": 1}', '{"id": 7, "input": 1, "answer": 1}']
     found = solve("def solve(instance, ctx): return [instance.id, instance.start]", lines)
-    assert answers(found) == [[_read_case(line, "").id, None] for line in lines]
+    assert answers(found) == [[_read_case(line, "", number).id, None] for number, line in enumerate(lines, 1)]
 
 
 def test_lines_that_cannot_be_read_cost_themselves_alone(solve: Solve) -> None:
@@ -107,14 +106,14 @@ def solve(instance, ctx):
     found = solve(harness, [json.dumps({"n": n}) for n in range(12)], stateless=stateless)
     large = {"answer": "x" * 300_000}
     assert found[0] == found[11] == large
-    errors = [each.get("error", "")[:50] for each in found]
-    assert errors[1] == "SystemExit: 3"
-    assert errors[2] == "its process ended with exit code 4 before it answe"
+    errors = [each.get("error", "")[:90] for each in found]
+    assert errors[1].splitlines() == ["SystemExit: 3", "  src/entry.py:4 in solve: if n == 1: sys.exit(3)"]
+    assert errors[2] == "its process ended with exit code 4 before it answered"
     assert errors[3] == "killed by signal 9 (Killed)"
-    assert errors[4].startswith("its process ended")
+    assert errors[4].startswith("KeyboardInterrupt")
     assert [each.split(":")[0] for each in errors[5:8]] == ["the answer is not JSON"] * 3
-    assert errors[8] == "its process ended with exit code 5 before it answe"
-    assert errors[9] == "ValueError: \ud800"
+    assert errors[8] == "its process ended with exit code 5 before it answered"
+    assert errors[9].startswith("ValueError: ?\n")
     assert errors[10]
 
 
@@ -186,7 +185,7 @@ def test_without_fork_cases_share_the_process(solve: Solve) -> None:
         "import sys\nseen = []\ndef solve(instance, ctx):\n    seen.append(1)\n    return seen[4] or sys.exit(3)\n"
     )
     found = solve(harness, NUMBERS, prelude="import os\ndel os.fork\n")
-    assert [each["error"] for each in found] == ["IndexError: list index out of range"] * 4
+    assert [each["error"].splitlines()[0] for each in found] == ["IndexError: list index out of range"] * 4
 
 
 @pytest.mark.parametrize("setup", ["raise ValueError('broken')", "import sys; sys.exit(0)"])
@@ -198,13 +197,25 @@ def test_a_set_up_that_fails_is_a_failure_of_the_program(solve: Solve, setup: st
 def test_the_policy_is_refused_and_so_is_a_reward_that_is_no_number(solve: Solve) -> None:
     harness = "def solve(instance, ctx):\n    return (ctx.model if instance.input['n'] else ctx.reward)(float('inf'))\n"
     zero, one = solve(harness, NUMBERS[:2])
-    assert "finite" in zero["error"]
-    assert "exported without one" in one["error"]
+    assert "a step reward is a number below" in zero["error"]
+    assert "there is no policy to ask" in one["error"]
 
 
-def test_the_runner_has_the_sandboxs_environment() -> None:
-    assert exported.ENVIRONMENT == ENVIRONMENT
-    assert "sia_core" not in RUNNER.read_text().replace("`sia", "")
+def test_a_harness_that_needs_sia_itself_gets_the_one_that_is_installed(solve: Solve, tmp_path: Path) -> None:
+    (tmp_path / "sia_runtime").mkdir()
+    (tmp_path / "sia_runtime" / "__init__.py").write_text("installed = True\n")
+    harness = f"import sys\nsys.path.append({str(tmp_path)!r})\nimport sia_runtime\n{ECHO}"
+    assert answers(solve(f"{harness}assert sia_runtime.installed\n", NUMBERS[:1])) == [{"n": 0}]
+
+
+def test_evaluations_are_over_once_an_agent_is_exported(solve: Solve) -> None:
+    harness = """def solve(instance, ctx):
+    try:
+        ctx.evaluate(1)
+    except ctx.EvaluationError:
+        return ctx.evaluations
+"""
+    assert answers(solve(harness, NUMBERS[:1])) == [0]
 
 
 @pytest.mark.parametrize("given", [{"text": "a"}, {"input": "a"}, {"input": "a", "answer": 1}, {"input": 1, "b": 2}])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from example_runs import Run
 
-import sia_core.verifiers
+import sia_runtime.builtin_verifiers
 
 pytestmark = pytest.mark.real
 
@@ -26,21 +26,23 @@ ATTACKS: dict[str, tuple[str, str]] = {
     "reads-a-parent": ("raise Exception(open('/proc/1/environ').read() + '!')", "crash"),
     "looks-for-labels": ("raise Exception(open('{data}').read())", "crash: (FileNotFound|Permission)Error"),
     "overwrites-labels": ("open('{data}', 'w').write('gone')", "crash: (FileNotFound|Permission|OS)Error"),
-    "looks-for-the-verifier": ("import sia_core.verifiers", "crash: ModuleNotFoundError"),
+    "looks-for-the-verifier": ("import sia_runtime.builtin_verifiers", "crash: ModuleNotFoundError"),
     "overwrites-the-verifier": ("open('{verifier}', 'w').write('gone')", "crash: (FileNotFound|Permission|OS)Error"),
     "overwrites-itself": ("open(__file__, 'a').write('#')", "crash: (Permission|OS)Error"),
 }
 
-CATALOGUE = """
+EDIT = """
 [[edit]]
-name = "hostile"
-family = "hostile"
-summary = "hostile"
+name = "{name}"
+family = "{name}"
+summary = "{name}"
 [[edit.change]]
 op = "write"
 path = "harness.py"
 text = {code}
+"""
 
+MINUS = """
 [[edit]]
 name = "minus"
 family = "operations"
@@ -56,42 +58,38 @@ new = \"\"\"
 """
 
 
-@pytest.fixture
-def tried(sums: Path, run: Run) -> Callable[[str], dict[str, Any]]:
-    """``tried(code)`` runs one generation with a candidate of this code and an honest one; its rows by name."""
-
-    def start(code: str) -> dict[str, Any]:
-        (sums / "agent" / "playbook.toml").write_text(CATALOGUE.format(code=json.dumps(code)))
-        report = run("--generations", "1", "--set", "seconds=2")
-        return {row["name"]: row for row in report["generations"]}
-
-    return start
-
-
 def harness(code: str, sums: Path) -> str:
-    code = code.replace("{data}", str(sums / "cases.jsonl")).replace("{verifier}", sia_core.verifiers.__file__)
+    code = code.replace("{data}", str(sums / "cases.jsonl")).replace(
+        "{verifier}", sia_runtime.builtin_verifiers.__file__
+    )
     if code.startswith("def setup"):
         return code + "\ndef solve(instance, ctx): return 0\n"
     return "def solve(instance, ctx):\n" + "".join(f"    {line}\n" for line in code.splitlines())
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_a_hostile_candidate_is_stopped_and_named_and_the_honest_one_scores_the_same(
-    attack: str, sums: Path, tried: Callable[[str], dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_hostile_candidates_are_stopped_and_named_and_an_honest_one_scores_as_without_them(
+    sums: Path, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", SECRET)
-    code, ending = ATTACKS[attack]
-    labels, verifier = (Path(path).read_bytes() for path in (sums / "cases.jsonl", sia_core.verifiers.__file__))
-    rows = tried(harness(code, sums))
-    assert not rows["hostile"]["accepted"]
-    assert _matches(rows["hostile"]["why"], ending), rows["hostile"]["why"]
+    labels, verifier = (
+        Path(path).read_bytes() for path in (sums / "cases.jsonl", sia_runtime.builtin_verifiers.__file__)
+    )
+    hostile = [EDIT.format(name=name, code=json.dumps(harness(code, sums))) for name, (code, _) in ATTACKS.items()]
+    tries: list[dict[str, Any]] = []
+    for edits in ([*hostile, MINUS], [MINUS]):
+        (sums / "agent" / "playbook.toml").write_text("".join(edits))
+        report = run("--generations", str(len(edits)), "--candidates", "1", "--set", "seconds=2")
+        tries.append({row["name"]: row for row in reversed(report["generations"])})  # the first of each name
+    together, alone = tries
+    for name, (_, ending) in ATTACKS.items():
+        why = together[name]["why"]
+        assert not together[name]["accepted"]
+        assert re.match(rf"(smoke run failed|given up): ({ending})", why), f"{name}: {why}"
     assert (sums / "cases.jsonl").read_bytes() == labels
-    assert Path(sia_core.verifiers.__file__).read_bytes() == verifier
+    assert Path(sia_runtime.builtin_verifiers.__file__).read_bytes() == verifier
     assert all(SECRET.encode() not in path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file())
-    assert rows["minus"]["gate"] == tried("def solve(instance, ctx):\n    return 0\n")["minus"]["gate"]
-
-
-def _matches(why: str, ending: str) -> bool:
-    import re
-
-    return re.match(rf"(smoke run failed|given up): ({ending})", why) is not None
+    levels = [
+        tried["minus"]["gate"].pop("level") for tried in tries
+    ]  # a run that may ask more often gives less each time
+    assert levels[0] < levels[1]
+    assert together["minus"]["gate"] == alone["minus"]["gate"]

@@ -18,7 +18,7 @@ from example_runs import command, comparable
 
 pytestmark = pytest.mark.real
 
-SIA = [sys.executable, "-m", "sia_core"]
+SIA = [sys.executable, "-m", "sia_cli"]
 
 
 @pytest.mark.parametrize("instants", [2, pytest.param(20, marks=pytest.mark.slow)])

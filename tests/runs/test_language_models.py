@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_runs import command, comparable
+from example_runs import EXAMPLE, command, comparable
 from record_runs import PRICES, RECORDED
 from scripted_model import SCRIPT, STOP, WORDS, play
 
-from sia_core.cli import main
-from sia_core.testing.model_server import Asked, Fault, ModelServer, Turn, Use
+from sia_cli import main
+from sia_testing.model_server import Asked, Fault, ModelServer, Turn, Use
 
 pytestmark = pytest.mark.real
 
@@ -88,7 +88,7 @@ def test_a_run_through_every_fault_is_stopped_resumed_and_ends_well_and_no_key_i
 
 
 def _run(argv: list[str]) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, "-m", "sia_core", *argv], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "sia_cli", *argv], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
     return report
@@ -117,7 +117,7 @@ def test_killed_at_each_call_and_resumed_the_report_is_the_same_and_one_call_at_
             return play(asked)
 
         with ModelServer(kills) as server:
-            argv = [sys.executable, "-m", "sia_core", *command(sums, folder), *improver(kind, server)]
+            argv = [sys.executable, "-m", "sia_cli", *command(sums, folder), *improver(kind, server)]
             process.append(subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
             assert process[0].wait() == -signal.SIGKILL
             report = _run(["resume", "--json", "--runs-dir", str(folder / "runs")])
@@ -169,7 +169,6 @@ def test_a_policy_on_a_server_of_ones_own_is_asked_once_a_rollout_and_goes_along
 
 @pytest.mark.parametrize(("name", "asked"), [("messages", "claude"), ("chat-completions", "litellm:openai/any")])
 def test_a_recorded_run_goes_the_same_way_without_key_and_server(
-    sums: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -179,7 +178,7 @@ def test_a_recorded_run_goes_the_same_way_without_key_and_server(
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     monkeypatch.delenv("OPENAI_API_KEY")
     replay = ["--improver", asked, *PRICES, "--improver-set", f"replay={RECORDED / name}.jsonl"]
-    assert main([*command(sums, tmp_path), *replay]) == 0, capsys.readouterr().err
+    assert main([*command(EXAMPLE, tmp_path), *replay]) == 0, capsys.readouterr().err
     report = json.loads(capsys.readouterr().out)
     assert [(row["name"], row["accepted"]) for row in report["generations"]] == [("minus", True), ("times", True)]
     assert report["stopped"] == "it knows every operation"

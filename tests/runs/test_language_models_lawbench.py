@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from sia_core.cli import main
+from sia_cli import main
 from sia_core.harness import Replace, Write
 from sia_core.plugins import Plugins
-from sia_core.testing.model_server import Asked, ModelServer, Turn, Use
+from sia_testing.model_server import Asked, ModelServer, Turn, Use
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 

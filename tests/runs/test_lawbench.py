@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
+from sia_cli import main
 from sia_core.cache import write_once
-from sia_core.cli import main
 from sia_core.harness import HarnessTree
-from sia_core.ledger import Ledger
 from sia_core.plugins import Plugins
-from sia_core.report import build
-from sia_core.sandbox import HarnessWorker, SolveRequest
-from sia_core.sandbox.namespaces import Namespaces
-from sia_core.trees import Trees
+from sia_core.run.ledger import Ledger
+from sia_core.run.report import build
+from sia_core.run.trees import Trees
+from sia_runtime.sandbox.namespaces import Namespaces
+from sia_runtime.worker.harness_worker import HarnessWorker, SolveRequest
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 

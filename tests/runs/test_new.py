@@ -13,7 +13,11 @@ from stranger import ROOT, Stranger, fresh
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
-WHEELS = ("sia-core", "sia-playbook", "sia-torch", "sia-algorithms")
+WHEELS = (
+    *("sia-core", "sia-runtime", "sia-weights", "sia-llm", "sia-cli", "sia-audit", "sia-compare", "sia-deploy"),
+    *("sia-playbook", "sia-released", "sia-testing", "sia-torch", "sia-algorithms"),
+)
+"""What `pip install sia-cli sia-testing sia-torch sia-algorithms` brings of this repository."""
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +69,43 @@ def test_an_improver_improves_by_its_name(stranger: Stranger) -> None:
     assert said["sealed"]["final"]["value"] > said["sealed"]["initial"]["value"]
 
 
+PULLER = """
+from sia_core.decision import Prediction, PullLever, RewriteHarness, Stop
+from sia_core.harness import Write
+
+
+class Puller:
+    def draft(self, task, seed):
+        return task.seed
+
+    def decide(self, evidence):
+        about = {"reason": "to see", "prediction": Prediction(gain=0.0)}
+        if evidence.generation == 0:
+            return [RewriteHarness(name=name, edits=(Write(path=name, text=name),), **about) for name in ("a", "b")]
+        if evidence.generation == 1:
+            files = evidence.about["graft"].data["files"]
+            one, other = (next(agent for agent in files if name in files[agent]) for name in ("a", "b"))
+            settings = {"from": other, "paths": ["b"]}
+            return [PullLever(lever="graft", name="b to a", settings=settings, parent=one, **about)]
+        return [Stop(reason="enough")]
+"""
+
+
+def test_a_lever_is_pulled_by_its_name(stranger: Stranger) -> None:
+    stranger.begin("lever", "graft")
+    package = stranger.begin("improver", "puller")
+    (package / "src" / "sia_puller" / "improver.py").write_text(PULLER)
+    stranger.install(package)
+    shutil.copytree(ROOT / "examples" / "sums", stranger.folder / "sums")
+    what = ["--harness", "sums/agent", "--data", "sums/cases.jsonl", "--verifier", "exact"]
+    said = report(stranger.sia("run", *what, "--levers", "harness,graft", "--improver", "puller", "--json"))
+    row = said["generations"][-1]
+    assert (row["lever"], row["name"]) == ("graft", "b to a")
+    assert row["gate"] is not None
+    assert "+b" in stranger.sia("show", "--candidate", "1.0").stdout
+    assert "harness, weights" in stranger.sia("run", *what, "--levers", "magic", code=2).stderr
+
+
 def test_an_algorithm_trains_by_its_name(stranger: Stranger) -> None:
     stranger.begin("algorithm", "mine")
     shutil.copytree(ROOT / "examples" / "words", stranger.folder / "words")
@@ -87,6 +128,12 @@ def test_a_backend_is_listed_by_its_name(stranger: Stranger) -> None:
     stranger.begin("backend", "threads")
     rows = json.loads(stranger.sia("plugins", "--json").stdout)
     assert ("backend", "threads", "ok") in {(row["kind"], row["name"], row["status"]) for row in rows}
+
+
+def test_a_command_runs_by_its_name(stranger: Stranger) -> None:
+    package = stranger.begin("command", "my-files")
+    assert "harness.py" in stranger.sia("my-files", str(ROOT / "examples" / "sums" / "agent")).stdout
+    assert package.name in stranger.sia("plugins", "--json").stdout
 
 
 def test_the_tutorial_of_a_task_ends_with_it_running(stranger: Stranger) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from released import AGENT, task_folder
 
-from sia_core.cli import main
-from sia_core.testing.model_server import Asked, ModelServer, Turn, Use
+from sia_cli import main
+from sia_testing.model_server import Asked, ModelServer, Turn, Use
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -39,7 +39,7 @@ def run(tmp_path: Path) -> Run:
     environment = {**os.environ, "OPENAI_API_KEY": "sk-any"}
 
     def start(*options: str) -> dict[str, Any]:
-        command = [sys.executable, "-m", "sia_core", "run", "--runs-dir", str(tmp_path / "runs"), "--json", *options]
+        command = [sys.executable, "-m", "sia_cli", "run", "--runs-dir", str(tmp_path / "runs"), "--json", *options]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         report: dict[str, Any] = json.loads(done.stdout)
@@ -90,7 +90,7 @@ def test_an_imported_folder_is_a_plugin(tmp_path: Path, capsys: pytest.CaptureFi
         return done.stdout
 
     python("pytest", "-q", "-p", "no:cacheprovider", str(package))
-    report = json.loads(python("sia_core", "run", "--plugin", "larger-number", "--json"))
+    report = json.loads(python("sia_cli", "run", "--plugin", "larger-number", "--json"))
     assert report["sealed"]["final"]["value"] == 1.0
 
 

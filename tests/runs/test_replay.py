@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from example_runs import EXAMPLE, command
 
-from sia_core.cli import main
-from sia_core.ledger import Ledger
+from sia_cli import main
 from sia_core.plugins import Plugins
+from sia_core.run.ledger import Ledger
 
 pytestmark = pytest.mark.real
 
@@ -33,7 +33,7 @@ def replayed(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     create = Plugins.create
 
     def made(self: Plugins, kind: str, name: str, /, **settings: Any) -> Any:
-        assert kind in ("task", "improver", "algorithm"), f"a replay has made the {kind} {name}"
+        assert kind in ("task", "improver", "algorithm", "lever"), f"a replay has made the {kind} {name}"
         return create(self, kind, name, **settings)
 
     monkeypatch.setattr(Plugins, "create", made)
@@ -72,7 +72,7 @@ def test_a_changed_belief_of_the_playbook_is_named_at_the_decisions_that_it_chan
 
 
 def test_a_changed_gate_is_named_at_the_verdicts(replayed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sia_core.plan.RUN_ALPHA", 0.01)
+    monkeypatch.setattr("sia_core.run.gate.RUN_ERROR", 0.01)
     code, told = replayed("--json")
     about = json.loads(told)
     assert code == 1

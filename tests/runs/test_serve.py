@@ -10,8 +10,9 @@ import pytest
 from example_runs import Run
 from openai import OpenAI
 
+from sia_cli.bounded_http import Server, bound
 from sia_core.plugins import Plugins
-from sia_core.serving import Agent, server
+from sia_deploy.server import Agent, application
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -20,9 +21,11 @@ def test_a_client_asks_the_agent_as_it_asks_a_model_and_the_run_stays_as_it_was(
     run("--generations", "2")
     folder = tmp_path / "runs" / "agent-1"
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with Agent(folder, Plugins.discover()) as agent, server(agent, "127.0.0.1", 0, None) as found:
-        threading.Thread(target=found.serve_forever).start()
-        url = f"http://127.0.0.1:{found.server_address[1]}/v1"
+    with Agent(folder, Plugins.discover()) as agent, bound("127.0.0.1", 0) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        served = Server(application(agent, None), 64, log_level="critical")
+        thread = threading.Thread(target=served.run, args=([listener],))
+        thread.start()
         with OpenAI(base_url=url, api_key="any", max_retries=0) as client:
             answers = [
                 client.chat.completions.create(model="any", messages=[{"role": "user", "content": content}])
@@ -30,7 +33,8 @@ def test_a_client_asks_the_agent_as_it_asks_a_model_and_the_run_stays_as_it_was(
             ]
             asked = [{"role": "user", "content": "two plus three"}]
             chunks = list(client.chat.completions.create(model="any", messages=asked, stream=True))
-        found.shutdown()
+        served.should_exit = True
+        thread.join()
     assert [answer.choices[0].message.content for answer in answers] == ["5", "5"]
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "5"
     assert {path: path.read_bytes() for path in before} == before

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_runs import comparable
+from example_runs import comparable, smaller
 
-from sia_core.cli import main
+from sia_cli import main
 
 pytestmark = pytest.mark.real
 pytest.importorskip("torch", reason="the weight lever's engine is not installed")
 
 WORDS = Path(__file__).parents[2] / "examples" / "words"
-SIA = [sys.executable, "-m", "sia_core"]
+SIA = [sys.executable, "-m", "sia_cli"]
 
 
-def argv(folder: Path, *more: str) -> list[str]:
-    case = ["--harness", str(WORDS / "agent"), "--data", str(WORDS / "cases.jsonl"), "--verifier", "exact"]
+def argv(folder: Path, *more: str, words: Path = WORDS) -> list[str]:
+    case = ["--harness", str(words / "agent"), "--data", str(words / "cases.jsonl"), "--verifier", "exact"]
     return [*SIA, "run", *case, "--runs-dir", str(folder), "--json", *more]
 
 
@@ -35,29 +35,40 @@ def finish(command: list[str]) -> dict[str, Any]:
     return report
 
 
-def test_a_run_whose_time_is_spent_in_an_update_gates_what_it_had_learned(tmp_path: Path) -> None:
-    report = finish(argv(tmp_path, "--levers", "weights", "--generations", "1", "--budget", "seconds=12"))
-    (row,) = report["generations"]
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example with 60 cases a split."""
+    return smaller(WORDS, tmp_path_factory.mktemp("words") / "few", 240)
+
+
+@pytest.fixture(scope="module")
+def hurried(few: Path) -> dict[str, Any]:
+    """The report of a run whose time is spent in its only update; it lies in ``few / "runs"``."""
+    more = ("--levers", "weights", "--generations", "1", "--budget", "seconds=12")
+    return finish(argv(few / "runs", *more, words=few))
+
+
+def test_a_run_whose_time_is_spent_in_an_update_gates_what_it_had_learned(few: Path, hurried: dict[str, Any]) -> None:
+    (row,) = hurried["generations"]
     assert row["lever"] == "weights"
     assert row["stopped"] == "the time is spent"
     assert row["gate"] is not None
-    assert report["sealed"]["final"]["n"] == 225
-    assert main(["replay", "--runs-dir", str(tmp_path), report["run"]]) == 0
+    assert hurried["sealed"]["final"]["n"] == 60
+    assert main(["replay", "--runs-dir", str(few / "runs"), hurried["run"]]) == 0
 
 
-def test_a_policy_is_asked_but_not_trained_where_only_the_harness_lever_is_pulled(tmp_path: Path) -> None:
-    report = finish(argv(tmp_path, "--policy", "tiny", "--generations", "0"))
+@pytest.mark.slow
+def test_a_policy_is_asked_but_not_trained_where_only_the_harness_lever_is_pulled(tmp_path: Path, few: Path) -> None:
+    report = finish(argv(tmp_path, "--policy", "tiny", "--generations", "0", words=few))
     assert report["policy"]["settings"]["policy"] == "tiny"
     assert report["budget"]["spent"]["tokens"] > 0
     assert report["agent"]["adapter"] is None
 
 
-def test_an_exported_agent_asks_its_policy(tmp_path: Path) -> None:
-    more = ("--levers", "weights", "--generations", "1", "--budget", "seconds=12")
-    report = finish(argv(tmp_path / "runs", *more))
+def test_an_exported_agent_asks_its_policy(tmp_path: Path, few: Path, hurried: dict[str, Any]) -> None:
     target = tmp_path / "exported"
-    assert main(["export", report["run"], str(target), "--runs-dir", str(tmp_path / "runs")]) == 0
-    assert (target / "adapter" / "adapter_model.safetensors").exists() == (report["agent"]["adapter"] is not None)
+    assert main(["export", hurried["run"], str(target), "--runs-dir", str(few / "runs")]) == 0
+    assert (target / "adapter" / "adapter_model.safetensors").exists() == (hurried["agent"]["adapter"] is not None)
     assert "sia-torch==" in (target / "requirements.txt").read_text()
     texts = [json.loads(line)["input"]["text"] for line in (WORDS / "cases.jsonl").read_text().splitlines()[:5]]
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from sia_core.harness import Manifest
-from sia_core.sandbox import HarnessWorker, SolveRequest, SolveResult
-from sia_core.sandbox.bwrap import Bubblewrap
-from sia_core.sandbox.namespaces import Namespaces
-from sia_core.sandbox.process import Process
-from sia_core.types import GUARANTEES, Limits, ModelAccess, Sandbox
+from sia_core.types import Limits
+from sia_runtime.sandbox.bwrap import Bubblewrap
+from sia_runtime.sandbox.contract import GUARANTEES, ModelAccess, Sandbox
+from sia_runtime.sandbox.namespaces import Namespaces
+from sia_runtime.sandbox.process import Process
+from sia_runtime.worker.harness_worker import HarnessWorker, SolveRequest, SolveResult
 
 LIMITS = Limits(setup_seconds=20.0, solve_seconds=20.0, processes=16)
 SANDBOXES: dict[str, Callable[[], Sandbox]] = {

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from sandbox.conftest import SANDBOXES, Bench, probed
 
-from sia_core.sandbox import bundle, bwrap, examine, guest, layout, newroot
-from sia_core.sandbox.bwrap import Bubblewrap
-from sia_core.types import GUARANTEES, Limits, Mount, SandboxSpec
+from sia_core.types import Limits
+from sia_runtime.sandbox import bundle, bwrap, guest, layout, newroot
+from sia_runtime.sandbox.bwrap import Bubblewrap
+from sia_runtime.sandbox.choosing import examine
+from sia_runtime.sandbox.contract import GUARANTEES, Mount, SandboxSpec
 
 pytestmark = pytest.mark.real
 
@@ -133,8 +135,9 @@ def test_a_host_that_refuses_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_the_bundle_holds_what_runs_inside_and_no_more() -> None:
     modules = marshal.loads(bundle.bundle(Path(guest.__file__))[8:])  # noqa: S302 - made here
-    assert {"sia_program", "sia_core.sandbox.within", "sia_core.sandbox.solving"} <= modules.keys()
-    assert not {"sia_core.sandbox.session", "sia_core.sandbox.worker", "sia_core.sandbox.running"} & modules.keys()
+    assert {"sia_program", "sia_runtime.sandbox.within", "sia_runtime.sandbox.solving"} <= modules.keys()
+    outside = {"sia_runtime.worker.session", "sia_runtime.worker.harness_worker", "sia_runtime.sandbox.process_handle"}
+    assert not outside & modules.keys()
 
 
 def test_the_cores_sandboxes_are_all_tested_here() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +12,9 @@ from typing import Any
 import pytest
 
 from sia_core.errors import SandboxError
-from sia_core.sandbox import choose, examine
-from sia_core.types import GUARANTEES
+from sia_runtime.sandbox import choosing
+from sia_runtime.sandbox.choosing import choose, examine
+from sia_runtime.sandbox.contract import GUARANTEES
 
 
 class Fake:
@@ -82,7 +86,13 @@ def test_a_sandbox_that_could_not_start_is_probed_again() -> None:
     assert broken.probed == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"lacks": 3}', b"\xff", b"[" * 10**5])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"[]", b"\xff", b"[" * 10**5),
+        *(b'{"lacks": 3}', b'{"lacks": {"luck": "x"}}', b'{"lacks": {"net": 1}}'),
+    ],
+)
 def test_a_damaged_memory_costs_a_probe(cache: Path, content: bytes) -> None:
     list(examine([Fake("a")]))
     (place,) = cache.iterdir()
@@ -91,6 +101,37 @@ def test_a_damaged_memory_costs_a_probe(cache: Path, content: bytes) -> None:
     assert next(examine([again])).lacks == {}
     assert again.probed == 1
     assert sorted(cache.iterdir()) == [place]
+
+
+@pytest.mark.parametrize("changed", ["umask", "TMPDIR", "bwrap", "setting", "limit"])
+def test_a_change_of_what_a_probe_depends_on_has_it_run_again(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bwrap, setting = tmp_path / "bwrap", tmp_path / "max_user_namespaces"
+    bwrap.write_text("#!/bin/sh\n")
+    bwrap.chmod(0o755)
+    setting.write_text("100\n")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(choosing, "_SETTINGS", (*choosing._SETTINGS, str(setting)))
+    sandbox = Fake("a")
+    before, limit = os.umask(0o022), resource.getrlimit(resource.RLIMIT_CORE)
+    try:
+        list(examine([sandbox, sandbox]))
+        if changed == "umask":
+            os.umask(0o077)
+        elif changed == "TMPDIR":
+            monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        elif changed == "bwrap":
+            bwrap.chmod(0o4755)
+        elif changed == "setting":
+            setting.write_text("0\n")
+        else:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, limit[1]) if limit[0] else (1, limit[1]))
+        list(examine([sandbox, sandbox]))
+    finally:
+        os.umask(before)
+        resource.setrlimit(resource.RLIMIT_CORE, limit)
+    assert sandbox.probed == 2
 
 
 def test_a_home_that_cannot_be_written_costs_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from sia_core.errors import SandboxError
-from sia_core.sandbox import cuda, layout
-from sia_core.sandbox.calling import open_program
-from sia_core.sandbox.docker import Docker
-from sia_core.sandbox.process import Process
-from sia_core.types import Limits, SandboxSpec
+from sia_core.types import Limits
+from sia_runtime.sandbox import cuda, layout
+from sia_runtime.sandbox.contract import SandboxSpec
+from sia_runtime.sandbox.docker import Docker
+from sia_runtime.sandbox.process import Process
+from sia_runtime.sandbox.program_host import open_program
 
 STAND_IN = "/dev/full"
 """Whoever may write to it is told that no space is left, and it knows no call of a driver's."""

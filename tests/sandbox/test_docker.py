@@ -15,10 +15,12 @@ import pytest
 from sandbox.conftest import Bench, probed
 
 from sia_core.errors import SandboxError
-from sia_core.sandbox import docker, examine
-from sia_core.sandbox.calling import open_program
-from sia_core.sandbox.docker import Docker
-from sia_core.types import GUARANTEES, Limits, Mount, SandboxSpec
+from sia_core.types import Limits
+from sia_runtime.sandbox import docker
+from sia_runtime.sandbox.choosing import examine
+from sia_runtime.sandbox.contract import GUARANTEES, Mount, SandboxSpec
+from sia_runtime.sandbox.docker import Docker
+from sia_runtime.sandbox.program_host import open_program
 
 pytestmark = pytest.mark.real
 
@@ -160,11 +162,12 @@ def test_how_a_set_up_ended_is_told(bench: Bench) -> None:
 
 def test_a_hung_instance_costs_itself_alone(bench: Bench) -> None:
     code = """
+        import signal
         def solve(instance, ctx):
-            while instance.input["do"] == "hang": pass
+            while instance.input["do"] == "hang": signal.pause()
             return 1
     """
-    results = bench.solve(code, ["hang", 1, 2], limits=QUICK)
+    results = bench.solve(code, ["hang", 1, 2], limits=replace(QUICK, solve_seconds=3.0))
     assert [result.outcome for result in results] == ["timeout", "ok", "ok"]
 
 

@@ -6,15 +6,17 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from sandbox.conftest import probed
 
-from sia_core.gateway import Gateway
-from sia_core.sandbox import probes
-from sia_core.testing.engines import ScriptedEngine
-from sia_core.types import Limits, Sandbox, SandboxSpec
+from sia_core.types import Limits
+from sia_runtime.sandbox import probes
+from sia_runtime.sandbox.contract import Sandbox, SandboxSpec
+from sia_runtime.worker.gateway import Gateway
+from sia_testing.engines import ScriptedEngine
 
 pytestmark = pytest.mark.real
 
@@ -117,6 +119,7 @@ def test_each_rollout_speaks_for_itself_alone(bench: Any, gateway: Gateway) -> N
         ("data=b'not json'", 400, "JSON"),
         ("data=b'[]'", 400, "object"),
         ('data=b\'{"messages": 1, "messages": 2}\'', 400, "twice"),
+        ("data=b'{\"messages\": [' + b'{},' * 60_000 + b'{}]}'", 400, "more than 50,000 values"),
         ("data=bytes(5 * 2**20)", 413, "longer"),
     ],
 )
@@ -133,6 +136,19 @@ def test_what_cannot_be_answered_is_told_as_the_api_tells_it(
     got, message = solve(bench, gateway, code, [0])[0]
     assert got == status
     assert told in message
+
+
+def test_a_reply_too_long_to_be_held_until_it_is_read_is_an_error(
+    bench: Any, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sia_runtime.worker.endpoint.MODEL_BYTES", 400)
+    code = """
+    def solve(instance, ctx):
+        return call(messages=USER, n=9), call(messages=USER, n=9, stream=True)
+    """
+    for status, message in solve(bench, gateway, code, [0])[0]:
+        assert status == 500
+        assert "more than 400" in message
 
 
 def test_a_key_ends_with_its_rollout(bench: Any, gateway: Gateway) -> None:
@@ -205,7 +221,7 @@ def test_the_time_of_the_policy_is_not_the_harnesss(bench: Any) -> None:
 
     class Slow(ScriptedEngine):
         def sample(self, requests: Any) -> Any:
-            slow.wait(0.5)
+            slow.wait(0.6)
             return super().sample(requests)
 
     gateway = Gateway(Slow())
@@ -213,7 +229,7 @@ def test_the_time_of_the_policy_is_not_the_harnesss(bench: Any) -> None:
     def solve(instance, ctx):
         return [call(messages=USER)[0] for _ in range(4)]
     """
-    assert solve(bench, gateway, code, [0], limits=QUICK) == [[200] * 4]
+    assert solve(bench, gateway, code, [0], limits=replace(QUICK, solve_seconds=2.0)) == [[200] * 4]
     gateway.close()
 
 
@@ -298,3 +314,49 @@ def test_a_sandbox_gives_a_listener_only_where_it_is_asked_for(sandbox: Sandbox,
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(("127.0.0.1", int(port) if asked else 1), timeout=1)
         process.kill()
+
+
+BY_PYDANTIC_AI = """
+    import asyncio
+    from pydantic import BaseModel
+    from pydantic_ai import Agent
+    from pydantic_ai.models.openai import OpenAIChatModel
+    class Sum(BaseModel):
+        value: int
+    def add(a: int, b: int) -> int:
+        return a + b
+    def solve(instance, ctx):
+        agent = Agent(OpenAIChatModel("gpt-4o"), output_type=Sum, tools=[add], instructions="be brief")
+        return asyncio.run(agent.run("1 + 2")).output.value
+"""
+BY_OPENAI_AGENTS = """
+    from agents import Agent, Runner, function_tool, set_default_openai_api, set_tracing_disabled
+    from pydantic import BaseModel
+    class final_result(BaseModel):
+        value: int
+    @function_tool
+    def add(a: int, b: int) -> int:
+        return a + b
+    def solve(instance, ctx):
+        set_tracing_disabled(True)
+        set_default_openai_api("chat_completions")
+        agent = Agent(name="a", tools=[add], output_type=final_result, instructions="be brief")
+        return Runner.run_sync(agent, "1 + 2").final_output.value
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("library", "code", "last"),
+    [
+        ("pydantic-ai-slim[openai]", BY_PYDANTIC_AI, '{"name": "final_result", "arguments": {"value": 3}}'),
+        ("openai-agents", BY_OPENAI_AGENTS, '{"value": 3}'),
+    ],
+)
+def test_an_agent_of_a_library_that_it_requires_runs_inside(bench: Any, library: str, code: str, last: str) -> None:
+    first = '<tool_call>{"name": "add", "arguments": {"a": 1, "b": 2}}</tool_call>'
+    gateway = Gateway(ScriptedEngine(lambda prompt, seed: last if "tool_call" in prompt else first))
+    patient = Limits(setup_seconds=120.0, solve_seconds=120.0, processes=64)
+    (result,) = bench.solve(code, [0], model=gateway, requires=(library,), limits=patient)
+    gateway.close()
+    assert (result.outcome, result.answer) == ("ok", "3"), result

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import textwrap
 import threading
+from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
-from sia_core.sandbox import SolveRequest
-from sia_core.types import Limits
+from sia_core.types import Instance, Limits, Score
+from sia_runtime.worker.harness_worker import SolveRequest
+from sia_runtime.worker.search_scoring import Evaluations
+from sia_runtime.worker.verifier_process import Verdict, VerifierProcess
 
 QUICK = Limits(setup_seconds=20.0, solve_seconds=1.0, processes=16)
 
@@ -26,11 +30,8 @@ class Scores:
     """A judge to whom an answer is its own reward. Grants ``most`` to each rollout, whatever the harness was told."""
 
     def __init__(self, most: int = 100, slow: threading.Event | None = None) -> None:
-        self.most, self.slow, self.asked = most, slow, dict[str, list[str]]()
+        self.most, self.slow, self.asked = most, slow, defaultdict[str, list[str]](list)
         self._threads = ThreadPoolExecutor(4)
-
-    def begin(self, key: str) -> None:
-        self.asked[key] = []
 
     def ask(self, key: str, answer: str) -> Future[Mapping[str, Any]]:
         return self._threads.submit(self._score, key, answer)
@@ -114,14 +115,14 @@ def test_where_nobody_judges_a_forged_question_costs_its_instance(bench: Any, ev
             ctx._ask("evaluate", b"1")
             return 1
     """
-    worker = bench.worker(textwrap.dedent(code), limits=QUICK)
+    worker = bench.worker(textwrap.dedent(code))
     (result,) = worker.solve(requests(1, evaluations))
     assert result.outcome == "protocol", result
 
 
 def test_the_time_of_the_judge_is_not_the_harnesss(bench: Any) -> None:
     judge = Scores(slow=threading.Event())
-    (result,) = solve(bench, SEARCH, judge, evaluations=1, limits=QUICK)
+    (result,) = solve(bench, SEARCH, judge, evaluations=1, limits=replace(QUICK, solve_seconds=2.0))
     assert result.outcome == "ok", result
 
 
@@ -131,7 +132,7 @@ def test_what_is_no_json_never_reaches_the_judge(bench: Any) -> None:
         def solve(instance, ctx):
             ctx._ask("evaluate", b"[1, NaN]")
     """
-    (result,) = solve(bench, code, judge, limits=QUICK)
+    (result,) = solve(bench, code, judge)
     assert result.outcome == "protocol", result
     assert judge.asked["0"] == []
 
@@ -144,3 +145,71 @@ def test_an_answer_that_is_no_json_value_is_the_harnesss_own_error(bench: Any) -
     (result,) = solve(bench, code, Scores())
     assert result.outcome == "crash"
     assert "not JSON serializable" in result.message
+
+
+class Counted:
+    """A verifier that remembers what it scored."""
+
+    def __init__(self) -> None:
+        self.scored: list[str] = []
+
+    def score(self, questions: Any) -> list[Verdict]:
+        self.scored += [each.answer for each in questions]
+        return [Verdict("ok", Score(1.0)) for _ in questions]
+
+
+def test_an_evaluation_that_is_used_up_stays_so_and_an_answer_scored_once_is_not_scored_again() -> None:
+    verifier = Counted()
+    evaluations = Evaluations(cast(VerifierProcess, verifier))
+    evaluations.grant("one", Instance("i0", "search", {}), 0, 2)
+    asked = [evaluations.ask("one", answer).result() for answer in ("1", "2", "1", "3", "2")]
+    assert ["error" in each for each in asked] == [False, False, False, True, False]
+    assert verifier.scored == ["1", "2"]
+    assert len(evaluations.finish("one")) == 2
+    evaluations.close()
+
+
+LEARN = """
+    import errno, os, signal, threading
+    def setup(ctx):
+        source, sink = os.pipe()
+        os.set_blocking(source, False)
+        killing, kill = os.pipe()
+        threading.Thread(target=lambda: os.read(killing, 1) and os._exit(9), daemon=True).start()
+        return source, sink, kill
+    def solve(instance, ctx):
+        source, sink, kill = ctx.state
+        for n in range(4):
+            try:
+                ctx.evaluate(f"{os.urandom(4).hex()} is new")
+            except Exception as error:
+                refused = str(error)
+                break
+        try:
+            known = os.read(source, 1000).decode()
+        except BlockingIOError:
+            known = ""
+        if instance.id not in known:
+            os.write(sink, known.encode() + instance.id.encode())
+            FAIL
+        return refused
+"""
+AGAIN = {
+    "says that the disk is full": "raise OSError(errno.ENOSPC, 'full')",
+    "says that a file is too large": "raise OSError(errno.EFBIG, 'large')",
+    "says that its quota is used up": "raise OSError(errno.EDQUOT, 'quota')",
+    "ends its whole sandbox": "os.write(kill, b'!')\n            signal.pause()",
+}
+
+
+@pytest.mark.parametrize("stateless", [False, True])
+@pytest.mark.parametrize("failure", AGAIN)
+def test_a_harness_that_is_started_again_is_granted_nothing_again(bench: Any, failure: str, stateless: bool) -> None:
+    verifier = Counted()
+    judge = Evaluations(cast(VerifierProcess, verifier))
+    for number in range(2):
+        judge.grant(str(number), Instance(f"i{number}", "search", {}), 0, 3)
+    code = LEARN.replace("FAIL", AGAIN[failure])
+    solve(bench, code, cast(Any, judge), n=2, limits=replace(QUICK, solve_seconds=5.0), stateless=stateless)
+    assert len(verifier.scored) == 6
+    judge.close()

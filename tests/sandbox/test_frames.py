@@ -9,10 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sia_core.sandbox.frames import PREFIX, FrameReader, ProtocolError, encode, strict_json
+from sia_runtime.sandbox import frames
+from sia_runtime.sandbox.frames import (
+    MOST_VALUES,
+    PREFIX,
+    FrameReader,
+    ProtocolError,
+    encode,
+    model_request,
+    strict_json,
+)
 
 
-@settings(database=None, deadline=None)
+@settings(database=None, deadline=None, derandomize=True)
 @given(
     st.lists(st.tuples(st.dictionaries(st.text(max_size=5), st.integers()), st.binary(max_size=50)), max_size=5),
     st.data(),
@@ -60,7 +69,7 @@ def test_json_that_does_not_mean_one_thing_is_refused(text: bytes) -> None:
         strict_json(text)
 
 
-@settings(database=None, deadline=None)
+@settings(database=None, deadline=None, derandomize=True)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -73,3 +82,22 @@ def test_other_json_is_parsed(value: Any) -> None:
 
 def test_wide_and_flat_json_is_no_bomb() -> None:
     assert strict_json(json.dumps([[i] for i in range(1000)]).encode()) == [[i] for i in range(1000)]
+
+
+@pytest.mark.parametrize("value", ["0", "[]", "{}", '""', '{"a": 0}', '"\\",["'])
+def test_a_request_of_the_policy_that_is_a_flood_of_values_is_refused_before_it_is_parsed(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "strict_json", lambda text: pytest.fail("it was parsed"))
+    with pytest.raises(ProtocolError, match="more than 50,000 values"):
+        model_request(('{"messages": [' + ",".join([value] * (MOST_VALUES + 1)) + "]}").encode())
+
+
+def test_what_a_text_of_a_request_holds_are_no_values() -> None:
+    request = {"messages": [{"role": "user", "content": '[{,\\"' * MOST_VALUES}]}
+    assert model_request(json.dumps(request).encode()) == request
+
+
+def test_a_request_of_the_policy_is_an_object() -> None:
+    with pytest.raises(ProtocolError, match="not an object"):
+        model_request(b"[]")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sia_core.errors import HarnessError
-from sia_core.sandbox.libraries import import_names, library_paths
+from sia_runtime.sandbox.libraries import import_names, library_paths
 
 
 @pytest.fixture
@@ -79,6 +79,7 @@ def test_what_distributions_are_imported_by(site: Path) -> None:
     ("requires", "message"),
     [
         ("no-such-thing", "pip install no-such-thing"),
+        ("no-such-thing[extra]>=2; python_version > '3'", r"pip install 'no-such-thing\[extra\]>=2'$"),
         ("needs-absent", "needs-absent requires 'absent'.*pip install absent"),
         ("sia-core", "part of SIA"),
         ("sia-thing", "part of SIA"),

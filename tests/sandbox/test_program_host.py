@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from sia_core.errors import HarnessError, SandboxError
-from sia_core.opening import Called
-from sia_core.sandbox import calling, tree
-from sia_core.sandbox.calling import Program, open_program
-from sia_core.types import Limits
+from sia_core.types import Called, Limits
+from sia_runtime.sandbox import program_host, tree
+from sia_runtime.sandbox.program_host import Program, open_program
 
 pytestmark = pytest.mark.real
 
@@ -392,6 +391,6 @@ def test_memory_that_the_kernel_still_holds_is_sealed_a_little_later(monkeypatch
             raise OSError(errno.EBUSY, "busy")
         return 0
 
-    monkeypatch.setattr(calling.fcntl, "fcntl", busy)
-    calling._seal_writes(7)
+    monkeypatch.setattr(program_host.fcntl, "fcntl", busy)
+    program_host._seal_writes(7)
     assert len(tries) == 4

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sia_core.errors import HarnessError, SandboxError
-from sia_core.sandbox.run import run_program
 from sia_core.types import Limits
+from sia_runtime.sandbox.run_once import run_program
 
 pytestmark = pytest.mark.real
 
@@ -50,7 +51,8 @@ def test_it_has_its_files_arguments_input_and_libraries(sandbox: Any) -> None:
     ],
 )
 def test_however_it_ends(sandbox: Any, code: str, ended: str, exit_code: int | None) -> None:
-    ran = run(sandbox, code, stdin=b"x" * 10**6, limits=QUICK)
+    limits = QUICK if ended == "timeout" else replace(QUICK, solve_seconds=20.0)
+    ran = run(sandbox, code, stdin=b"x" * 10**6, limits=limits)
     assert (ran.ended, ran.exit_code) == (ended, exit_code), ran
 
 

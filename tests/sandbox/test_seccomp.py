@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from sia_core.sandbox import seccomp
+from sia_runtime.sandbox import seccomp
 
 ALLOW, KILL = "allow", "kill"
 ARCHES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -86,7 +86,8 @@ def test_sockets(machine: str) -> None:
     assert [judge(shared, machine, call, 1, 1) for call in (make, connect, bind)] == ["EPERM"] * 3
     assert judge(shared, machine, pair, 1, 1 | 0o2000000 | 0o4000) == ALLOW
     assert judge(shared, machine, pair, 1, 5) == ALLOW
-    assert judge(shared, machine, pair, 1, 2) == judge(shared, machine, pair, 1, 2 | 0o2000000) == "EPERM"
+    for program in (own, shared):
+        assert judge(program, machine, pair, 1, 2) == judge(program, machine, pair, 1, 2 | 0o2000000) == "EPERM"
 
 
 def test_a_network_of_its_own_is_for_connecting_by_tcp(machine: str) -> None:
@@ -134,3 +135,20 @@ def test_where_the_user_is_the_hosts_his_files_and_processes_are_left_alone(mach
             args = [0] * index + [process]
             assert judge(own, machine, numbers[column], *args) == ALLOW
             assert judge(shared, machine, numbers[column], *args) == said
+
+
+def test_what_the_kernel_keeps_of_what_is_sent_has_its_usual_size(program: bytes, machine: str) -> None:
+    option, control = {"x86_64": (54, 72), "aarch64": (208, 25)}[machine]
+    for name in (7, 8, 32, 33):
+        assert judge(program, machine, option, 3, 1, name) == "EPERM"
+        with_network = seccomp.sandbox_filter(machine, own_files=True, own_user=True, network=True)
+        assert judge(with_network, machine, option, 3, 1, name) == "EPERM"
+    assert judge(program, machine, option, 3, 1, 9) == ALLOW
+    assert judge(program, machine, control, 3, 1031) == "EPERM"
+    assert judge(program, machine, control, 3, 4) == ALLOW
+
+
+def test_nobody_makes_rules_once_the_sandbox_is_built(machine: str) -> None:
+    for made in (seccomp.settled_filter(machine), seccomp.group_filter(machine)):
+        assert judge(made, machine, 444) == judge(made, machine, 445) == "EPERM"
+        assert judge(made, machine, 446) == ALLOW

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sia_core.sandbox import process, running, tree
+from sia_core.errors import SandboxError
+from sia_runtime.sandbox import tree
+from sia_runtime.sandbox.own_folder import claim, own_folder, sweep
 
 
 def test_a_tree_however_deep_is_removed_and_links_are_not_followed(tmp_path: Path) -> None:
@@ -49,6 +51,17 @@ def test_empty_files_count_too(tmp_path: Path) -> None:
     assert tree.disk(str(tmp_path)) - before >= 10 * 4096
 
 
+def test_threads_are_counted_as_the_kernel_counts_them() -> None:
+    code = "import threading, sys\nfor _ in range(3): threading.Thread(target=sys.stdin.read, daemon=True).start()"
+    command = [sys.executable, "-c", f"{code}\nprint(flush=True)\nsys.stdin.read()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert tree.threads([process.pid]) == 4
+        process.kill()
+    assert tree.threads([process.pid]) == 0
+
+
 def test_descendants_are_found_and_measured() -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
     with subprocess.Popen(
@@ -67,17 +80,84 @@ def test_descendants_are_found_and_measured() -> None:
     assert tree.memory([process.pid], 0) == 0
 
 
-def test_the_folder_of_an_orchestrator_that_was_killed_is_removed_and_that_of_a_live_one_is_not(
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return own_folder()
+
+
+def old(folder: Path) -> Path:
+    (folder / "scratch").mkdir(parents=True)
+    (folder / "scratch" / "file").write_text("x")
+    os.utime(folder, (0, 0))
+    return folder
+
+
+def test_the_folder_of_an_orchestrator_that_was_killed_is_removed_and_that_of_a_live_one_is_not(own: Path) -> None:
+    old(own / "left")
+    (own / "young").mkdir()
+    handle = claim(old(own / "held"))
+    sweep()
+    os.close(handle)
+    assert sorted(path.name for path in own.iterdir()) == ["held", "young"]
+
+
+def test_a_sweep_follows_no_link_and_touches_nothing_beside_the_own_folder(own: Path, tmp_path: Path) -> None:
+    precious = old(tmp_path / "precious")
+    for link in (tmp_path / "sia-sandbox-1", tmp_path / f"{own.name}-1", own / "link"):
+        link.symlink_to(precious)
+    beside = old(tmp_path / "sia-sandbox-2")
+    os.mkfifo(own / "fifo")
+    sweep()
+    assert (precious / "scratch" / "file").read_text() == "x"
+    assert (beside / "scratch" / "file").exists()
+
+
+def test_the_own_folder_is_closed_to_others_whatever_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for mask, mode in ((0o000, 0o700), (0o077, 0o700), (0o777, 0o700)):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / str(mask)))
+        (tmp_path / str(mask)).mkdir()
+        before = os.umask(mask)
+        try:
+            assert own_folder().stat().st_mode & 0o777 == mode
+        finally:
+            os.umask(before)
+
+
+@pytest.mark.parametrize("taken", ["link to a folder", "link to nothing", "file", "open to all", "of another user"])
+def test_a_name_that_somebody_took_is_refused_with_what_to_do(own: Path, tmp_path: Path, taken: str) -> None:
+    own.rmdir()
+    if taken == "link to a folder":
+        own.symlink_to(tmp_path)
+    elif taken == "link to nothing":
+        own.symlink_to(tmp_path / "nothing")
+    elif taken == "file":
+        own.touch()
+    else:
+        own.mkdir()
+        own.chmod(0o777 if taken == "open to all" else 0o700)
+    if taken == "of another user":
+        if os.geteuid():
+            pytest.skip("only root can give a folder away")
+        os.chown(own, 12345, 12345)
+    with pytest.raises(SandboxError, match=r"remove it, or set TMPDIR"):
+        own_folder()
+
+
+def test_a_folder_that_becomes_a_link_while_it_is_removed_or_counted_leads_nowhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    left, young, held = (tmp_path / f"sia-sandbox-{name}" for name in ("left", "young", "held"))
-    for folder in (left, young, held):
-        (folder / "scratch").mkdir(parents=True)
-        (folder / "scratch" / "file").write_text("x")
-    for folder in (left, held):
-        os.utime(folder, (0, 0))
-    handle = running._claim(held)
-    process._sweep()
-    os.close(handle)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["sia-sandbox-held", "sia-sandbox-young"]
+    kept, root = old(tmp_path / "kept"), old(tmp_path / "root")
+    listed = os.listdir
+
+    def swapped(folder: int) -> list[str]:
+        names = listed(folder)
+        if "scratch" in names:
+            os.rename(root / "scratch", tmp_path / "aside")
+            os.symlink(kept / "scratch", root / "scratch")
+        return names
+
+    monkeypatch.setattr(os, "listdir", swapped)
+    tree.remove(str(root))
+    assert not root.exists()
+    assert (kept / "scratch" / "file").exists()

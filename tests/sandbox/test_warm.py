@@ -15,9 +15,9 @@ import pytest
 from sandbox.conftest import SANDBOXES, probed
 
 from sia_core.errors import SandboxError
-from sia_core.sandbox import tree
-from sia_core.sandbox.warm import MOST_TEMPLATES, Template, Templates
-from sia_core.types import GUARANTEES, Sandbox, SandboxSpec
+from sia_runtime.sandbox import tree
+from sia_runtime.sandbox.contract import GUARANTEES, Sandbox, SandboxSpec
+from sia_runtime.sandbox.warm import MOST_TEMPLATES, Template, Templates
 
 pytestmark = pytest.mark.real
 
@@ -134,7 +134,7 @@ def test_a_template_that_was_killed_is_replaced_and_takes_its_workers_along(benc
 def test_a_template_ends_with_its_owner(tmp_path: Path) -> None:
     code = f"""
 import sys
-from sia_core.sandbox.warm import Templates
+from sia_runtime.sandbox.warm import Templates
 template = Templates().get({library(tmp_path, "plain", "")!r})
 print(template._process.pid, template.sys_path[0], flush=True)
 sys.stdin.read()

@@ -13,8 +13,8 @@ import pytest
 from sandbox.policies import Policy
 
 from sia_core.errors import HarnessError, SandboxError
-from sia_core.sandbox import SolveRequest
 from sia_core.types import Limits
+from sia_runtime.worker.harness_worker import SolveRequest
 
 pytestmark = pytest.mark.real
 
@@ -111,7 +111,7 @@ def test_log_output_and_step_rewards_come_back(bench: Any) -> None:
 
 def test_the_log_is_cut_at_its_limit(bench: Any) -> None:
     code = "def solve(instance, ctx): print('x' * 5000)"
-    (result,) = bench.solve(code, [0], limits=replace(QUICK, output_bytes=1000))
+    (result,) = bench.solve(code, [0], limits=Limits(output_bytes=1000))
     assert (result.outcome, result.log) == ("ok", "x" * 1000)
 
 
@@ -134,11 +134,14 @@ def test_a_crash_has_the_harnesss_own_lines(bench: Any) -> None:
 @pytest.mark.parametrize("stateless", [False, True])
 def test_a_hung_instance_costs_itself_alone(bench: Any, stateless: bool) -> None:
     code = """
+        import signal
         def solve(instance, ctx):
-            while instance.input["do"] == "hang": pass
+            while instance.input["do"] == "hang": signal.pause()
             return 1
     """
-    results = bench.solve(code, ["hang", 1, 2, "hang", 3], limits=QUICK, stateless=stateless)
+    results = bench.solve(
+        code, ["hang", 1, 2, "hang", 3], limits=replace(QUICK, solve_seconds=3.0), stateless=stateless
+    )
     assert [result.outcome for result in results] == ["timeout", "ok", "ok", "timeout", "ok"]
 
 
@@ -229,10 +232,10 @@ def test_the_time_of_the_policy_is_not_the_harnesss(bench: Any) -> None:
     waited = threading.Event()
 
     def slow(key: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        waited.wait(0.4)
+        waited.wait(0.8)
         return {}
 
-    (result,) = bench.solve(busy, [0], model=Policy(slow), limits=QUICK)
+    (result,) = bench.solve(busy, [0], model=Policy(slow), limits=replace(QUICK, solve_seconds=2.0))
     assert result.outcome == "ok", result
 
 
@@ -247,6 +250,19 @@ def test_a_refused_call_is_an_exception_that_says_why(bench: Any) -> None:
     assert failed.answer == '"ModelError: the call of the policy failed: ValueError"'
     (none,) = bench.solve(ASK, [0])
     assert "no policy" in none.answer
+
+
+def test_a_harness_can_catch_that_its_messages_are_too_long(bench: Any) -> None:
+    code = """
+        def solve(instance, ctx):
+            try:
+                ctx.model([])
+            except ctx.ContextLengthExceeded as error:
+                return [str(error), isinstance(error, ctx.ModelError)]
+    """
+    error = {"message": "70 tokens are too long", "code": "context_length_exceeded"}
+    (caught,) = bench.solve(code, [0], model=Policy(lambda key, request: {"error": error}))
+    assert caught.answer == '["70 tokens are too long", true]'
 
 
 def test_a_harness_knows_whether_there_is_a_policy(bench: Any) -> None:

@@ -8,17 +8,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sia_core.adapters import Rows, SingleTurn
-from sia_core.adapters.adapted import Adapted, Judge, plain
+from sia_adapters import Episodes, Rows, SingleTurn
+from sia_adapters.adapted import Adapted, Judge, plain
 from sia_core.errors import UsageError
-from sia_core.testing.tasks import TaskContract
-from sia_core.testing.verifiers import Judged, VerifierContract, context
+from sia_core.types import VerifierContext
+from sia_testing.tasks import TaskContract
+from sia_testing.verifiers import Judged, VerifierContract, context, predictable
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "adapters"
 
@@ -76,6 +78,48 @@ class TestJudges(VerifierContract):
     def judged(self, name: str) -> list[Judged]:
         wrong = {"dataset": "x", "environment": "no sum at all", "episodes": [0, 1] * 6}[name]
         return [Judged(each, right(name, each.input), wrong) for each in TASKS[name]().instances("gate")]
+
+    def test_what_it_draws_follows_from_the_contexts_seeds_and_nobody_can_predict_it(  # type: ignore[override]
+        self, name: str, make: Callable[[], Judge], judged: Sequence[Judged], ctx: VerifierContext
+    ) -> None:
+        asked = [(each.instance, answer) for each in judged for answer in (each.right, each.wrong)]
+        # An episode's start is drawn by the seed that its instance tells, and told as well.
+        known = [each for instances in TASKS[name]().dealt.values() for each in instances]
+        starts = {f"random.Random({each.input.get('seed')!r})" for each in known}
+        assert not predictable(make, asked, ctx) - starts
+
+
+class Slippery:
+    """An environment in which actions fail by chance, drawn as gymnasium's do."""
+
+    def reset(self, *, seed: int) -> tuple[int, dict[str, Any]]:
+        self.np_random = importlib.import_module("numpy.random").default_rng(seed)
+        self.place = int(self.np_random.integers(100))
+        return self.place, {}
+
+    def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        went = bool(self.np_random.random() < 0.5)
+        return self.place, float(went), False, False, {}
+
+
+class Slope(Episodes):
+    name, brief, steps = "slope", "Go.", 64
+
+    def environment(self) -> Any:
+        return Slippery()
+
+
+def test_where_an_episode_starts_is_told_and_what_chance_does_then_a_copy_does_not_foresee() -> None:
+    pytest.importorskip("numpy")
+    task, judge = Slope(), Slope.judge()
+    instance = task.instances("gate")[0]
+    copy = Slippery()
+    assert copy.reset(seed=instance.input["seed"])[0] == instance.input["observation"]
+    foreseen = sum(copy.step(0)[1] for _ in range(64))
+    ctxs = [replace(context(), seed=seed) for seed in range(16)]
+    rewards = [judge.score(instance, [0] * 64, ctx).reward for ctx in ctxs]
+    assert rewards == [judge.score(instance, [0] * 64, ctx).reward for ctx in ctxs]
+    assert len({*rewards, foreseen}) > 5
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -171,7 +215,7 @@ def test_it_runs_by_its_name(name: str, tmp_path: Path) -> None:
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: offered\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[sia]\noffered = offered\n")
-    command = [sys.executable, "-m", "sia_core", "run", "--plugin", task.name, "--generations", "0", "--json"]
+    command = [sys.executable, "-m", "sia_cli", "run", "--plugin", task.name, "--generations", "0", "--json"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

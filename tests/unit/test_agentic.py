@@ -11,23 +11,25 @@ from typing import Any
 import pytest
 from played_model import FINISH, STOP, Killed, World, rewrite, said, skill, use
 
-from sia_core.agentic import prompts
-from sia_core.agentic.proposal import Proposal, Proposals
-from sia_core.agentic.toolbox import ToolError
-from sia_core.agentic.workshop import Workshop
-from sia_core.candidate import make_agent
 from sia_core.decision import RewriteHarness, Training, UpdateWeights
-from sia_core.desk import Checked
 from sia_core.errors import ModelError
 from sia_core.evidence import AgentView, AlgorithmView, Evidence, Rollout, Trial, WeightsView, summarise
-from sia_core.fence import outside
 from sia_core.harness import HarnessTree
-from sia_core.ledger import Ledger
-from sia_core.models import Ask, Reply, Usage
-from sia_core.recorded import Recorded, recording
-from sia_core.report import spent
-from sia_core.testing.fakes import SKILL, FakeTask, InstantBackend, harness
+from sia_core.run.candidate import make_agent
+from sia_core.run.ledger import Ledger
+from sia_core.run.record import RunRecord
+from sia_core.run.run_view import Checked
 from sia_core.types import Metric
+from sia_llm import prompts
+from sia_llm.models import Ask, Reply, Usage
+from sia_llm.proposal import Proposal, Proposals
+from sia_llm.quoting import outside
+from sia_llm.recorded import Recorded, recording
+from sia_llm.toolbox import ToolError
+from sia_llm.workshop import Workshop
+from sia_testing.fakes import SKILL, FakeTask, InstantBackend, harness
+
+pytestmark = pytest.mark.thorough
 
 GOLDEN = Path(__file__).parents[1] / "data" / "prompts"
 
@@ -46,7 +48,7 @@ def test_a_run_drafts_rewrites_twice_and_stops(tmp_path: Path) -> None:
     assert report["agent"]["harness"] == harness(0.9).digest
     assert report["budget"]["spent"]["dollars"] == pytest.approx(5 * (100 * 3 + 10 * 15) / 1e6)
     with Ledger.read(tmp_path) as ledger:
-        assert spent(ledger) == pytest.approx(report["budget"]["spent"])
+        assert RunRecord(ledger).spent() == pytest.approx(report["budget"]["spent"])
     told = world.told(3)
     assert "| 0.0 | harness | half |" in told
     assert "+0.3000 |" in told
@@ -70,6 +72,8 @@ WRONG = [
     (use("decide", changes=rewrite("x")[1]["changes"] * 3), "this run tries 2 changes a generation"),
     (use("decide", changes=[{"lever": "magic"}]), "magic"),
     (("decide", '{"changes": ['), "not a JSON object"),
+    (("decide", '{"changes": [NaN]}'), "not a JSON object (NaN is not a number here)"),
+    (("decide", '{"changes": [], "changes": []}'), "the same key twice"),
     (use("divine"), "there is no tool 'divine'"),
     (use("replace_text", path=SKILL, old="nowhere", new=""), "occurs nowhere"),
     (use("write_file", path="../../etc/passwd", text=""), "not a path inside the harness"),
@@ -284,7 +288,7 @@ def update(**more: Any) -> Proposal:
     return Proposal.model_validate({"changes": [change]})
 
 
-class NoDesk:
+class Passing:
     """Every check is passed."""
 
     def check(self, tree: HarnessTree, adapter: str | None) -> Checked:
@@ -296,7 +300,7 @@ class NoDesk:
 
 def proposals(given: Evidence) -> tuple[Proposals, dict[str, Any]]:
     """What a conversation may decide, and its tools."""
-    work = Workshop(NoDesk(), given.agents, [given.agents["one"]] * given.candidates)  # type: ignore[arg-type]
+    work = Workshop(Passing(), given.agents, [given.agents["one"]] * given.candidates)  # type: ignore[arg-type]
     made = Proposals(given, work)
     tools = {each.name: each for each in (*work.offered, *made.offered)}
     return made, {name: lambda name=name, **given: tools[name].use(tools[name].takes(**given)) for name in tools}

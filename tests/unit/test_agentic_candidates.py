@@ -12,22 +12,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from played_model import FINISH, STOP, Killed, World, rewrite, said, skill, use
 
-from sia_core.agentic.parents import best_on, parents
-from sia_core.agentic.proposal import Proposals
-from sia_core.agentic.workshop import Workshop
-from sia_core.candidate import make_agent
 from sia_core.decision import RewriteHarness
-from sia_core.desk import Checked
 from sia_core.errors import UsageError
 from sia_core.evidence import AgentView, Evidence, Rollout, Trial, summarise
 from sia_core.harness import HarnessTree
-from sia_core.ledger import Ledger
-from sia_core.loop import Plan
-from sia_core.models import Reply, Usage
-from sia_core.recorded import recording
-from sia_core.testing.fakes import SKILL, FakeTask, InstantBackend, harness
+from sia_core.run.candidate import make_agent
+from sia_core.run.ledger import Ledger
+from sia_core.run.loop import Plan
+from sia_core.run.record import INVALID
+from sia_core.run.run_view import Checked
 from sia_core.types import Metric
-from sia_core.verifying import INVALID
+from sia_llm.models import Reply, Usage
+from sia_llm.parents import best_on, parents
+from sia_llm.proposal import Proposals
+from sia_llm.recorded import recording
+from sia_llm.workshop import Workshop
+from sia_testing.fakes import SKILL, FakeTask, InstantBackend, harness
+
+pytestmark = pytest.mark.thorough
 
 
 def aside(name: str, gain: float = 0.1) -> tuple[str, Any]:
@@ -148,7 +150,7 @@ def test_the_report_tells_what_was_sorted_out_before_it_cost_an_evaluation(tmp_p
     hangs = use("write_file", path=SKILL, text="hangs\n")
     calls = [BROKEN, aside("broken"), hangs, aside("hangs"), skill(0.9), rewrite("most")]
     report = World(tmp_path, [FINISH], calls, [STOP]).run()
-    assert report["triage"] == {"checked": 3, "not_running": 1, "refused": 0, "failed": 1, "compared": 1}
+    assert report["triage"] == {"checked": 3, "not_running": 1, "refused": 0, "failed": 1, "screened": 0, "compared": 1}
 
 
 # What was set aside is kept, whatever becomes of the conversation.
@@ -182,11 +184,11 @@ def test_where_no_check_fits_into_the_budget_the_run_ends_well(tmp_path: Path) -
 
 
 def test_a_copy_that_was_short_of_tokens_in_its_check_is_not_held_to_be_broken() -> None:
-    class Desk:
+    class Run:
         def check(self, tree: HarnessTree, adapter: str | None) -> Checked:
             return Checked([Rollout("search-0", "crash", 0.0)], "1 rollouts need more tokens", short=True)
 
-    workshop = Workshop(Desk(), {}, [make_agent(harness(0.2), None, None)])  # type: ignore[arg-type]
+    workshop = Workshop(Run(), {}, [make_agent(harness(0.2), None, None)])  # type: ignore[arg-type]
     workshop.tree = harness(0.5)
     assert workshop.candidate().tree == harness(0.5)
 
@@ -293,7 +295,7 @@ def test_the_model_is_told_where_each_candidate_starts_and_by_which_rule(tmp_pat
 
 
 def test_each_candidate_that_is_set_aside_makes_way_for_the_next_parents_harness() -> None:
-    class Desk:
+    class Run:
         def check(self, tree: HarnessTree, adapter: str | None) -> Checked:
             return Checked([Rollout("search-0", "ok", 1.0)])
 
@@ -301,7 +303,7 @@ def test_each_candidate_that_is_set_aside_makes_way_for_the_next_parents_harness
             return []
 
     begins = [replace(agent(name, None, 1.0), files=harness(share)) for name, share in (("a", 0.1), ("b", 0.3))]
-    workshop = Workshop(Desk(), {}, begins)  # type: ignore[arg-type]
+    workshop = Workshop(Run(), {}, begins)  # type: ignore[arg-type]
     made = Proposals(evidence(), workshop)
     tools = {each.name: each for each in (*workshop.offered, *made.offered)}
     for name, arguments in (skill(0.8, 0.1), aside("better"), skill(0.9, 0.3), aside("best")):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sia_core.allowance import Allowance
+from sia_core.run.allowance import Allowance
 
 
 def test_without_a_limit_nothing_is_shared_out_and_all_is_counted() -> None:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from sia_core.answers import MAX_DEPTH, MAX_DIGITS, InvalidAnswer, read_answer, strict_json
-from sia_core.ledger import canonical
+from sia_core.run.ledger import canonical
+from sia_runtime.answers import MAX_DEPTH, MAX_DIGITS, InvalidAnswer, read_answer, strict_json
 
 
 class Anything(RootModel[Any]):

@@ -7,21 +7,23 @@ from typing import Any
 
 import pytest
 
-from sia_core.approval import Approval, Paused, Rules, answer, waiting
-from sia_core.budget import Budget, Limit
-from sia_core.candidate import Parts
 from sia_core.errors import UsageError
-from sia_core.ledger import Ledger
-from sia_core.loop import Loop
-from sia_core.observe import Emitter
-from sia_core.plan import Plan
-from sia_core.report import build
-from sia_core.rollout import Rollouts, Setting
-from sia_core.testing.fakes import FakeTask, InstantBackend, ScriptedImprover, edit
-from sia_core.trees import Trees
+from sia_core.run.approval import Approval, Paused, Rules, answer
+from sia_core.run.budget import Budget, Limit
+from sia_core.run.ledger import Ledger
+from sia_core.run.loop import Loop
+from sia_core.run.observe import Emitter
+from sia_core.run.parts import Parts
+from sia_core.run.plan import Plan
+from sia_core.run.record import RunRecord
+from sia_core.run.report import build
+from sia_core.run.rollouts import Rollouts, Setting
+from sia_core.run.trees import Trees
 from sia_core.types import OfferRef
+from sia_testing.fakes import FakeTask, InstantBackend, ScriptedImprover, edit
 
 CONFIG = {"plan": {"levers": ["harness"], "seed": 0}, "budget": {}, "improver": "scripted"}
+LEVERS = ("harness", "weights")
 LOOK = 2 + 200 + 200
 """The rollouts that one agent of the fake task takes."""
 
@@ -36,8 +38,8 @@ def go_on(folder: Path, approve: str, word: bool | None = None) -> dict[str, Any
             answer(ledger, word)
         emit, budget = Emitter([]), Budget(Limit({}))
         rollouts = Rollouts(setting, ledger, InstantBackend(), emit)
-        approval = Approval(Rules.parse(approve), ledger, budget) if approve else None
-        parts = Parts(FakeTask(), improver, rollouts, ledger, Trees(folder), budget, emit, None, approval)
+        approval = Approval(Rules.parse(approve, LEVERS), ledger, budget) if approve else None
+        parts = Parts(FakeTask(), improver, rollouts, ledger, Trees(folder), budget, emit, approval)
         Loop(Plan(), parts).improve()
         return build(ledger)
 
@@ -52,7 +54,7 @@ def test_a_run_pauses_before_a_candidate_that_goes_past_the_sum_and_goes_on_as_i
     with pytest.raises(Paused, match=r"edit bad of agent .*; with it 1,206 rollouts since the last word.* --approve"):
         go_on(tmp_path / "a", f"rollouts={2 * LOOK}")
     with Ledger.read(tmp_path / "a") as ledger:
-        assert list(waiting(ledger)) == ["generation/0/1"]
+        assert list(RunRecord(ledger).questions()) == ["generation/0/1"]
         assert not list(ledger.events("rollouts/gate/"))[4:]  # the first agent's alone: nothing else was begun
     with pytest.raises(Paused):
         go_on(tmp_path / "a", f"rollouts={2 * LOOK}")  # resumed without a word
@@ -88,9 +90,9 @@ def test_a_word_that_nobody_asked_for_is_a_mistake(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["weight", "dollars=", "rollouts=-1", "weights,sums=3"])
 def test_what_cannot_be_asked_about_is_named(text: str) -> None:
     with pytest.raises(UsageError, match="--approve"):
-        Rules.parse(text)
+        Rules.parse(text, LEVERS)
 
 
 def test_weights_alone_or_with_sums() -> None:
-    assert Rules.parse("weights") == Rules(True, {})
-    assert Rules.parse("weights, dollars=1.5") == Rules(True, {"dollars": 1.5})
+    assert Rules.parse("weights", LEVERS) == Rules(frozenset({"weights"}))
+    assert Rules.parse("weights, dollars=1.5", LEVERS) == Rules(frozenset({"weights"}), {"dollars": 1.5})

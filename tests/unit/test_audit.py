@@ -7,27 +7,26 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from sia_core.answers import InvalidAnswer, read_answer
-from sia_core.audit.bench import FAILED, Judged, Tried
-from sia_core.audit.findings import Finding, worst
-from sia_core.audit.generate import HOLE, Generator, like, schema_of
-from sia_core.audit.hostile import hostile_answers
-from sia_core.audit.leaks import look_for_leaks
-from sia_core.audit.measures import judge_headroom, measure_noise
-from sia_core.audit.separation import FIRST, LABELLED, Group, Separation, judge_separation, labelled_answers
-from sia_core.audit.similar import NEAR, Closest, Contained, Weights, essence, grams
-from sia_core.cli import main
+from sia_audit.bench import FAILED, Judged, Tried
+from sia_audit.findings import Finding, worst
+from sia_audit.generate import HOLE, Generator, like, schema_of
+from sia_audit.hostile import hostile_answers
+from sia_audit.leaks import look_for_leaks
+from sia_audit.measures import judge_headroom, measure_noise
+from sia_audit.separation import FIRST, LABELLED, Group, Separation, judge_separation, labelled_answers
+from sia_audit.similar import NEAR, Closest, Contained, Weights, essence, grams
+from sia_cli import main
 from sia_core.harness import HarnessTree
-from sia_core.plan import Plan, take_samples
 from sia_core.playbook import Playbook
-from sia_core.testing.fakes import FakeTask
-from sia_core.types import Instance, Split
+from sia_core.run.plan import Plan, take_samples
+from sia_core.types import LARGEST_REWARD, Instance, Metric, Split
+from sia_runtime.answers import InvalidAnswer, read_answer
+from sia_testing.fakes import FakeTask
 
 # Near and exact duplicates
 
@@ -98,7 +97,7 @@ def test_a_hidden_text_is_found_whole_inside_of_another_one() -> None:
 
 
 def test_a_crowd_of_hidden_texts_that_are_alike_is_not_missed_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sia_core.audit.similar.CROWD", 5)
+    monkeypatch.setattr("sia_audit.similar.CROWD", 5)
     text = essence(sentence(random.Random(2)))
     closest = Closest({str(n): f"{text}{n}" for n in range(9)}, Weights([text]))
     assert len(closest.near(text)) == 5
@@ -346,7 +345,7 @@ GOOD = Group(LABELLED, judged(1.0, 1.0, 1.0, 1.0))
 def verdict_of(group: Group, good: Group | None = GOOD) -> Finding:
     first = Group(FIRST, judged(0.0, 1.0))
     groups = [group] if group is good or good is None else [good, group]
-    findings = judge_separation(Separation(groups, good, first), 0.0, 1.0)
+    findings = judge_separation(Separation(groups, good, first), 0.0, 1.0, Metric("right"))
     return next(each for each in findings if each.about == group.name)
 
 
@@ -381,7 +380,7 @@ def test_labels_that_the_verifier_does_not_agree_with_are_told() -> None:
 
 def test_without_a_good_answer_the_audit_says_so() -> None:
     separation = Separation([Group("null", judged(0.0))], None, GOOD, "no public case")
-    findings = judge_separation(separation, 0.0, 1.0)
+    findings = judge_separation(separation, 0.0, 1.0, Metric("right"))
     told = [(each.about, each.verdict) for each in findings]
     assert told == [("null", "ok"), (LABELLED, "look"), ("good answers", "look")]
     assert "no public case" in findings[1].says
@@ -393,7 +392,7 @@ class FakeBench:
     """Scores again by a function of (instance's id, salt, how often the verifier was renewed, calls so far)."""
 
     def __init__(self, score: Callable[[str, str, int, int], float], gate: int = 200) -> None:
-        self.task, self.plan = FakeTask(gate), Plan()
+        self.task, self.plan, self.failure = FakeTask(gate), Plan(), 0.0
         self.samples = take_samples(self.task, self.plan)
         self._score, self.renewed, self.calls = score, 0, 0
         self.tried: list[Tried] = []
@@ -426,6 +425,13 @@ def test_noise_is_told_with_what_changes_a_score(score: Any, verdict: str, words
     assert bench.renewed == 1
 
 
+@pytest.mark.parametrize(("size", "span"), [(LARGEST_REWARD, 1.0), (LARGEST_REWARD, 1e-320), (1e-320, 1e-320)])
+def test_noise_of_any_size_is_measured(size: float, span: float) -> None:
+    bench = FakeBench(lambda name, salt, renewed, calls: -size * (calls % 2))
+    _, figures = measure_noise(bench, Separation([GOOD], GOOD, GOOD), span)  # type: ignore[arg-type]
+    assert figures["repeats"] >= 1
+
+
 def test_noise_says_how_many_repeats_a_gate_would_want() -> None:
     bench = FakeBench(lambda name, salt, renewed, calls: float(not salt))
     _, figures = measure_noise(bench, Separation([GOOD], GOOD, GOOD), 1.0)  # type: ignore[arg-type]
@@ -434,7 +440,7 @@ def test_noise_says_how_many_repeats_a_gate_would_want() -> None:
 
 @pytest.mark.parametrize(
     ("right", "gate", "verdicts"),
-    [(2, 1314, ("ok", "ok")), (10, 1314, ("bad", "bad")), (8, 60, ("ok", "bad")), (6, 60, ("ok", "look"))],
+    [(2, 1314, ("ok", "ok")), (10, 1314, ("bad", "bad")), (8, 40, ("ok", "bad")), (6, 40, ("ok", "look"))],
 )
 def test_head_room_is_what_the_first_harness_leaves_and_the_gate_can_see(
     right: int, gate: int, verdicts: tuple[str, str]
@@ -462,7 +468,7 @@ def test_head_room_counts_rollouts_without_an_answer_as_failures_and_leaves_out_
 
 def test_rewards_without_bounds_are_measured_by_the_best_class() -> None:
     bench = FakeBench(lambda *_: 1.0)
-    bench.task.metric = SimpleNamespace(bounds=None)  # type: ignore[assignment]
+    bench.task.metric = Metric("right", bounds=None)
     bench.tried = [Tried(each.instance, "ok", "1", 0.1, "", "", 0) for each in judged(3.0, 5.0)]
     good = Group(LABELLED, judged(9.0, 9.0))
     first = Group(FIRST, judged(3.0, 5.0))

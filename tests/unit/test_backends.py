@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from sia_core.local import LocalBackend
 from sia_core.plugins import Plugins
-from sia_core.testing.backends import BackendContract
 from sia_core.types import Job
+from sia_runtime.local import LocalBackend
+from sia_testing.backends import BackendContract
 
 
 class TestLocal(BackendContract):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sia_core.budget import Budget, Limit
 from sia_core.errors import BudgetExhausted, UsageError
+from sia_core.run.budget import Budget, Limit
 
 
 def budget(text: str) -> Budget:

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sia_core.cases import Case, Cases, read_cases
 from sia_core.errors import UsageError
-from sia_core.perturbation import Perturbs
-from sia_core.types import Instance, Split, Task
+from sia_core.types import Instance, Perturbs, Split, Task
+from sia_runtime.cases import Case, Cases, read_cases
 
 SPLITS: tuple[Split, ...] = ("public", "search", "gate", "sealed")
 
@@ -55,7 +54,7 @@ def test_cases_are_read_in_the_order_of_the_lines(tmp_path: Path) -> None:
     cases = read_cases(write(tmp_path, given))
     assert len(cases) == 8
     assert (cases[0].input, cases[0].answer, cases[0].split) == ({"x": 0}, "answer 0", None)
-    assert cases[-1] == Case(cases[-1].id, "mine", {"text": "a text"}, [1], "gate")
+    assert cases[-1] == Case(cases[-1].id, "mine", {"text": "a text"}, [1], "gate", cases[-1].line)
 
 
 def test_an_id_derives_from_the_input_alone(tmp_path: Path) -> None:
@@ -130,7 +129,7 @@ def test_too_few_cases_are_counted(tmp_path: Path, n: int) -> None:
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--data .*nowhere: No such file"):
         read_cases(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match=r"--data .*: Is a directory"):
+    with pytest.raises(UsageError, match="is a folder; give a file"):
         read_cases(tmp_path)
     with pytest.raises(UsageError, match="not UTF-8 at byte 2"):
         read_cases(write(tmp_path, b"ab\xff"))
@@ -281,3 +280,10 @@ def test_another_guise_of_a_case_doubles_the_white_space_of_its_texts_and_change
         "n": 2,
         "more": [" a  b ", {"key c": None}],
     }
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "0", "-1", "1e999", "1e300", "soon"])
+def test_a_limit_of_a_case_that_no_clock_can_count_is_refused(tmp_path: Path, seconds: str) -> None:
+    given = task(tmp_path, lines(9))
+    with pytest.raises(UsageError, match=f"--set seconds={seconds}: .* is no time limit; give seconds"):
+        Cases(str(tmp_path / "cases.jsonl"), str(tmp_path / given.name), seconds=seconds)

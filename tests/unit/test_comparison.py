@@ -8,30 +8,20 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import pytest
 
-from sia_core.cli import main, parser_of
-from sia_core.cli.compare import asked, print_result
-from sia_core.cli.run import config_of
-from sia_core.comparison.arms import ARMS, MANIFEST, QUICK, USUAL, Cell, Design, begun
-from sia_core.comparison.doing import Doing
-from sia_core.comparison.result import result
-from sia_core.comparison.statistics import (
-    contrast,
-    flipped,
-    holm,
-    least_p,
-    over_cases,
-    over_seeds,
-    student_cdf,
-    student_quantile,
-)
+from sia_cli import main, parser_of
+from sia_cli.configuration import config_from, config_of, earned_of
+from sia_compare.arms import ARMS, MANIFEST, QUICK, USUAL, Cell, Design, begun
+from sia_compare.command import asked, print_result
+from sia_compare.doing import Doing
+from sia_compare.result import result
+from sia_compare.statistics import contrast, flipped, holm, least_p, over_cases, over_seeds
 from sia_core.errors import UsageError
-from sia_core.intervals import beside, estimate
-from sia_core.ledger import Ledger
+from sia_core.run.intervals import beside, estimate
+from sia_core.run.ledger import Ledger
 
 DESIGN = Design(("--plugin", "fake"), ("--policy", "tiny"), (), QUICK, 3, "rollouts=100")
 
@@ -106,6 +96,24 @@ def test_the_options_of_a_comparison_become_those_of_its_runs() -> None:
     assert design.improver == ("--improver", "claude")
 
 
+def test_the_gate_of_a_comparison_is_that_of_its_runs() -> None:
+    design = asked(options("--budget", "9", "--arms", "none,harness", "--gate", "bold"))
+    assert design
+    config = config_from(design.command(Cell("none", 0)))
+    assert config.plan.earned == 0.2
+
+
+@pytest.mark.parametrize(("said", "earned"), [("strict", 0.0), ("default", 0.05), ("earned=.1", 0.1)])
+def test_a_promotion_earns_what_the_gate_is_said_to(said: str, earned: float) -> None:
+    assert earned_of(said) == earned
+
+
+@pytest.mark.parametrize("said", ["earned", "earned=", "earned=much", "looser", ""])
+def test_a_gate_that_says_nothing_is_refused_with_what_to_say(said: str) -> None:
+    with pytest.raises(UsageError, match="say earned=X, X from 0"):
+        earned_of(said)
+
+
 def test_arms_that_train_nothing_have_no_policy_unless_one_is_named() -> None:
     design = asked(options("--budget", "9", "--arms", "none,harness"))
     assert design
@@ -120,12 +128,17 @@ def test_a_budget_is_named() -> None:
 # Figures
 
 
-def test_students_distribution_is_the_one_of_the_tables() -> None:
-    for freedom, quantile in ((1, 12.7062), (2, 4.3027), (5, 2.5706), (30, 2.0423)):
-        assert student_quantile(0.975, freedom) == pytest.approx(quantile, abs=1e-4)
-        assert student_cdf(-quantile, freedom) == pytest.approx(0.025, abs=1e-5)
-    assert student_cdf(0.0, 7) == 0.5
-    assert student_cdf(1.5, 10_000) == pytest.approx(NormalDist().cdf(1.5), abs=1e-4)
+def test_the_interval_over_seeds_is_students() -> None:
+    for n, quantile in ((2, 12.7062), (3, 4.3027), (6, 2.5706), (31, 2.0423)):
+        values = [1.0] * (n - 1) + [1.0 + n]  # its mean is 2 and its standard error 1
+        estimate = over_seeds(values)
+        assert estimate.ci95 == pytest.approx((2 - quantile, 2 + quantile), abs=1e-4)
+
+
+def test_beyond_the_seeds_whose_signs_are_counted_the_p_is_students() -> None:
+    n, quantile = 31, 2.0423
+    values = [quantile - 1.0] * (n - 1) + [quantile - 1.0 + n]  # its mean is the quantile and its standard error 1
+    assert over_seeds(values).p == pytest.approx(0.05, abs=1e-5)
 
 
 def test_flipping_signs_counts_what_is_as_far_from_zero() -> None:
@@ -184,7 +197,9 @@ def finish(folder: Path, cell: Cell, rewards: Sequence[float], rollouts: float =
         ledger.record("run", {"config": config, **about})
         ledger.record("draft", "d" * 64)
         ledger.record("closed", {"why": "all generations are done"})
-        batch = [{"instance": f"case-{place}", "reward": reward} for place, reward in enumerate(rewards)]
+        batch = [
+            {"instance": f"case-{place}", "outcome": "ok", "reward": reward} for place, reward in enumerate(rewards)
+        ]
         ledger.record(f"rollouts/sealed/{'d' * 12}/0000", {"rollouts": batch})
         score = {**beside(estimate(list(rewards)), estimate([0.0, 1.0])), "out_of_tokens": 0}
         for which in ("initial", "final"):

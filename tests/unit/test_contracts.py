@@ -15,32 +15,35 @@ import pytest
 from planted import failing
 from pydantic import BaseModel, ConfigDict
 
-from sia_core.agentic import ModelImprover, Settings
-from sia_core.budget import Budget, Limit
 from sia_core.cache import write_once
-from sia_core.candidate import Parts
-from sia_core.cases import Cases
-from sia_core.decision import Prediction, RewriteHarness, Stop, Training
-from sia_core.desk import Desk
+from sia_core.decision import Prediction, PullLever, RewriteHarness, Stop, Training
 from sia_core.errors import NoSignal
-from sia_core.evidence import Evidence, RewardStats, TaskView
+from sia_core.evidence import AgentView, Evidence, RewardStats, TaskView
 from sia_core.harness import HarnessTree, Write
 from sia_core.learning import Batch, Datum, Request, Sample, Sampled, Trace
-from sia_core.ledger import Ledger
-from sia_core.models import Ask, Reply, ToolCall, Usage
-from sia_core.observe import Emitter
-from sia_core.plan import Plan, take_samples
-from sia_core.rollout import Rollouts, Setting
-from sia_core.testing.engine_contract import EngineContract
-from sia_core.testing.engines import ScriptedEngine
-from sia_core.testing.fakes import FakeTask, InstantBackend
-from sia_core.testing.improvers import ImproverContract, evidence_at, task_view
-from sia_core.testing.learners import LearnerContract
-from sia_core.testing.tasks import TaskContract
-from sia_core.testing.verifiers import Judged, VerifierContract, context
-from sia_core.trees import Trees
+from sia_core.plugins import Plugins
+from sia_core.run.budget import Budget, Cost, Limit
+from sia_core.run.ledger import Ledger
+from sia_core.run.levers import Lever, NewAgent, PullPlan
+from sia_core.run.observe import Emitter
+from sia_core.run.parts import Parts
+from sia_core.run.plan import Plan, take_samples
+from sia_core.run.rollouts import Rollouts, Setting
+from sia_core.run.run_view import RunView
+from sia_core.run.trees import Trees
 from sia_core.types import Instance, OfferRef, Score, Split, Task, Verifier, VerifierContext
-from sia_core.verifiers import Command, Exact, Numeric
+from sia_llm import ModelImprover, Settings
+from sia_llm.models import Ask, Reply, ToolCall, Usage
+from sia_runtime.builtin_verifiers import Command, Exact, Numeric
+from sia_runtime.cases import Cases
+from sia_testing.engine_contract import EngineContract
+from sia_testing.engines import ScriptedEngine
+from sia_testing.fakes import FakeTask, InstantBackend
+from sia_testing.improvers import ImproverContract, evidence_at, task_view
+from sia_testing.learners import LearnerContract
+from sia_testing.levers import LeverContract, begin
+from sia_testing.tasks import TaskContract
+from sia_testing.verifiers import Judged, VerifierContract, context
 
 CASES = [{"input": {"left": number, "right": 2}, "answer": number + 2} for number in range(40)]
 
@@ -101,6 +104,7 @@ print(json.dumps({"reward": float(given["answer"] == given["truth"])}))
 """
 
 
+@pytest.mark.real
 class TestCommand(VerifierContract):
     @pytest.fixture
     def make(self, data: Path, tmp_path: Path) -> Callable[[], Verifier]:
@@ -141,7 +145,7 @@ class TestModelImprover(ImproverContract):
             rollouts = Rollouts(setting, ledger, InstantBackend(), emit)
             improver = ModelImprover(Agreeable(), Settings.of("a-model", {}))
             parts = Parts(task, improver, rollouts, ledger, Trees(folder), budget, emit)
-            improver.equip(Desk(parts, take_samples(task, Plan())))
+            improver.equip(RunView(parts, take_samples(task, Plan())))
             return improver
 
         return made
@@ -192,11 +196,22 @@ class TellsInItsBrief(_Spoilt):
         return f"Mind {self.instances('gate')[0].id}."
 
 
+class TellsTheSplit(_Spoilt):
+    def instances(self, split: Split) -> Sequence[Instance]:
+        return [replace(each, id=f"{split}-{place}") for place, each in enumerate(super().instances(split))]
+
+
+class TellsTheSplitInCapitals(_Spoilt):
+    def instances(self, split: Split) -> Sequence[Instance]:
+        return [replace(each, id=f"{each.id}_{split.upper()}") for each in super().instances(split)]
+
+
 class NoSeed(_Spoilt):
     def seed_harness(self) -> HarnessTree:
         return HarnessTree({"harness.py": b"def answer(): return 1\n"})
 
 
+PREDICTED = "test_what_it_draws_follows_from_the_contexts_seeds_and_nobody_can_predict_it"
 PUBLIC = "test_the_public_folder_tells_nothing_of_other_splits"
 
 
@@ -208,6 +223,8 @@ PUBLIC = "test_the_public_folder_tells_nothing_of_other_splits"
         (SplitsOverlap, "test_the_splits_are_disjoint_and_none_that_decides_is_empty"),
         (ChangesOrder, "test_the_same_seed_is_the_same_task"),
         (TellsInItsBrief, "test_the_brief_names_no_hidden_case"),
+        (TellsTheSplit, "test_no_id_tells_the_split"),
+        (TellsTheSplitInCapitals, "test_no_id_tells_the_split"),
         (NoSeed, "test_the_first_harness_is_one"),
     ],
 )
@@ -257,6 +274,51 @@ class ChangesTheInput:
         return Score(right)
 
 
+class DrawsFromWhatIsTold:
+    """The noise of its scores can be drawn again by whoever knows what ``seed`` says."""
+
+    def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
+        noise = self.noise(instance, ctx)
+        return Score(float(answer == instance.input["left"] + 2) - noise / 100)
+
+    def noise(self, instance: Instance, ctx: VerifierContext) -> float:
+        return random.Random(ctx.seed).random()
+
+
+class DrawsById(DrawsFromWhatIsTold):
+    def noise(self, instance: Instance, ctx: VerifierContext) -> float:
+        return random.Random(f"noise of {instance.id}").random()
+
+
+class DrawsByInput(DrawsFromWhatIsTold):
+    def noise(self, instance: Instance, ctx: VerifierContext) -> float:
+        numpy = pytest.importorskip("numpy")
+        return float(numpy.random.default_rng(instance.input["left"]).random())
+
+
+class DrawsByTheRunsSeed(DrawsFromWhatIsTold):
+    """What it makes up is made when the verifier is, from a setting."""
+
+    def __init__(self, seed: int = 0) -> None:
+        made = random.Random(seed)
+        self._made = [made.random() for _ in range(3)]
+
+    def noise(self, instance: Instance, ctx: VerifierContext) -> float:
+        return self._made[0]
+
+
+class DrawsFromOldState(DrawsFromWhatIsTold):
+    def noise(self, instance: Instance, ctx: VerifierContext) -> float:
+        numpy = pytest.importorskip("numpy")
+        return float(numpy.random.RandomState(7).rand())
+
+
+class SeedsTheModule(DrawsFromWhatIsTold):
+    def noise(self, instance: Instance, ctx: VerifierContext) -> float:
+        random.seed(instance.id)
+        return random.random()
+
+
 DETERMINISTIC = "test_the_same_answer_earns_the_same_whenever_and_wherever_it_is_asked"
 
 
@@ -268,10 +330,28 @@ DETERMINISTIC = "test_the_same_answer_earns_the_same_whenever_and_wherever_it_is
         (Indifferent, "test_what_is_right_earns_more_than_what_is_wrong"),
         (NotANumber, "test_a_score_is_made_of_numbers_that_json_can_hold"),
         (ChangesTheInput, "test_it_leaves_what_it_is_given_as_it_is"),
+        (DrawsById, PREDICTED),
+        (DrawsByInput, PREDICTED),
+        (DrawsByTheRunsSeed, PREDICTED),
+        (DrawsFromOldState, PREDICTED),
+        (SeedsTheModule, PREDICTED),
     ],
 )
 def test_a_spoilt_verifier_is_caught(spoilt: type, caught: str, judged: list[Judged]) -> None:
     assert caught in failing(VerifierContract, make=spoilt, judged=judged, ctx=context())
+
+
+def test_a_verifier_that_draws_from_the_contexts_seed_is_sound(judged: list[Judged]) -> None:
+    assert failing(VerifierContract, make=DrawsFromWhatIsTold, judged=judged, ctx=context()) == set()
+
+
+@pytest.mark.parametrize("verifier", [DrawsById, DrawsByTheRunsSeed])
+def test_a_task_whose_verifiers_draws_can_be_predicted_is_caught(
+    verifier: type, data: Path, agent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Plugins, "create", lambda *_, **__: verifier())
+    caught = failing(TaskContract, make=lambda seed: Cases(data=str(data), harness=str(agent), seed=seed))
+    assert caught == {"test_what_its_verifier_draws_cannot_be_predicted"}
 
 
 # Learners with a fault.
@@ -347,6 +427,17 @@ def own_mean(logprobs_BT: Any, batch: Batch, values_BT: Any, settings: Mapping[s
     return -(logprobs_BT.where(batch.mask_BT > 0, 0.0) * batch.advantages_BT).mean(), {}
 
 
+class FourthPower(Plain):
+    loss: ClassVar = f"{__name__}:fourth_power"
+
+
+def fourth_power(
+    logprobs_BT: Any, batch: Batch, values_BT: Any, settings: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    advantages_BT = batch.advantages_BT * batch.mask_BT
+    return -(logprobs_BT.where(batch.mask_BT > 0, 0.0) * advantages_BT**4).sum() / batch.normaliser, {}
+
+
 class TrainsOnNothing(Plain):
     def credit(self, groups: Sequence[Sequence[Sample]]) -> list[Datum]:
         try:
@@ -369,6 +460,7 @@ class TestPlain(LearnerContract):
         (Backwards, "test_the_best_rollout_becomes_likelier_than_the_worst"),
         (MeanOfTheMicroBatch, "test_a_split_into_micro_batches_changes_no_gradient"),
         (MeanOfTheMicroBatch, "test_padding_changes_no_gradient"),
+        (FourthPower, "test_rewards_of_any_size_are_refused_or_give_a_gradient_in_single_precision"),
         (TrainsOnNothing, "test_where_nothing_was_earned_there_is_no_signal"),
     ],
 )
@@ -484,3 +576,70 @@ class TestCareful(ImproverContract):
 def test_a_spoilt_improver_is_caught(spoilt: type[Careful], caught: str, tmp_path: Path) -> None:
     evidence = evidence_at("first generation")
     assert caught in failing(ImproverContract, make=spoilt, view=task_view(tmp_path), evidence=evidence)
+
+
+# Levers with a fault.
+
+
+class Doubles(Lever):
+    """Doubles a number of the harness, by its name."""
+
+    def plan(self, decision: PullLever, parent: AgentView) -> PullPlan:
+        before = f"{decision.settings.get('number')} = 1".encode()
+        code = parent.files.files["harness.py"]
+        if before not in code:
+            return PullPlan(refused=f"the harness has no {before.decode()}")
+        return PullPlan(agent=NewAgent(HarnessTree({"harness.py": code.replace(before, before[:-1] + b"2")}), None))
+
+    def describe(self, evidence: Evidence) -> Evidence:
+        return evidence.with_lever("doubles", "doubles a number")
+
+
+class PlansByChance(Doubles):
+    def plan(self, decision: PullLever, parent: AgentView) -> PullPlan:
+        return PullPlan(estimate={"rollouts": random.random()})
+
+
+class RefusesNothing(Doubles):
+    def plan(self, decision: PullLever, parent: AgentView) -> PullPlan:
+        return PullPlan(estimate={"rollouts": 1.0})
+
+
+class HidesAgents(Doubles):
+    def describe(self, evidence: Evidence) -> Evidence:
+        return replace(evidence, agents={})
+
+
+class CostsLessThanNothing(Doubles):
+    def look_cost(self, instances: int) -> Cost:
+        return Cost(-1.0)
+
+
+DOUBLE = PullLever(
+    lever="doubles", name="left", settings={"number": "LEFT"}, reason="to see", prediction=Prediction(gain=0.0)
+)
+
+
+class TestDoubles(LeverContract):
+    @pytest.fixture
+    def make(self) -> Callable[[], Doubles]:
+        return Doubles
+
+    @pytest.fixture
+    def decision(self) -> PullLever:
+        return DOUBLE
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "caught"),
+    [
+        (PlansByChance, "test_the_same_decision_gives_the_same_plan"),
+        (RefusesNothing, "test_settings_that_nobody_meant_are_refused_with_a_reason"),
+        (HidesAgents, "test_it_adds_to_the_evidence_and_changes_nothing_of_it"),
+        (CostsLessThanNothing, "test_its_costs_are_amounts_before_there_is_a_run"),
+    ],
+)
+def test_a_spoilt_lever_is_caught(spoilt: type[Doubles], caught: str, tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        found = failing(LeverContract, make=spoilt, begun=lambda: begin(spoilt(), ledger), decision=DOUBLE)
+    assert caught in found

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sia_core.discovering import Answers, Found, best_of, found_in
 from sia_core.evidence import Rollout
+from sia_core.run.discover import Answers, Found, best_of, found_in
 
 
 def rollout(answer: object, reward: float, outcome: str = "ok", start: str | None = None) -> Rollout:

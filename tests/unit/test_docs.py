@@ -8,16 +8,16 @@ import os
 import re
 import runpy
 import shlex
-import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from example_runs import smaller
 from stranger import blocks as blocks_of
 
-from sia_core.cli import main, parser_of
+from sia_cli import main, parser_of
 from sia_core.hookspecs import Offer
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +30,7 @@ def blocks(language: str) -> list[str]:
     return [text for each, text in found if each == language]
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("name", ["hooks.md", "cli.md", "api.md", "directory.md"])
 def test_a_generated_page_is_current(name: str) -> None:
     pages = runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]()
@@ -43,15 +44,17 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_the_commands_of_the_readme_run_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    for name in ("sums", "words"):
+        smaller(ROOT / "examples" / name, tmp_path / "examples" / name, 160)
     monkeypatch.chdir(tmp_path)
     commands = [shlex.split(line) for block in blocks("sh") for line in block.splitlines()]
     assert len(commands) == 5
     for program, *arguments in commands:
         assert program == "sia"
         short = ["--budget", "seconds=12"] if "weights" in arguments else []  # the whole of it is in test_words.py
-        subprocess.run([sys.executable, "-m", "sia_core", *arguments, *short], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-m", "sia_cli", *arguments, *short], check=True, capture_output=True)
     assert (tmp_path / "best-agent" / "run.py").is_file()
 
 
@@ -68,18 +71,33 @@ def test_the_words_of_a_make_target_are_in_the_makefile() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
+def installed_from_the_plugin_page(site: Path, name: str, kind: str) -> str:
+    """Install a plugin of docs/plugins.md into a folder; the source of the module that is not its entry module."""
+    found = BLOCK.findall((ROOT / "docs" / "plugins.md").read_text(encoding="utf-8"))
+    sources = {text.splitlines()[0]: text for language, text in found if language == "python"}
+    package, about = site / f"sia_{name}", site / f"sia_{name}-0.1.0.dist-info"
+    package.mkdir()
+    for module in ("plugin", kind):
+        (package / f"{module}.py").write_text(sources[f"# sia_{name}/{module}.py"])
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: sia-{name}\nVersion: 0.1.0\n")
+    (about / "entry_points.txt").write_text(f"[sia]\n{name} = sia_{name}.plugin\n")
+    return sources[f"# sia_{name}/{kind}.py"]
+
+
+@pytest.mark.real
+def test_the_command_of_the_plugin_page_runs_by_name(tmp_path: Path) -> None:
+    installed_from_the_plugin_page(tmp_path, "hello", "command")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "sia_cli", "hello", "World"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Hello, World.\n", "")
+
+
 @pytest.mark.real
 def test_the_task_of_the_plugin_page_runs_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = BLOCK.findall((ROOT / "docs" / "plugins.md").read_text(encoding="utf-8"))
-    plugin, task = [text for language, text in found if language == "python"]
-    package, about = tmp_path / "sia_parity", tmp_path / "sia_parity-0.1.0.dist-info"
-    package.mkdir()
-    (package / "plugin.py").write_text(plugin)
-    (package / "task.py").write_text(task)
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: sia-parity\nVersion: 0.1.0\n")
-    (about / "entry_points.txt").write_text("[sia]\nparity = sia_parity.plugin\n")
-    run = [sys.executable, "-m", "sia_core", "run", "--plugin", "parity", "--generations", "0", "--json"]
+    task = installed_from_the_plugin_page(tmp_path, "parity", "task")
+    run = [sys.executable, "-m", "sia_cli", "run", "--plugin", "parity", "--generations", "0", "--json"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -97,7 +115,7 @@ def test_the_agent_of_its_page_runs_with_its_manifest_and_its_catalogue_is_one(t
     (agent / "harness.py").write_text(code)
     (agent / "harness.toml").write_text(manifest)
     (agent / "playbook.toml").write_text(catalogue)
-    cases = [json.dumps({"input": f"case {number}", "answer": number}) + "\n" for number in range(80)]
+    cases = [json.dumps({"input": f"case {number}", "answer": number}) + "\n" for number in range(64)]
     (tmp_path / "cases.jsonl").write_text("".join(cases))
     where = ["--harness", str(agent), "--data", str(tmp_path / "cases.jsonl"), "--runs-dir", str(tmp_path / "runs")]
     assert main(["run", *where, "--verifier", "exact"]) == 0
@@ -138,14 +156,16 @@ def test_the_classes_of_a_page_can_be_defined(page: str) -> None:
             exec(text, {"__name__": "example"})
 
 
+@pytest.mark.real
 def test_the_contract_suite_of_its_page_passes(tmp_path: Path) -> None:
     (text,) = (text for language, _, text in blocks_of(ROOT / "docs" / "testing-plugins.md") if language == "python")
     (tmp_path / "test_longer.py").write_text(text)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "4 passed" in done.stdout
+    assert "5 passed" in done.stdout
 
 
+@pytest.mark.real
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sia_core.sandbox.endpoint import MOST_CONNECTIONS, Endpoint
+from sia_runtime.worker.endpoint import MOST_CONNECTIONS, Endpoint
 
 
 class Policy:
@@ -61,7 +61,7 @@ class Site:
 
     def ask(self, client: socket.socket, say: str) -> None:
         body = json.dumps({"say": say}).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nAuthorization: Bearer {self._token}\r\n"
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {self._token}\r\n"
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
     def said(self, client: socket.socket) -> Any:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from sia_core.errors import LedgerError
 from sia_core.evidence import EXCERPT, WORST_CASES, AgentView, Rollout, excerpt, reward_stats, summarise
 from sia_core.harness import HarnessTree
+from sia_core.run.intervals import estimate
+from sia_core.types import LARGEST_REWARD
 
 
 def rollouts(*rewards: float, **more: Any) -> list[Rollout]:
@@ -87,7 +90,9 @@ def test_step_rewards_are_noticed() -> None:
     assert reward_stats(rollouts(0.0, step_rewards=(1.0,)), 0.0).stepwise
 
 
-@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=30))
+@given(st.lists(st.floats(-1e9, 1e9) | st.floats(-LARGEST_REWARD, LARGEST_REWARD), min_size=1, max_size=30))
+@example([LARGEST_REWARD, -LARGEST_REWARD])
+@example([1e-320, 0.0, 5e-324])
 def test_statistics_are_finite_whatever_the_rewards(rewards: list[float]) -> None:
     stats = reward_stats(rollouts(*rewards), 0.0)
     json.dumps(vars(stats), allow_nan=False)
@@ -95,7 +100,16 @@ def test_statistics_are_finite_whatever_the_rewards(rewards: list[float]) -> Non
     assert 0 <= stats.success_rate <= 1
     assert 0 <= stats.level <= 1
     assert 0 <= stats.silent_groups <= 1
-    assert min(rewards) - 1e-6 <= stats.mean <= max(rewards) + 1e-6
+    slack = 1e-6 * max(1.0, *map(abs, rewards))
+    assert min(rewards) - slack <= stats.mean <= max(rewards) + slack
+    json.dumps(asdict(estimate(rewards)), allow_nan=False)
+
+
+@pytest.mark.parametrize("reward", [1e300, -math.inf, math.nan, "1", None])
+def test_a_recorded_reward_that_no_run_records_is_a_damaged_record(reward: Any) -> None:
+    row = {**Rollout("i", "ok", 0.5).to_json(), "reward": reward}
+    with pytest.raises(LedgerError, match="which no run records"):
+        Rollout.from_json(row)
 
 
 def test_failures_are_counted_by_class_the_commonest_first_with_their_first_message() -> None:

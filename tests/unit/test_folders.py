@@ -10,12 +10,12 @@ import pytest
 from released import AGENT, EVALUATE, task_folder
 
 from sia_core.errors import SiaError, UsageError
-from sia_core.folders.rows import table
-from sia_core.folders.task import Folder
-from sia_core.folders.verifier import Evaluate
-from sia_core.testing.tasks import TaskContract
-from sia_core.testing.verifiers import Judged, VerifierContract, context
-from sia_core.types import Instance, Score
+from sia_core.types import Instance, Metric, Score
+from sia_released.rows import table
+from sia_released.task import Folder
+from sia_released.verifier import Evaluate
+from sia_testing.tasks import TaskContract
+from sia_testing.verifiers import Judged, VerifierContract, context
 
 
 @pytest.fixture(autouse=True)
@@ -36,12 +36,14 @@ def answers(instance: Instance, right: bool = True) -> dict[str, dict[str, str]]
     return {"files": {"answers.json": json.dumps(said)}}
 
 
+@pytest.mark.real
 class TestFolder(TaskContract):
     @pytest.fixture
     def make(self, folder: Path) -> Callable[[int], Folder]:
         return lambda seed: Folder(str(folder), seed)
 
 
+@pytest.mark.real
 class TestEvaluate(VerifierContract):
     @pytest.fixture
     def make(self, folder: Path) -> Callable[[], Evaluate]:
@@ -81,6 +83,7 @@ def test_the_public_folder_shows_all_but_the_questions_and_later_what_is_known_o
     assert len(known) == len(questions) == 64
 
 
+@pytest.mark.real
 def test_a_part_is_scored_by_the_folders_own_script_and_its_words_are_feedback_on_search_alone(folder: Path) -> None:
     task, verifier = Folder(str(folder)), Evaluate(str(folder))
     search, gate = task.instances("search")[0], task.instances("gate")[0]
@@ -88,12 +91,14 @@ def test_a_part_is_scored_by_the_folders_own_script_and_its_words_are_feedback_o
     assert verifier.score(gate, answers(gate), context()) == Score(1.0)
 
 
+@pytest.mark.real
 def test_an_answer_without_the_file_is_not_valid_and_says_why(folder: Path) -> None:
     score = scored(folder, {"files": {"other.json": "{}"}})
     assert (score.reward, score.valid) == (0.0, False)
     assert "answers.json" in score.feedback
 
 
+@pytest.mark.real
 def test_results_that_the_agent_wrote_itself_are_not_read(folder: Path) -> None:
     score = scored(folder, {"files": {"results.json": '{"accuracy": 1.0}'}})
     assert (score.reward, score.valid) == (0.0, False)
@@ -104,12 +109,19 @@ def test_files_that_lead_elsewhere_make_an_answer_invalid(name: str, folder: Pat
     assert not scored(folder, {"files": {name: "{}"}}).valid
 
 
+def test_a_metric_may_be_to_minimise(folder: Path) -> None:
+    task = Folder(str(folder), metric="loss:min:0,5")
+    assert task.metric == Metric("loss", "minimize", bounds=(0.0, 5.0))
+    assert task.failure_reward == 5.0
+    assert Folder(str(folder)).failure_reward == 0.0
+
+
+@pytest.mark.real
 def test_a_metric_is_named_and_scaled(folder: Path) -> None:
     percent = EVALUATE.replace("right / len(truth),", "100 * right / len(truth),")
     (folder / "data/public/evaluate.py").write_text(percent)
     assert scored(folder, scale="100").reward == 1.0
-    with pytest.raises(SiaError, match="accuracy is 100, not from 0 to 1; say its maximum with --set scale="):
-        scored(folder)
+    assert scored(folder, metric="accuracy:min:0,100").reward == 100.0
     with pytest.raises(SiaError, match=r"no number 'f1' but accuracy, questions; name one with --set metric="):
         scored(folder, metric="f1")
 
@@ -134,12 +146,14 @@ def test_a_folder_that_lacks_something_is_refused_with_what_it_lacks(tmp_path: P
         Folder(str(folder))
 
 
+@pytest.mark.real
 def test_the_script_may_lie_beside_the_data(folder: Path) -> None:
     (folder / "data/public/evaluate.py").unlink()
     (folder / "evaluate.py").write_text(EVALUATE.replace('parent.parent / "private"', 'parent / "data" / "private"'))
     assert scored(folder).reward == 1.0
 
 
+@pytest.mark.thorough
 def test_the_harness_is_the_reference_agent_and_requires_what_it_imports(folder: Path, tmp_path: Path) -> None:
     tree = Folder(str(folder)).seed_harness()
     assert tree.text("target_agent.py") == AGENT
@@ -178,3 +192,40 @@ def test_rows_are_known_by_the_column_that_says_it_is_their_id(
         kept = table(name, found.only({ids[0]} if ids else ()))
         assert kept is not None
         assert kept.ids == (ids or ())[:1]
+
+
+@pytest.mark.real
+def test_an_evaluate_py_that_takes_too_long_is_killed_and_half_a_result_of_it_does_not_count(folder: Path) -> None:
+    script = """
+import argparse, os, time
+parser = argparse.ArgumentParser()
+parser.add_argument("--gen-dir")
+with open(os.path.join(parser.parse_args().gen_dir, "results.json"), "w") as file:
+    file.write('{"accuracy": 1.0}')
+time.sleep(1000)
+"""
+    (folder / "data" / "public" / "evaluate.py").write_text(script)
+    task = Folder(str(folder), evaluate_seconds="1")
+    judge = Evaluate(**task.verifier.settings)
+    instance = task.instances("search")[0]
+    found = judge.score(instance, answers(instance), context())
+    assert (found.reward, found.valid) == (0.0, False)
+    assert found.feedback == "evaluate.py took more than 1 s; give it longer with --set evaluate_seconds=300"
+
+
+@pytest.mark.parametrize("told", [{"seconds": "inf"}, {"seconds": "9" * 20}, {"seconds": "0"}], ids=str)
+def test_a_limit_of_an_agent_that_no_clock_can_count_is_refused(folder: Path, told: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="is no time limit; give seconds"):
+        Folder(str(folder), **told)
+
+
+@pytest.mark.parametrize("scale", ["0", "nan", "inf", "-1", "x"])
+def test_a_scale_that_is_none_is_refused_before_anything_is_scored(folder: Path, scale: str) -> None:
+    with pytest.raises(UsageError, match=f"--set scale={scale}: not a number above 0"):
+        Evaluate(**Folder(str(folder), scale=scale).verifier.settings)
+
+
+@pytest.mark.parametrize("seconds", ["0", "x", "inf"])
+def test_a_limit_of_evaluate_py_that_is_none_is_refused(folder: Path, seconds: str) -> None:
+    with pytest.raises(UsageError, match=f"--set evaluate_seconds={seconds}: "):
+        Evaluate(**Folder(str(folder), evaluate_seconds=seconds).verifier.settings)

@@ -1,230 +1,277 @@
-"""The gate promotes what is better, and what is not, hardly ever."""
+"""The gate promotes what is better by an exact test, and hands each comparison its share of the run's error."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
+from fractions import Fraction
+from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from sia_core.gate import STAKES, Comparison, betting_wealth, compare
-from sia_core.intervals import beside, estimate
-from sia_core.power import needed_for, smallest_gain, to_halve
+from sia_core.run.gate import (
+    EARNED,
+    EXHAUSTIVE,
+    GRAIN,
+    RUN_ERROR,
+    Comparison,
+    Levels,
+    affordable,
+    compare,
+    differences,
+    flips_for,
+    p_value,
+    sign_test,
+)
 
-ALPHA = 0.05 / 16
+LEVEL = 0.05 / 16
 UNIT = (0.0, 1.0)
 
 
-def most_wealth(differences: np.ndarray) -> np.ndarray:
-    """The logarithm of the largest wealth on the way; one run a row."""
-    logs = np.stack([np.log1p(stake * differences).cumsum(axis=1) for stake in STAKES])
-    top = logs.max(axis=0)
-    return np.maximum(0.0, (top + np.log(np.exp(logs - top).mean(axis=0))).max(axis=1))
+def enumerated(steps: Sequence[int]) -> float:
+    """The share of all sign patterns, each as likely as any other, that sum to at least the observed sum."""
+    moved = [step for step in steps if step]
+    total = sum(moved)
+    if total <= 0:
+        return 1.0
+    flips = itertools.product((1, -1), repeat=len(moved))
+    sums = [sum(sign * step for sign, step in zip(signs, moved, strict=True)) for signs in flips]
+    return sum(each >= total for each in sums) / len(sums)
 
 
-# What is no better is not promoted
+def wins_to_losses(wins: int, losses: int, ties: int) -> Comparison:
+    incumbent = [0.0] * wins + [1.0] * (losses + ties)
+    candidate = [1.0] * wins + [0.0] * losses + [1.0] * ties
+    return compare(incumbent, candidate, bounds=UNIT, level=LEVEL)
 
 
-@given(st.lists(st.floats(-1, 1), min_size=1, max_size=60))
-def test_the_simulation_below_and_the_gate_agree(differences: list[float]) -> None:
-    simulated = most_wealth(np.array([differences]))[0]
-    assert math.log(betting_wealth(differences)) == pytest.approx(simulated, abs=1e-9)
+# The test is exact
 
 
-def test_evidence_that_sufficed_on_the_way_is_not_lost_by_what_comes_later() -> None:
-    up_and_down = [1.0] * 20 + [-1.0] * 10
-    assert betting_wealth(up_and_down) == betting_wealth([1.0] * 20) > 1 / ALPHA
-    assert compare([0.5] * 30, [0.5 + d / 2 for d in up_and_down], bounds=(0.25, 0.75), alpha=ALPHA).better
+@pytest.mark.parametrize("m", range(1, 9))
+def test_p_for_rewards_of_right_or_wrong_is_that_of_all_sign_patterns(m: int) -> None:
+    for steps in itertools.product((-1, 0, 1), repeat=m):
+        assert p_value(steps) == enumerated(steps)
 
 
-def test_a_sweep_that_was_stopped_early_promotes_nothing_and_says_where_it_was_stopped() -> None:
-    stopped = compare([0.0] * 1314, [1.0] * 384, bounds=UNIT, alpha=ALPHA)
-    assert stopped.wealth > stopped.threshold
-    assert not stopped.better
-    assert stopped.why.startswith("stopped after 384 of 1,314 instances, not shown to be better: +1.0000")
+@given(st.lists(st.integers(-9, 9), min_size=1, max_size=11))
+@example([0, 0, 0])
+@example([5, -5])
+@example([3, 3, 3, -1])
+@example([2**30, -1])
+@example([1] * 11)
+def test_p_for_real_valued_rewards_is_that_of_all_sign_patterns(steps: list[int]) -> None:
+    assert p_value(steps) == enumerated(steps)
 
 
-@pytest.mark.parametrize("alpha", [0.05, ALPHA])
-@pytest.mark.parametrize(
-    "null",
-    [
-        "discordance 0.02",
-        "discordance 0.2",
-        "discordance 1",
-        "continuous",
-        "rare large losses",
-        "rare large gains",
-        "worse",
-    ],
-)
-def test_the_chance_that_the_evidence_ever_suffices_for_no_gain_is_at_most_alpha(null: str, alpha: float) -> None:
-    random, shape = np.random.default_rng(7), (3000, 300)
-    if null.startswith("discordance"):
-        share = float(null.split()[1])
-        differences = random.choice([-1.0, 0.0, 1.0], shape, p=[share / 2, 1 - share, share / 2])
-    elif null == "continuous":
-        differences = random.uniform(-1, 1, shape) * random.uniform(0, 1, (shape[0], 1))
-    elif null == "rare large losses":
-        differences = random.choice([0.05, -0.95], shape, p=[0.95, 0.05])
-    elif null == "rare large gains":
-        differences = random.choice([-0.05, 0.95], shape, p=[0.95, 0.05])
-    else:
-        differences = random.choice([-1.0, 0.0, 1.0], shape, p=[0.15, 0.75, 0.1])
-    ever = (most_wealth(differences) >= math.log(1 / alpha)).mean()
-    noise = 2 * math.sqrt(alpha * (1 - alpha) / shape[0])
-    assert ever <= alpha + noise
+@given(st.lists(st.integers(-50, 50), max_size=60))
+def test_the_order_of_instances_and_those_without_a_difference_do_not_count(steps: list[int]) -> None:
+    assume(len([step for step in steps if step]) <= EXHAUSTIVE or len({abs(step) for step in steps if step}) == 1)
+    assert p_value(steps) == p_value([0, *reversed(steps), 0, 0])
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=200), st.floats(1e-6, 0.5))
-def test_an_agent_is_never_better_than_itself(rewards: list[float], alpha: float) -> None:
-    comparison = compare(rewards, rewards, bounds=UNIT, alpha=alpha)
-    assert not comparison.better
-    assert (comparison.delta, comparison.wealth) == (0.0, 1.0)
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=40))
+def test_of_a_candidate_and_its_mirror_image_at_most_one_can_be_better(steps: list[int]) -> None:
+    there, back = p_value(steps), p_value([-step for step in steps])
+    assert max(there, back) == 1.0
+    assert 0 < min(there, back) <= 1
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=50))
-def test_two_agents_are_never_each_better_than_the_other(pairs: list[tuple[float, float]]) -> None:
-    one, other = zip(*pairs, strict=True)
-    there = compare(one, other, bounds=UNIT, alpha=ALPHA)
-    back = compare(other, one, bounds=UNIT, alpha=ALPHA)
-    assert not (there.better and back.better)
-    assert there.delta == pytest.approx(-back.delta)
+@pytest.mark.parametrize("sizes", [[1, 2, 3], [4, 1, 4, 1, 5, 9], [1] * 9, [7, 7, 7, 2, 1, 1, 3, 9]])
+def test_of_all_sign_patterns_exactly_the_share_p_has_a_p_as_small(sizes: list[int]) -> None:
+    """That is what makes the test exact: under "no better" each pattern is as likely as any other."""
+    patterns = itertools.product((1, -1), repeat=len(sizes))
+    cases = [p_value([sign * size for sign, size in zip(signs, sizes, strict=True)]) for signs in patterns]
+    for level in {*cases} - {1.0}:
+        assert sum(p <= level for p in cases) == level * len(cases)
 
 
-# What is better is promoted
+@pytest.mark.parametrize(("wins", "n"), [(0, 3), (3, 3), (36, 52), (700, 1314)])
+def test_the_sign_test_is_computed_without_rounding_on_the_way(wins: int, n: int) -> None:
+    exact = Fraction(sum(math.comb(n, k) for k in range(wins, n + 1)), 2**n)
+    assert sign_test(wins, n) == float(exact)
 
 
-@pytest.mark.parametrize("alpha", [0.05, ALPHA, 0.05 / 200])
-@pytest.mark.parametrize("discordance", [0.05, 0.2, 0.5])
-@pytest.mark.parametrize("n", [30, 100, 300, 1000, 5000])
-def test_the_smallest_gain_is_seen_four_times_out_of_five(n: int, discordance: float, alpha: float) -> None:
-    gain = smallest_gain(n, alpha, discordance)
-    assert 0 < gain < 1
-    share = max(discordance, gain)
-    up, down = (share + gain) / 2, max(0.0, (share - gain) / 2)
-    drawn = np.random.default_rng(11).choice([1.0, -1.0, 0.0], (min(2000, 10**6 // n), n), p=[up, down, 1 - up - down])
-    assert 0.73 < (most_wealth(drawn) >= math.log(1 / alpha)).mean() < 0.92
+def test_very_many_wins_underflow_to_nothing_and_not_to_an_error() -> None:
+    assert p_value([1] * 100_000) == 0.0
 
 
-@pytest.mark.parametrize("alpha", [0.05, ALPHA])
-@pytest.mark.parametrize("n", [100, 1314])
-def test_so_many_instances_more_would_halve_the_smallest_gain(n: int, alpha: float) -> None:
-    more = to_halve(n, alpha)
-    half = smallest_gain(n, alpha) / 2
-    assert smallest_gain(n + more, alpha) <= half < smallest_gain(n + more - 2, alpha) + 1e-9
-    assert needed_for(half, alpha) == n + more
-    assert 2 * n < more < 5 * n  # about four times as many in all, less where the gain is large
+# Where there are too many differences for all flips, they are drawn
 
 
-def test_no_gain_takes_more_instances_than_there_are() -> None:
-    assert needed_for(0.0, ALPHA) >= 10**9
+def real(n: int, lean: float) -> list[int]:
+    """Real-valued differences, of which more or less than half are gains."""
+    return [round((((at * 0.6180339887) % 1) - 0.5 + lean) * 2**30) for at in range(n)]
 
 
-def test_the_smallest_gain_shrinks_with_more_instances_and_grows_with_more_candidates() -> None:
-    gains = [smallest_gain(n, ALPHA) for n in (10, 30, 100, 300, 1000, 10_000)]
-    assert gains == sorted(gains, reverse=True)
-    assert smallest_gain(300, ALPHA / 10) > smallest_gain(300, ALPHA)
-    assert smallest_gain(300, ALPHA, discordance=0.4) > smallest_gain(300, ALPHA, discordance=0.1)
+def test_drawn_flips_are_the_same_each_time_whatever_was_drawn_before() -> None:
+    steps = real(200, 0.05)
+    once = p_value(steps)
+    p_value(real(50, 0.1))
+    assert p_value(steps) == once
 
 
-def test_so_few_instances_that_nothing_can_be_shown_are_told_by_a_gain_of_the_whole_range() -> None:
-    assert smallest_gain(3, ALPHA) == 1.0
-    assert not compare([0.0] * 3, [1.0] * 3, bounds=UNIT, alpha=ALPHA).better
+def test_drawn_flips_do_not_change_with_the_version_of_python_or_of_this_package() -> None:
+    """Recorded p values are compared when a run is replayed."""
+    assert p_value(real(200, 0.05)) == 0.0079
+    assert p_value(real(14, 0.2)) == 0.056
 
 
-def test_a_candidate_that_wins_clearly_is_promoted_and_says_so() -> None:
-    comparison = compare([0.0] * 60 + [1.0] * 40, [1.0] * 90 + [0.0] * 10, bounds=UNIT, alpha=ALPHA)
+@pytest.mark.parametrize(("n", "lean"), [(14, 0.1), (16, 0.2), (16, 0.1)])
+def test_drawn_flips_come_close_to_all_of_them(n: int, lean: float) -> None:
+    steps = real(n, lean)
+    assert p_value(steps) == pytest.approx(enumerated(steps), abs=0.015)
+
+
+def test_with_many_instances_drawn_flips_come_close_to_the_normal_tail() -> None:
+    steps = real(1314, 0.015)
+    z = sum(steps) / math.sqrt(sum(step * step for step in steps))
+    assert p_value(steps) == pytest.approx(math.erfc(z / math.sqrt(2)) / 2, abs=0.01)
+
+
+def test_the_least_p_of_drawn_flips_is_that_of_the_observed_signs_alone() -> None:
+    steps = [1, *[2] * 40]
+    assert p_value(steps) == 1 / 10_000
+    assert p_value(steps, flips_for(1e-5)) == 1e-6
+
+
+@given(st.floats(1e-300, 1))
+def test_a_candidate_that_wins_everywhere_passes_at_every_level_that_is_handed_out(level: float) -> None:
+    assume(level >= 2e-6)
+    assert 1 / flips_for(level) <= level
+
+
+def test_without_a_level_few_flips_are_enough() -> None:
+    assert flips_for(0.0) == flips_for(0.05) == 10_000
+
+
+# Differences
+
+
+def test_differences_are_in_grains_of_the_range_so_that_rounding_decides_nothing() -> None:
+    third = 1 / 3
+    rounded = differences([0.1 + 0.2, third, 0.5], [0.3, third + 1e-12, 0.5 + 4 * GRAIN], UNIT)
+    assert rounded == [0, 0, 4]
+
+
+@given(st.lists(st.integers(-20, 20), min_size=1, max_size=30), st.floats(1e-6, 1e6), st.floats(-1e3, 1e3))
+def test_the_scale_of_bounded_rewards_does_not_matter(tenths: list[int], span: float, low: float) -> None:
+    bounds = (low, low + span)
+    assume(bounds[1] - bounds[0] > 1e-7 * max(1.0, abs(low)))
+    unit = [tenth / 20 for tenth in tenths]
+    scaled = [low + (bounds[1] - low) * value for value in unit]
+    there = differences([0.0] * len(unit), unit, UNIT)
+    here = differences([low] * len(unit), scaled, bounds)
+    assert here == pytest.approx(there, abs=1 + 2**-20 * abs(low) / span * 2**30)
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 1e-320), (-1e150, 1e150), (5e-324, 1e-323)])
+def test_ranges_of_any_size_are_compared(bounds: tuple[float, float]) -> None:
+    low, high = bounds
+    comparison = compare([low] * 20, [high] * 20, bounds=bounds, level=LEVEL)
     assert comparison.better
-    assert (comparison.incumbent, comparison.candidate, comparison.n) == (0.4, 0.9, 100)
-    assert comparison.delta == pytest.approx(0.5)
-    assert comparison.why.startswith("better: +0.5000 [")
-    assert "over 100 instances" in comparison.why
-
-
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=50))
-def test_losses_count_as_much_as_wins(pairs: list[tuple[float, float]]) -> None:
-    one, other = zip(*pairs, strict=True)
-    wealth = compare(one, other, bounds=UNIT, alpha=ALPHA).wealth
-    assert wealth == pytest.approx(betting_wealth([b - a for a, b in pairs]))
-    assert not compare([*one, *other], [*other, *one], bounds=UNIT, alpha=ALPHA).better
-
-
-def test_a_candidate_that_loses_is_called_worse_and_one_that_ties_not_shown_to_be_better() -> None:
-    assert compare([1.0] * 50, [0.0, 1.0] * 25, bounds=UNIT, alpha=ALPHA).why.startswith("worse: -0.5000")
-    assert compare([1.0, 0.0], [0.0, 1.0], bounds=UNIT, alpha=ALPHA).why.startswith("not shown to be better")
-
-
-def test_the_verdict_says_no_figure_and_the_sentence_says_them_all() -> None:
-    better = compare([0.0] * 100, [1.0] * 100, bounds=UNIT, alpha=ALPHA)
-    assert better.verdict == "better"
-    figures = "+1.0000 [+1.0000, +1.0000] over 100 instances; odds at best over 1000 to 1, promotion takes 320 to 1"
-    assert better.why == f"better: {figures}"
-    tie = compare([1.0, 0.0], [0.0, 1.0], bounds=UNIT, alpha=0.05)
-    assert tie.verdict == "not shown to be better"
-    assert tie.why.endswith(f"over 2 instances; odds at best {tie.wealth:.3g} to 1, promotion takes 20 to 1")
-    worse = compare([1.0] * 50, [0.0, 1.0] * 25, bounds=UNIT, alpha=ALPHA)
-    assert worse.verdict == "worse"
-    assert not any(figure.isdigit() for each in (better, tie, worse) for figure in each.verdict)
-
-
-def test_an_improver_is_told_one_bit_so_that_runs_without_a_promotion_tell_it_nothing() -> None:
-    worse = compare([1.0] * 50, [0.0, 1.0] * 25, bounds=UNIT, alpha=ALPHA)
-    stopped = compare([1.0] * 50, [0.0, 1.0] * 15, bounds=UNIT, alpha=ALPHA)
-    tie = compare([1.0, 0.0], [0.0, 1.0], bounds=UNIT, alpha=ALPHA)
-    assert worse.told == stopped.told == tie.told == "not shown to be better"
-    assert compare([0.0] * 100, [1.0] * 100, bounds=UNIT, alpha=ALPHA).told == "better"
-
-
-@given(st.floats(-1, 1), st.floats(-1, 1), st.floats(0, 1e300), st.floats(1, 1e6))
-def test_an_interval_below_zero_is_worse_unless_it_is_better_and_better_takes_odds_and_a_gain(
-    delta: float, high: float, wealth: float, threshold: float
-) -> None:
-    seen = Comparison(0.5, 0.5 + delta, delta, (-2.0, high), 10, wealth, threshold, planned=10)
-    assert seen.better == (wealth >= threshold and delta > 0)
-    assert seen.verdict == ("better" if seen.better else "worse" if high < 0 else "not shown to be better")
-    assert seen.why.startswith(f"{seen.verdict}: ")
-
-
-# Rewards of other shapes
-
-
-def test_the_scale_of_bounded_rewards_does_not_matter() -> None:
-    small = compare([0.0, 0.5, 0.2], [1.0, 0.4, 0.9], bounds=UNIT, alpha=ALPHA)
-    large = compare([-10.0, 40.0, 10.0], [90.0, 30.0, 80.0], bounds=(-10.0, 90.0), alpha=ALPHA)
-    assert large.wealth == pytest.approx(small.wealth)
-    assert large.delta == pytest.approx(100 * small.delta)
+    assert comparison.p == 2.0**-20
 
 
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), min_size=1, max_size=40))
 def test_without_bounds_only_who_wins_an_instance_counts(pairs: list[tuple[float, float]]) -> None:
     one, other = zip(*pairs, strict=True)
-    signs = [float((b > a) - (b < a)) for a, b in pairs]
-    assert compare(one, other, bounds=None, alpha=ALPHA).wealth == betting_wealth(signs)
+    signs = [(b > a) - (b < a) for a, b in pairs]
+    assert compare(one, other, bounds=None, level=LEVEL).p == p_value(signs)
 
 
 def test_one_huge_reward_does_not_buy_a_promotion() -> None:
-    assert not compare([1.0] * 30, [1e12] + [0.9] * 29, bounds=None, alpha=ALPHA).better
+    assert not compare([1.0] * 30, [1e12] + [0.9] * 29, bounds=None, level=LEVEL).better
 
 
 def test_winning_most_instances_and_losing_on_the_whole_is_no_promotion() -> None:
-    comparison = compare([1.0] * 60, [1.1] * 59 + [-1e6], bounds=None, alpha=ALPHA)
-    assert comparison.wealth >= comparison.threshold
+    comparison = compare([1.0] * 60, [1.1] * 59 + [-1e6], bounds=None, level=LEVEL)
+    assert comparison.p <= comparison.level
     assert comparison.delta < 0
-    assert not comparison.better
     assert comparison.verdict == "not shown to be better"
 
 
-def test_the_wealth_of_very_many_wins_stays_a_number() -> None:
-    assert math.isfinite(betting_wealth([1.0] * 100_000))
-    assert betting_wealth([-1.0] * 100_000) >= 0.0
+# Verdicts
+
+
+def test_36_wins_to_16_losses_are_a_promotion_where_there_is_error_left() -> None:
+    """The change that the gate of before refused."""
+    refused = wins_to_losses(36, 16, 1262)
+    assert refused.p == pytest.approx(0.0039, abs=5e-5)
+    assert refused.why == (
+        "not shown to be better: gain +0.0152 [+0.0045, +0.0259] over 1,314 instances; "
+        "36 wins to 16 losses, p = 0.0039, needed 0.0031"
+    )
+    promoted = compare([0.0] * 36 + [1.0] * 16, [1.0] * 36 + [0.0] * 16, bounds=UNIT, level=0.0125)
+    assert promoted.why.endswith("36 wins to 16 losses, p = 0.0039, needed 0.013")
+    assert promoted.better
+
+
+def test_a_candidate_that_wins_clearly_is_promoted_and_one_that_loses_is_called_worse() -> None:
+    better = compare([0.0] * 60 + [1.0] * 40, [1.0] * 90 + [0.0] * 10, bounds=UNIT, level=LEVEL)
+    assert better.why.startswith("better: gain +0.5000 [")
+    assert (better.incumbent, better.candidate, better.n, better.wins, better.losses) == (0.4, 0.9, 100, 60, 10)
+    assert better.why.endswith("60 wins to 10 losses, p < 0.0001, needed 0.0031")
+    worse = compare([1.0] * 50, [0.0, 1.0] * 25, bounds=UNIT, level=LEVEL)
+    assert worse.why.startswith("worse: gain -0.5000")
+    assert worse.why.endswith("0 wins to 25 losses, p = 1, needed 0.0031")
+    tie = compare([1.0, 0.0], [0.0, 1.0], bounds=UNIT, level=LEVEL)
+    assert tie.why.endswith("1 win to 1 loss, p = 1, needed 0.0031")
+    assert tie.verdict == "not shown to be better"
+
+
+def test_a_sweep_that_was_stopped_early_promotes_nothing_and_says_where_it_was_stopped() -> None:
+    stopped = compare([0.0] * 1314, [1.0] * 384, bounds=UNIT, level=LEVEL)
+    assert stopped.p < stopped.level
+    assert not stopped.better
+    assert stopped.why.startswith("stopped after 384 of 1,314 instances, not shown to be better: gain +1.0000")
+    assert stopped.why.endswith("384 wins to 0 losses, with next to no chance left")
+
+
+def test_an_improver_is_told_one_bit_so_that_runs_without_a_promotion_tell_it_nothing() -> None:
+    worse = compare([1.0] * 50, [0.0, 1.0] * 25, bounds=UNIT, level=LEVEL)
+    stopped = compare([1.0] * 50, [0.0, 1.0] * 15, bounds=UNIT, level=LEVEL)
+    tie = compare([1.0, 0.0], [0.0, 1.0], bounds=UNIT, level=LEVEL)
+    assert worse.report == stopped.report == tie.report == "not shown to be better"
+    better = compare([0.0] * 100, [1.0] * 100, bounds=UNIT, level=LEVEL)
+    assert better.report == "better"
+    assert not any(each.isdigit() for seen in (worse, stopped, tie, better) for each in seen.verdict + seen.report)
+
+
+@given(st.floats(-1, 1), st.floats(-1, 1), st.floats(0, 1), st.floats(0, 0.05), st.sampled_from([9, 10]))
+def test_better_takes_a_whole_sweep_a_gain_and_a_small_p_and_an_interval_below_zero_is_worse(
+    delta: float, high: float, p: float, level: float, n: int
+) -> None:
+    seen = Comparison(0.5, 0.5 + delta, delta, (-2.0, high), n, 10, 6, 4, p, level)
+    assert seen.better == (n == 10 and p <= level and delta > 0)
+    assert seen.verdict == ("better" if seen.better else "worse" if high < 0 else "not shown to be better")
+    assert f"{seen.verdict}: " in seen.why
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=200), st.floats(0, 0.05))
+def test_an_agent_is_never_better_than_itself(rewards: list[float], level: float) -> None:
+    comparison = compare(rewards, rewards, bounds=UNIT, level=level)
+    assert not comparison.better
+    assert (comparison.delta, comparison.p, comparison.wins, comparison.losses) == (0.0, 1.0, 0, 0)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=50))
+def test_two_agents_are_never_each_better_than_the_other(pairs: list[tuple[float, float]]) -> None:
+    one, other = zip(*pairs, strict=True)
+    there = compare(one, other, bounds=UNIT, level=LEVEL)
+    back = compare(other, one, bounds=UNIT, level=LEVEL)
+    assert not (there.better and back.better)
+    assert (there.wins, there.losses) == (back.losses, back.wins)
+    assert there.delta == pytest.approx(-back.delta)
 
 
 def test_a_comparison_of_one_instance_is_json_and_promotes_nothing() -> None:
-    comparison = compare([0.0], [1.0], bounds=UNIT, alpha=ALPHA)
+    comparison = compare([0.0], [1.0], bounds=UNIT, level=LEVEL)
     assert not comparison.better
     assert Comparison(**json.loads(json.dumps(asdict(comparison), allow_nan=False))).delta == 1.0
     assert comparison.ci95[0] <= -1.0
@@ -233,51 +280,108 @@ def test_a_comparison_of_one_instance_is_json_and_promotes_nothing() -> None:
 def test_a_comparison_needs_the_same_instances_on_both_sides() -> None:
     for one, other in (([], []), ([1.0], [1.0, 0.0])):
         with pytest.raises(ValueError, match="the same instances, at least one"):
-            compare(one, other, bounds=UNIT, alpha=ALPHA)
+            compare(one, other, bounds=UNIT, level=LEVEL)
 
 
-# Estimates
+# Levels
+
+
+OUTCOMES = st.lists(st.sampled_from(["promoted", "rejected", "screened"]), max_size=60)
+EARNS = st.sampled_from([0.0, 0.013, EARNED, 0.2])
+
+
+@given(OUTCOMES, st.integers(1, 60), st.integers(1, 3000), EARNS)
+@example(["rejected"] * 60, 60, 6, 0.05)
+@example(["promoted"] * 60, 60, 5, 0.05)
+@example(["promoted", "rejected", "rejected"], 38, 5, 0.059)
+@example(["promoted", *["rejected"] * 50], 50, 1314, 0.2)
+def test_levels_never_sum_to_more_than_5_percent_and_what_promotions_earned(
+    outcomes: list[str], most: int, instances: int, earned: float
+) -> None:
+    levels, total, promotions = Levels(most, instances, earned), 0.0, 0
+    for asked, outcome in enumerate(outcomes[:most]):
+        level = levels.level(asked)
+        assert 0 <= level <= RUN_ERROR
+        assert not level or level >= 2.0**-instances  # else nothing could pass, and the error would be lost
+        if outcome == "screened" or not level:
+            continue
+        total += level
+        assert total <= RUN_ERROR + earned * promotions + 1e-12
+        promotions += outcome == "promoted"
+        levels = levels.after(level, outcome == "promoted")
+        assert levels.used == pytest.approx(total)
+        assert levels.left == pytest.approx(RUN_ERROR + earned * promotions - total, abs=1e-12)
+
+
+@given(OUTCOMES, st.integers(1, 60), EARNS)
+def test_levels_from_recorded_verdicts_are_those_of_the_run(outcomes: list[str], most: int, earned: float) -> None:
+    live, rows = Levels(most, 1314, earned), list[dict[str, Any]]()
+    for asked, outcome in enumerate(outcomes[:most]):
+        gate = None if outcome == "screened" else {"level": live.level(asked)}
+        if gate:
+            live = live.after(gate["level"], outcome == "promoted")
+        rows.append({"gate": gate, "accepted": outcome == "promoted"})
+    assert Levels(most, 1314, earned).following(rows) == live
+    assert Levels(most, 1314, earned).following(rows[:7]).following(rows[7:]) == live
+
+
+def test_verdicts_of_the_gate_of_before_have_no_level() -> None:
+    levels = Levels(16, 1314)
+    assert levels.following([{"gate": {"wealth": 3.0}, "accepted": True}]) == levels
+
+
+def test_all_of_the_error_is_used_by_the_last_comparison_and_none_is_kept_back() -> None:
+    levels = Levels(16, 1314)
+    for asked in range(16):
+        levels = levels.after(levels.level(asked), promoted=False)
+    assert levels.used == pytest.approx(RUN_ERROR)
+
+
+def test_where_every_candidate_is_compared_each_level_is_an_even_share_and_where_many_are_screened_it_is_more() -> None:
+    levels = Levels(16, 1314)
+    first = levels.level(0)
+    assert first == pytest.approx(0.05 / (1 + 15 * 0.6))
+    for asked in range(8):
+        levels = levels.after(levels.level(asked), promoted=False)
+    assert levels.level(8) == pytest.approx(0.05 / 16, rel=0.5)
+    few = Levels(16, 1314, gated=1, used=first)
+    assert few.level(8) > 2 * levels.level(8)
+
+
+def test_a_promotion_earns_error_for_later_comparisons_and_strict_runs_earn_none() -> None:
+    refused, promoted = (Levels(16, 1314).after(0.005, each) for each in (False, True))
+    assert promoted.left == pytest.approx(refused.left + EARNED)
+    assert promoted.level(1) > refused.level(1)
+    assert Levels(16, 1314).after(0.005, False).level(1, hoped=1) == pytest.approx(promoted.level(1), rel=0.01)
+    strict = Levels(16, 1314, earned=0.0)
+    assert strict.after(0.005, True).level(1) == strict.after(0.005, False).level(1)
+
+
+def test_the_sums_for_reports_are_json() -> None:
+    levels = Levels(16, 1314).after(0.005, True).after(0.006, False)
+    sums = json.loads(json.dumps(levels.to_json()))
+    assert sums == pytest.approx({"used": 0.011, "earned": 0.1, "left": 0.089, "promotions": 1})
+
+
+# Small gates
 
 
 @pytest.mark.parametrize(
-    ("right", "n", "low", "high"),
-    [
-        (0, 10, 0.0, 0.27753),
-        (5, 10, 0.23659, 0.76341),
-        (10, 10, 0.72247, 1.0),
-        (1, 1, 0.20654, 1.0),
-        (81, 263, 0.25531, 0.36618),
-    ],
+    ("instances", "comparisons"), [(1, 0), (4, 0), (5, 1), (6, 3), (7, 6), (8, 12), (9, 16), (1500, 16)]
 )
-def test_rewards_that_are_right_or_wrong_have_wilsons_interval(right: int, n: int, low: float, high: float) -> None:
-    # Values from Newcombe, Statistics in Medicine 17 (1998), and from R's binom.confint(method = "wilson").
-    interval = estimate([1.0] * right + [0.0] * (n - right))
-    assert interval.value == right / n
-    assert interval.ci95 == pytest.approx((low, high), abs=1e-4)
+def test_so_few_instances_allow_only_so_many_comparisons(instances: int, comparisons: int) -> None:
+    assert affordable(16, instances) == comparisons
+    levels, made = Levels(16, instances, earned=0.0), 0
+    for asked in range(16):
+        if level := levels.level(asked):
+            assert compare([0.0] * instances, [1.0] * instances, bounds=UNIT, level=level).better or instances > 9
+            levels, made = levels.after(level, promoted=False), made + 1
+    assert made == comparisons
 
 
-def test_other_rewards_have_the_normal_interval() -> None:
-    interval = estimate([0.2, 0.4, 0.6, 0.8])
-    half = 1.959964 * 0.2581989 / 2
-    assert interval.ci95 == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
-
-
-@pytest.mark.parametrize("value", [0.3, 7.0, -250.0])
-def test_one_reward_has_an_interval_that_is_wide_and_json(value: float) -> None:
-    interval = estimate([value])
-    low, high = interval.ci95
-    assert low < value < high
-    assert high - low >= 2.0
-    json.dumps(asdict(interval), allow_nan=False)
-
-
-# The sealed score beside the gate's
-
-
-def test_a_gap_between_gate_and_sealed_has_newcombes_interval() -> None:
-    gate, sealed = estimate([1.0] * 56 + [0.0] * 14), estimate([1.0] * 48 + [0.0] * 32)
-    both = beside(sealed, gate)
-    assert both["gap"]["value"] == pytest.approx(0.2)
-    assert both["gap"]["ci95"] == pytest.approx((0.0524, 0.3339), abs=1e-4)  # his example (a), method 10
-    assert (both["value"], both["gate"]["value"]) == (sealed.value, gate.value)
-    json.dumps(both, allow_nan=False)
+def test_after_a_promotion_a_small_gate_allows_more() -> None:
+    levels = Levels(16, 6)
+    for asked in range(3):
+        levels = levels.after(levels.level(asked), promoted=asked == 2)
+    assert levels.level(3) == pytest.approx(0.05 / 3)
+    assert levels.after(levels.level(3), promoted=False).level(4) > 0

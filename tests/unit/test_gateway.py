@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from sia_core.chat import chunks
-from sia_core.errors import TrainingError
-from sia_core.gateway import MOST_CALLS, Gateway, Record
+from sia_core.errors import ModelError, TrainingError
 from sia_core.learning import Request, Sampled
-from sia_core.testing.engines import END, ScriptedEngine
+from sia_runtime.worker.completions import chunks
+from sia_runtime.worker.gateway import MOST_CALLS, Gateway, Record
+from sia_testing.engines import END, ScriptedEngine
 
 USER = {"role": "user", "content": "hello"}
 
@@ -74,6 +74,12 @@ def test_a_reply_that_is_too_long_says_so() -> None:
     assert record.truncated
 
 
+def test_replies_that_end_at_a_length_that_the_harness_did_not_name_are_counted() -> None:
+    engine = ScriptedEngine(lambda *_: "a long reply " * 30)
+    _, record = using(engine, ask(), ask(max_tokens=3), ask(max_tokens=1000), ask(n=2))
+    assert (record.replies, record.cut, record.truncated) == (5, 3, True)
+
+
 def test_logprobs_are_there_when_asked_for() -> None:
     (reply,), _ = using(ScriptedEngine("hi"), ask(logprobs=True))
     content = reply["choices"][0]["logprobs"]["content"]
@@ -102,6 +108,67 @@ def test_an_engine_that_cannot_constrain_samples_freely() -> None:
     engine = Free("neither")
     (reply,), _ = using(engine, ask(choices=["yes", "no"]))
     assert text_of(reply) == "neither"
+
+
+def test_an_engine_that_cannot_constrain_is_asked_for_a_call_in_words() -> None:
+    class Free(ScriptedEngine):
+        can = frozenset({"train"})
+
+    tool = {"type": "function", "function": {"name": "add"}}
+    engine = Free('<tool_call>{"name": "add", "arguments": {}}</tool_call>')
+    (reply,), record = using(engine, ask(tools=[tool], tool_choice="required"))
+    assert reply["choices"][0]["finish_reason"] == "tool_calls"
+    assert engine.tokens.decode(engine.batches[0][0].prompt).endswith(
+        "Answer with a call of the tool add, and with nothing else."
+    )
+    assert engine.batches[0][0].schema is None
+    assert record.turns[0]["messages"][0]["content"].startswith("hello")
+
+
+def test_a_reply_that_was_cut_in_its_call_says_so() -> None:
+    tool = {"type": "function", "function": {"name": "add"}}
+    (reply,), record = using(
+        ScriptedEngine('{"name": "add", "arg'), ask(tools=[tool], tool_choice="required", max_tokens=9)
+    )
+    assert (text_of(reply), reply["choices"][0]["finish_reason"]) == ('{"name": ', "length")
+    assert record.sampled_tokens == 9
+
+
+def test_tokens_of_tries_for_a_call_are_all_charged() -> None:
+    tool = {"type": "function", "function": {"name": "add"}}
+    (reply,), record = using(ScriptedEngine("no"), ask(tools=[tool], tool_choice="required", n=2))
+    assert reply["error"]["code"] == "tool_use_failed"
+    assert len(record.traces) == 6
+    prompts = sum(len(trace.tokens) - sum(trace.mask) for trace in record.traces) // 2
+    assert record.tokens == prompts + record.sampled_tokens
+    assert record.tokens <= record.peak
+
+
+@pytest.mark.parametrize(
+    ("written", "handed_on"), [(r'"{\"a\": 1}"', '{"a": 1}'), ('"a is 1"', "a is 1"), ('{"a": 1}', '{"a": 1}')]
+)
+def test_arguments_are_handed_on_as_json_once(written: str, handed_on: str) -> None:
+    tool = {"type": "function", "function": {"name": "add"}}
+    engine = ScriptedEngine(f'<tool_call>{{"name": "add", "arguments": {written}}}</tool_call>')
+    (reply,), _ = using(engine, ask(tools=[tool]))
+    assert reply["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == handed_on
+
+
+@pytest.mark.parametrize("arguments", ['{"a": NaN}', '{"a": 1e999}'])
+def test_what_is_no_number_in_json_is_no_call(arguments: str) -> None:
+    tool = {"type": "function", "function": {"name": "add"}}
+    (reply,), _ = using(
+        ScriptedEngine(f'<tool_call>{{"name": "add", "arguments": {arguments}}}</tool_call>'), ask(tools=[tool])
+    )
+    assert reply["choices"][0]["finish_reason"] == "stop"
+
+
+def test_half_of_a_surrogate_pair_in_a_call_is_replaced() -> None:
+    tool = {"type": "function", "function": {"name": "add"}}
+    text = r'<tool_call>{"name": "add", "arguments": {"a": "\ud83d"}}</tool_call>'
+    (reply,), record = using(ScriptedEngine(text), ask(tools=[tool]))
+    assert reply["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == '{"a": "\ufffd"}'
+    json.dumps(record.turns, ensure_ascii=False).encode()
 
 
 def test_text_may_come_in_parts() -> None:
@@ -163,7 +230,7 @@ def test_a_stream_holds_what_the_whole_reply_does() -> None:
         (ask(temperature=-1), "temperature"),
         (ask(temperature=float("nan")), "temperature"),
         (ask(top_logprobs=3), "top_logprobs"),
-        (ask(top_p=0.5), "top_p"),
+        (ask(top_p=0), "top_p"),
         (ask(n=1000), "n"),
         (ask(stop=[""]), "stop"),
         (ask(choices=[]), "choices"),
@@ -183,6 +250,27 @@ def test_a_bad_request_is_told_which_field_is_wrong(gateway: Gateway, request_: 
     assert error["message"].startswith(param)
 
 
+class Short(ScriptedEngine):
+    """Its policy reads and writes 20 tokens."""
+
+    context = 20
+
+
+def test_what_is_longer_than_the_policys_own_context_is_refused_with_the_counts() -> None:
+    (fits, longer, no_room), record = using(Short("y" * 40), ask(max_tokens=12), ask(max_tokens=13), ask("x" * 17))
+    assert fits["choices"][0]["finish_reason"] == "length"
+    for error, counts in ((longer, ("20", "21", "8", "13")), (no_room, ("20", "276", "20", "256"))):
+        assert error["error"]["code"] == "context_length_exceeded"
+        assert all(count in error["error"]["message"].replace(":", "").split() for count in counts)
+    assert record.sampled_tokens == 12
+
+
+def test_a_reply_whose_length_is_not_named_ends_where_the_context_does() -> None:
+    (reply,), record = using(Short("y" * 40), ask())
+    assert (reply["usage"]["completion_tokens"], reply["choices"][0]["finish_reason"]) == (12, "length")
+    assert record.truncated
+
+
 def test_an_unknown_field_has_the_code_for_it(gateway: Gateway) -> None:
     gateway.begin("r", 1)
     assert gateway.answer("r", ask(magic=True))["error"]["code"] == "unknown_parameter"
@@ -199,6 +287,20 @@ def test_a_rollout_cannot_ask_without_end(gateway: Gateway) -> None:
     gateway.begin("r", 1)
     replies = [gateway.answer("r", ask(max_tokens=1)) for _ in range(MOST_CALLS + 1)]
     assert [reply.get("error", {}).get("type") for reply in replies[-2:]] == [None, "rate_limit_error"]
+
+
+def test_an_engine_that_cannot_be_asked_makes_no_rollout_a_failure_of_its_agent() -> None:
+    class Away(ScriptedEngine):
+        asked = 0
+
+        def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
+            self.asked += 1
+            raise ModelError("http://gpu:8000 does not answer")
+
+    engine = Away()
+    with pytest.raises(ModelError, match="does not answer"):
+        using(engine, ask())
+    assert engine.asked == 1
 
 
 @pytest.mark.parametrize(
@@ -245,11 +347,11 @@ def test_a_rollout_that_starts_again_is_as_if_it_never_had(gateway: Gateway) -> 
     assert gateway.finish("r") == Record()
 
 
-def test_training_samples_at_the_engines_own_temperature() -> None:
-    for training, asked in ((True, None), (False, 0.25)):
+def test_training_samples_at_the_engines_own_temperature_and_from_all_tokens() -> None:
+    for training, asked in ((True, (None, 1.0)), (False, (0.25, 0.5))):
         engine = ScriptedEngine()
-        using(engine, ask(temperature=0.25), training=training)
-        assert engine.batches[0][0].temperature == asked
+        using(engine, ask(temperature=0.25, top_p=0.5), training=training)
+        assert (engine.batches[0][0].temperature, engine.batches[0][0].top_p) == asked
 
 
 def test_the_engine_is_told_how_large_a_group_will_be() -> None:

@@ -177,7 +177,7 @@ def test_what_python_and_git_leave_in_a_folder_is_no_part_of_it(tmp_path: Path) 
 def test_links_are_refused(tmp_path: Path, target: str) -> None:
     tree().write_to(tmp_path)
     (tmp_path / "link").symlink_to(target)
-    with pytest.raises(HarnessError, match="link is a symbolic link; copy the file into the harness instead"):
+    with pytest.raises(HarnessError, match="link is a link; put the file that it points to in its place"):
         HarnessTree.from_folder(tmp_path)
 
 
@@ -377,6 +377,7 @@ DIFFS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
 }
 
 
+@pytest.mark.real
 @pytest.mark.skipif(shutil.which("patch") is None, reason="needs patch")
 @pytest.mark.parametrize("name", DIFFS)
 def test_a_diff_is_what_patch_makes_of_the_old_tree_the_new_one_with(tmp_path: Path, name: str) -> None:

@@ -8,28 +8,30 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import asdict
+from contextlib import closing, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from table_policy import TableEngine
 
-from sia_core import host as host_module
-from sia_core import rollout as rollout_module
 from sia_core.errors import SandboxError, SiaError
 from sia_core.evidence import Rollout
 from sia_core.harness import HarnessTree
-from sia_core.host import PATIENCE, WARM_HARNESSES, Host
-from sia_core.ledger import Ledger
-from sia_core.observe import Emitter
 from sia_core.plugins import Plugins
-from sia_core.rollout import BATCH, GivenUp, Rollouts, Setting, Sweep, run_batch
-from sia_core.sandbox import SolveRequest, SolveResult
-from sia_core.testing.fakes import FakeTask
-from sia_core.trees import Trees
+from sia_core.run import rollouts as rollouts_module
+from sia_core.run.ledger import Ledger
+from sia_core.run.observe import Emitter
+from sia_core.run.rollouts import BATCH, GivenUp, Rollouts, Setting, Sweep
+from sia_core.run.trees import Trees
 from sia_core.types import Job, OfferRef, Score, Split
-from sia_core.verifying import Question, Verdict, VerifierProcess
+from sia_runtime.worker import host as host_module
+from sia_runtime.worker.batch import run_batch
+from sia_runtime.worker.harness_worker import SolveRequest, SolveResult
+from sia_runtime.worker.host import PATIENCE, WARM_HARNESSES, Host
+from sia_runtime.worker.verifier_process import Question, Verdict, VerifierProcess
+from sia_testing.fakes import FakeTask
 
 OUTCOMES = Callable[[str], str]
 
@@ -83,8 +85,8 @@ class FakeWorker:
 class FakeVerifier:
     """Stands in for the verifier's process: every answer is right."""
 
-    def __init__(self, *_: Any, sealed: bool = False) -> None:
-        self.sealed, self.closed = sealed, False
+    def __init__(self, *_: Any, sealed: bool = False, secret: str = "") -> None:
+        self.sealed, self.secret, self.closed = sealed, secret, False
 
     def score(self, questions: Sequence[Question]) -> list[Verdict]:
         return [Verdict("ok", Score(1.0)) for _ in questions]
@@ -98,6 +100,14 @@ class FakePlugins(Plugins):
         return FakeTask(4 * BATCH) if kind == "task" else object()
 
 
+class OwnWords(TableEngine):
+    """An engine that calls its model its policy, as the one of sia-torch does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.policy = self.table
+
+
 @pytest.fixture(autouse=True)
 def _waiting_lets_the_fake_backend_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """The futures of the fake backend below are finished by whoever asks for a result."""
@@ -107,7 +117,7 @@ def _waiting_lets_the_fake_backend_work(monkeypatch: pytest.MonkeyPatch) -> None
             with suppress(SiaError):
                 future.result()
 
-    monkeypatch.setattr(rollout_module, "wait", wait)
+    monkeypatch.setattr(rollouts_module, "wait", wait)
 
 
 @pytest.fixture
@@ -120,7 +130,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorker]:
 
 
 def setting(folder: Path) -> Setting:
-    return Setting(str(folder), OfferRef("fake"), OfferRef("exact"), "none", 0)
+    return Setting(str(folder), OfferRef("fake"), OfferRef("exact"), "none", 0, secret="5e" * 32)
 
 
 def tree(folder: Path, text: str = "") -> str:
@@ -225,6 +235,14 @@ def test_tasks_and_verifiers_are_made_once_and_the_sealed_verifier_is_another(
     assert sealed.closed
 
 
+def test_runs_with_different_secrets_share_no_verifier(tmp_path: Path, workers: type[FakeWorker]) -> None:
+    host, one = Host(FakePlugins()), setting(tmp_path)
+    other = replace(one, secret="ab" * 32)
+    verifiers: list[Any] = [host.verifier(each, sealed=False) for each in (one, one, other)]
+    assert verifiers[0] is verifiers[1]
+    assert [each.secret for each in verifiers[1:]] == [one.secret, other.secret]
+
+
 def test_a_harness_that_cannot_be_set_up_can_be_tried_again(
     tmp_path: Path, workers: type[FakeWorker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +274,7 @@ def test_a_host_that_is_stopped_during_a_set_up_leaves_no_worker(tmp_path: Path,
     assert workers.made[0].solved == []
 
 
+@pytest.mark.real
 def test_a_verifier_that_is_first_asked_for_after_the_stop_is_closed(
     tmp_path: Path, workers: type[FakeWorker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,9 +363,6 @@ class PermutedBackend:
             future.set_result(run_batch(job.payload, self.host))
         self.waiting = []
 
-    def serve(self, name: str, payload: Any) -> Any:
-        raise NotImplementedError
-
     def close(self) -> None:
         self.host.stop()
 
@@ -357,6 +373,7 @@ def given_up(folder: Path, backend: Any, whole: Sweep, ledger: Ledger) -> tuple[
     return str(raised.value), list(raised.value.done)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("slots", [2, 4])
 @pytest.mark.parametrize("hangs", [(0,), (2,), (1, 3)], ids=str)
 def test_what_comes_of_a_hopeless_sweep_is_the_same_whichever_batch_is_the_fastest(
@@ -403,3 +420,9 @@ def test_a_job_ends_when_its_host_is_stopped(tmp_path: Path, workers: type[FakeW
     assert begun.wait(30)
     host.stop()
     assert ended.wait(30)
+
+
+def test_an_engine_may_call_its_model_what_it_likes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakePlugins, "create", lambda *_, **__: OwnWords())
+    with closing(Host(FakePlugins()).policy(replace(setting(tmp_path), engine=OfferRef("own")))) as policy:
+        assert policy.version == "base+0"

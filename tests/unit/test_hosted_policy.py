@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sia_core.errors import BudgetExhausted, ModelError
-from sia_core.models import Ask, CallFailed, Patience, Prices, Reply, ToolCall, Usage
-from sia_core.served import ServedGateway
+from sia_llm.hosted_policy import LIMITED, HostedGateway
+from sia_llm.models import Ask, CallFailed, Patience, Prices, Reply, ToolCall, Usage
 
 COST = (100 * 3 + 10 * 15) / 1e6
 
@@ -60,7 +60,7 @@ def test_64_calls_at_once_each_get_their_own_answer_and_the_budget_is_exact(tmp_
         return f"answer to {last(request)}"
 
     engine = Engine(answer, dollars=10.0)
-    gateway = ServedGateway(engine, tmp_path)
+    gateway = HostedGateway(engine, tmp_path)
     futures = []
     for number in range(64):
         gateway.begin(f"rollout-{number}", 0)
@@ -86,7 +86,7 @@ def test_of_64_calls_at_once_only_as_many_are_made_as_the_dollars_cover_for_cert
         return "so"
 
     engine = Engine(answer, dollars=10.5 * bound)
-    gateway = ServedGateway(engine, tmp_path)
+    gateway = HostedGateway(engine, tmp_path)
     futures = []
     for number in range(64):
         gateway.begin(f"{number}", 0)
@@ -113,7 +113,7 @@ def test_a_rollout_that_is_begun_again_is_answered_as_before_also_by_another_pro
     engine = Engine(lambda request: f"answer {len(engine.asked)}")
 
     def ask_twice() -> list[Any]:
-        gateway = ServedGateway(engine, tmp_path)
+        gateway = HostedGateway(engine, tmp_path)
         gateway.begin("one", 0)
         answers = [content(gateway.ask("one", question("same")).result()) for _ in range(2)]
         gateway.finish("one")
@@ -134,7 +134,7 @@ def test_conversations_with_tools_and_stops_and_several_replies_are_passed_on(tm
         return Reply("", (ToolCall("id1", "read", {"path": "a"}),), "tools", Usage(100, 10))
 
     engine = Engine(answer)
-    gateway = ServedGateway(engine, tmp_path)
+    gateway = HostedGateway(engine, tmp_path)
     gateway.begin("one", 0)
     tools = [{"type": "function", "function": {"name": "read", "parameters": {"type": "object"}}}]
     first = gateway.ask("one", question("look", tools=tools)).result()
@@ -152,8 +152,80 @@ def test_conversations_with_tools_and_stops_and_several_replies_are_passed_on(tm
     gateway.close()
 
 
+@pytest.mark.parametrize("written", ['{"path": ', '"a text"', '{"path": NaN}', '{"a": 1, "a": 2}', '{"path": "ü"}'])
+def test_the_arguments_of_a_tool_reach_the_harness_as_the_model_wrote_them(tmp_path: Path, written: str) -> None:
+    engine = Engine(lambda _: Reply("", (ToolCall.written("id1", "read", written),), "tools", Usage(100, 10)))
+    gateway = HostedGateway(engine, tmp_path)
+    gateway.begin("one", 0)
+    tools = [{"type": "function", "function": {"name": "read", "parameters": {"type": "object"}}}]
+    message = gateway.ask("one", question("look", tools=tools)).result()["choices"][0]["message"]
+    assert message["tool_calls"][0]["function"]["arguments"] == written
+    given = {"role": "tool", "tool_call_id": "id1", "content": "malformed"}
+    assert "error" not in gateway.ask("one", {"messages": [*question("look")["messages"], message, given]}).result()
+    gateway.finish("one")
+    gateway.close()
+
+
+def test_a_harness_that_sends_half_a_character_or_no_json_number_fails_alone_if_at_all(tmp_path: Path) -> None:
+    gateway = HostedGateway(Engine(lambda _: "so \ud83d"), tmp_path)
+    gateway.begin("one", 0)
+    assert content(gateway.ask("one", question("half \ud83d")).result()) == "so \N{REPLACEMENT CHARACTER}"
+    tool = {"type": "function", "function": {"name": "read", "parameters": {"maximum": float("inf"), "\ud83d": 1}}}
+    gateway.ask("one", question("endless", tools=[tool])).result()
+    gateway.finish("one")
+    gateway.close()
+
+
+@pytest.mark.parametrize(
+    ("of_engine", "begin", "request_", "sent"),
+    [
+        ({}, {}, {}, None),
+        ({}, {}, {"max_tokens": 70_000}, 70_000),
+        ({"max_tokens": 9000}, {}, {}, 9000),
+        ({"max_tokens": 9000}, {}, {"max_completion_tokens": 12}, 12),
+        ({}, {"tokens": 50_000}, {}, LIMITED),
+        ({"dollars": 1.0}, {}, {}, LIMITED),
+        ({"dollars": 1.0, "max_tokens": 9000}, {}, {}, 9000),
+    ],
+)
+def test_a_reply_is_as_long_as_the_harness_the_user_or_the_server_says(
+    tmp_path: Path, of_engine: dict[str, Any], begin: dict[str, Any], request_: dict[str, Any], sent: int | None
+) -> None:
+    """A model that thinks first answers nothing within 256 tokens, and an agent that is right scores 0."""
+    engine = Engine(lambda _: "so")
+    vars(engine).update(of_engine)
+    gateway = HostedGateway(engine, tmp_path)
+    gateway.begin("one", 0, **begin)
+    assert content(gateway.ask("one", question("x", **request_)).result()) == "so"
+    assert engine.asked[0].max_tokens == sent
+    gateway.finish("one")
+    gateway.close()
+
+
+def test_what_many_rollouts_meet_alike_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gateway = HostedGateway(Engine(lambda _: Reply("so", (), "end", Usage())), tmp_path)
+    for number in range(9):
+        gateway.begin(f"{number}", 0)
+        assert content(gateway.ask(f"{number}", question("x")).result()) == "so"
+        assert gateway.finish(f"{number}").tokens > 0
+    (notice,) = caplog.messages
+    assert "does not count its tokens" in notice
+    gateway.close()
+
+
+def test_replies_that_a_limit_of_nobodys_cut_are_counted(tmp_path: Path) -> None:
+    engine = Engine(lambda _: Reply("so", (), "length", Usage(100, 10)))
+    gateway = HostedGateway(engine, tmp_path)
+    gateway.begin("one", 0)
+    gateway.ask("one", question("x")).result()
+    gateway.ask("one", question("x", max_tokens=10)).result()
+    record = gateway.finish("one")
+    assert (record.replies, record.cut, record.truncated) == (2, 1, True)
+    gateway.close()
+
+
 def test_a_request_that_is_at_fault_is_the_harnesss_error_and_no_end_of_the_run(tmp_path: Path) -> None:
-    gateway = ServedGateway(Engine(lambda _: CallFailed("status 400: too long", retry=False, refused=True)), tmp_path)
+    gateway = HostedGateway(Engine(lambda _: CallFailed("status 400: too long", retry=False, refused=True)), tmp_path)
     gateway.begin("one", 0)
     assert "too long" in gateway.ask("one", question("x" * 10)).result()["error"]["message"]
     assert "error" in gateway.ask("one", {"messages": []}).result()
@@ -164,7 +236,7 @@ def test_a_request_that_is_at_fault_is_the_harnesss_error_and_no_end_of_the_run(
 
 
 def test_a_server_that_is_down_ends_the_batch_and_makes_no_rollout_a_failure_of_its_agent(tmp_path: Path) -> None:
-    gateway = ServedGateway(Engine(lambda _: CallFailed("status 503", retry=True)), tmp_path)
+    gateway = HostedGateway(Engine(lambda _: CallFailed("status 503", retry=True)), tmp_path)
     gateway.begin("one", 0)
     assert gateway.ask("one", question("x")).result()["error"]["message"] == "the run is stopping"
     with pytest.raises(ModelError, match=r"after 2 tries: status 503.*sia resume"):
@@ -174,7 +246,7 @@ def test_a_server_that_is_down_ends_the_batch_and_makes_no_rollout_a_failure_of_
 
 def test_a_call_that_does_not_fit_into_its_rollouts_tokens_is_refused_and_nothing_is_paid(tmp_path: Path) -> None:
     engine = Engine(lambda _: "so")
-    gateway = ServedGateway(engine, tmp_path)
+    gateway = HostedGateway(engine, tmp_path)
     most = Ask("any", ("be brief",), ({"role": "user", "text": "x"},), max_tokens=1000).most_tokens() + 1000
     gateway.begin("one", 0, tokens=most + 50)
     assert content(gateway.ask("one", question("x", max_tokens=1000)).result()) == "so"
@@ -184,3 +256,36 @@ def test_a_call_that_does_not_fit_into_its_rollouts_tokens_is_refused_and_nothin
     assert (record.tokens, record.peak, record.short) == (110, most, True)
     assert len(engine.asked) == 1
     gateway.close()
+
+
+def test_a_call_that_is_required_is_asked_for_and_checked(tmp_path: Path) -> None:
+    made = Reply("", (ToolCall("a", "add", {}), ToolCall("b", "add", {})), "tools", Usage(100, 10))
+    engine = Engine(lambda request: made if "carefully" in last(request) else "three")
+    gateway = HostedGateway(engine, tmp_path)
+    gateway.begin("one", 0)
+    more = {"tools": [{"type": "function", "function": {"name": "add"}}], "tool_choice": "required"}
+    reply = gateway.ask("one", question("carefully", parallel_tool_calls=False, **more)).result()
+    assert [each["id"] for each in reply["choices"][0]["message"]["tool_calls"]] == ["a"]
+    refused = gateway.ask("one", question("1 + 2", **more)).result()
+    assert refused["error"]["code"] == "tool_use_failed"
+    assert last(engine.asked[1]).endswith("Answer with a call of the tool add, and with nothing else.")
+    gateway.close()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "ContextWindowExceededError: litellm.BadRequestError",
+        "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens",
+        "prompt is too long: 250000 tokens > 200000 maximum",
+        "the request exceeds the available context size, try increasing it",
+        "Input is too long for requested model.",
+    ],
+)
+def test_a_conversation_that_is_too_long_for_the_provider_is_told_by_the_apis_code(tmp_path: Path, words: str) -> None:
+    failure = CallFailed(f"status 400: {words}", retry=False, refused=True)
+    gateway = HostedGateway(Engine(lambda _: failure), tmp_path)
+    gateway.begin("one", 0)
+    error = gateway.ask("one", question("x")).result()["error"]
+    gateway.close()
+    assert (error["code"], words in error["message"]) == ("context_length_exceeded", True)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sia_core.errors import LedgerError
-from sia_core.ledger import FORMAT, UNFINISHED, Blobs, Ledger, canonical
+from sia_core.run.ledger import FORMAT, UNFINISHED, Blobs, Ledger, canonical
 
 VALUES: list[Any] = [None, True, 0, -1.5, "条 \u2028 \x7f", [], [1, [2]], {"b": 1, "a": {"条": None}}, 10**40]
 
@@ -241,8 +241,11 @@ def test_a_run_cannot_be_made_where_a_file_is(tmp_path: Path) -> None:
 # One who writes, many who read
 
 
+@pytest.mark.real
 def test_a_second_process_is_refused_with_the_pid_of_the_first(run: Path) -> None:
-    program = "import sys; from sia_core.ledger import Ledger; from pathlib import Path\nLedger.open(Path(sys.argv[1]))"
+    program = (
+        "import sys; from sia_core.run.ledger import Ledger; from pathlib import Path\nLedger.open(Path(sys.argv[1]))"
+    )
     with Ledger.open(run):
         done = subprocess.run([sys.executable, "-c", program, str(run)], capture_output=True, text=True, check=False)
         assert f"LedgerError: {run}: another process (pid {os.getpid()}) is on this run" in done.stderr
@@ -298,7 +301,7 @@ LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 from sia_core.errors import LedgerError
-from sia_core.ledger import Ledger
+from sia_core.run.ledger import Ledger
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with Ledger.open(Path(sys.argv[1])) as ledger:
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
@@ -310,6 +313,7 @@ with Ledger.open(Path(sys.argv[1])) as ledger:
 """
 
 
+@pytest.mark.real
 def test_a_limit_on_the_size_of_files_is_explained_and_what_was_finished_is_kept(run: Path) -> None:
     done = subprocess.run([sys.executable, "-c", LIMITED, str(run)], capture_output=True, text=True, check=True)
     assert done.stdout.count("explained:") == 2
@@ -378,11 +382,11 @@ def test_a_blob_whose_writer_was_stopped_before_its_name_was_durable_is_relied_o
 
     blobs = Blobs(tmp_path / "blobs")
     with monkeypatch.context() as patch:
-        patch.setattr("sia_core.ledger.sync_folder", stopped)
+        patch.setattr("sia_core.run.ledger.sync_folder", stopped)
         with pytest.raises(KeyboardInterrupt):
             blobs.put(b"content")
     synced: list[Path] = []
-    monkeypatch.setattr("sia_core.ledger.sync_folder", synced.append)
+    monkeypatch.setattr("sia_core.run.ledger.sync_folder", synced.append)
     for again in (blobs, Blobs(tmp_path / "blobs")):
         digest = again.put(b"content")
         assert synced == [blobs.path(digest).parent, tmp_path / "blobs", tmp_path]

@@ -12,24 +12,29 @@ from typing import Any
 
 import pytest
 
-from sia_core.budget import Budget, Limit
-from sia_core.candidate import Parts, make_agent
 from sia_core.decision import Prediction, Stop, UpdateWeights
 from sia_core.errors import PluginError, SiaError, UsageError
 from sia_core.harness import HarnessTree, Replace, Write
-from sia_core.ledger import Ledger
-from sia_core.loop import Loop
-from sia_core.observe import Emitter
-from sia_core.perturbation import perturb
-from sia_core.plan import Plan
-from sia_core.report import build
-from sia_core.robustness import taken_back
-from sia_core.rollout import Rollouts, Setting
-from sia_core.testing.fakes import SKILL, FakeTask, InstantBackend, ScriptedImprover, edit, harness
-from sia_core.trees import Trees
+from sia_core.run.budget import Budget, Limit
+from sia_core.run.candidate import make_agent, unrunnable
+from sia_core.run.ledger import Ledger
+from sia_core.run.loop import Loop
+from sia_core.run.observe import Emitter
+from sia_core.run.parts import Parts
+from sia_core.run.plan import Plan
+from sia_core.run.report import build
+from sia_core.run.robustness import taken_back
+from sia_core.run.rollouts import Rollouts, Setting
+from sia_core.run.trees import Trees
 from sia_core.types import Instance, OfferRef
+from sia_runtime.worker.batch import perturb
+from sia_testing.fakes import SKILL, FakeTask, InstantBackend, ScriptedImprover, edit, harness
 
-CONFIG = {"plan": {"levers": ["harness"], "seed": 0}, "budget": {}, "improver": "scripted"}
+CONFIG: dict[str, Any] = {
+    "plan": {"levers": ["harness"], "seed": 0, "earned": 0.05},
+    "budget": {},
+    "improver": "scripted",
+}
 
 
 class World:
@@ -42,7 +47,8 @@ class World:
 
     def run(self) -> dict[str, Any]:
         with Ledger.create(self.folder) as ledger:
-            ledger.step("run", lambda: {"config": CONFIG, "task": "fake", "metric": {"name": "right"}})
+            config = {**CONFIG, "plan": {**CONFIG["plan"], "earned": self.plan.earned}}
+            ledger.step("run", lambda: {"config": config, "task": "fake", "metric": {"name": "right"}})
             self.loop(ledger).improve()
             return build(ledger)
 
@@ -54,10 +60,13 @@ class World:
 
 
 def test_a_better_candidate_is_promoted_and_a_worse_one_is_not_each_with_its_paired_interval(tmp_path: Path) -> None:
-    report = World(tmp_path, [edit("good", 0.7), edit("bad", 0.1)]).run()
+    report = World(tmp_path, [edit("good", 0.7), edit("bad", 0.1)], search_sample=40).run()
     good, bad = report["generations"]
     assert (good["accepted"], bad["accepted"]) == (True, False)
     assert good["gate"]["n"] == good["planned"] == bad["planned"] == 200
+    assert good["gate"]["p"] <= good["gate"]["level"] < bad["gate"]["p"]
+    assert (good["against"], bad["against"]) == (good["parent"], good["agent"])
+    assert bad["against_parent"]["value"] > bad["gate"]["delta"]
     assert good["gate"]["ci95"][0] > 0.3 > 0 > bad["gate"]["ci95"][1]
     assert report["agent"]["harness"] == harness(0.7).digest
     assert report["gate_queries"] == 2
@@ -163,6 +172,26 @@ def test_a_first_harness_that_does_not_run_is_an_error_that_says_why(tmp_path: P
         world.run()
 
 
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("setup-crash: ModuleNotFoundError: No module named 'numpy'", 'requires = ["numpy"]'),
+        ("crash: OpenAIError: Missing credentials. Please set the `OPENAI_API_KEY` environment variable.", "--policy"),
+    ],
+)
+def test_what_keeps_a_first_harness_from_running_is_said_with_what_to_do(fault: str, says: str) -> None:
+    first, hint, last = str(unrunnable(fault)).split("\n")
+    assert first == f"the first harness does not run: {fault}"
+    assert says in hint
+    assert "start a new run" in last  # `sia resume` would say the same again
+
+
+def test_what_nobody_knows_a_remedy_for_is_said_without_one() -> None:
+    first, last = str(unrunnable("crash: KeyError: 'x'")).split("\n")
+    assert first == "the first harness does not run: crash: KeyError: 'x'"
+    assert "start a new run" in last
+
+
 TASK = FakeTask(60)
 
 
@@ -170,6 +199,7 @@ def script(seed: int) -> list[Any]:
     return [[edit("good", 0.5 + seed / 10), edit("bad", 0.1)], [edit("better", 0.9, old=0.5 + seed / 10)], []]
 
 
+@pytest.mark.thorough
 def test_a_run_stopped_after_any_step_and_resumed_gives_the_same_report_and_repeats_no_step(tmp_path: Path) -> None:
     whole = World(tmp_path / "whole", *script(0), task=TASK)
     expected = whole.run()
@@ -241,7 +271,7 @@ def test_disk_grows_linearly_and_no_file_is_stored_twice(tmp_path: Path) -> None
 
 
 def _id(index: int) -> str:
-    return harness(round(0.2 + index / 100, 2)).digest[:12]
+    return _agent_id(round(0.2 + index / 100, 2))
 
 
 def test_the_loops_own_cost_is_bounded_in_calls_and_commits(tmp_path: Path) -> None:
@@ -316,7 +346,7 @@ def test_when_one_candidate_fails_badly_the_others_are_not_waited_for(tmp_path: 
 
 
 def test_a_candidate_that_cannot_win_any_more_is_stopped_and_what_that_saves_goes_back(tmp_path: Path) -> None:
-    world = World(tmp_path, [edit("bad", 0.1), edit("good", 0.7)], task=FakeTask(640), budget="rollouts=9000")
+    world = World(tmp_path, [edit("bad", 0.1), edit("good", 0.7)], task=FakeTask(640), search_sample=40)
     report = world.run()
     bad, good = report["generations"]
     assert bad["gate"]["n"] == 64
@@ -325,6 +355,38 @@ def test_a_candidate_that_cannot_win_any_more_is_stopped_and_what_that_saves_goe
     assert good["gate"]["n"] == 640
     asked = sum(len(sweep.instances) for sweep in world.backend.sweeps)
     assert report["budget"]["spent"]["rollouts"] == asked
+
+
+def test_a_candidate_that_is_not_better_on_search_does_not_go_to_the_gate_and_stays_in_the_archive(
+    tmp_path: Path,
+) -> None:
+    parent = make_agent(harness(0.1), None, "bad").id
+    world = World(tmp_path, [edit("bad", 0.1), edit("good", 0.7)], [edit("from bad", 0.9, old=0.1, parent=parent)])
+    bad, good, from_bad = world.run()["generations"]
+    assert (bad["outcome"], bad["gate"]) == ("screened", None)
+    assert bad["why"].startswith("not better than the incumbent on 200 search instances (by 0.")
+    assert bad["gain"] < 0
+    assert good["accepted"]
+    assert from_bad["accepted"]
+    assert not [sweep for sweep in world.backend.sweeps if sweep.purpose == "gate" and sweep.agent == bad["agent"]]
+    assert [trial.outcome for trial in world.improver.seen[1].trials] == ["screened", "promoted"]
+
+
+def test_a_candidate_that_changes_nothing_on_search_costs_no_comparison(tmp_path: Path) -> None:
+    (row,) = World(tmp_path, [edit("alike", 0.2000001)]).run()["generations"]
+    assert (row["outcome"], row["gate"], row["gain"]) == ("screened", None, 0.0)
+    assert row["why"] == "it earns what the incumbent does on each of 200 search instances"
+
+
+def test_levels_are_used_by_every_comparison_and_earned_by_promotions(tmp_path: Path) -> None:
+    script = [[edit("good", 0.7), edit("alike", 0.2000001)], [edit("better", 0.9, old=0.7)]]
+    report = World(tmp_path, *script, search_sample=40, earned=0.2).run()
+    given = [row["gate"]["level"] for row in report["generations"]]
+    assert given[0] == 0.05 / (1 + 15 * 0.6)
+    assert given[1] > 4 * given[0]
+    assert report["levels"] == {
+        "used": pytest.approx(sum(given)), "earned": 0.45, "left": pytest.approx(0.45 - sum(given)), "promotions": 2
+    }  # fmt: skip
 
 
 def test_gate_instances_come_in_a_random_order_of_the_seed_the_same_for_every_agent(tmp_path: Path) -> None:
@@ -345,14 +407,15 @@ def test_gate_instances_come_in_a_random_order_of_the_seed_the_same_for_every_ag
 
 
 def test_an_improver_is_not_told_that_or_when_a_sweep_was_stopped(tmp_path: Path) -> None:
-    world = World(tmp_path, [edit("bad", 0.1)], [], task=FakeTask(640), budget="rollouts=9000")
+    world = World(tmp_path, [edit("bad", 0.1)], [], task=FakeTask(640), search_sample=40, budget="rollouts=9000")
     report = world.run()
     assert report["generations"][0]["gate"]["n"] < 640
     first, second = world.improver.seen
     assert second.trials[0].why == "not shown to be better"
-    assert first.budget_left["rollouts"] - second.budget_left["rollouts"] == 2 + 256 + 640
+    assert first.budget_left["rollouts"] - second.budget_left["rollouts"] == 2 + 40 + 640
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("slots", [1, 2, 5])
 def test_candidates_of_one_generation_are_stopped_alike_whichever_is_promoted_first(tmp_path: Path, slots: int) -> None:
     """The looks are against the incumbent of the generation's start, the verdict against that of the moment."""
@@ -388,6 +451,102 @@ def test_the_sealed_score_stands_beside_the_gate_score_with_the_gap(tmp_path: Pa
     assert final["gap"]["value"] == pytest.approx(final["gate"]["value"] - final["value"])
     assert final["gap"]["ci95"][0] < final["gap"]["value"] < final["gap"]["ci95"][1]
     assert report["to_halve"] > 640
+
+
+# The gate along a run: neither what runs at once nor where a run was stopped changes a verdict
+
+
+def gauntlet() -> list[Any]:
+    """Candidates that are screened out, stopped on the way, refused by the test, and promoted."""
+    slightly = _agent_id(0.23)
+    return [
+        [edit("bad", 0.1), edit("slightly", 0.23), edit("good", 0.5), edit("middling", 0.4)],
+        [
+            edit("hardly", 0.52, old=0.5),
+            edit("alike", 0.5001, old=0.5),
+            edit("better", 0.7, old=0.5),
+            edit("back", 0.3, old=0.5),
+        ],
+        [edit("longer way", 0.8, old=0.23, parent=slightly), edit("a bit", 0.73, old=0.7), edit("best", 0.9, old=0.7)],
+    ]
+
+
+def _agent_id(skill: float) -> str:
+    return harness(skill).digest[:12]
+
+
+def _gauntlet(folder: Path) -> World:
+    return World(folder, *gauntlet(), task=FakeTask(192), search_sample=64, candidates=4, generations=4)
+
+
+def _judged(report: dict[str, Any]) -> list[tuple[Any, ...]]:
+    return [(row["name"], row["outcome"], row["against"], row["gate"]) for row in report["generations"]]
+
+
+def test_a_run_has_every_way_in_which_a_candidate_can_fare(tmp_path: Path) -> None:
+    report = _gauntlet(tmp_path).run()
+    rows = {row["name"]: row for row in report["generations"]}
+    outcomes = {name: row["outcome"] for name, row in rows.items()}
+    assert {name for name, outcome in outcomes.items() if outcome == "screened"} == {"bad", "alike", "back"}
+    assert {name for name, outcome in outcomes.items() if outcome == "promoted"} >= {"good", "better", "best"}
+    assert outcomes["middling"] == outcomes["hardly"] == "rejected"
+    assert rows["hardly"]["gate"]["n"] < 192 == rows["middling"]["gate"]["n"]
+    assert rows["longer way"]["against"] == _agent_id(0.7)
+    levels = [row["gate"]["level"] for row in report["generations"] if row["gate"]]
+    assert report["levels"]["used"] == pytest.approx(sum(levels))
+    assert sum(levels) <= report["levels"]["earned"]
+
+
+class OneAtATime(InstantBackend):
+    """Lets the candidates of a generation start in the order given, each once the one before is on search."""
+
+    def __init__(self, order: list[str]) -> None:
+        super().__init__()
+        self._after = {later: before for before, later in itertools.pairwise(order)}
+        self._searched = {agent: threading.Event() for agent in order}
+
+    def submit(self, job: Any) -> Any:
+        sweep = job.payload["sweep"]
+        if sweep["purpose"] == "smoke" and sweep["agent"] in self._after:
+            assert self._searched[self._after[sweep["agent"]]].wait(30)
+        if sweep["purpose"] == "search" and sweep["agent"] in self._searched:
+            self._searched[sweep["agent"]].set()
+        return super().submit(job)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("slots", [1, 2, 5])
+@pytest.mark.parametrize("order", [[0.1, 0.23, 0.5, 0.4], [0.4, 0.5, 0.23, 0.1]], ids=["in order", "reversed"])
+def test_verdicts_and_levels_do_not_depend_on_what_runs_at_once_and_who_is_first(
+    tmp_path: Path, slots: int, order: list[float]
+) -> None:
+    expected = _gauntlet(tmp_path / "expected").run()
+    world = _gauntlet(tmp_path / "other")
+    world.backend = OneAtATime([_agent_id(skill) for skill in order])
+    world.backend.slots = slots
+    report = world.run()
+    assert _judged(report) == _judged(expected)
+    assert _comparable(report) == _comparable(expected)
+
+
+@pytest.mark.thorough
+def test_a_run_stopped_after_every_step_and_resumed_gives_the_same_verdicts_at_the_same_levels(tmp_path: Path) -> None:
+    expected = _gauntlet(tmp_path / "whole").run()
+    with Ledger.read(tmp_path / "whole") as ledger:
+        steps = sum(1 for _ in ledger.events())
+    for _ in range(2, steps):
+        _run_until_stopped(_gauntlet(tmp_path / "stopped"), 2)
+    report = _gauntlet(tmp_path / "stopped").run()
+    assert _judged(report) == _judged(expected)
+
+
+def test_a_small_gate_ends_the_run_once_its_error_is_used_up(tmp_path: Path) -> None:
+    script = [[edit(f"{name}{skill}", 0.2 + skill / 1000) for skill in (at, at + 1)] for at, name in enumerate("abcd")]
+    world = World(tmp_path, *script, task=FakeTask(6), generations=8)
+    report = world.run()
+    compared = [row for row in report["generations"] if row["gate"] and row["gate"]["level"]]
+    assert [row["gate"]["level"] for row in compared] == [pytest.approx(0.05 / 3)] * 3
+    assert report["stopped"] == "3 comparisons used up the gate's error"
 
 
 # Robustness

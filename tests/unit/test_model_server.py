@@ -10,7 +10,7 @@ import anthropic
 import openai
 import pytest
 
-from sia_core.testing.model_server import Fault, ModelServer, Turn, Use
+from sia_testing.model_server import Fault, ModelServer, Turn, Use
 
 ASK: list[Any] = [{"role": "user", "content": "hello"}]
 LONG = "a text of several events " * 5
@@ -93,6 +93,7 @@ def protocol(request: pytest.FixtureRequest) -> Iterator[Any]:
         each.client.close()
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("how", ["ask", "stream"])
 def test_texts_and_tools_and_usage_arrive_as_scripted(protocol: Any, how: str) -> None:
     use = Use("read", {"path": "harness.py", "note": "a “quote” and\nmore than one event of arguments"})
@@ -105,6 +106,7 @@ def test_texts_and_tools_and_usage_arrive_as_scripted(protocol: Any, how: str) -
     assert told["ended"] in ("tool_use", "tool_calls")
 
 
+@pytest.mark.real
 @pytest.mark.parametrize(
     ("ended", "names"), [("end", {"end_turn", "stop"}), ("refusal", {"refusal", "content_filter"})]
 )
@@ -113,6 +115,7 @@ def test_a_reply_ends_as_scripted(protocol: Any, ended: Any, names: set[str]) ->
         assert protocol(server).ask()["ended"] in names
 
 
+@pytest.mark.real
 def test_what_was_asked_can_be_looked_at(protocol: Any) -> None:
     with ModelServer(lambda asked: Turn(f"number {asked.number}")) as server:
         client = protocol(server)
@@ -121,6 +124,7 @@ def test_what_was_asked_can_be_looked_at(protocol: Any) -> None:
         assert server.asked[0].headers["authorization"] == "Bearer any"
 
 
+@pytest.mark.real
 def test_statuses_come_with_their_retry_after(protocol: Any) -> None:
     script = [Turn(fault=Fault(429, retry_after=7)), Turn(fault=Fault(529)), Turn(fault=Fault(500))]
     with ModelServer(script) as server:
@@ -134,12 +138,14 @@ def test_statuses_come_with_their_retry_after(protocol: Any) -> None:
             assert error.value.status_code == status  # type: ignore[attr-defined]
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("how", ["ask", "stream"])
 def test_a_connection_that_is_cut_is_an_error_of_the_client(protocol: Any, how: str) -> None:
     with ModelServer([Turn(LONG, fault=Fault(cut_after=3))]) as server, pytest.raises(Exception, match=r"."):
         getattr(protocol(server), how)()
 
 
+@pytest.mark.real
 def test_slow_bytes_run_into_the_clients_time_limit(protocol: Any) -> None:
     with ModelServer([Turn(LONG, fault=Fault(pause=60))]) as server:
         client = protocol(server)
@@ -148,6 +154,7 @@ def test_slow_bytes_run_into_the_clients_time_limit(protocol: Any) -> None:
             client.ask()
 
 
+@pytest.mark.real
 def test_a_script_that_is_used_up_is_an_error_that_no_client_retries(protocol: Any) -> None:
     with ModelServer([]) as server, pytest.raises(Exception, match="400"):
         protocol(server).ask()

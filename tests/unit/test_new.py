@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from sia_core.cli import main, new
+from sia_cli import main
 from sia_core.errors import UsageError
 from sia_core.hookspecs import HOOK_OF_KIND
-from sia_core.new import SORTS, rendered, write
+from sia_testing import command as new
+from sia_testing.new import SORTS, rendered, write
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,8 +34,10 @@ def test_the_files_are_those_of_a_package_with_an_entry_point(kind: str) -> None
         assert "$" not in text.replace("$ ", ""), path
         if path.endswith(".py"):
             ast.parse(text)
+    assert "://" not in files["README.md"]  # to no page that somebody else may hold
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("kind", new.KINDS)
 def test_the_code_is_clean_by_the_rules_of_this_repository(kind: str, tmp_path: Path) -> None:
     write(tmp_path / "it", rendered(kind, "mine"))

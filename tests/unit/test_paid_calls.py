@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from sia_core.budget import Budget, Limit
-from sia_core.calls import Calls
 from sia_core.errors import BudgetExhausted, ModelError, UsageError
-from sia_core.ledger import Ledger
-from sia_core.models import Ask, CallFailed, Patience, Prices, Reply, Usage, told
+from sia_core.run.budget import Budget, Limit
+from sia_core.run.ledger import Ledger
+from sia_llm.models import Ask, CallFailed, Patience, Prices, Reply, ToolCall, Usage, asked_wait, told
+from sia_llm.paid_calls import Calls
 
 PRICES = Prices(input=3.0, output=15.0, cache_read=0.3, cache_write=3.75)
 LIMITED = CallFailed("429 too many requests", retry=True, after=7)
@@ -173,13 +173,73 @@ def test_cached_tokens_have_their_own_price(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize(
-    "usage", [Usage(), Usage(input=-5, output=3), Usage(input=10**9, output=1), Usage(input=10, output=10**9)]
+    "usage", [Usage(input=-5, output=3), Usage(input=10**9, output=1), Usage(input=10, output=10**9)]
 )
 def test_usage_figures_that_cannot_be_right_are_booked_at_the_bound_and_said(ledger: Ledger, usage: Usage) -> None:
     world = World(ledger, Reply("one", (), "end", usage))
     assert world.calls.complete("draft", ask()).text == "one"
     assert world.spent == PRICES.most(ask().most_tokens(), 1000)
     assert "cannot be right" in world.notices[0]
+
+
+@pytest.mark.parametrize("usage", [Usage(), Usage(input=100), Usage(output=10)])
+def test_tokens_that_a_server_does_not_count_are_estimated_booked_at_the_bound_and_said(
+    ledger: Ledger, usage: Usage
+) -> None:
+    world = World(ledger, Reply("a reply of six words, perhaps", (), "end", usage))
+    reply = world.calls.complete("draft", ask())
+    assert 20 < reply.usage.input <= 100
+    assert 10 <= reply.usage.output < 40
+    assert world.spent == PRICES.most(ask().most_tokens(), 1000)
+    assert "does not count its tokens: they are estimated" in world.notices[0]
+    assert World(ledger).calls.complete("draft", ask()) == reply
+
+
+def test_what_a_reply_holds_that_is_no_text_or_no_json_is_mended_before_it_is_recorded(ledger: Ledger) -> None:
+    call = ToolCall("t\0", "read\ud83d", {"path": "\ude00", "\ud83d\ude00": ["\ud83d"]})
+    world = World(
+        ledger, Reply("look \ud83d", (call,), "tools", USAGE, [{"n": float("nan"), "big": 10**5000, "t": "\ud83d"}])
+    )
+    reply = world.calls.complete("draft", ask())
+    assert reply.text == "look \N{REPLACEMENT CHARACTER}"
+    assert reply.calls == (ToolCall("t\ufffd", "read\ufffd", {"path": "\ufffd", "\N{GRINNING FACE}": ["\ufffd"]}),)
+    assert reply.raw == [{"n": None, "big": None, "t": "\ufffd"}]
+    again = World(ledger)
+    assert again.calls.complete("draft", ask()) == reply
+    assert again.provider.asked == []
+
+
+def test_a_reply_that_is_nested_without_end_is_recorded_as_far_as_it_can_be(ledger: Ledger) -> None:
+    raw: Any = []
+    for _ in range(100_000):
+        raw = [raw]
+    assert World(ledger, Reply("so", (), "end", USAGE, raw)).calls.complete("draft", ask()).text == "so"
+    assert World(ledger).calls.complete("draft", ask()).text == "so"
+
+
+def test_half_a_character_that_an_earlier_version_recorded_ends_no_run(ledger: Ledger) -> None:
+    """The reply was paid for; with the half in it no request could be made that went on from it."""
+    spoilt = {**Reply("look \ud83d", (), "end", USAGE, {"t": "\ud83d"}).to_json()}
+    row = {"reply": spoilt, "digest": ask().digest, "dollars": 0.5, "wrong": ""}
+    ledger.record(f"calls/draft/{ask().digest[:16]}/0/reply", row)
+    world = World(ledger, "and on")
+    first = world.calls.complete("draft", ask())
+    later = Ask("a-model", ("be brief",), (told("hello"), first.message, told("go on")), max_tokens=1000)
+    assert world.calls.complete("draft", later).text == "and on"
+    (sent,) = world.provider.asked
+    assert sent.messages[1] == {**first.message, "text": "look \ufffd", "raw": {"t": "\ufffd"}}
+
+
+def test_what_programs_wrote_into_a_request_is_mended_before_it_is_sent(ledger: Ledger) -> None:
+    world = World(ledger, "one")
+    assert world.calls.complete("draft", ask("an agent printed \ud83d and \0")).text == "one"
+    assert world.provider.asked[0].messages[0]["text"] == "an agent printed \ufffd and \ufffd"
+
+
+def test_an_error_of_a_server_is_told_in_characters_that_can_be_shown(ledger: Ledger) -> None:
+    world = World(ledger, CallFailed("status 503: \x1b[31mred\ud83d\0", retry=True), "one")
+    world.calls.complete("draft", ask())
+    assert "503:  [31mred\ufffd\ufffd" in world.notices[0]
 
 
 def test_a_conversation_that_goes_on_is_bounded_by_what_its_beginning_was_counted_at() -> None:
@@ -198,25 +258,37 @@ def test_a_model_without_a_price_is_free_to_use_where_dollars_are_not_limited(le
         World(ledger, "one", prices=None).calls.complete("draft", ask())
 
 
-def _interrupt(times: int) -> Callable[[], str]:
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """A process that heeds its signals, also where whoever started the tests had it ignore some (`make test &`)."""
+    before = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
+def _interrupt(times: int, number: signal.Signals = signal.SIGINT) -> Callable[[], str]:
     def reply() -> str:
         for _ in range(times):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         return "one"
 
     return reply
 
 
-def test_ctrl_c_once_keeps_the_reply_that_is_under_way(ledger: Ledger) -> None:
-    world = World(ledger, _interrupt(1))
+@pytest.mark.usefixtures("heeded")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_sigterm_once_keeps_the_reply_that_is_under_way(ledger: Ledger, number: signal.Signals) -> None:
+    world = World(ledger, _interrupt(1, number))
     with pytest.raises(KeyboardInterrupt):
         world.calls.complete("draft", ask())
     assert "once the model has answered" in world.notices[0]
     again = World(ledger)
     assert again.calls.complete("draft", ask()).text == "one"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(number) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("heeded")
 def test_ctrl_c_twice_stops_at_once_and_the_call_is_made_again(ledger: Ledger) -> None:
     world = World(ledger, _interrupt(2))
     with pytest.raises(KeyboardInterrupt):
@@ -224,3 +296,36 @@ def test_ctrl_c_twice_stops_at_once_and_the_call_is_made_again(ledger: Ledger) -
     again = World(ledger, "two")
     assert again.calls.complete("draft", ask()).text == "two"
     assert "paid for twice" in again.notices[0]
+
+
+def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it_while_a_model_answers(ledger: Ledger) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        world = World(ledger, _interrupt(2))
+        assert world.calls.complete("draft", ask()).text == "one"
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
+        ({"retry-after": "Sun, 06 Nov 1994 08:51:07 GMT"}, 90.0),
+        ({"retry-after": "Sunday, 06-Nov-94 08:51:07 GMT"}, 90.0),
+        ({"retry-after": "Sun Nov  6 08:51:07 1994"}, 90.0),
+        ({"retry-after": "Sun, 06 Nov 1994 08:00:00 GMT"}, 0.0),
+        ({"retry-after-ms": "soon", "retry-after": "7"}, 7.0),
+        *[({"retry-after": each}, None) for each in ("", "soon", "-1", "nan", "inf", "1e999", "32 Foo 99999999 99:99")],
+        ({}, None),
+    ],
+)
+def test_the_wait_that_a_server_asks_for_is_read_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
+    assert asked_wait(headers, now=lambda: 784111777.0) == seconds
+
+
+def test_no_server_makes_a_run_wait_for_longer_than_ten_minutes() -> None:
+    assert Patience().wait(1, asked_wait({"retry-after": "1e300"})) == 600.0

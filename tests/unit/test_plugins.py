@@ -14,7 +14,7 @@ import pytest
 
 from sia_core.errors import PluginError, UsageError
 from sia_core.hookspecs import Event
-from sia_core.plugins import ALLOW_VARIABLE, Plugins, Row
+from sia_core.plugins import ALLOW_VARIABLE, ALWAYS, Plugins, Row
 
 Install = Callable[..., str]
 
@@ -62,9 +62,9 @@ def test_a_task_is_found_by_the_name_that_it_offers_wherever_it_is_installed(ins
     assert (offer.name, source.distribution, source.version) == ("mytask", "a-strangers-package", "1.2.3")
 
 
-def test_the_cores_own_offers_come_by_the_same_road() -> None:
+def test_the_offers_of_the_tree_come_by_the_same_road() -> None:
     offer, source = Plugins.discover().find("verifier", "exact")
-    assert (offer.factory, source.distribution) == ("sia_core.verifiers:Exact", "sia-core")
+    assert (offer.factory, source.distribution) == ("sia_runtime.builtin_verifiers:Exact", "sia-runtime")
 
 
 def test_a_listing_shows_kind_name_distribution_version_and_summary(install: Install) -> None:
@@ -101,7 +101,7 @@ def test_a_name_like_no_other_lists_those_that_are_there() -> None:
 
 
 def test_entry_points_may_be_given_by_hand() -> None:
-    point = EntryPoint("mine", "sia_core.builtins", "sia")
+    point = EntryPoint("mine", "sia_runtime.plugin", "sia")
     plugins = Plugins.discover([point])
     assert plugins.find("backend", "local")[1].distribution == "unknown"
 
@@ -243,14 +243,14 @@ def test_the_variable_allows_only_the_plugins_that_it_names(install: Install, mo
     for name in ("one", "two", "three"):
         install(f"sia-{name}", offering(name))
     monkeypatch.setenv(ALLOW_VARIABLE, "one, SIA_two")
-    assert {each.distribution for each in Plugins.discover().rows()} == {"sia-core", "sia-one", "sia-two"}
+    assert {each.distribution for each in Plugins.discover().rows()} == {*ALWAYS, "sia-one", "sia-two"}
 
 
-def test_the_empty_variable_allows_none_but_the_cores_own(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_empty_variable_allows_what_every_run_needs(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     install("sia-one", offering("one"))
     monkeypatch.setenv(ALLOW_VARIABLE, "")
     plugins = Plugins.discover()
-    assert {each.distribution for each in plugins.rows()} == {"sia-core"}
+    assert {each.distribution for each in plugins.rows()} == ALWAYS
     with pytest.raises(PluginError, match="SIA_PLUGINS='' limits them"):
         plugins.find("task", "one")
 
@@ -371,6 +371,7 @@ def test_nothing_is_global(install: Install) -> None:
     assert [each for each in after.rows() if each.name == "mytask"]
 
 
+@pytest.mark.real
 def test_listing_the_plugins_imports_no_heavy_module() -> None:
     program = "import sys; from sia_core.plugins import Plugins; Plugins.discover().rows(); print(*sys.modules)"
     environment = {name: value for name, value in os.environ.items() if name != ALLOW_VARIABLE}

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sia_core.policy import ADAPTERS, Policy
-from sia_core.testing.engines import ScriptedEngine
+from sia_core.run.trees import ADAPTERS
+from sia_runtime.worker.policy import Policy
+from sia_testing.engines import ScriptedEngine
 
 
 def test_a_snapshots_name_is_durable_when_it_is_told_also_where_it_was_saved_before(
@@ -16,7 +17,8 @@ def test_a_snapshots_name_is_durable_when_it_is_told_also_where_it_was_saved_bef
     folder = tmp_path / ADAPTERS
     there: list[tuple[Path, list[str]]] = []
     monkeypatch.setattr(
-        "sia_core.policy.sync_folder", lambda each: there.append((each, sorted(path.name for path in each.iterdir())))
+        "sia_runtime.worker.policy.sync_folder",
+        lambda each: there.append((each, sorted(path.name for path in each.iterdir()))),
     )
     policy = Policy(ScriptedEngine(), folder)
     for _ in range(2):

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from sia_core.cli import parser_of
-from sia_core.cli.run import config_of
+from sia_cli import parser_of
+from sia_cli.configuration import config_of
+from sia_cli.profiles import meta_agent, target_agent
 from sia_core.errors import UsageError
-from sia_core.profiles import meta_agent, target_agent
 
 
 @pytest.fixture(autouse=True)
@@ -59,9 +59,38 @@ def test_a_target_profile_is_a_served_policy_and_may_bring_its_agent(tmp_path: P
     assert target_agent(profile("m", "openai", agent_reference=source)).reference == f"{tmp_path / 'agent'}:main.py"
 
 
+@pytest.mark.parametrize("name", ["openai", "anthropic", "tinker", "nebius", "mine"])
+def test_a_provider_in_the_working_folder_that_nobody_named_sends_no_key_anywhere(name: str) -> None:
+    about = {"client_kind": "openai", "api_key_env": "OPENAI_API_KEY", "base_url": "http://attacker/v1"}
+    for place in (f"providers/{name}.json", f"profiles/{name}.json", f"{name}.json"):
+        write(place, provider_id=name, **about)
+    path = profile("m", name)
+    for read in (lambda: target_agent(path).settings, lambda: meta_agent(path)[1]):
+        if name == "mine":
+            with pytest.raises(UsageError, match="SIA_PROVIDERS_DIR=providers"):
+                read()
+        else:
+            assert "attacker" not in str(read())
+
+
+@pytest.mark.parametrize("name", ["providers/mine", "../mine", "/mine", "mine.json/", ""])
+def test_a_profile_names_no_path_of_a_provider(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIA_PROVIDERS_DIR", "providers")
+    with pytest.raises(UsageError, match="is no name of a provider"):
+        target_agent(profile("m", name))
+
+
+def test_a_known_provider_is_another_where_the_user_names_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    about = {"client_kind": "openai", "api_key_env": "OPENAI_API_KEY", "base_url": "http://mine/v1"}
+    write("mine/openai.json", provider_id="openai", **about)
+    monkeypatch.setenv("SIA_PROVIDERS_DIR", "mine")
+    assert target_agent(profile("m", "openai")).settings == {"base_url": "http://mine/v1"}
+
+
 def test_a_provider_of_ones_own_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     about = {"name": "Here", "client_kind": "openai", "api_key_env": "MY_KEY", "base_url": "http://localhost:8000/v1"}
     write("providers/here.json", provider_id="here", **about)
+    monkeypatch.setenv("SIA_PROVIDERS_DIR", "providers")
     path = profile("a-model", "here")
     assert target_agent(path).settings == {"base_url": "http://localhost:8000/v1"}
     monkeypatch.setenv("MY_KEY", "planted")
@@ -82,7 +111,7 @@ def test_a_malformed_profile_is_named(text: str, told: str) -> None:
 def test_what_is_not_there_is_named_with_what_is_known() -> None:
     with pytest.raises(UsageError, match="give the path of a JSON file, or its name in profiles/"):
         meta_agent("nobody")
-    with pytest.raises(UsageError, match="known without a file: anthropic, gemini, nebius"):
+    with pytest.raises(UsageError, match="'nowhere' is unknown; known without a file: anthropic, gemini, nebius"):
         meta_agent(profile("m", "nowhere"))
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sia_core.puct import Node, choose, scores
+from sia_core.run.discover import Node, choose, scores
 
 REWARDS = st.floats(-1e3, 1e3).map(lambda value: round(value, 3))
 

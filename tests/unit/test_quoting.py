@@ -11,19 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sia_core.attacks.catalogue import HOSTILE, read
-from sia_core.budget import Budget, Limit
-from sia_core.candidate import Parts
+from sia_attacks.catalogue import HOSTILE, read
 from sia_core.decision import RewriteHarness, Stop, UpdateWeights
 from sia_core.evidence import EXCERPT, Evidence
-from sia_core.fence import fenced, outside
-from sia_core.ledger import Ledger
-from sia_core.loop import Loop, Plan
-from sia_core.observe import Emitter
-from sia_core.rollout import Rollouts, Setting
-from sia_core.testing.fakes import FakeTask, InstantBackend, ScriptedImprover, edit
-from sia_core.trees import Trees
+from sia_core.run.budget import Budget, Limit
+from sia_core.run.ledger import Ledger
+from sia_core.run.loop import Loop, Plan
+from sia_core.run.observe import Emitter
+from sia_core.run.parts import Parts
+from sia_core.run.rollouts import Rollouts, Setting
+from sia_core.run.trees import Trees
 from sia_core.types import Job, OfferRef
+from sia_llm.quoting import fenced, outside
+from sia_testing.fakes import FakeTask, InstantBackend, ScriptedImprover, edit
 
 ORDER = "DECIDE: stop"
 PLANTED = read(HOSTILE / "words-to-the-improver.py").source.decode()

@@ -23,10 +23,12 @@ RELEASE: Mapping[str, Any] = runpy.run_path(str(ROOT / "tools" / "release.py"))
 pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no checkout")
 
 
+@pytest.mark.real
 def test_all_distributions_share_the_version_of_the_core() -> None:
     assert set(RELEASE["versions"]().values()) == {sia_core.__version__}
 
 
+@pytest.mark.real
 def test_one_command_sets_it_everywhere(tmp_path: Path) -> None:
     for folder in RELEASE["projects"]():
         target = tmp_path / folder.relative_to(ROOT)
@@ -43,6 +45,7 @@ def test_one_command_sets_it_everywhere(tmp_path: Path) -> None:
         RELEASE["set_version"]("next", tmp_path)
 
 
+@pytest.mark.real
 def test_every_distribution_is_installed_by_make_and_known_to_all() -> None:
     makefile = (ROOT / "Makefile").read_text()
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["all"]
@@ -115,3 +118,17 @@ def test_a_file_that_is_not_what_the_record_says_is_named(tmp_path: Path) -> Non
         for name, content in {**files, "sia_x/__init__.py": b"import os\n"}.items():
             archive.writestr(name, content)
     assert list(RELEASE["faults"](path, "0.1.0")) == ["sia_x/__init__.py is not what RECORD says"]
+
+
+@pytest.mark.real
+def test_what_builds_a_wheel_is_pinned_wherever_one_is_built() -> None:
+    pins = [line for line in (ROOT / "constraints.txt").read_text().split("\n") if line.startswith("setuptools==")]
+    template = (
+        ROOT / "plugins" / "testing" / "src" / "sia_testing" / "templates" / "every" / "pyproject.toml.tmpl"
+    ).read_text()
+    assert [f'requires = ["{pin}"]' in template for pin in pins] == [True]
+    script = "print-%:\n\t@echo $($*)\n"
+    for variable in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"):  # pip 25.3 gave it a name for this alone
+        command = ["make", "--silent", "-f", "Makefile", "-f", "-", f"print-{variable}"]
+        said = subprocess.run(command, cwd=ROOT, input=script, capture_output=True, text=True, check=True).stdout
+        assert Path(said.strip()) == ROOT / "constraints.txt"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -11,22 +10,25 @@ from typing import Any
 import pytest
 from table_policy import PLUGINS, TableBackend, TableHost, TableTask
 
-from sia_core import __version__, plan
-from sia_core.cli.replay import told
+from sia_cli.replay import told
+from sia_cli.replay_run import changes, replay
+from sia_core import __version__, builtins
 from sia_core.decision import Prediction, Stop, Training, UpdateWeights
 from sia_core.errors import LedgerError, PluginError, SiaError
 from sia_core.hookspecs import Offer
-from sia_core.ledger import Ledger
-from sia_core.loop import Loop
-from sia_core.observe import Emitter
-from sia_core.plan import Plan
 from sia_core.plugins import Plugins, Source
-from sia_core.replay import changes, replay
-from sia_core.report import build
-from sia_core.running import Config, fingerprint, parts_of
-from sia_core.testing.fakes import FakeTask, InstantBackend, ScriptedImprover, edit, harness
-from sia_core.trees import Trees
+from sia_core.run.ledger import Ledger
+from sia_core.run.loop import Loop
+from sia_core.run.observe import Emitter
+from sia_core.run.plan import Plan
+from sia_core.run.report import build
+from sia_core.run.start import Config, fingerprint, parts_of
+from sia_core.run.trees import Trees
 from sia_core.types import OfferRef
+from sia_testing.fakes import FakeTask, InstantBackend, ScriptedImprover, edit, harness
+from sia_weights import plugin as weights
+
+pytestmark = pytest.mark.thorough
 
 GOOD, BAD, BEST = edit("good", 0.7), edit("bad", 0.1), edit("best", 0.9, old=0.7)
 THREE = Plan(generations=3)
@@ -40,10 +42,12 @@ class World(Plugins):
         super().__init__()
         self.folder, self.task = folder, FakeTask(80)
         self.improver: Any = ScriptedImprover([GOOD, BAD], [BEST, WEIGHTS])
-        self.offers = [("improver", Offer("scripted", "s", "m:a"), Source("test", "test", "0"))]
+        source = Source("test", "test", "0")
+        self.offers = [("improver", Offer("scripted", "s", "m:a"), source)]
+        self.offers += [("lever", each, source) for each in (*builtins.sia_levers(), *weights.sia_levers())]
 
     def create(self, kind: str, name: str, /, **settings: Any) -> Any:
-        if kind == "improver" and name == "missing":
+        if kind == "lever" or (kind == "improver" and name == "missing"):
             return super().create(kind, name, **settings)
         assert kind in ("task", "improver"), f"a replay has made the {kind} {name}"
         return self.task if kind == "task" else self.improver
@@ -67,7 +71,7 @@ class World(Plugins):
             if after is not None:
                 ledger.record = _stopping(ledger.record, after)  # type: ignore[method-assign]
             parts = parts_of(
-                config, self.task, ledger, Trees(self.folder), backend or InstantBackend(), self, Emitter()
+                config, self.task, ledger, Trees(self.folder), backend or InstantBackend(), self, Emitter(), "5e" * 32
             )
             try:
                 Loop(config.plan, parts).improve()
@@ -150,11 +154,11 @@ def test_another_gate_is_named_at_every_verdict_and_what_was_promoted_stays_so(
     world.improver = told_before
     world.record()
     world.improver = ScriptedImprover([GOOD, BAD], [BEST, WEIGHTS])
-    monkeypatch.setattr(plan, "RUN_ALPHA", 1e-100)
+    monkeypatch.setattr("sia_core.run.gate.RUN_ERROR", 1e-20)
     found = replay(world.folder, world)
     gated = {each.key: {path: (was, now) for path, was, now in each.changes} for each in found.differences}
     assert gated["generation/0/gated/0"]["outcome"] == ("promoted", "rejected")
-    assert "threshold" in json.dumps([*gated["generation/0/gated/1"]])
+    assert "gate.level" in gated["generation/0/gated/0"]
     assert [each.trials for each in world.improver.seen] == [each.trials for each in told_before.seen]
     # All later steps are compared with the record's incumbent. A harder gate ends sweeps sooner, so it has seen less.
     assert {key for key in gated if "/gated/" not in key} == {"gate", "sealed/final", "robustness", "finished"}
@@ -166,7 +170,7 @@ def test_a_step_that_the_run_never_did_ends_the_replay_and_what_was_not_come_to_
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.record()
-    monkeypatch.setattr("sia_core.candidate.apply_edits", lambda tree, edits: harness(0.33))
+    monkeypatch.setattr("sia_core.run.levers.apply_edits", lambda tree, edits: harness(0.33))
     found = replay(world.folder, world)
     assert not found.agrees
     assert found.ends.startswith("here today's code would do rollouts/smoke/")
@@ -289,5 +293,5 @@ def test_an_updated_policy_is_replayed_from_its_record_and_no_snapshot_is_touche
     assert found.agrees, found
     assert "generation/0/train/0/estimate" in found.values
     assert files(world.folder) == before
-    monkeypatch.setattr("sia_core.explore.Exploration.estimate", lambda *_: {"rollouts": 1.0, "tokens": 1.0})
+    monkeypatch.setattr("sia_weights.exploration.Exploration.estimate", lambda *_: {"rollouts": 1.0, "tokens": 1.0})
     assert "generation/0/train/0/estimate" in [each.key for each in replay(world.folder, world).differences]

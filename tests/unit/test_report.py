@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from sia_core.cli.report import curse, print_report, sees
-from sia_core.intervals import beside, estimate
+from sia_cli.figures import sees
+from sia_cli.report_text import curse, print_report
+from sia_core.run.intervals import beside, estimate
 
 
 def score(sealed: int, gate: int, of: int = 1000) -> dict[str, Any]:
@@ -29,7 +30,6 @@ def report(**more: Any) -> dict[str, Any]:
         "improver": "scripted",
         "sandbox": "none",
         "sandbox_lacks": [],
-        "sandbox_may_not_stop": [],
         "generations": [{**row, "accepted": False, "why": "", "gate": gate, "planned": 1314}],
         "gate_queries": 1,
         "smallest_gain": 0.056,
@@ -60,6 +60,16 @@ def test_the_sealed_score_stands_beside_the_gates_with_the_gap_always(capsys: py
     assert "initial agent 0.5000 [0.4691, 0.5309] gate 0.5100 [0.4790, 0.5409] gap +0.0100 [-0.03" in shown
 
 
+def test_replies_that_were_cut_at_a_length_that_nobody_named_are_never_passed_over(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = printed(capsys, replies={"replies": 1200, "cut": 12})
+    assert "12 of 1,200 replies of the policy were cut short" in shown
+    assert "256 tokens" in shown
+    assert "max_tokens" in shown
+    assert "cut short" not in printed(capsys, replies={"replies": 1200, "cut": 0})
+
+
 def test_a_gap_beyond_noise_is_called_the_winners_curse_and_one_within_noise_is_not(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -87,8 +97,8 @@ def test_a_run_of_an_earlier_version_is_told_without_what_it_did_not_record(
 def test_what_was_sorted_out_before_a_full_evaluation_is_told_and_nothing_where_nothing_was(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    sorted_out = {"checked": 5, "not_running": 2, "refused": 0, "failed": 1, "compared": 3}
+    sorted_out = {"checked": 5, "not_running": 2, "refused": 0, "failed": 1, "screened": 1, "compared": 2}
     shown = printed(capsys, triage=sorted_out)
     assert "Triage: of 5 harnesses that were checked 2 did not run;" in shown
-    assert "of 4 candidates 0 were refused, 1 failed." in shown
+    assert "of 4 candidates 0 were refused, 1 failed, 1 were not better than the incumbent on search." in shown
     assert "Triage" not in printed(capsys, triage=dict.fromkeys(sorted_out, 0))

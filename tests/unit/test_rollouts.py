@@ -13,14 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sia_core import rollout as rollout_module
 from sia_core.errors import SiaError
 from sia_core.hookspecs import Event
-from sia_core.ledger import Ledger
-from sia_core.observe import Emitter
 from sia_core.plugins import Source
-from sia_core.rollout import BATCH, GivenUp, Rollouts, Setting, Sweep, _requests, instance_seed
+from sia_core.run import rollouts as rollouts_module
+from sia_core.run.ledger import Ledger
+from sia_core.run.observe import Emitter
+from sia_core.run.rollouts import BATCH, GivenUp, Rollouts, Setting, Sweep
 from sia_core.types import Instance, Job, OfferRef, Split
+from sia_runtime.worker.batch import _requests, instance_seed
 
 SETTING = Setting("/nowhere", OfferRef("fake"), OfferRef("exact"), "none", 0)
 
@@ -34,7 +35,7 @@ def _waiting_lets_the_fake_backend_work(monkeypatch: pytest.MonkeyPatch) -> None
             with suppress(SiaError):
                 future.result()
 
-    monkeypatch.setattr(rollout_module, "wait", wait)
+    monkeypatch.setattr(rollouts_module, "wait", wait)
 
 
 def sweep(n: int, *, split: Split = "search", purpose: str = "search", hasty: bool = False) -> Sweep:
@@ -77,9 +78,6 @@ class Batches:
             future.set_result({"sandbox": "none", "given_up": why, "rollouts": rollouts})
         self.waiting = []
 
-    def serve(self, name: str, payload: Any) -> Any:
-        raise NotImplementedError
-
     def close(self) -> None:
         self.closed = True
 
@@ -118,7 +116,7 @@ def test_a_job_is_one_batch_as_json_and_knows_its_place(tmp_path: Path) -> None:
     backend = Batches()
     with Ledger.create(tmp_path) as ledger:
         Run(ledger, backend).rollouts.run(sweep(3 * BATCH, hasty=True))
-    assert {job.function for job in backend.jobs} == {"sia_core.rollout:run_batch"}
+    assert {job.function for job in backend.jobs} == {"sia_runtime.worker.batch:run_batch"}
     assert [Sweep(**job.payload["sweep"]).batch for job in backend.jobs] == [0, 1, 2]
     assert all(job.payload["sweep"]["hasty"] for job in backend.jobs)
     assert all(Setting.from_json(job.payload["setting"]) == SETTING for job in backend.jobs)

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from sia_core.plan import Plan, Samples
-from sia_core.pricing import count
-from sia_core.scaling import WORKERS, Costs, scaled, stages
+from sia_cli.pricing import count
+from sia_cli.scaling import WORKERS, Costs, scaled, stages
+from sia_core.run.plan import Plan, Samples
 
 COSTS = Costs(start=5.0, setup=2.0, rollout=0.1, booking=0.003)
 PLAN = Plan(generations=3, candidates=2)
@@ -18,7 +18,7 @@ def samples() -> Samples:
     def names(size: int) -> tuple[str, ...]:
         return tuple(map(str, range(size)))
 
-    return Samples(names(2), names(256), names(900), names(400))
+    return Samples(names(2), names(256), names(900), names(400), names(256))
 
 
 @pytest.mark.parametrize("plan", [PLAN, replace(PLAN, repeats=3), replace(PLAN, generations=0)])
@@ -43,8 +43,7 @@ def test_the_driver_is_what_binds_where_work_costs_nothing() -> None:
 
 
 def test_an_update_is_not_spread() -> None:
-    both = replace(PLAN, levers=("harness", "weights"))
-    slow, fast = (scaled(samples(), plan, COSTS)[-1].seconds for plan in (both, PLAN))
+    slow, fast = (scaled(samples(), PLAN, COSTS, pull=pull)[-1].seconds for pull in (6000.0, 0.0))
     assert slow - fast > PLAN.generations * PLAN.candidates * 100 * COSTS.rollout
 
 

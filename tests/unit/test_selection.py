@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sia_core.evidence import RewardStats, Rollout, reward_stats
-from sia_core.selection import FEW, SPARSE, TABLE, Choice, Condition, as_text, recommend, verdict
+from sia_weights.selection import FEW, SPARSE, TABLE, Choice, Condition, as_text, recommend, verdict
 
 EVERY = [row.algorithm for row in TABLE]
 

@@ -11,26 +11,31 @@ from typing import Any
 import pytest
 from table_policy import PLUGINS, TableBackend, TableEngine, TableHost, TableTask
 
-from sia_core.budget import Budget, Limit
-from sia_core.candidate import Parts
 from sia_core.decision import Prediction, Training, UpdateWeights
 from sia_core.errors import UsageError
 from sia_core.evidence import RewardStats
-from sia_core.explore import Exploration
 from sia_core.learning import Trace
-from sia_core.ledger import Ledger
-from sia_core.loop import Loop
-from sia_core.observe import Emitter
-from sia_core.plan import Plan
-from sia_core.policy import ADAPTERS
-from sia_core.report import build, spent
-from sia_core.rollout import Rolled, Rollouts, Setting
-from sia_core.testing.fakes import ScriptedImprover, edit
-from sia_core.train import drawn
-from sia_core.trees import Trees
+from sia_core.run.budget import Budget, Limit
+from sia_core.run.ledger import Ledger
+from sia_core.run.levers import HarnessLever, Lever
+from sia_core.run.loop import Loop
+from sia_core.run.observe import Emitter
+from sia_core.run.parts import Parts
+from sia_core.run.plan import Plan, take_samples
+from sia_core.run.record import RunRecord
+from sia_core.run.report import build
+from sia_core.run.rollouts import Rollouts, Setting
+from sia_core.run.trees import ADAPTERS, Trees
 from sia_core.types import Instance, OfferRef
-from sia_core.weights import WeightLever
+from sia_runtime.worker.batch import Rolled
+from sia_testing.fakes import FakeTask, ScriptedImprover, edit
+from sia_weights.exploration import Exploration
+from sia_weights.lever import WeightLever
+from sia_weights.train_job import drawn
 
+pytestmark = pytest.mark.thorough
+
+LEVERS: dict[str, type[Lever]] = {"harness": HarnessLever, "weights": WeightLever}
 SHORT = Training(steps=6, prompts=8, group=8, durable=2, max_kl=50.0)
 ENGINE = OfferRef("table", {"policy": "table", "seed": 0})
 CONFIG = {
@@ -70,10 +75,21 @@ class World:
         emit = Emitter([(None, self.events.append)])  # type: ignore[list-item]
         setting = Setting(str(self.folder), OfferRef("fake"), OfferRef("exact"), "none", 0, ENGINE)
         rollouts, trees = Rollouts(setting, ledger, backend, emit), Trees(self.folder)
-        lever = WeightLever(self.host._engine.can, 200, PLUGINS, rollouts, ledger, self.budget, emit)
         self.improver = ScriptedImprover(*self.script)
         task = self.host.task(OfferRef("fake"))
-        parts = Parts(task, self.improver, rollouts, ledger, trees, self.budget, emit, lever)
+        levers = {name: LEVERS[name]() for name in self.levers}
+        parts = Parts(
+            task,
+            self.improver,
+            rollouts,
+            ledger,
+            trees,
+            self.budget,
+            emit,
+            levers=levers,
+            plugins=PLUGINS,
+            can=self.host._engine.can,
+        )
         return Loop(Plan(levers=self.levers, candidates=self.candidates), parts)
 
 
@@ -89,6 +105,35 @@ def test_an_update_learns_is_promoted_and_names_the_agent_by_harness_and_adapter
     assert report["agent"]["harness"] == row_of(tmp_path)["harness"]
     snapshots = {path.name for path in (tmp_path / ADAPTERS).iterdir()}
     assert snapshots == {"base", report["agent"]["adapter"]}
+
+
+def test_agents_are_estimated_on_instances_that_nothing_is_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learnt: set[str] = set()
+
+    def noted(names: Sequence[str], *about: Any) -> tuple[str, ...]:
+        learnt.update(names)
+        return drawn(names, *about)
+
+    monkeypatch.setattr("sia_weights.train_job.drawn", noted)
+    world = World(tmp_path, [update()])
+    explored = world.host.task(OfferRef("fake")).instances("search")
+    report = world.run()
+    with Ledger.read(tmp_path) as ledger:
+        held = {each.instance for each in RunRecord(ledger).rollouts("search", report["generations"][0]["agent"])}
+    assert (report["held_out"], report["training"]) == (len(held), len(learnt))
+    assert not held & learnt
+    assert held | learnt == {each.id for each in explored}
+
+
+@pytest.mark.parametrize(("size", "held"), [(1000, 256), (300, 150), (7, 3), (1, 1)])
+def test_at_most_half_of_few_search_instances_is_held_out_and_none_where_nothing_trains(size: int, held: int) -> None:
+    samples = take_samples(FakeTask(size), Plan(levers=("harness", "weights")))
+    assert len(samples.search) == held
+    assert len(samples.training) == max(1, size - held)
+    assert size == 1 or not {*samples.search} & {*samples.training}
+    assert len(take_samples(FakeTask(size), Plan()).search) == min(size, 256)
 
 
 def test_the_record_holds_the_evidence_what_the_table_said_the_estimate_and_what_it_took(tmp_path: Path) -> None:
@@ -218,17 +263,29 @@ def test_a_run_without_a_limit_says_what_its_tokens_were(tmp_path: Path) -> None
 def test_what_a_run_took_can_be_counted_from_its_records_before_it_has_ended(tmp_path: Path) -> None:
     report = World(tmp_path, [update(), edit("other", 0.7)], [update()]).run()
     with Ledger.read(tmp_path) as ledger:
-        assert spent(ledger) == pytest.approx(report["budget"]["spent"])
+        assert RunRecord(ledger).spent() == pytest.approx(report["budget"]["spent"])
 
 
-@pytest.mark.parametrize("share", [0.1, 0.2, 0.45, 0.8, 1.0, 1.5])
-def test_tokens_never_go_past_their_limit_whatever_is_in_the_middle_of_what(tmp_path: Path, share: float) -> None:
+THREE = [update(), edit("other", 0.7)], [update()], [edit("third", 0.8)]
+
+
+@pytest.fixture(scope="module")
+def unlimited(tmp_path_factory: pytest.TempPathFactory) -> int:
+    """The tokens that three generations take where nothing limits them."""
+    world = World(tmp_path_factory.mktemp("free"), *THREE)
+    world.run()
+    return world.host.tokens
+
+
+@pytest.mark.parametrize(
+    "share", [0.1, 0.45, 1.0, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.2, 0.8, 1.5))]
+)
+def test_tokens_never_go_past_their_limit_whatever_is_in_the_middle_of_what(
+    tmp_path: Path, unlimited: int, share: float
+) -> None:
     """By what the engine was really asked for: sweeps, explorations, updates and the report together."""
-    script = [update(), edit("other", 0.7)], [update()], [edit("third", 0.8)]
-    free = World(tmp_path / "free", *script)
-    free.run()
-    limit = share * free.host.tokens
-    world = World(tmp_path / "tight", *script)
+    limit = share * unlimited
+    world = World(tmp_path, *THREE)
     world.budget = Budget(Limit({"tokens": limit}))
     if share < 0.3:  # not even the first agent's sweeps and the report
         with pytest.raises(UsageError, match=r"--budget .*too small"):
@@ -240,7 +297,7 @@ def test_tokens_never_go_past_their_limit_whatever_is_in_the_middle_of_what(tmp_
     assert world.host.tokens <= limit
 
 
-@pytest.mark.parametrize("limit", [9_000, 30_000, 120_000])
+@pytest.mark.parametrize("limit", [9_000, 30_000, pytest.param(120_000, marks=pytest.mark.slow)])
 def test_eight_candidates_at_once_take_no_more_tokens_than_there_are(tmp_path: Path, limit: int) -> None:
     world = World(tmp_path, *([edit(f"{g} {i}", 0.3 + (8 * g + i) / 100) for i in range(8)] for g in range(2)))
     world.levers, world.candidates, world.host.wordy = ("harness",), 8, 3
@@ -329,7 +386,7 @@ def test_an_adapter_that_does_not_move_is_a_failure(tmp_path: Path) -> None:
 
 
 def test_rollouts_of_other_weights_are_never_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sia_core.train as train
+    import sia_weights.train_job as train
 
     real: Callable[..., tuple[list[Rolled], str]] = train.roll_out
 
@@ -350,12 +407,12 @@ def test_an_update_with_nothing_left_to_learn_stops_and_what_it_learned_is_gated
     assert row["took"]["steps"] < 200
 
 
-@pytest.fixture
-def whole(tmp_path: Path) -> dict[str, Any]:
-    return World(tmp_path / "whole", [update()], [update()]).run()
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return World(tmp_path_factory.mktemp("whole"), [update()], [update()]).run()
 
 
-@pytest.mark.parametrize("step", [0, 1, 2, 5])
+@pytest.mark.parametrize("step", [1, 2, *(pytest.param(step, marks=pytest.mark.slow) for step in (0, 5))])
 def test_an_update_that_was_stopped_in_the_middle_and_resumed_gives_the_same_adapter(
     tmp_path: Path, whole: dict[str, Any], step: int
 ) -> None:

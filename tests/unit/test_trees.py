@@ -12,8 +12,9 @@ import pytest
 
 from sia_core.errors import LedgerError
 from sia_core.harness import HarnessTree
-from sia_core.ledger import UNFINISHED, Blobs
-from sia_core.trees import Trees
+from sia_core.run.ledger import UNFINISHED, Blobs
+from sia_core.run.trees import Trees
+from sia_runtime.worker.harness_folder import harness_folder
 
 TREE = HarnessTree({"harness.py": b"1\n", "lib/a.py": b"", "lib/deep/b c.py": b"\xff", "条.py": b"2"})
 
@@ -22,7 +23,7 @@ def test_a_tree_comes_back_as_it_was_under_its_own_name(tmp_path: Path) -> None:
     trees = Trees(tmp_path)
     assert trees.put(TREE) == TREE.digest
     assert trees.get(TREE.digest) == TREE
-    assert HarnessTree.from_folder(trees.folder(TREE.digest)) == TREE
+    assert HarnessTree.from_folder(harness_folder(tmp_path, TREE.digest)) == TREE
 
 
 def test_an_empty_tree_is_a_tree(tmp_path: Path) -> None:
@@ -33,7 +34,7 @@ def test_an_empty_tree_is_a_tree(tmp_path: Path) -> None:
 def test_no_content_is_stored_twice(tmp_path: Path) -> None:
     trees = Trees(tmp_path)
     trees.put(TREE)
-    folder = trees.folder(TREE.digest)
+    folder = harness_folder(tmp_path, TREE.digest)
     for path in TREE.files:
         assert (folder / path).stat().st_nlink == 2
     other = HarnessTree({**TREE.files, "harness.py": b"changed\n"})
@@ -48,7 +49,7 @@ def test_a_tree_is_readable_by_another_user_whatever_the_umask(tmp_path: Path) -
     try:
         trees = Trees(tmp_path)
         trees.put(TREE)
-        folder = trees.folder(TREE.digest)
+        folder = harness_folder(tmp_path, TREE.digest)
     finally:
         os.umask(before)
     for path in (folder, *folder.rglob("*")):
@@ -78,7 +79,7 @@ def test_where_there_are_no_hard_links_files_are_copied(tmp_path: Path, monkeypa
     monkeypatch.setattr(os, "link", refused)
     trees = Trees(tmp_path)
     trees.put(TREE)
-    assert HarnessTree.from_folder(trees.folder(TREE.digest)) == TREE
+    assert HarnessTree.from_folder(harness_folder(tmp_path, TREE.digest)) == TREE
 
 
 def test_an_interrupted_folder_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +90,7 @@ def test_an_interrupted_folder_is_not_there(tmp_path: Path, monkeypatch: pytest.
     trees.put(TREE)
     monkeypatch.setattr(os, "link", full)
     with pytest.raises(LedgerError, match=r"the disk is full at .*Free some space, then go on with `sia resume"):
-        trees.folder(TREE.digest)
+        harness_folder(tmp_path, TREE.digest)
     assert [path for name in ("trees", UNFINISHED) for path in (tmp_path / name).iterdir()] == []
 
 
@@ -99,7 +100,7 @@ def test_threads_may_ask_for_one_folder_at_once(tmp_path: Path) -> None:
 
     def work() -> None:
         go.wait()
-        found.append(HarnessTree.from_folder(trees.folder(TREE.digest)) == TREE)
+        found.append(HarnessTree.from_folder(harness_folder(tmp_path, TREE.digest)) == TREE)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:

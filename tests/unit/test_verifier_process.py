@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import pytest
 from plugin_sites import write_plugin
 
 from sia_core.errors import SiaError, UsageError
+from sia_core.run.record import INVALID, OUT_OF_BOUNDS
 from sia_core.types import Instance, OfferRef, Score
-from sia_core.verifying import INVALID, Question, Verdict, VerifierProcess
+from sia_runtime.worker.verifier_process import Question, Verdict, VerifierProcess
 
 pytestmark = pytest.mark.real
+
+SECRET = "5e" * 32
 
 PLUGIN = """
 from sia_core.hookspecs import Offer, hookimpl
@@ -57,12 +61,15 @@ class Verifier:
     def score(self, instance, answer, ctx):
         say = answer["say"]
         if say == "environment": return Score(0.0, feedback=" ".join(sorted(os.environ)))
-        if say == "seed": return Score(0.0, feedback=f"{ctx.seed} {instance.input['x']} {sys.path[0]}")
+        if say == "seed": return Score(0.0, feedback=f"{ctx.seed} {ctx.data_seed} {instance.input['x']} {sys.path[0]}")
         if say == "raise": raise KeyError("boom")
         if say == "usage": raise UsageError("--data: wrong file")
         if say == "exit": os._exit(3)
         if say == "hang": signal.pause()
         if say == "nan": return Score(float("nan"))
+        if say == "huge": return Score(-1e300)
+        if say == "digits": return Score(10**5000)
+        if say == "metrics": return Score(0.0, metrics={"a": 1e300, "b": "1", "c": 1.0})
         if say == "metric": return Score(0.0, metrics={"a": float("inf")})
         if say == "large": return Score(2.0)
         if say == "text": return Score("1")
@@ -90,8 +97,11 @@ def start(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Started]:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "secret")
     made: list[VerifierProcess] = []
 
-    def _start(verifier: str = "strange", *, sealed: bool = False, **settings: Any) -> VerifierProcess:
-        made.append(VerifierProcess(OfferRef("strange"), OfferRef(verifier, settings), "strange", sealed=sealed))
+    def _start(
+        verifier: str = "strange", *, sealed: bool = False, secret: str | None = None, **settings: Any
+    ) -> VerifierProcess:
+        offer = OfferRef(verifier, settings)
+        made.append(VerifierProcess(OfferRef("strange"), offer, "strange", sealed=sealed, secret=secret))
         return made[-1]
 
     yield _start
@@ -151,8 +161,33 @@ def test_the_working_folder_cannot_stand_in_for_a_module(
     (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')")
     monkeypatch.chdir(tmp_path)
     feedback = start().score([asking("seed")])[0].score.feedback
-    assert feedback.startswith("42 条 ")
+    assert " 条 " in feedback
     assert str(tmp_path) not in feedback
+
+
+def seeds(process: VerifierProcess, question: Question) -> tuple[int, int]:
+    """The verifier's two seeds for a question."""
+    seed, data_seed, *_ = process.score([question])[0].score.feedback.split()
+    return int(seed), int(data_seed)
+
+
+def test_what_a_verifier_draws_follows_from_the_secret_and_from_nothing_that_a_harness_is_told(start: Started) -> None:
+    question = asking("seed")
+    one, again, other = (seeds(start(secret=each), question) for each in (SECRET, SECRET, "ab" * 32))
+    assert one == again
+    assert not {*one} & {*other}
+    assert question.seed not in {*one, *other}
+    unnamed = start(), start()
+    assert seeds(unnamed[0], question) != seeds(unnamed[1], question)
+
+
+def test_evaluations_draw_alike_and_tell_nothing_of_the_final_draw(start: Started) -> None:
+    process, final = start(secret=SECRET), asking("seed")
+    evaluation, repeat = replace(final, final=False), replace(final, seed=43)
+    assert seeds(process, evaluation) == seeds(process, evaluation)
+    drawn = {seeds(process, each)[0] for each in (final, evaluation, repeat)}
+    assert len(drawn) == 3
+    assert len({seeds(process, each)[1] for each in (final, evaluation, repeat)}) == 1
 
 
 def test_sealed_instances_have_a_process_of_their_own(start: Started) -> None:
@@ -169,10 +204,12 @@ def test_sealed_instances_have_a_process_of_their_own(start: Started) -> None:
     ("say", "says"),
     [
         ("raise", "verifier 'strange': KeyError: 'boom'"),
-        ("nan", "instance i a reward or metric that is not a finite number"),
-        ("metric", "instance i a reward or metric that is not a finite number"),
-        ("text", "instance i a reward or metric that is not a finite number"),
-        ("large", "the reward 2, outside of -1 to 1, the bounds of the metric 'm'"),
+        ("nan", "instance i what is not a finite number of at most 1e+100 as its reward"),
+        ("huge", "instance i what is not a finite number of at most 1e+100 as its reward"),
+        ("digits", "instance i what is not a finite number of at most 1e+100 as its reward"),
+        ("metric", "instance i what is not a finite number of at most 1e+100 as its a"),
+        ("metrics", "instance i what is not a finite number of at most 1e+100 as its a, b"),
+        ("text", "instance i what is not a finite number of at most 1e+100 as its reward"),
         ("float", "verifier 'strange': gave instance i a float; it must return a Score"),
         ("run", "verifier 'strange': no namespaces here"),
     ],
@@ -184,6 +221,14 @@ def test_a_verifier_that_fails_is_an_error_of_the_run_and_no_score(
         shared.score([asking("x"), asking(say)])
     assert says in str(raised.value)
     assert shared.score([asking("x")])[0].score.reward == 0.5
+
+
+def test_a_reward_that_the_bounds_do_not_hold_is_a_failure_that_says_so(shared: VerifierProcess) -> None:
+    before, outside = shared.score([asking("x"), asking("large", name="case-7")])
+    assert before.outcome == "ok"
+    assert (outside.outcome, outside.score.reward, outside.score.valid) == (OUT_OF_BOUNDS, -1.0, False)
+    assert "instance case-7 earned 2, outside of -1 to 1, the bounds of the metric 'm'" in outside.message
+    assert "give the metric bounds that hold it" in outside.message
 
 
 def test_a_verifier_that_ends_is_an_error_and_is_started_again(start: Started) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from plugin_sites import write_plugin
 
-from sia_core.cli import main
-from sia_core.cli.report import as_csv
-from sia_core.ledger import Ledger
+from sia_cli import main
+from sia_cli.report import as_csv
 from sia_core.plugins import ALLOW_VARIABLE
+from sia_core.run.ledger import Ledger
 
 PLUGIN = """
 from sia_core.hookspecs import Offer, hookimpl

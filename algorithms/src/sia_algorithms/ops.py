@@ -13,7 +13,6 @@ exact, so that the order of rollouts does not change it. Losses are torch.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from itertools import chain
 
@@ -22,9 +21,13 @@ from torch import Tensor
 
 from sia_core.errors import NoSignal, TrainingError
 from sia_core.evidence import RewardStats
-from sia_core.learning import Batch, Datum, Sample, Trace
+from sia_core.learning import Batch, Datum, Sample, Trace, check_credit
+from sia_core.types import LARGEST_REWARD
 
 Group = Sequence[Sample]
+
+SMALLEST = 1e-30
+"""An advantage or a difference of rewards below this is 0 to an engine, which computes in single precision."""
 
 
 def difference(first_BT: Tensor, second_BT: Tensor, batch: Batch) -> Tensor:
@@ -75,8 +78,11 @@ def check(groups: Sequence[Group], *, values: bool = False, reference: bool = Fa
         if len(instances) > 1:
             raise TrainingError(f"a group mixes the instances {', '.join(instances)}; group rollouts by instance")
     for sample in samples:
-        if not math.isfinite(sample.reward):
-            raise TrainingError(f"a rollout of {sample.instance} has the reward {sample.reward}; it must be a number")
+        if not abs(sample.reward) <= LARGEST_REWARD:
+            raise TrainingError(
+                f"a rollout of {sample.instance} has the reward {sample.reward}; "
+                f"it must be a number, and at most {LARGEST_REWARD:g}"
+            )
         for trace in sample.traces:
             fault = _fault(trace, values, reference)
             if fault:
@@ -92,12 +98,14 @@ def _fault(trace: Trace, values: bool, reference: bool) -> str | None:
             return f"the learner needs {name}, and none were recorded"
         if row is not None and len(row) != len(trace.tokens):
             return f"{len(row)} {name} for {len(trace.tokens)} tokens"
-        if row is not None and not all(map(math.isfinite, row)):
-            return f"{name} hold a NaN or an infinity"
+        if row is not None and not all(abs(entry) <= LARGEST_REWARD for entry in row):
+            return f"{name} hold a NaN, an infinity or a number past {LARGEST_REWARD:g}"
     if any(entry not in (0, 1) for entry in trace.mask) or (trace.mask and trace.mask[0]):
         return "the mask must be 0 or 1, and 0 at the first token, which nothing precedes"
     if any(not (0 <= index < len(trace.mask) and trace.mask[index]) for index, _ in trace.step_rewards):
         return "a step reward stands where no token was sampled"
+    if not all(abs(reward) <= LARGEST_REWARD for _, reward in trace.step_rewards):
+        return f"a step reward is not a number of at most {LARGEST_REWARD:g}"
     return None
 
 
@@ -113,10 +121,13 @@ def differing(groups: Sequence[Group]) -> list[Group]:
 
 
 def signal(data: list[Datum]) -> list[Datum]:
-    """The data; NoSignal if none of them has an advantage."""
-    if not any(map(any, (datum.advantages for datum in data))):
+    """The data; NoSignal if none of them has an advantage, TrainingError if one is past what engines compute with."""
+    for datum in data:
+        check_credit(datum)
+    if not any(abs(advantage) > SMALLEST for datum in data for advantage in datum.advantages):
         raise NoSignal(
-            "every advantage is zero: the rollouts that differ were cut short, or the policy was never asked"
+            "every advantage is zero: the rollouts that differ were cut short, the policy was never asked, "
+            "or rewards differ by next to nothing"
         )
     return data
 

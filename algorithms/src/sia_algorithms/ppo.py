@@ -87,7 +87,7 @@ class Ppo:
                         normaliser=float(len(sampled)),
                     )
                 )
-        return data
+        return ops.signal(data)
 
     def _gae(self, sample: Sample) -> tuple[list[float], list[float]]:
         """Advantages and returns of a sample's sampled tokens, in order.
@@ -123,13 +123,14 @@ class Ppo:
 
 def _earned(sample: Sample) -> tuple[float, ...]:
     """What tells a rollout's rewards from another's: the verifier's, and the steps' that are not 0."""
-    return sample.reward, *(reward for trace in ops.trained(sample) for _, reward in trace.step_rewards if reward)
+    steps = (reward for trace in ops.trained(sample) for _, reward in trace.step_rewards)
+    return tuple(reward if abs(reward) > ops.SMALLEST else 0.0 for reward in (sample.reward, *filter(None, steps)))
 
 
 def _moments(numbers: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation, the latter kept off zero."""
     mean = fmean(numbers)
-    return mean, math.sqrt(fmean((number - mean) ** 2 for number in numbers)) + 1e-8
+    return mean, math.sqrt(fmean((number - mean) * (number - mean) for number in numbers)) + 1e-8
 
 
 def loss(

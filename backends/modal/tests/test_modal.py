@@ -15,47 +15,36 @@ import modal
 import pytest
 from example_runs import EXAMPLE, command
 
-from sia_core.cli import main
+from sia_cli import main
 from sia_core.errors import UsageError
-from sia_core.parcels import Parcel
 from sia_core.plugins import Plugins
-from sia_core.testing.backends import HERE, BackendContract
 from sia_core.types import Backend
 from sia_modal import cloud as cloud_module
 from sia_modal.app import build, pinned
 from sia_modal.backend import ModalBackend
 from sia_modal.settings import Settings
 from sia_modal.work import Work
+from sia_runtime.jobs import Parcel
+from sia_testing.backends import HERE, BackendContract
 
 
 class MemoryCloud:
-    """Stands in for Modal: a dictionary for its volume, and a container for each key, in this process."""
+    """Stands in for Modal: a dictionary for its volume, and one container, in this process."""
 
     def __init__(self) -> None:
         self.volume: dict[str, bytes] = {}
         self.uploads: list[str] = []
-        self._containers: dict[str, Work] = {}
-        self._mutex = threading.Lock()
+        self._work = Work(self.volume.__getitem__)
 
     def upload(self, contents: Mapping[str, bytes]) -> None:
         self.uploads += contents
         self.volume.update(contents)
 
     def run(self, parcel: str) -> tuple[str, dict[str, bytes]]:
-        return self._container("").run(parcel)
-
-    def call(self, key: str, name: str, payload: str, method: str, arguments: str) -> str:
-        return self._container(key).call(name, payload, method, arguments)
+        return self._work.run(parcel)
 
     def close(self) -> None:
-        for each in self._containers.values():
-            each.stop()
-
-    def _container(self, key: str) -> Work:
-        with self._mutex:
-            if key not in self._containers:
-                self._containers[key] = Work(self.volume.__getitem__)
-            return self._containers[key]
+        self._work.stop()
 
 
 class TestModal(BackendContract):
@@ -135,7 +124,7 @@ def test_the_library_is_imported_only_where_it_is_asked_for() -> None:
 def test_a_false_token_is_told_in_time(tmp_path: Path) -> None:
     """The SDK alone tries for a minute where there is no network; with one, the service refuses at once."""
     token = {"MODAL_TOKEN_ID": "ak-false", "MODAL_TOKEN_SECRET": "as-false", "HOME": str(tmp_path)}
-    argv = [sys.executable, "-m", "sia_core", *command(EXAMPLE, tmp_path), "--backend", "modal"]
+    argv = [sys.executable, "-m", "sia_cli", *command(EXAMPLE, tmp_path), "--backend", "modal"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, **token}, timeout=55)
     assert done.returncode == 2, done.stderr
     assert "MODAL_TOKEN_ID" in done.stderr

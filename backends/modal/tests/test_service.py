@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from sia_core.plugins import Plugins
-from sia_core.testing.backends import BackendContract
 from sia_modal.backend import ModalBackend
 from sia_modal.cloud import VARIABLES
+from sia_testing.backends import BackendContract
 
 pytestmark = [
     pytest.mark.real,

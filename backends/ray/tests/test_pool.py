@@ -14,13 +14,13 @@ import ray
 from ray.exceptions import RayActorError
 
 from sia_core.errors import SiaError, UsageError
-from sia_core.parcels import Outcome
 from sia_core.plugins import Plugins
-from sia_core.testing.backends import echo, job
 from sia_ray import pool as pool_module
 from sia_ray.backend import RayBackend
 from sia_ray.pool import ATTEMPTS, Pool
 from sia_ray.settings import Settings
+from sia_runtime.jobs import JobResult
+from sia_testing.backends import echo, job
 
 SECONDS = 30.0
 
@@ -89,7 +89,7 @@ class World:
 
 
 def result(value: Any) -> tuple[str, dict[str, bytes]]:
-    return json.dumps(Outcome(value).to_json()), {}
+    return json.dumps(JobResult(value).to_json()), {}
 
 
 @pytest.fixture

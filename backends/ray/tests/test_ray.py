@@ -14,23 +14,22 @@ import ray
 from example_runs import EXAMPLE, command, comparable
 from ray.cluster_utils import Cluster
 
-from sia_core.cli import main, parser_of
-from sia_core.cli.run import config_of
+from sia_cli import main, parser_of
+from sia_cli.configuration import config_of
 from sia_core.decision import Training
 from sia_core.hookspecs import Event
-from sia_core.ledger import Ledger
-from sia_core.local import LocalBackend
 from sia_core.plugins import Plugins
-from sia_core.policy import ADAPTERS
-from sia_core.report import build
-from sia_core.rollout import Setting
-from sia_core.running import start
-from sia_core.testing.backends import BackendContract
-from sia_core.train import Update
-from sia_core.trees import Trees
+from sia_core.run.ledger import Ledger
+from sia_core.run.report import build
+from sia_core.run.rollouts import Setting
+from sia_core.run.start import start
+from sia_core.run.trees import ADAPTERS, Trees
 from sia_core.types import Job, OfferRef
 from sia_ray.backend import RayBackend
 from sia_ray.settings import HEALTH
+from sia_runtime.local import LocalBackend
+from sia_testing.backends import BackendContract
+from sia_weights.update import Update
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
@@ -45,7 +44,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # else a full machine, of whatever, costs workers
         head = {"num_cpus": 0, "include_dashboard": False, "_system_config": HEALTH}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
+        # A thread, as an observer's is, may not set the handler of a signal, and what it starts would end with it.
+        cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
         for _ in range(2):
             cluster.add_node(num_cpus=1)
         ray.init(address=cluster.address, logging_level="warning", log_to_driver=False)
@@ -126,7 +126,7 @@ def test_an_update_in_two_jobs_on_two_workers_ends_with_the_same_adapter(cluster
         try:
             for first in (0, 2):
                 rest = {"adapter": adapter, "silent": 0, "tokens": None, "seconds": None}
-                job = Job("sia_core.train:train", {**told, **rest, "first": first, "last": first + 2})
+                job = Job("sia_weights.train_job:train", {**told, **rest, "first": first, "last": first + 2})
                 done = backend.submit(job).result(300)
                 assert not done["stopped"]
                 adapter = done["adapter"]

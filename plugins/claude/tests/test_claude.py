@@ -10,12 +10,12 @@ import pytest
 
 from sia_claude.improver import Claude
 from sia_claude.provider import PRICES, Messages
-from sia_core.agentic import Settings
-from sia_core.cli import main
+from sia_cli import main
 from sia_core.errors import UsageError
-from sia_core.models import Provider, told
-from sia_core.testing.model_server import ModelServer, Turn
-from sia_core.testing.providers import KEY, ProviderContract
+from sia_llm import Settings
+from sia_llm.models import Provider, told
+from sia_testing.model_server import ModelServer, Turn
+from sia_testing.providers import KEY, ProviderContract
 
 
 def settings(**more: Any) -> Settings:

@@ -25,7 +25,7 @@ PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
 
 def measure(runs: Path, address: str) -> float:
     """Milliseconds from the click to the first paint, of a server that has just started."""
-    command = [sys.executable, "-m", "sia_core", "view", "--runs-dir", str(runs), "--port", "0"]
+    command = [sys.executable, "-m", "sia_cli", "view", "--runs-dir", str(runs), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, sync_playwright() as driver:
         try:
             assert process.stdout

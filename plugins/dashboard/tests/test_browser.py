@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from told_runs import Story, Tell
 
-from sia_core.cli import main
+from sia_cli import main
 
 playwright = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -231,7 +231,7 @@ def test_it_ends_when_it_is_told_to_although_a_page_is_watched(tell: Tell, tmp_p
 def serving(tmp_path: Path, *options: str) -> Iterator[str]:
     """A server of the folder of runs, by the first line that it prints; it ends without a complaint."""
     (tmp_path / "runs").mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "sia_core", "view", "--runs-dir", str(tmp_path / "runs"), "--port", "0", *options]
+    command = [sys.executable, "-m", "sia_cli", "view", "--runs-dir", str(tmp_path / "runs"), "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout

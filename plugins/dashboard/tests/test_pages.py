@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 from told_runs import Story, Tell
 
-from sia_core.ledger import Ledger
+from sia_core.run.ledger import Ledger
 from sia_dashboard import server
 from sia_dashboard.guard import HEADERS
 from sia_dashboard.records import Library

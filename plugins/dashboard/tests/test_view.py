@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from told_runs import Tell
 
-from sia_core.cli import main
+from sia_cli import main
+from sia_cli.installed_view import view
 from sia_core.errors import UsageError
 from sia_core.plugins import Plugins
-from sia_core.views import Address, View, view
+from sia_core.view_protocol import Address, View
 from sia_dashboard.view import Dashboard
 
 HOSTILE = "</style><script>alert(1)</script>"

@@ -8,9 +8,9 @@ from typing import Any
 
 from sia_core.evidence import Rollout
 from sia_core.harness import HarnessTree
-from sia_core.intervals import beside, estimate
-from sia_core.ledger import Ledger
-from sia_core.trees import Trees
+from sia_core.run.intervals import beside, estimate
+from sia_core.run.ledger import Ledger
+from sia_core.run.trees import Trees
 
 DIFF = """\
 --- a/harness.py

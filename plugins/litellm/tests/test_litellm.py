@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sia_core.errors import UsageError
-from sia_core.models import Ask, CallFailed, Prices, Provider, told
-from sia_core.testing.model_server import ModelServer, Turn
-from sia_core.testing.providers import KEY, ProviderContract
 from sia_litellm.improver import LiteLLM
-from sia_litellm.provider import Completions
+from sia_litellm.policy import Served
+from sia_litellm.provider import Completions, _plain
+from sia_llm.models import Ask, CallFailed, Prices, Provider, Tool, told
+from sia_testing.model_server import ModelServer, Turn
+from sia_testing.providers import KEY, ProviderContract
 
 # litellm leaves clients and an event loop to the garbage collector, and uses what pydantic has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -43,6 +47,16 @@ class TestCompletions(ProviderContract):
             assert server.asked[0].body["model"] == "any-model"
 
 
+@pytest.mark.parametrize(("settings", "sent"), [({}, None), ({"max_tokens": "9000"}, 9000)])
+def test_a_policy_is_sent_the_limit_that_the_user_named_and_else_none(
+    settings: dict[str, str], sent: int | None
+) -> None:
+    with ModelServer([Turn("so")]) as server:
+        engine = Served("openai/m", base_url=server.openai_url, **settings)
+        engine.provider.complete(Ask("openai/m", (), (told("hello"),), max_tokens=engine.max_tokens))
+        assert server.asked[0].body.get("max_tokens") == sent
+
+
 class Stream:
     """A stream of litellm's that breaks at its first chunk and notes that it was closed."""
 
@@ -66,6 +80,42 @@ def test_a_stream_is_closed_whatever_came_of_it(monkeypatch: pytest.MonkeyPatch)
     assert stream.closed == 1
 
 
+def test_a_setting_that_a_model_does_not_take_is_left_out_and_that_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """litellm's advice, to set ``litellm.drop_params``, is nothing that a user of a command can follow."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    ask = Ask("openai/gpt-5", (), (told("hello"),), max_tokens=500, temperature=0.0)
+    with ModelServer([Turn("so"), Turn("so")]) as server:
+        provider = Completions(server.openai_url, 5.0, None)
+        assert [provider.complete(ask).text for _ in range(2)] == ["so", "so"]
+        assert "temperature" not in server.asked[0].body
+    (warning,) = caplog.messages
+    assert "temperature=0" in warning
+    assert "litellm" not in warning
+
+
+def test_a_model_that_takes_no_tools_is_refused_in_words_that_a_user_can_follow() -> None:
+    tool = Tool("read", "", {"type": "object"})
+    with pytest.raises(CallFailed, match="Choose a model that takes tools") as refused:
+        Completions("http://127.0.0.1:9", 1.0, None).complete(Ask("perplexity/sonar", (), (told("hello"),), (tool,)))
+    assert (refused.value.retry, refused.value.refused) == (False, True)
+    assert "litellm" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("litellm.BadRequestError: OpenAIException - too long. Set `litellm.set_verbose=True`.", "too long."),
+        ("litellm.InternalServerError: AnthropicException - down. Handle with `litellm.InternalServerError`.", "down."),
+        ("litellm.APIConnectionError: refused\nTraceback ...", "refused"),
+        ("the model's own. Two sentences.", "the model's own. Two sentences."),
+    ],
+)
+def test_an_error_is_told_as_its_provider_said_it(text: str, shown: str) -> None:
+    assert _plain(text) == shown
+
+
 def test_prices_are_the_users_or_the_tables_and_of_a_server_of_ones_own_not_known() -> None:
     hosted = Completions("", 1.0, None)
     known = hosted.prices("gpt-4o-mini")
@@ -87,3 +137,18 @@ def test_without_key_or_provider_or_model_it_says_what_is_missing(
     with pytest.raises(UsageError) as refused:
         LiteLLM(model).check()
     assert all(name in str(refused.value) for name in names)
+
+
+def test_a_file_with_variables_above_the_library_says_nothing_of_where_a_key_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    modes = []
+
+    def imported(name: str) -> SimpleNamespace:
+        modes.append(os.environ.get("LITELLM_MODE"))  # it reads a file .env where this says DEV, or nothing
+        return SimpleNamespace()
+
+    monkeypatch.delenv("LITELLM_MODE", raising=False)
+    monkeypatch.setattr(importlib, "import_module", imported)
+    assert Completions(None, 1.0, None)._library
+    assert modes == ["PRODUCTION"]

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from sia_core.testing.improvers import ImproverContract
 from sia_playbook.improver import Bandit
+from sia_testing.improvers import ImproverContract
 
 
 class TestBandit(ImproverContract):

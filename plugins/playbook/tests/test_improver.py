@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from sia_core.decision import RewriteHarness, Stop
 from sia_core.evidence import AgentView, Evidence, Rollout, TaskView, Trial, summarise
 from sia_core.harness import HarnessTree
 from sia_core.playbook import Playbook
-from sia_core.testing.fakes import FakeTask
 from sia_core.types import Metric
 from sia_playbook.improver import Bandit
+from sia_testing.fakes import FakeTask
 
 TREE = HarnessTree({"harness.py": b"A = 1\nB = 1\nC = 1\nD = 1\n"})
 
@@ -51,8 +53,10 @@ def evidence(*agents: AgentView, trials: tuple[Trial, ...] = (), **changes: Any)
     return replace(plain, **changes)
 
 
-def trial(name: str, gain: float | None, parent: str = "first", outcome: str = "rejected") -> Trial:
-    return Trial(0, "harness", name, None, parent, "x", "", 0.0, outcome, "", gain)
+def trial(
+    name: str, gain: float | None, parent: str = "first", outcome: str = "rejected", agent: str | None = None
+) -> Trial:
+    return Trial(0, "harness", name, None, parent, agent, "", 0.0, outcome, "", gain)
 
 
 def names(given: Evidence) -> list[str]:
@@ -105,19 +109,81 @@ def test_an_edit_is_not_tried_twice_on_one_agent_nor_again_on_its_descendants() 
     everything = tuple(trial(each.name, 0.0) for each in BOOK.edit)
     assert "every edit" in stopped(evidence(trials=everything))
     child = HarnessTree({"harness.py": b"A = 1\nB = 2\nC = 1\nD = 1\n"})
-    chosen = names(evidence(agent("first"), agent("child", child, 0.6, ("B2",)), trials=everything, candidates=9))
+    promoted = tuple(replace(each, agent="child" if each.name == "B2" else None) for each in everything)
+    agents = (agent("first"), agent("child", child, 0.6, ("B2",)))
+    chosen = names(evidence(*agents, trials=promoted, incumbent="child", candidates=9))
     assert sorted(chosen) == ["A2", "A3", "C2", "D2"]
 
 
-def test_it_goes_on_from_the_best_estimate_and_falls_back_to_the_incumbent() -> None:
-    better = HarnessTree({"harness.py": b"A = 2\nB = 1\nC = 1\nD = 1\n"})
-    agents = (agent("first"), agent("better", better, 0.52))
-    assert {each.parent for each in Bandit().decide(evidence(*agents)) if isinstance(each, RewriteHarness)} == {
-        "better"
-    }
-    done = tuple(trial(each.name, 0.0, "better") for each in BOOK.edit)
-    chosen = Bandit().decide(evidence(*agents, trials=done))
-    assert {each.parent for each in chosen if isinstance(each, RewriteHarness)} == {"first"}
+BETTER = HarnessTree({"harness.py": b"A = 2\nB = 1\nC = 1\nD = 1\n"})
+
+
+def parents_of(given: Evidence) -> set[str | None]:
+    return {each.parent for each in Bandit().decide(given) if isinstance(each, RewriteHarness)}
+
+
+@pytest.mark.parametrize(("estimate", "parent"), [(0.4, "first"), (0.62, "first"), (0.66, "other")])
+def test_it_goes_on_from_the_incumbent_unless_another_agent_is_better_by_two_standard_errors(
+    estimate: float, parent: str
+) -> None:
+    """One standard error is 0.07 here, as each agent is estimated on 100 instances."""
+    other = agent("other", BETTER, estimate)
+    for outcome in ("rejected", "screened"):
+        tried = (trial("A2", estimate - 0.5, outcome=outcome, agent="other"),)
+        assert parents_of(evidence(agent("first"), other, trials=tried)) == {parent}
+
+
+def test_an_agent_that_the_incumbent_replaced_is_not_gone_back_to() -> None:
+    lucky = agent("lucky", BETTER, 0.9)
+    tried = (trial("A2", 0.4, outcome="promoted", agent="lucky"),)
+    assert parents_of(evidence(agent("first"), lucky, trials=tried)) == {"first"}
+
+
+def test_with_one_instance_the_incumbent_is_gone_on_from() -> None:
+    one, other = (summarise([Rollout("i", "ok", reward)], 0.0) for reward in (0.1, 0.9))
+    agents = (replace(agent("first"), search=one), replace(agent("other", BETTER), search=other))
+    assert parents_of(evidence(*agents, trials=(trial("A2", 0.8, agent="other"),))) == {"first"}
+
+
+def test_once_the_incumbent_has_no_edit_left_the_best_of_the_others_is_next() -> None:
+    agents = (agent("first"), agent("other", BETTER, 0.52))
+    done = tuple(trial(each.name, 0.0, agent="other" if each.name == "A2" else None) for each in BOOK.edit)
+    assert parents_of(evidence(*agents, trials=done)) == {"other"}
+
+
+def test_an_edit_that_was_refused_narrowly_is_tried_again_on_a_new_incumbent_before_one_that_clearly_lost() -> None:
+    tried = (
+        trial("A2", 0.01),
+        trial("C2", -0.3, outcome="screened"),
+        trial("B2", 0.2, outcome="promoted", agent="new"),
+    )
+    new = agent("new", HarnessTree({"harness.py": b"A = 1\nB = 2\nC = 1\nD = 1\n"}), 0.7, ("B2",))
+    book = Playbook.model_validate({"edit": [entry("A2", ""), entry("B2", ""), entry("C2", "")]})
+    given = evidence(agent("first"), new, trials=tried, incumbent="new", playbook=book)
+    narrow, lost = Bandit().decide(given)
+    assert isinstance(narrow, RewriteHarness)
+    assert isinstance(lost, RewriteHarness)
+    assert (narrow.name, narrow.parent, lost.name) == ("A2", "new", "C2")
+    assert "On agent new it is untried; elsewhere it earned +0.010 on average in 1 try;" in narrow.reason
+    assert lost.prediction.gain < -0.05 < 0 < narrow.prediction.gain < 0.01
+
+
+def test_a_gain_that_a_small_sample_shows_is_believed_less_than_one_that_a_large_one_shows() -> None:
+    def expected(instances: int) -> float:
+        rollouts = [Rollout(f"i{index}", "ok", float(index % 2)) for index in range(instances)]
+        given = evidence(replace(agent("first"), search=summarise(rollouts, 0.0)), trials=(trial("C2", 0.1),))
+        return max(each.prediction.gain for each in Bandit().decide(given) if isinstance(each, RewriteHarness))
+
+    assert 0 < expected(10) < 0.02 < 0.035 < expected(10_000) < 0.05
+
+
+def test_a_gain_of_a_parent_that_had_more_to_gain_counts_as_a_share_of_what_is_left() -> None:
+    tried = (trial("C2", 0.4, outcome="promoted", agent="new"),)
+    new = agent("new", HarnessTree({"harness.py": b"A = 1\nB = 1\nC = 2\nD = 1\n"}), 0.9, ("C2",))
+    (chosen,) = Bandit().decide(evidence(agent("first"), new, trials=tried, incumbent="new", candidates=1))
+    assert isinstance(chosen, RewriteHarness)
+    assert chosen.name == "D2"
+    assert 0 < chosen.prediction.gain < 0.01
 
 
 def test_the_reason_tells_what_the_edit_and_its_family_earned() -> None:
@@ -126,7 +192,7 @@ def test_the_reason_tells_what_the_edit_and_its_family_earned() -> None:
     assert chosen.name == "D2"
     assert "it is untried" in chosen.reason
     assert "'three' earned +0.300 on average in 1 try" in chosen.reason
-    assert chosen.prediction.gain == 0.15
+    assert 0.05 < chosen.prediction.gain < 0.15
 
 
 def test_without_a_catalogue_it_stops_and_says_why() -> None:

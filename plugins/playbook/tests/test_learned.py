@@ -12,9 +12,10 @@ import pytest
 from sia_core.decision import RewriteHarness, Stop, UpdateWeights
 from sia_core.evidence import AgentView, AlgorithmView, Evidence, Rollout, Trial, WeightsView, reward_stats, summarise
 from sia_core.harness import HarnessTree
-from sia_core.ledger import Ledger
 from sia_core.playbook import Playbook
+from sia_core.run.ledger import Ledger
 from sia_core.types import Metric
+from sia_playbook.earlier_runs import read_runs
 from sia_playbook.learned import Learned, Lesson, Ridge, context_of, lessons_of
 
 TREE = HarnessTree({"harness.py": b"A = 1\n"})
@@ -60,6 +61,10 @@ def earlier(store: Path, name: str, right: int, outcomes: Sequence[tuple[str | N
         ledger.record("sealed/final", {"value": 0.123})
 
 
+def lessons(store: Path) -> list[Lesson]:
+    return list(read_runs([store], lessons_of, print))
+
+
 def chosen(improver: Learned, given: Evidence) -> str:
     (decision,) = improver.decide(given)
     assert not isinstance(decision, Stop)
@@ -86,7 +91,7 @@ def test_it_says_what_it_expects_and_of_how_many_lessons(tmp_path: Path) -> None
 def test_a_change_that_was_not_promoted_earned_nothing(tmp_path: Path) -> None:
     earlier(tmp_path, "run-1", 6, [("ppo", 0.04), (None, -0.5), ("grpo", 0.2)])
     context = context_of(reward_stats(rollouts(6), 0.0))
-    assert list(lessons_of(tmp_path)) == [
+    assert lessons(tmp_path) == [
         Lesson("ppo", context, 0.0),
         Lesson("harness", context, 0.0),
         Lesson("grpo", context, 0.2),
@@ -99,25 +104,46 @@ def test_a_sealed_score_is_never_read(tmp_path: Path, monkeypatch: pytest.Monkey
     known = Ledger.get, Ledger.events
     monkeypatch.setattr(Ledger, "get", lambda self, key: asked.append(key) or known[0](self, key))
     monkeypatch.setattr(Ledger, "events", lambda self, prefix="": asked.append(prefix) or known[1](self, prefix))
-    assert list(lessons_of(tmp_path))
+    assert lessons(tmp_path)
     assert asked
-    assert all(each.startswith(("generation/", "explore/", "rollouts/search/")) for each in asked)
+    assert all(each == "run" or each.startswith(("generation/", "explore/", "rollouts/search/")) for each in asked)
 
 
 def test_the_exploration_of_an_agent_counts_where_there_is_one(tmp_path: Path) -> None:
     earlier(tmp_path, "run-1", 6, [("ppo", 0.3)])
     with Ledger.open(tmp_path / "run-1") as ledger:
         ledger.record("explore/first", {"stats": asdict(reward_stats(rollouts(2), 0.0))})
-    (lesson,) = lessons_of(tmp_path)
+    (lesson,) = lessons(tmp_path)
     assert lesson.context == context_of(reward_stats(rollouts(2), 0.0))
 
 
-def test_a_store_that_is_missing_or_damaged_teaches_nothing(tmp_path: Path) -> None:
+def test_a_store_that_is_missing_or_damaged_teaches_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "ledger.db").write_text("no database")
-    assert list(lessons_of(tmp_path)) == []
-    assert list(lessons_of(tmp_path / "nowhere")) == []
+    assert lessons(tmp_path) == []
+    assert lessons(tmp_path / "nowhere") == []
     assert Learned(f"{tmp_path}, {tmp_path / 'nowhere'}").decide(evidence(4))
+    assert "an earlier run teaches nothing: " in caplog.text
+
+
+@pytest.mark.parametrize(
+    "gate", [{"delta": "much"}, {"delta": None}, {"n": 9}, ["delta"]], ids=["a word", "nothing", "missing", "a list"]
+)
+def test_a_run_whose_records_make_no_sense_teaches_nothing(tmp_path: Path, gate: Any) -> None:
+    earlier(tmp_path, "run-1", 6, [("ppo", 0.3)])
+    earlier(tmp_path, "run-2", 6, [("ppo", 0.2)])
+    with Ledger.open(tmp_path / "run-1") as ledger:
+        row = {"algorithm": "ppo", "parent": "first", "gate": gate, "accepted": True}
+        ledger.record("generation/1/gated/0", row)
+    assert [each.reward for each in lessons(tmp_path)] == [0.2]
+
+
+def test_a_screened_change_earned_nothing(tmp_path: Path) -> None:
+    earlier(tmp_path, "run-1", 6, [])
+    with Ledger.open(tmp_path / "run-1") as ledger:
+        row = {"algorithm": "ppo", "parent": "first", "gate": None, "accepted": False, "outcome": "screened"}
+        ledger.record("generation/0/gated/0", row)
+    assert [(each.arm, each.reward) for each in lessons(tmp_path)] == [("ppo", 0.0)]
 
 
 def test_its_own_trials_are_lessons_too() -> None:

@@ -170,14 +170,22 @@ def test_the_levers_alternate_as_each_is_used_up() -> None:
     assert decided(replace(again, trials=(*updated, *tried))) == ["ppo of trained"]
 
 
-def test_an_edit_of_a_kind_that_earned_much_goes_before_an_update_that_promises_more() -> None:
-    book = Playbook.model_validate({"edit": [{**entry.model_dump(), "family": "all"} for entry in BOOK.edit]})
+ALL_ALIKE = Playbook.model_validate({"edit": [{**entry.model_dump(), "family": "all"} for entry in BOOK.edit]})
+LOOK = {"rollouts": 256.0}
+"""An update costs as much as nine edits: 2,048 rollouts, and a look at what was trained."""
+
+
+def test_an_update_waits_while_the_edits_that_it_would_cost_are_expected_to_gain_more() -> None:
     agents = (agent("better", 0.4, DENSE, "A"), agent("first", 0.0, UNTRAINED))
-    earned = (trial("harness", "edit A", 0.4, "first", "promoted"),)
-    plain = evidence(*agents, trials=earned)
-    assert "reinforce of better" in decided(plain)
-    assert all(each.startswith("edit") for each in decided(replace(plain, playbook=book)))
-    assert "reinforce of better" in decided(replace(plain, playbook=book, smallest_gain=0.3))
+    earned = (trial("harness", "edit A", 0.2, "first", "promoted"),)
+    training, costs = {"better": HOWS["first"]}, {"better": COSTS["first"]}
+    algorithms = tuple(AlgorithmView(name, name, training=training, costs=costs) for name in NAMES)
+    given = evidence(*agents, trials=earned, playbook=ALL_ALIKE, look=LOOK, algorithms=algorithms)
+    assert all(each.startswith("edit") for each in decided(given))
+    assert "can wait: +0.178 ± 0.178 is expected, for the price of 9 edits" in Bandit().decide(given)[0].reason
+    assert "reinforce of better" in decided(replace(given, look={}))  # for the price of one
+    assert "reinforce of better" in decided(replace(given, playbook=BOOK))  # no other edit is known to be like it
+    assert "reinforce of better" in decided(replace(given, smallest_gain=0.3))  # the gate would see none of them
 
 
 def test_an_update_is_cut_to_what_edits_leave_of_the_budget_and_says_so() -> None:
@@ -250,6 +258,16 @@ def test_a_rejected_update_is_worth_less_and_another_algorithm_is_next() -> None
     assert deviation(again) < deviation(fresh)
 
 
+def test_what_an_update_won_is_believed_less_where_a_small_sample_shows_it() -> None:
+    def expected(instances: int) -> float:
+        rollouts = [Rollout(f"i{index}", "ok", float(index % 2)) for index in range(instances)]
+        first = replace(agent("first", 0.5, DENSE), search=summarise(rollouts, 0.0))
+        tried = (trial("weights", "reinforce", 0.0, "first"),)
+        return update(evidence(first, levers=("weights",), trials=tried)).prediction.gain
+
+    assert expected(10_000) < expected(10) < update(evidence(agent("first", 0.5, DENSE))).prediction.gain
+
+
 def test_an_update_that_had_little_to_win_says_little_of_one_that_has_much() -> None:
     first, better = agent("first", 0.0, UNTRAINED), agent("better", 0.5, DENSE, "A")
     plain = update(evidence(better, first, levers=("weights",)))
@@ -294,13 +312,18 @@ def test_without_an_upper_bound_what_some_rollouts_reached_is_in_reach() -> None
 
 
 class TestWeightsOnly:
-    def test_it_proposes_one_update_of_the_best_agent(self) -> None:
-        agents = (agent("first", 0.5, DENSE), agent("better", 0.6, DENSE, adapter="weights 1"))
-        assert decided(evidence(*agents, levers=("weights",))) == ["reinforce of better"]
+    @pytest.mark.parametrize(("estimate", "parent"), [(0.6, "first"), (0.7, "better")])
+    def test_it_proposes_one_update_of_the_incumbent_unless_another_agent_is_clearly_better(
+        self, estimate: float, parent: str
+    ) -> None:
+        agents = (agent("first", 0.5, DENSE), agent("better", estimate, DENSE, adapter="weights 1"))
+        tried = (replace(trial("weights", "ppo", estimate - 0.5, "first"), agent="better"),)
+        assert decided(evidence(*agents, trials=tried, levers=("weights",))) == [f"reinforce of {parent}"]
 
     def test_it_goes_back_to_the_incumbent_when_the_best_agent_is_not_to_be_trained(self) -> None:
-        agents = (agent("first", 0.5, DENSE), agent("better", 0.6, None, adapter="weights 1"))
-        assert decided(evidence(*agents, levers=("weights",))) == ["reinforce of first"]
+        agents = (agent("first", 0.5, DENSE), agent("better", 0.7, None, adapter="weights 1"))
+        tried = (replace(trial("weights", "ppo", 0.2, "first"), agent="better"),)
+        assert decided(evidence(*agents, trials=tried, levers=("weights",))) == ["reinforce of first"]
 
     @pytest.mark.parametrize("outcome", ["rejected", "failed", "refused"])
     def test_it_stops_when_the_last_two_updates_brought_no_promotion(self, outcome: str) -> None:

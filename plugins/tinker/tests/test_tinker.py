@@ -36,13 +36,14 @@ class Done:
 
 class Tokenizer:
     eos_token_id = END
+    chat_template = "contents alone"
     added_tokens_decoder: dict[int, str] = {END: "<end>"}  # noqa: RUF012
 
     def __len__(self) -> int:
         return SIZE
 
     def encode(self, text: str, **_: Any) -> list[int]:
-        return [int(each) for each in text.split()]
+        return [int(each) if each.isdigit() else 0 for each in text.split()]
 
     def decode(self, ids: list[int], **_: Any) -> str:
         return " ".join(str(each) for each in ids if each != END)
@@ -126,6 +127,10 @@ class Service:
     def create_lora_training_client(self, base_model: str, **_: Any) -> Trainer:
         return Trainer(self.states)
 
+    def get_server_capabilities(self) -> types.GetServerCapabilitiesResponse:
+        known = [types.SupportedModel(model_name="toy", max_context_length=30)]
+        return types.GetServerCapabilitiesResponse(supported_models=known)
+
     def create_sampling_client(self, base_model: str) -> Sampler:
         return Sampler(torch.zeros(SIZE, SIZE))
 
@@ -160,6 +165,8 @@ def _losses_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_is_an_engine(engine: Tinker) -> None:
     assert isinstance(engine, Engine)
     assert engine.can == {"train", "reference", "custom_loss"}
+    assert engine.context == 30
+    assert Tinker(Service(), Settings(policy="another")).context is None
 
 
 def test_a_sample_depends_on_its_seed_alone_and_has_the_log_probabilities_of_the_moment(engine: Tinker) -> None:

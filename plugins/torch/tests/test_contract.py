@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sia_core.testing.engine_contract import EngineContract
+from sia_testing.engine_contract import EngineContract
 from sia_torch.engine import Torch
 
 

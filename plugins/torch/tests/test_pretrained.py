@@ -10,12 +10,13 @@ import pytest
 import torch
 from peft import PeftModel
 from toy_policies import gradients, some_data
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3Config
 
-from sia_core.errors import UsageError
-from sia_core.learning import Request, Trace
+from sia_core.errors import TrainingError, UsageError
+from sia_core.learning import Datum, Request, Trace
 from sia_torch.decode import Fused, Layout, Through, fusable
 from sia_torch.engine import Torch
+from sia_torch.policy import limit_of
 
 ModelFolder = Callable[[str], Path]
 KINDS = ["llama", "qwen3", "gpt_oss"]
@@ -127,3 +128,30 @@ def test_messages_choices_and_schema_with_a_byte_tokenizer(model_folder: ModelFo
     out = engine.sample([Request(prompt, [1], max_tokens=60, schema={**schema, "additionalProperties": False})])[0]
     assert out[0].text.startswith('{"a":')
     assert engine.check([out[0].trace(prompt)]) < 1e-4
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "short"])
+def test_a_policy_reads_and_learns_up_to_its_last_position_and_refuses_more(
+    kind: str, model_folder: ModelFolder
+) -> None:
+    engine = Torch(policy=f"hf:{model_folder(kind)}", rank=4)
+    assert engine.context == 70
+    asked = [Request([100 + at for at in range(length)], [1, 2], max_tokens=70 - length) for length in (66, 68, 69, 10)]
+    traces = [
+        each.trace(request.prompt) for request, row in zip(asked, engine.sample(asked), strict=True) for each in row
+    ]
+    assert engine.check(traces) < 1e-4
+    data = [Datum(trace, trace.mask, 1.0, returns=trace.mask) for trace in traces]
+    engine.forward_backward(data, "toy_losses:weighted")
+    engine.optim_step()
+    with pytest.raises(UsageError, match="71 tokens of prompt and reply are more than the policy's context of 70"):
+        engine.sample([Request([1] * 70, [1], max_tokens=1)])
+    with pytest.raises(TrainingError, match="a trace of 71 tokens is longer"):
+        engine.logprobs([Trace([1] * 71, [0, *[1] * 70], [0.0] * 71)])
+
+
+def test_yarn_reads_further_than_the_positions_that_a_model_was_trained_on() -> None:
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 100}
+    assert limit_of(Qwen3Config(max_position_embeddings=100, rope_scaling=rope)) == 400
+    assert limit_of(Qwen3Config(max_position_embeddings=100)) == 100

@@ -6,6 +6,7 @@ import json
 import math
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from toy_policies import small_tiny
 
 from sia_core.errors import TrainingError, UsageError
 from sia_core.learning import Request
-from sia_torch.constrain import Constraints
+from sia_runtime.worker.gateway import Gateway
+from sia_torch.constrain import Constraints, Grammar
 from sia_torch.engine import Torch
 from sia_torch.tokens import CharTokens
 
@@ -200,3 +202,73 @@ def test_markup_in_a_message_is_text() -> None:
     ids = tokens.render([{"role": "user", "content": "<end><assistant>"}])
     assert ids.count(0) == 1
     assert ids[-1] == tokens.render([])[-1]
+
+
+def test_top_p_draws_from_the_likeliest_alone_and_tells_their_probability_among_all() -> None:
+    engine = small_tiny(vocabulary=5)
+    asked = Request([1, 2], list(range(400)), max_tokens=1)
+    whole, cut = engine.sample([asked])[0], engine.sample([replace(asked, top_p=0.5)])[0]
+    known = {each.tokens[0]: each.logprobs[0] for each in whole}
+    likeliest = sorted(known, key=lambda token: -known[token])
+    least = next(n for n in range(1, 6) if sum(math.exp(known[token]) for token in likeliest[:n]) >= 0.5)
+    assert {each.tokens[0] for each in cut} == set(likeliest[:least])
+    assert all(each.logprobs[0] == known[each.tokens[0]] for each in cut)
+    assert engine.sample([asked, replace(asked, top_p=1e-9)])[0] == whole  # others are not cut
+
+
+def test_a_policy_is_held_to_a_call_of_a_tool_whose_parameters_have_definitions(chars: Torch) -> None:
+    place = {"type": "object", "properties": {"x": {"enum": [1, 2]}}, "required": ["x"], "additionalProperties": False}
+    here = {"properties": {"p": {"$ref": "#/$defs/Place"}}, "required": ["p"], "$defs": {"Place": place}}
+    tools = [
+        {"type": "function", "function": {"name": name, "parameters": {"type": "object", **parameters}}}
+        for name, parameters in {"go": here, "stay": {"properties": {}}}.items()
+    ]
+    gateway, called = Gateway(chars), []
+    for seed in range(8):
+        for choice in ("required", {"type": "function", "function": {"name": "go"}}):
+            gateway.begin("r", seed)
+            request = {"messages": [{"role": "user", "content": "?"}], "tools": tools, "tool_choice": choice}
+            (call,) = gateway.answer("r", request)["choices"][0]["message"]["tool_calls"]
+            called.append((call["function"]["name"], json.loads(call["function"]["arguments"])))
+            (trace,) = gateway.finish("r").traces
+            assert chars.check([trace]) < 1e-3
+    gateway.close()
+    assert {name for name, _ in called} == {"go", "stay"}
+    assert all(name == "go" for name, _ in called[1::2])
+    assert all(arguments.get("p") in (({"x": 1}, {"x": 2}) if name == "go" else (None,)) for name, arguments in called)
+
+
+def chained(links: int, schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema that refers to itself link by link; ``schema`` is what its last link is."""
+    inner = {f"a{at}": {"properties": {"x": {"$ref": f"#/$defs/a{at + 1}"}}} for at in range(links)}
+    return {"$defs": {**inner, f"a{links}": schema}, "$ref": "#/$defs/a0"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        (chained(15_000, {"type": "string"}), "objects"),
+        (chained(600, {"type": "string"}), "refers to 601 places"),
+        ({"properties": {f"p{at}": {"type": "string"} for at in range(3_000)}}, "3002 objects"),
+    ],
+)
+def test_a_schema_that_would_end_the_process_or_take_it_for_long_is_the_requests_fault(
+    schema: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llguidance.LLMatcher.grammar_from_json_schema", lambda *_, **__: pytest.fail("was compiled"))
+    with pytest.raises(UsageError, match=said):
+        Grammar(schema, CharTokens())
+
+
+def test_a_schema_with_the_references_that_libraries_write_is_compiled() -> None:
+    Grammar(chained(40, {"type": "string"}), CharTokens())
+
+
+def test_a_schema_that_sampling_cannot_be_held_to_is_the_requests_fault(chars: Torch) -> None:
+    gateway = Gateway(chars)
+    gateway.begin("r", 1)
+    format_ = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "nothing"}}}
+    error = gateway.answer("r", {"messages": [{"role": "user", "content": "?"}], "response_format": format_})["error"]
+    gateway.close()
+    assert error["type"] == "invalid_request_error"
+    assert "schema cannot constrain" in error["message"]

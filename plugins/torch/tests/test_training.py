@@ -153,6 +153,32 @@ def test_a_changed_snapshot_is_refused(tmp_path: Path) -> None:
         engine.load(tmp_path / "nothing")
 
 
+def test_a_snapshot_that_was_replaced_by_another_whole_one_is_refused_by_its_name(tmp_path: Path) -> None:
+    engine = small_tiny()
+    kept = tmp_path / engine.save(tmp_path / "first")
+    stirred(engine).save(kept)
+    with pytest.raises(UsageError, match=r"engine\.json is not what was saved there"):
+        engine.load(kept)
+    honest = tmp_path / engine.save(tmp_path / "second")
+    (tmp_path / "second").rename(honest)
+    engine.load(honest)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("engine.json", text) for text in ("[]", "{}", '{"policy": 1, "digests": 1, "steps": 0}', "[" * 10**5)),
+        ("adapter_model.safetensors", "nonsense"),
+    ],
+)
+def test_what_is_no_snapshot_is_an_error_and_no_traceback(tmp_path: Path, name: str, content: str) -> None:
+    engine = small_tiny()
+    engine.save(tmp_path / "snapshot")
+    (tmp_path / "snapshot" / name).write_text(content)
+    with pytest.raises(UsageError, match="is no snapshot of this engine"):
+        engine.load(tmp_path / "snapshot")
+
+
 def test_the_reference_is_the_policy_without_its_adapter() -> None:
     engine = small_tiny()
     traces = [datum.trace for datum in some_data(engine)]

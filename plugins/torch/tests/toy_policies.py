@@ -10,7 +10,15 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, GptOssConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GptOssConfig,
+    LlamaConfig,
+    OPTConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
 
 from sia_core.learning import Datum, Trace
 from sia_torch.adapter import Learns
@@ -63,6 +71,18 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         sliding_window=8,
         layer_types=["sliding_attention", "full_attention"],
     ),
+    # Learned positions: there is none past the last.
+    "gpt2": lambda: GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4, n_positions=70),
+    "opt": lambda: OPTConfig(
+        vocab_size=300,
+        hidden_size=32,
+        word_embed_proj_dim=32,
+        ffn_dim=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=70,
+    ),
+    "short": lambda: LlamaConfig(**{**SMALL, "max_position_embeddings": 70}),
 }
 
 
@@ -76,10 +96,10 @@ def write_model(kind: str, target: Path) -> None:
         if weight.dim() > 1:  # larger than the default, so that mistakes show
             torch.nn.init.normal_(weight, std=0.3 if "experts" not in name else 0.1)
     model.save_pretrained(target)
-    _byte_tokenizer().save_pretrained(target)
+    byte_tokenizer().save_pretrained(target)
 
 
-def _byte_tokenizer() -> PreTrainedTokenizerFast:
+def byte_tokenizer() -> PreTrainedTokenizerFast:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     inner = Tokenizer(models.BPE(vocab={each: index for index, each in enumerate(alphabet)}, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

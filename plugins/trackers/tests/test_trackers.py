@@ -16,10 +16,12 @@ from typing import Any
 
 import pytest
 
-from sia_core.cli import main
+from sia_cli import main
+from sia_core.errors import UsageError
 from sia_core.hookspecs import Event
 from sia_core.plugins import Plugins
 from sia_trackers.figures import Figures
+from sia_trackers.wandb import _refuse_a_folder_that_redirects
 
 ROOT = Path(__file__).parents[3]
 SUMS = ROOT / "examples" / "sums"
@@ -47,6 +49,22 @@ TOLD = [
 def test_events_become_series_and_what_is_no_number_is_left_out() -> None:
     figures = Figures()
     assert [tuple(each) for event in EVENTS for each in figures.of(event)] == TOLD
+
+
+def test_a_gain_is_one_also_where_the_metric_is_to_be_minimised() -> None:
+    figures = Figures()
+    started = Event("run.started", {"metric": {"name": "rmse", "direction": "minimize"}})
+    gate = {"candidate": 1.5, "incumbent": 2.0, "delta": -0.5}
+    told = [
+        each
+        for event in (started, Event("candidate.gated", {"accepted": True, "gate": gate}))
+        for each in figures.of(event)
+    ]
+    assert [tuple(each) for each in told] == [
+        ("gate/candidate", 1, 1.5),
+        ("gate/gain", 1, 0.5),
+        ("gate/incumbent", 1, 1.5),
+    ]
 
 
 def read(folder: Path) -> list[tuple[str, int, float]]:
@@ -141,7 +159,7 @@ def test_without_its_library_the_command_that_installs_it_is_said(
 def test_weights_and_biases_without_a_key_is_refused_before_the_run_begins(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    command = [sys.executable, "-m", "sia_core", "run", "--harness", str(SUMS / "agent")]
+    command = [sys.executable, "-m", "sia_cli", "run", "--harness", str(SUMS / "agent")]
     command += ["--data", str(SUMS / "cases.jsonl"), "--track", "wandb", "--runs-dir", str(tmp_path / "runs")]
     environment = {**kept, "NETRC": str(tmp_path / "none")}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -193,3 +211,18 @@ def test_the_tracker_of_the_page_works(monkeypatch: pytest.MonkeyPatch) -> None:
         tracker(event)
     tracker.close()
     assert client.told == [("mine", "r-1"), ("id", "task", "t"), *TOLD, "id"]
+
+
+@pytest.mark.parametrize("folder", ["wandb", ".wandb"])
+def test_a_file_of_the_working_folder_does_not_say_where_the_key_of_wandb_is_sent(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("WANDB_BASE_URL", "WANDB_DIR", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "settings").write_text("[default]\nbase_url = http://attacker\n")
+    with pytest.raises(UsageError, match=rf"{folder}/settings names the server .* set WANDB_BASE_URL"):
+        _refuse_a_folder_that_redirects()
+    monkeypatch.setenv("WANDB_BASE_URL", "http://mine")
+    _refuse_a_folder_that_redirects()

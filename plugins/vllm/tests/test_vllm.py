@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from sia_core.errors import SiaError, TrainingError, UsageError
+from sia_core.errors import ModelError, SiaError, TrainingError, UsageError
 from sia_core.learning import Engine, Request, Trace
-from sia_core.testing.engines import ScriptedEngine
+from sia_runtime.worker.gateway import Gateway
+from sia_testing.engines import ScriptedEngine
 from sia_vllm.engine import Vllm, open_engine
 from sia_vllm.settings import Settings
 
@@ -44,6 +45,7 @@ class Stand:
 
     drops: bool = False
     old: bool = False
+    longest: int | None = None
     adapters: dict[str, int] = field(default_factory=dict)
     asked: list[Mapping[str, Any]] = field(default_factory=list)
     url: str = ""
@@ -81,9 +83,14 @@ def stand() -> Iterator[Stand]:
     state = Stand()
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._send(200, {"data": [{"id": "toy", "max_model_len": state.longest}]})
+
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, reply = state.answer(self.path, body)
+            self._send(*state.answer(self.path, body))
+
+        def _send(self, status: int, reply: Any) -> None:
             text = (reply if isinstance(reply, str) else json.dumps(reply)).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(text)))
@@ -159,6 +166,48 @@ def test_a_server_that_drops_the_adapter_is_noticed_before_anything_is_sampled_f
     assert not [each for each in stand.asked[before:] if "prompt_logprobs" not in each]
 
 
+@pytest.mark.parametrize(
+    ("status", "reply"),
+    [
+        (500, "out of memory"),
+        (503, "loading"),
+        (401, {"error": "no key"}),
+        (404, {"error": "no such model"}),
+        (200, "<html>sign in</html>"),
+        (200, ""),
+        (200, '{"choices": [{"ind'),
+        (200, {"error": {"message": "overloaded"}}),
+        (200, {"choices": []}),
+        (200, {"choices": None}),
+        (200, [1]),
+    ],
+)
+def test_what_is_no_completion_stops_the_run_and_is_no_failure_of_an_agent(
+    engine: Vllm, stand: Stand, monkeypatch: pytest.MonkeyPatch, status: int, reply: Any
+) -> None:
+    ask(engine)
+    monkeypatch.setattr(stand, "answer", lambda path, body: (status, reply))
+    gateway = Gateway(engine)
+    gateway.begin("r", 1)
+    assert "error" in gateway.answer("r", {"messages": [{"role": "user", "content": "?"}]})
+    with pytest.raises(ModelError, match="sia resume"):
+        gateway.finish("r")
+    gateway.close()
+
+
+def test_a_request_that_the_server_refuses_is_its_harnesss_own_fault(
+    engine: Vllm, stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(engine)
+    monkeypatch.setattr(stand, "answer", lambda path, body: (400, {"error": "too long"}))
+    gateway = Gateway(engine)
+    gateway.begin("r", 1)
+    reply = gateway.answer("r", {"messages": [{"role": "user", "content": "?"}]})
+    assert "too long" in reply["error"]["message"]
+    gateway.finish("r")
+    gateway.close()
+
+
 def test_a_server_without_token_ids_is_too_old(engine: Vllm, stand: Stand) -> None:
     stand.old = True
     with pytest.raises(SiaError, match=r"from version 0\.10\.2 on"):
@@ -169,6 +218,16 @@ def test_a_server_that_is_not_there_says_so(stand: Stand, tmp_path: Path) -> Non
     told = Settings(policy="p", servers="http://127.0.0.1:9", model="toy", adapters=str(tmp_path), timeout=1.0)
     with pytest.raises(SiaError, match="does not answer"):
         ask(Vllm(Trainer(), told))
+
+
+def test_its_context_is_the_least_that_a_server_says(engine: Vllm, stand: Stand) -> None:
+    stand.longest = 12
+    gateway = Gateway(engine)
+    gateway.begin("r", 1)
+    error = gateway.answer("r", {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 5})["error"]
+    gateway.close()
+    assert (error["code"], "12 tokens" in error["message"]) == ("context_length_exceeded", True)
+    assert not stand.asked
 
 
 def test_settings_that_it_does_not_know_are_the_trainers() -> None:

@@ -17,11 +17,11 @@ from sia_bundled import plugin
 from sia_bundled.bundled import SPLITS, Bundled, Right, Source
 from sia_bundled.passengers import SEALED, Titanic, TitanicVerifier
 from sia_bundled.questions import Chess, ChessVerifier, Gpqa, GpqaVerifier
-from sia_core.cli import main
+from sia_cli import main
 from sia_core.errors import UsageError
-from sia_core.testing.tasks import TaskContract
-from sia_core.testing.verifiers import Judged, VerifierContract, context
 from sia_core.types import Instance, Score
+from sia_testing.tasks import TaskContract
+from sia_testing.verifiers import Judged, VerifierContract, context
 
 KINDS: Mapping[str, tuple[type[Bundled], type[Right]]] = {
     "gpqa": (Gpqa, GpqaVerifier),

@@ -37,7 +37,6 @@ PLANS: Mapping[str, Mapping[str, str]] = {
     "average shares, gamma posterior": {**COUNTED, "output": "rates"},
     **{f"expected logarithm at depth {depth}": {**COUNTED, "output": depth} for depth in DEPTHS},
     "expected logarithm, no posterior": {**AVERAGES, "output": "1"},
-    "rounded MAGIC": {"round": "yes"},
 }
 
 TISSUES = {
@@ -48,7 +47,7 @@ TISSUES = {
     "dropout": Generator(cells=300, dropout=0.2),
 }
 
-COLUMNS = ("mse_norm", "poisson_norm", "balanced", "share_moved", "true_mse", "true_kl")
+COLUMNS = ("mse_norm", "poisson_norm", "balanced", "mass_lifted", "surprise", "true_mse", "true_kl")
 
 Denoise = Callable[[Any], Any]
 

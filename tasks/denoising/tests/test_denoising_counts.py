@@ -1,4 +1,4 @@
-"""Files of counts: the three formats, and what is said of malformed ones."""
+"""Files of counts: the three formats, what malformed ones are told, and files that attack their reader."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import pytest
 from scipy import io, sparse
 
 from sia_core.errors import UsageError
+from sia_denoising import reader
 from sia_denoising.counts import read_counts
 from sia_denoising.generator import Generator
+from sia_denoising.reader import read
 
 HEADER = b"%%MatrixMarket matrix coordinate integer general\n"
 
@@ -29,18 +31,18 @@ def same(path: Path) -> bool:
 def test_npz_as_scipy_writes_it_or_as_arrays(tmp_path: Path) -> None:
     sparse.save_npz(tmp_path / "csr.npz", COUNTS)
     sparse.save_npz(tmp_path / "csc.npz", COUNTS.tocsc().astype(float))
+    sparse.save_npz(tmp_path / "coo.npz", COUNTS.tocoo())
     np.savez(tmp_path / "dense.npz", counts=COUNTS.toarray(), genes=np.array(["g"] * COUNTS.shape[1]))
     parts = {"data": COUNTS.data, "indices": COUNTS.indices, "indptr": COUNTS.indptr, "shape": COUNTS.shape}
     np.savez(tmp_path / "parts.npz", **parts)
     assert all(same(path) for path in tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("beside", ["features.tsv", "genes.tsv.gz", ""])
+@pytest.mark.parametrize("beside", ["features.tsv", "genes.tsv.gz", "barcodes.tsv"])
 def test_mtx_of_10x_has_genes_as_rows(tmp_path: Path, beside: str) -> None:
     io.mmwrite(tmp_path / "matrix.mtx", COUNTS.T, field="integer")
-    lines = b"ENSG\tname\n" * COUNTS.shape[1]
-    if beside:
-        (tmp_path / beside).write_bytes(gzip.compress(lines) if beside.endswith("gz") else lines)
+    lines = b"ENSG\tname\n" * COUNTS.shape[0 if "barcodes" in beside else 1]
+    (tmp_path / beside).write_bytes(gzip.compress(lines) if beside.endswith("gz") else lines)
     assert same(tmp_path / "matrix.mtx")
     packed = tmp_path / "packed.mtx.gz"
     packed.write_bytes(gzip.compress((tmp_path / "matrix.mtx").read_bytes()))
@@ -56,10 +58,82 @@ def test_mtx_whose_cells_are_rows_is_told_by_the_list_of_genes(tmp_path: Path) -
         read_counts(tmp_path / "matrix.mtx")
 
 
+PANEL = COUNTS[:, :30]
+"""Fewer genes than cells, as in a targeted panel."""
+
+
+@pytest.mark.parametrize(
+    ("matrix", "beside"),
+    [
+        ("GSM1_panel_matrix.mtx", "GSM1_panel_features.tsv"),
+        ("GSM1.matrix.mtx", "GSM1.genes.tsv.gz"),
+        ("matrix_P01.mtx", "features_P01.tsv"),
+        ("tumour.mtx", "tumour_features.tsv"),
+        ("tumour.mtx", "tumour.genes.tsv"),
+        ("GSM1_matrix.mtx", "features.tsv"),
+        ("GSM1_matrix.mtx", "GSM1_barcodes.tsv.gz"),
+    ],
+)
+def test_a_panel_of_few_genes_is_not_transposed_whatever_prefix_its_files_have(
+    tmp_path: Path, matrix: str, beside: str
+) -> None:
+    io.mmwrite(tmp_path / matrix, PANEL.T, field="integer")
+    lines = b"ENSG\tname\tGene Expression\n" * PANEL.shape[0 if "barcodes" in beside else 1]
+    (tmp_path / beside).write_bytes(gzip.compress(lines) if beside.endswith("gz") else lines)
+    counts = read(tmp_path / matrix)
+    assert counts.shape == PANEL.shape
+    assert (counts != PANEL).nnz == 0
+
+
+def test_a_list_that_was_unpacked_under_its_packed_name_is_read(tmp_path: Path) -> None:
+    io.mmwrite(tmp_path / "matrix.mtx", PANEL.T, field="integer")
+    (tmp_path / "features.tsv.gz").write_bytes(b"ENSG\n" * PANEL.shape[1])
+    assert read(tmp_path / "matrix.mtx").shape == PANEL.shape
+
+
+def test_mtx_without_a_list_is_refused_as_its_sides_cannot_be_told_apart(tmp_path: Path) -> None:
+    io.mmwrite(tmp_path / "matrix.mtx", COUNTS.T, field="integer")
+    with pytest.raises(UsageError, match=r"rows are genes or cells: put features\.tsv"):
+        read_counts(tmp_path / "matrix.mtx")
+
+
+ANTIBODIES = 5
+
+
+def test_antibody_rows_of_10x_are_no_genes(tmp_path: Path) -> None:
+    io.mmwrite(tmp_path / "matrix.mtx", COUNTS.T, field="integer")
+    types = ["Gene Expression"] * (COUNTS.shape[1] - ANTIBODIES) + ["Antibody Capture"] * ANTIBODIES
+    (tmp_path / "features.tsv").write_text("".join(f"E{n}\tG{n}\t{each}\n" for n, each in enumerate(types)))
+    counts = read(tmp_path / "matrix.mtx")
+    assert (counts != COUNTS[:, :-ANTIBODIES]).nnz == 0
+    (tmp_path / "features.tsv").write_text("E\tG\tPeaks\n" * COUNTS.shape[1])
+    with pytest.raises(UsageError, match="no feature of type 'Gene Expression', only Peaks"):
+        read_counts(tmp_path / "matrix.mtx")
+
+
+def h5ad(path: Path, change: Callable[[Any], Any] = lambda file: None, counts: Any = COUNTS) -> Path:
+    """A file as anndata writes it, with counts as X, changed before it is closed."""
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed: sia-denoising[h5ad]")
+    with h5py.File(path, "w") as file:
+        put(file, "X", counts)
+        change(file)
+    return path
+
+
+def put(file: Any, place: str, matrix: Any, layout: str = "csr") -> None:
+    if not sparse.issparse(matrix):
+        file[place] = matrix
+        return
+    group = file.create_group(place)
+    group.attrs.update({"encoding-type": f"{layout}_matrix", "encoding-version": "0.1.0", "shape": matrix.shape})
+    for name in ("data", "indices", "indptr"):
+        group[name] = getattr(matrix.asformat(layout), name)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("layer", ["", "counts"])
 def test_h5ad_gives_the_layer_of_counts_before_x(tmp_path: Path, layer: str) -> None:
-    anndata = pytest.importorskip("anndata", reason="anndata is not installed: sia-denoising[h5ad]")
+    anndata = pytest.importorskip("anndata", reason="anndata is not installed: sia-denoising[test]")
     pandas = pytest.importorskip("pandas")
     # Names are given as plain objects: the default index is of a type that not every anndata writes.
     frames = [
@@ -72,10 +146,139 @@ def test_h5ad_gives_the_layer_of_counts_before_x(tmp_path: Path, layer: str) -> 
     assert same(tmp_path / "x.h5ad")
 
 
-def test_without_anndata_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "anndata", None)
-    with pytest.raises(UsageError, match=r"pip install sia-denoising\[h5ad\]"):
+def test_h5ad_is_read_in_every_layout(tmp_path: Path) -> None:
+    assert same(h5ad(tmp_path / "csr.h5ad"))
+    assert same(h5ad(tmp_path / "dense.h5ad", counts=COUNTS.toarray().astype(float)))
+    assert same(h5ad(tmp_path / "csc.h5ad", lambda file: (file.pop("X"), put(file, "X", COUNTS, "csc"))))
+
+
+def test_elements_of_an_h5ad_that_nobody_needs_do_not_refuse_it(tmp_path: Path) -> None:
+    def newer(file: Any) -> None:
+        for place in ("uns/params", "obsm/X_pca", "obs/batch"):
+            file[place] = 1
+            file[place].attrs.update({"encoding-type": "a-newer-kind", "encoding-version": "9"})
+
+    assert same(h5ad(tmp_path / "x.h5ad", newer))
+
+
+@pytest.mark.parametrize("categorical", [True, False])
+def test_antibody_columns_of_an_h5ad_are_no_genes(tmp_path: Path, categorical: bool) -> None:
+    def types(file: Any) -> None:
+        codes = np.zeros(COUNTS.shape[1], dtype=np.int8)
+        codes[-ANTIBODIES:] = 1
+        names = np.array([b"Gene Expression", b"Antibody Capture"])
+        if categorical:
+            file["var/feature_types/categories"], file["var/feature_types/codes"] = names, codes
+        else:
+            file["var/feature_types"] = names[codes]
+
+    assert (read(h5ad(tmp_path / "x.h5ad", types)) != COUNTS[:, :-ANTIBODIES]).nnz == 0
+
+
+@pytest.mark.parametrize("place", ["raw/X", "layers/spliced"])
+def test_an_h5ad_whose_x_is_scaled_names_where_its_counts_are(tmp_path: Path, place: str) -> None:
+    name = {"raw/X": r"raw\.X", "layers/spliced": r"layers\['spliced'\]"}[place]
+    path = h5ad(tmp_path / "x.h5ad", lambda file: put(file, place, COUNTS), counts=np.log1p(COUNTS.toarray()))
+    with pytest.raises(UsageError, match=f"X values that are not whole.*counts are in {name}: write them as X"):
+        read_counts(path)
+
+
+def test_without_h5py_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "h5py", None)
+    with pytest.raises(UsageError, match="pip install h5py"):
         read_counts(tmp_path / "some.h5ad")
+
+
+INDEX_FAULTS: list[tuple[str, Callable[[Any], Any], str]] = [
+    ("indices", lambda values: np.where(np.arange(len(values)) == 5, 10_000, values), "indices from 0 to 10000"),
+    ("indices", lambda values: np.where(np.arange(len(values)) == 5, -1, values), "indices from -1"),
+    ("indices", lambda values: values.astype(float), "no list of whole numbers"),
+    ("indices", lambda values: values[:-1], "do not belong together"),
+    (
+        "indptr",
+        lambda values: np.where(np.arange(len(values)) > 9, values - 2**30 * 2.0, values).astype("i4"),
+        "from -21",
+    ),
+    ("indptr", lambda values: np.where(np.arange(len(values)) == 9, values[-1], values), "does not rise"),
+    # scipy's own check passes over an indptr that ends at zero.
+    ("indptr", lambda values: np.where(np.arange(len(values)) == len(values) - 1, 0, values), "does not rise"),
+    ("indptr", lambda values: values[:-1], "do not belong together"),
+    ("indptr", lambda values: values + 1, "indptr from 1"),
+]
+
+
+@pytest.mark.parametrize(("name", "spoil", "message"), INDEX_FAULTS)
+@pytest.mark.parametrize("ending", ["npz", "h5ad"])
+def test_an_index_that_leaves_its_matrix_is_refused_before_it_is_followed(
+    tmp_path: Path, ending: str, name: str, spoil: Callable[[Any], Any], message: str
+) -> None:
+    parts = {"data": COUNTS.data, "indices": COUNTS.indices, "indptr": COUNTS.indptr}
+    parts[name] = spoil(parts[name])
+
+    def replaced(file: Any) -> None:
+        del file[f"X/{name}"]
+        file[f"X/{name}"] = parts[name]
+
+    path = tmp_path / f"x.{ending}"
+    if ending == "npz":
+        np.savez(path, shape=np.array(COUNTS.shape), **parts)
+    else:
+        h5ad(path, replaced)
+    with pytest.raises(UsageError, match=message):
+        read_counts(path)
+
+
+def test_a_shape_that_its_matrix_does_not_have_is_refused(tmp_path: Path) -> None:
+    for shape in ([60], [-60, 100], [60, 100, 1], [60, 2**62]):
+        np.savez(tmp_path / "x.npz", data=[1], indices=[0], indptr=[0, 1], shape=np.array(shape))
+        with pytest.raises(UsageError, match=r"of the shape|declares arrays"):
+            read_counts(tmp_path / "x.npz")
+
+
+def test_a_file_is_refused_by_the_size_that_it_declares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "MOST_BYTES", 1_000_000)
+    np.savez_compressed(tmp_path / "dense.npz", np.zeros((1_000, 1_000)))
+    np.savez_compressed(tmp_path / "many.npz", **{f"a{n}": np.zeros(50_000) for n in range(5)})
+    sparse.save_npz(tmp_path / "wide.npz", sparse.csr_array((1, 10**9)))
+    (tmp_path / "x.mtx").write_bytes(HEADER + b"9 9 1000000000000\n1 1 1\n")
+    (tmp_path / "features.tsv").write_text("g\n" * 9)
+    bombs = [tmp_path / name for name in ("dense.npz", "many.npz", "wide.npz", "x.mtx")]
+    bombs.append(h5ad(tmp_path / "x.h5ad", lambda file: file.create_dataset("layers/counts", (10**6, 10**6), "f4")))
+    for path in bombs:
+        with pytest.raises(UsageError, match=r"declares arrays of .* GiB, more than half"):
+            read_counts(path)
+
+
+def test_an_h5ad_cannot_show_arrays_of_other_files(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed: sia-denoising[h5ad]")
+    h5ad(tmp_path / "secret.h5ad", counts=COUNTS.toarray())
+
+    def link(file: Any) -> None:
+        del file["X"]
+        file["X"] = h5py.ExternalLink("secret.h5ad", "/X")
+
+    def by_another_link(file: Any) -> None:
+        del file["X"]
+        file["elsewhere"] = h5py.ExternalLink("secret.h5ad", "/")
+        file["X"] = h5py.SoftLink("/elsewhere/X")
+
+    def virtual(file: Any) -> None:
+        layout = h5py.VirtualLayout(COUNTS.shape, "i8")
+        layout[:] = h5py.VirtualSource("secret.h5ad", "X", COUNTS.shape)
+        file.create_virtual_dataset("layers/counts", layout)
+
+    def external(file: Any) -> None:
+        file.create_dataset("layers/counts", (60, 100), "u1", external=str(tmp_path / "secret.h5ad"))
+
+    for change in (link, by_another_link, virtual, external):
+        with pytest.raises(UsageError, match="lies in another file"):
+            read_counts(h5ad(tmp_path / "x.h5ad", change))
+
+
+def test_arrays_that_nobody_needs_do_not_refuse_an_npz(tmp_path: Path) -> None:
+    genes = np.array([f"g{n}" for n in range(COUNTS.shape[1])], dtype=object)
+    np.savez(tmp_path / "x.npz", counts=COUNTS.toarray(), genes=genes)
+    assert same(tmp_path / "x.npz")
 
 
 def test_empty_cells_and_genes_are_left_out(tmp_path: Path) -> None:
@@ -83,12 +286,6 @@ def test_empty_cells_and_genes_are_left_out(tmp_path: Path) -> None:
     padded[2 : 2 + COUNTS.shape[0], 1 : 1 + COUNTS.shape[1]] = COUNTS.toarray()
     np.savez(tmp_path / "padded.npz", padded)
     assert same(tmp_path / "padded.npz")
-
-
-def broken_indices(path: Path) -> None:
-    indices = COUNTS.indices.copy()
-    indices[5] = 10_000
-    np.savez(path, data=COUNTS.data, indices=indices, indptr=COUNTS.indptr, shape=COUNTS.shape)
 
 
 def changed(value: float) -> Callable[[Path], None]:
@@ -103,17 +300,16 @@ def changed(value: float) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("name", "write", "said"),
     [
-        ("x.npz", changed(0.5), "not whole; raw counts are wanted"),
+        ("x.npz", changed(0.5), "not whole; raw counts are wanted, not normalised or log-transformed"),
         ("x.npz", changed(-1), "negative"),
         ("x.npz", changed(np.nan), "not finite"),
         ("x.npz", changed(1e12), "above 2"),
-        ("x.npz", broken_indices, "cannot be read"),
         ("x.npz", lambda path: path.write_bytes(b"PK\x03\x04 no archive"), "cannot be read"),
         ("x.npz", lambda path: path.write_bytes(b""), "cannot be read"),
         ("x.npz", lambda path: np.savez(path, np.ones((3, 4), dtype=int)), "3 cells and 4 genes"),
         ("x.npz", lambda path: np.savez(path, np.array(["a"])), "neither data, indices"),
-        ("x.npz", lambda path: np.savez(path, np.array([[{}]], dtype=object), allow_pickle=True), "cannot be read"),
-        ("x.npz", lambda path: np.savez(path, np.array([["a"] * 50] * 50)), "no matrix of numbers"),
+        ("x.npz", lambda path: np.savez(path, np.array([[{}]], dtype=object), allow_pickle=True), "neither data"),
+        ("x.npz", lambda path: np.savez(path, np.array([["a"] * 50] * 50)), "neither data, indices"),
         ("x.mtx", lambda path: path.write_bytes(b"gene,cell\n1,2\n"), "does not begin with %%MatrixMarket"),
         ("x.mtx", lambda path: path.write_bytes(HEADER + b"9 9 4\n1 1 1\n"), "cannot be read"),
         ("x.mtx.gz", lambda path: path.write_bytes(b"plain"), "cannot be read"),
@@ -127,7 +323,8 @@ def test_malformed_files_end_with_what_is_wrong(
     tmp_path: Path, name: str, write: Callable[[Path], Any], said: str
 ) -> None:
     if name.endswith("h5ad"):
-        pytest.importorskip("anndata", reason="anndata is not installed: sia-denoising[h5ad]")
+        pytest.importorskip("h5py", reason="h5py is not installed: sia-denoising[h5ad]")
+    (tmp_path / "features.tsv").write_text("g\n" * 9)
     write(tmp_path / name)
     with pytest.raises(UsageError, match=said):
         read_counts(tmp_path / name)

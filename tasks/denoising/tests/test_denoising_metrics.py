@@ -102,6 +102,8 @@ def test_mass_dumped_on_one_gene_is_refused(judge: Judge, smoothed: np.ndarray) 
         (lambda made: made * 0, "cells that had counts have none"),
         (lambda made: made.astype(np.float64) * 1e15, "above 1e12"),
         (lambda made: made * (np.arange(len(made)) > 0)[:, None], "1 cells that had counts"),
+        # Shares of it are infinite, or no numbers: a bound on mass holds for neither, and a metric stops the run.
+        (lambda made: made.astype(np.float64) * 1e-310, "cells come to less than"),
         (lambda made: made.astype(complex), "numpy array of numbers"),
         (lambda made: made.astype(str), "numpy array of numbers"),
         (lambda made: made.tolist(), "numpy array of numbers"),

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
 def sia(*words: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "sia_core", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "sia_cli", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -24,7 +24,8 @@ def sia(*words: str) -> str:
 def test_a_run_finds_a_denoiser_that_works_on_a_file(data: str, tmp_path: Path) -> None:
     words = ["run", "--plugin", "denoising", "--data", data, "--generations", "1", "--candidates", "1", "--json"]
     report: dict[str, Any] = json.loads(sia(*words, "--runs-dir", str(tmp_path / "runs")))
-    assert report["sealed"]["final"]["value"] >= report["sealed"]["initial"]["value"] - 0.02
+    initial, final = report["sealed"]["initial"], report["sealed"]["final"]
+    assert final["ci95"][1] >= initial["ci95"][0]  # draws are secret, so how good it is on so small a file is chance
     (run,) = (tmp_path / "runs").glob("denoising-*")
     sia("export", str(run), str(tmp_path / "denoiser"))
     command = [sys.executable, str(tmp_path / "denoiser" / "denoiser.py"), data, str(tmp_path / "out.npz")]
@@ -50,7 +51,7 @@ def test_a_user_s_mistake_is_told_and_no_traceback(tmp_path: Path) -> None:
         (["--set", "reward=best"], "is none of mse_norm"),
         (["--set", "sealed_data=none.npz"], "is not a file"),
     ):
-        command = [sys.executable, "-m", "sia_core", "run", "--plugin", "denoising", *words]
+        command = [sys.executable, "-m", "sia_cli", "run", "--plugin", "denoising", *words]
         command += ["--runs-dir", str(tmp_path / "runs")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 2

@@ -14,12 +14,12 @@ import pytest
 from pydantic import ValidationError
 from scipy import sparse
 
-from sia_core.discovering import Discovers
 from sia_core.errors import UsageError
-from sia_core.types import Split, Task
+from sia_core.types import Discovers, Split, Task
 from sia_denoising import picture, plugin
 from sia_denoising.problems import Problems
 from sia_denoising.task import Denoising
+from sia_testing.tasks import TaskContract
 
 SPLITS: tuple[Split, ...] = ("search", "gate", "sealed")
 
@@ -48,6 +48,18 @@ def test_instances_tell_the_size_and_nothing_to_draw_them_with(task: Denoising) 
         for instance in instances:
             assert instance.input.keys() == {"data", "cells", "genes", "depth", "draw"}
     assert task.instances("public") == []
+
+
+class TestDenoising(TaskContract):
+    @pytest.fixture
+    def make(self, data: str) -> Callable[[int], Task]:
+        return lambda seed: Denoising(data, seed=seed)
+
+
+def test_search_and_gate_look_alike(data: str) -> None:
+    task = Denoising(data)
+    first, second = ({**task.instances(split)[0].input, "draw": ""} for split in ("search", "gate"))
+    assert first == second
 
 
 def rows(matrix: Any) -> set[bytes]:
@@ -161,8 +173,9 @@ ANSWER = {"code": "def denoise(counts):\n    return counts + 0.5\n", "plan": Non
 def test_the_artefact_is_a_command_on_a_file(task: Denoising, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sia_denoising.task.picture", lambda *_: None)
     files = task.artefact(ANSWER)
-    assert files.keys() == {"denoiser.py", "HOW-TO-USE.md"}
-    (tmp_path / "denoiser.py").write_bytes(files["denoiser.py"])
+    assert files.keys() == {"denoiser.py", "read_counts.py", "HOW-TO-USE.md"}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
     counts = sparse.csr_array(np.eye(4, dtype=np.int32))
     sparse.save_npz(tmp_path / "in.npz", counts)
     command = [sys.executable, "denoiser.py", "in.npz", "out.npz"]
@@ -175,7 +188,8 @@ def test_what_the_seed_renders_is_a_command_too(
 ) -> None:
     monkeypatch.setattr("sia_denoising.task.picture", lambda *_: None)
     answer = seed.render(seed.plans.MAGIC)
-    (tmp_path / "denoiser.py").write_bytes(task.artefact(answer)["denoiser.py"])
+    for name, content in task.artefact(answer).items():
+        (tmp_path / name).write_bytes(content)
     subprocess.run([sys.executable, "denoiser.py", data, "out.npz"], check=True, cwd=tmp_path)
     made = np.load(tmp_path / "out.npz")["denoised"]
     assert np.array_equal(made, denoiser(answer)(sparse.load_npz(data)))
@@ -205,3 +219,11 @@ def test_the_picture_runs_the_code_in_a_sandbox_and_is_left_out_where_it_fails(s
     made = picture.picture(seed.render(seed.plans.MAGIC)["code"], "denoiser", counts)
     assert made is not None
     assert picture.picture("def denoise(counts):\n    return 1 / 0\n", "denoiser", counts) is None
+
+
+def test_it_says_which_way_what_it_measures_beside_the_reward_is_better(data: str) -> None:
+    beside = Denoising(data).metric.beside
+    assert beside["true_mse"] == beside["true_kl"] == "minimize"
+    assert beside["poisson_norm"] == "maximize"
+    assert "mse_norm" not in beside
+    assert "mse_norm" in Denoising(data, reward="balanced").metric.beside

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sia_core.opening import Called
 from sia_core.plugins import Plugins
-from sia_core.sandbox import choose
-from sia_core.sandbox.calling import open_program
-from sia_core.types import Instance, VerifierContext
+from sia_core.types import Called, Instance, VerifierContext
+from sia_denoising import problems
+from sia_denoising.generator import Generator
+from sia_denoising.task import Denoising
 from sia_denoising.verifier import WORST, DenoisingVerifier
+from sia_runtime.sandbox.choosing import choose
+from sia_runtime.sandbox.program_host import open_program
+from sia_testing.tasks import TaskContract
+from sia_testing.verifiers import Judged, VerifierContract
 
 INSTANCE = Instance("search-0", "search", {"draw": 0})
 HALF = {"code": "def denoise(counts):\n    return counts + counts.mean(axis=0)\n", "plan": None}
@@ -45,8 +49,8 @@ class Opened:
         return Called("ok", self._names[function](*arguments), 0.5)
 
 
-def context(opened: Any, *, seed: int = 3, final: bool = True) -> VerifierContext:
-    return VerifierContext(run=None, seed=seed, open=opened, final=final)  # type: ignore[arg-type]
+def context(opened: Any, *, seed: int = 3, final: bool = True, data_seed: int = 5) -> VerifierContext:
+    return VerifierContext(run=None, seed=seed, open=opened, final=final, data_seed=data_seed)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -80,13 +84,27 @@ def test_the_same_question_gets_the_same_score(verifier: DenoisingVerifier, data
     assert verifier.score(INSTANCE, HALF, context(Opened(), final=False)) != first
 
 
+def test_the_tissue_that_is_made_up_follows_from_the_runs_secret_and_is_not_the_one_that_anybody_may_draw(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(problems, "TISSUE", Generator(cells=120, genes=200, depth=400))
+    made, opened = DenoisingVerifier(), Opened()
+    for data_seed in (5, 6, problems.SPECIMEN, 5):
+        made.score(INSTANCE, HALF, context(opened, data_seed=data_seed))
+    first, second, specimen, again = opened.given
+    assert np.array_equal(first, again)
+    trains = (first, second, specimen)
+    totals = {train.sum() for train in trains}
+    assert len(totals) == 3
+
+
 def test_the_answer_sees_the_train_side_alone_and_cannot_change_it(verifier: DenoisingVerifier) -> None:
     opened = Opened()
     spoil = {"code": "def denoise(counts):\n    counts[:] = 0\n    return counts + 1.0\n"}
     first = verifier.score(INSTANCE, HALF, context(opened))
     verifier.score(INSTANCE, spoil, context(opened))
     assert verifier.score(INSTANCE, HALF, context(opened)) == first
-    judge = verifier._problems.judge("search-0", "search", 3, final=True)
+    judge = verifier._problems(context(opened)).judge("search-0", "search", 3, final=True)
     assert opened.given[0].dtype == np.int32
     assert np.array_equal(opened.given[0], judge.train)
 
@@ -132,3 +150,30 @@ def test_a_rendered_module_is_scored_in_a_real_sandbox(verifier: DenoisingVerifi
     assert score.reward > 0
     hostile = {"code": "import os\ndef denoise(counts):\n    return os.listdir('/root')\n"}
     assert not verifier.score(INSTANCE, hostile, ctx).valid
+
+
+class TestDenoisingVerifier(VerifierContract):
+    """The contract, on the made-up tissue; programs run in this process."""
+
+    @pytest.fixture(autouse=True)
+    def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(problems, "TISSUE", Generator(cells=120, genes=200, depth=400))
+
+    @pytest.fixture
+    def make(self) -> Callable[[], DenoisingVerifier]:
+        return DenoisingVerifier
+
+    @pytest.fixture
+    def judged(self) -> list[Judged]:
+        wrong = {"code": "def denoise(counts):\n    return -1.0 * counts\n", "plan": None}
+        # On sealed, MAGIC is measured, too, and projects at random in its own way, whatever is drawn.
+        return [Judged(each, HALF, wrong) for each in (INSTANCE, Instance("gate-0", "gate", {"draw": 0}))]
+
+    @pytest.fixture
+    def ctx(self) -> VerifierContext:
+        return context(Opened())
+
+
+def test_what_the_tasks_verifier_draws_cannot_be_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(problems, "TISSUE", Generator(cells=120, genes=200, depth=400))
+    TaskContract().test_what_its_verifier_draws_cannot_be_predicted(lambda seed: Denoising(seed=seed))

@@ -19,9 +19,9 @@ from statistics import fmean
 from typing import Any
 
 from sia_core.evidence import Rollout
-from sia_core.gate import compare
-from sia_core.ledger import Ledger
-from sia_core.report import build
+from sia_core.run.intervals import normal
+from sia_core.run.ledger import Ledger
+from sia_core.run.report import build
 
 ARMS = ("weights", "harness", "harness,weights")
 
@@ -32,7 +32,7 @@ def run(arm: str, seed: int, seconds: int, folder: Path) -> Path:
         words = ["run", "--plugin", "lawbench", "--levers", arm, "--seed", str(seed), "--budget", f"seconds={seconds}"]
     else:
         words = ["resume"]
-    command = [sys.executable, "-m", "sia_core", *words, "--runs-dir", str(folder)]
+    command = [sys.executable, "-m", "sia_cli", *words, "--runs-dir", str(folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     (made,) = folder.glob("lawbench-*")
     return made
@@ -83,8 +83,8 @@ def main() -> None:
     print("\n| difference | mean over cases and seeds [95%] |\n| --- | --- |")
     for less, more in combinations(ARMS, 2):
         a, b = ([fmean(rewards[arm][case]) for case in sorted(rewards[arm])] for arm in (less, more))
-        paired = compare(a, b, bounds=None, alpha=1.0)
-        print(f"| {more} less {less} | {paired.delta:+.4f} [{paired.ci95[0]:+.4f}, {paired.ci95[1]:+.4f}] |")
+        paired = normal([after - before for before, after in zip(a, b, strict=True)])
+        print(f"| {more} less {less} | {paired.value:+.4f} [{paired.ci95[0]:+.4f}, {paired.ci95[1]:+.4f}] |")
 
 
 if __name__ == "__main__":

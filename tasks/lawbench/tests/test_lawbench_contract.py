@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from sia_core.testing.tasks import TaskContract
-from sia_core.testing.verifiers import Judged, VerifierContract
 from sia_lawbench.data import Data
 from sia_lawbench.source import locate
 from sia_lawbench.task import LawBench
 from sia_lawbench.verifier import ChargeVerifier
+from sia_testing.tasks import TaskContract
+from sia_testing.verifiers import Judged, VerifierContract
 
 
 class TestLawBench(TaskContract):

@@ -129,6 +129,7 @@ def test_the_measuring_script_prints_a_line_a_harness(folder: Path) -> None:
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_the_linear_classifier_on_the_real_gate(real_task: LawBench, measure: ModuleType) -> None:
     data = Data(locate(None), seed=0)
     asked = data.labelled["gate"]

@@ -103,7 +103,7 @@ def test_without_pip_a_throw_away_environment_brings_it(expected: bytes, monkeyp
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(subprocess, "run", run)
     assert source.locate(None).path.is_file()
-    assert calls[0][1:3] == ["-m", "venv"]
+    assert calls[0][1:4] == ["-P", "-m", "venv"]
     assert len(calls) == 2
 
 

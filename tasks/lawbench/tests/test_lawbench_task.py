@@ -12,8 +12,7 @@ from pydantic import ValidationError
 
 from sia_core.errors import UsageError
 from sia_core.harness import applies
-from sia_core.perturbation import Perturbs
-from sia_core.types import Instance, Split, Task
+from sia_core.types import Instance, Perturbs, Split, Task
 from sia_lawbench import plugin, source
 from sia_lawbench.source import SEALED_LABELS, TEST, TRAIN, Source
 from sia_lawbench.task import LawBench

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from sia_core.errors import UsageError
-from sia_core.opening import Ran
-from sia_core.types import Instance, Limits, Score, Split, Verifier, VerifierContext
+from sia_core.types import Instance, Limits, Ran, Score, Split, Verifier, VerifierContext
 from sia_lawbench.data import Data
 from sia_lawbench.source import SEALED_LABELS, Source, locate
 from sia_lawbench.task import LawBench

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 
 import sia_trimul
-from sia_core.discovering import ROUNDS, Found, best_of
 from sia_core.learning import Request, Sample
 from sia_core.plugins import Plugins
+from sia_core.run.discover import ROUNDS, Found, best_of
 
 sys.path.insert(0, str(Path(sia_trimul.__file__).parent / "seed"))
 

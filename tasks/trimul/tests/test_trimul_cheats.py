@@ -112,6 +112,38 @@ def test_a_cheat_on_a_device_earns_what_a_failure_earns(device_judge: Callable[.
     assert (score.valid, score.reward) == (False, 0.0), score.feedback
 
 
+MORE_THREADS = {
+    "started at import": "import threading, time\n"
+    "threading.Thread(target=lambda: time.sleep(9), daemon=True).start()\nkernel = honest",
+    "started in the call": "import threading\ndef kernel(*given):\n"
+    "    thread = threading.Thread(target=lambda: None)\n    thread.start()\n    thread.join()\n"
+    "    return honest(*given)",
+    "a pool": "from concurrent.futures import ThreadPoolExecutor\ndef kernel(*given):\n"
+    "    with ThreadPoolExecutor(2) as threads: return list(threads.map(lambda _: honest(*given), range(2)))[0]",
+    "PyTorch's own, in the call": "def kernel(*given):\n    torch.set_num_threads(2)\n    return honest(*given)",
+    "PyTorch's own, by the environment": "import os\n"
+    "os.environ['OMP_NUM_THREADS'] = os.environ['MKL_NUM_THREADS'] = '4'\ntorch.set_num_threads(4)\n"
+    "def kernel(*given):\n    torch.set_num_threads(4)\n    return honest(*given)",
+    "PyTorch's own, before the first call": "torch.set_num_threads(4)\nx = torch.ones(1024, 1024)\nx = x @ x\n"
+    "kernel = honest",
+    "a process": "import os\ndef kernel(*given):\n    child = os.fork()\n    if child == 0: os._exit(0)\n"
+    "    os.waitpid(child, 0)\n    return honest(*given)",
+}
+
+
+@pytest.mark.parametrize("name", MORE_THREADS)
+def test_a_kernel_with_more_threads_than_it_is_granted_is_refused(judge: Callable[..., Score], name: str) -> None:
+    score = judge(f"{HONEST}\n{MORE_THREADS[name]}\n")
+    assert (score.valid, score.reward) == (False, 0.0), score.feedback
+    assert "thread" in score.feedback.lower() or "fork" in score.feedback, score.feedback
+
+
+def test_a_kernel_that_goes_on_with_the_one_thread_that_it_has_is_none_of_these(judge: Callable[..., Score]) -> None:
+    tries = "import threading\ndef kernel(*given):\n    try: threading.Thread(target=lambda: None).start()\n"
+    score = judge(f"{HONEST}\n{tries}    except RuntimeError: pass\n    return honest(*given)\n")
+    assert score.valid, score.feedback
+
+
 def test_what_runs_on_costs_the_baseline_nothing(judge: Callable[..., Score]) -> None:
     spins = "import threading\ndef spin():\n    while True: pass\nthreading.Thread(target=spin, daemon=True).start()\n"
     score = judge(f"{HONEST}\n{spins}\nkernel = honest\n")

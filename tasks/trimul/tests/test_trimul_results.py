@@ -84,9 +84,17 @@ check(y, expected, shape, TOLERANCE)
 """
 
 
-SHAPES = [
-    pytest.param(each, marks=[pytest.mark.slow] if each.n >= INTERPRETED else [], id=str(each)) for each in CORRECTNESS
-]
+SMALLEST = min(CORRECTNESS, key=lambda shape: (shape.n, not shape.masked))
+LONG = 768
+"""Sequences from which on the CPU takes minutes: there, `pytest -m exhaustive` has them."""
+
+
+def marks_of(shape: Shape) -> list[pytest.MarkDecorator]:
+    long = not CUDA and shape.n >= LONG
+    return [] if shape is SMALLEST else [pytest.mark.slow, *([pytest.mark.exhaustive] if long else [])]
+
+
+SHAPES = [pytest.param(each, marks=marks_of(each), id=str(each)) for each in CORRECTNESS]
 
 
 def check_kernel(path: Path, device: str, shape: Shape) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from sia_core.discovering import Discovers
 from sia_core.errors import UsageError
-from sia_core.types import Split, Task, Verifier
+from sia_core.types import Discovers, Split, Task, Verifier
+from sia_testing.tasks import TaskContract
 from sia_trimul import plugin, toolchain
 from sia_trimul.device import DeviceJudge
 from sia_trimul.task import TriMul
@@ -29,6 +30,12 @@ def test_it_is_a_task_to_discover() -> None:
     assert isinstance(KernelJudge(**task.verifier.settings), Verifier)
     assert task.kind == "discover"
     assert json.loads(json.dumps(task.verifier.settings)) == task.verifier.settings
+
+
+class TestTriMul(TaskContract):
+    @pytest.fixture
+    def make(self) -> Callable[[int], Task]:
+        return lambda seed: TriMul(seed=seed)
 
 
 def test_searches_are_told_apart() -> None:

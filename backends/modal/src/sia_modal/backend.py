@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self
 
 from sia_core.errors import SiaError, UsageError
-from sia_core.parcels import Outcome, Sender, raised
 from sia_core.plugins import Plugins
-from sia_core.types import Handle, Job
+from sia_core.types import Job
 from sia_modal.settings import Settings
+from sia_runtime.jobs import JobResult, Sender
 
 if TYPE_CHECKING:
     from sia_modal.cloud import Cloud
@@ -43,20 +42,11 @@ class ModalBackend:
         self._uploaded: set[str] = set()
         self._mutex = threading.Lock()
         self._closed = False
-        self._handles = 0
 
     def submit(self, job: Job) -> Future[Any]:
         if self._closed:
             raise SiaError("the backend is closed")
         return self._threads.submit(self._run, job)
-
-    def serve(self, name: str, payload: Mapping[str, Any]) -> Handle:
-        """``name`` is ``kind:offer``, such as ``engine:torch``. It lives while its container is asked, and a bit."""
-        with self._mutex:
-            self._handles += 1
-            handle = _Handle(self._cloud, f"{name}/{self._handles}", name, json.dumps(dict(payload)))
-        handle.call("", {})
-        return handle
 
     def close(self) -> None:
         if not self._closed:
@@ -72,19 +62,4 @@ class ModalBackend:
                 self._cloud.upload({digest: self._sender.content(digest) for digest in sorted(lacking)})
                 self._uploaded |= lacking
         outcome, files = self._cloud.run(json.dumps(parcel.to_json()))
-        return self._sender.keep(parcel, Outcome(**json.loads(outcome)), files)
-
-
-class _Handle:
-    def __init__(self, cloud: Cloud, key: str, name: str, payload: str) -> None:
-        self._cloud, self._key, self._name, self._payload = cloud, key, name, payload
-
-    def call(self, method: str, payload: Mapping[str, Any]) -> Any:
-        text = self._cloud.call(self._key, self._name, self._payload, method, json.dumps(dict(payload)))
-        outcome = Outcome(**json.loads(text))
-        if outcome.error is not None:
-            raise raised(method or self._name, outcome)
-        return outcome.result
-
-    def close(self) -> None:
-        """Nothing is asked of its container any more, and Modal ends it."""
+        return self._sender.keep(parcel, JobResult.read(outcome), files)

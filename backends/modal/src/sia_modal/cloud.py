@@ -1,4 +1,4 @@
-"""Modal behind four verbs: upload, run, call, close; its errors sorted."""
+"""Modal behind three verbs: upload, run, close; its errors sorted."""
 
 from __future__ import annotations
 
@@ -31,9 +31,6 @@ class Cloud(Protocol):
     def run(self, parcel: str) -> tuple[str, dict[str, bytes]]:
         """:meth:`sia_modal.work.Work.run` in some container; waits for it."""
 
-    def call(self, key: str, name: str, payload: str, method: str, arguments: str) -> str:
-        """:meth:`sia_modal.work.Work.call` in the container of this key."""
-
     def close(self) -> None:
         """End every container."""
 
@@ -48,11 +45,11 @@ class ModalCloud:
             )
         _within(ANSWER, _greet)
         self._settings, self._allow = settings, "*" if allow is None else allow
-        app, self._class = build(settings)
+        app, container = build(settings)
         self._running: Any = app.run()
         self._blobs = modal.Volume.from_name(BLOBS_VOLUME, create_if_missing=True)
         _within(settings.connect, self._running.__enter__)
-        self._jobs = self._class(allow=self._allow)
+        self._jobs = container(allow=self._allow)
 
     def upload(self, contents: Mapping[str, bytes]) -> None:
         with _sorted(), self._blobs.batch_upload(force=True) as batch:
@@ -63,11 +60,6 @@ class ModalCloud:
         with _sorted():
             done: tuple[str, dict[str, bytes]] = self._jobs.run.spawn(parcel).get(timeout=self._settings.timeout)
         return done
-
-    def call(self, key: str, name: str, payload: str, method: str, arguments: str) -> str:
-        with _sorted():
-            there = self._class(key=key, allow=self._allow)
-            return str(there.call.remote(name, payload, method, arguments))
 
     def close(self) -> None:
         self._running.__exit__(None, None, None)

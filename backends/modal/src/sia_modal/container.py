@@ -11,9 +11,8 @@ BLOBS = Path("/sia/blobs")
 
 
 class Container:
-    """Methods of :class:`sia_modal.work.Work`, for Modal. One for all jobs, and one for each thing that is served."""
+    """Methods of :class:`sia_modal.work.Work`, for Modal."""
 
-    key: str = modal.parameter(default="")
     allow: str = modal.parameter(default="*")
 
     @modal.enter()
@@ -23,10 +22,6 @@ class Container:
     @modal.method()
     def run(self, parcel: str) -> tuple[str, dict[str, bytes]]:
         return self._work.run(parcel)
-
-    @modal.method()
-    def call(self, name: str, payload: str, method: str, arguments: str) -> str:
-        return self._work.call(name, payload, method, arguments)
 
     @modal.exit()
     def leave(self) -> None:

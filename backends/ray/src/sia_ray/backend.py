@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
 from sia_core.errors import UsageError
-from sia_core.parcels import Outcome, raised
 from sia_core.plugins import Plugins
-from sia_core.types import Handle, Job
+from sia_core.types import Job
 from sia_ray.settings import HEALTH, Settings
 
 PATIENCE = 300.0
@@ -41,20 +38,6 @@ class RayBackend:
 
     def submit(self, job: Job) -> Future[Any]:
         return self._pool.submit(job)
-
-    def serve(self, name: str, payload: Mapping[str, Any]) -> Handle:
-        """``name`` is ``kind:offer``, such as ``engine:torch``; ``payload`` its settings."""
-        from sia_ray.worker import Served
-
-        kind, _, offer = name.partition(":")
-        actor = self._actor(Served, 1).remote(self._plugins.allow)
-        handle = _Handle(self._ray, actor)
-        try:
-            handle.ask(name, actor.start.remote(kind, offer, json.dumps(dict(payload))))
-        except BaseException:
-            handle.close()
-            raise
-        return handle
 
     def close(self) -> None:
         self._pool.close()
@@ -98,25 +81,6 @@ class RayBackend:
         if self._started:
             self._started = False
             self._ray.shutdown()
-
-
-class _Handle:
-    def __init__(self, library: Any, actor: Any) -> None:
-        self._ray, self._actor = library, actor
-
-    def call(self, method: str, payload: Mapping[str, Any]) -> Any:
-        return self.ask(method, self._actor.call.remote(method, json.dumps(dict(payload))))
-
-    def ask(self, what: str, reference: Any) -> Any:
-        """The result of a call of the actor, or its error as it would be raised here."""
-        outcome = Outcome(**json.loads(self._ray.get(reference)))
-        if outcome.error is not None:
-            raise raised(what, outcome)
-        return outcome.result
-
-    def close(self) -> None:
-        self._ray.wait([self._actor.close.remote()], timeout=10.0)
-        self._ray.kill(self._actor)
 
 
 def _library() -> Any:

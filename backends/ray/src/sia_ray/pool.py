@@ -18,8 +18,8 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from sia_core.errors import SiaError
-from sia_core.parcels import Outcome, Parcel, Sender
 from sia_core.types import Job
+from sia_runtime.jobs import JobResult, Parcel, Sender
 
 ATTEMPTS = 10
 """How often a job may lose its worker before it is taken for the cause."""
@@ -147,7 +147,7 @@ class Pool:
                 raise error
             outcome, files = done.result()
             worker.has.update(parcel.files.values())
-            result = self._sender.keep(parcel, Outcome(**json.loads(outcome)), files)
+            result = self._sender.keep(parcel, JobResult.read(outcome), files)
         except Exception as failed:
             task.future.set_exception(failed)
         else:

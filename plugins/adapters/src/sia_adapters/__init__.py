@@ -7,8 +7,8 @@ verifier that holds the truth in a process of its own::
     Offer("mine", "one line", "my_package:Mine.judge")    # sia_verifiers
 """
 
-from sia_core.adapters.episodes import Episodes
-from sia_core.adapters.rows import Rows
-from sia_core.adapters.single_turn import SingleTurn
+from sia_adapters.episodes import Episodes
+from sia_adapters.rows import Rows
+from sia_adapters.single_turn import SingleTurn
 
 __all__ = ["Episodes", "Rows", "SingleTurn"]

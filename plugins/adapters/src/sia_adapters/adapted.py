@@ -17,8 +17,8 @@ from pydantic import BaseModel, RootModel
 from sia_core.cache import cache_folder, write_once
 from sia_core.errors import UsageError
 from sia_core.harness import HarnessTree
-from sia_core.ledger import canonical
 from sia_core.playbook import Playbook
+from sia_core.run.ledger import canonical
 from sia_core.types import Instance, Kind, Limits, Metric, OfferRef, Score, Split, VerifierContext
 
 SPLITS: tuple[Split, ...] = ("public", "search", "gate", "sealed")
@@ -82,6 +82,10 @@ class Adapted:
         """The reward of an answer: deterministic, and finite. Runs in the verifier's process."""
         raise NotImplementedError
 
+    def judged(self, item: Item, answer: Any, ctx: VerifierContext) -> float:
+        """The reward, for a task that draws as it judges: all chance comes from ``ctx.seed``."""
+        return self.worth(item, answer)
+
     @cached_property
     def dealt(self) -> Mapping[Split, tuple[Item, ...]]:
         """The items of each split."""
@@ -131,7 +135,7 @@ class Judge:
         self._items = {each.id: each for split in SPLITS for each in task.dealt[split]}
 
     def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
-        reward = float(self._task.worth(self._items[instance.id], answer))
+        reward = float(self._task.judged(self._items[instance.id], answer, ctx))
         if not math.isfinite(reward):
             raise UsageError(
                 f"task {self._task.name!r}: the reward of instance {instance.id} is {reward}, not a number"

@@ -2,7 +2,8 @@
 
 An instance is a seed, an answer the list of actions of one episode, and its reward what the verifier gets when it plays
 these actions in an environment of its own. A harness that may import the environment can look ahead in a copy; its word
-on what it earned there counts for nothing.
+on what it earned there counts for nothing. The seed decides where an episode starts. What chance does then comes from
+the run's secret, where the environment draws from ``np_random`` as gymnasium's do, so no copy foresees it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Any, ClassVar
 
 from pydantic import RootModel
 
-from sia_core.adapters.adapted import Adapted, Item, plain
-from sia_core.types import Metric
+from sia_adapters.adapted import Adapted, Item, plain
+from sia_core.types import Metric, VerifierContext
 
 HARNESS = '''\
 """Takes the same action all the time."""
@@ -55,9 +56,10 @@ class Episodes(Adapted):
             observation, _ = environment.reset(seed=seed)
             yield Item({"seed": seed, "observation": plain(observation), "steps": self.steps}, None)
 
-    def worth(self, item: Item, answer: Sequence[Any]) -> float:
+    def judged(self, item: Item, answer: Sequence[Any], ctx: VerifierContext) -> float:
         environment, total = self.environment(), 0.0
         environment.reset(seed=item.input["seed"])
+        _draw_anew(environment, ctx.seed)
         for told in answer[: self.steps]:
             try:
                 action = self.action(told)
@@ -68,3 +70,9 @@ class Episodes(Adapted):
             if terminated or truncated:
                 break
         return total
+
+
+def _draw_anew(environment: Any, seed: int) -> None:
+    inner = getattr(environment, "unwrapped", environment)
+    if (generator := getattr(inner, "np_random", None)) is not None:
+        inner.np_random = type(generator)(type(generator.bit_generator)(seed))

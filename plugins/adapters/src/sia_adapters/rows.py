@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
-from sia_core.adapters.adapted import Adapted, Item, plain
+from sia_adapters.adapted import Adapted, Item, plain
 
 
 class Rows(Adapted):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
-from sia_core.adapters.rows import Rows
+from sia_adapters.rows import Rows
 from sia_core.errors import UsageError
 
 

@@ -97,16 +97,16 @@ class Wheel:
 def _pip(scratch: Path) -> list[str]:
     """A command that runs pip. An environment without it is left as it is: a throw-away one gets pip instead."""
     if importlib.util.find_spec("pip"):
-        return [sys.executable, "-m", "pip"]
+        return [sys.executable, "-P", "-m", "pip"]
     subprocess.run(
-        [sys.executable, "-m", "venv", str(scratch / "pip")],
+        [sys.executable, "-P", "-m", "venv", str(scratch / "pip")],
         check=True,
         capture_output=True,
         text=True,
         timeout=FETCH_SECONDS,
     )
     python = shutil.which("python", path=f"{scratch / 'pip' / 'bin'}{os.pathsep}{scratch / 'pip' / 'Scripts'}")
-    return [python or sys.executable, "-m", "pip"]
+    return [python or sys.executable, "-P", "-m", "pip"]
 
 
 def _sha256(path: Path) -> str:

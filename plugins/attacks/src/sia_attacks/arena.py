@@ -14,23 +14,24 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sia_core.attacks import stage
-from sia_core.attacks.catalogue import Attack
+from sia_attacks import stage
+from sia_attacks.catalogue import Attack
 from sia_core.errors import SandboxError, SiaError
 from sia_core.evidence import Rollout
-from sia_core.fence import fenced, outside
 from sia_core.harness import HarnessTree
 from sia_core.hookspecs import Offer
-from sia_core.host import Host
-from sia_core.ledger import Ledger
-from sia_core.local import LocalBackend
-from sia_core.observe import Emitter
 from sia_core.plugins import Plugins, Source
-from sia_core.rollout import Rollouts, Setting, Sweep
-from sia_core.sandbox.frames import OUTCOMES
-from sia_core.trees import Trees
+from sia_core.run.ledger import Ledger
+from sia_core.run.observe import Emitter
+from sia_core.run.record import INVALID
+from sia_core.run.rollouts import Rollouts, Setting, Sweep, new_secret
+from sia_core.run.secret import SECRET, keep_secret
+from sia_core.run.trees import Trees
 from sia_core.types import OfferRef, Task
-from sia_core.verifying import INVALID
+from sia_llm.quoting import fenced, outside
+from sia_runtime.local import LocalBackend
+from sia_runtime.sandbox.frames import OUTCOMES
+from sia_runtime.worker.host import Host
 
 KNOWN = OUTCOMES | {"setup-crash", "setup-timeout", INVALID}
 POLICY = OfferRef("attacked-policy")
@@ -124,6 +125,7 @@ class Arena:
         self._plugins = replace(plugins, offers=others + own)
         self._company: Company | None = None
         self._runs = 0
+        self._secret = new_secret()
 
     def __enter__(self) -> Arena:
         with ExitStack() as stack:
@@ -160,8 +162,9 @@ class Arena:
             openings += ["left a process"] if any(targets.marked() for _ in range(_LOOKS)) else []
             openings += targets.harmed()
             openings += [] if verifiers <= _verifiers() else ["killed the verifier"]
+            planted = {**targets.secrets, "the secret that the verifier draws by": self._secret}
             for each in rollouts:
-                openings += self._judged(attack, each, targets.secrets, company.before)
+                openings += self._judged(attack, each, planted, company.before)
         openings += _overheard(rollouts)
         if openings:
             self._company = None  # what it has done to this run must not be the next one's
@@ -205,7 +208,8 @@ class Arena:
         with suppress(ValueError, RecursionError):
             answer = json.loads(rollout.answer or "null")
             found += [str(answer["open"])[:200]] if isinstance(answer, dict) and "open" in answer else []
-        deserved = before[rollout.instance].reward if attack.honest else self._task.failure_reward
+        failure = self._task.metric.reward(self._task.failure_reward)
+        deserved = before[rollout.instance].reward if attack.honest else failure
         if rollout.reward != deserved:
             found.append(f"earned {rollout.reward:g} instead of {deserved:g}")
         if rollout.outcome not in KNOWN:
@@ -217,6 +221,7 @@ class Arena:
         self._runs += 1
         run = self._folder / f"run-{self._runs}"
         ledger = self._stack.enter_context(Ledger.create(run))
+        keep_secret(run / SECRET, self._secret)
         return Company(self._rollouts(ledger, run, HONEST_SECONDS), run, ledger, self._instances)
 
     def _settings(self, seconds: float) -> dict[str, Any]:
@@ -225,7 +230,7 @@ class Arena:
 
     def _rollouts(self, ledger: Ledger, run: Path, seconds: float, engine: OfferRef | None = None) -> Rollouts:
         task = OfferRef("cases", self._settings(seconds))
-        setting = Setting(str(run), task, self._task.verifier, self.sandbox, 0, engine)
+        setting = Setting(str(run), task, self._task.verifier, self.sandbox, 0, engine, self._secret)
         return Rollouts(setting, ledger, self._backend, Emitter())
 
 
@@ -258,7 +263,7 @@ def _verifiers() -> set[int]:
     found = set()
     for process in stage.children():
         with suppress(OSError):
-            if b"sia_core.verifying" in Path(f"/proc/{process}/cmdline").read_bytes():
+            if b"sia_runtime.worker.verifier_process" in Path(f"/proc/{process}/cmdline").read_bytes():
                 found.add(process)
     return found
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sia_core.cli import console, plain, print_json, shown
-from sia_core.cli.doctor import examine_sandbox
+from sia_attacks.catalogue import may_pass as may_pass
+from sia_cli.output import console, plain, print_json, shown
+from sia_cli.sandboxes import examine_sandbox
 from sia_core.errors import SiaError
 
 if TYPE_CHECKING:
-    from sia_core.attacks.arena import Result
-    from sia_core.attacks.catalogue import Attack
+    from sia_attacks.arena import Result
+    from sia_attacks.catalogue import Attack
     from sia_core.plugins import Plugins
 
 
-def run(*, as_json: bool) -> int:
+def run(options: argparse.Namespace) -> int:
     """Attack, print, and return 1 where a sandbox that runs may use has an open attack on what it guarantees."""
-    from sia_core.attacks.catalogue import attacks
+    from sia_attacks.catalogue import attacks
     from sia_core.plugins import Plugins
 
     plugins, suite = Plugins.discover(), attacks()
@@ -36,7 +38,7 @@ def run(*, as_json: bool) -> int:
             print(shown(f"sia: {sandbox['name']}: {error}"), file=sys.stderr)
             failed = True
     about = {each["name"]: each for each in sandboxes if each["name"] in results}
-    if as_json:
+    if options.json:
         print_json(rows(suite, results))
     else:
         _print(suite, results, about)
@@ -67,7 +69,7 @@ def hole(result: Result, about: Mapping[str, Mapping[str, Any]]) -> bool:
 
 
 def _attack(plugins: Plugins, name: str, suite: Sequence[Attack]) -> list[Result]:
-    from sia_core.attacks.arena import Arena
+    from sia_attacks.arena import Arena
 
     with _progress(name, len(suite)) as step, Arena(plugins, name) as arena:
         found = []

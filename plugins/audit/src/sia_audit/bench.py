@@ -8,7 +8,6 @@ for the report alone.
 from __future__ import annotations
 
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -19,15 +18,18 @@ from statistics import fmean, median
 
 from sia_core.errors import SiaError, UsageError
 from sia_core.evidence import excerpt
-from sia_core.host import Host
-from sia_core.plan import Plan, take_samples
 from sia_core.plugins import Plugins
-from sia_core.rollout import Setting, Sweep, instance_seed
-from sia_core.running import Config, choose_sandbox, setting_of, workable
-from sia_core.sandbox import SolveRequest
-from sia_core.trees import Trees
+from sia_core.run.plan import Plan, take_samples
+from sia_core.run.record import OUT_OF_BOUNDS
+from sia_core.run.rollouts import Setting, Sweep, new_secret
+from sia_core.run.start import Config, setting_of, workable
+from sia_core.run.trees import Trees
 from sia_core.types import Instance, Task
-from sia_core.verifying import Question, VerifierProcess
+from sia_runtime.worker.batch import instance_seed
+from sia_runtime.worker.harness_worker import SolveRequest
+from sia_runtime.worker.host import Host
+from sia_runtime.worker.preflight import choose_sandbox
+from sia_runtime.worker.verifier_process import Question, VerifierProcess
 
 MOST_INSTANCES = 64
 LEAST_INSTANCES = 6
@@ -35,7 +37,7 @@ ROLLOUT_SECONDS = 20.0
 """What the first harness's rollouts may take; with slow ones there are fewer."""
 
 FAILED = "failed"
-"""The outcome of an answer on which the verifier broke, where the others are ``ok`` and ``invalid-answer``."""
+"""The outcome of an answer on which the verifier broke or left the metric's bounds; else ``ok``, ``invalid-answer``."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Bench:
     def __init__(self, task: Task, config: Config, setting: Setting, host: Host, sandbox: str) -> None:
         self.task, self.plan, self.sandbox = task, config.plan, sandbox
         self.samples = take_samples(task, Plan(seed=config.plan.seed))
+        self.failure = task.metric.reward(task.failure_reward)
         self._setting, self._host = setting, host
         self._digest = Trees(Path(setting.run)).put(task.seed_harness())
         self._verifier = self._started()
@@ -77,10 +80,10 @@ class Bench:
         self.tried: list[Tried] = []
         self.setup_seconds = 0.0
         self.rollout_seconds = 0.0
-        self.cpu_seconds = 0.0
 
     def _started(self) -> VerifierProcess:
-        return VerifierProcess(self._setting.task, self._setting.verifier, self._setting.sandbox)
+        setting = self._setting
+        return VerifierProcess(setting.task, setting.verifier, setting.sandbox, secret=setting.secret)
 
     def _timed_start(self) -> float:
         started = time.monotonic()
@@ -112,16 +115,15 @@ class Bench:
             (verdict,) = self._verifier.score([question])
         except SiaError as error:
             passed = time.monotonic() - started
-            return Judged(
-                instance, answer, FAILED, self.task.failure_reward, passed, str(error), isinstance(error, UsageError)
-            )
+            return Judged(instance, answer, FAILED, self.failure, passed, str(error), isinstance(error, UsageError))
         passed = time.monotonic() - started
-        return Judged(instance, answer, verdict.outcome, verdict.score.reward, passed, verdict.message)
+        outcome = FAILED if verdict.outcome == OUT_OF_BOUNDS else verdict.outcome
+        return Judged(instance, answer, outcome, verdict.score.reward, passed, verdict.message)
 
     def roll_out(self) -> None:
         """Roll the first harness out: once to time its set-up, once to time a rollout, then as often as time allows.
 
-        Its sandbox has ended then. ``cpu_seconds`` is what all of this took, the policy's own work left out.
+        Its sandbox has ended then.
         """
         some = self.search(MOST_INSTANCES)
         self._host.policy(self._setting)  # a large one takes longer than any set-up
@@ -135,9 +137,7 @@ class Bench:
         started = time.monotonic()
         self.tried += self._solved(rest)
         self.rollout_seconds = (time.monotonic() - started) / len(rest) if rest else once
-        before = _cpu_of_children()
-        self._host.stop()  # what a sandbox took is known when it has ended
-        self.cpu_seconds = _cpu_of_children() - before
+        self._host.stop()
 
     def _solved(self, instances: Sequence[Instance]) -> list[Tried]:
         if not instances:
@@ -174,10 +174,10 @@ class Bench:
 def opened(config: Config, plugins: Plugins) -> Iterator[Bench]:
     """Check a task as a run would, and set it up in a temporary folder."""
     config, task = workable(config, plugins)
-    sandbox = choose_sandbox(config, plugins)
+    sandbox = choose_sandbox(plugins, config.sandbox, allow_weak=config.allow_weak_sandbox)
     with tempfile.TemporaryDirectory(prefix="sia-audit-") as folder:
         os.chmod(folder, 0o755)  # a sandbox reads harnesses as another user
-        setting = setting_of(config, task, Path(folder), sandbox["name"])
+        setting = setting_of(config, task, Path(folder), sandbox["name"], new_secret())
         host = Host(plugins)
         bench = None
         try:
@@ -187,12 +187,6 @@ def opened(config: Config, plugins: Plugins) -> Iterator[Bench]:
             if bench:
                 bench.close()
             host.stop()
-
-
-def _cpu_of_children() -> float:
-    """Of this process's that have ended, and theirs."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def said(message: str) -> str:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sia_core.cli import console, plain, print_json
-from sia_core.cli.run import add_policy, add_sandbox, add_seed, add_task, engine_of, task_of
+from sia_cli.configuration import add_policy, add_sandbox, add_seed, add_task, engine_of, task_of
+from sia_cli.figures import better
+from sia_cli.output import console, plain, print_json
 
 if TYPE_CHECKING:
-    from sia_core.audit import Audit
+    from sia_audit.findings import Audit
 
 STYLES = {"ok": "green", "look": "yellow", "bad": "red"}
 
@@ -30,11 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from sia_core.audit import audit
+    from sia_audit.audit import audit
     from sia_core.errors import UsageError
-    from sia_core.plan import Plan
     from sia_core.plugins import Plugins
-    from sia_core.running import Config
+    from sia_core.run.plan import Plan
+    from sia_core.run.start import Config
 
     if options.task is not None and options.plugin is not None:
         raise UsageError(f"the task is named twice: {options.task}, and --plugin {options.plugin}")
@@ -73,9 +74,9 @@ def _print(found: Audit) -> None:
     from rich.table import Table
 
     out = console()
-    classes = Table("answers", "asked", "valid", "mean", "highest", "seconds each", title_justify="left")
+    classes = Table("answers", "asked", "valid", "mean", "best", "seconds each", title_justify="left")
     for each in found.figures["separation"]:
-        figures = (f"{each['asked']}", f"{each['valid']:.0%}", f"{each['mean']:.3f}", f"{each['highest']:.3f}")
+        figures = (f"{each['asked']}", f"{each['valid']:.0%}", f"{each['mean']:.3f}", f"{each['best']:.3f}")
         classes.add_row(plain(each["answers"]), *figures, f"{each['seconds']:.4f}")
     table = Table("check", "of", "", "what was found")
     last = ""
@@ -86,6 +87,8 @@ def _print(found: Audit) -> None:
         mark = (finding.verdict, STYLES[finding.verdict])
         table.add_row(plain(check), plain(finding.about), plain(mark), plain(finding.says))
     out.print(plain("\n", (found.task, "bold"), ": ", (found.verdict, STYLES[found.verdict])))
+    if told := better(found.figures["metric"]):
+        out.print(plain(told))
     out.print(table)
     out.print(classes)
     bad, look = (sum(each.verdict == verdict for each in found.findings) for verdict in ("bad", "look"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from sia_core.answers import MAX_DEPTH
-from sia_core.audit.generate import HOLE
+from sia_audit.generate import HOLE
+from sia_runtime.answers import MAX_DEPTH
 
 _NUMBERS = {
     "NaN": "NaN",

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sia_core.audit.findings import Finding
-from sia_core.audit.similar import LEAST_NEAR, LEAST_TEXT, NEAR, Closest, Contained, Weights, essence
-from sia_core.ledger import canonical
+from sia_audit.findings import Finding
+from sia_audit.similar import LEAST_NEAR, LEAST_TEXT, NEAR, Closest, Contained, Weights, essence
+from sia_core.run.ledger import canonical
 from sia_core.types import Instance, Split, Task
 
 HIDDEN: tuple[Split, ...] = ("gate", "sealed")
@@ -141,7 +141,7 @@ class _Search:
     def folder(self, place: str, folder: Path) -> None:
         """Search every file of a folder that holds text."""
         files, room = {}, MOST_BYTES
-        for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+        for path in sorted(each for each in folder.rglob("*") if each.is_file() and not each.is_symlink()):
             name = path.relative_to(folder).as_posix()
             if os.path.getsize(path) > room:
                 self.unread.append(name)

@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
-from statistics import fmean, pvariance
+from statistics import fmean, variance
 from typing import Any
 
-from sia_core.audit.bench import FAILED, Bench, Judged, mean_seconds, said
-from sia_core.audit.findings import Finding, Verdict
-from sia_core.audit.separation import Separation
+from sia_audit.bench import FAILED, Bench, Judged, mean_seconds, said
+from sia_audit.findings import Finding, Verdict
+from sia_audit.separation import Separation
 from sia_core.evidence import Rollout
-from sia_core.intervals import estimate
-from sia_core.plan import Plan
-from sia_core.power import smallest_gain
-from sia_core.types import Task
+from sia_core.run.gate import Levels, affordable
+from sia_core.run.intervals import estimate, in_units
+from sia_core.run.plan import Plan
+from sia_core.run.power import smallest_gain
+from sia_core.types import LARGEST_REWARD, Task
 
 NOISE_ANSWERS = 24
 NOISE_SECONDS = 15.0
@@ -62,7 +63,8 @@ def measure_noise(bench: Bench, separation: Separation, span: float) -> tuple[li
         ]
     deviation = {what: _deviation(rows) for what, rows in scores.items()}
     most = max(deviation.values())
-    repeats = math.ceil(2 * (most / span) ** 2 / (SHARE_OF_NOISE * DISCORDANCE)) if span > 0 else 1
+    noisy = min(most / span, LARGEST_REWARD) if span > 0 else 0.0
+    repeats = math.ceil(2 * noisy**2 / (SHARE_OF_NOISE * DISCORDANCE))
     figures = {
         "answers": len(chosen),
         "times": sum(map(len, again.values())),
@@ -81,7 +83,7 @@ def _interleaved(one: Sequence[Judged], other: Sequence[Judged]) -> list[Sequenc
 
 def _deviation(rows: Sequence[Sequence[float]]) -> float:
     """Of a score around its answer's mean, from a few scores each."""
-    return math.sqrt(fmean(pvariance(each) * len(each) / (len(each) - 1) for each in rows))
+    return math.sqrt(fmean(map(variance, rows)))
 
 
 def _of_noise(noise: dict[str, Any], span: float) -> Finding:
@@ -102,20 +104,24 @@ def _of_noise(noise: dict[str, Any], span: float) -> Finding:
 
 def judge_headroom(bench: Bench, separation: Separation, plan: Plan) -> tuple[list[Finding], dict[str, Any]]:
     """Whether there is something to gain, and whether the gate would see it."""
-    failure, bounds = bench.task.failure_reward, bench.task.metric.bounds
+    metric, failure, bounds = bench.task.metric, bench.failure, bench.task.metric.reward_bounds
     mean = estimate(_rewards(bench, separation))
     best = max((group.mean for group in separation.groups), default=failure)
     upper = bounds[1] if bounds else best
     gate, span = len(bench.samples.gate), (bounds[1] - bounds[0]) if bounds else 1.0
-    sees = smallest_gain(gate, plan.alpha) * span
+    allowed = affordable(plan.comparisons, gate)
+    sees = smallest_gain(gate, Levels(plan.comparisons, gate, plan.earned or 0.0).level(0)) * span
     room = upper - mean.value
-    figures = {"first_harness": asdict(mean), "upper": upper, "bounded": bounds is not None, "best_class": best,
-               "room": room, "gate": gate, "comparisons": plan.comparisons, "smallest_gain": sees}  # fmt: skip
-    low, high = mean.ci95
-    first = f"the first harness earns {mean.value:.3f} [{low:.3f}, {high:.3f}] on {mean.n} of search"
-    what = f"at most {upper:g}" if bounds else f"{upper:.3f}, the best class seen,"
+    first_harness = in_units(metric.direction, asdict(mean))
+    figures = {"first_harness": first_harness, "upper": metric.reward(upper), "bounded": bounds is not None,
+               "best_class": metric.reward(best), "room": room, "gate": gate, "comparisons": allowed,
+               "smallest_gain": sees}  # fmt: skip
+    low, high = first_harness["ci95"]
+    first = f"the first harness earns {first_harness['value']:.3f} [{low:.3f}, {high:.3f}] on {mean.n} of search"
+    ends = "at least" if metric.direction == "minimize" else "at most"
+    what = f"{ends} {metric.reward(upper):g}" if bounds else f"{metric.reward(upper):.3f}, the best class seen,"
     says = f"{first}, {what} can be had: {room:.3f} to gain"
-    gate_says = f"with {gate} instances and {plan.comparisons} comparisons the gate sees a gain of {sees:.3f} or more"
+    gate_says = f"with {gate} instances and {allowed} comparisons the gate sees a gain of {sees:.3f} or more"
     if not bounds:
         gate_says = f"the rewards have no bounds, so the gate counts wins on {gate} instances; give the metric bounds"
         return [Finding("head-room", "to gain", "look" if room <= 0 else "ok", says),
@@ -131,14 +137,14 @@ def _rewards(bench: Bench, separation: Separation) -> list[float]:
     """The first harness's, up to the first answer that was not put before the verifier."""
     judged = {each.instance.id: each.reward for each in separation.seed.judged}
     known = takewhile(lambda each: each.answer is None or each.instance.id in judged, bench.tried)
-    return [judged.get(each.instance.id, bench.task.failure_reward) for each in known]
+    return [judged.get(each.instance.id, bench.failure) for each in known]
 
 
 def judge_cost(bench: Bench, separation: Separation, plan: Plan) -> tuple[list[Finding], dict[str, Any]]:
     """What one look at an agent and the final report take, of what was measured on this machine."""
     judged = [each for group in (separation.seed, separation.good) if group for each in group.judged]
     verification, rollout = mean_seconds(judged), bench.rollout_seconds
-    look, report = bench.samples.look(explores=False).rollouts, 2 * len(bench.samples.sealed)
+    look, report = bench.samples.look().rollouts, 2 * len(bench.samples.sealed)
     # While one batch is verified the next is rolled out.
     seconds = [bench.setup_seconds + look * max(rollout, verification)]
     seconds.append(2 * bench.setup_seconds + report * max(rollout, verification))
@@ -146,7 +152,7 @@ def judge_cost(bench: Bench, separation: Separation, plan: Plan) -> tuple[list[F
     disk = _bytes_of(bench)
     figures = {
         "sandbox": bench.sandbox, "cores": os.cpu_count(), "verifier_start_seconds": bench.start_seconds,
-        "setup_seconds": bench.setup_seconds, "cpu_seconds": bench.cpu_seconds, "rollout_seconds": rollout,
+        "setup_seconds": bench.setup_seconds, "rollout_seconds": rollout,
         "solve_seconds": fmean(each.seconds for each in bench.tried), "verification_seconds": verification,
         "tokens": tokens, "look": {"rollouts": look, "seconds": seconds[0], "tokens": look * tokens},
         "report": {"rollouts": report, "seconds": seconds[1], "tokens": report * tokens},
@@ -176,7 +182,6 @@ def _of_cost(task: Task, bench: Bench, figures: dict[str, Any]) -> list[Finding]
         f"set-up {_time(setup)}, a rollout {_time(rollout)} ({figures['cores']} cores, sandbox {bench.sandbox}), "
         f"a verification {_time(figures['verification_seconds'])}"
     )
-    once += f"; {len(bench.tried)} rollouts and the set-up took {_time(figures['cpu_seconds'])} of CPU"
     if figures["tokens"]:
         once += f", {figures['tokens']:,.0f} tokens of the policy a rollout"
     slowest = max(each.seconds for each in bench.tried)

@@ -18,14 +18,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sia_core.answers import InvalidAnswer, read_answer, strict_json
-from sia_core.audit.bench import FAILED, Bench, Judged, mean_seconds, said
-from sia_core.audit.findings import Finding, Verdict
-from sia_core.audit.generate import Generator, schema_of
-from sia_core.audit.hostile import hostile_answers
+from sia_audit.bench import FAILED, Bench, Judged, mean_seconds, said
+from sia_audit.findings import Finding, Verdict
+from sia_audit.generate import Generator, schema_of
+from sia_audit.hostile import hostile_answers
 from sia_core.errors import UsageError
-from sia_core.ledger import canonical
-from sia_core.types import Instance, Task
+from sia_core.run.ledger import canonical
+from sia_core.types import Instance, Metric, Task
+from sia_runtime.answers import InvalidAnswer, read_answer, strict_json
 
 LABELLED = "labelled cases"
 FIRST = "first harness"
@@ -65,14 +65,14 @@ class Group:
     def failed(self) -> list[Judged]:
         return [each for each in self.judged if each.outcome == FAILED]
 
-    def to_json(self) -> dict[str, Any]:
-        """The figures of the class."""
+    def to_json(self, metric: Metric) -> dict[str, Any]:
+        """The figures of the class, its rewards in units of the metric."""
         return {
             "answers": self.name,
             "asked": len(self.judged),
             "valid": fmean(each.outcome == "ok" for each in self.judged) if self.judged else 0.0,
-            "mean": self.mean,
-            "highest": max((each.reward for each in self.judged), default=0.0),
+            "mean": metric.reward(self.mean),
+            "best": metric.reward(max((each.reward for each in self.judged), default=0.0)),
             "seconds": mean_seconds(self.judged),
             "broke_the_verifier": len(self.failed),
             "not_asked": self.skipped,
@@ -163,8 +163,8 @@ class _Asker:
         if any(each.outcome != FAILED for each in labels.judged):
             return labels, ""
         refusal = labels.judged[0].message if labels.judged else ""
-        best = max((each.reward for each in seed.judged), default=self._bench.task.failure_reward)
-        if best <= self._bench.task.failure_reward:
+        best = max((each.reward for each in seed.judged), default=self._bench.failure)
+        if best <= self._bench.failure:
             return None, refusal
         return Group("first harness's best", [each for each in seed.judged if each.reward == best]), refusal
 
@@ -253,7 +253,7 @@ def _shuffled(judged: Sequence[Judged], seed: int) -> list[tuple[Instance, str]]
     return pairs
 
 
-def judge_separation(separation: Separation, failure: float, upper: float | None) -> list[Finding]:
+def judge_separation(separation: Separation, failure: float, upper: float | None, metric: Metric) -> list[Finding]:
     """What to think of each class."""
     good = separation.good
     findings = []
@@ -261,13 +261,13 @@ def judge_separation(separation: Separation, failure: float, upper: float | None
         if group.failed:
             verdict, says = _of_broken(group)
         elif group is good:
-            verdict, says = _of_good(group, failure, upper)
+            verdict, says = _of_good(group, failure, upper, metric)
         elif group.names:
-            verdict, says = _of_probes(group, failure, good)
+            verdict, says = _of_probes(group, failure, good, metric)
         elif group is separation.seed:
-            verdict, says = "ok", f"earns {group.mean:.3f}"
+            verdict, says = "ok", f"earns {metric.reward(group.mean):.3f}"
         else:
-            verdict, says = _of_worse(group, failure, good)
+            verdict, says = _of_worse(group, failure, good, metric)
         findings.append(Finding("separation", group.name, verdict, says))
     if separation.refusal:
         says = f"the verifier does not judge them, so it is not known whether it agrees: {said(separation.refusal)}"
@@ -286,28 +286,30 @@ def _of_broken(group: Group) -> tuple[Verdict, str]:
     return "bad", f"{len(group.failed)} of {len(group.judged)} broke the verifier{rest}; {what}: {said(first.message)}"
 
 
-def _of_worse(group: Group, failure: float, good: Group | None) -> tuple[Verdict, str]:
+def _of_worse(group: Group, failure: float, good: Group | None, metric: Metric) -> tuple[Verdict, str]:
     """Of a class that should earn less than good answers."""
+    earns = f"earns {metric.reward(group.mean):.3f}"
     if good is None or good.mean <= failure:
-        return "ok", f"earns {group.mean:.3f}; there is no good answer to compare with"
-    level = (group.mean - failure) / (good.mean - failure)
+        return "ok", f"{earns}; there is no good answer to compare with"
+    level, best = (group.mean - failure) / (good.mean - failure), f"{metric.reward(good.mean):.3f}"
     if level >= ALIKE:
-        return "bad", f"earns {group.mean:.3f}, as much as good answers ({good.mean:.3f}): the verifier does not tell"
+        return "bad", f"{earns}, as much as good answers ({best}): the verifier does not tell"
     if level >= HALF:
-        return "look", f"earns {group.mean:.3f}, {level:.0%} of what good answers earn"
-    return "ok", f"earns {group.mean:.3f}; good answers earn {good.mean:.3f}"
+        return "look", f"{earns}, {level:.0%} of the way from a failure to good answers ({best})"
+    return "ok", f"{earns}; good answers earn {best}"
 
 
-def _of_good(group: Group, failure: float, upper: float | None) -> tuple[Verdict, str]:
+def _of_good(group: Group, failure: float, upper: float | None, metric: Metric) -> tuple[Verdict, str]:
+    earn = f"earn {metric.reward(group.mean):.3f}"
     if group.mean <= failure:
-        return "bad", f"earn {group.mean:.3f}, no more than a failure: check that verifier and public folder agree"
+        return "bad", f"{earn}, no more than a failure: check that verifier and public folder agree"
     missed = sum(each.reward < upper for each in group.judged) if upper is not None else 0
-    if missed and group.name == LABELLED:
-        return "look", f"earn {group.mean:.3f}: {missed} of {len(group.judged)} earn less than {upper:g}"
-    return "ok", f"earn {group.mean:.3f}"
+    if missed and upper is not None and group.name == LABELLED:
+        return "look", f"{earn}: {missed} of {len(group.judged)} do not earn {metric.reward(upper):g}"
+    return "ok", earn
 
 
-def _of_probes(group: Group, failure: float, good: Group | None) -> tuple[Verdict, str]:
+def _of_probes(group: Group, failure: float, good: Group | None, metric: Metric) -> tuple[Verdict, str]:
     """Of answers of which none should earn anything."""
     earned: dict[str, list[float]] = {}
     for name, each in zip(group.names, group.judged, strict=True):
@@ -316,6 +318,6 @@ def _of_probes(group: Group, failure: float, good: Group | None) -> tuple[Verdic
     if not above:
         return "ok", f"none of {len(earned)} earns more than a failure"
     name, mean = max(above.items(), key=lambda item: item[1])
-    says = f"{len(above)} of {len(earned)} earn more than a failure, most of all {name}, {mean:.3f}"
+    says = f"{len(above)} of {len(earned)} earn more than a failure, most of all {name}, {metric.reward(mean):.3f}"
     span = (good.mean if good and good.mean > failure else mean) - failure
     return ("bad" if mean - failure >= HALF * span else "look"), says

@@ -6,14 +6,14 @@ import os
 from typing import Any
 
 from sia_claude.provider import Messages
-from sia_core.agentic import ModelImprover, Settings
 from sia_core.errors import UsageError
+from sia_llm import ModelImprover, Settings
 
 KEY = "ANTHROPIC_API_KEY"
 
 
 class Claude(ModelImprover):
-    """``model`` decides; the other settings are those of :class:`sia_core.agentic.Settings`."""
+    """``model`` decides; the other settings are those of :class:`sia_llm.Settings`."""
 
     def __init__(self, model: str = "claude-sonnet-4-6", **settings: Any) -> None:
         read = Settings.of(model, settings)

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sia_core.agentic import Settings
-from sia_core.models import REFUSED, Ask, CallFailed, Ended, Message, Prices, Reply, ToolCall, Usage
+from sia_core.evidence import excerpt
+from sia_llm import Settings
+from sia_llm.models import REFUSED, Ask, CallFailed, Ended, Message, Prices, Reply, ToolCall, Usage, asked_wait
 
 if TYPE_CHECKING:
     from anthropic import Anthropic
@@ -37,6 +38,9 @@ _GROWS = {
     "signature_delta": "signature",
 }
 
+_UNSENT = ("ConnectError", "ConnectTimeout", "LocalProtocolError", "PoolTimeout", "ProxyError", "UnsupportedProtocol")
+"""Errors that come before anything of a request has been sent."""
+
 
 class Messages:
     """The Messages API through its SDK."""
@@ -60,7 +64,10 @@ class Messages:
             self._sorted(),
             self._client() as client,
             client.messages.create(**_body(request), stream=True) as stream,
+            _reading(),
         ):
+            if "json" in stream.response.headers.get("content-type", ""):  # from a server that does not stream
+                return _whole(json.loads(stream.response.read()))
             return _put_together(event.model_dump(mode="json") for event in stream)
 
     def _client(self) -> Anthropic:
@@ -77,23 +84,25 @@ class Messages:
 
         try:
             yield
+        except CallFailed as failure:
+            failure.args = (self._clean(str(failure)),)
+            raise
         except anthropic.APIStatusError as error:
             raise self._status(error) from None
-        except (anthropic.APIConnectionError, httpx2.TransportError) as error:
+        except (anthropic.APIConnectionError, httpx2.HTTPError) as error:
             cause = error.__cause__ or error
-            sent = not isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout)
+            sent = type(cause).__name__ not in _UNSENT
             raise CallFailed(self._clean(f"{error} ({cause})"), retry=True, paid=sent) from None
-        except anthropic.AnthropicError as error:
+        except (anthropic.AnthropicError, UnicodeError, httpx2.InvalidURL) as error:  # before anything was sent
             raise CallFailed(self._clean(str(error)), retry=False) from None
 
     def _status(self, error: Any) -> CallFailed:
         status, begun = error.status_code, error.status_code < 400  # an error in the middle of a stream comes with 200
         told = error.api_message or error.message
-        after = error.response.headers.get("retry-after", "")
         return CallFailed(
             self._clean(f"status {status}: {told}"),
             retry=begun or status in (408, 409, 429) or status >= 500,
-            after=float(after) if after.replace(".", "", 1).isdigit() else None,
+            after=asked_wait(error.response.headers),
             paid=begun,
             refused=status in REFUSED,
         )
@@ -108,7 +117,7 @@ def _body(request: Ask) -> dict[str, Any]:
     messages[-1]["content"][-1]["cache_control"] = _EPHEMERAL
     body: dict[str, Any] = {
         "model": request.model,
-        "max_tokens": request.max_tokens,
+        "max_tokens": request.most_output,  # this API wants a limit
         "system": [{"type": "text", "text": part, "cache_control": _EPHEMERAL} for part in request.system],
         "messages": messages,
         "tools": [
@@ -136,9 +145,25 @@ def _message(message: Message) -> dict[str, Any]:
     return {"role": "user", "content": results}
 
 
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Anything but a whole reply is a failed call."""
+    import anthropic
+    import httpx2
+
+    try:
+        yield
+    except (CallFailed, anthropic.AnthropicError, httpx2.HTTPError):
+        raise
+    except Exception as error:
+        why = f"the server sent what is no reply: {type(error).__name__}: {error}"
+        raise CallFailed(why, retry=True, paid=True) from None
+
+
 def _put_together(events: Iterable[Mapping[str, Any]]) -> Reply:
     """The reply of a stream; CallFailed where it ends before its end."""
     blocks: list[dict[str, Any]] = []
+    growing: dict[int, dict[str, Any]] = {}
     usage: dict[str, int] = {}
     ended = ""
     for event in events:
@@ -147,29 +172,40 @@ def _put_together(events: Iterable[Mapping[str, Any]]) -> Reply:
                 usage.update(_counted(event["message"]["usage"]))
             case "content_block_start":
                 blocks.append(dict(event["content_block"]))
+                growing[event["index"]] = blocks[-1]
             case "content_block_delta":
-                _grow(blocks[event["index"]], event["delta"])
+                _grow(growing[event["index"]], event["delta"])
             case "message_delta":
                 usage.update(_counted(event["usage"]))
                 ended = event["delta"]["stop_reason"] or ended
-            case "message_stop":
+            case "message_stop" if ended:
                 return _reply(blocks, ended, usage)
     raise CallFailed("the stream ended before the reply did", retry=True, paid=True)
 
 
-def _counted(usage: Mapping[str, Any]) -> dict[str, int]:
-    return {name: count for name, count in usage.items() if isinstance(count, int)}
+def _whole(body: Any) -> Reply:
+    """The reply of a server that does not stream; CallFailed where it sent none."""
+    if body.get("type") != "message":
+        told = body.get("error") or body
+        raise CallFailed(f"the server sent no message: {excerpt(str(told), 500)}", retry=True, paid="error" not in body)
+    return _reply(
+        [dict(block) for block in body["content"]], body.get("stop_reason") or "", _counted(body.get("usage"))
+    )
+
+
+def _counted(usage: Mapping[str, Any] | None) -> dict[str, int]:
+    return {name: count for name, count in (usage or {}).items() if isinstance(count, int)}
 
 
 def _grow(block: dict[str, Any], delta: Mapping[str, Any]) -> None:
     if name := _GROWS.get(delta["type"]):
-        block[name] = (block.get(name) or "") + delta[name]
+        block[name] = (block.get(name) or "") + (delta[name] or "")
 
 
 def _reply(blocks: list[dict[str, Any]], ended: str, usage: Mapping[str, int]) -> Reply:
-    calls = [_call(block) for block in blocks if block["type"] == "tool_use"]
+    calls = [_call(block, place) for place, block in enumerate(blocks) if block["type"] == "tool_use"]
     return Reply(
-        text="".join(block["text"] for block in blocks if block["type"] == "text"),
+        text="".join(block["text"] or "" for block in blocks if block["type"] == "text"),
         calls=tuple(calls),
         ended=_ENDED.get(ended, "end"),
         usage=Usage(
@@ -182,15 +218,14 @@ def _reply(blocks: list[dict[str, Any]], ended: str, usage: Mapping[str, int]) -
     )
 
 
-def _call(block: dict[str, Any]) -> ToolCall:
+def _call(block: dict[str, Any], place: int) -> ToolCall:
     """The call of a tool. What is handed back to the model later must be an object, whatever it wrote."""
-    written = block.pop("partial_json", "")
-    try:
-        arguments = json.loads(written or "{}")
-    except ValueError:
-        arguments = written
-    block["input"] = arguments if isinstance(arguments, dict) else {}
-    return ToolCall(block["id"], block["name"], arguments)
+    block["id"] = block.get("id") or f"toolu_{place}"
+    call = ToolCall.written(
+        block["id"], block.get("name") or "", block.pop("partial_json", "") or block.get("input") or ""
+    )
+    block["input"] = call.arguments if isinstance(call.arguments, dict) else {}
+    return call
 
 
 def _kept(block: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,11 @@
-"""``sia run``: start a run."""
+"""The options that determine a run, and the configuration that they ask for."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
-
-from sia_core.cli import add_runs_dir, print_json
 
 RESERVED = ("seed", "data", "harness", "folder")
 """Settings of a task that have an option of their own."""
@@ -22,28 +20,6 @@ LOCAL = "local"
 MODES = {"sia-h": "harness", "sia-w+h": "harness,weights"}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    where = add_configuration(parser)
-    where.add_argument("--json", action="store_true", help="print the report as JSON at the end")
-    where.add_argument(
-        "--dry-run", action="store_true", help="check everything and say what the run would take; start nothing"
-    )
-    add_track(where)
-    add_runs_dir(where)
-    where.add_argument("--name", metavar="NAME", help="the run's name in it (default: the task's, and a number)")
-
-
-def add_track(parser: argparse._ActionsContainer) -> None:
-    """The option that names trackers."""
-    parser.add_argument(
-        "--track",
-        metavar="NAME[:WHERE]",
-        action="append",
-        default=[],
-        help="also tell the run's figures to tensorboard:DIR, wandb:PROJECT, or a plugin's tracker; repeatable",
-    )
-
-
 def add_configuration(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """The options that determine a run; the group of those that say where it works."""
     add_task(parser.add_argument_group("what to improve"))
@@ -55,19 +31,17 @@ def add_configuration(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
         help="who decides: playbook, claude, litellm:MODEL, or a plugin's (default: playbook)",
     )
     how.add_argument(
-        "--meta-agent-profile", metavar="FILE", help="who decides, as a profile of the released SIA (JSON) says it"
+        "--meta-agent-profile", metavar="FILE", help="who decides, by a profile of the released SIA (JSON)"
     )
     how.add_argument(
         "--improver-set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the improver; repeatable"
     )
     levers = how.add_mutually_exclusive_group()
-    levers.add_argument("--levers", metavar="LIST", help="harness, weights or both: harness,weights (default: harness)")
+    levers.add_argument("--levers", metavar="LIST", help="such as harness,weights; see sia plugins (default: harness)")
     levers.add_argument("--mode", choices=sorted(MODES), help="the paper's names: sia-h is harness, sia-w+h is both")
     add_policy(how, "tiny with the weights lever, else none")
     how.add_argument("--generations", type=_count, default=8, metavar="N", help="at most this many (default: 8)")
-    how.add_argument(
-        "--candidates", type=_count, default=2, metavar="N", help="tried at once a generation (default: 2)"
-    )
+    how.add_argument("--candidates", type=_count, default=2, metavar="N", help="tried in each generation (default: 2)")
     how.add_argument(
         "--repeats",
         type=_count,
@@ -75,7 +49,13 @@ def add_configuration(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
         metavar="N",
         help="ask each gate and sealed instance N times, with N seeds, and compare the means (default: 1)",
     )
+    add_gate(how, "default")
     add_seed(how)
+    how.add_argument(
+        "--secret",
+        metavar="FILE",
+        help="have the verifier draw as another run's did, by the file `secret` in its folder (default: a new secret)",
+    )
     how.add_argument("--budget", default="", metavar="LIMITS", help="for example rollouts=20000,seconds=600")
     how.add_argument(
         "--approve",
@@ -83,7 +63,7 @@ def add_configuration(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
         const="weights",
         default="",
         metavar="WHAT",
-        help="pause before weight updates, or past a sum since your last word: weights,dollars=1 (alone: weights)",
+        help="pause before pulls of a lever, or past a sum since your last word: weights,dollars=1 (alone: weights)",
     )
     where = parser.add_argument_group("where")
     add_sandbox(where)
@@ -103,6 +83,12 @@ def add_task(what: argparse._ActionsContainer) -> None:
         "--set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the task; repeatable"
     )
     what.add_argument("--verifier", metavar="NAME[:ARG]", help="who scores: exact, numeric, command:..., or a plugin's")
+    what.add_argument(
+        "--metric",
+        metavar="NAME[:max|min][:LOW,HIGH]",
+        help="what scores your own agent or task folder: whether more or less of it is better, and the least and the "
+        "largest there can be, such as rmse:min:0,20 (default: score:max:0,1)",
+    )
 
 
 def add_policy(how: argparse._ActionsContainer, default: str) -> None:
@@ -110,12 +96,20 @@ def add_policy(how: argparse._ActionsContainer, default: str) -> None:
     how.add_argument(
         "--policy", metavar="NAME", help=f"the model that harnesses ask: tiny, or hf:ID (default: {default})"
     )
-    how.add_argument(
-        "--target-agent-profile", metavar="FILE", help="the model that harnesses ask, as such a profile says it"
-    )
+    how.add_argument("--target-agent-profile", metavar="FILE", help="the model that harnesses ask, by such a profile")
     how.add_argument("--engine", default="torch", metavar="NAME", help="what samples and trains it (default: torch)")
     how.add_argument(
         "--engine-set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the engine; repeatable"
+    )
+
+
+def add_gate(how: argparse._ActionsContainer, default: str | None) -> None:
+    """The option that says how bold the gate is."""
+    how.add_argument(
+        "--gate",
+        default=default,
+        metavar="earned=X",
+        help="the error that a promotion earns for later comparisons, from 0 (strict) to 0.2 (bold) (default: 0.05)",
     )
 
 
@@ -140,39 +134,19 @@ def add_backend(where: argparse._ActionsContainer) -> None:
     )
 
 
-def run(options: argparse.Namespace) -> int:
-    from sia_core.cli.progress import watching
-    from sia_core.cli.report import print_report
-    from sia_core.ledger import Ledger
-    from sia_core.plugins import Plugins
-    from sia_core.report import build
-    from sia_core.running import start
-
-    plugins = Plugins.discover()
-    config = config_of(options)
-    if options.dry_run:
-        from sia_core.cli.price import print_price
-        from sia_core.pricing import price
-
-        told = price(config, plugins)
-        print_json(told) if options.json else print_price(told)
-        return 0
-    with watching(plugins, options.track) as observers:
-        folder = start(config, Path(options.runs_dir), plugins, observers, options.name)
-    with Ledger.read(folder) as ledger:
-        report = build(ledger)
-    if options.json:
-        print_json(report)
-    else:
-        print_report(report, folder)
-    return 0
+def config_from(arguments: Sequence[str]) -> Any:
+    """The configuration that a command line of ``sia run`` asks for, whatever other options are on it."""
+    parser = argparse.ArgumentParser(prog="sia run")
+    add_configuration(parser)
+    options, _ = parser.parse_known_args(arguments)
+    return config_of(options)
 
 
 def config_of(options: argparse.Namespace) -> Any:
     """The configuration that the options ask for."""
-    from sia_core.budget import Limit
-    from sia_core.plan import Plan
-    from sia_core.running import Config
+    from sia_core.run.budget import Limit
+    from sia_core.run.plan import Plan
+    from sia_core.run.start import Config
 
     task = task_of(options)
     levers = options.levers or MODES.get(options.mode, "harness")
@@ -185,6 +159,7 @@ def config_of(options: argparse.Namespace) -> Any:
             candidates=options.candidates,
             seed=options.seed,
             repeats=options.repeats,
+            earned=earned_of(options.gate),
         ),
         improver=improver,
         improver_settings=settings,
@@ -199,6 +174,22 @@ def config_of(options: argparse.Namespace) -> Any:
     )
 
 
+GATES = {"strict": "earned=0", "default": "earned=0.05", "bold": "earned=0.2"}
+
+
+def earned_of(gate: str) -> float:
+    """The error that a promotion earns, from ``--gate``; UsageError where it says none."""
+    from sia_core.errors import UsageError
+
+    key, _, value = GATES.get(gate, gate).partition("=")
+    try:
+        if key != "earned":
+            raise ValueError
+        return float(value)
+    except ValueError:
+        raise UsageError(f"--gate {gate}: say earned=X, X from 0 to 0.2, or {', '.join(GATES)}") from None
+
+
 def improver_of(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """Who decides, and what it is told."""
     from sia_core.errors import UsageError
@@ -207,7 +198,7 @@ def improver_of(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     if options.meta_agent_profile is None:
         improver, colon, model = options.improver.partition(":")
         return improver, {**({"model": model} if colon else {}), **told}
-    from sia_core.profiles import meta_agent
+    from sia_cli.profiles import meta_agent
 
     if options.improver != IMPROVER:
         raise UsageError("--improver and --meta-agent-profile both say who decides; give one of them")
@@ -223,6 +214,13 @@ def task_of(options: argparse.Namespace) -> Any:
     settings: dict[str, Any] = {"seed": options.seed, **_pairs("--set", options.set, RESERVED)}
     if options.data is not None:
         settings["data"] = os.path.abspath(options.data)
+    if options.metric is not None:
+        if options.plugin is not None:
+            raise UsageError(
+                "--metric is for your own agent or task folder: a plugin's task says what it measures; "
+                "where it takes a metric as a setting, give it by --set metric="
+            )
+        settings["metric"] = options.metric
     if sum(each is not None for each in (options.plugin, options.harness, options.task_dir)) != 1:
         raise UsageError("name what to improve: --plugin NAME, or --harness DIR with --data FILE, or --task-dir DIR")
     if options.task_dir is not None:
@@ -232,15 +230,29 @@ def task_of(options: argparse.Namespace) -> Any:
     if options.harness is not None:
         if options.data is None:
             raise UsageError("--harness needs cases to run on: --data cases.jsonl")
+        _check_metric(options)
         settings["harness"] = os.path.abspath(options.harness)
     return OfferRef(options.plugin or "cases", settings)
+
+
+def _check_metric(options: argparse.Namespace) -> None:
+    """UsageError where what the verifier gives is not to be minimised."""
+    from sia_core.errors import UsageError
+    from sia_runtime.metrics import metric_of
+
+    verifier = (options.verifier or "exact").partition(":")[0]
+    if options.metric and metric_of(options.metric).direction == "minimize" and verifier in ("exact", "numeric"):
+        raise UsageError(
+            f"--metric {options.metric}: the verifier {verifier} gives 1 where an answer is right, which is not to be "
+            "minimised; name one that measures this, such as --verifier 'command:python3 check.py'"
+        )
 
 
 def _reference(options: argparse.Namespace) -> str:
     """The agent that a profile names in place of a task folder's own; empty where it names none."""
     if options.target_agent_profile is None:
         return ""
-    from sia_core.profiles import target_agent
+    from sia_cli.profiles import target_agent
 
     return target_agent(options.target_agent_profile).reference
 
@@ -252,12 +264,12 @@ def engine_of(options: argparse.Namespace, policy: str | None) -> Any:
 
     told = _pairs("--engine-set", options.engine_set, ENGINE_RESERVED)
     if options.target_agent_profile is not None:
-        from sia_core.profiles import target_agent
+        from sia_cli.profiles import target_agent
 
         if options.policy is not None:
             raise UsageError("--policy and --target-agent-profile both say which model harnesses ask; give one of them")
         target = target_agent(options.target_agent_profile)
-        return OfferRef("litellm", {"policy": target.model, "seed": options.seed, **target.settings, **told})
+        return OfferRef(target.engine, {"policy": target.model, "seed": options.seed, **target.settings, **told})
     if told and policy is None:
         raise UsageError("--engine-set: this run has no policy; name one with --policy")
     return OfferRef(options.engine, {"policy": policy, "seed": options.seed, **told}) if policy else None

@@ -1,7 +1,7 @@
-"""The progress display of a run: an observer that draws on a terminal.
+"""The progress display of a run: an observer that writes to standard error.
 
-A line stays for each thing that is done. Below stand a bar for each sweep that goes
-on, and a line with the rollouts and the time that the run has used.
+A line stays for each thing that is done. On a terminal, below stand a bar for each sweep
+that goes on, and a line with the rollouts and the time that the run has used.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from sia_core.cli import plain
-from sia_core.cli.report import sees
+from sia_cli import figures
+from sia_cli.output import plain
 from sia_core.hookspecs import Event
 
 
@@ -62,7 +62,7 @@ class Display:
         self._bars.stop()
 
     def _say(self, *parts: str | tuple[str, str]) -> None:
-        self._console.print(plain(*parts))
+        self._console.print(plain(*parts), soft_wrap=not self._console.is_terminal)
 
     def _status(self) -> Text:
         rollouts, seconds = self._budget.get("rollouts"), self._budget.get("seconds")
@@ -78,18 +78,22 @@ class Display:
         gate: int,
         budget: Mapping[str, float],
         generations: int,
+        metric: Mapping[str, Any] | None = None,
         **_: Any,
     ) -> None:
         self._budget, self._generations, self._phase = budget, generations, "first agent"
         self._say((run, "bold"), f": sandbox {sandbox['name']}, {gate} instances on the gate")
+        if told := figures.better(metric or {}):
+            self._say(told)
         if sandbox["lacks"]:
             self._say((f"This sandbox does not guarantee: {', '.join(sandbox['lacks'])}.", "yellow"))
 
-    def _on_run_drafted(
-        self, *, gate: Mapping[str, Any], smallest_gain: float, to_halve: int = 0, wins: bool = False, **_: Any
-    ) -> None:
-        figure = sees({"smallest_gain": smallest_gain, "to_halve": to_halve, "wins": wins})
-        self._say(f"first agent: {gate['value']:.4f} on the gate; {figure}")
+    def _on_run_drafted(self, *, gate: Mapping[str, Any], **about: Any) -> None:
+        self._say(f"first agent: {gate['value']:.4f} on the gate; {figures.sees(about)}")
+        if held := figures.held_out(about):
+            self._say(held)
+        if narrow := about.get("narrow"):
+            self._say((figures.narrow(narrow), "yellow"))
 
     def _on_generation_started(self, *, index: int, incumbent: str, **_: Any) -> None:
         self._clear()
@@ -124,10 +128,9 @@ class Display:
         score = "" if mean is None else f"score {mean:.3f}"
         self._bars.update(sweep.bar, completed=done, score=score, ends=ends)
 
-    def _on_candidate_gated(self, *, name: str, accepted: bool, why: str, **_: Any) -> None:
+    def _on_candidate_gated(self, *, name: str, outcome: str, why: str, **_: Any) -> None:
         self._clear()
-        mark = ("accepted", "green") if accepted else ("rejected", "red")
-        self._say("  ", mark, f" {one_line(name)}: {one_line(why)}")
+        self._say("  ", figures.mark(outcome), f" {one_line(name)}: {one_line(why)}")
 
     def _on_seal_started(self, *, which: str, why: str, **_: Any) -> None:
         self._clear()
@@ -139,7 +142,8 @@ class Display:
         self._clear()
         self._phase = "robustness"
         if looks:
-            self._say(f"looking how far the result holds: {looks} more sweeps over the sealed split")
+            sweeps = "1 more sweep" if looks == 1 else f"{looks} more sweeps"
+            self._say(f"looking how far the result holds: {sweeps} over the sealed split")
 
     def _name(self, agent: str) -> str:
         """A candidate's name; what has none is the agent that the run began with."""
@@ -171,6 +175,7 @@ class _Bars(Progress):
             _TimeLeft(),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
             refresh_per_second=4,
             redirect_stdout=sys.stdout.isatty(),
         )

@@ -8,12 +8,10 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sia_core.cli import console, plain, print_json
-
-if TYPE_CHECKING:
-    from sia_core.plugins import Plugins
+from sia_cli.output import console, plain, print_json
+from sia_cli.sandboxes import attacks, examine_sandbox
 
 KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "TINKER_API_KEY", "MODAL_TOKEN_ID")
 
@@ -29,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     if options.attacks:
-        from sia_core.cli import attacks
-
-        return attacks.run(as_json=options.json)
+        return int(attacks().run(options))
     about = examine()
     if options.json:
         print_json(about)
@@ -54,6 +50,7 @@ def examine() -> dict[str, Any]:
         "disk_free_bytes": shutil.disk_usage(".").free,
         "sandbox": next((each["name"] for each in sandboxes if each["usable"]), None),
         "sandboxes": sandboxes,
+        "cgroups": _makes_cgroups(),
         "engines": [offer.name for offer in plugins.of_kind("engine")],
         "improvers": [offer.name for offer in plugins.of_kind("improver")],
         "tasks": [offer.name for offer in plugins.of_kind("task")],
@@ -63,19 +60,13 @@ def examine() -> dict[str, Any]:
     }
 
 
-def examine_sandbox(plugins: Plugins, name: str) -> dict[str, Any]:
-    """A sandbox after its probe; ``cause`` says why it could not even be probed."""
-    from sia_core.attacks.catalogue import may_pass
-    from sia_core.sandbox import examine as probe
+def _makes_cgroups() -> bool:
+    from sia_runtime.sandbox import cgroup
 
-    row: dict[str, Any] = {"name": name, "usable": False, "starts": False, "lacks": {}, "may_not_stop": [], "cause": ""}
-    try:
-        (probed,) = probe([plugins.create("sandbox", name)])
-    except Exception as error:  # a plugin's code, and the doctor is asked for when something is broken
-        return {**row, "cause": str(error) or type(error).__name__}
-    may_not_stop = may_pass(probed.lacks) if probed.starts else []
-    found = {"usable": probed.usable, "starts": probed.starts, "lacks": dict(probed.lacks)}
-    return {**row, **found, "may_not_stop": may_not_stop}
+    made = cgroup.make(2**30)
+    if made is not None:
+        made.remove()
+    return made is not None
 
 
 def _memory() -> int | None:
@@ -116,6 +107,8 @@ def _print(about: Mapping[str, Any]) -> None:
         say("  a run uses: ", (about["sandbox"], "bold"))
     else:
         say(("  a run is refused here without --allow-weak-sandbox", "red"))
+    by = "a cgroup for each" if about["cgroups"] else "what it may have open, as no cgroup can be made here"
+    say(f"  what the kernel keeps for a sandbox is bounded by {by}")
     for label, what in (("Tasks", "tasks"), ("Improvers", "improvers"), ("Engines", "engines")):
         none = "none; the weights lever needs one" if what == "engines" else "none"
         say((label, "bold"), f": {', '.join(about[what]) or none}")
@@ -129,7 +122,7 @@ def _print(about: Mapping[str, Any]) -> None:
 def _mark(sandbox: Mapping[str, Any]) -> tuple[str, str]:
     if sandbox["usable"]:
         return "works", "green"
-    from sia_core.types import GUARANTEES
+    from sia_runtime.sandbox.contract import GUARANTEES
 
     starts = not sandbox["cause"] and sandbox["lacks"].keys() < set(GUARANTEES)
     return ("does not isolate" if starts else "cannot be used"), "red"

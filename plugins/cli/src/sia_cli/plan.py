@@ -6,23 +6,23 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from sia_core.cli import console, print_json
-from sia_core.cli.run import add_configuration, config_of
+from sia_cli.configuration import add_configuration, config_of
+from sia_cli.output import console, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_configuration(parser)
-    told = parser.add_argument_group("what to tell")
+    told = parser.add_argument_group("what to print")
     told.add_argument(
-        "--dollars-per-hour", type=float, metavar="X", help="what a worker costs; without it, no money is told"
+        "--dollars-per-hour", type=float, metavar="X", help="what a worker costs; without it, no cost is shown"
     )
     told.add_argument("--json", action="store_true", help="print it as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    from sia_core.cli.price import print_price
+    from sia_cli.price import print_price
+    from sia_cli.pricing import price
     from sia_core.plugins import Plugins
-    from sia_core.pricing import price
 
     told = price(config_of(options), Plugins.discover())
     for row in told["workers"]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sia_core.cli import console, plain
-from sia_core.cli.report import sees
+from sia_cli.figures import held_out, sees
+from sia_cli.output import console, plain
 
 
 def print_price(price: Mapping[str, Any]) -> None:
@@ -18,6 +18,8 @@ def print_price(price: Mapping[str, Any]) -> None:
         out.print(plain((f"This sandbox does not guarantee: {', '.join(price['sandbox_lacks'])}.", "yellow")))
     times = f", each asked {price['repeats']} times" if price["repeats"] > 1 else ""
     out.print(f"The gate has {gate['n']:,} instances{times}; {sees(gate)}.")
+    if held := held_out(gate):
+        out.print(held)
     if price["unit"] == "rollouts":
         out.print("Rollouts, each of which may be verified:")
     else:

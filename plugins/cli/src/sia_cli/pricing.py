@@ -1,4 +1,4 @@
-"""What a run will take, before it starts: counted from its plan, and measured on a handful of search instances.
+"""The price of a run before it starts: counted from its plan, and measured on a handful of search instances.
 
 The handful is rolled out with the seed harness through the real road, sandbox, policy and
 verifier, in a folder that is removed. Gate and sealed instances are not touched.
@@ -9,27 +9,28 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sia_core.candidate import fault_of, make_agent
-from sia_core.decision import Training
-from sia_core.errors import SiaError
+from sia_cli.scaling import Costs, scaled
 from sia_core.evidence import Rollout
-from sia_core.ledger import Ledger
-from sia_core.observe import Emitter
-from sia_core.plan import Plan, Samples, take_samples
 from sia_core.plugins import Plugins
-from sia_core.power import sees
-from sia_core.robustness import most_looks
-from sia_core.rollout import BATCH, Rollouts, Sweep
-from sia_core.running import Config, backend_of, checked, setting_of
-from sia_core.scaling import Costs, scaled
-from sia_core.trees import Trees
-from sia_core.types import Task
+from sia_core.run import record
+from sia_core.run.candidate import fault_of, make_agent, unrunnable
+from sia_core.run.gatekeeper import Gatekeeper
+from sia_core.run.ledger import Ledger
+from sia_core.run.levers import Lever
+from sia_core.run.observe import Emitter
+from sia_core.run.plan import Plan, Samples, take_samples
+from sia_core.run.robustness import most_looks
+from sia_core.run.rollouts import BATCH, Rollouts, Sweep, new_secret
+from sia_core.run.start import ABILITIES, Config, backend_of, checked, levers_of, prepare, setting_of
+from sia_core.run.trees import Trees
+from sia_core.types import Backend, Task
 
 HANDFUL = 16
 """Search instances that are rolled out to see what a rollout takes."""
@@ -65,18 +66,22 @@ class Measured:
 
 def price(config: Config, plugins: Plugins) -> dict[str, Any]:
     """Check all that a run checks, and say what it would take; as JSON. Nothing of it is left on disk."""
-    config, task, sandbox = checked(config, plugins)
+    config, task = checked(config, plugins)
     samples, plan = take_samples(task, config.plan), config.plan
     unit = "verifications" if samples.evaluations else "rollouts"  # what time goes by
-    counts = count(samples, plan, config.budget, unit)
-    measured = measure(config, task, samples, sandbox["name"], plugins)
+    levers = levers_of(plan.levers, plugins).values()
+    counts = count(samples, plan, config.budget, unit, levers)
+    with closing(backend_of(config, plugins)) as backend:
+        secret = new_secret()
+        sandbox = prepare(config, task, backend, secret)
+        measured = measure(config, task, samples, sandbox["name"], backend, secret)
     run = Range(**counts["run"])
     costs = Costs(measured.policy_seconds, measured.setup_seconds, measured.seconds, measured.booking_seconds)
     return {
         "task": task.name,
         "sandbox": sandbox["name"],
         "sandbox_lacks": sandbox["lacks"],
-        "gate": sees(len(samples.gate), plan.alpha, task.metric.bounds),
+        "gate": Gatekeeper(plan, samples, task).sees(),
         "repeats": plan.repeats,
         **({} if samples.evaluations else {"verifications": {"least": 0, "most": counts["run"]["most"]}}),
         "unit": unit,
@@ -84,17 +89,22 @@ def price(config: Config, plugins: Plugins) -> dict[str, Any]:
         "measured": asdict(measured),
         "seconds": asdict(_seconds(run, measured, plan)),
         "tokens": asdict(run.times(measured.tokens)) if config.engine else None,
-        "workers": [asdict(each) for each in scaled(samples, plan, costs, run.most)],
+        "workers": [asdict(each) for each in scaled(samples, plan, costs, run.most, pull=counts["update"])],
         "budget": dict(config.budget),
     }
 
 
-def count(samples: Samples, plan: Plan, limits: Mapping[str, float], kind: str = "rollouts") -> dict[str, Any]:
+def count(
+    samples: Samples,
+    plan: Plan,
+    limits: Mapping[str, float],
+    kind: str = "rollouts",
+    levers: Collection[Lever] = (),
+) -> dict[str, Any]:
     """The rollouts, or the verifications, of each part of a run, at least and at most."""
-    trains = "weights" in plan.levers
-    first, report = (int(cost.kinds[kind]) for cost in (samples.look(explores=trains), samples.report))
+    first, report = (int(cost.kinds[kind]) for cost in (samples.look(levers), samples.report))
     candidates = plan.generations * plan.candidates
-    update = Training().rollouts(len(samples.search)) if trains else 0
+    update = max((int(lever.pull_cost(len(samples.search)).kinds[kind]) for lever in levers), default=0)
     back = int(samples.looking_back.kinds[kind])
     looks = most_looks(candidates, both=len(plan.levers) > 1, discovers=samples.evaluations > 0) * back
     most = first + candidates * (first + update) + report + looks
@@ -110,26 +120,22 @@ def count(samples: Samples, plan: Plan, limits: Mapping[str, float], kind: str =
     }
 
 
-def measure(config: Config, task: Task, samples: Samples, sandbox: str, plugins: Plugins) -> Measured:
+def measure(config: Config, task: Task, samples: Samples, sandbox: str, backend: Backend, secret: str) -> Measured:
     """Roll the seed harness out on one instance, which sets it up, and on a handful; SiaError if it does not run."""
     with tempfile.TemporaryDirectory(prefix="sia-price-") as folder, Ledger.create(Path(folder)) as ledger:
         agent = make_agent(task.seed_harness(), None, None)
         Trees(ledger.folder).put(agent.files)
-        backend = backend_of(config, plugins)
-        try:
-            rollouts = Rollouts(setting_of(config, task, ledger.folder, sandbox), ledger, backend, Emitter([]))
-            started = time.monotonic()
-            if config.engine:
-                rollouts.job("sia_core.train:abilities", {})
-            loading = time.monotonic() - started
-            once, first = _timed(rollouts, Sweep("first", agent.id, agent.harness, "search", samples.search[:1]))
-            handful = Sweep("handful", agent.id, agent.harness, "search", samples.search[:HANDFUL])
-            took, done = _timed(rollouts, handful)
-            booking = _booking(ledger, done)
-        finally:
-            backend.close()
+        rollouts = Rollouts(setting_of(config, task, ledger.folder, sandbox, secret), ledger, backend, Emitter([]))
+        started = time.monotonic()
+        if config.engine:
+            rollouts.job(ABILITIES, {})
+        loading = time.monotonic() - started
+        once, first = _timed(rollouts, Sweep("first", agent.id, agent.harness, "search", samples.search[:1]))
+        handful = Sweep("handful", agent.id, agent.harness, "search", samples.search[:HANDFUL])
+        took, done = _timed(rollouts, handful)
+        booking = _booking(ledger, done)
     if fault := fault_of(first) and fault_of(done):
-        raise SiaError(f"the first harness does not run: {fault}")
+        raise unrunnable(fault)
     each = took / len(done)
     return Measured(
         rollouts=len(done),
@@ -154,7 +160,7 @@ def _booking(ledger: Ledger, done: list[Rollout]) -> float:
     batch = {"rollouts": [each.to_json() for each in (done * BATCH)[:BATCH]]}
     started = time.monotonic()
     for number in range(BOOKED):
-        recorded = ledger.record(f"booked/{number}", batch)
+        recorded = ledger.record(record.batch("booked", "nobody", number), batch)
         _ = [Rollout.from_json(each) for each in recorded["rollouts"]]
     return (time.monotonic() - started) / BOOKED
 

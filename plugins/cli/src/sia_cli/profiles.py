@@ -1,14 +1,16 @@
 """Profiles and providers of the released SIA (``sia-agent`` 0.6), read as they are: who decides, whom harnesses ask.
 
 A profile is a JSON file that names a model and a provider; a provider says where that one is and which variable of the
-environment holds its key. Both are given by path, or by name in ``$SIA_PROFILES_DIR`` and ``$SIA_PROVIDERS_DIR`` (by
-default ``./profiles`` and ``./providers``). What the providers that came with it are is known here.
+environment holds its key. A profile is given by path, or by name in ``$SIA_PROFILES_DIR`` (by default ``./profiles``).
+What the providers that came with it are is known here; others are read from ``$SIA_PROVIDERS_DIR``. No other folder is
+searched for them: where a key is sent is nothing for a working folder to say.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +19,14 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from sia_core.errors import UsageError
+from sia_core.given_files import read_named
 
 ALIASES = {"haiku": "claude-haiku-4-5", "sonnet": "claude-sonnet-4-6", "opus": "claude-opus-4-6"}
 """Names that Claude Code knows and the API does not."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
+
+_MOST_BYTES = 1 << 20
 
 CLAUDE = "anthropic"
 ANY = "openai"
@@ -38,7 +43,7 @@ class Provider(BaseModel):
 
     @property
     def prefix(self) -> str:
-        """What litellm calls whose model it is."""
+        """LiteLLM's name of the provider."""
         return self.litellm_prefix or {"anthropic": CLAUDE, "google": "gemini", "openai": ANY}[self.client_kind]
 
 
@@ -83,11 +88,12 @@ class Target:
     model: str
     settings: Mapping[str, str]
     reference: str
+    engine: str = "litellm"
 
 
 def meta_agent(name: str) -> tuple[str, dict[str, str]]:
     """The improver that a meta profile stands for, and its settings."""
-    profile, where = _read(Profile, name, "SIA_PROFILES_DIR", "profiles")
+    profile, where = _profile(name)
     provider = _provider(profile, where)
     if provider.client_kind == CLAUDE:
         address = {"base_url": provider.base_url} if provider.base_url else {}
@@ -97,7 +103,7 @@ def meta_agent(name: str) -> tuple[str, dict[str, str]]:
 
 def target_agent(name: str) -> Target:
     """The model and the agent that a target profile stands for."""
-    profile, where = _read(Profile, name, "SIA_PROFILES_DIR", "profiles")
+    profile, where = _profile(name)
     provider, reference = _provider(profile, where), profile.agent_reference
     agent = ""
     if isinstance(reference, Reference):
@@ -123,25 +129,37 @@ def _address(provider: Provider, where: Path) -> dict[str, str]:
 
 
 def _provider(profile: Profile, where: Path) -> Provider:
-    name = profile.provider_id
-    folder = Path(os.environ.get("SIA_PROVIDERS_DIR", "providers"))
-    if name in KNOWN and not (folder / f"{name}.json").is_file():
+    name, folder = profile.provider_id, os.environ.get("SIA_PROVIDERS_DIR")
+    known = f"known without a file: {', '.join(sorted(KNOWN))}"
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise UsageError(f"{where}: {name!r} is no name of a provider; {known}")
+    path = Path(folder or "", f"{name}.json")
+    if name in KNOWN and not (folder and path.is_file()):
         return KNOWN[name]
+    if not folder:
+        raise UsageError(
+            f"{where}: the provider {name!r} is unknown; {known}. One of your own is read from the folder that "
+            "SIA_PROVIDERS_DIR names, for example SIA_PROVIDERS_DIR=providers"
+        )
     try:
-        return _read(Provider, name, "SIA_PROVIDERS_DIR", "providers")[0]
-    except UsageError as error:
-        raise UsageError(f"{where}: {error}; known without a file: {', '.join(sorted(KNOWN))}") from None
-
-
-def _read(model: type[_Model], name: str, variable: str, folder: str) -> tuple[_Model, Path]:
-    """A file by its path, or by its name in the user's folder."""
-    is_path = name.endswith(".json") or "/" in name
-    path = Path(name) if is_path else Path(os.environ.get(variable, folder)) / f"{name}.json"
-    try:
-        value: Any = json.loads(path.read_text(encoding="utf-8"))
-        return model.model_validate(value), path
+        return _parsed(Provider, path)
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; give the path of a JSON file, or its name in {folder}/") from None
+        raise UsageError(f"{where}: {path}: {error.strerror}; {known}") from None
+
+
+def _profile(name: str) -> tuple[Profile, Path]:
+    """A profile by its path, or by its name in the user's folder."""
+    is_path = name.endswith(".json") or "/" in name
+    path = Path(name) if is_path else Path(os.environ.get("SIA_PROFILES_DIR", "profiles")) / f"{name}.json"
+    try:
+        return _parsed(Profile, path), path
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; give the path of a JSON file, or its name in profiles/") from None
+
+
+def _parsed(model: type[_Model], path: Path) -> _Model:
+    try:
+        return model.model_validate(json.loads(read_named(path, _MOST_BYTES).decode()))
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

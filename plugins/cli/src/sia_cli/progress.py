@@ -6,16 +6,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 
-from sia_core.cli import shown
+from sia_cli.display import Display
+from sia_cli.output import shown
 from sia_core.hookspecs import Event
-from sia_core.observe import Observer, Tracker
 from sia_core.plugins import Plugins
-from sia_core.sandbox.solving import describe
+from sia_core.run.observe import Observer, Tracker
+from sia_runtime.sandbox.solving import describe
 
 
 @contextmanager
 def watching(plugins: Plugins, track: Sequence[str]) -> Iterator[list[Observer]]:
-    """The observers to hand to a run: one that tells of broken ones, a display where there is a terminal, trackers.
+    """The observers to hand to a run: one that tells of broken ones, a display, trackers.
 
     What libraries print meanwhile goes to standard error: standard output is the report's.
     """
@@ -26,12 +27,9 @@ def watching(plugins: Plugins, track: Sequence[str]) -> Iterator[list[Observer]]
             tracker: Tracker = plugins.create("tracker", name, **({"where": where} if where else {}))
             stack.callback(_close, name, tracker)
             observers.append(tracker)
-        if sys.stderr.isatty():
-            from sia_core.cli.display import Display
-
-            display = Display()
-            stack.callback(display.close)
-            observers.append(display)
+        display = Display()
+        stack.callback(display.close)
+        observers.append(display)
         yield observers
 
 

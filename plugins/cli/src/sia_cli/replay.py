@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sia_core.cli import add_run, print_json, shown
+from sia_cli.options import add_run, add_trust
+from sia_cli.output import print_json, shown
 
 if TYPE_CHECKING:
-    from sia_core.replay import Replay
+    from sia_cli.replay_run import Replay
 
 LINES = 12
 """Of a difference, for people; ``--json`` has all."""
@@ -19,15 +20,16 @@ LINES = 12
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
+    add_trust(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def run(options: argparse.Namespace) -> int:
+    from sia_cli.replay_run import replay
     from sia_core.plugins import Plugins
-    from sia_core.replay import replay
-    from sia_core.running import find_run
+    from sia_core.run.run_folders import find_run
 
-    found = replay(find_run(Path(options.runs_dir), options.name), Plugins.discover())
+    found = replay(find_run(Path(options.runs_dir), options.name), Plugins.discover(), options.trust)
     if options.json:
         print_json(found.to_json())
     else:

@@ -10,33 +10,28 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sia_cli.betting import BettingGatekeeper
 from sia_core import __version__
-from sia_core.approval import APPROVAL
-from sia_core.calls import CALLS
-from sia_core.candidate import Candidate
-from sia_core.errors import LedgerError, PluginError
+from sia_core.errors import PluginError, Unfinished
 from sia_core.evidence import excerpt
 from sia_core.harness import HarnessTree
-from sia_core.ledger import Ledger, canonical
-from sia_core.loop import Loop
-from sia_core.observe import Emitter
 from sia_core.plugins import Plugins
-from sia_core.running import Config, beginning, fingerprint, parts_of, task_of
-from sia_core.trees import Trees
-from sia_core.types import Handle, Job
-
-PURE = re.compile(
-    r"gate(/repeated)?|draft|closed|robustness|finished|(sealed|answer)/\w+"
-    r"|generation/\d+/(decide|diff/\d+|gated/\d+|train/\d+/estimate)"
-)
-"""The keys of steps that follow from the steps before them. Any other is an effect, and is never run again."""
+from sia_core.run import record
+from sia_core.run.candidate import Candidate
+from sia_core.run.ledger import Ledger, canonical
+from sia_core.run.loop import Loop
+from sia_core.run.observe import Emitter
+from sia_core.run.rollouts import new_secret
+from sia_core.run.start import beginning, fingerprint, parts_of, recorded_config, task_of
+from sia_core.run.trees import Trees
+from sia_core.run.trust import confirm
+from sia_core.types import Job
 
 ABSENT = "(absent)"
 
@@ -51,7 +46,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Replay:
-    """What a replay came to.
+    """The outcome of a replay.
 
     ``ends`` says how it ended, ``beyond`` that it did where today's code leaves the
     record. ``unreached`` are recorded steps that were not come to. ``values`` holds what
@@ -92,7 +87,7 @@ class Replay:
         }
 
 
-class Unrecorded(Exception):
+class Unrecorded(Unfinished):
     """A step is asked for that the run never did. ``would`` is what today's code makes of it, where that is known."""
 
     def __init__(self, key: str, would: str) -> None:
@@ -105,15 +100,14 @@ class Record(Ledger):
 
     def __init__(self, folder: Path, *, readonly: bool = True) -> None:
         super().__init__(folder, readonly=readonly)
-        beside = (CALLS, APPROVAL)  # which no step asks for
-        self.keys = [key for key, _, _ in self.events() if not key.startswith(beside)]
+        self.keys = [key for key, _, _ in self.events() if not record.is_beside(key)]
         self.values: dict[str, Any] = {}
         self.differences: list[Difference] = []
         self.compared = 0
 
     def step(self, key: str, work: Callable[[], Any]) -> Any:
         recorded = self.get(key)
-        pure = PURE.fullmatch(key) is not None
+        pure = record.is_pure(key)
         if recorded is None:
             raise Unrecorded(key, _said(_now(work)) if pure else "")
         value = self.values[key] = _now(work) if pure else recorded[0]
@@ -129,7 +123,7 @@ class Record(Ledger):
 
     def ended(self, end: Unrecorded) -> tuple[bool, str]:
         """Whether today's code leaves the record at this step, and in words. Else the run was stopped before it."""
-        beyond = "finished" in self.keys or len(self.values) < len(self.keys)
+        beyond = record.FINISHED in self.keys or len(self.values) < len(self.keys)
         does = f"{end.key}{end.would and ': '}{end.would}"
         if beyond:
             return True, f"here today's code would do {does}, which the run never did"
@@ -147,15 +141,24 @@ class _Serial(Loop):
     """One candidate after the other: one whose record ends does not keep the next from being compared."""
 
     def attempt(self, generation: int, planned: Sequence[Candidate]) -> list[Candidate]:
-        tried, missing, incumbent = [], [], self.gate_rewards[self.incumbent]
+        tried, missing = [], []
         for each in planned:
             try:
-                tried.append(self.evaluator.attempt(generation, each, incumbent))
+                tried.append(self.runner.attempt(generation, each))
             except Unrecorded as end:
                 missing.append(end)
         if missing:
             raise missing[0]
         return tried
+
+
+class _Betting(_Serial):
+    """A run that was recorded before the exact test, judged as it was then."""
+
+    gatekeeper_for = BettingGatekeeper
+
+    def _row(self, *about: Any) -> dict[str, Any]:
+        return {key: value for key, value in super()._row(*about).items() if not key.startswith("against")}
 
 
 class _Idle:
@@ -166,23 +169,24 @@ class _Idle:
     def submit(self, job: Job) -> Future[Any]:
         return Future()
 
-    def serve(self, name: str, payload: Mapping[str, Any]) -> Handle:
-        raise LedgerError(f"a replay serves no {name}")
-
     def close(self) -> None:
         pass
 
 
-def replay(folder: Path, plugins: Plugins) -> Replay:
-    """Replay a run, finished or not; LedgerError or PluginError where its records or its task cannot be read."""
+def replay(folder: Path, plugins: Plugins, trust: bool = False) -> Replay:
+    """Replay a run, finished or not; LedgerError or PluginError where its records or its task cannot be read.
+
+    The files that a run names are read only if this user started it, or with ``trust``.
+    """
     with Record.read(folder) as ledger:
-        started = ledger.values["run"] = beginning(ledger)
-        config = _config(started, folder)
+        started = ledger.values[record.RUN] = beginning(ledger)
+        config = recorded_config(started, folder)
+        confirm(folder, started, asdict(config), trust, reading=True)
         task = task_of(config, plugins)
         beyond, ends = True, ""
         try:
-            parts = parts_of(config, task, ledger, _Looked(folder), _Idle(), plugins, Emitter())
-            _Serial(config.plan, parts).improve()
+            parts = parts_of(config, task, ledger, _Looked(folder), _Idle(), plugins, Emitter(), new_secret())
+            (_Serial if config.plan.earned is not None else _Betting)(config.plan, parts).improve()
             beyond, ends = False, "the run is finished"
         except Unrecorded as end:
             beyond, ends = ledger.ended(end)
@@ -203,16 +207,6 @@ def replay(folder: Path, plugins: Plugins) -> Replay:
         )
 
 
-def _config(started: Mapping[str, Any], folder: Path) -> Config:
-    try:
-        return Config.from_json(started["config"])
-    except (TypeError, KeyError) as error:
-        raise LedgerError(
-            f"{folder}: sia-core {__version__} cannot read the configuration of a run "
-            f"of sia-core {started.get('version')}: {type(error).__name__}: {error}"
-        ) from None
-
-
 def _notes(started: Mapping[str, Any], mark: str) -> Iterator[str]:
     if started["version"] != __version__:
         yield f"the run is of sia-core {started['version']}, and this is {__version__}"
@@ -221,7 +215,7 @@ def _notes(started: Mapping[str, Any], mark: str) -> Iterator[str]:
 
 
 def _now(work: Callable[[], Any]) -> Any:
-    """What a pure step gives today, as JSON; or how it fails."""
+    """The result of a pure step with today's code, as JSON; or its error."""
     try:
         return json.loads(canonical(work()))
     except Exception as error:

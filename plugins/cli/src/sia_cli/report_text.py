@@ -1,100 +1,18 @@
-"""``sia report``: the result of a run."""
+"""The report of a run as text for people."""
 
 from __future__ import annotations
 
-import argparse
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sia_core.cli import add_run, console, plain, print_json, run_argument, shown
+from sia_cli.figures import better, held_out, interval, narrow, sees
+from sia_cli.options import run_argument
+from sia_cli.output import console, plain
+from sia_cli.sandboxes import may_pass
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_run(parser)
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="for programs")
-    form.add_argument("--csv", action="store_true", help="for spreadsheets: a line a candidate")
-    form.add_argument("--html", metavar="FILE", help="one page with pictures that loads nothing (takes sia-dashboard)")
-    form.add_argument("--png", metavar="DIR", help="pictures for a paper (takes sia-dashboard[png])")
-
-
-def run(options: argparse.Namespace) -> int:
-    from sia_core.ledger import Ledger
-    from sia_core.report import build
-    from sia_core.running import find_run
-
-    folder = find_run(Path(options.runs_dir), options.name)
-    if options.html or options.png:
-        _draw(folder, options)
-        return 0
-    with Ledger.read(folder) as ledger:
-        report = build(ledger)
-    if options.json:
-        print_json(report)
-    elif options.csv:
-        print(shown(as_csv(report)), end="")
-    else:
-        print_report(report, folder)
-    return 0
-
-
-def _draw(folder: Path, options: argparse.Namespace) -> None:
-    """The report in pictures, by the view that is installed."""
-    from sia_core.errors import UsageError
-    from sia_core.plugins import Plugins
-    from sia_core.views import view
-
-    pictures = view(Plugins.discover())
-    if options.png:
-        written = pictures.plots(folder, Path(options.png))
-        print(shown("\n".join(map(str, written)) or f"{folder.name} has nothing to draw yet."))
-        return
-    page = pictures.page(folder)
-    try:
-        Path(options.html).write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--html {options.html}: {error.strerror}") from None
-    print(shown(f"Wrote {options.html}."))
-
-
-def as_csv(report: Mapping[str, Any]) -> str:
-    """A line a candidate, with what its gate said; a line break of a run's text ends no line."""
-    out = io.StringIO()
-    plain_keys = (
-        "index",
-        "candidate",
-        "lever",
-        "algorithm",
-        "name",
-        "parent",
-        "agent",
-        "predicted",
-        "gain",
-        "accepted",
-    )
-    gate_keys = ("incumbent", "candidate", "delta", "n")
-    lines = csv.writer(out, lineterminator="\n")
-    lines.writerow(["run", *plain_keys, *(f"gate_{key}" for key in gate_keys), "gate_low", "gate_high", "why"])
-    for row in report["generations"]:
-        gate = row["gate"]
-        figures = [*(gate[key] for key in gate_keys), *gate["ci95"]] if gate else [""] * 6
-        values = (report["run"], *(row[key] for key in plain_keys), *figures, row["why"])
-        lines.writerow([_cell(value) for value in values])
-    return out.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    """A value for a spreadsheet. Text that it would take for a formula is kept as text."""
-    if not isinstance(value, str):
-        return value
-    text = " ".join(value.split())
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def print_report(report: Mapping[str, Any], folder: Path) -> None:
@@ -108,16 +26,32 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
                     f"improver {report['improver']}, sandbox {report['sandbox']}"))  # fmt: skip
     if report["sandbox_lacks"]:
         out.print(plain((f"This sandbox does not guarantee: {', '.join(report['sandbox_lacks'])}.", "yellow")))
-    if report["sandbox_may_not_stop"]:
-        named = ", ".join(report["sandbox_may_not_stop"])
-        out.print(plain((f"Attacks that it may not stop (`sia doctor --attacks` tries them): {named}.", "yellow")))
+        if attacks := ", ".join(may_pass(report["sandbox_lacks"])):
+            out.print(
+                plain((f"Attacks that it may not stop (`sia doctor --attacks` tries them): {attacks}.", "yellow"))
+            )
+    if told := better(report["metric"]):
+        out.print(plain(told))
     _print_candidates(report["generations"], out)
     if sorted_out := triaged(report.get("triage", {})):
         out.print(sorted_out)
     if report["smallest_gain"]:
-        out.print(f"The gate was asked {report['gate_queries']} times; {sees(report)}.")
+        queries = report["gate_queries"]
+        out.print(f"The gate was asked {queries} {'time' if queries == 1 else 'times'}; {sees(report)}.")
+    if report.get("levels"):
+        out.print(levels(report["levels"]))
+    if held := held_out(report):
+        out.print(held)
+    if report.get("narrow"):
+        out.print(plain((f"The first agent's {narrow(report['narrow'])}.", "yellow")))
+    if count := report.get("out_of_bounds", 0):
+        out.print(plain((out_of_bounds(count, report), "yellow")))
     _print_sealed(report, out)
+    for row in report.get("parted", ()):
+        out.print(plain((apart(row), "yellow")))
     _print_robustness(report["robustness"], out)
+    if cut := cut_replies(report.get("replies", {})):
+        out.print(plain((cut, "yellow")))
     spent = ", ".join(
         f"{amount:,.{4 if kind == 'dollars' else 0}f} {kind}"
         for kind, amount in report["budget"]["spent"].items()
@@ -141,7 +75,7 @@ def _print_candidates(rows: Sequence[Mapping[str, Any]], out: Console) -> None:
     """A line for each candidate; below, whole, why some were not compared."""
     from rich.table import Table
 
-    table = Table("gen", "lever", "change", "predicted", "gate: change of the mean [95%]", "verdict")
+    table = Table("gen", "lever", "change", "predicted gain", "gate: change of the mean [95%]", "verdict")
     refused = []
     for row in rows:
         gate = row["gate"]
@@ -167,34 +101,54 @@ def triaged(triage: Mapping[str, int]) -> str:
     told = []
     if triage.get("checked"):
         told.append(f"of {triage['checked']} harnesses that were checked {triage['not_running']} did not run")
-    if lost := triage.get("refused", 0) + triage.get("failed", 0):
+    if lost := triage.get("refused", 0) + triage.get("failed", 0) + triage.get("screened", 0):
         told.append(
-            f"of {lost + triage['compared']} candidates {triage['refused']} were refused, {triage['failed']} failed"
+            f"of {lost + triage['compared']} candidates {triage['refused']} were refused, {triage['failed']} failed, "
+            f"{triage.get('screened', 0)} were not better than the incumbent on search"
         )
     return f"Triage: {'; '.join(told)}." if told else ""
+
+
+def levels(used: Mapping[str, Any]) -> str:
+    """The sum of the comparisons' error levels, and its promise."""
+    promise = (
+        f"at most {used['used']:.3f} false promotions expected"
+        if used["promotions"]
+        else f"a chance of at most {used['used']:.1%} that a run like this promotes anything false"
+    )
+    return f"Levels used {used['used']:.3f} of {used['earned']:.3f}, {used['left']:.3f} left: {promise}."
+
+
+def cut_replies(replies: Mapping[str, int]) -> str:
+    """How many replies of the policy were cut at a length that no harness had named; nothing where none was."""
+    if not replies.get("cut"):
+        return ""
+    from sia_runtime.worker.chat import DEFAULT_TOKENS
+
+    return (
+        f"{replies['cut']:,} of {replies['replies']:,} replies of the policy were cut short, as the harness names no "
+        f"max_tokens: such a reply ends at {DEFAULT_TOKENS} tokens, or where a model that is served elsewhere has its "
+        "limit. Let the harness set max_tokens."
+    )
+
+
+def out_of_bounds(count: int, report: Mapping[str, Any]) -> str:
+    """How many rollouts earned what the metric's bounds do not hold."""
+    metric = report["metric"]
+    low, high = metric["bounds"]
+    return (
+        f"{count:,} {'rollout counts as a failure' if count == 1 else 'rollouts count as failures'}: what was earned "
+        f"is outside of {low:g} to {high:g}, the bounds of {metric['name']}. Give the metric bounds that hold it, or "
+        "scale the rewards, and start a new run."
+    )
 
 
 def _rejected(row: Mapping[str, Any]) -> str:
     gate = row["gate"]
     if not gate:
-        return "not compared"
+        return "screened out" if row.get("outcome") == "screened" else "not compared"
     early = f" after {gate['n']:,} of {row['planned']:,}" if gate["n"] < row["planned"] else ""
     return f"rejected{early}"
-
-
-def sees(gate: Mapping[str, Any]) -> str:
-    """The smallest gain that the gate sees, and how many more instances would halve it."""
-    halves = f"; {gate['to_halve']:,} more instances would halve that" if gate["to_halve"] else ""
-    if gate.get("wins"):
-        return f"with 80% power it sees who wins {gate['smallest_gain']:.0%} more of them than it loses{halves}"
-    return f"with 80% power it sees a gain of {gate['smallest_gain']:.3f} or more{halves}"
-
-
-def interval(value: Mapping[str, Any] | None, sign: str = "") -> str:
-    """A figure with its interval, in one cell; nothing where there is none yet."""
-    if not value:
-        return ""
-    return "{0:{3}.4f} [{1:{3}.4f}, {2:{3}.4f}]".format(value["value"], *value["ci95"], sign)
 
 
 def _print_sealed(report: Mapping[str, Any], out: Console) -> None:
@@ -212,7 +166,7 @@ def _print_sealed(report: Mapping[str, Any], out: Console) -> None:
         told = f"answer {answer['id']}, found by agent {answer['agent']}" if answer else "no valid answer was found"
         out.print(plain(f"  {told}"))
         _print_metrics(sealed, out)
-    elif told := curse(sealed["final"]):
+    elif told := curse(sealed["final"], metric.get("direction", "")):
         out.print(told)
     for which in ("initial", "final"):
         if short := sealed[which].get("out_of_tokens", 0):
@@ -233,6 +187,16 @@ def _print_metrics(sealed: Mapping[str, Any], out: Console) -> None:
     out.print(table)
 
 
+def apart(row: Mapping[str, Any]) -> str:
+    """The warning that the score got better and a metric beside it worse."""
+    who = f"with {row['candidate']}" if row["candidate"] else "from the first to the final result"
+    change = f"{row['before']:.4g} to {row['after']:.4g}, a change of {interval(row['change'], '+')}"
+    return (
+        f"On {row['split']}, {who}, the score got better and {row['metric']} worse, beyond noise: {change}. "
+        "The reward may be gamed there: look at what was found before you rely on it."
+    )
+
+
 def _beside(score: Mapping[str, Any]) -> str:
     """The gate score beside a sealed one, and the gap."""
     if "gap" not in score:  # a run of before scores stood side by side
@@ -240,9 +204,11 @@ def _beside(score: Mapping[str, Any]) -> str:
     return f"   gate {interval(score['gate'])}   gap {interval(score['gap'], '+')}"
 
 
-def curse(final: Mapping[str, Any]) -> str:
+def curse(final: Mapping[str, Any], direction: str = "") -> str:
     """What a gap between gate and sealed says, where it is beyond noise."""
     low, high = final["gap"]["ci95"] if "gap" in final else (0.0, 0.0)
+    if direction == "minimize":
+        low, high = -high, -low
     if low > 0:
         return (
             "The final agent does better on the gate than on sealed, beyond noise. It was chosen there, and what is "

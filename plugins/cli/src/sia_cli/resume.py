@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sia_core.cli import add_run, print_json
-from sia_core.cli.run import add_track
+from sia_cli.options import add_run, add_track, add_trust, resumable, runs_dir_argument
+from sia_cli.output import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,26 +16,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--approve", action="store_true", dest="approved", default=None, help="go on with what the run waits for"
     )
     word.add_argument("--decline", action="store_false", dest="approved", help="go on without it")
+    add_trust(parser)
     add_track(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON at the end")
 
 
 def run(options: argparse.Namespace) -> int:
-    from sia_core.cli.progress import watching
-    from sia_core.cli.report import print_report
-    from sia_core.ledger import Ledger
+    name = [options.name] if options.name else []
+    with resumable("sia", "resume", *name, *runs_dir_argument(options)):
+        _resume(options)
+    return 0
+
+
+def _resume(options: argparse.Namespace) -> None:
+    from sia_cli.progress import watching
+    from sia_cli.report_text import print_report
     from sia_core.plugins import Plugins
-    from sia_core.report import build
-    from sia_core.running import find_run, resume
+    from sia_core.run.ledger import Ledger, readable
+    from sia_core.run.report import build
+    from sia_core.run.run_folders import find_run
+    from sia_core.run.start import resume
 
     folder = find_run(Path(options.runs_dir), options.name)
     plugins = Plugins.discover()
     with watching(plugins, options.track) as observers:
-        resume(folder, plugins, observers, options.approved)
+        resume(folder, plugins, observers, options.approved, options.trust)
     with Ledger.read(folder) as ledger:
         report = build(ledger)
-    if options.json:
-        print_json(report)
-    else:
-        print_report(report, folder)
-    return 0
+    with readable(folder):  # of a finished run, it may have come from elsewhere
+        if options.json:
+            print_json(report)
+        else:
+            print_report(report, folder)

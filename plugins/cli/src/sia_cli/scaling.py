@@ -12,10 +12,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sia_core.decision import Training
-from sia_core.plan import Plan, Samples
-from sia_core.robustness import most_looks
-from sia_core.rollout import BATCH
+from sia_core.run.plan import Plan, Samples
+from sia_core.run.robustness import most_looks
+from sia_core.run.rollouts import BATCH
 
 WORKERS = (1, 4, 16, 64, 256, 1024)
 
@@ -41,12 +40,19 @@ class Scaled:
 
 
 def scaled(
-    samples: Samples, plan: Plan, costs: Costs, most: float = math.inf, workers: Sequence[int] = WORKERS
+    samples: Samples,
+    plan: Plan,
+    costs: Costs,
+    most: float = math.inf,
+    workers: Sequence[int] = WORKERS,
+    pull: float = 0.0,
 ) -> list[Scaled]:
-    """The run at its most, on each number of workers; of a budget of ``most`` rollouts, the share that it pays for."""
+    """The run at its most, on each number of workers; of a budget of ``most`` rollouts, the share that it pays for.
+
+    Applying a candidate's lever takes ``pull`` rollouts, one after the other.
+    """
     row = list(stages(samples, plan))
-    trains = "weights" in plan.levers
-    updates = plan.generations * plan.candidates * Training().rollouts(len(samples.search)) if trains else 0
+    updates = plan.generations * plan.candidates * pull
     share = min(1.0, most / (updates + sum(map(sum, row))))
     booking = share * costs.booking * sum(map(len, row))
     table = []

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sia_core.cli import add_run, console, plain, print_json, run_argument, shown
+from sia_cli.figures import better, interval, mark
+from sia_cli.options import add_run, run_argument
+from sia_cli.output import console, plain, print_json, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sia_core.ledger import Ledger
+    from sia_core.run.ledger import Ledger
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,30 +28,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from sia_core.ledger import Ledger
-    from sia_core.report import build
-    from sia_core.running import find_run
+    from sia_core.run.ledger import Ledger, readable
+    from sia_core.run.report import build
+    from sia_core.run.run_folders import find_run
 
     folder = find_run(Path(options.runs_dir), options.name)
-    with Ledger.read(folder) as ledger:
+    with Ledger.read(folder) as ledger, readable(folder):
         if options.candidate:
             return _show_candidate(ledger, options.candidate, options.json)
         about = {**build(ledger), "outcomes": outcomes(ledger)}
-    if options.json:
-        print_json(about)
-    else:
-        _print_run(about, folder)
+        if options.json:
+            print_json(about)
+        else:
+            _print_run(about, folder)
     return 0
 
 
 def outcomes(ledger: Ledger) -> dict[str, dict[str, dict[str, int]]]:
     """How the rollouts of each agent ended: purpose -> agent -> outcome -> count. Sealed ones are left out."""
+    from sia_core.run.record import RunRecord
+
     counts: dict[str, dict[str, Counter[str]]] = {}
-    for key, batch, _ in ledger.events("rollouts/"):
-        _, purpose, agent, _ = key.split("/")
-        if purpose != "sealed":
-            ended = counts.setdefault(purpose, {}).setdefault(agent, Counter())
-            ended.update(each["outcome"] for each in batch["rollouts"])
+    for batch in RunRecord(ledger).batches():
+        if batch.purpose != "sealed":
+            ended = counts.setdefault(batch.purpose, {}).setdefault(batch.agent, Counter())
+            ended.update(each["outcome"] for each in batch.rows)
     return {purpose: {agent: dict(c) for agent, c in agents.items()} for purpose, agents in counts.items()}
 
 
@@ -56,14 +60,17 @@ def _print_run(about: dict[str, Any], folder: Path) -> None:
     out = console()
     state = f": {about['stopped']}" if about.get("stopped") else ""
     out.print(plain((about["run"], "bold"), f"  {about['status']}{state}"))
+    if told := better(about.get("metric", {})):
+        out.print(plain(told))
     for row in about["generations"]:
-        verdict = ("accepted", "green") if row["accepted"] else ("rejected", "red")
+        verdict = mark(row["outcome"])
         out.print(plain("\n", (f"{row['index']}.{row['candidate']} {row['name']}", "bold"), "  ", verdict))
         out.print(plain(f"  agent {row['agent'] or 'none'}, made of {row['parent']}"))
         out.print(plain(f"  why it was tried: {row['reason']}"))
-        out.print(plain(f"  predicted {row['predicted']:+.4f}; {row['why']}"))
-        if row["lever"] == "weights":
-            _print_update(row, out)
+        out.print(plain(f"  predicted gain {row['predicted']:+.4f}; {row['why']}"))
+        if row["against"]:
+            out.print(plain(f"  compared with agent {row['against']}{_beside_parent(row)}"))
+        _print_pull(row, out)
         if ended := about["outcomes"].get("gate", {}).get(row["agent"] or ""):
             out.print(plain(f"  rollouts: {', '.join(f'{count} {name}' for name, count in sorted(ended.items()))}"))
     if about.get("answer"):
@@ -76,34 +83,42 @@ def _print_run(about: dict[str, Any], folder: Path) -> None:
         out.print(plain(hint), soft_wrap=True)
 
 
-def _print_update(row: dict[str, Any], out: Console) -> None:
-    """What a weight update was chosen by, was going to take, and took."""
-    out.print(plain(f"  selection table: {row['table']}"))
+def _beside_parent(row: Mapping[str, Any]) -> str:
+    change = row["against_parent"]
+    return f"; against its parent, {interval(change, '+')} over {change['n']:,} instances" if change else ""
+
+
+def _print_pull(row: dict[str, Any], out: Console) -> None:
+    """Print the reason for pulling a lever, its estimated cost and its actual cost."""
+    if row["table"]:
+        out.print(plain(f"  selection table: {row['table']}"))
     for label, amounts in (("estimate", row["estimate"]), ("took", row["took"])):
-        if amounts:
-            counts = ", ".join(f"{amounts[kind]:,.0f} {kind}" for kind in ("rollouts", "tokens", "seconds"))
-            out.print(plain(f"  {label}: {counts}, {amounts['memory'] / 2**20:,.0f} MiB of memory"))
+        counts = [f"{amounts[kind]:,.0f} {kind}" for kind in ("rollouts", "tokens", "seconds") if kind in amounts]
+        if "memory" in amounts:
+            counts.append(f"{amounts['memory'] / 2**20:,.0f} MiB of memory")
+        if counts:
+            out.print(plain(f"  {label}: {', '.join(counts)}"))
     if row["stopped"]:
         out.print(plain(f"  stopped early: {row['stopped']}"))
 
 
 def _show_candidate(ledger: Ledger, name: str, as_json: bool) -> int:
     from sia_core.errors import UsageError
+    from sia_core.run.intervals import in_units
+    from sia_core.run.record import RunRecord
 
-    generation, _, index = name.partition(".")
-    gated = ledger.get(f"generation/{generation}/gated/{index or 0}")
-    if gated is None:
-        known = [key.split("/") for key, _, _ in ledger.events("generation/") if "/gated/" in key]
-        names = ", ".join(f"{part[1]}.{part[3]}" for part in known) or "none yet"
-        raise UsageError(f"no candidate {name!r} in {ledger.folder.name}; there are: {names}")
-    diff = ledger.get(f"generation/{generation}/diff/{index or 0}")
-    text = diff[0] if diff else ""
+    record = RunRecord(ledger)
+    metric = record.run["metric"] if record.run else {}
+    rows = {f"{row['generation']}.{row['candidate']}": row for row in record.candidates()}
+    row = rows.get(name if "." in name else f"{name}.0")
+    if row is None:
+        raise UsageError(f"no candidate {name!r} in {ledger.folder.name}; there are: {', '.join(rows) or 'none yet'}")
+    text = record.diff(row["generation"], row["candidate"])
     if as_json:
-        print_json({**gated[0], "diff": text})
+        print_json({**in_units(metric.get("direction", ""), row), "diff": text})
         return 0
-    row = gated[0]
-    print(shown(f"{row['name']}: {'accepted' if row['accepted'] else 'rejected'}"))
-    print(shown(f"reason: {row['reason']}\npredicted: {row['predicted']:+.4f}\nverdict: {row['why']}\n"))
+    print(shown(f"{row['name']}: {mark(row['outcome'])[0]}"))
+    print(shown(f"reason: {row['reason']}\npredicted gain: {row['predicted']:+.4f}\nverdict: {row['why']}\n"))
     if sys.stdout.isatty():
         from rich.syntax import Syntax
 

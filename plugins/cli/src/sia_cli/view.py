@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sia_core.cli import add_runs_dir
+from sia_cli.options import add_address, add_runs_dir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,17 +14,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_address(parser, 8642, "another machine can only read with the token that is printed")
 
 
-def add_address(parser: argparse.ArgumentParser, port: int, others: str) -> None:
-    """Where a command serves; ``others`` says what it takes to reach it from elsewhere."""
-    parser.add_argument("--host", default="127.0.0.1", help=f"where to serve; {others} (default: 127.0.0.1)")
-    parser.add_argument("--port", type=_port, default=port, help=f"0 for any that is free (default: {port})")
-
-
 def run(options: argparse.Namespace) -> int:
+    from sia_cli.installed_view import view
     from sia_core.errors import UsageError
     from sia_core.plugins import Plugins
-    from sia_core.running import find_run
-    from sia_core.views import Address, view
+    from sia_core.run.run_folders import find_run
+    from sia_core.view_protocol import Address
 
     runs = Path(options.runs_dir)
     if not runs.is_dir():
@@ -35,13 +30,3 @@ def run(options: argparse.Namespace) -> int:
         runs, name = folder.parent, folder.name
     view(Plugins.discover()).serve(runs, Address(options.host, options.port), name)
     return 0
-
-
-def _port(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = -1
-    if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
-    return number

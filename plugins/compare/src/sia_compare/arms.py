@@ -8,9 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from sia_core.errors import UsageError
+from sia_core.run.beneath import read_plain
+from sia_core.run.trust import remember
 
 MANIFEST = "comparison.json"
+MOST_BYTES = 2**20
 BOTH = ("harness", "weights")
 
 
@@ -95,18 +100,14 @@ class Design:
     def read(cls, folder: Path) -> Design | None:
         """The design of a comparison that was begun; None where there is none, UsageError where it cannot be read."""
         try:
-            value: Mapping[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            value: Mapping[str, Any] = json.loads(read_plain(folder, MANIFEST, most=MOST_BYTES))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UsageError(f"{folder / MANIFEST} cannot be read: {error}") from None
         try:
-            design: dict[str, Any] = value["design"]
-            told: dict[str, Any] = {
-                key: tuple(each) if isinstance(each, list) else each for key, each in design.items()
-            }
-            return cls(**told)
-        except (KeyError, TypeError, AttributeError):
+            return TypeAdapter(cls).validate_python(value["design"])
+        except (LookupError, TypeError, ValueError):
             raise UsageError(f"{folder / MANIFEST} is not the design of a comparison") from None
 
     def write(self, folder: Path) -> None:
@@ -132,6 +133,7 @@ def begun(folder: Path, asked: Design | None) -> Design:
         if asked is None:
             raise UsageError(f"{folder} holds no comparison; name what to compare, such as --plugin lawbench --quick")
         asked.write(folder)
+        remember(asdict(asked))
         return asked
     if asked is not None and asked != known:
         different = [key for key, value in asdict(known).items() if asdict(asked)[key] != value]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sia_core.cli import console, plain, print_json, shown
-from sia_core.cli.run import LOCAL, add_backend, add_policy, add_sandbox, add_task
+from sia_cli.configuration import LOCAL, add_backend, add_gate, add_policy, add_sandbox, add_task
+from sia_cli.figures import better
+from sia_cli.options import add_trust, resumable
+from sia_cli.output import console, plain, print_json, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sia_core.comparison.arms import Cell, Design
+    from sia_compare.arms import Cell, Design
 
 PARTS = {"rollouts": (6, 1 / 2), "verifications": (2, 1 / 6)}
 """What a quick comparison pays for beside the report: looks at an agent, and how much of an update by default.
@@ -29,7 +31,7 @@ QUICK_SEEDS, SEEDS = 3, 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="FOLDER", help="where the comparison lies; one that is there is gone on with")
+    parser.add_argument("folder", metavar="FOLDER", help="the comparison's folder; one that is there is continued")
     add_task(parser.add_argument_group("what to improve"))
     how = parser.add_argument_group("how")
     how.add_argument(
@@ -49,28 +51,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--improver-set", metavar="KEY=VALUE", action="append", default=[], help="a setting of it; repeatable"
     )
     how.add_argument("--generations", metavar="N", help="of each run, at most (default: 8)")
-    how.add_argument("--candidates", metavar="N", help="tried at once a generation (default: 2)")
+    how.add_argument("--candidates", metavar="N", help="tried in each generation (default: 2)")
+    add_gate(how, None)
     add_policy(how, "tiny where an arm trains, the same for all arms")
     where = parser.add_argument_group("where")
     where.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: one a core)")
     add_sandbox(where)
     add_backend(where)
+    add_trust(where)
     where.add_argument("--json", action="store_true", help="print the result as JSON at the end")
 
 
 def run(options: argparse.Namespace) -> int:
-    from sia_core.comparison.arms import begun
-    from sia_core.comparison.doing import Doing
-    from sia_core.comparison.result import result
+    with resumable("sia", "compare", options.folder):
+        return _compare(options)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from sia_compare.arms import begun
+    from sia_compare.doing import Doing
+    from sia_compare.result import result
+    from sia_core.run.trust import confirm_commands
 
     folder = Path(options.folder)
-    design = begun(folder, asked(options))
+    wanted = asked(options)
+    design = begun(folder, wanted)
+    doing = Doing(folder, design, _tell)
+    if wanted is None and (left := doing.unfinished()):
+        arms = {cell.arm: cell for cell in reversed(left)}  # whose runs differ by their seeds alone
+        commands = [shlex.join(["sia", "run", *design.command(cell)]) for cell in reversed(arms.values())]
+        confirm_commands(folder, commands, vars(design), options.trust)
     print(shown(f"{folder}: {len(design.cells())} runs, each with --budget {design.budget}"), file=sys.stderr)
-    known = signal.signal(signal.SIGTERM, signal.default_int_handler)  # or its runs would go on without it
-    try:
-        failed = Doing(folder, design, _tell).all(options.jobs or os.cpu_count() or 1)
-    finally:
-        signal.signal(signal.SIGTERM, known)
+    failed = doing.all(options.jobs or os.cpu_count() or 1)
     found = result(folder, design)
     if options.json:
         print_json(found)
@@ -83,7 +95,7 @@ def asked(options: argparse.Namespace) -> Design | None:
     """The design that the options ask for; None where they name no task, and what is there is gone on with."""
     from dataclasses import replace
 
-    from sia_core.comparison.arms import ARMS, QUICK, USUAL, Design, parse_arms
+    from sia_compare.arms import ARMS, QUICK, USUAL, Design, parse_arms
     from sia_core.errors import UsageError
 
     if options.plugin is None and options.harness is None:
@@ -93,7 +105,7 @@ def asked(options: argparse.Namespace) -> Design | None:
     policy = options.policy or ("tiny" if trains else None)
     design = Design(
         task=_task(options),
-        how=_options(options, ("generations", "candidates", "sandbox"), policy),
+        how=_options(options, ("generations", "candidates", "gate", "sandbox"), policy),
         improver=(*_pair("--improver", options.improver), *_each("--improver-set", options.improver_set)),
         arms=arms,
         seeds=options.seeds or (QUICK_SEEDS if options.quick else SEEDS),
@@ -111,21 +123,22 @@ def _quick_budget(design: Design) -> str:
 
     In rollouts; in verifications where a rollout may have several answers evaluated.
     """
-    from sia_core.cli import parser_of
-    from sia_core.cli.run import config_of
-    from sia_core.comparison.arms import Cell
-    from sia_core.decision import Training
-    from sia_core.plan import take_samples
+    from sia_cli.configuration import config_from
+    from sia_compare.arms import BOTH, Cell
     from sia_core.plugins import Plugins
-    from sia_core.running import workable
+    from sia_core.run.plan import take_samples
+    from sia_core.run.start import levers_of, workable
 
-    command = ["run", *design.command(Cell(design.arms[-1], 0))]
-    config, task = workable(config_of(parser_of(command).parse_args(command)), Plugins.discover())
+    command = design.command(Cell(design.arms[-1], 0))
+    plugins = Plugins.discover()
+    config, task = workable(config_from(command), plugins)
     samples = take_samples(task, config.plan)
     kind = "verifications" if samples.evaluations else "rollouts"
-    look, report = samples.look(explores=True).kinds[kind], samples.report.kinds[kind]
-    looks, update = PARTS[kind]
-    return f"{kind}={report + looks * look + update * Training().rollouts(len(samples.search)):.0f}"
+    levers = levers_of(BOTH, plugins).values()
+    look, report = samples.look(levers).kinds[kind], samples.report.kinds[kind]
+    pull = max(lever.pull_cost(len(samples.search)).kinds[kind] for lever in levers)
+    looks, pulls = PARTS[kind]
+    return f"{kind}={report + looks * look + pulls * pull:.0f}"
 
 
 def _task(options: argparse.Namespace) -> tuple[str, ...]:
@@ -133,7 +146,7 @@ def _task(options: argparse.Namespace) -> tuple[str, ...]:
     path = {key: os.path.abspath(value) for key in ("harness", "data") if (value := getattr(options, key))}
     named = (*_pair("--plugin", options.plugin), *_pair("--harness", path.get("harness")))
     data = (*_pair("--data", path.get("data")), *_each("--set", options.set))
-    return (*named, *data, *_pair("--verifier", options.verifier))
+    return (*named, *data, *_pair("--verifier", options.verifier), *_pair("--metric", options.metric))
 
 
 def _options(options: argparse.Namespace, keys: tuple[str, ...], policy: str | None) -> tuple[str, ...]:
@@ -166,6 +179,8 @@ def print_result(found: Mapping[str, Any]) -> None:
     of = "" if found["finished"] == found["runs"] else f" of {found['runs']}"
     about = f"  {found['finished']}{of} runs, {design['seeds']} seeds, budget of each: {design['budget']}"
     out.print(plain("\n", (found["folder"], "bold"), about))
+    if told := better({"name": found["metric"], "direction": found["direction"]}):
+        out.print(plain(told))
     _print_arms(found, out)
     _print_contrasts("Differences on sealed", found["comparisons"], out)
     _print_contrasts("What each lever added", found["attribution"], out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import signal
 import subprocess
@@ -13,12 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from sia_core.comparison.arms import Cell, Design
+from sia_compare.arms import Cell, Design
 from sia_core.errors import LedgerError, UsageError
-from sia_core.ledger import Ledger
-from sia_core.report import recorded
+from sia_core.run.beneath import check_folder, open_plain
+from sia_core.run.ledger import Ledger, is_run
+from sia_core.run.record import FINISHED
+from sia_core.run.rollouts import new_secret
+from sia_core.run.secret import keep_secret
 
-LOGS = "logs"
+LOGS, SECRETS = "logs", "secrets"
 
 Tell = Callable[[Cell, str], None]
 
@@ -34,7 +38,7 @@ class Doing:
 
     def all(self, jobs: int) -> list[Cell]:
         """Do them, ``jobs`` at once; returns those that failed. What was begun is gone on with."""
-        cells = [cell for cell in self._design.cells() if not finished(self._folder / cell.name)]
+        cells = self.unfinished()
         with _alone(self._folder), ThreadPoolExecutor(max(1, jobs), thread_name_prefix="sia-cell") as threads:
             try:
                 done = list(threads.map(self._do, cells))
@@ -43,6 +47,10 @@ class Doing:
                 raise
         return [cell for cell, well in zip(cells, done, strict=True) if not well]
 
+    def unfinished(self) -> list[Cell]:
+        """The runs that are left to do."""
+        return [cell for cell in self._design.cells() if not finished(self._folder / cell.name)]
+
     def _do(self, cell: Cell) -> bool:
         run, logs = self._folder / cell.name, self._folder / LOGS
         logs.mkdir(exist_ok=True)
@@ -50,9 +58,9 @@ class Doing:
             command = ["resume", cell.name]
         else:
             shutil.rmtree(run, ignore_errors=True)  # it was stopped before its first step
-            command = ["run", *self._design.command(cell)]
-        argv = [sys.executable, "-m", "sia_core", *command, "--runs-dir", str(self._folder)]
-        with (logs / f"{cell.name}.txt").open("ab") as log:
+            command = ["run", *self._design.command(cell), "--secret", str(self.secret_of(cell))]
+        argv = [sys.executable, "-P", "-m", "sia_cli", *command, "--runs-dir", str(self._folder)]
+        with os.fdopen(open_plain(self._folder, LOGS, f"{cell.name}.txt", write=True), "ab") as log:
             with self._mutex:
                 if self._stopped:
                     return False
@@ -71,18 +79,28 @@ class Doing:
         )
         return well
 
+    def secret_of(self, cell: Cell) -> Path:
+        """The file of the secret that the arms of a seed share, so that their verifiers draw the same."""
+        path = self._folder / SECRETS / str(cell.seed)
+        with self._mutex:
+            if not path.exists():
+                path.parent.mkdir(mode=0o700, exist_ok=True)
+                check_folder(path.parent)
+                keep_secret(path, new_secret())
+        return path
+
     def _stop(self) -> None:
-        """Have what runs stop as by Ctrl-C: what it finished is kept."""
+        """Have what runs stop as by Ctrl-C, which it may ignore as we do: what it finished is kept."""
         with self._mutex:
             self._stopped = True
             for process in self._running:
-                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGTERM)
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the comparison: a run that another process has only just begun would look as if it had never been."""
-    with (folder / "lock").open("w") as lock:
+    with os.fdopen(open_plain(folder, "lock", write=True), "r+b") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -91,18 +109,21 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def begun(run: Path) -> bool:
-    """Whether a run has its first step, so that it can be gone on with."""
-    return _has(run, "run")
+    """Whether a run has its first step, or a record that cannot be read: to go on with it says why."""
+    try:
+        return is_run(run) and _has(run, "run")
+    except LedgerError:
+        return True
 
 
 def finished(run: Path) -> bool:
     """Whether a run is finished."""
-    return _has(run, "finished")
+    try:
+        return _has(run, FINISHED)
+    except LedgerError:
+        return False
 
 
 def _has(run: Path, key: str) -> bool:
-    try:
-        with Ledger.read(run) as ledger:
-            return recorded(ledger, key) is not None
-    except LedgerError:
-        return False
+    with Ledger.read(run) as ledger:
+        return ledger.get(key) is not None

@@ -11,11 +11,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sia_core.comparison.arms import Cell, Design
-from sia_core.comparison.statistics import ALPHA, Contrast, Scores, contrast, holm, least_p
+from sia_compare.arms import Cell, Design
+from sia_compare.statistics import ALPHA, Contrast, Scores, contrast, holm, least_p
 from sia_core.errors import LedgerError
-from sia_core.ledger import Ledger
-from sia_core.report import build, recorded
+from sia_core.run.intervals import in_units
+from sia_core.run.ledger import Ledger, readable
+from sia_core.run.record import RunRecord
+from sia_core.run.report import build
 
 BASE, SAMPLING, BOTH = "none", "best-of-n", "both"
 
@@ -47,12 +49,14 @@ def result(folder: Path, design: Design) -> dict[str, Any]:
     scores: dict[str, Scores] = {
         arm: {cell.seed: outcome.cases for cell, outcome in found.items() if cell.arm == arm} for arm in design.arms
     }
+    metric = _metric(folder, found)
     compared = _tested([contrast(f"{a} − {b}", {a: 1, b: -1}, scores) for a, b in _pairs(design.arms)])
     attributed = [contrast(name, weights, scores) for name, weights in ATTRIBUTION if set(weights) <= set(design.arms)]
     return {
         "folder": folder.name,
         "design": asdict(design),
-        "metric": _metric(folder, found),
+        "metric": metric["name"],
+        "direction": metric.get("direction", "maximize"),
         "finished": len(found),
         "runs": len(design.cells()),
         "arms": [_arm(arm, found, contrast(arm, {arm: 1}, scores)) for arm in design.arms],
@@ -65,17 +69,17 @@ def result(folder: Path, design: Design) -> dict[str, Any]:
 def outcome_of(run: Path) -> Outcome | None:
     """What a run came to; None where it is not finished, or cannot be read."""
     try:
-        with Ledger.read(run) as ledger:
+        with Ledger.read(run) as ledger, readable(run):
             report = build(ledger)
             if report["status"] != "finished" or not report["sealed"]:
                 return None
             sealed = report["sealed"]
             accepted = [row["agent"] for row in report["generations"] if row["accepted"]]
-            agent = accepted[-1] if accepted else recorded(ledger, "draft")[:12]
+            agent = accepted[-1] if accepted else (RunRecord(ledger).draft or "")[:12]
             return Outcome(
                 initial=sealed["initial"]["value"],
                 final=sealed["final"]["value"],
-                cases=_cases(ledger, agent) or {"": sealed["final"]["value"]},
+                cases=_cases(ledger, agent, report["metric"]) or {"": sealed["final"]["value"]},
                 spent=report["budget"]["spent"],
                 accepted=len(accepted),
                 stopped=report["stopped"] or "",
@@ -84,12 +88,12 @@ def outcome_of(run: Path) -> Outcome | None:
         return None
 
 
-def _cases(ledger: Ledger, agent: str) -> dict[str, float]:
-    """An agent's sealed rewards by case; the mean where it was asked several times."""
+def _cases(ledger: Ledger, agent: str, metric: Mapping[str, Any]) -> dict[str, float]:
+    """An agent's sealed scores by case; the mean where it was asked several times."""
     rewards: dict[str, list[float]] = {}
-    for _, batch, _ in ledger.events(f"rollouts/sealed/{agent}/"):
-        for rollout in batch["rollouts"]:
-            rewards.setdefault(rollout["instance"], []).append(rollout["reward"])
+    for batch in RunRecord(ledger).batches("sealed", agent):
+        for row in in_units(metric.get("direction", ""), batch.rows):
+            rewards.setdefault(row["instance"], []).append(row["reward"])
     return {case: fmean(found) for case, found in rewards.items()}
 
 
@@ -125,11 +129,12 @@ def _arm(arm: str, found: Mapping[Cell, Outcome], mean: Contrast | None) -> dict
     }
 
 
-def _metric(folder: Path, found: Mapping[Cell, Outcome]) -> str:
+def _metric(folder: Path, found: Mapping[Cell, Outcome]) -> Mapping[str, Any]:
     for cell in found:
         with Ledger.read(folder / cell.name) as ledger:
-            return str(build(ledger)["metric"]["name"])
-    return "score"
+            metric: Mapping[str, Any] = build(ledger)["metric"]
+            return metric
+    return {"name": "score"}
 
 
 def _limits(design: Design, found: Mapping[Cell, Outcome], compared: list[dict[str, Any]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What differences between arms can be told from chance: over cases, and over seeds.
+"""Which differences between arms are more than chance: over cases, and over seeds.
 
 Two questions, and two answers. *Over cases*: would the agents that these very runs found
 differ on other cases too? Cases are the sample, and one that several seeds saw is one
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from itertools import product
 from statistics import NormalDist, fmean, stdev
 
+from scipy.stats import t as student
+
 ALPHA = 0.05
 MOST_FLIPS = 16
 """Seeds up to which all patterns of signs are counted; beyond, Student's t stands for them."""
@@ -24,7 +26,7 @@ Scores = Mapping[int, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean's 95% interval and the two-sided p of no difference, of so many ``n``; None where n is too small."""
+    """A mean's 95% interval and the two-sided p of no difference, from ``n`` values; None where n is too small."""
 
     n: int
     ci95: tuple[float, float] | None
@@ -54,7 +56,7 @@ def contrast(name: str, weights: Mapping[str, float], arms: Mapping[str, Scores]
             }
     if not shared:
         return None
-    by_seed = tuple(fmean(found.values()) for found in shared.values())
+    by_seed = tuple(fmean(scores.values()) for scores in shared.values())
     return Contrast(name, fmean(by_seed), over_cases(shared), over_seeds(by_seed), by_seed)
 
 
@@ -63,12 +65,12 @@ def over_cases(shared: Mapping[int, Mapping[str, float]]) -> Estimate:
 
     The variance is that of a mean of clusters (Liang and Zeger 1986), a case a cluster.
     """
-    value = fmean(fmean(found.values()) for found in shared.values())
+    value = fmean(fmean(scores.values()) for scores in shared.values())
     pulls: dict[str, float] = {}
-    for found in shared.values():
-        mean = fmean(found.values())
-        for case, score in found.items():
-            pulls[case] = pulls.get(case, 0.0) + (score - mean) / (len(found) * len(shared))
+    for scores in shared.values():
+        mean = fmean(scores.values())
+        for case, score in scores.items():
+            pulls[case] = pulls.get(case, 0.0) + (score - mean) / (len(scores) * len(shared))
     n = len(pulls)
     if n < 2:
         return Estimate(n, None, None)
@@ -84,11 +86,11 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     if n < 2:
         return Estimate(n, None, None)
     mean, error = fmean(values), stdev(values) / math.sqrt(n)
-    half = student_quantile(1 - ALPHA / 2, n - 1) * error
+    half = float(student.ppf(1 - ALPHA / 2, n - 1)) * error
     if n <= MOST_FLIPS:
         p = flipped(values)
     else:
-        p = 2 * (1 - student_cdf(abs(mean) / error, n - 1)) if error else float(mean == 0)
+        p = 2 * float(student.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
     return Estimate(n, (mean - half, mean + half), p)
 
 
@@ -97,11 +99,11 @@ def flipped(values: Sequence[float]) -> float:
     reached = abs(math.fsum(values))
     patterns = [abs(math.fsum(sign * value for sign, value in zip(signs, values, strict=True)))
                 for signs in product((1, -1), repeat=len(values))]  # fmt: skip
-    return fmean(found >= reached - 1e-12 * (1 + reached) for found in patterns)
+    return fmean(pattern >= reached - 1e-12 * (1 + reached) for pattern in patterns)
 
 
 def least_p(seeds: int) -> float:
-    """The least p that a test over so many seeds can come to."""
+    """The least p that a test over this number of seeds can reach."""
     return 2.0 ** (1 - min(seeds, 64))
 
 
@@ -113,27 +115,3 @@ def holm(values: Sequence[float]) -> list[float]:
         worst = max(worst, min(1.0, (len(values) - rank) * values[place]))
         adjusted[place] = worst
     return adjusted
-
-
-def student_cdf(t: float, freedom: int) -> float:
-    """Student's distribution (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."""
-    angle = math.atan(t / math.sqrt(freedom))
-    cosine = math.cos(angle)
-    term, total = cosine if freedom % 2 else 1.0, 0.0
-    for k in range(1 + freedom % 2, freedom, 2):
-        total += term
-        term *= cosine**2 * k / (k + 1)
-    if freedom % 2:
-        return 0.5 + (angle + math.sin(angle) * total) / math.pi
-    return 0.5 + math.sin(angle) * total / 2
-
-
-def student_quantile(share: float, freedom: int) -> float:
-    """Where Student's distribution reaches a share of at least one half."""
-    low, high = 0.0, 1.0
-    while student_cdf(high, freedom) < share:
-        low, high = high, 2 * high
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_cdf(middle, freedom) < share else (low, middle)
-    return high

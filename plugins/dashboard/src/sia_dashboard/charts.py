@@ -7,7 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sia_core.types import LARGEST_REWARD
+
 BINS = 20
+
+MOST_POINTS = 500
+"""Of a curve, evenly spread; of the candidates on the chart of scores, the last."""
+
+MOST_ROWS = 100
+
+SMALLEST = 1e-100
+"""A spread below this is none: the steps of its axis would be no numbers."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +33,10 @@ class Axis:
     def over(cls, values: Sequence[float], start: float, end: float, *, room: float = 0.05) -> Axis:
         """An axis that holds finite values with a little room at both ends."""
         known = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
-        low, high = min(known), max(known)
-        more = (high - low) * room or max(abs(high), 1.0) * room
+        low, high = max(min(known), -LARGEST_REWARD), min(max(known), LARGEST_REWARD)
+        low = min(low, high)
+        wide = high - low > 1e-9 * max(abs(low), abs(high)) and high - low > SMALLEST
+        more = (high - low) * room if wide else max(abs(high), 1.0) * room
         return cls(low - more, high + more, start, end)
 
     def at(self, value: float) -> float:
@@ -40,7 +52,8 @@ class Axis:
         places = max(0, -math.floor(math.log10(step)))
         first = math.ceil(self.low / step)
         values = [number * step for number in range(first, math.floor(self.high / step) + 1)]
-        return [(self.at(value), f"{value:,.{places}f}") for value in values]
+        plain = 1e-6 < step < 1e9
+        return [(self.at(value), f"{value:,.{places}f}" if plain else f"{value:.4g}") for value in values]
 
 
 @dataclass(frozen=True)
@@ -136,7 +149,7 @@ def scores(first: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]]) -
 
     A candidate stands at the incumbent of its moment plus its paired change, whose interval it wears.
     """
-    gated = [row for row in rows if row["gate"]]
+    gated = [row for row in rows if row["gate"]][-MOST_POINTS:]
     if first is None and not gated:
         return None
     width, height, left, right, top, bottom = 720.0, 260.0, 48.0, 12.0, 10.0, 30.0
@@ -182,7 +195,7 @@ def curves(steps: Sequence[Mapping[str, Any]]) -> list[Line]:
     for key, title in CURVES:
         known = [(step["step"], step[key]) for step in steps if step.get(key) is not None]
         if len(known) > 1:
-            found.append(_line(title, known))
+            found.append(_line(title, known[:: -(-len(known) // MOST_POINTS)]))
     return found
 
 
@@ -196,12 +209,14 @@ def _line(title: str, known: Sequence[tuple[float, float]]) -> Line:
 
 def histogram(rewards: Sequence[float], title: str) -> Histogram | None:
     """The distribution of rewards; None where there are none."""
+    rewards = [max(-LARGEST_REWARD, min(LARGEST_REWARD, reward)) for reward in rewards if not math.isnan(reward)]
     if not rewards:
         return None
     width, height, left, right, top, bottom = 340.0, 160.0, 10.0, 10.0, 8.0, 24.0
     low, high = min(rewards), max(rewards)
-    if low == high:
-        low, high = low - 0.5, high + 0.5
+    if not high - low > max(SMALLEST, 1e-9 * max(abs(low), abs(high))):
+        room = max(0.5, 0.01 * abs(high))
+        low, high = low - room, high + room
     step = (high - low) / BINS
     counts = [0] * BINS
     for reward in rewards:
@@ -226,6 +241,7 @@ def histogram(rewards: Sequence[float], title: str) -> Histogram | None:
 
 def forest(title: str, rows: Sequence[tuple[str, Mapping[str, Any]]], sign: str = "") -> Forest | None:
     """Figures with their intervals (label, ``{"value", "ci95"}``), a change beside zero; None where there are none."""
+    rows = rows[:MOST_ROWS]
     if not rows:
         return None
     width, left, right, line, top = 720.0, 220.0, 170.0, 26.0, 8.0

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pygments.lexer import Lexer
-from pygments.lexers import get_lexer_for_filename
+from pygments.lexers.python import PythonLexer
 from pygments.token import Comment, Keyword, Name, Number, String, _TokenType
-from pygments.util import ClassNotFound
 
-MOST = 4000
-"""Lines of a diff or file that a page shows; the rest is counted."""
+MOST, WIDEST, MOST_TEXT = 4000, 1000, 200_000
+"""Lines of a diff or file that a page shows, characters of a line, and of all. The rest is counted, not coloured."""
 
 _KINDS = (
     (Comment, "comment"),
@@ -43,8 +42,9 @@ class Line:
 
 def source(name: str, text: str) -> list[Line]:
     """A file's lines, coloured by its name."""
-    lines = _coloured(text, _lexer(name))
-    return [Line("", "", pieces) for pieces in lines[:MOST]]
+    lines, more = _cut(text)
+    coloured = _coloured("\n".join(lines), _lexer(name))
+    return [*(Line("", "", pieces) for pieces in coloured), *more]
 
 
 def diff(text: str) -> list[Line]:
@@ -52,7 +52,8 @@ def diff(text: str) -> list[Line]:
     found: list[Line] = []
     lexer: Lexer | None = None
     hunk: list[str] = []
-    for line in text.split("\n")[:MOST]:
+    lines, more = _cut(text)
+    for line in lines:
         if line.startswith(("--- ", "+++ ", "diff ", "Binary ", "new file", "deleted file")):
             found += _hunk(hunk, lexer)
             hunk = []
@@ -65,7 +66,20 @@ def diff(text: str) -> list[Line]:
             found.append(Line("hunk", "", [Piece(line, "")]))
         elif line:
             hunk.append(line)
-    return found + list(_hunk(hunk, lexer))
+    return [*found, *_hunk(hunk, lexer), *more]
+
+
+def _cut(text: str) -> tuple[list[str], list[Line]]:
+    """The lines to show, cut before anything looks at them, and one that says how much there is beside them."""
+    text, left = text[:MOST_TEXT], max(0, len(text) - MOST_TEXT)
+    lines = text.split("\n", MOST)
+    rest = left + sum(max(0, len(line) - WIDEST) for line in lines[:MOST]) + sum(map(len, lines[MOST:]))
+    return [line[:WIDEST] for line in lines[:MOST]], [beyond(rest)] if rest else []
+
+
+def beyond(rest: int) -> Line:
+    """A line that says how much is not shown."""
+    return Line("hunk", "", [Piece(f"[... {rest:,} more characters]", "")])
 
 
 def _hunk(lines: Sequence[str], lexer: Lexer | None) -> Iterator[Line]:
@@ -90,7 +104,9 @@ def _coloured(text: str, lexer: Lexer | None) -> list[list[Piece]]:
     if lexer is None:
         return [[Piece(line, "")] for line in text.split("\n")]
     lines: list[list[Piece]] = [[]]
-    for token, value in lexer.get_tokens(text):
+    # White space over many lines takes the lexer a time that grows with its square.
+    known = "\n".join(line if line.strip() else "" for line in text.split("\n"))
+    for token, value in lexer.get_tokens(known):
         for number, part in enumerate(re.split("\n", value)):
             if number:
                 lines.append([])
@@ -111,7 +127,5 @@ def _kind(token: _TokenType) -> str:
 
 
 def _lexer(name: str) -> Lexer | None:
-    try:
-        return get_lexer_for_filename(name, stripnl=False, ensurenl=True)
-    except ClassNotFound:
-        return None
+    # Python alone: whoever names a file would else choose among hundreds of lexers, some of them slow on some texts.
+    return PythonLexer(stripnl=False, ensurenl=True) if name.endswith(".py") else None

@@ -1,17 +1,18 @@
 """Who may read the pages, and what a page may do: the outermost layer of the server.
 
 Loopback is no lock: any page in the reader's browser can send requests there. So a
-name that is not this machine's own is refused (DNS rebinding), nothing but reading
-is possible, and answers may be neither framed nor embedded by another origin.
+name that is not this machine's own is refused (DNS rebinding), what a browser asks for
+a page of another origin is refused, nothing but reading is possible, and answers may be
+neither framed nor embedded by another origin.
 """
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -49,6 +50,9 @@ class Guard:
         self._app, self._token = app, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -64,9 +68,14 @@ class Guard:
     def _refusal(self, request: Request) -> Response | None:
         if request.method not in ("GET", "HEAD"):
             return PlainTextResponse("these pages can only be read", 405, {"allow": "GET, HEAD"})
+        hosts, origin = request.headers.getlist("host"), request.headers.get("origin")
+        if self._token is None and not (len(hosts) == 1 and is_loopback(_host(hosts[0]))):
+            return PlainTextResponse("this address is served to this machine only, by its own names", 421)
+        # "same-site" is another origin, too: such as another port of this machine.
+        site = request.headers.get("sec-fetch-site", "none")
+        if site not in ("none", "same-origin") or (origin is not None and urlsplit(origin).netloc not in hosts):
+            return PlainTextResponse("asked for by another site; open this address by typing or pasting it", 403)
         if self._token is None:
-            if not is_loopback(_host(request.headers)):
-                return PlainTextResponse("this address is served to this machine only, by its own names", 421)
             return None
         return self._identified(request, self._token)
 
@@ -95,7 +104,6 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _host(headers: Headers) -> str:
+def _host(host: str) -> str:
     """The host that was asked for, without its port."""
-    host = headers.get("host", "")
     return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]

@@ -46,7 +46,8 @@ def lineage(first: str, harness: str, rows: Sequence[Mapping[str, Any]]) -> list
         below = children.get(agent, []) if agent not in seen else []
         seen.add(agent)
         name = f"{row['index']}.{row['candidate']}"
-        verdict = "accepted" if row["accepted"] else "rejected" if row["gate"] else "not compared"
+        lost = "screened out" if row.get("outcome") == "screened" else "rejected" if row["gate"] else "not compared"
+        verdict = "accepted" if row["accepted"] else lost
         nodes.append(Node(f"{name} {row['name']}", name, agent, row["harness"] or "", verdict, bool(below), 0))
         if below:
             stack.append(iter(below))

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import islice
 from statistics import fmean
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
@@ -15,9 +16,14 @@ from urllib.parse import quote, urlencode
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from sia_cli.figures import better, narrow
 from sia_dashboard import charts, diffs, words
+from sia_dashboard.bounds import SHOWN
 from sia_dashboard.lineage import lineage
 from sia_dashboard.records import Record, Row
+
+MOST_NODES = 1000
+"""Of the lineage."""
 
 DRAWN = 6
 """Histograms on a run's page; the rest is a click away."""
@@ -101,13 +107,17 @@ def run_page(record: Record) -> dict[str, Any]:
     sealed, holds = report["sealed"], report["robustness"]
     names = {record.first: "first agent", **{row["agent"]: row["name"] for row in rows if row["agent"]}}
     agents = _by_agent(record.rows())
+    shown = {key: found for key, found in agents.items() if key[0] != "smoke"}
     return {
         "report": report,
+        "narrow": narrow(report["narrow"]) if report.get("narrow") else "",
         "sealed": sealed and charts.forest("Sealed scores", [(which, sealed[which]) for which in sealed]),
         "scores": charts.scores(record.first_gate(), rows),
         "under_way": record.under_way(),
-        "lineage": lineage(record.first, record.get("draft") or "", rows),
-        "outcomes": [_outcome(*key, found, names) for key, found in agents.items() if key[0] != "smoke"],
+        "lineage": lineage(record.first, record.draft, rows[:MOST_NODES]),
+        "beyond": max(0, len(rows) - MOST_NODES),
+        "outcomes": [_outcome(*key, found, names) for key, found in islice(shown.items(), SHOWN)],
+        "agents": len(shown),
         "histograms": [
             charts.histogram([row.reward for row in found], f"Rewards on search: {names.get(agent, agent)}")
             for (purpose, agent), found in agents.items()
@@ -149,13 +159,13 @@ def candidate_page(record: Record, generation: int, index: int) -> dict[str, Any
 def comparison_page(reports: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> dict[str, Any]:
     """Runs side by side."""
     ends = [(report, report["sealed"]) for report in reports if report["sealed"]]
-    metrics = {report["metric"]["name"] for report, _ in ends}
+    metrics = {_metric(report) for report, _ in ends}
     # Of one metric each: two on one axis would compare what does not compare.
     rows = {
         name: [
             (f"{report['run']}: {which}", sealed[which])
             for report, sealed in ends
-            if report["metric"]["name"] == name
+            if _metric(report) == name
             for which in ("initial", "final")
         ]
         for name in sorted(metrics)
@@ -173,16 +183,25 @@ def comparison_page(reports: Sequence[Mapping[str, Any]], records: Sequence[Reco
     }
 
 
+def _metric(report: Mapping[str, Any]) -> str:
+    """A run's metric, with what a reader has to know of its values."""
+    return better(report["metric"]) or str(report["metric"]["name"])
+
+
 def report_page(record: Record, pictures: Mapping[str, bytes], not_drawn: str) -> str:
     """A run as one page that loads nothing, with PNG pictures of its answer, or why there are none."""
     style = files("sia_dashboard").joinpath("static/style.css").read_text(encoding="utf-8")
-    names = [(row["index"], row["candidate"]) for row in record.report()["generations"]]
+    page = run_page(record)
+    rows = page["report"]["generations"]
+    page["report"] = {**page["report"], "generations": rows[:SHOWN]}
+    names = [(row["index"], row["candidate"]) for row in rows[:SHOWN]]
     found = (candidate_page(record, *name) for name in names)
     return render(
         environment(),
         "report.html",
         title=record.name,
-        page=run_page(record),
+        page=page,
+        left_out=max(0, len(rows) - SHOWN),
         candidates=[each for each in found if each],
         pictures={name: base64.b64encode(content).decode() for name, content in pictures.items()},
         not_drawn=not_drawn,

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sia_core.errors import UsageError
+from sia_core.types import LARGEST_REWARD
+from sia_dashboard.bounds import SHOWN
 from sia_dashboard.charts import CURVES
 from sia_dashboard.records import Record
 
@@ -24,6 +26,8 @@ def draw(record: Record, folder: Path) -> list[Path]:
         raise UsageError("--png draws with matplotlib: `pip install sia-dashboard[png]`") from None
     report = record.report()
     rows, sealed = report.get("generations", []), report.get("sealed")
+    about = report["metric"] if rows or sealed else {"name": ""}
+    metric, lower = _label(about["name"]), ", lower is better" if about.get("direction") == "minimize" else ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -36,19 +40,19 @@ def draw(record: Record, folder: Path) -> list[Path]:
 
     if any(row["gate"] for row in rows):
         figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-        _scores(figure.subplots(), report["metric"]["name"], record.first_gate(), rows)
+        _scores(figure.subplots(), f"{metric} on the gate{lower}", record.first_gate(), rows)
         save(figure, "scores.png")
     if sealed:
         figure = Figure(figsize=(4.8, 1.8), layout="constrained")
-        _sealed(figure.subplots(), report["metric"]["name"], sealed)
+        _sealed(figure.subplots(), f"sealed {metric}{lower}", sealed)
         save(figure, "sealed.png")
-    for row in rows:
+    for row in rows[:SHOWN]:
         steps = record.steps(row["index"], row["candidate"])
         drawn = [(key, title) for key, title in CURVES if sum(step.get(key) is not None for step in steps) > 1]
         if drawn:
             figure = Figure(figsize=(6.4, 2.0 * len(drawn)), layout="constrained")
             for axes, (key, title) in zip(figure.subplots(len(drawn), squeeze=False)[:, 0], drawn, strict=True):
-                known = [(step["step"], step[key]) for step in steps if step.get(key) is not None]
+                known = [(step["step"], _drawable(step[key])) for step in steps if step.get(key) is not None]
                 axes.plot(*zip(*known, strict=True))
                 axes.set_ylabel(title, fontsize="small")
             axes.set_xlabel("step")
@@ -56,29 +60,41 @@ def draw(record: Record, folder: Path) -> list[Path]:
     return written
 
 
-def _scores(axes: Axes, metric: str, first: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]]) -> None:
+def _label(text: str) -> str:
+    """A text of the run under a picture: short, and no formula."""
+    return text[:60].replace("$", r"\$")
+
+
+def _drawable(value: float) -> float:
+    """A figure as matplotlib can draw it: its axes overflow where the largest numbers stand."""
+    return max(-LARGEST_REWARD, min(LARGEST_REWARD, value))
+
+
+def _scores(axes: Axes, label: str, first: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]]) -> None:
     """Each candidate on the gate, with the interval of its paired change; the incumbent as a line."""
-    gated = [row for row in rows if row["gate"]]
-    now = first["value"] if first else gated[0]["gate"]["incumbent"]
+    gated = [row for row in rows if row["gate"]][-SHOWN:]
+    now = _drawable(first["value"] if first else gated[0]["gate"]["incumbent"])
     incumbents = [now]
     for place, row in enumerate(gated, 1):
-        base, (low, high) = row["gate"]["incumbent"], row["gate"]["ci95"]
-        score = base + row["gate"]["delta"]
+        base, low, high, change = map(_drawable, (row["gate"]["incumbent"], *row["gate"]["ci95"], row["gate"]["delta"]))
+        score = base + change
         marker, fill = "s" if row["lever"] == "weights" else "o", "full" if row["accepted"] else "none"
-        spread = [[score - base - low], [base + high - score]]
+        spread = [[max(0.0, score - base - low)], [max(0.0, base + high - score)]]
         axes.errorbar(place, score, spread, marker=marker, fillstyle=fill, color="black", capsize=2)
         now = score if row["accepted"] else now
         incumbents.append(now)
     axes.step(range(len(incumbents)), incumbents, where="post")
     axes.set_xticks(range(1, len(gated) + 1), [f"{row['index']}.{row['candidate']}" for row in gated], fontsize="small")
     axes.set_xlabel("candidate (square: weights; filled: accepted)")
-    axes.set_ylabel(f"{metric} on the gate")
+    axes.set_ylabel(label)
 
 
-def _sealed(axes: Axes, metric: str, sealed: Mapping[str, Mapping[str, Any]]) -> None:
+def _sealed(axes: Axes, label: str, sealed: Mapping[str, Mapping[str, Any]]) -> None:
     for place, which in enumerate(("final", "initial")):
-        value, (low, high) = sealed[which]["value"], sealed[which]["ci95"]
-        axes.errorbar(value, place, xerr=[[value - low], [high - value]], fmt="o", color="black", capsize=3)
+        value, low, high = map(_drawable, (sealed[which]["value"], *sealed[which]["ci95"]))
+        axes.errorbar(
+            value, place, xerr=[[max(0.0, value - low)], [max(0.0, high - value)]], fmt="o", color="black", capsize=3
+        )
     axes.set_yticks((0, 1), ("final agent", "initial agent"))
     axes.set_ylim(-0.5, 1.5)
-    axes.set_xlabel(f"sealed {metric}")
+    axes.set_xlabel(label)

@@ -6,26 +6,63 @@ a run that goes on reads what came since.
 
 from __future__ import annotations
 
+import os
 import threading
+import time
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from jinja2 import UndefinedError
 
 from sia_core.errors import LedgerError, SiaError
 from sia_core.evidence import Rollout, summarise
 from sia_core.harness import HarnessTree
-from sia_core.intervals import estimate
-from sia_core.ledger import Ledger
-from sia_core.report import build
-from sia_core.running import runs_in
-from sia_core.trees import Trees
+from sia_core.run.intervals import estimate, in_units
+from sia_core.run.ledger import Ledger
+from sia_core.run.record import RunRecord, batch_of, is_verdict
+from sia_core.run.report import build
+from sia_core.run.run_folders import runs_in
+from sia_core.run.trees import Trees
+from sia_dashboard.bounds import MOST_WORDS, SHOWN, addressable, bounded, cut
 
 HIDDEN = frozenset({"sealed", "perturbed"})
 """Purposes whose rollouts are not shown one by one, as in ``sia show``: whoever reads them has seen the test."""
 
 HEAD = 120
+
+MOST_BYTES = 2**30
+"""Of a record that is read; the time that a page takes grows with it."""
+
+MOST_CANDIDATES = 10_000
+MOST_ROLLOUTS, MOST_TEXT = 200_000, 50_000_000
+"""Rollouts that are listed of a run, and characters of theirs that can be searched."""
+
+MOST_RUNS = 10_000
+OPEN = 128
+"""Records that are kept open, those that were asked for last."""
+
+LISTED = 100
+"""Runs that a list shows at once."""
+
+LIST_SECONDS = 5.0
+"""How long a list of runs reads records that were not read before."""
+
+BROKEN = (
+    LedgerError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    UndefinedError,
+)
+"""Errors of reading a record that is damaged or made up."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +109,15 @@ class Record:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        _check_size(folder)
         self._ledger = Ledger.read(folder)
+        self._record = RunRecord(self._ledger)
         self._mutex = threading.RLock()
         self._keys: dict[str, int] = {}
         self._seq = 0
         self._rows: list[Row] = []
+        self._text = 0
+        self.left_out = 0
         self._indexed = 0
         self._report: tuple[int, dict[str, Any]] = (-1, {})
 
@@ -98,100 +139,110 @@ class Record:
         """The run's report, as far as it goes."""
         with self._mutex:
             if self._report[0] != (seq := self.seen()):
-                self._report = seq, build(self._ledger)
+                count = sum(is_verdict(key) for key in self._keys)
+                if count > MOST_CANDIDATES:
+                    raise LedgerError(f"{self.name} has {count:,} candidates, more than a page can show; {_OTHERWISE}")
+                report = build(self._ledger)
+                rows = [bounded(row) for row in report["generations"]]
+                self._report = seq, {**bounded(report), "run": self.name, "generations": rows}
             return self._report[1]
 
-    def get(self, key: str) -> Any:
-        """The result of a step, or None."""
-        found = self._ledger.get(key)
-        return found[0] if found else None
-
     def rows(self) -> Sequence[Row]:
-        """Every rollout that may be looked at, in the order of the record."""
+        """The rollouts that may be looked at, in the order of the record; ``left_out`` are past the bound."""
         with self._mutex:
             self.seen()
             keys = list(self._keys)
             for key in keys[self._indexed :]:
-                self._rows += self._read(key)
+                for row in self._read(key):
+                    if len(self._rows) < MOST_ROLLOUTS:
+                        self._rows.append(row)
+                    else:
+                        self.left_out += 1
             self._indexed = len(keys)
             return self._rows
 
     def rollout(self, purpose: str, agent: str, batch: str, place: int) -> Rollout | None:
         """One rollout whole, or None where there is none to be looked at."""
-        found = None if purpose in HIDDEN else self.get(f"rollouts/{purpose}/{agent}/{batch}")
-        if found is None or not 0 <= place < len(found["rollouts"]):
-            return None
-        return Rollout.from_json(found["rollouts"][place])
+        found = None if purpose in HIDDEN else self._record.batch(purpose, agent, batch)
+        return self._in_units(Rollout.from_json(found.rows[place])) if found and 0 <= place < len(found.rows) else None
 
     def rollouts_of(self, agent: str, purpose: str) -> list[Rollout]:
         """An agent's rollouts of one purpose."""
-        batches = (batch for _, batch, _ in self._ledger.events(f"rollouts/{purpose}/{agent}/"))
-        return [Rollout.from_json(each) for batch in batches for each in batch["rollouts"]]
+        return [self._in_units(each) for each in self._record.rollouts(purpose, agent)]
 
     def candidate(self, generation: int, index: int) -> dict[str, Any] | None:
         """A decision with all that is recorded of it; None where there is none."""
-        decisions = self.get(f"generation/{generation}/decide") or []
-        gated = self.get(f"generation/{generation}/gated/{index}")
-        if gated is None and not index < len(decisions):
-            return None
-        decision = decisions[index] if index < len(decisions) else {}
+        decisions = self._record.decisions(generation)
         rows = self.report()["generations"]
         row = next((each for each in rows if (each["index"], each["candidate"]) == (generation, index)), None)
+        if row is None and not index < len(decisions):
+            return None
+        decision = decisions[index] if index < len(decisions) else {}
         parent = (row and row["parent"]) or decision.get("parent") or self.first
         return {
             "name": f"{generation}.{index}",
-            "decision": decision,
+            "decision": bounded(decision),
             "row": row,
-            "diff": self.get(f"generation/{generation}/diff/{index}") or "",
+            "diff": self._record.diff(generation, index),
             "steps": self.steps(generation, index),
             "parent": parent,
             "agent": row["agent"] if row else None,
-            "evidence": self.evidence(parent),
+            "evidence": bounded(self.evidence(parent)),
         }
 
     def steps(self, generation: int, index: int) -> list[dict[str, Any]]:
         """The steps of a weight update so far, each with what is worth watching."""
-        prefix = f"generation/{generation}/train/{index}/"
-        chunks = (value for _, value, _ in self._ledger.events(prefix) if "steps" in value)
-        return [step for chunk in chunks for step in chunk["steps"]]
+        steps: list[dict[str, Any]] = in_units(self._direction, self._record.training_steps(generation, index))
+        return steps
 
     def evidence(self, agent: str) -> dict[str, Any] | None:
         """What the improver could read of an agent: statistics, failures and worst cases on search, its exploration."""
-        found = self.rollouts_of(agent, "search")
+        found = self._record.rollouts("search", agent)
         if not found:
             return None
-        explored = self.get(f"explore/{agent}")
+        explored = self._record.explored(agent)
         # What a failure earns is the task's to say, and no task is loaded here: what one earned, or else the least.
         failed = [each.reward for each in found if each.outcome != "ok"]
         summary = summarise(found, min(failed or [each.reward for each in found]))
-        return {
+        evidence: dict[str, Any] = {
             "stats": asdict(summary.stats),
-            "failures": summary.failures,
+            "failures": [asdict(each) for each in summary.failures],
             "worst": summary.worst,
             "explored": explored["stats"] if explored else None,
             "fault": explored["fault"] if explored else "",
         }
+        return {key: in_units(self._direction, value) for key, value in evidence.items()}
+
+    @property
+    def _direction(self) -> str:
+        """The direction of the run's metric: the record has rewards, of which more is always better."""
+        return str(self._record.run["metric"].get("direction", "")) if self._record.run else ""
+
+    def _in_units(self, rollout: Rollout) -> Rollout:
+        return replace(rollout, reward=in_units(self._direction, rollout.reward, "reward"))
 
     @cached_property
     def first(self) -> str:
         """The agent that the run began with; empty before it is drafted."""
-        return str(self.get("draft") or "")[:12]
+        return self.draft[:12]
+
+    @property
+    def draft(self) -> str:
+        """The digest of the first harness; empty before it is drafted."""
+        return self._record.draft or ""
 
     def first_gate(self) -> dict[str, Any] | None:
         """The first agent's gate score, once it has one."""
-        rewards = [each.reward for each in self.rollouts_of(self.first, "gate")] if self.first else []
-        return asdict(estimate(rewards)) if rewards else None
+        rewards = [each.reward for each in self._record.rollouts("gate", self.first)] if self.first else []
+        found: dict[str, Any] | None = in_units(self._direction, asdict(estimate(rewards))) if rewards else None
+        return found
 
     def under_way(self) -> list[dict[str, Any]]:
         """Decisions that nothing has come of yet."""
-        self.seen()
-        waiting = []
-        for key in [key for key in self._keys if key.startswith("generation/") and key.endswith("/decide")]:
-            generation = key.split("/")[1]
-            for index, decision in enumerate(self.get(key)):
-                if decision["lever"] != "stop" and f"generation/{generation}/gated/{index}" not in self._keys:
-                    waiting.append({"name": f"{generation}.{index}", "decision": decision})
-        return [] if "closed" in self._keys else waiting
+        return [
+            {"name": f"{generation}.{index}", "decision": bounded(decision)}
+            for generation, index, decision in self._record.undecided()[:SHOWN]
+        ]
 
     def harness(self, digest: str) -> HarnessTree | None:
         """A harness by its digest; None where the run has none like that, or it cannot be read."""
@@ -201,26 +252,42 @@ class Record:
             return None
 
     def _read(self, key: str) -> Iterator[Row]:
-        parts = key.split("/")
-        if len(parts) != 4 or parts[0] != "rollouts" or parts[1] in HIDDEN:
+        named = batch_of(key)
+        if named is None or named[0] in HIDDEN or len(key) > MOST_KEY:
             return
-        _, purpose, agent, batch = parts
-        for place, each in enumerate(self.get(key)["rollouts"]):
+        purpose, agent, batch = named
+        found, direction = self._record.batch(purpose, agent, batch), self._direction
+        for place, each in enumerate(found.rows if found else ()):
             turns = [m["content"] for turn in each.get("turns", ()) for m in (*turn["messages"], *turn["replies"])]
             said = (each["instance"], each["answer"] or "", each["message"], each["feedback"], each["log"], *turns)
+            text = "\n".join(said)[: MOST_TEXT - self._text].casefold()
+            self._text += len(text)
             yield Row(
                 purpose=purpose,
                 agent=agent,
                 batch=batch,
                 place=place,
-                instance=each["instance"],
-                outcome=each["outcome"],
-                reward=each["reward"],
+                instance=each["instance"][:HEAD],
+                outcome=each["outcome"][:HEAD],
+                reward=in_units(direction, each["reward"], "reward"),
                 seconds=each["seconds"],
                 tokens=each.get("tokens", 0),
                 answer=(each["answer"] or each["message"])[:HEAD],
-                text="\n".join(said).casefold(),
+                text=text,
             )
+
+
+MOST_KEY = 300
+"""Characters of a step's name. A run's are shorter; of longer ones no address is made."""
+
+_OTHERWISE = "`sia report` and `sia show` read it"
+
+
+def _check_size(folder: Path) -> None:
+    """LedgerError for a record that is too large to be read for a page."""
+    size = sum(path.stat().st_size for path in folder.glob("ledger.db*") if path.is_file())
+    if size > MOST_BYTES:
+        raise LedgerError(f"the record of {folder.name} has {size:,} bytes, more than a page can show; {_OTHERWISE}")
 
 
 class Library:
@@ -229,43 +296,75 @@ class Library:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._mutex = threading.Lock()
-        self._open: dict[str, tuple[int, Record]] = {}
+        self._open: OrderedDict[str, tuple[int, Record]] = OrderedDict()
 
     def names(self) -> list[str]:
-        """The runs, the newest first."""
-        return [path.name for path in reversed(runs_in(self.folder))]
+        """The runs, the newest first; of more than can be listed, some."""
+        try:
+            with os.scandir(self.folder) as entries:
+                folders = [entry.name for entry in islice(entries, MOST_RUNS)]
+        except OSError:
+            return []
+        changed = {name: path.stat().st_mtime for name in folders if (path := self._record(name))}
+        if len(changed) <= OPEN:
+            known = {path.name: place for place, path in enumerate(runs_in(self.folder))}
+            return sorted(changed, key=lambda name: known.get(name, -1), reverse=True)
+        return sorted(changed, key=lambda name: (changed[name], name), reverse=True)
 
     def record(self, name: str) -> Record:
         """A run by its name; KeyError where there is none, LedgerError where it cannot be read."""
-        # By the listing, so that no name leads out of the folder.
-        path = {each.name: each for each in runs_in(self.folder)}[name]
-        inode = (path / "ledger.db").stat().st_ino
+        path = self._record(name)
+        if path is None:
+            raise KeyError(name)
+        inode = path.stat().st_ino
         with self._mutex:
             known = self._open.get(name)
             if known is None or known[0] != inode:
-                self._open[name] = inode, Record(path)
+                self._open[name] = inode, Record(self.folder / name)
+                if len(self._open) > OPEN:
+                    self._open.popitem(last=False)[1][1].close()
+            self._open.move_to_end(name)
             return self._open[name][1]
 
-    def reports(self) -> list[Mapping[str, Any]]:
-        """The report of every run; of one that cannot be read, why."""
-        found: list[Mapping[str, Any]] = []
-        for name in self.names():
-            try:
-                found.append(self.record(name).report())
-            except LedgerError as error:
-                found.append({"run": name, "status": "unreadable", "cause": str(error), "generations": []})
-        return found
+    def reports(self, names: Sequence[str]) -> list[Mapping[str, Any]]:
+        """The report of each run; of one that is not shown, why. What takes too long is left for the next time."""
+        until = time.monotonic() + LIST_SECONDS
+        return [self._reported(name, until) for name in names]
+
+    def _reported(self, name: str, until: float) -> Mapping[str, Any]:
+        missing: dict[str, Any] = {"run": name, "generations": []}
+        if not addressable(name):
+            cause = "its name is not UTF-8, so that it has no address; rename its folder to open it"
+            return {**missing, "status": "odd", "cause": cause}
+        if time.monotonic() >= until and name not in self._open:
+            return {**missing, "status": "not read yet", "later": True}
+        try:
+            return self.record(name).report()
+        except BROKEN as error:
+            cause = cut(
+                str(error) if isinstance(error, LedgerError) else f"damaged: {type(error).__name__}: {error}",
+                MOST_WORDS,
+            )
+            return {**missing, "status": "unreadable", "cause": cause}
 
     def seen(self) -> dict[str, int]:
-        """How far each run that can be read is recorded."""
+        """How far each run is recorded that a list shows first and that can be read."""
         reached = {}
-        for name in self.names():
+        for name in filter(addressable, self.names()[:LISTED]):
             try:
                 reached[name] = self.record(name).seen()
-            except (LedgerError, KeyError):
+            except BROKEN:
                 reached[name] = -1
         return reached
 
     def close(self) -> None:
         for _, record in self._open.values():
             record.close()
+
+    def _record(self, name: str) -> Path | None:
+        """The record of a run below the folder; None where there is none, or the name leads elsewhere."""
+        path = self.folder / name / "ledger.db"
+        try:
+            return path if path.parent.parent == self.folder and name != ".." and path.is_file() else None
+        except (OSError, ValueError):  # too long a name, or a NUL in it
+            return None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from itertools import islice
 from statistics import fmean
 from typing import Any
 
@@ -20,12 +22,19 @@ from starlette.types import ASGIApp
 
 from sia_core.errors import LedgerError
 from sia_dashboard import charts, diffs, pages, words
+from sia_dashboard.bounds import MOST_WORDS, SHOWN, bounded, cut
 from sia_dashboard.guard import Guard
 from sia_dashboard.pages import Served
-from sia_dashboard.records import Library, Record, Wanted
+from sia_dashboard.records import BROKEN, HEAD, LISTED, MOST_RUNS, Library, Record, Wanted
 
 SIZE = 100
 """Rollouts a page."""
+
+FILES, MOST_SOURCE = 50, 200_000
+"""Files of a harness on its page, and bytes of all."""
+
+COMPARED = 24
+"""Runs side by side."""
 
 LOOK_SECONDS = 0.5
 """How often a page that is watched looks for new steps."""
@@ -40,16 +49,16 @@ def application(library: Library, token: str | None = None, ending: threading.Ev
     """The pages of a library; a ``token`` is asked for where it is not None. Streams end once ``ending`` is set."""
     site = Site(library, ending or threading.Event())
     routes = [
-        Route("/", site.runs),
+        Route("/", site.shown(site.runs)),
         Route("/live", site.live_library),
-        Route("/compare", site.compare),
-        Route("/runs/{run}", site.run),
+        Route("/compare", site.shown(site.compare)),
+        Route("/runs/{run}", site.shown(site.run)),
         Route("/runs/{run}/live", site.live_run),
-        Route("/runs/{run}/find", site.find),
-        Route("/runs/{run}/candidates/{generation:int}.{index:int}", site.candidate),
-        Route("/runs/{run}/rollouts", site.rollouts),
-        Route("/runs/{run}/rollouts/{purpose}/{agent}/{batch}/{place:int}", site.rollout),
-        Route("/runs/{run}/harness/{digest}", site.harness),
+        Route("/runs/{run}/find", site.shown(site.find)),
+        Route("/runs/{run}/candidates/{generation}.{index}", site.shown(site.candidate)),
+        Route("/runs/{run}/rollouts", site.shown(site.rollouts)),
+        Route("/runs/{run}/rollouts/{purpose}/{agent}/{batch}/{place}", site.shown(site.rollout)),
+        Route("/runs/{run}/harness/{digest}", site.shown(site.harness)),
         Mount("/static", StaticFiles(packages=[("sia_dashboard", "static")])),
     ]
     handlers: Any = {HTTPException: site.failed, LedgerError: site.unreadable}
@@ -63,15 +72,42 @@ class Site:
         self._library, self._ending = library, ending
         self._templates = pages.environment()
 
+    def shown(self, page: Page) -> Page:
+        """A page, or a word on why a record that was damaged, or made up, cannot be shown."""
+
+        def look(request: Request) -> Response:
+            try:
+                return page(request)
+            except LedgerError as error:
+                return self._told(cut(str(error), MOST_WORDS), 422)
+            except BROKEN as error:
+                why = cut(f"{type(error).__name__}: {error}", MOST_WORDS)
+                return self._told(f"the record of this run is damaged, or of another version: {why}", 422)
+
+        return look
+
     def runs(self, request: Request) -> Response:
-        """The list of runs."""
+        """The list of runs, a page of them."""
         wanted = request.query_params.get("q", "")
-        reports = [
-            report
-            for report in self._library.reports()
-            if wanted.casefold() in f"{report['run']} {report.get('task', '')} {report.get('improver', '')}".casefold()
-        ]
-        return self._page("runs.html", "Runs", [("Runs", "")], "/live", links=Served(), reports=reports, words=wanted)
+        word, names = wanted.casefold(), self._library.names()
+        if word:
+            names = [
+                report["run"]
+                for report in self._library.reports(names)
+                if word in f"{report['run']} {report.get('task', '')} {report.get('improver', '')}".casefold()
+            ]
+        turned = Turned.over(len(names), LISTED, request)
+        return self._page(
+            "runs.html",
+            "Runs",
+            [("Runs", "")],
+            "/live",
+            links=Served(),
+            reports=self._library.reports(names[turned.first : turned.last]),
+            words=wanted,
+            turned=turned,
+            full=MOST_RUNS if len(names) >= MOST_RUNS else 0,
+        )
 
     def run(self, request: Request) -> Response:
         """One run at a glance."""
@@ -79,14 +115,19 @@ class Site:
         if "task" not in record.report():
             return self._told(f"{record.name} was stopped before its first step, or has only just begun.", 200)
         page = pages.run_page(record)
+        rows = page["report"]["generations"]
+        turned = Turned.over(len(rows), SHOWN, request, last=True)
+        page["report"] = {**page["report"], "generations": rows[turned.first : turned.last]}
         finished = page["report"]["status"] == "finished"
         live = "" if finished else f"{links.run()}/live"
-        return self._page("run.html", record.name, [("Runs", "/"), (record.name, "")], live, links=links, page=page)
+        return self._page(
+            "run.html", record.name, [("Runs", "/"), (record.name, "")], live, links=links, page=page, turned=turned
+        )
 
     def candidate(self, request: Request) -> Response:
         """One candidate: decision, evidence, prediction, outcome, diff, learner."""
         record, links = self._record(request)
-        generation, index = request.path_params["generation"], request.path_params["index"]
+        generation, index = (_place(request.path_params[key]) for key in ("generation", "index"))
         page = pages.candidate_page(record, generation, index)
         if page is None:
             raise HTTPException(404, f"{record.name} has no candidate {generation}.{index}")
@@ -101,10 +142,7 @@ class Site:
         asked = {key: request.query_params.get(key, "") for key in ("purpose", "agent", "outcome", "words")}
         every = record.rows()
         found = [row for row in every if Wanted(**asked).takes(row)]
-        count = max(1, -(-len(found) // SIZE))
-        number = min(max(1, _number(request.query_params.get("page", "1"))), count)
-        first = (number - 1) * SIZE
-        rows = found[first : first + SIZE]
+        turned = Turned.over(len(found), SIZE, request)
         rewards = [row.reward for row in found]
         return self._page(
             "rollouts.html",
@@ -113,35 +151,33 @@ class Site:
             links=links,
             wanted=asked,
             choices=[
-                (key, key, list(dict.fromkeys(getattr(row, key) for row in every)))
+                (key, key, list(islice(dict.fromkeys(getattr(row, key) for row in every), SHOWN)))
                 for key in ("purpose", "agent", "outcome")
             ],
-            rows=rows,
+            rows=found[turned.first : turned.last],
             total=len(found),
-            first=first + 1,
-            last=first + len(rows),
+            left_out=record.left_out,
             mean=fmean(rewards) if rewards else 0.0,
             histogram=charts.histogram(rewards, "Rewards"),
-            number=number,
-            pages=count,
-            previous=links.rollouts(**asked, page=str(number - 1)) if number > 1 else "",
-            following=links.rollouts(**asked, page=str(number + 1)) if number < count else "",
+            turned=turned,
         )
 
     def rollout(self, request: Request) -> Response:
         """One rollout: its conversation, answer, score."""
         record, links = self._record(request)
-        where = {key: request.path_params[key] for key in ("purpose", "agent", "batch", "place")}
-        rollout = record.rollout(**where)
+        where = {key: request.path_params[key] for key in ("purpose", "agent", "batch")}
+        rollout = record.rollout(**where, place=_place(request.path_params["place"]))
         if rollout is None:
             raise HTTPException(404, f"{record.name} has no such rollout that may be looked at")
         back = links.rollouts(where["purpose"], where["agent"])
         return self._page(
             "rollout.html",
-            f"Rollout of {rollout.instance}",
-            [("Runs", "/"), (record.name, links.run()), ("Rollouts", back), (rollout.instance, "")],
+            f"Rollout of {cut(rollout.instance, HEAD)}",
+            [("Runs", "/"), (record.name, links.run()), ("Rollouts", back), (cut(rollout.instance, HEAD), "")],
             links=links,
             rollout=rollout,
+            metrics=bounded(rollout.metrics),
+            steps=rollout.step_rewards[:SHOWN],
             purpose=where["purpose"],
             agent=where["agent"],
             talk=words.conversation(rollout.turns),
@@ -155,7 +191,12 @@ class Site:
         tree = record.harness(digest) if digest.isalnum() else None
         if tree is None:
             raise HTTPException(404, f"{record.name} has no harness {digest}")
-        shown = [(name, _lines(name, content)) for name, content in sorted(tree.files.items())]
+        room, shown = MOST_SOURCE, []
+        for name, content in sorted(tree.files.items())[:FILES]:
+            shown.append((cut(name, HEAD), _lines(name, content, room)))
+            room = max(0, room - len(content))
+        if more := len(tree.files) - len(shown):
+            shown.append((f"{more:,} more files", []))
         title = f"Harness {digest[:12]}"
         trail = [("Runs", "/"), (record.name, links.run()), (title, "")]
         return self._page("harness.html", title, trail, links=links, files=shown)
@@ -177,7 +218,7 @@ class Site:
             [("Runs", "/"), (record.name, links.run()), ("Found", "")],
             links=links,
             words=wanted,
-            candidates=candidates,
+            candidates=candidates[:SHOWN],
             rows=found[:SIZE],
             total=len(found),
             all=links.rollouts(words=wanted),
@@ -185,7 +226,7 @@ class Site:
 
     def compare(self, request: Request) -> Response:
         """Some runs side by side."""
-        names = list(dict.fromkeys(request.query_params.getlist("run")))
+        names = list(islice(dict.fromkeys(request.query_params.getlist("run")), COMPARED))
         records = [self._found(name) for name in names]
         records = [record for record in records if "task" in record.report()]
         page = pages.comparison_page([record.report() for record in records], records)
@@ -198,7 +239,10 @@ class Site:
         record, _ = await run_sync(self._record, request)
 
         def look() -> tuple[Any, bool]:
-            return record.seen(), record.report()["status"] == "finished"
+            try:
+                return record.seen(), record.report()["status"] == "finished"
+            except BROKEN:
+                return None, True
 
         return stream(look, self._ending)
 
@@ -212,7 +256,7 @@ class Site:
 
     async def unreadable(self, request: Request, error: LedgerError) -> Response:
         """A run whose folder cannot be used."""
-        return self._told(str(error), 500)
+        return self._told(cut(str(error), MOST_WORDS), 422)
 
     def _record(self, request: Request) -> tuple[Record, Served]:
         name = request.path_params["run"]
@@ -222,7 +266,7 @@ class Site:
         try:
             return self._library.record(name)
         except KeyError:
-            raise HTTPException(404, f"there is no run {name!r} here") from None
+            raise HTTPException(404, f"there is no run {cut(name, HEAD)!r} here") from None
 
     def _told(self, message: str, status: int) -> Response:
         trail = [("Runs", "/"), ("Not shown" if status >= 400 else "Not yet", "")]
@@ -240,6 +284,39 @@ class Site:
     ) -> Response:
         text = pages.render(self._templates, template, title=title, trail=trail, live=live, **values)
         return HTMLResponse(text, status)
+
+
+@dataclass(frozen=True)
+class Turned:
+    """Which part of a long list a page shows, and where the parts before and after it are."""
+
+    number: int
+    pages: int
+    first: int
+    last: int
+    total: int
+    previous: str
+    following: str
+
+    @classmethod
+    def over(cls, total: int, size: int, request: Request, *, last: bool = False) -> Turned:
+        """The part that an address asks for by ``page``; else the first, or the ``last``."""
+        pages = max(1, -(-total // size))
+        asked = _number(request.query_params.get("page", str(pages) if last else "1"))
+        number = min(max(1, asked), pages)
+
+        def link(other: int) -> str:
+            return str(request.url.include_query_params(page=other).replace(scheme="", netloc=""))
+
+        return cls(
+            number,
+            pages,
+            (number - 1) * size,
+            min(total, number * size),
+            total,
+            link(number - 1) if number > 1 else "",
+            link(number + 1) if number < pages else "",
+        )
 
 
 def stream(look: Callable[[], tuple[Any, bool]], ending: threading.Event) -> Response:
@@ -268,8 +345,18 @@ def _number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 1
 
 
-def _lines(name: str, content: bytes) -> list[diffs.Line] | None:
+def _place(text: str) -> int:
+    """The number of a candidate or rollout in an address."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise HTTPException(404, "there is nothing at this address")
+    return int(text)
+
+
+def _lines(name: str, content: bytes, room: int) -> list[diffs.Line] | None:
+    """The lines of a file, as far as there is room; None where it is no text."""
     try:
-        return diffs.source(name, content.decode())
+        text = content[:room].decode(errors="replace" if len(content) > room else "strict")
     except UnicodeDecodeError:
         return None
+    beyond = [diffs.beyond(len(content) - room)] if len(content) > room else []
+    return [*diffs.source(name, text), *beyond]

@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from markupsafe import Markup
 
-from sia_core.cli import shown
+from sia_cli.output import shown
+from sia_dashboard.bounds import MOST_TEXT, SHOWN, cut
+
+MOST_MESSAGE = 20_000
+"""Characters of a message."""
+
+CALLS_TRIED = 8
+"""Places in a message at which its tool calls may begin. Each costs a reading of what follows."""
 
 
 def safe(value: Any) -> Any:
-    """What is printed: marks that steer or hide text, from a run, as escapes. Autoescape does the rest."""
-    return shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    """What is printed: cut, and marks that steer or hide text, from a run, as escapes. Autoescape does the rest."""
+    return shown(cut(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def figure(value: float, sign: str = "") -> str:
@@ -63,27 +71,32 @@ class Said:
 
 
 def conversation(turns: Sequence[Mapping[str, Any]]) -> list[Said]:
-    """A trajectory's turns as one conversation."""
-    return [
+    """A trajectory's turns as one conversation: its beginning, where it is long."""
+    said = (
         _said(message, sampled)
         for turn in turns
         for sampled, messages in ((False, turn["messages"]), (True, turn["replies"]))
         for message in messages
-    ]
+    )
+    return list(islice(said, SHOWN))
 
 
 def _said(message: Mapping[str, Any], sampled: bool) -> Said:
-    text, calls = _calls(str(message["content"]))
+    content = str(message["content"])
+    text, calls = _calls(content) if len(content) <= MOST_MESSAGE else (cut(content, MOST_MESSAGE), [])
     return Said(str(message["role"]), text, calls, sampled)
 
 
 def _calls(content: str) -> tuple[str, list[Call]]:
     """The text of a message, and its tool calls, which the record holds as JSON at its end."""
     place = content.find("[{")
-    while place >= 0:
+    for _ in range(CALLS_TRIED):
+        if place < 0:
+            break
         try:
             found = json.loads(content[place:])
-            calls = [Call(str(each["function"]["name"]), str(each["function"]["arguments"])) for each in found]
+            named = ((each["function"]["name"], each["function"]["arguments"]) for each in found[:SHOWN])
+            calls = [Call(str(name), str(arguments)) for name, arguments in named]
         except (ValueError, TypeError, KeyError, RecursionError):
             place = content.find("[{", place + 1)
         else:
@@ -95,6 +108,8 @@ def answer(text: str | None) -> list[tuple[str, str]]:
     """An answer for people, as labelled texts: code and prose as they are, not as JSON with its line breaks escaped."""
     if text is None:
         return []
+    if len(text) > MOST_TEXT:
+        return [("", text)]
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -102,12 +117,19 @@ def answer(text: str | None) -> list[tuple[str, str]]:
     if isinstance(value, str):
         return [("", value)]
     if isinstance(value, dict) and any(isinstance(each, str) and "\n" in each for each in value.values()):
-        return [(key, each if isinstance(each, str) else _pretty(each)) for key, each in value.items()]
+        parts = islice(value.items(), SHOWN)
+        return [(key, each if isinstance(each, str) else _pretty(each)) for key, each in parts]
     return [("", _pretty(value))]
 
 
 def _pretty(value: Any) -> str:
+    """Indented JSON, as far as a page shows it: what is nested deeply is mostly indents."""
+    text = ""
     try:
-        return json.dumps(value, ensure_ascii=False, indent=2)
+        for part in json.JSONEncoder(ensure_ascii=False, indent=2).iterencode(value):
+            text += part
+            if len(text) > MOST_TEXT:
+                return f"{text[:MOST_TEXT]} [...]"
     except RecursionError:
         return "nested too deeply to be shown"
+    return text

@@ -5,6 +5,7 @@ Of a task of kind ``discover`` the best answer is exported, as the files that th
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shlex
@@ -15,20 +16,26 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from sia_core.candidate import LABELLED
-from sia_core.discovering import Discovers
-from sia_core.errors import UsageError
-from sia_core.exported import CASE_KEYS
+from packaging.requirements import InvalidRequirement, Requirement
+
+from sia_cli.figures import better
+from sia_core.errors import HarnessError, UsageError
+from sia_core.given_files import read_folder
 from sia_core.harness import HarnessTree, check_path
-from sia_core.ledger import Ledger
 from sia_core.plugins import Plugins
-from sia_core.policy import ADAPTERS
-from sia_core.report import build, recorded
-from sia_core.running import Config, fingerprint
-from sia_core.trees import Trees
+from sia_core.run.artefact import made_of, recorded_task
+from sia_core.run.candidate import LABELLED
+from sia_core.run.ledger import Ledger
+from sia_core.run.report import build
+from sia_core.run.trees import Trees, adapter_folder
 from sia_core.types import Task
+from sia_deploy.exported import CASE_KEYS
+from sia_runtime.sandbox import frames, solving, strict_json
 
 RUNNER = Path(__file__).with_name("exported.py")
+RUNTIME = (solving, frames, strict_json)
+"""The modules of the sandbox that the runner loads, which need the standard library alone."""
+
 POLICY = Path(__file__).with_name("exported_policy.py")
 
 _README = """\
@@ -51,7 +58,8 @@ or `{{"error": ...}}` where the agent failed. What the harness prints goes to st
 Where Python cannot fork (Windows), all cases share one process, and one that ends it takes the cases
 after it along. A case's seed derives from its input, so the order of the lines changes no seed.
 
-`run.py` needs Python 3.11 or newer{needs}. `requirements.txt` names the versions that were
+`run.py` needs Python 3.11 or newer{needs}; `runtime/` holds the modules of SIA by which a run's sandbox
+asks the harness, and `run.py` does too. `requirements.txt` names the versions that were
 installed when this folder was written. `public/` is what the harness reads when it is set up. It runs
 as it is, without a sandbox and without limits of time and memory: read `harness/` first.
 {sealed}"""
@@ -72,8 +80,11 @@ Answer {id}, found by SIA at the task {task}.
 """
 
 
-def export(ledger: Ledger, folder: Path, plugins: Plugins) -> str:
-    """Write what a run came to to a folder, whole or not at all; says in two words what that is.
+def export(ledger: Ledger, folder: Path, plugins: Plugins, trust: bool = False) -> str:
+    """Write what a run came to to a folder, whole or not at all; returns in two words which it is.
+
+    The files that a run names are read, and a policy that it asks is written down, only if this user
+    started it, or with ``trust``.
 
     It is the final agent (the incumbent, while the run is unfinished), or the best answer where the task
     is to discover one.
@@ -96,7 +107,7 @@ def export(ledger: Ledger, folder: Path, plugins: Plugins) -> str:
         raise UsageError(f"{report['run']} has no agent yet; {again}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists already and is not an empty folder; name another one")
-    task = _task(ledger, plugins)
+    task = recorded_task(ledger, plugins, trust)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent))
@@ -118,40 +129,28 @@ def export(ledger: Ledger, folder: Path, plugins: Plugins) -> str:
     return "best answer" if report["answer"] else "final agent"
 
 
-def artefact(ledger: Ledger, plugins: Plugins) -> dict[str, bytes]:
-    """The files that the task makes of a run's best answer, by their paths; none where the run has no answer."""
-    report = build(ledger)
-    return _artefact(_task(ledger, plugins), report["answer"]) if report.get("answer") else {}
-
-
 def pinned(requires: Sequence[str]) -> list[str]:
-    """The distributions at the versions that are installed now."""
+    """The distributions at the versions that are installed now; HarnessError for what pip would take otherwise."""
     lines = []
-    for name in requires:
+    for text in requires:
         try:
-            lines.append(f"{name}=={version(name)}")
+            need = Requirement(text)
+        except InvalidRequirement as error:
+            raise HarnessError(f"the agent requires {text!r}, which is no requirement: {error}") from None
+        if need.url or not text.isprintable():
+            raise HarnessError(f"the agent requires {text!r}; SIA writes no address to be installed from")
+        try:
+            lines.append(f"{need.name}=={version(need.name)}")
         except PackageNotFoundError:
-            lines.append(name)
+            lines.append(text)
     return lines
-
-
-def _task(ledger: Ledger, plugins: Plugins) -> Task:
-    """The run's task, if it is still the one that the run was made with."""
-    started = recorded(ledger, "run")
-    config = Config.from_json(started["config"])
-    task: Task = plugins.create("task", config.task.name, **config.task.settings)
-    if fingerprint(task) != started["fingerprint"]:
-        raise UsageError(
-            f"{ledger.folder.name}: data, brief or catalogue of task {task.name!r} are not those of the run, "
-            "so what is exported would not be the agent that was scored. Put them back first."
-        )
-    return task
 
 
 def _write(folder: Path, tree: HarnessTree, task: Task, report: dict[str, Any]) -> None:
     tree.write_to(folder / "harness")
-    shutil.copytree(task.public_dir(LABELLED), folder / "public")
-    shutil.copyfile(RUNNER, folder / "run.py")
+    for path, content in read_folder(task.public_dir(LABELLED)):
+        _put(folder / "public" / path, content)
+    write_runner(folder)
     (folder / "requirements.txt").write_text("".join(f"{each}\n" for each in pinned(tree.manifest.requires)))
     (folder / "README.md").write_text(_readme(report, task, tree.manifest.stateless), encoding="utf-8")
     about = {
@@ -162,31 +161,39 @@ def _write(folder: Path, tree: HarnessTree, task: Task, report: dict[str, Any]) 
     (folder / "agent.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
+def write_runner(folder: Path) -> None:
+    """``run.py``, and in ``runtime/`` the sandbox's own modules: a case is solved as it was in the run."""
+    shutil.copyfile(RUNNER, folder / "run.py")
+    for module in RUNTIME:
+        path = folder.joinpath("runtime", *module.__name__.split(".")).with_suffix(".py")
+        _put(path, inspect.getsource(module).encode())
+        for package in list(path.relative_to(folder / "runtime").parents)[:-1]:
+            (folder / "runtime" / package / "__init__.py").touch()
+
+
 def _write_answer(folder: Path, task: Task, report: dict[str, Any]) -> None:
     """The answer, and what the task makes of it; a README of the task's own goes before ours."""
     answer = report["answer"]
-    files = _artefact(task, answer)
-    told = f"; {', '.join(f'`{name}`' for name in sorted(files))} is made of it" if files else ""
-    readme = _ANSWER.format(run=report["run"], id=answer["id"], task=report["task"], sealed=_sealed(report), files=told)
+    files = made_of(task, answer)
+    made = f"; made from it: {', '.join(f'`{name}`' for name in sorted(files))}" if files else ""
+    readme = _ANSWER.format(run=report["run"], id=answer["id"], task=report["task"], sealed=_sealed(report), files=made)
     for name, content in {"README.md": readme.encode(), **files, "answer.json": answer["answer"].encode()}.items():
-        target = folder / check_path(name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+        _put(folder / check_path(name), content)
 
 
-def _artefact(task: Task, answer: dict[str, Any]) -> dict[str, bytes]:
-    assert isinstance(task, Discovers)  # or the run would have been refused
-    return dict(task.artefact(json.loads(answer["answer"])))
+def _put(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
 def _write_policy(folder: Path, ledger: Ledger, plugins: Plugins, report: dict[str, Any]) -> None:
     """What answers for the policy, and its adapter; its distributions join what is required."""
     shutil.copyfile(POLICY, folder / "policy.py")
     if adapter := report["agent"]["adapter"]:
-        shutil.copytree(ledger.folder / ADAPTERS / adapter, folder / "adapter")
+        shutil.copytree(adapter_folder(ledger.folder, adapter), folder / "adapter")
     _, source = plugins.find("engine", report["policy"]["name"])
     with (folder / "requirements.txt").open("a") as requirements:
-        requirements.write("".join(f"{each}\n" for each in pinned(["sia-core", source.distribution])))
+        requirements.write("".join(f"{each}\n" for each in pinned(["sia-runtime", source.distribution])))
 
 
 def _readme(report: dict[str, Any], task: Task, stateless: bool) -> str:
@@ -207,9 +214,10 @@ def _sealed(report: dict[str, Any]) -> str:
         return ""
     final = report["sealed"]["final"]
     low, high = final["ci95"]
+    name = better(report["metric"]) or report["metric"]["name"]
     return (
         f"\nOn {final['n']} sealed instances it scored {final['value']:.4f} "
-        f"({report['metric']['name']}, 95% interval {low:.4f} to {high:.4f}).\n"
+        f"({name}, 95% interval {low:.4f} to {high:.4f}).\n"
     )
 
 

@@ -7,10 +7,7 @@ requirements.txt names.
 """
 
 import hashlib
-import importlib.util
 import json
-import logging
-import math
 import os
 import random
 import select
@@ -20,33 +17,32 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any, BinaryIO
 
 HERE = Path(__file__).resolve().parent
-MODULE = "harness"
-CASE_KEYS = {"id", "input", "answer", "split"}
+HARNESS = str(HERE / "harness")
+sys.path.insert(0, str(HERE / "runtime"))
 
-# As in SIA's sandbox. A pool of threads that was started before a fork hangs after it.
-ENVIRONMENT = {
-    "PYTHONHASHSEED": "0",
-    "PYTHONUTF8": "1",
-    "LANG": "C.UTF-8",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "NUMEXPR_NUM_THREADS": "1",
-}
+from sia_runtime.sandbox import solving  # noqa: E402 - the modules of SIA's sandbox that lie in runtime/
+
+del sys.path[0]
+
+CASE_KEYS = {"id", "input", "answer", "split"}
 
 
 def main() -> int:
     forks = hasattr(os, "fork")
-    if forks and any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
-        os.environ.update(ENVIRONMENT)  # Python reads some of them when it starts
+    if forks and any(os.environ.get(name) != value for name, value in solving.ENVIRONMENT.items()):
+        os.environ.update(solving.ENVIRONMENT)  # Python reads some of them when it starts
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if not forks:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # else it would be a failure of the case that it interrupts
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sia_runtime"]:
+        del sys.modules[name]  # so that a distribution that needs SIA itself can be imported
     about = json.loads((HERE / "agent.json").read_text(encoding="utf-8"))
     cases, answers = take_streams()
     policy = Policy() if about.get("policy") else None
@@ -123,13 +119,6 @@ def failure(message: str) -> bytes:
     return json.dumps({"error": message}).encode()
 
 
-def describe(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"
-    except BaseException:
-        return type(error).__name__  # its text cannot be had
-
-
 class Policy:
     """The model that the harness asks: a process of its own, a JSON object a line each way."""
 
@@ -138,24 +127,23 @@ class Policy:
         environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
-    def ask(self, case: str, seed: int, request: dict[str, Any]) -> dict[str, Any]:
-        """One call in the shape of chat completions; RuntimeError where it fails."""
+    def ask(self, case: str, seed: int, what: str, request: bytes) -> tuple[dict[str, object], bytes]:
+        """One call in the shape of chat completions: a header, with the ``error`` if there is one, and the reply."""
         source, sink = self._process.stdout, self._process.stdin
         assert source
         assert sink
         number = f"{os.getpid()}/{random.SystemRandom().random()}"
-        write(
-            sink.fileno(), json.dumps({"id": number, "case": case, "seed": seed, "request": request}).encode() + b"\n"
-        )
+        call = {"id": number, "case": case, "seed": seed, "request": json.loads(request)}
+        write(sink.fileno(), json.dumps(call).encode() + b"\n")
         while line := read_line(source.fileno()):
-            told = json.loads(line)
-            if told["id"] != number:
+            message = json.loads(line)
+            if message["id"] != number:
                 continue  # for a case that ended before its reply came
-            reply: dict[str, Any] = told["reply"]
+            reply: dict[str, Any] = message["reply"]
             if "error" in reply:
-                raise RuntimeError(reply["error"]["message"])
-            return reply
-        raise RuntimeError("the policy's process has ended; standard error says why")
+                return {"error": reply["error"]["message"], "code": reply["error"].get("code")}, b""
+            return {}, json.dumps(reply).encode()
+        return {"error": "the policy's process has ended; standard error says why"}, b""
 
     def close(self) -> None:
         self._process.kill()
@@ -180,83 +168,26 @@ class Agent:
         self._policy = policy
         os.chdir(scratch)
         os.environ["TMPDIR"] = os.environ["HOME"] = str(scratch)
-        self._module = load(entry)
-        self._state = self._module.setup(context(scratch, 0, None)) if hasattr(self._module, "setup") else None
+        self._state = None
+        self._module = solving.load(HARNESS, entry)
+        if hasattr(self._module, "setup"):
+            self._state = self._module.setup(self._context(str(scratch), 0))
         sys.stdout.flush()  # else each fork would print it again
 
     def solve(self, case: dict[str, Any]) -> bytes:
         scratch, seed = case["scratch"], case["seed"]
-        random.seed(seed)
-        if "numpy.random" in sys.modules:
-            sys.modules["numpy.random"].seed(seed & 0xFFFFFFFF)
-        tempfile.tempdir = None  # it remembers the folder of the case before
-        os.environ["TMPDIR"] = os.environ["HOME"] = scratch
-        os.chdir(scratch)
-        instance = SimpleNamespace(id=case["id"], input=case["input"], start=None)
-        try:
-            answer = self._module.solve(instance, context(Path(scratch), seed, self._state, self._asking(case)))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            return failure(describe(error))
-        try:
-            return json.dumps({"answer": answer}, allow_nan=False, ensure_ascii=False).encode()
-        except BaseException as error:
-            return failure(f"the answer is not JSON: {describe(error)}")
+        # By its scratch folder, which no other case has: one with the same input is asked anew.
+        ask = partial(self._policy.ask, scratch, seed) if self._policy else None
+        instance = {"id": case["id"], "input": case["input"], "start": None}
+        result, answer = solving.solve(self._module, instance, self._context(scratch, seed, ask), HARNESS)
+        return b'{"answer": %b}' % answer if result["outcome"] == "ok" else failure(str(result["message"]))
 
-    def _asking(self, case: dict[str, Any]) -> Callable[..., Any] | None:
-        policy = self._policy
-        if policy is None:
-            return None
-
-        def model(messages: list[dict[str, Any]], **settings: Any) -> dict[str, Any]:
-            # By its scratch folder, which no other case has: one with the same input is asked anew.
-            return policy.ask(case["scratch"], case["seed"], {**settings, "messages": messages})
-
-        return model
+    def _context(self, scratch: str, seed: int, ask: solving.Ask | None = None) -> solving.Context:
+        has_model = self._policy is not None
+        return solving.Context(str(HERE / "public"), scratch, seed, self._state, has_model=has_model, ask=ask)
 
     def close(self) -> None:
         os.chdir(HERE)  # a folder that is in use cannot be removed everywhere
-
-
-def load(entry: str) -> ModuleType:
-    """The harness's entry point as a module, with the folders beside it importable as for a script."""
-    path = HERE / "harness" / entry
-    sys.path[:0] = list(dict.fromkeys((str(path.parent), str(HERE / "harness"))))
-    spec = importlib.util.spec_from_file_location(MODULE, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{entry} is not a Python file")
-    module = sys.modules[MODULE] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def context(scratch: Path, seed: int, state: Any, model: Callable[..., Any] | None = None) -> SimpleNamespace:
-    """What ``setup`` and ``solve`` are given beside the instance."""
-    log = logging.getLogger(MODULE)
-    if not log.handlers:
-        log.addHandler(logging.StreamHandler())
-        log.setLevel(logging.INFO)
-        log.propagate = False
-    return SimpleNamespace(
-        public=HERE / "public",
-        scratch=scratch,
-        log=log,
-        has_model=model is not None,
-        model=model or no_model,
-        reward=reward,
-        seed=seed,
-        state=state,
-    )
-
-
-def no_model(*_: object, **__: object) -> None:
-    raise RuntimeError("there is no policy to ask: set-up has none, nor has an agent that was exported without one")
-
-
-def reward(value: float) -> None:
-    if not math.isfinite(float(value)):
-        raise ValueError(f"a step reward is a finite number, not {value}")
 
 
 class Forks:
@@ -277,7 +208,7 @@ class Forks:
         answered = line.endswith(b"\n")
         if not (answered and self._stateless):
             self.close()
-        return line[:-1] if answered else failure(ending(self._status))
+        return line[:-1] if answered else failure(solving.ended_as(self._status)[1])
 
     def _start(self) -> None:
         source, self._to = os.pipe()
@@ -335,13 +266,6 @@ def write(descriptor: int, data: bytes) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(descriptor, left) :]
-
-
-def ending(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        return f"killed by signal {-code} ({signal.strsignal(-code)})"
-    return f"its process ended with exit code {code} before it answered"
 
 
 if __name__ == "__main__":

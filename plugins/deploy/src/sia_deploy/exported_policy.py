@@ -10,9 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
-from sia_core.gateway import Gateway
 from sia_core.plugins import Plugins
-from sia_core.served import ServedEngine, ServedGateway
+from sia_runtime.worker.gateway import Gateway
 
 HERE = Path(__file__).resolve().parent
 
@@ -25,11 +24,11 @@ def main() -> None:
     if (HERE / "adapter").is_dir():
         engine.load(HERE / "adapter")
     with tempfile.TemporaryDirectory() as scratch:
-        served = isinstance(engine, ServedEngine)
-        answer(ServedGateway(engine, Path(scratch)) if served else Gateway(engine), answers)
+        make = getattr(engine, "gateway", None)  # of a model that is hosted elsewhere
+        answer(make(Path(scratch)) if make else Gateway(engine), answers)
 
 
-def answer(gateway: Gateway | ServedGateway, answers: BinaryIO) -> None:
+def answer(gateway: Gateway, answers: BinaryIO) -> None:
     """Answer each line of standard input."""
     current = ""
     for line in sys.stdin.buffer:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sia_core.agentic import ModelImprover, Settings
 from sia_core.errors import UsageError
 from sia_litellm.provider import Completions
+from sia_llm import ModelImprover, Settings
 
 
 class LiteLLM(ModelImprover):
-    """``model`` decides, as litellm names it; the other settings are those of :class:`sia_core.agentic.Settings`."""
+    """``model`` decides, as litellm names it; the other settings are those of :class:`sia_llm.Settings`."""
 
     def __init__(self, model: str = "", **settings: Any) -> None:
         if not model:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from sia_core.agentic import Settings
 from sia_core.errors import UsageError
-from sia_core.models import Patience
 from sia_litellm.provider import Completions
+from sia_llm import Settings
+from sia_llm.hosted_policy import HostedEngine
+from sia_llm.models import Patience
 
 
-class Served:
+class Served(HostedEngine):
     """``policy`` is the model, as litellm names it; ``dollars`` the most that it may cost in a run.
 
-    The other settings are those of :class:`sia_core.agentic.Settings` that are about calls and prices.
+    ``max_tokens`` is the longest reply where a harness names none.
+
+    The other settings are those of :class:`sia_llm.Settings` that are about calls and prices.
     """
 
     can: frozenset[str] = frozenset()
@@ -21,6 +24,7 @@ class Served:
     def __init__(self, policy: str, seed: int = 0, dollars: str = "", **settings: Any) -> None:
         read = Settings.of(policy, settings, option="--engine-set")
         self.model, self.dollars = policy, _amount(dollars)
+        self.max_tokens = read.max_tokens if "max_tokens" in read.model_fields_set else None
         self.provider = Completions(read.base_url, read.timeout, read.prices)
         self.provider.check(policy, f"--policy {policy}")
         if self.dollars is not None and self.provider.prices(policy) is None:

@@ -1,22 +1,40 @@
-"""Any model behind one method, through litellm: requests as chat completions, streams put together, errors sorted."""
+"""Any model behind one method, through litellm: requests as chat completions, errors sorted."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
 
 from sia_core.errors import UsageError
 from sia_core.evidence import excerpt
-from sia_core.models import REFUSED, Ask, CallFailed, Ended, Message, Prices, Reply, ToolCall, Usage
+from sia_litellm.replies import reply
+from sia_llm.models import REFUSED, Ask, CallFailed, Message, Prices, Reply, asked_wait
 
-_ENDED: Mapping[str, Ended] = {"tool_calls": "tools", "length": "length", "content_filter": "refusal"}
+_UNSENT = {
+    "ConnectError",
+    "ConnectTimeout",
+    "InvalidURL",
+    "LocalProtocolError",
+    "PoolTimeout",
+    "ProxyError",
+    "UnicodeEncodeError",
+    "UnsupportedProtocol",
+}
+"""Errors that come before anything of a request has been sent."""
 
-_UNSENT = {"ConnectError", "ConnectTimeout"}
+_PREFIX = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception|Timeout)(?:: | - | ))+")
+
+_ADVICE = re.compile(r"litellm\.[A-Za-z_]|drop_params|allowed_openai_params|custom_llm_provider|docs\.litellm\.ai")
+
+_LOG = logging.getLogger(__name__)
 
 
 class Completions:
@@ -26,6 +44,8 @@ class Completions:
 
     def __init__(self, base_url: str, timeout: float, prices: Prices | None) -> None:
         self._base_url, self._timeout, self._prices = base_url, timeout, prices
+        self._mutex = threading.Lock()
+        self._noted: set[str] = set()
 
     def check(self, model: str, asked: str) -> None:
         """UsageError, about what the user ``asked`` for, where the model has no provider or no key."""
@@ -61,25 +81,48 @@ class Completions:
     def complete(self, request: Ask) -> Reply:
         """The whole reply; it is streamed, since a long one would outlast any time limit."""
         with self._sorted(request.model):
-            stream = self._library.completion(
-                **_body(request),
-                **({"api_base": self._base_url} if self._base_url else {}),
-                **self._key(request.model),
-                stream=True,
-                stream_options={"include_usage": True},
-                timeout=self._timeout,
-                max_retries=0,
-                num_retries=0,
-                _skip_mcp_handler=True,  # litellm 1.106 imports it for any tool, and it wants a package of its own
-            )
-            try:
-                return _put_together(stream)
-            finally:
-                _close(stream)
+            stream = self._opened(request)
+        try:
+            with self._sorted(request.model, begun=True):
+                return reply(stream)
+        finally:
+            _close(stream)
+
+    def _opened(self, request: Ask) -> Any:
+        """A stream of litellm's, without the settings that the model does not take; without tools there is none."""
+        try:
+            return self._asked(request)
+        except self._library.UnsupportedParamsError as error:
+            why = _plain(str(error))
+            if request.tools and "tool" in why:
+                raise CallFailed(f"{why} Choose a model that takes tools.", retry=False, refused=True) from None
+        with self._mutex:
+            if request.model not in self._noted:
+                self._noted.add(request.model)
+                _LOG.warning("%s Such settings are left out.", why)
+        return self._asked(request, drop_params=True)
+
+    def _asked(self, request: Ask, **more: Any) -> Any:
+        return self._library.completion(
+            **_body(request),
+            **({"api_base": self._base_url} if self._base_url else {}),
+            **self._key(request.model),
+            stream=True,
+            stream_options={"include_usage": True},
+            timeout=self._timeout,
+            max_retries=0,
+            num_retries=0,
+            _skip_mcp_handler=True,  # litellm 1.106 imports it for any tool, and it wants a package of its own
+            **more,
+        )
 
     @cached_property
     def _library(self) -> Any:
-        """Imported on first use: it takes seconds, and must not look for prices on the network."""
+        """Imported on first use: it takes seconds. It must not look for prices on the network, nor for a file ``.env``.
+
+        Such a file, in a folder above the library, could say where a key is sent.
+        """
+        os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
         library: Any = importlib.import_module("litellm")
         library.suppress_debug_info = True
@@ -94,32 +137,39 @@ class Completions:
         return {"api_key": "none"} if self._base_url and self._missing(model) else {}
 
     @contextmanager
-    def _sorted(self, model: str) -> Iterator[None]:
-        """Errors of litellm, which are many, as failed calls, without a key in them."""
+    def _sorted(self, model: str, *, begun: bool = False) -> Iterator[None]:
+        """Errors of litellm, which are many, as failed calls, without a key in them.
+
+        One of no known kind is a fault of the request before the reply has ``begun``, and of the reply after it.
+        """
         try:
             yield
-        except CallFailed:
+        except CallFailed as failure:
+            failure.args = (_clean(str(failure)),)
             raise
         except Exception as error:
             names = {type(each).__name__ for each in _chain(error)}
             status = getattr(error, "status_code", None) or 0
-            told = _clean(excerpt(f"{type(error).__name__}: {error}".partition("\n")[0]))  # an invitation follows
+            told = _clean(excerpt(_plain(str(error)) or type(error).__name__))
             if "MidStreamFallbackError" in names:
                 raise CallFailed(told, retry=True, paid=True) from None
             if "APIConnectionError" in names or "Timeout" in names:
                 raise CallFailed(told, retry=True, paid=not names & _UNSENT) from None
+            if not status:
+                raise CallFailed(told, retry=begun, paid=begun) from None
             retry = status in (408, 409, 429) or status >= 500
             why, refused = f"status {status}: {told}", status in REFUSED
-            raise CallFailed(why, retry=retry, after=_after(error), refused=refused) from None
+            raise CallFailed(why, retry=retry, after=asked_wait(_headers(error)), refused=refused) from None
 
 
 def _body(request: Ask) -> dict[str, Any]:
     system = [{"role": "system", "content": "\n\n".join(request.system)}] if request.system else []
     body: dict[str, Any] = {
         "model": request.model,
-        "max_tokens": request.max_tokens,
         "messages": [*system, *(each for message in request.messages for each in _messages(message))],
     }
+    if request.max_tokens is not None:
+        body["max_tokens"] = request.max_tokens
     if request.tools:
         body["tools"] = [
             {
@@ -157,47 +207,11 @@ def _close(stream: Any) -> None:
 
     httpcore's pool closes what it collects under a lock that the thread may hold already.
     """
-    with suppress(Exception):  # the reply is there, or its fault is on the way
-        stream.completion_stream.close()
-
-
-def _put_together(stream: Iterable[Any]) -> Reply:
-    """The reply of a stream; CallFailed where it ends before its end."""
-    text, ended = "", None
-    calls: dict[int, dict[str, str]] = {}
-    usage = Usage()
-    for chunk in stream:
-        if given := getattr(chunk, "usage", None):
-            usage = _usage(given)
-        for choice in chunk.choices:
-            ended = choice.finish_reason or ended
-            text += choice.delta.content or ""
-            for part in choice.delta.tool_calls or ():
-                call = calls.setdefault(part.index, {"id": "", "name": "", "arguments": ""})
-                call["id"] = call["id"] or part.id or ""
-                call["name"] = call["name"] or part.function.name or ""
-                call["arguments"] += part.function.arguments or ""
-    if ended is None:
-        raise CallFailed("the stream ended before the reply did", retry=True, paid=True)
-    named = [
-        ToolCall(call["id"] or f"call_{place}", call["name"], _arguments(call["arguments"]))
-        for place, call in sorted(calls.items())
-    ]
-    return Reply(text, tuple(named), _ENDED.get(ended, "end"), usage)
-
-
-def _usage(given: Any) -> Usage:
-    details = getattr(given, "prompt_tokens_details", None)
-    read = getattr(details, "cached_tokens", None) or 0
-    write = getattr(given, "cache_creation_input_tokens", None) or 0
-    return Usage((given.prompt_tokens or 0) - read - write, given.completion_tokens or 0, read, write)
-
-
-def _arguments(text: str) -> Any:
-    try:
-        return json.loads(text or "{}")
-    except ValueError:
-        return text
+    opened = stream.completion_stream
+    parts: tuple[Any, ...] = (opened, getattr(opened, "streaming_response", None))
+    for each in parts:
+        with suppress(Exception):  # the reply is there, or its fault is on the way
+            each.close()
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -210,10 +224,24 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__ or seen.__context__
 
 
-def _after(error: Exception) -> float | None:
-    headers = getattr(error, "litellm_response_headers", None) or {}
-    after = str(headers.get("retry-after", ""))
-    return float(after) if after.replace(".", "", 1).isdigit() else None
+def _headers(error: Exception) -> Mapping[str, str]:
+    """Of the server's answer, wherever in the chain of errors it was kept."""
+    for each in _chain(error):
+        headers = getattr(each, "litellm_response_headers", None) or getattr(_response(each), "headers", None)
+        if headers:
+            return {str(name).lower().removeprefix("llm_provider-"): str(value) for name, value in headers.items()}
+    return {}
+
+
+def _response(error: BaseException) -> Any:
+    return getattr(error, "response", None)
+
+
+def _plain(text: str) -> str:
+    """An error as its provider said it: without litellm's names for it, and without advice for programmers."""
+    first = _PREFIX.sub("", text.partition("\n")[0])  # an invitation follows
+    sentences = re.split(r"(?<=[.!?])\s+", first)
+    return " ".join(each for each in sentences if not _ADVICE.search(each))
 
 
 def _clean(text: str) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import Field
 
-from sia_core.agentic.toolbox import SHOWN, Arguments, Offered, ToolError, offer
-from sia_core.desk import Desk
 from sia_core.evidence import Evidence, Rollout, Trial, excerpt
-from sia_core.fence import fenced
+from sia_core.run.run_view import RunView
+from sia_llm.quoting import fenced
+from sia_llm.toolbox import SHOWN, Arguments, Offered, ToolError, offer
 
 ROWS = 40
 PART = 4_000
@@ -36,8 +36,8 @@ class Earlier(Arguments):
 class Archive:
     """What earlier generations left, for one decision."""
 
-    def __init__(self, desk: Desk, evidence: Evidence) -> None:
-        self._desk, self._evidence = desk, evidence
+    def __init__(self, run: RunView, evidence: Evidence) -> None:
+        self._run, self._evidence = run, evidence
 
     @property
     def offered(self) -> list[Offered]:
@@ -68,7 +68,7 @@ class Archive:
         name = agent or self._evidence.incumbent
         if name not in self._evidence.agents:
             raise ToolError(f"no agent {name!r} in the archive; there are {', '.join(self._evidence.agents)}")
-        return self._desk.rollouts(name)
+        return self._run.rollouts(name)
 
     def _failures(self, asked: Failures) -> str:
         rollouts = self._rollouts(asked.agent)
@@ -84,7 +84,7 @@ class Archive:
 
     def _row(self, each: Rollout) -> str:
         said = excerpt(" ".join(part for part in (each.feedback, each.message) if part), 160)
-        asked = excerpt(_line(dict(self._desk.instances[each.instance].input)), 160)
+        asked = excerpt(_line(dict(self._run.instances[each.instance].input)), 160)
         answer = excerpt(each.answer or "", 120)
         return (
             f"{each.instance}: {each.outcome}, reward {each.reward:g}, input {asked}, answer {answer} {said}".rstrip()
@@ -92,7 +92,7 @@ class Archive:
 
     def _trajectory(self, asked: Trajectory) -> str:
         rollout = next((each for each in self._rollouts(asked.agent) if each.instance == asked.instance), None)
-        instance = self._desk.instances.get(asked.instance)
+        instance = self._run.instances.get(asked.instance)
         if rollout is None or instance is None:
             raise ToolError(f"instance {asked.instance!r} is not in the search sample; `failures` names some that are")
         parts = [f"{rollout.outcome}, reward {rollout.reward:g}, {rollout.tokens} tokens"]
@@ -110,7 +110,7 @@ class Archive:
 
     def _earlier(self, asked: Earlier) -> str:
         trials = [trial for trial in self._evidence.trials if trial.generation == asked.generation]
-        decided = self._desk.decided(asked.generation, asked.candidate)
+        decided = self._run.decided(asked.generation, asked.candidate)
         if decided is None or asked.candidate >= len(trials):
             raise ToolError("there is no such decision; the evidence lists them all")
         trial = trials[asked.candidate]
@@ -126,7 +126,7 @@ class Archive:
         if decided["diff"]:
             parts.append(fenced(decided["diff"], "diff", SHOWN // 2))
         if trial.agent:
-            parts.append(_changes(self._desk.rollouts(trial.parent), self._desk.rollouts(trial.agent)))
+            parts.append(_changes(self._run.rollouts(trial.parent), self._run.rollouts(trial.agent)))
         return "\n".join(parts)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sia_core.agentic.toolbox import Arguments, Offered, Toolbox, offer
-from sia_core.calls import Calls
-from sia_core.models import Ask, Message, Reply, ToolCall, results, told
+from sia_llm.models import Ask, Message, Reply, ToolCall, results, told
+from sia_llm.paid_calls import Calls
+from sia_llm.toolbox import Arguments, Offered, Toolbox, offer
 
 FAULTS = 3
 """Times that a conversation may be declined, cut short, left without a tool, or ended wrongly, each."""

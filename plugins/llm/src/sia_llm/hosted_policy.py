@@ -7,21 +7,24 @@ rollout, in a ledger of its own beside the run's, before its reply is used.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from sia_core.budget import Budget, Limit
-from sia_core.calls import CALLS, Calls, RequestRefused
-from sia_core.chat import MODEL, Chat, Message, Refused, outgoing, parse
 from sia_core.errors import SiaError
-from sia_core.gateway_record import SHOWN_TURNS, Record, turn
-from sia_core.ledger import Ledger
-from sia_core.models import Ask, Patience, Provider, Reply, Tool, ToolCall, results, told
+from sia_core.run import record
+from sia_core.run.budget import Budget, Limit
+from sia_core.run.ledger import Ledger
+from sia_llm.models import Ask, Patience, Provider, Reply, Tool, ToolCall, results, told
+from sia_llm.paid_calls import Calls, RequestRefused
+from sia_runtime.worker.chat import Chat, keeps, no_call, parse
+from sia_runtime.worker.completions import Message, Refused, completion, tool_call
+from sia_runtime.worker.gateway_record import SHOWN_TURNS, Record, turn
 
 AT_ONCE = 64
 """Calls that are under way at most."""
@@ -29,18 +32,25 @@ AT_ONCE = 64
 MOST_CALLS = 1000
 """Calls that one rollout may make: its time stands still while it waits for the policy."""
 
+LIMITED = 4096
+"""The longest reply where tokens or dollars are limited, and neither the harness nor the user named another."""
+
 FOLDER = "policy"
 
 _LOG = logging.getLogger(__name__)
 
+_TOO_LONG = re.compile(r"context.?(length|window|size)|(prompt|input) is too long|too many tokens", re.IGNORECASE)
+"""In the words of providers: the conversation is longer than the model's context."""
+
 _FINISH = {"end": "stop", "tools": "tool_calls", "length": "length", "refusal": "content_filter"}
 
 
-@runtime_checkable
-class ServedEngine(Protocol):
-    """An engine that only passes conversations on; its offer is an engine's. ``can`` is empty.
+class HostedEngine:
+    """Base of engines that only pass conversations on; the offer is an engine's. ``can`` is empty.
 
-    ``dollars`` is the most that all calls of the policy in a run may cost; None is no limit.
+    ``dollars`` is the most that all calls of the policy in a run may cost; None is no limit. It may have
+    ``max_tokens``, the longest reply where a harness names none; without it no limit is sent, but
+    for :data:`LIMITED` where tokens or dollars are limited.
     """
 
     can: frozenset[str]
@@ -49,9 +59,17 @@ class ServedEngine(Protocol):
     dollars: float | None
     patience: Patience
 
+    def open_policy(self, run: Path) -> HostedPolicy:
+        """The policy of a run; its calls are recorded in the run's folder."""
+        return HostedPolicy(self, run)
+
+    def gateway(self, folder: Path) -> HostedGateway:
+        """Access to the model for one process; its calls are recorded in the folder."""
+        return HostedGateway(self, folder)
+
 
 @dataclass(eq=False)
-class _Rollout:
+class _HostedCaller:
     """A rollout that may ask, what it read and was told, and what stopped the run in it.
 
     Of the ``tokens`` that it may use, ``used`` are gone, and ``held`` are what calls under way may take at most.
@@ -69,20 +87,23 @@ class _Rollout:
     read: int = 0
     said: int = 0
     truncated: bool = False
+    replies: int = 0
+    cut: int = 0
     stopped: SiaError | None = None
     ended: bool = False
 
 
-class ServedGateway:
-    """Answers rollouts through a provider; :class:`sia_core.types.ModelAccess`. Safe to use from several threads."""
+class HostedGateway:
+    """A :class:`~sia_runtime.sandbox.contract.ModelAccess` to a provider. Safe to use from several threads."""
 
-    def __init__(self, engine: ServedEngine, folder: Path) -> None:
+    def __init__(self, engine: HostedEngine, folder: Path) -> None:
         self._engine = engine
         self._ledger = Ledger(folder) if (folder / "ledger.db").is_file() else Ledger.create(folder)
         self.budget = Budget(Limit({} if engine.dollars is None else {"dollars": engine.dollars}))
-        self.budget.settle({}, {"dollars": sum(_dollars(row) for _, row, _ in self._ledger.events(CALLS))})
+        self.budget.settle({}, {"dollars": sum(_dollars(row) for _, row, _ in self._ledger.events(record.CALLS))})
         self._mutex = threading.Lock()
-        self._rollouts: dict[str, _Rollout] = {}
+        self._noticed = ""
+        self._rollouts: dict[str, _HostedCaller] = {}
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="sia-served")
 
     def begin(
@@ -100,13 +121,13 @@ class ServedGateway:
             self._engine.provider,
             self._ledger,
             self.budget,
-            _LOG.warning,
+            self._notice,
             patience=self._engine.patience,
             booked=True,
         )
         with self._mutex:
             earlier = self._rollouts.get(key)
-            self._rollouts[key] = _Rollout(calls, tokens, earlier.used + earlier.held if earlier else 0)
+            self._rollouts[key] = _HostedCaller(calls, tokens, earlier.used + earlier.held if earlier else 0)
 
     def ask(self, key: str, request: Mapping[str, Any]) -> Future[Mapping[str, Any]]:
         """One call; the future holds the reply, or ``{"error": {"message", "type", "param", "code"}}``."""
@@ -114,15 +135,21 @@ class ServedGateway:
             chat = parse(request)
             if chat.logprobs:
                 raise Refused("logprobs: a policy that is served elsewhere gives none", "logprobs")
+            if chat.top_p < 1:
+                raise Refused("top_p: a policy that is served elsewhere is asked at 1; leave it out", "top_p")
+            if chat.forced:
+                chat = chat.instructed()
             with self._mutex:
                 rollout = self._rollouts.get(key)
                 if rollout is None or rollout.ended:
-                    raise Refused("no rollout under way has this key", code="invalid_api_key")
+                    raise Refused(
+                        "no rollout under way has this key", code="invalid_api_key", kind="authentication_error"
+                    )
                 rollout.asked += 1
                 if rollout.asked > MOST_CALLS:
                     raise Refused(f"a rollout may make {MOST_CALLS} calls", kind="rate_limit_error")
-                asked = self._asked(chat)
-                most = chat.n * (asked.most_tokens() + chat.max_tokens)
+                asked = self._asked(chat, limited=rollout.tokens is not None or self._engine.dollars is not None)
+                most = chat.n * (asked.most_tokens() + asked.most_output)
                 _hold(rollout, most)
             return self._threads.submit(self._answered, key, rollout, chat, asked, most)
         except (Refused, RuntimeError) as error:
@@ -153,6 +180,8 @@ class ServedGateway:
             peak=rollout.peak,
             short=rollout.short,
             turns=tuple(rollout.turns),
+            replies=rollout.replies,
+            cut=rollout.cut,
         )
 
     def close(self) -> None:
@@ -160,11 +189,19 @@ class ServedGateway:
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._ledger.close()
 
-    def _answered(self, key: str, rollout: _Rollout, chat: Chat, asked: Ask, most: int) -> Mapping[str, Any]:
+    def _notice(self, text: str) -> None:
+        """Say it, unless it was said just now: the calls of many rollouts meet the same."""
+        with self._mutex:
+            repeated, self._noticed = text == self._noticed, text
+        if not repeated:
+            _LOG.warning(text)
+
+    def _answered(self, key: str, rollout: _HostedCaller, chat: Chat, asked: Ask, most: int) -> Mapping[str, Any]:
         try:
             replies = [rollout.calls.complete(f"policy/{key}", asked) for _ in range(chat.n)]
         except RequestRefused as error:
-            return Refused(str(error)).body()
+            too_long = _TOO_LONG.search(str(error))
+            return Refused(str(error), code="context_length_exceeded" if too_long else None).body()
         except SiaError as error:
             rollout.stopped = rollout.stopped or error
             return Refused("the run is stopping", kind="server_error").body()
@@ -174,12 +211,18 @@ class ServedGateway:
             said = sum(max(0, reply.usage.output) for reply in replies)
             rollout.read, rollout.said = rollout.read + read, rollout.said + said
             rollout.held, rollout.used = rollout.held - most, rollout.used + min(most, read + said)
-            rollout.truncated |= any(reply.ended == "length" for reply in replies)
+            cut = sum(reply.ended == "length" for reply in replies)
+            rollout.truncated |= cut > 0
+            rollout.replies, rollout.cut = rollout.replies + len(replies), rollout.cut + cut * chat.may_shrink
             _note(rollout, chat, messages)
-        return _body(chat.digest.hex()[:24], replies, messages)
+        if not all(keeps(chat, each) for each in messages):
+            return no_call(chat).body()
+        choices = [(message, _FINISH[reply.ended], None) for message, reply in zip(messages, replies, strict=True)]
+        return completion(chat.digest.hex()[:24], choices, (read, said))
 
-    def _asked(self, chat: Chat) -> Ask:
+    def _asked(self, chat: Chat, *, limited: bool) -> Ask:
         """A conversation of chat completions as a provider takes it. What cannot be constrained is asked freely."""
+        longest = getattr(self._engine, "max_tokens", None) or (LIMITED if limited else None)
         messages = list(chat.messages)
         system = []
         while messages and messages[0]["role"] == "system":
@@ -190,18 +233,18 @@ class ServedGateway:
             tuple(system),
             tuple(_conversation(messages)),
             tuple(Tool(each["name"], each.get("description", ""), each.get("parameters", {})) for each in tools),
-            max_tokens=chat.max_tokens,
+            max_tokens=longest if chat.may_shrink else chat.max_tokens,
             temperature=chat.temperature,
-        )
+        ).cleaned()
 
 
-class ServedPolicy:
-    """What a machine keeps of a policy that is served elsewhere, in the place of :class:`sia_core.policy.Policy`."""
+class HostedPolicy:
+    """A policy that is hosted elsewhere, in place of :class:`sia_runtime.worker.policy.Policy`."""
 
-    version = "served"
+    version, local = "served", True
 
-    def __init__(self, engine: ServedEngine, run: Path) -> None:
-        self.engine, self.gateway = engine, ServedGateway(engine, run / FOLDER)
+    def __init__(self, engine: HostedEngine, run: Path) -> None:
+        self.engine, self.gateway = engine, HostedGateway(engine, run / FOLDER)
 
     @contextmanager
     def holding(self, adapter: str | None) -> Iterator[None]:
@@ -212,7 +255,7 @@ class ServedPolicy:
         self.gateway.close()
 
 
-def _hold(rollout: _Rollout, most: int) -> None:
+def _hold(rollout: _HostedCaller, most: int) -> None:
     """Reserve the tokens of a call before it is made; Refused where they do not fit."""
     taken = rollout.used + rollout.held
     if rollout.tokens is not None and taken + most > rollout.tokens:
@@ -223,7 +266,7 @@ def _hold(rollout: _Rollout, most: int) -> None:
     rollout.peak = max(rollout.peak, rollout.used + rollout.held)
 
 
-def _note(rollout: _Rollout, chat: Chat, replies: Sequence[Message]) -> None:
+def _note(rollout: _HostedCaller, chat: Chat, replies: Sequence[Message]) -> None:
     """What a person is shown of a call: of a conversation that goes on, what is new in it."""
     whole = list(chat.messages)
     before = len(rollout.seen) if whole[: len(rollout.seen)] == rollout.seen else 0
@@ -254,37 +297,15 @@ def _conversation(messages: Sequence[Message]) -> Iterator[Mapping[str, Any]]:
 
 
 def _said(reply: Reply, chat: Chat) -> Message:
-    """A reply in the form that :func:`sia_core.chat.parse` gives messages, cut at the first stop."""
+    """A reply in the form that :func:`sia_runtime.worker.chat.parse` gives messages, cut at the first stop."""
     text = reply.text
     for stop in chat.stop:
         text = text.split(stop, 1)[0]
     message: Message = {"role": "assistant", "content": text}
     if reply.calls:
-        message["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in reply.calls
-        ]
+        calls = reply.calls if chat.parallel else reply.calls[:1]
+        message["tool_calls"] = [tool_call(call.id, call.name, call.arguments) for call in calls]
     return message
-
-
-def _body(name: str, replies: Sequence[Reply], messages: Sequence[Message]) -> dict[str, Any]:
-    read, said = sum(reply.usage.read for reply in replies), sum(reply.usage.output for reply in replies)
-    return {
-        "id": f"chatcmpl-{name}",
-        "object": "chat.completion",
-        "created": 0,  # a reply is the same whenever it is handed out
-        "model": MODEL,
-        "choices": [
-            {
-                "index": index,
-                "message": outgoing(message),
-                "finish_reason": _FINISH[reply.ended],
-                "logprobs": None,
-            }
-            for index, (reply, message) in enumerate(zip(replies, messages, strict=True))
-        ],
-        "usage": {"prompt_tokens": read, "completion_tokens": said, "total_tokens": read + said},
-    }
 
 
 def _dollars(row: Mapping[str, Any]) -> float:

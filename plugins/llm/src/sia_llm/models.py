@@ -1,4 +1,4 @@
-"""What passes between SIA and the language models that improve for it, whoever serves them.
+"""The values that pass between SIA and the language models that improve for it, whoever serves them.
 
 A conversation is JSON: messages with a ``role`` of
 
@@ -10,14 +10,24 @@ A conversation is JSON: messages with a ``role`` of
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal, Protocol
 
-from sia_core.ledger import canonical
+from sia_core.run.ledger import canonical
+from sia_runtime.answers import InvalidAnswer, plain_json
+from sia_runtime.worker.cleaning import cleaned
 
 Message = Mapping[str, Any]
 Ended = Literal["end", "tools", "length", "refusal"]
+
+UNLIMITED = 32_768
+"""Tokens that are set aside for a reply whose length the request does not limit."""
 
 _ENVELOPE = 1000
 """Tokens that a provider may add around what it is sent, such as how tools are explained to the model."""
@@ -34,11 +44,26 @@ class Tool:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A model's call of a tool. ``arguments`` is a JSON object; the raw text where it was malformed."""
+    """A model's call of a tool. ``arguments`` is a JSON object; the text as the model wrote it where it is none."""
 
     id: str
     name: str
     arguments: Any
+
+    @classmethod
+    def written(cls, id: str, name: str, arguments: Any) -> ToolCall:
+        """As a server sent it: ``arguments`` is a text, or what some servers send in its place, the object."""
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        try:
+            value = plain_json(text if text.strip() else "{}")
+        except InvalidAnswer:
+            value = None
+        return cls(id, name, value if isinstance(value, dict) else text)
+
+    @property
+    def text(self) -> str:
+        """The arguments as a server sends them."""
+        return self.arguments if isinstance(self.arguments, str) else json.dumps(self.arguments, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -58,22 +83,35 @@ class Usage:
 
 @dataclass(frozen=True)
 class Ask:
-    """One request. ``system`` are parts of the system prompt, the longest-lived first, so that a provider may cache."""
+    """One request. ``system`` are parts of the system prompt, the longest-lived first, so that a provider may cache.
+
+    Without ``max_tokens`` a reply is as long as the server allows.
+    """
 
     model: str
     system: tuple[str, ...]
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
-    max_tokens: int = 16_000
+    max_tokens: int | None = 16_000
     temperature: float | None = None
+
+    def cleaned(self) -> Ask:
+        """The same, so that it can be sent whatever programs and models wrote into its messages."""
+        tools = tuple(Tool(**cleaned(asdict(each))) for each in self.tools)
+        return replace(self, system=cleaned(self.system), messages=cleaned(self.messages), tools=tools)
 
     @property
     def digest(self) -> str:
         """SHA-256 of all that decides on the reply."""
         return hashlib.sha256(canonical(asdict(self)).encode()).hexdigest()
 
+    @property
+    def most_output(self) -> int:
+        """Tokens that are set aside for the reply."""
+        return self.max_tokens or UNLIMITED
+
     def most_tokens(self, known: Ask | None = None, known_tokens: int = 0) -> int:
-        """At most so many tokens will be read: one for each byte, but for an earlier request whose count is known."""
+        """An upper bound of the tokens read: one for each byte, except for an earlier request whose count is known."""
         begun = known is not None and (known.model, known.system, known.tools) == (self.model, self.system, self.tools)
         if known is not None and begun and self.messages[: len(known.messages)] == known.messages:
             return known_tokens + _bytes(list(self.messages[len(known.messages) :]))
@@ -82,7 +120,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model said. ``raw`` is the provider's own form of it."""
+    """A reply of a model. ``raw`` is the provider's own form of it."""
 
     text: str
     calls: tuple[ToolCall, ...]
@@ -92,11 +130,15 @@ class Reply:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Reply:
+        """A recorded reply. One that an earlier version recorded may need :func:`cleaned`, so all are."""
+        value = cleaned(value)
         calls = tuple(ToolCall(**each) for each in value["calls"])
-        return cls(**{**value, "calls": calls, "usage": Usage(**value["usage"])})
+        usage = Usage(**{name: count or 0 for name, count in value["usage"].items()})
+        return cls(**{**value, "calls": calls, "usage": usage})
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        calls = [asdict(each) for each in self.calls]
+        return {**vars(self), "calls": calls, "usage": asdict(self.usage)}  # ``raw`` may be nested too deep for asdict
 
     @property
     def message(self) -> Message:
@@ -110,12 +152,12 @@ class Reply:
 
 
 def told(text: str) -> Message:
-    """What the user says."""
+    """A message of the user."""
     return {"role": "user", "text": text}
 
 
 def results(given: Sequence[tuple[ToolCall, str, bool]]) -> Message:
-    """What tools gave: for each call its text, and whether it failed."""
+    """Results of tools: for each call its text, and whether it failed."""
     rows = [{"id": call.id, "name": call.name, "text": text, "failed": failed} for call, text, failed in given]
     return {"role": "tools", "results": rows}
 
@@ -140,7 +182,7 @@ class Prices:
         return round(whole / 1e6, 9)
 
     def most(self, read: int, output: int) -> float:
-        """Dollars, at most, for so many tokens that are read, cached or not, and so many of output."""
+        """The most that these numbers of tokens cost in dollars: those read, cached or not, and those of output."""
         return round((read * max(self.input, self.cache_read, self.cache_write) + output * self.output) / 1e6, 9)
 
 
@@ -155,12 +197,35 @@ class CallFailed(Exception):
     def __init__(
         self, why: str, *, retry: bool, after: float | None = None, paid: bool = False, refused: bool = False
     ) -> None:
-        super().__init__(why)
+        super().__init__("".join(each if each.isprintable() else " " for each in cleaned(why)))
         self.retry, self.after, self.paid, self.refused = retry, after, paid, refused
 
 
 REFUSED = (400, 413, 422)
 """Statuses that are about the request itself."""
+
+
+def asked_wait(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float | None:
+    """Seconds that a server asks to wait before another try: ``retry-after-ms``, or ``retry-after`` in either form."""
+    milliseconds, after = (headers.get(name, "").strip() for name in ("retry-after-ms", "retry-after"))
+    if (wait := _amount(milliseconds)) is not None:
+        return wait / 1000
+    if (wait := _amount(after)) is not None:
+        return wait
+    try:
+        date = parsedate_to_datetime(after)
+        return max(0.0, date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _amount(text: str) -> float | None:
+    """A number of at least zero, or None; the wait that is made of it is bounded by :class:`Patience`."""
+    try:
+        amount = float(text)
+    except ValueError:
+        return None
+    return amount if 0 <= amount < math.inf else None
 
 
 class Provider(Protocol):
@@ -172,7 +237,7 @@ class Provider(Protocol):
         """The whole reply; CallFailed where there is none."""
 
     def prices(self, model: str) -> Prices | None:
-        """What the model costs; None where that is not known."""
+        """The price of the model; None where it is not known."""
 
 
 @dataclass(frozen=True)

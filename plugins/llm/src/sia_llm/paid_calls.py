@@ -14,14 +14,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from sia_core.budget import Budget
 from sia_core.errors import ModelError, UsageError
-from sia_core.models import Ask, CallFailed, Patience, Prices, Provider, Reply, Usage
-
-CALLS = "calls/"
+from sia_core.run import record
+from sia_core.run.budget import Budget
+from sia_core.run.ledger import canonical
+from sia_llm.models import Ask, CallFailed, Patience, Prices, Provider, Reply
 
 
 class Store(Protocol):
@@ -50,17 +50,22 @@ class _Call:
 
     @property
     def bound(self) -> float:
-        return self.prices.most(self.most_read, self.request.max_tokens)
+        return self.prices.most(self.most_read, self.request.most_output)
 
-    def cost(self, usage: Usage) -> tuple[float, str]:
-        """Dollars for a usage, and what is wrong with the usage: figures that cannot be are booked at the bound."""
-        amounts = asdict(usage).values()
-        if min(amounts) < 0 or not 0 < usage.read <= self.most_read or usage.output > self.request.max_tokens:
-            return (
-                self.bound,
-                f"the usage figures cannot be right: {asdict(usage)}; booked at the most it can have cost",
-            )
-        return self.prices.cost(usage), ""
+    def booked(self, reply: Reply) -> tuple[Reply, float, str]:
+        """A reply with its tokens counted, its dollars, and what is wrong with the server's own figures.
+
+        Dollars for figures that are missing, or cannot be right, are booked at the bound.
+        """
+        usage, silent = reply.usage, not (reply.text or reply.calls)
+        longest = self.request.max_tokens or usage.output
+        if min(asdict(usage).values()) < 0 or usage.read > self.most_read or usage.output > longest:
+            return reply, self.bound, f"the usage figures cannot be right: {asdict(usage)}; {_AT_THE_MOST}"
+        if usage.read and (usage.output or silent):
+            return reply, self.prices.cost(usage), ""
+        read = usage.input if usage.read else _estimate(asdict(self.request))
+        output = usage.output if usage.output or silent else _estimate(reply.message)
+        return replace(reply, usage=replace(usage, input=read, output=output)), self.bound, _ESTIMATED
 
 
 class Calls:
@@ -84,20 +89,22 @@ class Calls:
         self._patience, self._sleep, self._booked = patience or Patience(), sleep, booked
         self._asked: Counter[str] = Counter()
         self._mutex = threading.Lock()
+        self._wrong = ""
         self._last: dict[str, tuple[Ask, int]] = {}
 
     def complete(self, purpose: str, request: Ask) -> Reply:
         """The recorded reply, or a new one. ModelError or BudgetExhausted where there is none; resume asks again."""
-        call = self._call(purpose, request)
+        call = self._call(purpose, request.cleaned())
         tried = self._replay(call)
-        recorded = self._store.get(f"{call.key}/reply")
+        recorded = self._store.get(record.reply(call.key))
         if recorded:
-            reply = Reply.from_json(recorded[0]["reply"])
-            self._book(recorded[0])
+            row = recorded[0]
+            self._book(row)
         else:
-            reply = self._answered(call, tried)
+            row = self._answered(call, tried)
+        reply = Reply.from_json(row["reply"])
         with self._mutex:
-            self._last[purpose] = request, min(call.most_read, max(0, reply.usage.read)) or call.most_read
+            self._last[purpose] = call.request, call.most_read if row["wrong"] else reply.usage.read
         return reply
 
     def _call(self, purpose: str, request: Ask) -> _Call:
@@ -110,7 +117,7 @@ class Calls:
                 )
             prices = Prices()
         digest = request.digest
-        key = f"{CALLS}{purpose}/{digest[:16]}"
+        key = record.call(purpose, digest)
         with self._mutex:
             occurrence = self._asked[key]
             self._asked[key] += 1
@@ -120,10 +127,10 @@ class Calls:
     def _replay(self, call: _Call) -> int:
         """Book the tries that are recorded; how many there were."""
         tried = 0
-        while self._store.get(f"{call.key}/intent/{tried}"):
-            failed = self._store.get(f"{call.key}/failed/{tried}")
+        while self._store.get(record.attempt(call.key, "intent", tried)):
+            failed = self._store.get(record.attempt(call.key, "failed", tried))
             if failed is None:
-                if self._store.get(f"{call.key}/reply"):
+                if self._store.get(record.reply(call.key)):
                     break
                 why = "the run was stopped before the reply had arrived"
                 self._notice(f"a call of {call.request.model} may be paid for twice, and is made again: {why}")
@@ -139,15 +146,16 @@ class Calls:
         if not self._booked:
             self._budget.settle({}, {"dollars": row["dollars"]})
 
-    def _answered(self, call: _Call, tried: int) -> Reply:
+    def _answered(self, call: _Call, tried: int) -> Mapping[str, Any]:
         failures = 0
         while True:
             self._budget.reserve(dollars=call.bound)
             spent = 0.0
             try:
                 with finishing(self._notice):
-                    reply, spent = self._tried(call, tried + failures)
-                return reply
+                    row = self._tried(call, tried + failures)
+                    spent = row["dollars"]
+                return row
             except CallFailed as failure:
                 spent = call.bound if failure.paid else 0.0
                 self._failed(call, tried + failures, str(failure), spent)
@@ -162,24 +170,37 @@ class Calls:
                 self._budget.settle({"dollars": call.bound}, {"dollars": spent})
             self._sleep(wait)
 
-    def _tried(self, call: _Call, number: int) -> tuple[Reply, float]:
-        """One try, from intent to recorded reply; and what it cost."""
+    def _tried(self, call: _Call, number: int) -> Mapping[str, Any]:
+        """One try, from intent to recorded reply, with what it cost."""
         request = call.request
         about = {"model": request.model, "digest": request.digest, "most": call.bound}
-        self._store.record(f"{call.key}/intent/{number}", {**about, "asked": _new(request)})
-        reply = self._provider.complete(request)
-        dollars, wrong = call.cost(reply.usage)
+        self._store.record(record.attempt(call.key, "intent", number), {**about, "asked": _new(request)})
+        reply = Reply.from_json(self._provider.complete(request).to_json())
+        reply, dollars, wrong = call.booked(reply)
         row = {"reply": reply.to_json(), "digest": request.digest, "dollars": dollars, "wrong": wrong}
-        self._store.record(f"{call.key}/reply", row)
-        if wrong:
+        recorded: Mapping[str, Any] = self._store.record(record.reply(call.key), row)
+        if wrong and wrong != self._wrong:  # a server counts all of its replies alike
             self._notice(f"{self._provider.name}: {wrong}")
-        return reply, dollars
+        self._wrong = wrong
+        return recorded
 
     def _failed(self, call: _Call, number: int, why: str, dollars: float) -> Any:
-        return self._store.record(f"{call.key}/failed/{number}", {"why": why, "dollars": dollars})
+        return self._store.record(record.attempt(call.key, "failed", number), {"why": why, "dollars": dollars})
 
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_AT_THE_MOST = "booked at the most it can have cost"
+_TOKEN = 3
+"""Bytes of text that are counted as one token, where a server counts none: fewer than most texts have."""
+
+_ESTIMATED = f"the server does not count its tokens: they are estimated, one for {_TOKEN} bytes; {_AT_THE_MOST}"
 
 _KEPT = "What was paid for is kept; `sia resume` asks again."
+
+
+def _estimate(value: Any) -> int:
+    return -(-len(canonical(value).encode()) // _TOKEN)
 
 
 def _new(request: Ask) -> Mapping[str, Any]:
@@ -191,11 +212,13 @@ def _new(request: Ask) -> Mapping[str, Any]:
 
 @contextmanager
 def finishing(notice: Notice) -> Iterator[None]:
-    """In the main thread one Ctrl-C waits until the block is done, and a second one stops it at once."""
-    before = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
-    if not callable(before):  # another thread, or a process that ignores Ctrl-C
-        yield
-        return
+    """In the main thread one Ctrl-C or SIGTERM waits until the block is done, and a second one stops it at once.
+
+    A signal that the process ignores, or that would end it without a word, is left as it is.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    handlers = {each: signal.getsignal(each) for each in _STOPPING} if main else {}
+    before = {each: handler for each, handler in handlers.items() if callable(handler)}
     asked = False
 
     def later(number: int, frame: object) -> None:
@@ -205,10 +228,12 @@ def finishing(notice: Notice) -> Iterator[None]:
         asked = True
         notice("stopping once the model has answered, so that its reply is kept; Ctrl-C again stops now")
 
-    signal.signal(signal.SIGINT, later)
+    for each in before:
+        signal.signal(each, later)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
     if asked:
         raise KeyboardInterrupt

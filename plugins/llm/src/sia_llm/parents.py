@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from sia_core.evidence import AgentView, Evidence
-from sia_core.puct import Node, choose
+from sia_core.run.discover import Node, choose
 from sia_core.types import Kind
 
 Rule = Literal["keep-best", "pareto", "puct"]

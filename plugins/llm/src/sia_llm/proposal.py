@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sia_core.agentic.toolbox import Arguments, Offered, ToolError, faults, offer
-from sia_core.agentic.workshop import Workshop
 from sia_core.decision import Prediction, RewriteHarness, Stop, Training, UpdateWeights
 from sia_core.evidence import Evidence
+from sia_llm.toolbox import Arguments, Offered, ToolError, faults, offer
+from sia_llm.workshop import Workshop
 
 Decided = RewriteHarness | UpdateWeights | Stop
 

@@ -35,7 +35,7 @@ def fenced(text: str, what: str, limit: int = EXCERPT) -> str:
 
 
 def outside(document: str) -> str:
-    """What of a document is in no such block: all of it that may be an instruction."""
+    """The text of a document outside of such blocks: the only part that may be an instruction."""
     return _BLOCK.sub("", document)
 
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sia_core.calls import CALLS
 from sia_core.errors import UsageError
-from sia_core.ledger import Ledger, canonical
-from sia_core.models import Ask, CallFailed, Prices, Provider, Reply
+from sia_core.run.ledger import Ledger, canonical
+from sia_core.run.record import RunRecord
+from sia_llm.models import Ask, CallFailed, Prices, Provider, Reply
 
 
 class Recorded:
@@ -51,5 +51,5 @@ class Recorded:
 
 def recording(ledger: Ledger) -> str:
     """The calls of a run as such a file."""
-    rows = (row for key, row, _ in ledger.events(CALLS) if key.endswith("/reply"))
+    rows = RunRecord(ledger).replies()
     return "".join(canonical({"digest": row["digest"], "reply": row["reply"]}) + "\n" for row in rows)

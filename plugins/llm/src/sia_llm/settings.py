@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sia_core.agentic.parents import Rule
 from sia_core.errors import UsageError
-from sia_core.models import Prices
+from sia_llm.models import Prices
+from sia_llm.parents import Rule
 
 
 class Settings(BaseModel):

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sia_core.errors import BudgetExhausted, HarnessError
 from sia_core.evidence import excerpt
-from sia_core.models import Tool, ToolCall
+from sia_llm.models import Tool, ToolCall
+from sia_runtime.answers import InvalidAnswer, plain_json
 
 SHOWN = 16_000
 """Characters of one result that a model is shown."""
@@ -65,13 +66,22 @@ class Toolbox:
         if offered is None:
             return f"there is no tool {call.name!r}; there are {', '.join(self._by_name)}", True
         if not isinstance(call.arguments, dict):
-            return f"the arguments of {call.name} are not a JSON object; write them again, whole", True
+            why = _malformed(call.text)
+            return f"the arguments of {call.name} are not a JSON object{why}; write them again, whole", True
         try:
             return offered.use(offered.takes.model_validate(call.arguments)), False
         except ValidationError as error:
             return f"the arguments of {call.name} are not valid: {faults(error)}", True
         except (ToolError, HarnessError, BudgetExhausted) as error:
             return excerpt(str(error), SHOWN), True
+
+
+def _malformed(text: str) -> str:
+    try:
+        plain_json(text)
+    except InvalidAnswer as error:
+        return f" ({error})"
+    return ""
 
 
 def faults(error: ValidationError) -> str:

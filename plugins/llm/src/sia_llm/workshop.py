@@ -8,13 +8,13 @@ from pathlib import Path
 
 from pydantic import Field
 
-from sia_core.agentic.toolbox import SHOWN, Arguments, Offered, ToolError, offer
-from sia_core.desk import CHECKED, Checked, Desk
 from sia_core.errors import BudgetExhausted, HarnessError
 from sia_core.evidence import AgentView, excerpt
-from sia_core.fence import fenced
 from sia_core.harness import Delete, Edit, HarnessTree, Replace, Write, apply_edits
-from sia_core.rollout import verified
+from sia_core.run.record import verified
+from sia_core.run.run_view import CHECKED, Checked, RunView
+from sia_llm.quoting import fenced
+from sia_llm.toolbox import SHOWN, Arguments, Offered, ToolError, offer
 
 CHECKS = 12
 """Checks that one conversation may ask for."""
@@ -70,8 +70,8 @@ class Workshop:
     It begins with the first of ``parents``, and goes on with the next each time that a copy is set aside.
     """
 
-    def __init__(self, desk: Desk, agents: Mapping[str, AgentView], parents: Sequence[AgentView]) -> None:
-        self._desk, self._agents, self._parents = desk, agents, parents
+    def __init__(self, run: RunView, agents: Mapping[str, AgentView], parents: Sequence[AgentView]) -> None:
+        self._run, self._agents, self._parents = run, agents, parents
         self.parent, self.tree = parents[0], parents[0].files
         self.edits: list[Edit] = []
         self._checks = 0
@@ -104,7 +104,7 @@ class Workshop:
     def checked(self) -> Checked:
         """What the working copy does on a few search instances; run once only for the same copy."""
         if self._now not in self._checked:
-            self._checked[self._now] = self._desk.check(self.tree, self.parent.adapter)
+            self._checked[self._now] = self._run.check(self.tree, self.parent.adapter)
         return self._checked[self._now]
 
     def candidate(self) -> Made:
@@ -140,7 +140,7 @@ class Workshop:
             return ""
         if not runs(checked):
             return f"It must run before it can be tried. {shown(checked)}"
-        answered = {each.instance for each in self._desk.rollouts(self.parent.id) if each.outcome == "ok"}
+        answered = {each.instance for each in self._run.rollouts(self.parent.id) if each.outcome == "ok"}
         before = [each for each in checked.rollouts if each.instance in answered]
         if before and not any(each.outcome == "ok" for each in checked.rollouts):
             return f"None of its answers is valid, and agent {self.parent.id} had valid ones. {shown(checked)}"
@@ -188,10 +188,10 @@ class Workshop:
         self.parent, self.tree, self.edits = parent, parent.files, []
 
     def _public(self, look: Look) -> str:
-        files = public_files(self._desk.public)
+        files = public_files(self._run.public)
         if look.path not in files:
             raise ToolError(f"no file {look.path!r}; ctx.public holds {', '.join(files) or 'nothing'}")
-        with (self._desk.public / look.path).open(encoding="utf-8", errors="replace") as file:
+        with (self._run.public / look.path).open(encoding="utf-8", errors="replace") as file:
             wanted = [line for number, line in enumerate(file, 1) if 0 <= number - look.first_line < look.lines]
         return fenced("".join(wanted), f"{look.path} from line {look.first_line}", SHOWN)
 
@@ -223,7 +223,8 @@ def shown(checked: Checked) -> str:
 
 def public_files(folder: Path) -> list[str]:
     """What is in the public folder, by relative path."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    plain = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return sorted(path.relative_to(folder).as_posix() for path in plain)
 
 
 def code(tree: HarnessTree, limit: int = SHOWN) -> str:

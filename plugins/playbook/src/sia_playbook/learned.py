@@ -3,27 +3,29 @@
 LinUCB with disjoint arms (Li, Chu, Langford and Schapire 2010, algorithm 1). An arm is the
 harness lever or a learner; its context is how the parent's rewards were distributed; its
 reward is the change on the gate that a promotion won, as a share of the reward's range, and
-nothing where there was none. Earlier runs are read when the improver is made, from the
+nothing where there was none. Earlier runs are read before the first decision, from the
 folders of a store. Of them only search statistics and gate outcomes are looked at, never
 a sealed score.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache, cached_property
 
 from sia_core.decision import Prediction, RewriteHarness, Stop, UpdateWeights
-from sia_core.errors import LedgerError
-from sia_core.evidence import AgentView, Evidence, RewardStats, Rollout, TaskView, reward_stats
+from sia_core.evidence import AgentView, Evidence, RewardStats, TaskView
 from sia_core.harness import HarnessTree
-from sia_core.ledger import Ledger
-from sia_core.running import runs_in
+from sia_core.run.record import RunRecord
+from sia_playbook.earlier_runs import explored, folders_of, read_runs, searched
 from sia_playbook.edits import EditArm, edits
 from sia_playbook.references import updates_of
+
+_LOG = logging.getLogger(__name__)
 
 HARNESS = "harness"
 WIDTH = 0.2
@@ -83,7 +85,11 @@ class Learned:
     """The improver ``learned``. ``runs`` are folders of earlier runs, separated by commas."""
 
     def __init__(self, runs: str = "runs") -> None:
-        self._lessons = [lesson for folder in runs.split(",") for lesson in lessons_of(Path(folder.strip()))]
+        self._folders = folders_of(runs)
+
+    @cached_property
+    def _lessons(self) -> list[Lesson]:
+        return list(read_runs(self._folders, lessons_of, _LOG.warning))
 
     def draft(self, task: TaskView, seed: int) -> HarnessTree:
         """The task's seed harness, as it is."""
@@ -123,38 +129,30 @@ class Learned:
         return ridges
 
 
-def lessons_of(store: Path) -> Iterator[Lesson]:
-    """What the runs of a folder teach. One that cannot be read teaches nothing."""
-    for folder in runs_in(store):
-        try:
-            with Ledger.read(folder) as ledger:
-                rows = [row for key, row, _ in ledger.events("generation/") if "/gated/" in key]
-                contexts = {parent: _context(ledger, parent) for parent in {row["parent"] for row in rows}}
-        except LedgerError:
-            continue
-        for row in rows:
-            context, gate = contexts[row["parent"]], row["gate"]
-            if context and gate:
-                arm = row["algorithm"] or HARNESS
-                # The metric's bounds are not recorded; every task here has rewards from 0 to 1 or is cut to that.
-                yield Lesson(arm, context, min(1.0, max(0.0, gate["delta"])) if row["accepted"] else 0.0)
+def lessons_of(record: RunRecord) -> list[Lesson]:
+    """The lessons of a run."""
+    contexts = cache(lambda agent: _context(record, agent))
+    lessons = []
+    # Of a run that recorded no bounds, a gain is cut to what rewards from 0 to 1 could have won.
+    low, high = (record.run and record.run["metric"].get("bounds")) or (0.0, 1.0)
+    for row in record.candidates():
+        context, gate = contexts(str(row["parent"])), row["gate"]
+        if context and (gate or row["outcome"] == "screened"):
+            won = min(1.0, max(0.0, float(gate["delta"])) / (high - low)) if gate and row["accepted"] else 0.0
+            lessons.append(Lesson(str(row["algorithm"] or HARNESS), context, won))
+    return lessons
 
 
-def _context(ledger: Ledger, agent: str) -> Context | None:
+def _context(record: RunRecord, agent: str) -> Context | None:
     """How an agent's rewards were distributed, as the improver of that run was shown them."""
-    explored = ledger.get(f"explore/{agent}")
-    if explored:
-        return context_of(RewardStats(**explored[0]["stats"]))
-    batches = (batch for _, batch, _ in ledger.events(f"rollouts/search/{agent}/"))
-    found = [Rollout.from_json(each) for batch in batches for each in batch["rollouts"]]
-    failed = [each.reward for each in found if each.outcome != "ok"]
-    return context_of(reward_stats(found, min(failed, default=0.0))) if found else None
+    stats = explored(record, agent) or searched(record, agent)
+    return context_of(stats) if stats else None
 
 
 def _own(evidence: Evidence) -> Iterator[Lesson]:
     """This run's trials so far; what they won is known on search alone."""
     for trial in evidence.trials:
-        if trial.outcome in ("promoted", "rejected") and trial.parent in evidence.agents:
+        if trial.outcome in ("promoted", "rejected", "screened") and trial.parent in evidence.agents:
             won = max(0.0, trial.gain or 0.0) / _span(evidence) if trial.outcome == "promoted" else 0.0
             context = context_of(_stats(evidence.agents[trial.parent]))
             yield Lesson(trial.algorithm or HARNESS, context, min(1.0, won))

@@ -7,7 +7,8 @@ An update can win at most what is to be won on the instances whose rollouts disa
 So an agent that is nearly always wrong promises little until an edit makes it right
 sometimes, and one that is nearly always right promises little again. Half of the
 promise is expected, give or take the same; what earlier updates won of what they
-promised moves and narrows that, each weighed by what it promised.
+promised moves and narrows that, each weighed by what it promised and by how exactly its
+gain is known.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from dataclasses import dataclass
 
 from sia_core.decision import Prediction, Training, UpdateWeights
 from sia_core.evidence import AgentView, AlgorithmView, Evidence, RewardStats, Trial
-from sia_core.selection import Choice, recommend
-from sia_playbook.belief import Belief, parents, tries
+from sia_playbook.belief import Belief, Try, own_tries, parents
+from sia_weights.selection import Choice, recommend
 
 PATIENCE = 2
 """An agent is left alone after as many updates in a row that were not promoted."""
@@ -29,6 +30,9 @@ UNSEEN = 0.5
 
 OTHERS = 0.5
 """What a try of another algorithm counts for, beside one of the same: alike, not the same."""
+
+NOTHING = 1e-6
+"""An update that promised less than this share of another's promise says nothing of it."""
 
 SHARE = 0.5
 """The most of what is left of a budget that an update may take where edits need some of it too."""
@@ -56,15 +60,15 @@ class Promise:
 class UpdateArm:
     """An update of an agent's weights that the table calls for, and what is believed of it.
 
-    ``promised`` and ``won`` add up what earlier updates promised and gained;
-    ``objections`` are those to algorithms that the table would have preferred.
+    ``before`` says what earlier updates earned; ``objections`` are those to algorithms that the table
+    would have preferred.
     """
 
     choice: Choice
     parent: AgentView
     promise: Promise
-    promised: float
-    won: float
+    belief: Belief
+    before: str
     objections: tuple[str, ...]
     learner: AlgorithmView
     training: Training
@@ -75,38 +79,38 @@ class UpdateArm:
         return ""
 
     @property
-    def belief(self) -> Belief:
-        """A share of the promise: one half, held with the weight of this promise, moved by what others won."""
-        size = self.promise.size
-        whole = size + self.promised
-        return Belief(size * (size / 2 + self.won) / whole, size / 2 * math.sqrt(size / whole))
-
-    @property
     def reason(self) -> str:
         """The choice, explained."""
         passed_over = "".join(f"; not {each}" for each in self.objections)
-        before = (
-            f"earlier ones won {self.won:+.3f} of {self.promised:.3f}" if self.promised else "none was tried before"
-        )
         return (
             f"By the selection table: {self.choice}{passed_over}. On agent {self.parent.id} the rollouts of "
             f"{self.promise.disagree:.0%} of the instances disagree, and the best reward in reach is "
-            f"{self.promise.room:.3f} away, so an update promises {self.promise.size:.3f}; {before}. "
+            f"{self.promise.room:.3f} away, so an update promises {self.promise.size:.3f}; {self.before}. "
             f"Expected {self.belief}{self._cost}."
         )
+
+    @property
+    def _part(self) -> float:
+        """The part of the advised training that fits the budget."""
+        advised = self.learner.training[self.parent.id]
+        instances = round(_instances(advised, self.learner.costs[self.parent.id]))
+        return self.training.rollouts(instances) / advised.rollouts(instances)
+
+    def looks(self, look: Mapping[str, float]) -> int:
+        """The number of edits that can be looked at for the update's price, by rollouts."""
+        rollouts = self.learner.costs.get(self.parent.id, {}).get("rollouts", 0.0)
+        return 1 + int(self._part * rollouts / look["rollouts"]) if rollouts and look.get("rollouts") else 1
 
     @property
     def _cost(self) -> str:
         cost = self.learner.costs.get(self.parent.id)
         if cost is None:
             return ""
-        advised = self.learner.training[self.parent.id]
-        instances = round(_instances(advised, cost))
-        part = self.training.rollouts(instances) / advised.rollouts(instances)
+        advised, part = self.learner.training[self.parent.id], self._part
         rollouts, tokens, seconds = (part * cost[kind] for kind in ("rollouts", "tokens", "seconds"))
         cut = (self.training.steps, advised.steps, "steps")
         if cut[0] == cut[1]:
-            cut = (self.training.prompts, instances, "instances")
+            cut = (self.training.prompts, round(_instances(advised, cost)), "instances")
         fewer = f", {cut[0]:,} of {cut[1]:,} {cut[2]}, as the budget has it" if part < 1 else ""
         limit = f", but no more than {self.training.seconds:,.0f} s" if self.training.seconds else ""
         return f", for about {rollouts:,.0f} rollouts, {tokens:,.0f} tokens and {seconds:,.0f} s{limit}{fewer}"
@@ -123,8 +127,8 @@ class UpdateArm:
         )
 
 
-def update(evidence: Evidence) -> UpdateArm | str:
-    """The update of the best agent or, where it is not to be trained, of the incumbent; or why there is none."""
+def update(evidence: Evidence, earlier: Sequence[Try] = ()) -> UpdateArm | str:
+    """The update of the first of the agents to change that is to be trained; or why there is none."""
     weights = evidence.weights
     if weights is None:
         return "this run has no policy to train"
@@ -134,14 +138,14 @@ def update(evidence: Evidence) -> UpdateArm | str:
         return "no learner is on offer that this run's engine can train with"
     why = []
     for parent in (evidence.agents[each] for each in parents(evidence)):
-        found = _arm(evidence, parent)
+        found = _arm(evidence, parent, earlier)
         if isinstance(found, UpdateArm):
             return found
         why.append(f"agent {parent.id} is not to be trained: {found}")
     return "; ".join(why)
 
 
-def _arm(evidence: Evidence, parent: AgentView) -> UpdateArm | str:
+def _arm(evidence: Evidence, parent: AgentView, earlier: Sequence[Try]) -> UpdateArm | str:
     """The table's first choice without objections, untried ones first; or why this agent is not to be trained."""
     if parent.exploration is None:
         return "its rollouts were not explored"
@@ -152,20 +156,16 @@ def _arm(evidence: Evidence, parent: AgentView) -> UpdateArm | str:
     choices, objections = _choices(evidence, parent, parent.exploration)
     if not choices:
         return "; ".join(objections)
-    promise = _promise(evidence, parent)
+    promise = _promise(evidence, parent.exploration, parent.estimate)
     if promise.size <= 0:
         return f"{promise.disagree:.0%} of its groups disagree, and {promise.room:.3f} is left to gain"
     choice = min(choices, key=lambda each: each.algorithm in {trial.name for trial in updates})
-    others = {each.name for each in evidence.algorithms} - {choice.algorithm}
-    promised, won = (
-        same + OTHERS * other
-        for same, other in zip(_past(evidence, {choice.algorithm}), _past(evidence, others), strict=True)
-    )
     learner = next(each for each in evidence.algorithms if each.name == choice.algorithm)
     training = fitted(evidence, learner, parent)
     if training is None:
         return f"{choice.algorithm} does not fit into what edits leave of the budget"
-    return UpdateArm(choice, parent, promise, promised, won, tuple(objections), learner, training)
+    belief, before = _believed(evidence, promise.size, choice.algorithm, earlier)
+    return UpdateArm(choice, parent, promise, belief, before, tuple(objections), learner, training)
 
 
 def fitted(evidence: Evidence, learner: AlgorithmView, parent: AgentView) -> Training | None:
@@ -216,17 +216,14 @@ def _choices(evidence: Evidence, parent: AgentView, stats: RewardStats) -> tuple
     return [each for each in called_for if not said[each.algorithm]], objections if called_for else [missing]
 
 
-def _promise(evidence: Evidence, agent: AgentView) -> Promise:
+def _promise(evidence: Evidence, stats: RewardStats, estimate: float) -> Promise:
     """Without an upper bound, two deviations above the mean are in reach: some rollouts got there.
 
     An agent that searches (``discover``) evaluates several proposals before it answers: it
     is above them already, and gains as much as they do.
     """
-    stats = agent.exploration
-    if stats is None:
-        return Promise(0.0, 0.0)
-    bounds = evidence.metric.bounds
-    now = stats.mean if evidence.discovers else agent.estimate
+    bounds = evidence.metric.reward_bounds
+    now = stats.mean if evidence.discovers else estimate
     room = (bounds[1] if bounds else stats.mean + 2 * stats.deviation) - now
     differ = 1 - (stats.flat_groups or 0.0)
     if not differ and not stats.density:
@@ -234,11 +231,24 @@ def _promise(evidence: Evidence, agent: AgentView) -> Promise:
     return Promise(differ, max(0.0, room))
 
 
-def _past(evidence: Evidence, names: set[str]) -> tuple[float, float]:
-    """What earlier updates by these algorithms promised, and what they won; one that failed won nothing."""
-    done = tries(evidence, "weights", names)
-    promised = sum(_promise(evidence, evidence.agents[trial.parent]).size for trial in done)
-    return promised, sum(trial.gain or 0.0 for trial in done)
+def _believed(evidence: Evidence, size: float, algorithm: str, earlier: Sequence[Try]) -> tuple[Belief, str]:
+    """Half of the promise, moved by the share of theirs that earlier updates won; and how much that was, in words.
+
+    One that promised as much counts as much as the first guess; one that failed won nothing.
+    """
+    known = {each.name for each in evidence.algorithms}
+    seen, won, promised = [], 0.0, 0.0
+    for each in (*earlier, *own_tries(evidence)):
+        if each.lever != "weights" or each.name not in known or each.exploration is None:
+            continue
+        its = _promise(evidence, each.exploration, each.estimate).size
+        if its > NOTHING * size:
+            gain, scale = each.gain or 0.0, size / its
+            distance = each.distance(size / 2 / math.sqrt(scale)) * scale * scale
+            seen.append((gain * scale, distance if each.name == algorithm else distance / OTHERS))
+            won, promised = won + gain, promised + its
+    before = f"earlier ones won {won:+.3f} of {promised:.3f}" if seen else "none was tried before"
+    return Belief(size / 2, size / 2).after(seen), before
 
 
 def _became(trial: Trial) -> str:

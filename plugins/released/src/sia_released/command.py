@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sia_core.cli import console, plain
+from sia_cli.output import console, plain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,25 +15,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     import re
-    import shutil
     from pathlib import Path
 
-    from sia_core.folders.task import Folder
-    from sia_core.folders.verifier import Evaluate
-    from sia_core.new import imported, package_of, write
+    from sia_core.given_files import read_folder
+    from sia_released.task import Folder
+    from sia_released.verifier import Evaluate
+    from sia_testing.new import imported, package_of, write
 
     source = Path(options.folder).resolve()
     name = options.name or re.sub(r"[^a-z0-9]+", "-", source.name.lower()).strip("-")
     task = Folder(str(source))  # what is wrong with the folder is said before anything is written
     task.seed_harness()
     Evaluate(**task.verifier.settings)
+    content = dict(read_folder(source, skip=_is_ignored))
     files = imported(name)
     target = Path(options.into) / f"sia-{name}"
     write(target, files)
-    kept = shutil.ignore_patterns("__pycache__", "*.pyc", ".git")
-    shutil.copytree(source, target / "src" / package_of(name) / "folder", ignore=kept)
+    copy = target / "src" / package_of(name) / "folder"
+    for path in content:
+        (copy / path).parent.mkdir(parents=True, exist_ok=True)
+        (copy / path).write_bytes(content[path])
     out = console()
     out.print(plain(f"{target}: the task {name}, with the folder as it was in src/{package_of(name)}/folder."))
     out.print(plain(f"  pip install --editable {target}[test]"), soft_wrap=True)
     out.print(plain(f"  sia run --plugin {name}"), soft_wrap=True)
     return 0
+
+
+def _is_ignored(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return name in ("__pycache__", ".git") or name.endswith(".pyc")

@@ -1,4 +1,4 @@
-"""What lies in a task folder, and how its questions are dealt out."""
+"""The contents of a task folder, and the split of its questions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 
 from sia_core.errors import UsageError
-from sia_core.folders.rows import Table, table
+from sia_core.given_files import read_file, read_folder
 from sia_core.types import Split
+from sia_released.rows import Table, table
 
 DEALT: tuple[Split, ...] = ("search", "gate", "sealed")
 """The splits that questions are dealt to; the split ``public`` holds none."""
@@ -42,13 +43,12 @@ class TaskFolder:
         return self._files("private")
 
     def _files(self, which: str) -> dict[str, bytes]:
-        folder = self.path / "data" / which
-        if not folder.is_dir():
+        try:
+            return dict(read_folder(self.path, "data", which, skip=lambda path: Path(path).name == "__pycache__"))
+        except OSError:
             raise UsageError(
                 f"--task-dir {self.path}: no folder data/{which}; a task folder has public and private data"
-            )
-        paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
-        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+            ) from None
 
     @cached_property
     def brief(self) -> str:
@@ -58,10 +58,14 @@ class TaskFolder:
         return self.public[TASK].decode(errors="replace")
 
     @property
-    def evaluate(self) -> Path | None:
-        """The script that scores, in ``data/public`` or beside ``data``."""
-        found = (self.path / "data" / "public" / EVALUATE, self.path / EVALUATE)
-        return next((path for path in found if path.is_file()), None)
+    def evaluate(self) -> tuple[Path, bytes] | None:
+        """The script that scores, in ``data/public`` or beside ``data``: its place in the folder, and its content."""
+        if EVALUATE in self.public:
+            return Path("data", "public", EVALUATE), self.public[EVALUATE]
+        try:
+            return Path(EVALUATE), read_file(self.path, EVALUATE)
+        except FileNotFoundError:
+            return None
 
     @cached_property
     def questions(self) -> Mapping[str, Table]:

@@ -14,11 +14,14 @@ from pydantic import BaseModel, ConfigDict
 
 from sia_core.cache import cache_folder, write_once
 from sia_core.errors import UsageError
-from sia_core.folders.folder import REFERENCE, Part, TaskFolder
-from sia_core.harness import HarnessTree
-from sia_core.ledger import canonical
-from sia_core.playbook import PLAYBOOK, Playbook
-from sia_core.types import Instance, Kind, Limits, Metric, OfferRef, Split
+from sia_core.given_files import read_file, read_named
+from sia_core.harness import MAX_BYTES, HarnessTree
+from sia_core.playbook import Playbook
+from sia_core.run.ledger import canonical
+from sia_core.types import Instance, Kind, Limits, OfferRef, Split
+from sia_released.folder import REFERENCE, Part, TaskFolder
+from sia_runtime.answers import time_limit
+from sia_runtime.metrics import metric_of, worst
 
 HERE = Path(__file__).parent
 AGENT = "target_agent.py"
@@ -47,14 +50,15 @@ class Folder:
 
     ``items`` is how many questions an instance has; without it, as many as make some 64
     instances a split: the more there are, the more the gate sees. ``metric`` is the number
-    of ``results.json`` that counts, divided by ``scale`` (100 for one in percent).
+    of ``results.json`` that counts, divided by ``scale`` (100 for one in percent); as
+    ``NAME:min:LOW,HIGH`` it is to be minimised, between these bounds.
     ``agent`` is a file, or a folder and its entry point as ``DIR:ENTRY``, to begin with in
-    place of the folder's reference agent. ``seconds`` is the time limit of one instance.
+    place of the folder's reference agent. ``seconds`` is the time limit of one instance,
+    ``evaluate_seconds`` that of one run of ``evaluate.py``.
     """
 
     kind: Kind = "solve"
     answer = Files
-    failure_reward = 0.0
 
     def __init__(
         self,
@@ -65,13 +69,16 @@ class Folder:
         scale: str = "1",
         agent: str = "",
         seconds: str = "600",
+        evaluate_seconds: str = "100",
     ) -> None:
         self._folder, self._agent = TaskFolder(Path(folder)), agent
         self.name = Path(folder).resolve().name
-        self.metric = Metric(metric)
+        self.metric = metric_of(metric)
+        self.failure_reward = worst(self.metric)
         self._parts = self._folder.dealt(seed, _whole("items", items) if items else None)
-        self.limits = Limits(solve_seconds=float(_whole("seconds", seconds)))
+        self.limits = Limits(solve_seconds=time_limit(seconds, f"--set seconds={seconds}"))
         told = {"folder": str(Path(folder).resolve()), "seed": seed, "items": items, "metric": metric, "scale": scale}
+        told["seconds"] = evaluate_seconds
         self.verifier = OfferRef("evaluate", told)
         self.brief = self._folder.brief + HOW
         files = {name: hashlib.sha256(content).hexdigest() for name, content in self._folder.public.items()}
@@ -103,10 +110,13 @@ class Folder:
 
     @cached_property
     def _reference(self) -> dict[str, bytes]:
-        place, _, entry = (self._agent or str(self._folder.path / "reference" / REFERENCE)).partition(":")
+        place, _, entry = self._agent.partition(":")
         try:
+            if not place:
+                place = str(self._folder.path / "reference" / REFERENCE)
+                return {AGENT: read_file(self._folder.path, "reference", REFERENCE, most_bytes=MAX_BYTES)}
             if not Path(place).is_dir():
-                return {AGENT: Path(place).read_bytes()}
+                return {AGENT: read_named(Path(place), MAX_BYTES)}
             files = dict(HarnessTree.from_folder(Path(place)).files)
             return {**files, AGENT: files.pop(entry or REFERENCE)}
         except KeyError:
@@ -121,8 +131,7 @@ class Folder:
 
     def playbook(self) -> Playbook | None:
         """The catalogue beside ``data``, if there is one; the released format knows none."""
-        path = self._folder.path / PLAYBOOK
-        return Playbook.from_toml(path) if path.is_file() else None
+        return Playbook.in_folder(self._folder.path)
 
 
 def name_of(part: Part) -> str:

@@ -6,22 +6,21 @@ import ast
 import importlib.util
 import math
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sia_core.answers import InvalidAnswer, strict_json
 from sia_core.errors import HarnessError, SiaError, UsageError
-from sia_core.folders.folder import DEALT, EVALUATE, Part, TaskFolder
-from sia_core.folders.task import name_of
 from sia_core.harness import check_path
 from sia_core.types import Instance, Score, VerifierContext
+from sia_released.folder import DEALT, EVALUATE, Part, TaskFolder
+from sia_released.task import name_of
+from sia_runtime.answers import InvalidAnswer, number, strict_json, time_limit
+from sia_runtime.bounded_command import run_command
+from sia_runtime.metrics import metric_of
 
-SECONDS = 100.0
 RESULTS = "results.json"
 TAIL = 2000
 
@@ -33,17 +32,27 @@ class Evaluate:
     no environment but PATH, and is started outside of the folder that the agent filled.
     """
 
-    def __init__(self, folder: str, seed: int = 0, items: str = "", metric: str = "accuracy", scale: str = "1") -> None:
-        self._folder, self._metric = TaskFolder(Path(folder)), metric
+    def __init__(
+        self,
+        folder: str,
+        seed: int = 0,
+        items: str = "",
+        metric: str = "accuracy",
+        scale: str = "1",
+        seconds: str = "100",
+    ) -> None:
+        self._folder, self._metric = TaskFolder(Path(folder)), metric_of(metric).name
         script = self._folder.evaluate
         if script is None:
             raise UsageError(f"--task-dir {folder}: no {EVALUATE}, so nothing says what an answer is worth; write one")
-        self._place, self._script = script.relative_to(folder), script.read_bytes()
-        _check(script, self._script)
-        try:
-            self._scale = float(scale)
-        except ValueError:
-            raise UsageError(f"--set scale={scale}: not a number") from None
+        self._place, self._script = script
+        _check(Path(folder) / self._place, self._script)
+        self._seconds = time_limit(seconds, f"--set evaluate_seconds={seconds}")
+        self.seconds_per_answer = self._seconds + 20
+        found = number(scale)
+        if found is None or found <= 0:
+            raise UsageError(f"--set scale={scale}: not a number above 0")
+        self._scale = found
         dealt = self._folder.dealt(seed, int(items) if items else None)
         self._parts = {name_of(part): part for split in DEALT for part in dealt[split]}
 
@@ -79,18 +88,16 @@ class Evaluate:
     def _run(self, root: Path) -> str:
         script = root / "task" / self._place
         _write(script, self._script)
-        with suppress(subprocess.TimeoutExpired):
-            done = subprocess.run(
-                [sys.executable, str(script), "--gen-dir", str(root / "answer")],
-                cwd=root,
-                env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "HOME": str(root)},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=SECONDS,
-                check=False,
-            )
-            return (done.stdout + done.stderr).decode(errors="replace")[-TAIL:]
-        return f"evaluate.py took more than {SECONDS:g} s"
+        done = run_command(
+            [sys.executable, str(script), "--gen-dir", str(root / "answer")],
+            self._seconds,
+            cwd=root,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "HOME": str(root)},
+        )
+        if done.code is None:
+            (root / "answer" / RESULTS).unlink(missing_ok=True)  # it may have been in the middle of it
+            return f"evaluate.py took more than {self._seconds:g} s; give it longer with --set evaluate_seconds=300"
+        return (done.stdout + done.stderr).decode(errors="replace")[-TAIL:]
 
     def _read(self, results: Path) -> float:
         try:
@@ -107,12 +114,7 @@ class Evaluate:
             raise SiaError(
                 f"{RESULTS} has no number {self._metric!r} but {known or 'none'}; name one with --set metric="
             )
-        reward = value / self._scale
-        if not 0 <= reward <= 1:
-            raise SiaError(
-                f"{self._metric} is {value:g}, not from 0 to {self._scale:g}; say its maximum with --set scale="
-            )
-        return reward
+        return value / self._scale
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
+import math
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from sia_core.errors import UsageError
+from sia_runtime.sandbox.strict_json import NotStrict, parse
+
 MAX_DEPTH = 64
 MAX_DIGITS = 300
 
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+MOST_SECONDS = 1e7
+"""Of a time limit: some months, which every clock can count."""
 
 
 class InvalidAnswer(Exception):
@@ -20,20 +24,19 @@ class InvalidAnswer(Exception):
 
 def strict_json(text: str) -> Any:
     """Parse JSON. InvalidAnswer for duplicate keys, NaN, infinities (also as 1e999), deep nesting, half characters."""
-    if _depth(text) > MAX_DEPTH:
-        raise InvalidAnswer(f"nested deeper than {MAX_DEPTH} levels")
+    return _parse(text, halves=False)
+
+
+def plain_json(text: str) -> Any:
+    """As :func:`strict_json`, but a string may hold half of a surrogate pair, which the caller has to repair."""
+    return _parse(text, halves=True)
+
+
+def _parse(text: str, *, halves: bool) -> Any:
     try:
-        value = json.loads(
-            text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite, parse_int=_exact
-        )
-        text.encode()
-        if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise InvalidAnswer("not Unicode: half of a surrogate pair") from None
-    except (ValueError, RecursionError) as error:
-        raise InvalidAnswer(f"not JSON: {error}") from None
-    return value
+        return parse(text, MAX_DEPTH, digits=MAX_DIGITS, halves=halves)
+    except NotStrict as error:
+        raise InvalidAnswer(str(error)) from None
 
 
 def read_answer(text: str, model: type[BaseModel]) -> Any:
@@ -62,40 +65,20 @@ def _check_booleans(written: Any, read: Any, path: tuple[object, ...]) -> None:
         raise InvalidAnswer(f"{where}a boolean is no number, nor the reverse")
 
 
-def _depth(text: str) -> int:
-    """An upper bound of the nesting, cheap enough to run on megabytes before the parser recurses."""
-    if text.count("[") + text.count("{") <= MAX_DEPTH:
-        return 0
-    depth = deepest = 0
-    for found in _STRING_OR_BRACKET.finditer(text):
-        match found.group():
-            case "[" | "{":
-                depth += 1
-                deepest = max(deepest, depth)
-            case "]" | "}":
-                depth -= 1
-    return deepest
+def time_limit(text: str, where: str) -> float:
+    """Seconds that a user wrote; UsageError where they are none."""
+    seconds = number(text)
+    if seconds is None or not 0 < seconds <= MOST_SECONDS:
+        raise UsageError(f"{where}: {text!r} is no time limit; give seconds, such as 300")
+    return seconds
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise InvalidAnswer("an object has the same key twice")
-    return value
-
-
-def _no_constant(name: str) -> Any:
-    raise InvalidAnswer(f"{name} is not a number here")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise InvalidAnswer(f"{text[:40]} is not a finite number")
-    return value
-
-
-def _exact(text: str) -> int:
-    if len(text) > MAX_DIGITS:  # a model with a float field would make it an infinity
-        raise InvalidAnswer(f"an integer has {len(text)} digits; at most {MAX_DIGITS} are read")
-    return int(text)
+def number(value: Any) -> float | None:
+    """A JSON number, or a string that spells one; None for all else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        figure = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return figure if math.isfinite(figure) else None

@@ -9,20 +9,22 @@ import json
 import math
 import os
 import shlex
-import subprocess
-import sys
+import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from sia_core.answers import InvalidAnswer, strict_json
-from sia_core.cases import Case, read_cases
 from sia_core.errors import SiaError, UsageError
-from sia_core.types import Instance, Score, VerifierContext
+from sia_core.types import LARGEST_REWARD, Instance, Score, VerifierContext
+from sia_runtime.answers import InvalidAnswer, number, strict_json, time_limit
+from sia_runtime.bounded_command import run_command
+from sia_runtime.cases import Case, read_cases
 
 COMMAND_SECONDS = 60.0
+_MARGIN_SECONDS = 20.0
+"""For the end of a command that took too long; its process is killed after that."""
 
 
 class _FromCases:
@@ -55,7 +57,8 @@ class Numeric(_FromCases):
     """1 where the number is within a tolerance of the case's, 0 elsewhere.
 
     The tolerance is relative to the case's number, and absolute where that is below 1.
-    ``arg`` is the tolerance, as in ``--verifier numeric:0.01``; without it, 1e-6.
+    ``arg`` is the tolerance, as in ``--verifier numeric:0.01``; without it, 1e-6. A case whose
+    answer is no number is refused at the start, by its line alone: it may be a sealed one.
     """
 
     def __init__(self, data: str, arg: str = "1e-6") -> None:
@@ -64,16 +67,26 @@ class Numeric(_FromCases):
         if tolerance is None or tolerance < 0:
             raise UsageError(f"--verifier numeric:{arg}: the tolerance must be a number such as 0.01")
         self._tolerance = tolerance
+        for case in self._cases.values():
+            true = number(case.answer)
+            if true is None or not math.isfinite(self._allowed(true)):
+                why = "is no number" if true is None else "is too large for this tolerance"
+                raise UsageError(
+                    f"--data, line {case.line}: the answer {why} that --verifier numeric can compare "
+                    "with; write it as JSON does, such as 1059 or 0.5, leave the case out, or use --verifier exact"
+                )
+
+    def _allowed(self, true: float) -> float:
+        return self._tolerance * max(1.0, abs(true))
 
     def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
         case = self.case(instance)
         given, true = number(answer), number(case.answer)
         if given is None:
             return Score(0.0, valid=False, feedback="the answer is not a number")
-        if true is None:
-            raise UsageError(f"{self._data}: the answer of case {case.name} is not a number; use --verifier exact")
-        error = min(abs(given - true), sys.float_info.max)  # a metric is finite
-        return Score(float(error <= self._tolerance * max(1.0, abs(true))), metrics={"error": error})
+        assert true is not None
+        error = abs(given - true)
+        return Score(float(error <= self._allowed(true)), metrics={"error": min(error, LARGEST_REWARD)})
 
 
 class Command(_FromCases):
@@ -82,7 +95,9 @@ class Command(_FromCases):
     In: ``{"id", "input", "answer", "truth"}``. Out, on the last line: ``{"reward": number}``
     and, if it likes, ``valid``, ``metrics`` and ``feedback``. The command is trusted; it
     is given the answer as data, and an environment that holds PATH and no key. ``arg`` is the
-    command, as in ``--verifier 'command:python3 check.py'``.
+    command, as in ``--verifier 'command:python3 check.py'``. It has 60 seconds for an answer, or
+    what stands before it, as in ``command:seconds=300 python3 check.py``. Past that all of its
+    processes are killed, and the run stops.
     """
 
     def __init__(self, data: str, arg: str = "") -> None:
@@ -91,29 +106,36 @@ class Command(_FromCases):
             self._command = shlex.split(arg)
         except ValueError as error:
             raise UsageError(f"--verifier command:{arg}: {error}") from None
+        self._seconds = COMMAND_SECONDS
+        if self._command and self._command[0].startswith("seconds="):
+            self._seconds = time_limit(self._command.pop(0).removeprefix("seconds="), f"--verifier command:{arg}")
         if not self._command:
             raise UsageError("--verifier command: give the command, for example --verifier 'command:python3 check.py'")
+        if shutil.which(self._command[0]) is None:
+            raise UsageError(f"the verifier's command {self._command[0]!r} cannot be run: there is no such program")
+        self.seconds_per_answer = self._seconds + _MARGIN_SECONDS
 
     def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
         case = self.case(instance)
         given = {"id": case.name, "input": case.input, "answer": answer, "truth": case.answer}
         try:
-            done = subprocess.run(
+            done = run_command(
                 self._command,
-                input=json.dumps(given, ensure_ascii=False).encode(),
-                capture_output=True,
-                timeout=COMMAND_SECONDS,
+                self._seconds,
+                stdin=json.dumps(given, ensure_ascii=False).encode(),
                 env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
-                check=False,
             )
-        except subprocess.TimeoutExpired:
-            raise SiaError(f"the verifier's command took more than {COMMAND_SECONDS:g} s on case {case.name}") from None
         except OSError as error:
             raise UsageError(f"the verifier's command {self._command[0]!r} cannot be run: {error.strerror}") from None
-        if done.returncode:
+        if done.code is None:
+            raise SiaError(
+                f"the verifier's command took more than {self._seconds:g} s on case {case.name}; "
+                "give it longer with --verifier 'command:seconds=300 ...'"
+            )
+        if done.code:
             tail = done.stderr.decode(errors="replace").strip()[-500:]
             raise SiaError(
-                f"the verifier's command ended with {done.returncode} on case {case.name}, answer "
+                f"the verifier's command ended with {done.code} on case {case.name}, answer "
                 f"{json.dumps(answer, ensure_ascii=False)[:200]}: {tail}\nIt has to judge every answer: for one that "
                 'it cannot use, print {"reward": 0, "valid": false, "feedback": "why"}.'
             )
@@ -128,24 +150,18 @@ class _Printed(BaseModel):
 
 
 def _printed_score(output: str, command: str) -> Score:
+    last = output.strip().split("\n")[-1]
     try:
-        last = output.strip().split("\n")[-1]
         return Score(**_Printed.model_validate(strict_json(last)).model_dump())
-    except (InvalidAnswer, ValidationError) as error:
-        raise SiaError(
-            f"the verifier's command {command!r} must print a JSON object with a 'reward' on its last line: {error}"
-        ) from None
-
-
-def number(value: Any) -> float | None:
-    """A JSON number, or a string that spells one; None for all else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        found = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return found if math.isfinite(found) else None
+    except InvalidAnswer as error:
+        why = str(error)
+    except ValidationError as error:
+        first = error.errors()[0]
+        why = ": ".join([*map(str, first["loc"]), first["msg"]])
+    raise SiaError(
+        f"the verifier's command {command!r} must print a JSON object with a 'reward' on its last line, such as "
+        f'{{"reward": 1.0}}; it printed {json.dumps(last[:200], ensure_ascii=False)}: {why}'
+    )
 
 
 def _same(given: Any, true: Any) -> bool:

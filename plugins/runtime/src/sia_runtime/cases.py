@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +17,15 @@ from typing import Any
 
 from pydantic import RootModel
 
-from sia_core.answers import InvalidAnswer, strict_json
 from sia_core.cache import cache_folder, write_once
 from sia_core.errors import UsageError
+from sia_core.given_files import read_file, read_named
 from sia_core.harness import HarnessTree
-from sia_core.ledger import canonical
 from sia_core.playbook import PLAYBOOK, Playbook
-from sia_core.types import Instance, Kind, Limits, Metric, OfferRef, Split
+from sia_core.run.ledger import canonical
+from sia_core.types import Instance, Kind, Limits, OfferRef, Split
+from sia_runtime.answers import InvalidAnswer, strict_json, time_limit
+from sia_runtime.metrics import metric_of, worst
 
 SHARES: tuple[tuple[Split, float], ...] = (("public", 0.25), ("search", 0.25), ("gate", 0.25), ("sealed", 0.25))
 """How cases without a ``split`` are dealt out."""
@@ -43,13 +46,14 @@ class Case:
     input: dict[str, Any]
     answer: Any
     split: Split | None
+    line: int
 
 
 def read_cases(path: Path) -> list[Case]:
     """Read a JSON Lines file of cases; UsageError with file and line where one is malformed."""
     try:
         # Not str.splitlines: inside of JSON strings, U+2028 and its like end no line.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = read_named(path).decode("utf-8-sig").split("\n")
     except OSError as error:
         raise UsageError(f"--data {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -58,7 +62,7 @@ def read_cases(path: Path) -> list[Case]:
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
-            case = _read_case(line, f"--data {path}, line {number}")
+            case = _read_case(line, f"--data {path}, line {number}", number)
             for mark, what in ((f"input {case.id}", "input"), (f"name {case.name}", "id")):
                 if seen.setdefault(mark, number) != number:
                     raise UsageError(
@@ -71,7 +75,7 @@ def read_cases(path: Path) -> list[Case]:
     return cases
 
 
-def _read_case(line: str, where: str) -> Case:
+def _read_case(line: str, where: str, number: int) -> Case:
     try:
         value = strict_json(line)
     except InvalidAnswer as error:
@@ -87,31 +91,30 @@ def _read_case(line: str, where: str) -> Case:
     name = value.get("id", digest)
     if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
         raise UsageError(f"{where}: an id is a text or an integer, not {canonical(name)[:40]}")
-    return Case(digest, str(name), given, value["answer"], split)
+    return Case(digest, str(name), given, value["answer"], split, number)
 
 
 class Cases:
     """A ``solve`` task made of a harness's folder and a file of cases, split by seed and content.
 
-    ``seconds`` is the time limit of one case; the set-up has ten times as long.
+    ``seconds`` is the time limit of one case; the set-up has ten times as long. ``metric`` is what
+    the verifier measures, as ``NAME[:max|min][:LOW,HIGH]``; a failure earns the worst of its bounds.
     """
 
     kind: Kind = "solve"
-    metric = Metric("score")
     answer = Answer
-    failure_reward = 0.0
     perturbation = "white space doubled"
 
-    def __init__(self, data: str, harness: str, seed: int = 0, seconds: str = "30") -> None:
+    def __init__(self, data: str, harness: str, seed: int = 0, seconds: str = "30", metric: str = "score") -> None:
+        self.metric = metric_of(metric)
+        self.failure_reward = worst(self.metric)
         self._data, self._folder, self._seed = Path(data).resolve(), Path(harness), seed
         self.name = self._folder.resolve().name
         self._cases = read_cases(self._data)
-        try:
-            self.limits = Limits(setup_seconds=10 * float(seconds), solve_seconds=float(seconds))
-        except ValueError:
-            raise UsageError(f"--set seconds={seconds}: not a number") from None
+        limit = time_limit(seconds, f"--set seconds={seconds}")
+        self.limits = Limits(setup_seconds=10 * limit, solve_seconds=limit)
         # A copy of its own, so that a file that is edited meanwhile changes no score.
-        copy = write_once(cache_folder("cases"), {"cases.jsonl": self._data.read_bytes()}) / "cases.jsonl"
+        copy = write_once(cache_folder("cases"), {"cases.jsonl": read_named(self._data)}) / "cases.jsonl"
         self.verifier = OfferRef("exact", {"data": str(copy)})
         content = sorted(canonical([case.id, case.name, case.input, case.answer, case.split]) for case in self._cases)
         self.fingerprint = hashlib.sha256(canonical([content, str(seed)]).encode()).hexdigest()
@@ -120,9 +123,11 @@ class Cases:
     def brief(self) -> str:
         """The README of the harness's folder, or a sentence."""
         for name in ("task.md", "README.md"):
-            if (self._folder / name).is_file():
-                return (self._folder / name).read_text(encoding="utf-8", errors="replace")[:20_000]
-        return f"Answer cases like those in {self._data.name}; the score is the share of right answers."
+            with suppress(FileNotFoundError):
+                return read_file(self._folder, name).decode(errors="replace")[:20_000]
+        name = self.metric.name
+        measured = "the score is the share of right answers" if name == "score" else f"their {name} is measured"
+        return f"Answer cases like those in {self._data.name}; {measured}."
 
     @cached_property
     def _splits(self) -> dict[Split, list[Case]]:
@@ -174,8 +179,7 @@ class Cases:
 
     @cached_property
     def _playbook(self) -> Playbook | None:
-        path = self._folder / PLAYBOOK
-        return Playbook.from_toml(path) if path.is_file() else None
+        return Playbook.in_folder(self._folder)
 
 
 def _spaced(value: Any) -> Any:

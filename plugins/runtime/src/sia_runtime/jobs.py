@@ -9,26 +9,32 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import os
+import re
 import shutil
+import stat
 import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from sia_core import errors
-from sia_core.errors import LedgerError, SiaError, UsageError
-from sia_core.host import Host
-from sia_core.ledger import UNFINISHED, canonical, explained, sync_folder
-from sia_core.policy import ADAPTERS
-from sia_core.rollout import Setting
-from sia_core.served import ServedPolicy
+from sia_core.errors import HarnessError, LedgerError, SiaError, UsageError
+from sia_core.harness import check_path
+from sia_core.run.ledger import UNFINISHED, Blobs, canonical, explained, sync_folder
+from sia_core.run.rollouts import Setting
+from sia_core.run.trees import ADAPTERS, Trees, adapter_folder
 from sia_core.types import Job
+from sia_runtime.worker.host import Host
 
 RUN, GIVEN = "run", "given"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 OFFERS = ("task", "verifier", "engine")
 
 Fetch = Callable[[Sequence[str]], Sequence[bytes]]
@@ -54,7 +60,7 @@ class Parcel:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobResult:
     """What a job came to; JSON. ``error`` is a type's name and a message. ``files`` come back with it, by place."""
 
     result: Any = None
@@ -64,6 +70,21 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         return dict(vars(self))
+
+    @classmethod
+    def read(cls, text: str) -> JobResult:
+        """A worker's reply; SiaError where it is none. What it says is still the worker's word."""
+        try:
+            return _REPLY.validate_python(json.loads(text, parse_constant=_no_number))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise SiaError(f"a worker's reply has not the form of one: {str(error)[:500]}") from None
+
+
+_REPLY = TypeAdapter(JobResult)
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
 
 
 def function_of(name: str) -> Callable[[Mapping[str, Any], Host], Any]:
@@ -111,29 +132,32 @@ class Sender:
             raise LedgerError(f"{path} was changed while a job that needs it was on its way; start the run again")
         return content
 
-    def keep(self, parcel: Parcel, outcome: Outcome, contents: Mapping[str, bytes]) -> Any:
+    def keep(self, parcel: Parcel, outcome: JobResult, contents: Mapping[str, bytes]) -> Any:
         """The job's result, once what came with it is on disk; or its error, raised as on this machine."""
         if outcome.error is not None:
             raise raised(parcel.function, outcome)
+        adapter = outcome.result.get("adapter") if isinstance(outcome.result, dict) else None
+        if adapter is None and not outcome.files:
+            return outcome.result
+        if not (isinstance(adapter, str) and _DIGEST.fullmatch(adapter)):
+            raise SiaError(f"{parcel.function}: a worker named the adapter {str(adapter)[:80]!r}, which is no digest")
         if outcome.files:
-            adapter = outcome.result["adapter"]
-            _keep_folder(Path(parcel.payload["setting"]["run"]), str(adapter), outcome.files, contents)
+            files = _checked(f"{RUN}/{ADAPTERS}/{adapter}/", outcome.files, contents)
+            _keep_folder(Path(parcel.payload["setting"]["run"]) / ADAPTERS / adapter, files)
         return outcome.result
 
     def _tree(self, run: Path, digest: str) -> dict[str, str]:
         """A harness: the blob of its listing, and one a file."""
         listing = _blob(run, digest)
         if listing not in self._listed:
-            with explained(run):
-                lines = listing.read_text().split("\n")
-            blobs = [digest, *(line.split("\0")[1] for line in lines if line)]
+            blobs = [digest, *(blob for _, blob in Trees(run).listing(digest))]
             self._sources.update({blob: _blob(run, blob) for blob in blobs})
             self._listed[listing] = {f"{RUN}/{_blob(Path(), blob)}": blob for blob in blobs}
         return self._listed[listing]
 
     def _adapter(self, run: Path, digest: str) -> dict[str, str]:
         """A snapshot, which is named by its content and never changes."""
-        folder = run / ADAPTERS / digest
+        folder = adapter_folder(run, digest)
         if folder not in self._listed:
             self._listed[folder] = _below(f"{RUN}/{ADAPTERS}/{digest}", self._folder(folder))
         if not self._listed[folder]:
@@ -142,7 +166,10 @@ class Sender:
 
     def _folder(self, folder: Path) -> dict[str, str]:
         """Every file below a folder, by its path from there."""
-        paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
+        for path in paths:
+            if not stat.S_ISREG(path.lstat().st_mode):  # what a link leads to may be no worker's business
+                raise UsageError(f"{path} is no plain file and is not sent to a worker; replace or remove it")
         return {path.relative_to(folder).as_posix(): self._digest(path) for path in paths}
 
     def _digest(self, path: Path) -> str:
@@ -166,7 +193,7 @@ class Receiver:
         self._held: dict[str, Path] = {}
         self._mutex = threading.Lock()
 
-    def run(self, parcel: Parcel, fetch: Fetch) -> tuple[Outcome, dict[str, bytes]]:
+    def run(self, parcel: Parcel, fetch: Fetch) -> tuple[JobResult, dict[str, bytes]]:
         """Run a job; what it came to, and the contents of the files that it left, by digest."""
         try:
             home = self._home(parcel)
@@ -177,9 +204,9 @@ class Receiver:
             left = dict(_left(home, parcel, result))
         except (Exception, SystemExit) as error:
             told = type(error).__name__, str(error)
-            return Outcome(error=told, trace=traceback.format_exc()), {}
+            return JobResult(error=told, trace=traceback.format_exc()), {}
         files = {place: hashlib.sha256(content).hexdigest() for place, content in left.items()}
-        return Outcome(result, files=files), {files[place]: content for place, content in left.items()}
+        return JobResult(result, files=files), {files[place]: content for place, content in left.items()}
 
     def _home(self, parcel: Parcel) -> Path:
         """The folder of the parcel's run."""
@@ -202,13 +229,14 @@ class Receiver:
                 if hashlib.sha256(contents[digest]).hexdigest() != digest:
                     raise SiaError(f"{place} arrived damaged on the worker; go on with `sia resume`")
                 (home / place).write_bytes(contents[digest])
+                (home / place).chmod(0o644)  # a sandbox reads it as another user, whatever our umask is
                 self._held[digest] = home / place
 
     def _check(self, payload: Mapping[str, Any]) -> None:
         setting = payload.get("setting")
         if setting is None or not setting.get("engine"):
             return
-        if isinstance(self._host.policy(Setting.from_json(setting)), ServedPolicy):
+        if self._host.policy(Setting.from_json(setting)).local:
             raise UsageError(
                 "a policy that somebody else serves records its paid calls in the run's folder, which a worker does "
                 "not see; use --backend local"
@@ -238,7 +266,7 @@ def _below(place: str, files: Mapping[str, str]) -> dict[str, str]:
 
 
 def _blob(run: Path, digest: str) -> Path:
-    return run / "blobs" / digest[:2] / digest
+    return Blobs(run / "blobs").path(digest)
 
 
 def _moved(parcel: Parcel, home: Path) -> dict[str, Any]:
@@ -269,19 +297,33 @@ def _left(home: Path, parcel: Parcel, result: Any) -> Iterator[tuple[str, bytes]
             yield path.relative_to(home).as_posix(), path.read_bytes()
 
 
-def _keep_folder(run: Path, adapter: str, files: Mapping[str, str], contents: Mapping[str, bytes]) -> None:
+def _checked(place: str, files: Mapping[str, str], contents: Mapping[str, bytes]) -> dict[str, bytes]:
+    """A worker's files by path below a place; SiaError for a file anywhere else, or of another content."""
+    found = {}
+    for path, digest in files.items():
+        try:
+            inside = check_path(path.removeprefix(place) if path.startswith(place) else "")
+        except HarnessError:
+            raise SiaError(f"a worker left {path[:200]!r}, which is not below {place}; nothing was written") from None
+        content = contents.get(digest)
+        if not isinstance(content, bytes) or hashlib.sha256(content).hexdigest() != digest:
+            raise SiaError(f"{path} arrived damaged from a worker; go on with `sia resume`")
+        found[inside] = content
+    return found
+
+
+def _keep_folder(target: Path, files: Mapping[str, bytes]) -> None:
     """An adapter in the run's folder, whole or not at all, and durable."""
-    target = run / ADAPTERS / adapter
     if target.exists():
         return
+    run = target.parents[1]
     with explained(run):
         for folder in (run / UNFINISHED, target.parent):
             folder.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=run / UNFINISHED))
         try:
-            for place, digest in files.items():
-                inside = PurePosixPath(place).relative_to(f"{RUN}/{ADAPTERS}/{adapter}")
-                _write_synced(temporary / inside, contents[digest])
+            for path, content in files.items():
+                _write_synced(temporary / path, content)
             for folder in (temporary, *(each for each in temporary.rglob("*") if each.is_dir())):
                 sync_folder(folder)
             os.rename(temporary, target)
@@ -300,7 +342,7 @@ def _write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def raised(what: str, outcome: Outcome) -> SiaError:
+def raised(what: str, outcome: JobResult) -> SiaError:
     """The error of an outcome, to raise here: one of the core's own by its type, any other by its text."""
     name, message = outcome.error or ("", "")
     known = getattr(errors, name, None)

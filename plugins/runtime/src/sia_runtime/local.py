@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from sia_core.host import Host
-from sia_core.parcels import function_of
 from sia_core.plugins import Plugins
-from sia_core.types import Handle, Job
+from sia_core.types import Job
+from sia_runtime.jobs import function_of
+from sia_runtime.worker.host import Host
 
 
 class LocalBackend:
@@ -26,23 +25,6 @@ class LocalBackend:
     def submit(self, job: Job) -> Future[Any]:
         return self._threads.submit(function_of(job.function), job.payload, self._host)
 
-    def serve(self, name: str, payload: Mapping[str, Any]) -> Handle:
-        """``name`` is ``kind:offer``, such as ``engine:torch``; ``payload`` its settings."""
-        kind, _, offer = name.partition(":")
-        return _Served(self._plugins.create(kind, offer, **payload))
-
     def close(self) -> None:
         self._host.stop()
         self._threads.shutdown(wait=True, cancel_futures=True)
-
-
-class _Served:
-    def __init__(self, target: Any) -> None:
-        self._target = target
-
-    def call(self, method: str, payload: Mapping[str, Any]) -> Any:
-        return getattr(self._target, method)(**payload)
-
-    def close(self) -> None:
-        if hasattr(self._target, "close"):
-            self._target.close()

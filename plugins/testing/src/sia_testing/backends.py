@@ -18,15 +18,15 @@ import pytest
 from sia_core import errors
 from sia_core.errors import SiaError
 from sia_core.harness import HarnessTree
-from sia_core.host import Host
-from sia_core.policy import ADAPTERS
-from sia_core.rollout import Setting
-from sia_core.trees import Trees
+from sia_core.run.rollouts import Setting
+from sia_core.run.trees import ADAPTERS, Trees
 from sia_core.types import Backend, Job, OfferRef
+from sia_runtime.worker.harness_folder import harness_folder
+from sia_runtime.worker.host import Host
 
 HERE = __name__
 TREE = HarnessTree({"harness.py": b"def solve(instance, ctx): ...\n", "notes/empty.txt": b""})
-ADAPTER, TRAINED = "adapter-that-was", "adapter-that-is"
+ADAPTER, TRAINED, AGAIN = "aa" * 32, "bb" * 32, "cc" * 32
 
 
 def echo(payload: Mapping[str, Any], host: Host) -> Any:
@@ -68,8 +68,8 @@ def read(payload: Mapping[str, Any], host: Host) -> dict[str, str]:
     found = {path: content.decode() for path, content in Trees(run).get(sweep["harness"]).files.items()}
     return {
         **found,
-        "folder": (Trees(run).folder(sweep["harness"]) / "harness.py").read_text(),
-        "adapter": (run / ADAPTERS / sweep["adapter"] / "weights").read_text(),
+        "folder": (harness_folder(run, sweep["harness"]) / "harness.py").read_text(),
+        "weights": (run / ADAPTERS / sweep["adapter"] / "weights").read_text(),
         "data": Path(data).read_text(),
     }
 
@@ -137,7 +137,7 @@ class BackendContract:
             self.result(future)
         assert self.result(backend.submit(job(echo, value="next"))) == "next"
 
-    @pytest.mark.parametrize("function", ["sia_core.nowhere:job", f"{HERE}:nothing"])
+    @pytest.mark.parametrize("function", ["sia_runtime.nowhere:job", f"{HERE}:nothing"])
     def test_a_function_that_is_not_there_is_an_error(self, backend: Backend, function: str) -> None:
         with pytest.raises(Exception, match=r"nowhere|nothing"):
             self.result(backend.submit(Job(function, {})))
@@ -164,7 +164,7 @@ class BackendContract:
         setting, tree = a_run(tmp_path)
         future = backend.submit(job(read, setting=setting, sweep={"harness": tree, "adapter": ADAPTER}))
         code = TREE.files["harness.py"].decode()
-        found = {"harness.py": code, "notes/empty.txt": "", "folder": code, "adapter": "weights", "data": "cases"}
+        found = {"harness.py": code, "notes/empty.txt": "", "folder": code, "weights": "weights", "data": "cases"}
         assert self.result(future) == found
 
     def test_an_adapter_of_the_same_content_under_another_name_is_there_too(
@@ -172,10 +172,10 @@ class BackendContract:
     ) -> None:
         setting, tree = a_run(tmp_path)
         adapters = Path(setting["run"]) / ADAPTERS
-        shutil.copytree(adapters / ADAPTER, adapters / "adapter-again")
-        for name in (ADAPTER, "adapter-again"):
+        shutil.copytree(adapters / ADAPTER, adapters / AGAIN)
+        for name in (ADAPTER, AGAIN):
             future = backend.submit(job(read, setting=setting, sweep={"harness": tree, "adapter": name}))
-            assert self.result(future)["adapter"] == "weights"
+            assert self.result(future)["weights"] == "weights"
 
     def test_a_file_of_the_users_is_the_one_of_the_moment(self, backend: Backend, tmp_path: Path) -> None:
         setting, tree = a_run(tmp_path)
@@ -192,19 +192,6 @@ class BackendContract:
         assert (folder / "optimizer" / "moments").read_text() == "moments"
         again = self.result(backend.submit(job(train, setting=setting, adapter=done["adapter"])))
         assert again["adapter"] == TRAINED
-
-    def test_what_is_served_answers_until_it_is_closed(self, backend: Backend) -> None:
-        handle = backend.serve("sandbox:process", {})
-        try:
-            assert isinstance(handle.call("probe", {}), Mapping)
-            with pytest.raises(Exception, match="nothing"):
-                handle.call("nothing", {})
-        finally:
-            handle.close()
-
-    def test_what_cannot_be_served_is_a_users_mistake(self, backend: Backend) -> None:
-        with pytest.raises(errors.UsageError, match="no sandbox named 'nothing'"):
-            backend.serve("sandbox:nothing", {})
 
     def test_when_it_is_closed_nothing_of_it_is_left(self, backend: Backend) -> None:
         threads = set(threading.enumerate())

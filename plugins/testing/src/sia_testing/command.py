@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from sia_core.cli import console, plain
+from sia_cli.output import console, plain
 
-KINDS = ("task", "algorithm", "verifier", "engine", "backend", "improver")
+KINDS = ("task", "algorithm", "verifier", "engine", "backend", "lever", "improver", "command")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from sia_core.new import rendered, write
+    from sia_testing.new import rendered, write
 
     folder = Path(options.into) / f"sia-{options.name}"
     files = rendered(options.kind, options.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import mul
@@ -15,7 +16,7 @@ from sia_core.learning import Batch, Datum, Engine, Request, Sampled, Trace
 
 ABILITIES = frozenset({"train", "values", "reference", "custom_loss", "constrain"})
 CHOICES = ("a red one", "a blue one", "none")
-LOSS = "sia_core.testing.engine_contract:policy_gradient"
+LOSS = "sia_testing.engine_contract:policy_gradient"
 
 
 class EngineContract:
@@ -116,6 +117,7 @@ class EngineContract:
         engine.optim_step()
         digest, sampled = engine.digest(), engine.sample([free(engine)])
         saved = engine.save(tmp_path / "snapshot")
+        assert re.fullmatch("[0-9a-f]{64}", saved), "the name of a snapshot is a SHA-256 in hexadecimal"
         engine.forward_backward(data, LOSS, {})
         engine.optim_step()
         assert engine.digest() != digest

@@ -103,7 +103,7 @@ class ScriptedEngine:
         return {}
 
     def digest(self) -> str:
-        return f"scripted-{self.steps}"
+        return hashlib.sha256(f"scripted-{self.steps}".encode()).hexdigest()
 
     def memory(self) -> dict[str, float]:
         return {"needed": 0.0, "peak": 0.0}

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from pydantic import RootModel
 
-from sia_core.decision import Prediction, RewriteHarness, Stop, UpdateWeights
+from sia_core.decision import Decision, Prediction, RewriteHarness, Stop
 from sia_core.evidence import Evidence, Rollout, TaskView
 from sia_core.harness import HarnessTree, Replace
 from sia_core.playbook import Playbook
-from sia_core.rollout import Sweep
-from sia_core.trees import Trees
+from sia_core.run.rollouts import Sweep
+from sia_core.run.trees import Trees
 from sia_core.types import Instance, Job, Kind, Limits, Metric, OfferRef, Split
 
 SKILL = "skill.txt"
@@ -86,9 +86,6 @@ class InstantBackend:
         future.set_result({"sandbox": "none", "given_up": hung, "rollouts": rollouts})
         return future
 
-    def serve(self, name: str, payload: Mapping[str, Any]) -> Any:
-        raise NotImplementedError
-
     def close(self) -> None:
         pass
 
@@ -105,7 +102,7 @@ def _rollout(instance: str, skill: str) -> Rollout:
 class ScriptedImprover:
     """Returns the decisions of its script, one list a generation, then stops."""
 
-    def __init__(self, *script: Sequence[RewriteHarness | UpdateWeights | Stop] | Callable[[Evidence], Any]) -> None:
+    def __init__(self, *script: Sequence[Decision] | Callable[[Evidence], Any]) -> None:
         self._script = script
         self.seen: list[Evidence] = []
 
@@ -113,10 +110,10 @@ class ScriptedImprover:
         self.drafted_from = task
         return task.seed
 
-    def decide(self, evidence: Evidence) -> Sequence[RewriteHarness | UpdateWeights | Stop]:
+    def decide(self, evidence: Evidence) -> Sequence[Decision]:
         self.seen.append(evidence)
         if evidence.generation >= len(self._script):
             return [Stop(reason="the script is over")]
         part = self._script[evidence.generation]
-        decisions: Sequence[RewriteHarness | UpdateWeights | Stop] = part(evidence) if callable(part) else part
+        decisions: Sequence[Decision] = part(evidence) if callable(part) else part
         return decisions

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sia_core.decision import DECISIONS, RewriteHarness, Stop, UpdateWeights
+from sia_core.decision import DECISIONS, Change, Decision, RewriteHarness, Stop
 from sia_core.evidence import AgentView, Evidence, Rollout, TaskView, Trial, summarise
 from sia_core.harness import HarnessTree, applies
 from sia_core.playbook import Playbook
@@ -55,7 +55,7 @@ class ImproverContract:
     def test_its_decisions_are_typed_and_survive_json(self, make: Callable[[], Improver], evidence: Evidence) -> None:
         made = list(make().decide(evidence))
         assert made, "to do nothing more is a decision too: Stop"
-        assert all(isinstance(each, RewriteHarness | UpdateWeights | Stop) for each in made)
+        assert all(isinstance(each, Decision) for each in made)
         assert DECISIONS.validate_json(DECISIONS.dump_json(made)) == made
 
     def test_the_same_evidence_gives_the_same_decisions(self, make: Callable[[], Improver], evidence: Evidence) -> None:
@@ -86,7 +86,7 @@ class ImproverContract:
         assert len(set(made)) == len(made)
 
 
-def _changes(made: Sequence[RewriteHarness | UpdateWeights | Stop]) -> list[RewriteHarness | UpdateWeights]:
+def _changes(made: Sequence[Decision]) -> list[Change]:
     return [each for each in made if not isinstance(each, Stop)]
 
 

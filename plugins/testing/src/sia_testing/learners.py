@@ -12,12 +12,27 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from sia_core.decision import Training
-from sia_core.errors import NoSignal, UsageError
+from sia_core.errors import NoSignal, TrainingError, UsageError
 from sia_core.evidence import Rollout, reward_stats
-from sia_core.learning import Batch, Datum, Learner, Loss, Sample, Trace
+from sia_core.learning import Batch, Datum, Learner, Loss, Sample, Trace, credited
 
 NEEDS = frozenset({"train", "values", "reference", "custom_loss", "constrain"})
 REWARDS = ((0.0, 1.0, 0.25, 0.5), (1.0, 0.0, 0.125, 0.75), (0.0, 0.0, 0.0, 0.0))
+EXTREME = (
+    (1e300, 0.0, 1.0, 0.5),
+    (-1e300, 0.0, 1.0, 0.5),
+    (1.7e308, -1.7e308, 1.7e308, 0.0),
+    (1e300, 1e300 * (1 + 1e-15), 1e300, 1e300),
+    (1e100, -1e100, 1e-320, 0.0),
+    (1e14, -1e14, 0.0, 1.0),
+    (1e-320, 0.0, 5e-324, 0.0),
+    (-1e-320, 0.0, 1e-310, 0.0),
+    (math.inf, 0.0, 1.0, 0.5),
+    (-math.inf, 0.0, 1.0, 0.5),
+    (math.nan, 0.0, 1.0, 0.5),
+)
+"""Rewards of a group that a verifier without bounds may give, and some that none may."""
+
 VOCABULARY = 11
 OFF_POLICY = 0.05
 """How far the policy has moved on from the sampler, in nats: no clip stops a gradient there."""
@@ -54,6 +69,19 @@ class LearnerContract:
     def test_where_nothing_was_earned_there_is_no_signal(self, make: Callable[[], Learner]) -> None:
         with pytest.raises(NoSignal):
             make().credit(rollouts(((0.0,) * 4, (0.0,) * 4)))
+
+    @pytest.mark.parametrize("rewards", EXTREME, ids=str)
+    def test_rewards_of_any_size_are_refused_or_give_a_gradient_in_single_precision(
+        self, make: Callable[[], Learner], rewards: Sequence[float]
+    ) -> None:
+        learner = make()
+        try:
+            data = credited(learner, rollouts((rewards, REWARDS[0])))
+        except TrainingError:
+            return
+        assert data
+        rows = gradients(learner, data, precision="float32")
+        assert all(math.isfinite(value) for row in rows.values() for value in row), "a gradient is not a finite number"
 
     def test_only_tokens_that_the_policy_sampled_get_credit(self, make: Callable[[], Learner]) -> None:
         data = make().credit(rollouts(REWARDS))
@@ -142,12 +170,13 @@ def gradients(
     unsampled: float = 0.5,
     apart: bool = False,
     length: int | None = None,
+    precision: str = "float64",
 ) -> dict[Tokens, list[float]]:
     """By a trace's tokens, the gradient of the learner's loss at each log-probability, of all its data together."""
     torch: Any = pytest.importorskip("torch")
 
     def floats(rows: list[Any]) -> Any:
-        return torch.tensor(rows, dtype=torch.float64)
+        return torch.tensor(rows, dtype=getattr(torch, precision))
 
     total: dict[Tokens, list[float]] = {}
     for part in _pairs_together(data) if apart else [list(data)]:

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
 
-from sia_core.testing.wire import ChatCompletions, Fault, Messages, Protocol, Turn, Use
+from sia_testing.wire import ChatCompletions, Fault, Messages, Protocol, Turn, Use
 
 __all__ = ["Asked", "Fault", "ModelServer", "Turn", "Use"]
 
@@ -139,21 +139,26 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, protocol: Protocol, asked: Asked, turn: Turn) -> None:
         fault = turn.fault or Fault()
-        if fault.status is not None:
+        if fault.body is not None:
+            self._send_bytes(fault.status or 200, fault.body, fault)
+        elif fault.status is not None:
             self._send(fault.status, protocol.error(fault.status, fault.message), fault)
-        elif asked.body.get("stream"):
+        elif asked.body.get("stream") and not fault.whole:
             self._stream(protocol.events(turn, asked.number, asked.body), fault)
         else:
             self._owner.closing.wait(fault.pause)
             self._send(200, protocol.whole(turn, asked.number, asked.body), fault)
 
     def _send(self, status: int, body: Mapping[str, Any], fault: Fault | None = None) -> None:
-        fault, content = fault or Fault(), json.dumps(body).encode()
+        self._send_bytes(status, json.dumps(body).encode(), fault or Fault())
+
+    def _send_bytes(self, status: int, content: bytes, fault: Fault) -> None:
         self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(content)))
+        headers = {"content-type": "application/json", "content-length": str(len(content)), **fault.headers}
         if fault.retry_after is not None:
-            self.send_header("retry-after", f"{fault.retry_after:g}")
+            headers["retry-after"] = str(fault.retry_after)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content[: fault.cut_after])
         self.close_connection = self.close_connection or fault.cut_after is not None

@@ -18,11 +18,12 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import ClassVar
 
-from sia_core.sandbox import tree
-from sia_core.sandbox.launch import World
-from sia_core.types import GUARANTEES, SandboxSpec
+import sia_runtime
+from sia_runtime.sandbox import tree
+from sia_runtime.sandbox.contract import GUARANTEES, SandboxSpec
+from sia_runtime.sandbox.launch import World
 
-_START = "import sys; from sia_core.testing.naked import inside; inside(int(sys.argv[1]), sys.argv[2], sys.argv[3])"
+_START = "import sys; from sia_testing.naked import inside; inside(int(sys.argv[1]), sys.argv[2], sys.argv[3])"
 
 
 class Naked:
@@ -39,7 +40,7 @@ class Naked:
 
 
 class NakedProcess:
-    """A program that runs; :class:`sia_core.types.SandboxProcess`."""
+    """A program that runs; :class:`sia_runtime.sandbox.contract.SandboxProcess`."""
 
     listener = None
 
@@ -58,7 +59,7 @@ class NakedProcess:
             close_fds=False,
             start_new_session=True,
             cwd=f"{self._folder}/scratch",
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            env={**os.environ, "PYTHONPATH": str(Path(sia_runtime.__file__).parents[1])},
         )
         channel.close()
 
@@ -92,6 +93,9 @@ class _Open(World):
         return None
 
     def confine(self, rules: int | None) -> None:
+        return None
+
+    def settle(self) -> None:
         return None
 
 

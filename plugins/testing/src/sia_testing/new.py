@@ -20,7 +20,7 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 @dataclass(frozen=True)
 class Sort:
-    """What the package of one kind needs beside the core, what its offer is called, and what it carries beside code."""
+    """One kind of package: its requirements beside the core, the name of its offer, and its files beside code."""
 
     summary: str
     needs: tuple[str, ...] = ()
@@ -30,14 +30,16 @@ class Sort:
 SORTS: Mapping[str, Sort] = {
     "task": Sort("whether the number of ones is even", data=("*.toml", "seed/*")),
     "algorithm": Sort("REINFORCE with the mean of a group as its baseline"),
-    "verifier": Sort("words in any order, with credit for a part"),
-    "engine": Sort("a table of next-byte preferences, in torch", ("torch>=2.4", "numpy>=1.26")),
-    "backend": Sort("threads of this process"),
+    "verifier": Sort("words in any order, with credit for a part", ("sia-runtime",)),
+    "engine": Sort("a table of next-byte preferences, in torch", ("torch>=2.4", "numpy>=1.26", "sia-testing")),
+    "backend": Sort("threads of this process", ("sia-runtime",)),
+    "lever": Sort("files of the harness from another agent"),
     "improver": Sort("each edit of the playbook once, in its order"),
+    "command": Sort("the files of an agent, and how large they are"),
 }
 """The kinds of package that can be begun."""
 
-IMPORTED = Sort("imported from a task folder", data=("folder/**/*",))
+IMPORTED = Sort("imported from a task folder", ("sia-released",), data=("folder/**/*",))
 
 
 def rendered(kind: str, name: str) -> dict[str, str]:
@@ -51,7 +53,7 @@ def imported(name: str) -> dict[str, str]:
 
 
 def package_of(name: str) -> str:
-    """What the package of a name is imported as."""
+    """The import name of a package."""
     return f"sia_{name.replace('-', '_')}"
 
 
@@ -73,7 +75,7 @@ def _rendered(kind: str, template: str, sort: Sort, name: str) -> dict[str, str]
     }
     files: dict[str, str] = {}
     for folder in ("every", template):  # what a kind has of its own replaces what every one has
-        for path, text in _templates(resources.files("sia_core") / "templates" / folder, ""):
+        for path, text in _templates(resources.files("sia_testing") / "templates" / folder, ""):
             placed = f"src/{package}/{path.removeprefix('package/')}" if path.startswith("package/") else path
             files[placed] = Template(text).substitute(values)
     return files

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import pytest
 
-from sia_core.models import Ask, CallFailed, Provider, Reply, Tool, Usage, results, told
-from sia_core.testing.model_server import Fault, ModelServer, Turn, Use
+from sia_llm.models import Ask, CallFailed, Provider, Reply, Tool, Usage, results, told
+from sia_testing.model_server import Fault, ModelServer, Turn, Use
+from sia_testing.wire import PIECE
 
 READ = Tool("read", "Read a file.", {"type": "object", "properties": {"path": {"type": "string"}}})
 KEY = "sk-a-key-that-is-planted"
+
+NO_REPLY = {
+    "nothing": ("text/event-stream", b""),
+    "nothing, as JSON": ("application/json", b""),
+    "sign-in page": ("text/html", b"<html>sign in</html>"),
+    "error in a 200": ("application/json", b'{"error": {"message": "Upstream overloaded", "code": 502}}'),
+    "error as a text": ("application/json", b'{"error": "overloaded"}'),
+    "an object of another kind": ("application/json", b'{"object": "list", "data": []}'),
+    "truncated": ("application/json", b'{"id": "c", "object": "chat.completion", "choices": [{"index": 0, "mess'),
+    "a list": ("application/json", b"[]"),
+    "null": ("application/json", b"null"),
+    "an event that is no JSON": ("text/event-stream", b"event: message_start\ndata: {nope\n\n"),
+    "an event that is no chunk": ("text/event-stream", b'event: message_start\ndata: {"type": "message_start"}\n\n'),
+}
+"""What servers and what stands before them send with status 200."""
 
 Opened = Callable[[str], AbstractContextManager[Provider]]
 
@@ -94,6 +111,46 @@ class ProviderContract:
         assert str(status) in str(failure)
         assert failure.after == (7.0 if status == 429 else failure.after)
 
+    @pytest.mark.parametrize("asked", ["7", " 7.5 ", "Sun, 06 Nov 2044 08:49:37 GMT", "Sunday, 06-Nov-44 08:49:37 GMT"])
+    def test_the_wait_that_a_server_asks_for_is_known_in_seconds_or_as_a_date(
+        self, asked_of: Callable[..., Any], asked: str
+    ) -> None:
+        assert asked_of(Turn(fault=Fault(429, retry_after=asked))).after >= 7
+
+    @pytest.mark.parametrize(("asked", "wait"), [("Sun, 06 Nov 1994 08:49:37 GMT", 0), ("soon", None), ("-3", None)])
+    def test_a_wait_that_is_over_is_none_and_one_that_cannot_be_read_is_the_clients_own(
+        self, asked_of: Callable[..., Any], asked: str, wait: float | None
+    ) -> None:
+        assert asked_of(Turn(fault=Fault(429, retry_after=asked))).after == wait
+
+    def test_a_wait_in_milliseconds_is_known(self, asked_of: Callable[..., Any]) -> None:
+        limited = Fault(429, body=b"{}", headers={"retry-after-ms": "1500", "retry-after": "60"})
+        assert asked_of(Turn(fault=limited)).after == 1.5
+
+    @pytest.mark.parametrize("body", NO_REPLY.values(), ids=NO_REPLY)
+    def test_what_is_no_reply_is_a_failed_call_to_be_tried_again(
+        self, asked_of: Callable[..., Any], body: tuple[str, bytes]
+    ) -> None:
+        failure = asked_of(Turn(fault=Fault(body=body[1], headers={"content-type": body[0]})))
+        assert isinstance(failure, CallFailed)
+        assert (failure.retry, failure.refused) == (True, False)
+
+    def test_a_server_that_does_not_stream_is_understood(self, asked_of: Callable[..., Any]) -> None:
+        usage = {"input": 9, "output": 7}
+        reply = asked_of(Turn("I look.", [Use("read", {"path": "a"})], usage=usage, fault=Fault(whole=True)))
+        assert (reply.text, reply.ended, reply.usage) == ("I look.", "tools", Usage(9, 7))
+        assert [(call.name, call.arguments) for call in reply.calls] == [("read", {"path": "a"})]
+
+    def test_a_character_that_was_cut_in_two_by_the_stream_is_joined(self, asked_of: Callable[..., Any]) -> None:
+        reply = asked_of(Turn("x" * (PIECE - 1) + "\ud83d\ude00"))
+        assert Reply.from_json(reply.to_json()).text == "x" * (PIECE - 1) + "\N{GRINNING FACE}"
+
+    @pytest.mark.parametrize("written", ['{"path": NaN}', '{"path": 1e999}', '{"path": 1, "path": 2}', "[1]", "null"])
+    def test_arguments_that_are_no_strict_json_object_are_malformed(
+        self, asked_of: Callable[..., Any], written: str
+    ) -> None:
+        assert [call.arguments for call in asked_of(Turn(uses=[Use("read", written)])).calls] == [written]
+
     @pytest.mark.parametrize("status", [400, 401, 403, 404])
     def test_what_cannot_pass_is_not_to_be_tried_again(self, asked_of: Callable[..., Any], status: int) -> None:
         failure = asked_of(Turn(fault=Fault(status)))
@@ -116,6 +173,9 @@ class ProviderContract:
         assert (failure.value.retry, failure.value.paid) == (True, False)
 
     def test_an_error_that_tells_the_key_is_told_without_it(self, asked_of: Callable[..., Any]) -> None:
-        failure = asked_of(Turn(fault=Fault(401, message=f"the key {KEY} is wrong")))
-        assert "is wrong" in str(failure)
-        assert KEY not in str(failure)
+        message = f"the key {KEY} is wrong"
+        error = json.dumps({"error": {"message": message}}).encode()
+        for fault in (Fault(401, message=message), Fault(body=error), Fault(body=message.encode())):
+            failure = asked_of(Turn(fault=fault))
+            assert fault.body == message.encode() or "is wrong" in str(failure)
+            assert KEY not in str(failure)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import get_args
+from typing import Any, Self, get_args
 
-from pydantic import BaseModel
+import pytest
+from pydantic import BaseModel, ValidationError
 
-from sia_core.audit.leaks import look_for_leaks
-from sia_core.errors import UsageError
+from sia_audit.generate import Generator, schema_of
+from sia_audit.leaks import look_for_leaks
+from sia_core.errors import PluginError, SiaError, UsageError
 from sia_core.harness import HarnessTree, applies, apply_edits
-from sia_core.ledger import canonical
-from sia_core.plan import EVALUATED
 from sia_core.playbook import Playbook
-from sia_core.types import Instance, Kind, Metric, Split, Task
+from sia_core.plugins import Plugins
+from sia_core.run.ledger import canonical
+from sia_core.run.plan import EVALUATED
+from sia_core.types import Called, Instance, Kind, Metric, Ran, Score, Split, Task, Verifier, VerifierContext
+from sia_testing.verifiers import predictable
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 TELLING = 8
@@ -49,6 +55,11 @@ class TaskContract:
             for each in instances:
                 for mark in (f"id {each.id}", canonical(dict(each.input))):
                     assert seen.setdefault(mark, split) == split, f"{each.id} is in {seen[mark]!r} and in {split!r}"
+
+    def test_no_id_tells_the_split(self, make: Callable[[int], Task]) -> None:
+        task = make(0)
+        telling = [each.id for split in SPLITS for each in task.instances(split) if names_a_split(each.id)]
+        assert not telling, f"{len(telling)} ids name a split, such as {telling[0]}: derive them from content"
 
     def test_instances_are_json_and_of_the_split_that_was_asked_for(self, make: Callable[[int], Task]) -> None:
         task = make(0)
@@ -98,6 +109,19 @@ class TaskContract:
         for split in EVALUATED:
             assert not [each.id for each in task.instances(split) if _found(each, task.brief)]
 
+    def test_what_its_verifier_draws_cannot_be_predicted(self, make: Callable[[int], Task]) -> None:
+        """Scored is the smallest answer that there is; a program in it fails. VerifierContract tries others."""
+        task, plugins = make(0), Plugins.discover()
+        name, settings = task.verifier.name, task.verifier.settings
+        try:
+            plugins.find("verifier", name)
+            answer = task.answer.model_validate(Generator(schema_of(task.answer, [])).smallest())
+        except (PluginError, ValidationError) as error:
+            pytest.skip(f"its verifier cannot be tried here: {error}")
+        asked = [(each, answer.model_dump(mode="json")) for split in EVALUATED for each in task.instances(split)[:1]]
+        found = predictable(lambda: _Lenient(plugins.create("verifier", name, **settings)), asked, _failing())
+        assert not found, f"whoever knows the code and what a harness is told can draw the same from {sorted(found)}"
+
     def test_the_first_harness_is_one(self, make: Callable[[int], Task]) -> None:
         tree = make(0).seed_harness()
         assert isinstance(tree, HarnessTree)
@@ -108,6 +132,45 @@ class TaskContract:
         playbook = task.playbook()
         if playbook is not None:
             assert not _unreached(playbook, task.seed_harness())
+
+
+class _Lenient:
+    """A verifier of which no score is wanted."""
+
+    def __init__(self, verifier: Verifier) -> None:
+        self._verifier = verifier
+
+    def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
+        with suppress(SiaError):  # it may need a program of its own that runs
+            return self._verifier.score(instance, answer, ctx)
+        return Score(0.0, valid=False)
+
+
+class _Dead:
+    """A program that has failed before it was called."""
+
+    def call(self, *given: Any, **settings: Any) -> Called:
+        return Called("error", message="nothing runs here")
+
+    def close(self) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        pass
+
+
+def _failing() -> VerifierContext:
+    """A context in which every program fails."""
+    ran = Ran("error", 1, b"", b"nothing runs here", 0.0)
+    return VerifierContext(lambda *given, **settings: ran, 0, lambda *given, **settings: _Dead())
+
+
+def names_a_split(text: str) -> bool:
+    """Whether a word of the text is the name of a split: a harness that is shown it knows where it stands."""
+    return any(word in SPLITS for word in re.findall("[a-z]+", text.lower()))
 
 
 def _text_of(folder: Path) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, NoReturn
 
 import pytest
 
 from sia_core.types import Instance, Score, Verifier, VerifierContext
+from sia_testing.draws import watched
+
+SECRETS = ((0x5E1D, 0xDA7A), (0xB0B5EED, 0xB0BDA7A))
+"""The seeds of two runs with different secrets, which are told the same of everything else."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,12 @@ class VerifierContract:
         assert first == again, "it is not deterministic, or remembers what it was asked before"
         assert first == elsewhere, "another process would give another score"
 
+    def test_what_it_draws_follows_from_the_contexts_seeds_and_nobody_can_predict_it(
+        self, make: Callable[[], Verifier], judged: Sequence[Judged], ctx: VerifierContext
+    ) -> None:
+        asked = [(each.instance, answer) for each in judged for answer in (each.right, each.wrong)]
+        assert not predictable(make, asked, ctx)
+
     def test_it_leaves_what_it_is_given_as_it_is(
         self, make: Callable[[], Verifier], judged: Sequence[Judged], ctx: VerifierContext
     ) -> None:
@@ -75,6 +85,22 @@ class VerifierContract:
             before = copy.deepcopy((each.instance, each.right))
             verifier.score(each.instance, each.right, ctx)
             assert (each.instance, each.right) == before
+
+
+def predictable(make: Callable[[], Verifier], asked: Sequence[tuple[Instance, Any]], ctx: VerifierContext) -> set[str]:
+    """The generators that a verifier draws from alike in runs with different secrets, as a harness could, too.
+
+    A verifier that draws takes its seeds from ``ctx.seed`` and ``ctx.data_seed``, or from the system's
+    randomness: an instance's id or input, the run's seed and a number in the code are known to everybody.
+    """
+    drawn = []
+    for seed, data_seed in SECRETS:
+        with watched() as seeds:
+            verifier = make()
+            for instance, answer in asked:
+                verifier.score(instance, answer, replace(ctx, seed=seed, data_seed=data_seed))
+        drawn.append(seeds)
+    return set.intersection(*drawn)
 
 
 def context() -> VerifierContext:

@@ -33,16 +33,21 @@ class Use:
 class Fault:
     """What goes wrong instead of, or in the middle of, a reply.
 
-    ``status`` answers with that HTTP status and ``message``, ``retry_after`` beside it. ``cut_after`` ends
-    the connection after so many events of a stream, or so many bytes of a whole reply.
-    ``pause`` waits so many seconds before each event.
+    ``status`` answers with that HTTP status and ``message``, ``retry_after`` beside it, a number of
+    seconds or a text. ``cut_after`` ends the connection after so many events of a stream, or so many
+    bytes of a whole reply. ``pause`` waits so many seconds before each event. ``body`` is sent in
+    the place of a reply, with ``headers`` beside it. ``whole`` sends a reply in one piece
+    where a stream was asked for.
     """
 
     status: int | None = None
     message: str = "scripted"
-    retry_after: float | None = None
+    retry_after: float | str | None = None
     cut_after: int | None = None
     pause: float = 0.0
+    body: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    whole: bool = False
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ import torch
 from tinker import TinkerError, types
 from torch import Tensor
 
-from sia_core.errors import SiaError, TrainingError, UsageError
+from sia_core.errors import ModelError, SiaError, TrainingError, UsageError
 from sia_core.learning import Batch, Datum, Request, Sampled, Trace
+from sia_llm.models import REFUSED
 from sia_tinker.settings import Settings
 from sia_tinker.tokens import Tokens
 
@@ -49,7 +50,8 @@ class Tinker:
                 train_attn=settings.attention,
                 train_unembed=settings.unembed,
             )
-            self.tokens = Tokens(self._trainer.get_tokenizer())
+            self.tokens = Tokens(self._trainer.get_tokenizer(), settings.policy)
+        self.context = _context(service, settings.policy)
         self._sampler: Any = None
         self._base: Any = None
         self._steps = 0
@@ -183,6 +185,7 @@ class Tinker:
             seed=seed % 2**31,
             stop=list(request.stop) or list(self.tokens.stops),
             temperature=1.0 if request.temperature is None else request.temperature,
+            top_p=request.top_p,
         )
         return sampler.sample(types.ModelInput.from_ints(list(request.prompt)), 1, told)
 
@@ -208,6 +211,15 @@ def open_engine(**settings: Any) -> Tinker:
         raise UsageError(f"the engine tinker needs a key in the environment: {KEY} (for a server of your own, any)")
     with _sorted():
         return Tinker(ServiceClient(base_url=told.base_url or None), told)
+
+
+def _context(service: Any, model: str) -> int | None:
+    """How many tokens of prompt and reply together a model may have; None where the service does not say."""
+    try:
+        models = service.get_server_capabilities().supported_models
+    except (TinkerError, TimeoutError, ValueError):  # a server of one's own may not know the question
+        return None
+    return next((each.max_context_length for each in models if each.model_name == model), None)
 
 
 def _datum(trace: Trace) -> types.Datum:
@@ -236,4 +248,6 @@ def _sorted() -> Iterator[None]:
     try:
         yield
     except (TinkerError, TimeoutError) as error:
-        raise SiaError(f"Tinker: {type(error).__name__}: {error}. Go on with `sia resume` when it answers") from error
+        # What is wrong with one request is that request's; anything else is no fault of who asked.
+        kind = SiaError if getattr(error, "status_code", None) in REFUSED else ModelError
+        raise kind(f"Tinker: {type(error).__name__}: {error}. Go on with `sia resume` when it answers") from error

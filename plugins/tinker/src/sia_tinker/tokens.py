@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
+
+from sia_runtime.chat_template import ChatTemplate
 
 
 class Tokens:
     """:class:`sia_core.learning.Tokens` of the base model."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, name: str) -> None:
         self._tokenizer = tokenizer
+        self.render = ChatTemplate(tokenizer, name).render
         self.size = len(tokenizer)
         self.stops: tuple[int, ...] = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
 
@@ -20,20 +23,3 @@ class Tokens:
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
-
-    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
-        prompt = self._tokenizer.apply_chat_template(
-            [self._harmless(each) for each in messages],
-            tools=[dict(each) for each in tools] or None,
-            add_generation_prompt=True,
-            return_dict=False,
-        )
-        return list(prompt)
-
-    def _harmless(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """A message in which markup is text: a zero-width space breaks it, since templates know no other way."""
-        content = message.get("content")
-        if isinstance(content, str):
-            for markup in {str(each) for each in self._tokenizer.added_tokens_decoder.values()}:
-                content = content.replace(markup, f"{markup[:1]}\u200b{markup[1:]}")
-        return {**message, "content": content}

@@ -18,6 +18,12 @@ KEPT = 256
 LEAST = -700.0
 """The least log-weight beside the largest one of a prior; below it exp is zero in double precision."""
 
+MOST_OBJECTS = 2_000
+"""A schema of more takes seconds to compile, and the time grows with its square."""
+
+MOST_LEVELS = 500
+"""How deep a schema may come to be by its references: the compiler recurses, and with its stack the process ends."""
+
 
 class Constraint(Protocol):
     """The state of one sample under a constraint."""
@@ -87,6 +93,7 @@ class Grammar:
     def __init__(self, schema: Mapping[str, Any], tokens: Tokens) -> None:
         from llguidance import LLMatcher
 
+        check_size(schema)
         self._tokenizer = tokens.for_grammar()
         grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_flexible": False})
         self._matcher = LLMatcher(self._tokenizer, grammar)
@@ -99,6 +106,26 @@ class Grammar:
         if prior:
             raise UsageError("a prior weighs choices; a request without choices cannot have one")
         return _Matching(self._matcher.deep_copy(), self._sets)
+
+
+def check_size(schema: Mapping[str, Any]) -> None:
+    """UsageError where a schema is more than the compiler can take; who wrote it may be hostile."""
+    level: list[Any] = [schema]
+    references: set[str] = set()
+    objects = depth = 0
+    while level:
+        inside = [each for each in level if isinstance(each, dict)]
+        references |= {place for each in inside if isinstance(place := each.get("$ref"), str)}
+        objects, depth = objects + len(inside), depth + 1
+        lists = (each for each in level if isinstance(each, list))
+        level = [child for each in (*lists, *(one.values() for one in inside)) for child in each]
+    if objects > MOST_OBJECTS:
+        raise UsageError(f"the answer's schema holds {objects} objects; at most {MOST_OBJECTS} can constrain sampling")
+    if references and depth * (len(references) + 1) > MOST_LEVELS:
+        raise UsageError(
+            f"the answer's schema is {depth} levels deep and refers to {len(references)} places, which together may "
+            f"come to more than {MOST_LEVELS} levels; write what it refers to in its place, or have it refer to less"
+        )
 
 
 class _Matching:

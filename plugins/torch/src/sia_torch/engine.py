@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sia_core.errors import TrainingError
+from sia_core.errors import TrainingError, UsageError
 from sia_core.learning import Batch, Datum, Request, Sampled, Trace
 from sia_torch import store
 from sia_torch.constrain import Constraints
@@ -52,6 +52,7 @@ class Torch:
 
     def _take(self, policy: Policy, settings: Settings) -> None:
         self.policy, self.settings, self.tokens = policy, settings, policy.tokens
+        self.context = policy.limit
         self.learning_rate = LEARNING_RATE.get(policy.name, 4e-5)
         self._learning = self.policy.learning()
         self._optimizer = torch.optim.AdamW(list(self._learning.values()), fused=True)
@@ -60,7 +61,12 @@ class Torch:
         self._sampler: Sampler | None = None
 
     def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
-        """For each request its continuations, in the order of its seeds, at top_p 1."""
+        """For each request its continuations, in the order of its seeds."""
+        longest = max((len(each.prompt) + each.max_tokens for each in requests), default=0)
+        if self.context is not None and longest > self.context:
+            raise UsageError(
+                f"{longest} tokens of prompt and reply are more than the policy's context of {self.context}"
+            )
         if self._sampler is None:
             policy, settings = self.policy, self.settings
             decoder: Decoder = Fused(policy, settings.prefill_rows) if fusable(policy) else Through(policy)
@@ -218,6 +224,9 @@ class Torch:
     def _forward(self, rows: Sequence[Sequence[Trace]], adapted: bool) -> tuple[Tensor, Tensor]:
         """Log-probabilities and values (B, T) of traces in the order of ``rows``, 0 where nothing was sampled."""
         policy, settings = self.policy, self.settings
+        longest = max(len(trace.tokens) for row in rows for trace in row)
+        if self.context is not None and longest > self.context:
+            raise TrainingError(f"a trace of {longest} tokens is longer than the policy's context of {self.context}")
         packed = pack(rows, policy.context, policy.features, policy.device)
         hidden_ND = policy.hidden(packed).flatten(0, 1)[packed.read_N]
         logprobs_N = token_logprobs(

@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from sia_core.errors import UsageError
+from sia_runtime.chat_template import ChatTemplate
 from sia_torch.adapter import EXPERTS, Learns, adapt, attention_maps, weight_of
 from sia_torch.base import trained_on
 from sia_torch.harmony import HarmonyTokens
@@ -35,6 +36,7 @@ class Policy:
     value_head : estimates a state's value from its hidden state; zero at first.
     tokens : the tokenizer.
     context : how many tokens before a token its embedding reads.
+    limit : how many tokens it can read at once; None where its configuration does not say.
     """
 
     def __init__(self, model: PeftModel, tokens: Tokens, name: str, checkpointing: bool) -> None:
@@ -45,6 +47,7 @@ class Policy:
         self._base = base
         self.device = next(model.parameters()).device
         self.context = self.config.ngrams - 1 if isinstance(self.config, TinyConfig) else 0
+        self.limit = limit_of(self.config)
         self.value_head = nn.Linear(self.config.hidden_size, 1).to(self.device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
@@ -78,7 +81,8 @@ class Policy:
 
     def hidden(self, packed: Packed) -> Tensor:
         """The hidden states (B, G * T, D) of a packed micro-batch's branches."""
-        embedded, positions, start = self.embed(packed.features), packed.positions_BS, packed.tree.shape.prefix
+        embedded, positions = self.embed(packed.features), self._within(packed.positions_BS)
+        start = packed.tree.shape.prefix
         trunk: Any = self.trunk
         if not self.tree:
             states = trunk(
@@ -114,9 +118,17 @@ class Policy:
     def run(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
         """The model's own forward: hidden states (R, T, D) of new tokens, and the cache that holds them."""
         result = self.trunk(
-            input_ids=tokens, position_ids=positions, attention_mask=mask.long(), past_key_values=cache, use_cache=True
+            input_ids=tokens,
+            position_ids=self._within(positions),
+            attention_mask=mask.long(),
+            past_key_values=cache,
+            use_cache=True,
         )
         return result.last_hidden_state, result.past_key_values
+
+    def _within(self, positions: Tensor) -> Tensor:
+        """Positions that the model has: those of padding, which nobody reads, may lie past its limit."""
+        return positions if self.limit is None else positions.clamp(max=self.limit - 1)
 
     def head(self, adapted: bool = True) -> Tensor:
         """The output embedding (V, D)."""
@@ -126,6 +138,17 @@ class Policy:
         """What learns, by name, in a fixed order."""
         named = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
         return {**named, **{f"value_head.{name}": weight for name, weight in self.value_head.named_parameters()}}
+
+
+def limit_of(config: Any) -> int | None:
+    """How many tokens a model of this configuration can read at once, where that says so."""
+    text = config.get_text_config()
+    known = (getattr(text, name, None) for name in ("max_position_embeddings", "max_seq_len", "seq_length"))
+    limit = next((each for each in known if isinstance(each, int) and each > 0), None)
+    rope = getattr(text, "rope_parameters", None) or {}
+    if limit is not None and rope.get("rope_type") == "yarn" and rope.get("original_max_position_embeddings"):
+        return max(limit, int(rope["factor"] * rope["original_max_position_embeddings"]))
+    return limit
 
 
 def build(settings: Settings) -> Policy:
@@ -163,14 +186,15 @@ def of_model(
 def _pretrained(name: str, device: torch.device, settings: Settings) -> tuple[PreTrainedModel, Tokens]:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(name) if settings.chat == "template" else None
+        template = ChatTemplate(tokenizer, f"hf:{name}") if tokenizer is not None else None
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     except (OSError, ValueError) as error:
         raise UsageError(f"{name} cannot be loaded: {error}") from None
-    if tokenizer is None:
+    if tokenizer is None or template is None:
         return model, HarmonyTokens(model.config.vocab_size, settings.effort)
     ends = model.generation_config.eos_token_id if model.generation_config else None
     stops = [ends] if isinstance(ends, int) else list(ends or [])
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stops:
         stops.append(tokenizer.eos_token_id)
-    return model, HfTokens(tokenizer, stops, model.config.vocab_size)
+    return model, HfTokens(tokenizer, template, stops, model.config.vocab_size)

@@ -143,7 +143,7 @@ class Sampler:
     def _columns(self, logprobs_NA: Tensor, rows: Sequence[_Row]) -> Tensor:
         """Which of the A ids that it may choose each of N rows takes, (N,)."""
         chances = torch.tensor([row.chance[len(row.tokens)] for row in rows], dtype=torch.float64)
-        columns_N = _inverse(logprobs_NA, chances.to(logprobs_NA.device))
+        columns_N = _inverse(_nuclei(logprobs_NA, [row.request.top_p for row in rows]), chances.to(logprobs_NA.device))
         for number, row in enumerate(rows):
             if row.request.temperature == 0:
                 columns_N[number] = logprobs_NA[number].argmax()
@@ -229,6 +229,17 @@ def _gumbel(seed: int, count: int) -> Tensor:
     generator = random.Random(seed)
     noise = [-math.log(-math.log(generator.random() or 0.5)) for _ in range(count)]
     return torch.tensor(noise, dtype=torch.float64)
+
+
+def _nuclei(logprobs_RV: Tensor, top_p: Sequence[float]) -> Tensor:
+    """Log-probabilities, where a row is cut, of the likeliest ids alone that have its ``top_p`` together."""
+    if min(top_p) >= 1:
+        return logprobs_RV
+    sorted_RV, order_RV = logprobs_RV.double().sort(dim=-1, descending=True, stable=True)
+    before_RV = sorted_RV.exp().cumsum(-1) - sorted_RV.exp()
+    limit_R1 = torch.tensor(top_p, dtype=torch.float64, device=logprobs_RV.device)[:, None]
+    beyond_RV = (before_RV >= limit_R1) & (limit_R1 < 1)
+    return logprobs_RV.masked_fill(torch.empty_like(beyond_RV).scatter(-1, order_RV, beyond_RV), float("-inf"))
 
 
 def _inverse(logprobs_RV: Tensor, chance_R: Tensor) -> Tensor:

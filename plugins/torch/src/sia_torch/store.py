@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -30,6 +32,8 @@ VALUES = "value_head.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 ENGINE = "engine.json"
 SMALL = 16_000_000
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def adapter_state(policy: Policy) -> dict[str, Tensor]:
@@ -81,16 +85,23 @@ def save(folder: Path, policy: Policy, optimizer: dict[str, Tensor], counters: d
 
 
 def load(folder: Path, policy: Policy) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Put a snapshot's weights into the policy; the optimizer's tensors and the counters that were saved with it."""
+    """Put a snapshot's weights into the policy; the optimizer's tensors and the counters that were saved with it.
+
+    A folder that is named by a digest, as a run keeps them, is compared with it: it may have come from elsewhere.
+    """
     try:
-        record = json.loads((folder / ENGINE).read_text())
+        text = (folder / ENGINE).read_text()
+        record = json.loads(text)
+        base, digests, _ = record["policy"], dict(record["digests"]), int(record["steps"])
         parts = {name: load_file(folder / name) for name in (ADAPTER, VALUES, OPTIMIZER)}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
         raise UsageError(f"{folder} is no snapshot of this engine: {error}") from None
-    if record["policy"] != _identity(policy):
+    if _DIGEST.fullmatch(folder.name) and hashlib.sha256(text.encode()).hexdigest() != folder.name:
+        raise UsageError(f"{folder / ENGINE} is not what was saved there; take an earlier snapshot")
+    if base != _identity(policy):
         raise UsageError(f"{folder} holds an adapter of another base than {policy.name}, seed and base text included")
     for name, state in parts.items():
-        if digest_of(state) != record["digests"][name]:
+        if digest_of(state) != digests.get(name):
             raise UsageError(f"{folder / name} is not what was saved there; take an earlier snapshot")
     result: Any = set_peft_model_state_dict(policy.model, parts[ADAPTER], adapter_name=NAME)
     if result.unexpected_keys or set(parts[ADAPTER]) != set(adapter_state(policy)):

@@ -109,7 +109,7 @@ def build_tiny(seed: int, **settings: Any) -> TinyForCausalLM:
             "num_hidden_layers": 1,
             "num_attention_heads": 4,
             "num_key_value_heads": 4,
-            "max_position_embeddings": 8192,
+            "max_position_embeddings": 32_768,
             "initializer_range": width**-0.5,
             # What was learnt of an n-gram makes its embedding long; normalised fully, all would count alike.
             "rms_norm_eps": 1e-2,

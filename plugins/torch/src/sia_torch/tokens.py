@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
+from sia_runtime.chat_template import ChatTemplate
+
 ROLES = ("system", "user", "assistant", "tool")
 SPECIALS = ("<end>", *(f"<{role}>" for role in ROLES))
 WHOLE = 4096
@@ -108,8 +110,9 @@ class _ForGrammar:
 class HfTokens:
     """A transformers tokenizer with its chat template."""
 
-    def __init__(self, tokenizer: Any, stops: Sequence[int], size: int) -> None:
+    def __init__(self, tokenizer: Any, template: ChatTemplate, stops: Sequence[int], size: int) -> None:
         self.tokenizer, self.stops, self.size = tokenizer, tuple(stops), size
+        self.render = template.render
 
     def encode(self, text: str) -> list[int]:
         # What a case or a tool says must not open or close a turn.
@@ -118,25 +121,8 @@ class HfTokens:
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
-        prompt = self.tokenizer.apply_chat_template(
-            [self._harmless(each) for each in messages],
-            tools=[dict(each) for each in tools] or None,
-            add_generation_prompt=True,
-            return_dict=False,
-        )
-        return list(prompt)
-
     def choice(self, text: str) -> list[int]:
         return self.encode(text)
-
-    def _harmless(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """A message in which markup is text: a zero-width space breaks it, since templates know no other way."""
-        content = message.get("content")
-        if isinstance(content, str):
-            for markup in {str(each) for each in self.tokenizer.added_tokens_decoder.values()}:
-                content = content.replace(markup, f"{markup[:1]}\u200b{markup[1:]}")
-        return {**message, "content": content}
 
     def for_grammar(self) -> Any:
         from llguidance.hf import from_tokenizer

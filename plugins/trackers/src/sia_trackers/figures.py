@@ -21,11 +21,12 @@ class Figures:
     """Turns events to figures, in the order of the run; a new one for each run."""
 
     def __init__(self) -> None:
-        self._candidates = 0
+        self._candidates, self._minimizes = 0, False
 
     def of(self, event: Event) -> Iterator[Figure]:
         """The figures that an event tells; none for most kinds. What is not a finite number is left out."""
         tell = {
+            "run.started": self._started,
             "run.drafted": self._drafted,
             "candidate.gated": self._gated,
             "training.progress": self._trained,
@@ -34,6 +35,10 @@ class Figures:
         for figure in tell(event.data) if tell else ():
             if isinstance(figure.value, int | float) and math.isfinite(figure.value):
                 yield figure
+
+    def _started(self, data: Any) -> Iterator[Figure]:
+        self._minimizes = data.get("metric", {}).get("direction") == "minimize"
+        yield from ()
 
     def _drafted(self, data: Any) -> Iterator[Figure]:
         yield Figure("gate/incumbent", 0, data["gate"]["value"])
@@ -44,7 +49,7 @@ class Figures:
         if gate is None:  # it did not get as far
             return
         yield Figure("gate/candidate", place, gate["candidate"])
-        yield Figure("gate/gain", place, gate["delta"])
+        yield Figure("gate/gain", place, -gate["delta"] if self._minimizes else gate["delta"])
         best = gate["candidate"] if data["accepted"] else gate["incumbent"]
         yield Figure("gate/incumbent", place, best)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from sia_core.errors import UsageError
+from sia_core.given_files import read_named
 from sia_core.hookspecs import Event
 from sia_trackers.figures import Figures
 
@@ -13,6 +16,7 @@ AXES = {"gate": "candidate", "train": "step", "sealed": "seal"}
 """What the figures of a group are drawn over."""
 
 KEYLESS = ("offline", "disabled")
+_SETTINGS_BYTES = 1 << 20
 
 
 class WeightsAndBiases:
@@ -24,6 +28,7 @@ class WeightsAndBiases:
         except ImportError:
             raise UsageError("--track wandb: it is not installed; `pip install 'sia-trackers[wandb]'`") from None
         if os.environ.get("WANDB_MODE") not in KEYLESS:
+            _refuse_a_folder_that_redirects()
             try:
                 wandb.login(timeout=1)
             except wandb.errors.Error as error:
@@ -60,3 +65,17 @@ class WeightsAndBiases:
     def close(self) -> None:
         if self._run is not None:
             self._run.finish()
+
+
+def _refuse_a_folder_that_redirects() -> None:
+    """UsageError where the working folder's settings name the server that gets the key, and the user does not."""
+    if os.environ.get("WANDB_BASE_URL"):
+        return
+    for folder in ("wandb", ".wandb"):
+        path = Path(os.environ.get("WANDB_DIR", ".")) / folder / "settings"
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if "base_url" in read_named(path, _SETTINGS_BYTES).decode(errors="replace"):
+                raise UsageError(
+                    f"--track wandb: {path} names the server that your key is sent to; if it is yours, set "
+                    "WANDB_BASE_URL to it, or else remove that line"
+                )

@@ -11,6 +11,7 @@ import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +43,13 @@ class Vllm:
         self._name: str | None = None  # None where what the servers hold is of other weights
         self._loaded = ""
         self._prompts: list[list[int]] = []
+
+    @cached_property
+    def context(self) -> int | None:
+        """The least of what the servers and the trainer can read at once."""
+        known = [getattr(self._trainer, "context", None)]
+        known += [server.context(self.settings.model) for server in self._servers]
+        return min((each for each in known if each), default=None)
 
     def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
         """For each request its continuations; each seed is a request of its own, of any server."""
@@ -154,7 +162,7 @@ def _body(model: str, request: Request, seed: int, tokens: Tokens) -> dict[str, 
         "max_tokens": request.max_tokens,
         "seed": int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4]) // 2,
         "temperature": 1.0 if request.temperature is None else request.temperature,
-        "top_p": 1.0,
+        "top_p": request.top_p,
         "stop": list(request.stop),
         "stop_token_ids": list(tokens.stops),
         "skip_special_tokens": True,

@@ -1,70 +1,24 @@
-"""What a policy would learn from: an agent's rollouts in groups, at the training temperature, and what they took."""
+"""Exploring an agent, on the machine that holds the policy: rollouts in groups, measured as training would see them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sia_core.decision import Training
 from sia_core.errors import NoSignal, SiaError, TrainingError
-from sia_core.evidence import RewardStats, reward_stats
-from sia_core.learning import Engine, Sample, Trace
-from sia_core.rollout import Rolled, Setting, Sweep, needs, policy_of, roll_out, verified
+from sia_core.evidence import reward_stats
+from sia_core.learning import Engine, Sample, Trace, credited
+from sia_core.run.record import verified
+from sia_core.run.rollouts import Setting, Sweep
 from sia_core.types import OfferRef
-
-if TYPE_CHECKING:
-    from sia_core.host import Host
-
-EXPLORED, GROUP = 32, 8
-"""Search instances, and rollouts of each at the training temperature, that show what a policy would learn from."""
+from sia_runtime.worker.batch import Rolled, needs, policy_of, roll_out
+from sia_runtime.worker.host import Host
 
 LOOKED_AT = 64
 """Traces, spread over what there is, on which sampler and trainer are compared and movements measured."""
-
-
-@dataclass(frozen=True)
-class Exploration:
-    """What groups of rollouts at the training temperature show, and what they took.
-
-    ``fault`` says why training on rollouts like these would be wrong; empty if it would
-    not. Seconds and tokens are a rollout's, ``peak`` the share of tokens that the greediest
-    came to need, ``short`` how many ran out of theirs; ``pass_seconds`` a forward pass's,
-    per token; ``memory`` the bytes that the engine says training takes at most; ``trained``
-    the share of the tokens that each learner, by name, would train on: one that imitates
-    takes few.
-    """
-
-    stats: RewardStats
-    fault: str
-    rollouts: int
-    verifications: int
-    tokens: float
-    seconds: float
-    pass_seconds: float
-    memory: float
-    trained: Mapping[str, float]
-    peak: int = 0
-    short: int = 0
-
-    def estimate(self, algorithm: str, training: Training, epochs: int, instances: int) -> dict[str, float]:
-        """What an update on so many instances will take: counts, tokens, seconds, and bytes of memory.
-
-        Each rollout is verified once. A backward pass takes about two forward ones. A learner of which it is not
-        known is taken to train on all.
-        """
-        rollouts = training.rollouts(instances)
-        passes = 3 * epochs * self.trained.get(algorithm, 1.0)
-        seconds = rollouts * (self.seconds + passes * self.tokens * self.pass_seconds)
-        return {
-            "rollouts": rollouts,
-            "verifications": rollouts,
-            "tokens": round(rollouts * self.tokens),
-            "seconds": round(min(seconds, training.seconds or seconds), 1),
-            "memory": self.memory,
-        }
 
 
 def explore(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
@@ -85,9 +39,9 @@ def explore(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
         fault = f"{told['short']} of its rollouts need more tokens than the budget has left for them"
     elif not traces:
         fault = "the harness does not ask the policy, so there is nothing of it to train on"
-    rollouts = [each.rollout for each in rolled]
+    rollouts, failure = [each.rollout for each in rolled], task.metric.reward(task.failure_reward)
     return {
-        "stats": asdict(reward_stats(rollouts, task.failure_reward, ordinal=task.metric.ordinal, kl_to_base=kl)),
+        "stats": asdict(reward_stats(rollouts, failure, ordinal=task.metric.ordinal, kl_to_base=kl)),
         "fault": fault,
         "rollouts": len(rollouts),
         "verifications": verified(rollouts),
@@ -137,7 +91,7 @@ def _trained(learners: Sequence[str], groups: Sequence[Sequence[Sample]], host: 
     shares = {}
     for name in learners if whole else ():
         try:
-            data = host.learner(OfferRef(name)).credit(groups)
+            data = credited(host.learner(OfferRef(name)), groups)
         except NoSignal:
             shares[name] = 0.0
         except SiaError:

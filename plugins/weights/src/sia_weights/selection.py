@@ -137,7 +137,7 @@ def recommend(stats: RewardStats, available: Collection[str]) -> list[Choice]:
 
 
 def verdict(stats: RewardStats, available: Collection[str]) -> str:
-    """What the table says, in a sentence: its first choice, and the first on offer where that one is not."""
+    """The table in a sentence: its first choice, and the first one on offer where that choice is not."""
     first = recommend(stats, [row.algorithm for row in TABLE])[0]
     offered = recommend(stats, available)
     if first in offered:

@@ -11,23 +11,21 @@ import math
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sia_core.allowance import Allowance
-from sia_core.decision import Training
-from sia_core.discovering import worth_keeping
 from sia_core.errors import NoSignal, TrainingError
-from sia_core.evidence import reward_stats
-from sia_core.explore import divergence, samples, spread
-from sia_core.learning import Datum, Engine, Learner, Sample
-from sia_core.rollout import Rolled, Setting, Sweep, needs, policy_of, roll_out, verified
-from sia_core.types import Json, OfferRef
-
-if TYPE_CHECKING:
-    from sia_core.host import Host
-    from sia_core.policy import Policy
+from sia_core.evidence import Rollout, reward_stats
+from sia_core.learning import Datum, Engine, Learner, Sample, credited
+from sia_core.run.allowance import Allowance
+from sia_core.run.record import verified
+from sia_core.run.rollouts import Setting, Sweep
+from sia_runtime.worker.batch import Rolled, needs, policy_of, roll_out
+from sia_runtime.worker.host import Host
+from sia_runtime.worker.policy import Policy
+from sia_weights.explore_job import divergence, samples, spread
+from sia_weights.update import Update
 
 SILENCE = 10
 """Steps on end without anything to learn from, after which an update stops."""
@@ -35,38 +33,11 @@ SILENCE = 10
 AT_ONCE = 2048
 """Rollouts that are verified together."""
 
+KEPT = 2
+"""Rollouts of a training step whose answers are kept."""
+
 LAST_RATE = 0.1
 """The last step's share of the learning rate, to which it falls in a straight line: late steps should only refine."""
-
-
-@dataclass(frozen=True)
-class Update:
-    """What a weight update trains, and how; a pure value, JSON in a job. ``key`` names it in the ledger.
-
-    Rollouts begin with the ``starts`` in turn, earlier answers, where there are any.
-    """
-
-    key: str
-    agent: str
-    harness: str
-    adapter: str | None
-    algorithm: OfferRef
-    training: Training
-    starts: Sequence[Json] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "training": self.training.model_dump()}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Update:
-        algorithm, training = OfferRef(**value["algorithm"]), Training.model_validate(value["training"])
-        return cls(**{**value, "algorithm": algorithm, "training": training})
-
-
-def abilities(payload: Mapping[str, Any], host: Host) -> list[str]:
-    """The job: what the run's engine can do, sorted."""
-    policy = host.policy(Setting.from_json(payload["setting"]))
-    return sorted(policy.engine.can) if policy else []
 
 
 def train(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
@@ -132,7 +103,8 @@ class Course:
         rolled = [each for part in parts for each in self._rolled(part)]
         sampled = time.monotonic() - started
         rollouts = [each.rollout for each in rolled]
-        stats = reward_stats(rollouts, self.host.task(self.setting.task).failure_reward)
+        task = self.host.task(self.setting.task)
+        stats = reward_stats(rollouts, task.metric.reward(task.failure_reward))
         row: dict[str, Any] = {
             "step": index,
             "rollouts": len(rollouts),
@@ -166,7 +138,7 @@ class Course:
 
     def _sweep(self, index: int) -> Sweep:
         update, training = self.update, self.update.training
-        names = sorted(self.host.instances(self.setting.task, "search"))
+        names = sorted({*self.host.instances(self.setting.task, "search")} - {*update.held_out})
         instances = drawn(names, training.prompts, index, f"{self.setting.seed}/{update.key}")
         return Sweep(
             f"{update.key}/{index}",
@@ -196,7 +168,7 @@ class Course:
             self._checked = True
         if "reference" in learner.needs:
             groups = _with_reference(engine, groups)
-        data = learner.credit(groups)
+        data = credited(learner, groups)
         watched: Mapping[str, float] = {}
         rate = training.learning_rate or engine.learning_rate
         rate *= 1 - (1 - LAST_RATE) * index / max(1, training.steps - 1)
@@ -245,6 +217,12 @@ def minibatches(data: Sequence[Datum], size: int | None, seed: str) -> list[list
         parts[-1] += unit
     share = 1 / len(data)
     return [[replace(datum, normaliser=datum.normaliser * len(part) * share) for datum in part] for part in parts]
+
+
+def worth_keeping(rollouts: Sequence[Rollout]) -> list[dict[str, Any]]:
+    """The best valid rollouts of a training step, as JSON: their answers may be the run's result."""
+    valid = sorted((each for each in rollouts if each.outcome == "ok"), key=lambda each: -each.reward)
+    return [each.to_json() for each in valid[:KEPT]]
 
 
 def _with_reference(engine: Engine, groups: list[list[Sample]]) -> list[list[Sample]]:

@@ -15,12 +15,13 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
+from sia_adapters.wheel import Wheel
 from sia_core.cache import cache_folder, write_once
 from sia_core.errors import UsageError
+from sia_core.given_files import read_file
 from sia_core.harness import HarnessTree
 from sia_core.playbook import PLAYBOOK, Playbook
 from sia_core.types import Instance, Kind, Limits, Metric, OfferRef, Score, Split, VerifierContext
-from sia_core.wheel import Wheel
 
 REQUIREMENT = "sia-agent==0.6.0"
 WHEEL = "sia_agent-0.6.0-py3-none-any.whl"
@@ -68,7 +69,7 @@ class Source:
         """The bytes of one file below the task's ``data``; UsageError where it cannot be read."""
         try:
             if self.path.is_dir():
-                return (self.path / "data" / name).read_bytes()
+                return read_file(self.path, "data", *name.split("/"))
             with zipfile.ZipFile(self.path) as wheel:
                 return wheel.read(f"sia/tasks/{self.task}/data/{name}")
         except (OSError, KeyError, zipfile.BadZipFile) as error:

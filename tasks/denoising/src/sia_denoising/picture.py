@@ -13,10 +13,10 @@ from sklearn.decomposition import PCA
 
 from sia_core.errors import SiaError
 from sia_core.plugins import Plugins
-from sia_core.sandbox import choose
-from sia_core.sandbox.calling import open_program
 from sia_denoising.metrics import scaled_log
 from sia_denoising.verifier import LIMITS, REQUIRES, SECONDS
+from sia_runtime.sandbox.choosing import choose
+from sia_runtime.sandbox.program_host import open_program
 
 Floats = NDArray[np.floating[Any]]
 

@@ -35,6 +35,9 @@ SEALED_CELLS = 1_000
 TISSUE = Generator()
 """The embedded data: what is denoised where no file is named."""
 
+SPECIMEN = 0
+"""The seed of a tissue that anybody may draw: it shows what made-up tissues are like, and nothing is scored on it."""
+
 KEPT_BYTES = 2**30
 
 
@@ -53,12 +56,12 @@ class Cells:
 class Problems:
     """What the settings of the task stand for. Files are read when first asked for.
 
-    ``data`` and ``sealed_data`` are files of counts; without ``data`` a tissue is made up.
-    ``seed`` decides which cells go to which split.
+    ``data`` and ``sealed_data`` are files of counts; without ``data`` a tissue is made up, the
+    one that ``tissue`` names. ``seed`` decides which cells go to which split.
     """
 
-    def __init__(self, data: str | None, sealed_data: str | None, seed: int) -> None:
-        self._data, self._sealed_data, self._seed = data, sealed_data, seed
+    def __init__(self, data: str | None, sealed_data: str | None, seed: int, tissue: int = SPECIMEN) -> None:
+        self._data, self._sealed_data, self._seed, self.tissue = data, sealed_data, seed, tissue
         self._pools: dict[Split, Cells] = {}
         self._judges: OrderedDict[tuple[str, int, bool], Judge] = OrderedDict()
 
@@ -80,7 +83,7 @@ class Problems:
         """The cells that the search may see, and without ``sealed_data`` those that it may not."""
         if self._data:
             return Cells(read_counts(Path(self._data)), None)
-        drawn = TISSUE.draw(self._seed)
+        drawn = TISSUE.draw(self.tissue)
         return Cells(drawn.counts, drawn.rates)
 
     def pool(self, split: Split) -> Cells:
@@ -127,7 +130,8 @@ class Problems:
             rows = rows[len(rows) // 2 :] if final else rows[: len(rows) // 2]
         some = pool.take(np.sort(rng.permutation(rows)[:cells]))
         train, test, genes = deal(some.counts, rng)
-        return Judge(train, test, None if some.rates is None else some.rates[:, genes])
+        rates = None if some.rates is None else some.rates[:, genes]
+        return Judge(train, test, rates, seed=int(rng.integers(2**31)))
 
     def _order(self, cells: int, what: str) -> NDArray[np.intp]:
         return np.random.default_rng(_number(f"{self._seed} {what}")).permutation(cells)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +15,7 @@ from sia_core.harness import HarnessTree
 from sia_core.playbook import Playbook
 from sia_core.types import Instance, Kind, Limits, Metric, OfferRef, Split
 from sia_denoising.export import files_of
+from sia_denoising.metrics import AMPLE, LIFTED, MOVED, SURPRISE
 from sia_denoising.picture import picture
 from sia_denoising.problems import SIZES, Problems
 from sia_denoising.verifier import MODULE, WORST, settings
@@ -32,8 +33,10 @@ file, two cores and {seconds:.0f} seconds; a second is usual.
 
 Molecules are dealt to two sides, train ~ Binomial(counts, 0.9) and test. The module sees train
 alone. The reward is {reward}: {meaning}
-0 is what train itself earns, 1 what test itself would. An answer that moves any gene's mean share
-of a cell's counts by more than 0.05 is invalid, as is one that empties a cell.
+0 is what train itself earns, 1 what test itself would. An answer is invalid if it empties a cell, or
+moves mass to where no molecules are: if any gene's mean share of a cell's counts moves by more than
+{moved}, if more than {lifted} of the mass lies beyond {ample:g} times what the counts or MAGIC give those genes, or
+if its shares of a cell explain the molecules of test worse than MAGIC's do, by more than {surprise} nats each.
 
 An answer is {{"code": MODULE, "plan": PLAN or null}}. The harness defines `solve(instance, ctx)`,
 which proposes answers, may have `ctx.evaluations` of them scored by `ctx.evaluate(answer)` on cells
@@ -41,6 +44,17 @@ of the instance's own, and returns the best; other cells decide what it is worth
 evaluations it returns one proposal. `instance.start`, where it is not None, holds an earlier
 answer to build on. The data: {data}, {cells} cells x {genes} genes at a time.
 """
+
+BETTER: dict[str, Literal["maximize", "minimize"]] = {
+    "mse_norm": "maximize",
+    "poisson_norm": "maximize",
+    "surprise": "minimize",
+    "true_mse": "minimize",
+    "true_kl": "minimize",
+}
+"""Where metrics beside the reward are better."""
+
+RULES = {"moved": MOVED, "lifted": LIFTED, "ample": AMPLE, "surprise": SURPRISE}
 
 MEANING = {
     "mse_norm": "the mean squared difference after scaling to 10,000 a cell and log1p, normalised.",
@@ -57,6 +71,11 @@ class DenoiserAnswer(BaseModel):
 
     code: str = Field(min_length=1, max_length=64_000)
     plan: dict[str, str] | None = None
+
+
+def digest_of(text: str) -> str:
+    """A name that says nothing of what it is of."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class Denoising:
@@ -79,20 +98,22 @@ class Denoising:
     ) -> None:
         told = settings(data, sealed_data, reward, seed)
         self._problems = Problems(told["data"], told["sealed_data"], seed)
-        self.metric = Metric(reward, bounds=None)
+        self.metric = Metric(reward, bounds=None, beside={k: v for k, v in BETTER.items() if k != reward})
         self.verifier = OfferRef("denoising", told)
         self.fingerprint = hashlib.sha256(f"{self._problems.digest} {reward}".encode()).hexdigest()
         cells, genes, _ = self._problems.shape("search")
-        about = {"reward": reward, "meaning": MEANING[reward], "data": self._problems.name}
+        about = {"reward": reward, "meaning": MEANING[reward], "data": self._problems.name, **RULES}
         self.brief = BRIEF.format(cells=cells, genes=genes, seconds=60, **about)
 
     def instances(self, split: Split) -> Sequence[Instance]:
-        """Draws of the split's molecules. What they are drawn with, a harness is not told."""
+        """Draws of the split's molecules. What they are drawn with, and in which split it is, a harness is not told."""
         if not SIZES[split]:
             return []
-        cells, genes, depth = self._problems.shape(split)
+        # Search and gate are alike in size; the depth of one's own cells would tell them apart.
+        cells, genes, depth = self._problems.shape("sealed" if split == "sealed" else "search")
         told = {"data": self._problems.name, "cells": cells, "genes": genes, "depth": depth}
-        return [Instance(f"{split}-{place}", split, {**told, "draw": place}) for place in range(SIZES[split])]
+        names = [digest_of(f"{self.fingerprint} {split} {place}") for place in range(SIZES[split])]
+        return [Instance(name, split, {**told, "draw": name}) for name in names]
 
     def public_dir(self, splits: Sequence[Split]) -> Path:
         """A folder without counts: a harness has answers evaluated, and learns from that alone."""

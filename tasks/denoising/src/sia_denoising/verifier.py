@@ -11,7 +11,6 @@ import numpy as np
 
 from sia_core.errors import UsageError
 from sia_core.types import Instance, Limits, Score, VerifierContext
-from sia_denoising.magic import Magic
 from sia_denoising.metrics import REWARDS, Judge
 from sia_denoising.problems import Problems
 
@@ -33,19 +32,20 @@ class DenoisingVerifier:
 
     On sealed instances so do MAGIC's, on the same molecules.
 
-    The settings are the task's own. The module runs in a sandbox of its own, once a score,
-    and is given the train side alone: a matrix of int32, cells x genes.
+    The settings are the task's own. What is made up and drawn follows from the context's seeds,
+    which no harness can predict: whoever could would draw the molecules again. The module runs in
+    a sandbox of its own, once a score, and is given the train side alone: a matrix of int32, cells x genes.
     """
 
     def __init__(
         self, data: str | None = None, sealed_data: str | None = None, reward: str = "mse_norm", seed: int = 0
     ) -> None:
-        self._problems, self._reward = Problems(data, sealed_data, seed), checked_reward(reward)
-        self._magic: dict[tuple[str, int], Mapping[str, float]] = {}
+        self._reward, self._settings = checked_reward(reward), (data, sealed_data, seed)
+        self._latest: Problems | None = None
 
     def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
         """The metrics of what the module makes of the train side."""
-        judge = self._problems.judge(instance.id, instance.split, ctx.seed, final=ctx.final)
+        judge = self._problems(ctx).judge(instance.id, instance.split, ctx.seed, final=ctx.final)
         files = {f"{MODULE}.py": str(answer["code"]).encode()}
         with ctx.open(files, MODULE, requires=REQUIRES, limits=LIMITS) as program:
             called = program.call("denoise", [judge.train.astype(np.int32)], seconds=SECONDS)
@@ -54,19 +54,24 @@ class DenoisingVerifier:
         if fault := judge.fault(called.value):
             return Score(WORST, valid=False, feedback=fault)
         found = judge.measure(called.value)
-        beside = self._of_magic((instance.id, ctx.seed), judge) if instance.split == "sealed" else {}
+        beside = of_magic(judge) if instance.split == "sealed" else {}
         return Score(
             max(WORST, found[self._reward]),
             metrics={**found, "seconds": called.seconds, **beside},
             feedback=", ".join(f"{name} {found[name]:.4f}" for name in SHOWN if name in found),
         )
 
-    def _of_magic(self, key: tuple[str, int], judge: Judge) -> Mapping[str, float]:
-        """What MAGIC earns there, under names of its own."""
-        if key not in self._magic:
-            found = judge.measure(Magic().denoise(judge.train))
-            self._magic[key] = {f"magic_{name}": found[name] for name in SHOWN if name in found}
-        return self._magic[key]
+    def _problems(self, ctx: VerifierContext) -> Problems:
+        """The data of the run that the context is of."""
+        if self._latest is None or self._latest.tissue != ctx.data_seed:
+            self._latest = Problems(*self._settings, tissue=ctx.data_seed)
+        return self._latest
+
+
+def of_magic(judge: Judge) -> Mapping[str, float]:
+    """What MAGIC earns there, under names of its own."""
+    found = judge.measure(judge.magic)
+    return {f"magic_{name}": found[name] for name in SHOWN if name in found}
 
 
 def checked_reward(reward: str) -> str:

@@ -10,8 +10,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from sia_adapters.wheel import Wheel
 from sia_core.errors import UsageError
-from sia_core.wheel import Wheel
+from sia_core.given_files import read_file
 
 REQUIREMENT = "sia-agent==0.6.0"
 WHEEL = "sia_agent-0.6.0-py3-none-any.whl"
@@ -34,7 +35,7 @@ class Source:
         """The bytes of one file; UsageError where it cannot be read."""
         try:
             if self.path.is_dir():
-                return (self.path / name).read_bytes()
+                return read_file(self.path, *name.split("/"))
             with zipfile.ZipFile(self.path) as wheel:
                 return wheel.read(INSIDE + name)
         except (OSError, KeyError, zipfile.BadZipFile) as error:

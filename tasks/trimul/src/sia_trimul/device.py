@@ -24,8 +24,7 @@ import numpy as np
 import torch
 
 from sia_core.errors import SiaError
-from sia_core.opening import Called, OpenedProgram
-from sia_core.types import Instance, Limits, Score, VerifierContext
+from sia_core.types import Called, Instance, Limits, OpenedProgram, Score, VerifierContext
 from sia_trimul import toolchain
 from sia_trimul.device_memory import Shared
 from sia_trimul.drawing import drawn_on
@@ -52,7 +51,6 @@ _KERNEL_SECONDS = 90.0
 """Of all calls of one kernel together, compiling included."""
 
 _BASELINE_SECONDS, _FIRST_SECONDS, _DROP_SECONDS = 60.0, 30.0, 10.0
-_PATIENCE = 5.0
 _ALIGNMENT = 256
 _MOST_CALLS, _MOST_FLOP, _MOST_BYTES = 32, 8e12, 16e9
 _RATE_TRIES, _IDLE_TRIES = 5, 3
@@ -69,6 +67,7 @@ class DeviceJudge:
 
     seconds_per_answer = 300.0
     device = "cuda"
+    patience: float = 5.0
     checked: Sequence[Shape] = CORRECTNESS
     checked_at_first: Sequence[Shape] = tuple(shape for shape in CORRECTNESS if shape.n <= 64)
     timed: Sequence[Shape] = TIMING
@@ -141,7 +140,7 @@ class DeviceJudge:
         said: list[object] = []
         for _ in range(repeats):
             with self._round(shape, count, kernel, twin) as given:
-                called, seconds = given.call(kernel, "calls", 2 + _PATIENCE * count * one)
+                called, seconds = given.call(kernel, "calls", 2 + self.patience * count * one)
                 said.append(understood(called, shape))
                 ours.append(seconds)
                 given.check(self._reference.kernel, tolerance)
@@ -233,7 +232,7 @@ class Limited:
         handles: Sequence[int] = (),
         at_reply: Callable[[], None] | None = None,
     ) -> Called:
-        """As :meth:`sia_core.opening.OpenedProgram.call`."""
+        """As :meth:`sia_core.types.OpenedProgram.call`."""
         if self._left <= 0:
             return Called("timeout", message=f"its calls took more than {self._all:g} seconds in all")
         most = self._left if seconds is None else min(seconds, self._left)

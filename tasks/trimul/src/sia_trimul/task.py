@@ -73,7 +73,7 @@ EDITIONS = {
             "config": '{"dim": C, "hidden_dim": H, "eps": 1e-5}',
             "halves": "bfloat16",
             "where": "The kernel runs on one thread of a CPU, in a process of its own, with PyTorch and numpy and no "
-            "compiler.",
+            "compiler;\nno other thread or process starts there.",
             "reward": "The reward is how many times as fast it is, the geometric mean over the shapes.",
         },
     ),
@@ -140,11 +140,10 @@ class TriMul:
         self.fingerprint = hashlib.sha256(self.brief.encode()).hexdigest()
 
     def instances(self, split: Split) -> Sequence[Instance]:
-        """Searches, which differ in nothing but their seeds."""
-        return [
-            Instance(f"{split}-{place}", split, {"device": self._device, "search": f"{split} {place}"})
-            for place in range(self._edition.sizes[split])
-        ]
+        """Searches, which differ in nothing but their seeds, and do not tell their split."""
+        places = [f"{self.fingerprint} {split} {place}" for place in range(self._edition.sizes[split])]
+        names = [hashlib.sha256(place.encode()).hexdigest()[:12] for place in places]
+        return [Instance(name, split, {"device": self._device, "search": name}) for name in names]
 
     def public_dir(self, splits: Sequence[Split]) -> Path:
         """A folder with the reference, whatever the splits."""

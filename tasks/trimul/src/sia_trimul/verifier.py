@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_core.errors import SiaError
-from sia_core.opening import Called, OpenedProgram
-from sia_core.types import Instance, Limits, Score, VerifierContext
+from sia_core.types import Called, Instance, Limits, OpenedProgram, Score, VerifierContext
 from sia_trimul.judging import HOPELESS, IMPOSSIBLE, SEARCH_TOLERANCE, Refused, Times, check, summary
 from sia_trimul.shapes import CPU_CORRECTNESS, CPU_TIMING, TOLERANCE, H, Shape, draw
 
@@ -25,7 +24,7 @@ THREADS = 1
 LIMITS = Limits(
     memory_bytes=16 * 2**30,
     total_memory_bytes=4 * 2**30,
-    processes=32,
+    processes=THREADS,  # the kernel of the system counts threads, too, and starts no other one
     file_bytes=256 * 2**20,
     setup_seconds=60.0,
 )
@@ -101,7 +100,7 @@ class KernelJudge:
         self._twin = ctx.open(files_of(reference), "entry", requires=REQUIRES, limits=LIMITS)
         _trusted(self._twin.call("start", [THREADS], _BASELINE_SECONDS))
         for shape in CPU_TIMING:
-            _trusted(self._twin.call("kernel", draw(shape, 0), _BASELINE_SECONDS))
+            _trusted(self._twin.call("kernel", draw(shape, secrets.randbits(64)), _BASELINE_SECONDS))
         shape = _RATE_SHAPE
         self._rate = max(shape.flop / product_seconds(self._twin, shape) for _ in range(_RATE_TRIES))
         return self._twin

@@ -16,7 +16,7 @@ def solve(instance, ctx):
 
 def imported():
     try:
-        import sia_core.verifiers
+        import sia_runtime.builtin_verifiers
     except ImportError:
         return None
-    return succeeded(f"imported {sia_core.verifiers.__name__}")
+    return succeeded(f"imported {sia_runtime.builtin_verifiers.__name__}")

@@ -18,7 +18,9 @@ def solve(instance, ctx):
     attempt(os.mknod, "disk", 0o60600, os.makedev(254, 0))
     if os.path.exists("disk"):
         return succeeded("made a device")
-    for _ in range(500):
+    for _ in range(1000):  # longer together than a path may be
         os.mkdir("deep")
         os.chdir("deep")
+    os.chmod(".", 0)
+    attempt(os.chmod, ctx.scratch, 0)
     return total(instance.input)

@@ -15,24 +15,29 @@ from importlib.resources import files
 from statistics import fmean
 from string import Template
 
-from sia_core.agentic.archive import measured
-from sia_core.agentic.parents import WHY, Rule
-from sia_core.agentic.workshop import code
 from sia_core.evidence import AgentView, AlgorithmView, Evidence, Trial, excerpt
-from sia_core.fence import fenced
 from sia_core.harness import HarnessTree
-from sia_core.selection import as_text
 from sia_core.types import Metric
+from sia_llm.archive import measured
+from sia_llm.parents import WHY, Rule
+from sia_llm.quoting import fenced
+from sia_llm.workshop import code
+from sia_weights.selection import as_text
 
 AGENTS = 16
 PUBLIC = 30
+_TURNED = {
+    "maximize": "",
+    "minimize": "; every reward, mean, prediction and gain that you see or give is of the metric negated, so that more "
+    "is always better: a metric of 0.5 is a reward of -0.5, and a gain of 0.1 makes the metric 0.1 lower",
+}
 LINE = 300
 
 
 def system(brief: str, metric: Metric, seed: HarnessTree, *, discovers: bool = False) -> tuple[str, ...]:
     """The system prompt, in parts."""
     unit = f" in {metric.unit}" if metric.unit else ""
-    about = {"brief": brief, "metric": metric.name + unit, "direction": metric.direction}
+    about = {"brief": brief, "metric": metric.name + unit, "direction": metric.direction + _TURNED[metric.direction]}
     task = _filled("task", **about, code=code(seed)) + ("\n" + _text("discover") if discovers else "")
     return (_text("rules") + "\n" + _filled("table", table=as_text()), task)
 
@@ -145,8 +150,8 @@ def _trials(trials: Sequence[Trial]) -> str:
     if not trials:
         return "None yet."
     lines = [
-        "| decision | lever | name | parent | predicted | measured | outcome |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| decision | lever | name | parent | predicted | measured | outcome | compared with |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     places: dict[int, int] = {}
     whys = []
@@ -154,7 +159,7 @@ def _trials(trials: Sequence[Trial]) -> str:
         place = places[trial.generation] = places.get(trial.generation, -1) + 1
         lines.append(
             f"| {trial.generation}.{place} | {trial.lever} | {_cell(trial.name)} | {trial.parent} | "
-            f"{trial.predicted:+.4f} | {measured(trial)} | {trial.outcome} |"
+            f"{trial.predicted:+.4f} | {measured(trial)} | {trial.outcome} | {trial.against or '-'} |"
         )
         if trial.outcome in ("failed", "refused"):
             whys.append(fenced(trial.why, f"why {trial.generation}.{place} was {trial.outcome}", LINE))

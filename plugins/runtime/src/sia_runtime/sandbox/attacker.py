@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from sia_core.sandbox.launch import World
+    from sia_runtime.sandbox.launch import World
 
 _ALLOWED = ("PYTHON", "LANG", "LC_", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_")
 _FILES, _FILE_BYTES = 8, 512 * 1024

@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
-from sia_core.sandbox.within import PROGRAM
+from sia_runtime.sandbox.within import PROGRAM
 
 _SCRIPT = """
 import CODEC, os, sys
@@ -37,16 +37,16 @@ class Bundle:
         if modules[module.__name__] is not None:
             exec(modules[module.__name__], module.__dict__)
 sys.meta_path.insert(0, Bundle())
-from sia_core.sandbox.within import ENTRY
+from sia_runtime.sandbox.within import ENTRY
 ENTRY(one, other)
 """
 BOOTSTRAP = _SCRIPT.replace("CODEC", "marshal").replace("ENTRY", "main")
-"""The script that starts :mod:`sia_core.sandbox.within` in an interpreter that has no core beside it."""
+"""The script that starts :mod:`sia_runtime.sandbox.within` in an interpreter that has no core beside it."""
 
 CONTAINED = _SCRIPT.replace("CODEC", "json").replace("ENTRY", "contained")
 """The same in an interpreter of another version, which has but standard input and output."""
 
-_PACKAGE = "sia_core.sandbox"
+_PACKAGE = "sia_runtime.sandbox"
 _FOLDER = Path(__file__).parent
 
 
@@ -69,7 +69,12 @@ def sources(program: Path) -> bytes:
 def _modules(program: Path) -> dict[str, Path | None]:
     """Where each module is that runs inside; a package has no file."""
     within = _FOLDER / "within.py"
-    modules: dict[str, Path | None] = {"sia_core": None, _PACKAGE: None, PROGRAM: program, f"{_PACKAGE}.within": within}
+    modules: dict[str, Path | None] = {
+        "sia_runtime": None,
+        _PACKAGE: None,
+        PROGRAM: program,
+        f"{_PACKAGE}.within": within,
+    }
     waiting = [within, program]
     while waiting:
         for name in _imports(waiting.pop()):

@@ -16,21 +16,21 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from sia_core.errors import SandboxError
-from sia_core.sandbox import bundle, launch, layout, newroot
-from sia_core.sandbox.running import Running, resource_limits
-from sia_core.sandbox.starting import ENVIRONMENT, FLAGS, Supervisor, interpreter, start_command
-from sia_core.types import GUARANTEES, SandboxSpec
+from sia_runtime.sandbox import bundle, launch, layout, newroot
+from sia_runtime.sandbox.contract import GUARANTEES, SandboxSpec
+from sia_runtime.sandbox.process_handle import Running, resource_limits
+from sia_runtime.sandbox.solving import ENVIRONMENT
+from sia_runtime.sandbox.starting import FLAGS, Supervisor, interpreter, start_command
 
 _ALWAYS = ("--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL")
 _AS_ANY_USER = ("--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000")
 _KEPT_UNTIL_SEALED = ("CAP_CHOWN", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
-"""What root keeps until the launcher has become a user that nobody else is, with no capability at all."""
+"""Capabilities that root keeps until the launcher has changed to an unused user."""
+
+_READS_ALL = "CAP_DAC_READ_SEARCH"
 
 _OWN_PROCESSES = 2
 """Bubblewrap's first process of the namespace, which reaps, and the one that runs the program."""
-
-_PROCESSOR = "/proc/cpuinfo"
-"""Read by PyTorch, which computes without vector instructions where it is missing, and not at all in float16."""
 
 _NO_BYTES = "4096"
 _SIGNALLED = 128
@@ -45,7 +45,7 @@ class Bubblewrap:
 
     def probe(self) -> Mapping[str, str]:
         """Attack itself on this machine: for each guarantee that does not hold, why."""
-        from sia_core.sandbox.probes import attack
+        from sia_runtime.sandbox.probes import attack
 
         return attack(self)
 
@@ -60,12 +60,14 @@ class Bubblewrap:
         config = {
             "kind": self.name,
             "drop_user": drop_user,
+            "reads_all": inside.private,
             "mounts": inside.mounts,
             "scratch": newroot.SCRATCH,
             "sys_path": [layout.LIBRARIES],
             "listener": spec.listener,
             "devices": inside.devices,
-            "limits": resource_limits(spec.limits, spec.limits.processes + _OWN_PROCESSES, cuda=spec.cuda),
+            # Bubblewrap's first process stays root's where the launcher becomes another user.
+            "limits": resource_limits(spec.limits, spec.limits.processes + _OWN_PROCESSES - drop_user, cuda=spec.cuda),
         }
 
         def start(control: int, channel: int, output: int) -> Supervisor:
@@ -103,12 +105,13 @@ def _walls(inside: layout.Inside, scratch_bytes: int, *, drop_user: bool) -> lis
         walls += ["--setenv", variable, value]
     if drop_user:
         walls.remove("--unshare-all")
+        kept = (*_KEPT_UNTIL_SEALED, *([_READS_ALL] if inside.private else []))
         walls += [f"--unshare-{each}" for each in ("pid", "net", "ipc", "uts", "cgroup-try")]
-        walls += [word for each in _KEPT_UNTIL_SEALED for word in ("--cap-add", each)]
+        walls += [word for each in kept for word in ("--cap-add", each)]
     else:
         walls += _AS_ANY_USER
     # What bubblewrap makes on the way to a view, only its owner may enter.
-    views = [*inside.views, *([] if inside.devices else [[_PROCESSOR, _PROCESSOR]])]
+    views = [*inside.views, *([] if inside.devices else [[layout.PROCESSOR, layout.PROCESSOR]])]
     on_the_way = {str(parent) for _, path in (*views, *inside.links) for parent in PurePosixPath(path).parents}
     for folder in [*sorted(on_the_way - {"/"}), *inside.folders, "/dev"]:
         walls += ["--dir", folder]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +16,25 @@ from pathlib import Path
 
 from sia_core.cache import cache_folder
 from sia_core.errors import SandboxError
-from sia_core.sandbox.starting import interpreter
-from sia_core.types import GUARANTEES, REQUIRED_GUARANTEES, Sandbox
+from sia_runtime.sandbox.contract import GUARANTEES, REQUIRED_GUARANTEES, Sandbox
+from sia_runtime.sandbox.starting import interpreter
+
+_VARIABLES = ("DOCKER_HOST", "DOCKER_CONTEXT", "SIA_DOCKER_IMAGE")
+_PROGRAMS = ("bwrap", "docker")
+_STATUS = ("Uid", "Gid", "Groups", "Umask", "Cap", "NoNewPrivs", "Seccomp")
+_SETTINGS = (
+    "/proc/sys/kernel/random/boot_id",
+    "/proc/self/uid_map",
+    "/proc/self/cgroup",
+    "/proc/self/limits",
+    "/proc/self/attr/current",
+    "/sys/kernel/security/lsm",
+    "/sys/kernel/security/apparmor/profiles",
+    "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+    "/proc/sys/kernel/unprivileged_userns_clone",
+    *(f"/proc/sys/user/max_{kind}_namespaces" for kind in ("user", "pid", "net", "mnt", "ipc", "uts", "cgroup")),
+)
+"""Settings that an administrator, a service manager or a security module may change between two runs."""
 
 
 @dataclass(frozen=True)
@@ -89,25 +108,38 @@ def _refusal(seen: Sequence[Examined]) -> str:
 
 def _key(sandbox: Sandbox) -> str:
     """All that a probe's result may depend on."""
-    whole = hashlib.sha256(repr((os.uname(), sys.version, interpreter(), os.geteuid(), sandbox.name)).encode())
-    for path in ("/proc/self/uid_map", "/proc/sys/kernel/random/boot_id"):
+    whole = hashlib.sha256(repr((os.uname(), sys.version, interpreter(), sandbox.name)).encode())
+    whole.update(repr([(name, os.environ.get(name)) for name in _VARIABLES]).encode())
+    whole.update(repr([_mark(place) for place in (tempfile.gettempdir(), *map(shutil.which, _PROGRAMS))]).encode())
+    for path in _SETTINGS:
         with suppress(OSError):
-            whole.update(Path(path).read_bytes())
+            whole.update(f"{path}\n".encode() + Path(path).read_bytes())
     with suppress(OSError):
         status = Path("/proc/self/status").read_text().splitlines()
-        whole.update("".join(line for line in status if line.startswith(("Cap", "Seccomp", "NoNewPrivs"))).encode())
+        whole.update("".join(line for line in status if line.startswith(_STATUS)).encode())
     own = sys.modules[type(sandbox).__module__].__file__
     for source in [*sorted(Path(__file__).parent.glob("*.py")), *([Path(own)] if own else [])]:
         whole.update(source.read_bytes())
     return whole.hexdigest()[:32]
 
 
+def _mark(place: str | None) -> tuple[object, ...]:
+    """A folder, or a program: a file that was replaced or that gained a bit of its mode is another one."""
+    if place is None or not os.path.exists(place):
+        return (place,)
+    about = os.stat(place)
+    if stat.S_ISDIR(about.st_mode):
+        return place, about.st_dev, about.st_mode, about.st_uid
+    return place, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_mode, about.st_uid
+
+
 def _remembered(place: Path) -> dict[str, str] | None:
     try:
         lacks = json.loads(place.read_bytes())["lacks"]
-        return {str(name): str(why) for name, why in lacks.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # nothing there, or nothing that can be used: the probe runs again
+    known = isinstance(lacks, dict) and lacks.keys() <= set(GUARANTEES)
+    return lacks if known and all(isinstance(why, str) for why in lacks.values()) else None
 
 
 def _remember(place: Path, lacks: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""What a program needs of the host to use its CUDA devices: the driver's nodes, and what that reads of the machine.
+"""The parts of the host that CUDA programs need: the driver's nodes, and the files that the driver reads.
 
 The driver's part in the kernel is large and takes any call from whoever may open its nodes: with
 them a sandbox keeps its files, network and processes apart as ever, and the kernel less well.
@@ -29,5 +29,5 @@ def nodes() -> list[str]:
 
 
 def refusal(sandbox: str) -> SandboxError:
-    """What a sandbox says that hands out none."""
+    """The answer of a sandbox that hands out no device."""
     return SandboxError(f"the sandbox {sandbox!r} hands out no CUDA device; those that do: namespaces, bwrap")

@@ -21,9 +21,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from sia_core.errors import SandboxError
-from sia_core.sandbox import bundle, cuda, launch, layout, newroot
-from sia_core.sandbox.starting import ENVIRONMENT
-from sia_core.types import GUARANTEES, Limits, SandboxSpec
+from sia_core.types import Limits
+from sia_runtime.sandbox import bundle, cuda, launch, layout, newroot
+from sia_runtime.sandbox.contract import GUARANTEES, SandboxSpec
+from sia_runtime.sandbox.solving import ENVIRONMENT
 
 IMAGE_VARIABLE = "SIA_DOCKER_IMAGE"
 """An image with a Python and the distributions that harnesses require, where the host's own do not fit in one."""
@@ -55,7 +56,7 @@ class Docker:
 
     def probe(self) -> Mapping[str, str]:
         """Attack itself on this machine: for each guarantee that does not hold, why."""
-        from sia_core.sandbox.probes import attack
+        from sia_runtime.sandbox.probes import attack
 
         try:
             _ask("version", "--format", "{{.Server.Version}}")
@@ -88,7 +89,7 @@ class Docker:
 
 
 def arguments(spec: SandboxSpec, name: str) -> list[str]:
-    """What follows ``docker``."""
+    """The arguments of ``docker``."""
     user = launch.FIRST_USER + secrets.randbelow(_USERS)
     limits, image = spec.limits, os.environ.get(IMAGE_VARIABLE)
     scratch = f"rw,nosuid,nodev,exec,size={limits.scratch_bytes},nr_inodes={newroot.FILES_IN_SCRATCH}"
@@ -129,7 +130,7 @@ def _libraries(libraries: tuple[Path, ...]) -> list[str]:
 
 
 class Container:
-    """A running container; :class:`sia_core.types.SandboxProcess`."""
+    """A running container; :class:`sia_runtime.sandbox.contract.SandboxProcess`."""
 
     listener: socket.socket | None = None
 

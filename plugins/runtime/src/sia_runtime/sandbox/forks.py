@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from sia_core.sandbox.frames import FrameReader, Header, encode
+from sia_runtime.sandbox.frames import FrameReader, Header, encode
 
 FLOOD = 16
 """Printing this many times what is kept ends a solve."""
@@ -13,30 +13,34 @@ FLOOD = 16
 READ = 1 << 16
 
 
-class Job:
-    """One instance to solve: the host's number for it, its JSON, and what its solver is told beside it.
+Place = tuple[str, "int | None"]
+"""A folder in which one process after the other has its scratch folder, and the rules that confine each to it."""
 
-    That is the ``seed``, its ``token`` for the policy, if any, and how many ``evaluations`` it may ask for.
+
+class Solve:
+    """One instance to solve: the host's number for it, its JSON, and the header for its solver.
+
+    The header has the ``seed``, the ``token`` for the policy, if any, and the number of ``evaluations`` allowed.
     """
 
-    def __init__(self, number: int, instance: bytes, told: Header) -> None:
-        self.number, self.instance, self.told = number, instance, told
+    def __init__(self, number: int, instance: bytes, header: Header) -> None:
+        self.number, self.instance, self.header = number, instance, header
 
     @property
     def evaluates(self) -> bool:
-        return self.told.get("evaluations") != 0
+        return self.header.get("evaluations") != 0
 
 
 class Fork:
     """A process that solves, as the template sees it."""
 
-    def __init__(self, pid: int, scratch: str, pipes: tuple[int, int, int], body_bytes: int) -> None:
-        self.pid, self.scratch = pid, scratch
+    def __init__(self, pid: int, scratch: str, place: Place, pipes: tuple[int, int, int], body_bytes: int) -> None:
+        self.pid, self.scratch, self.place = pid, scratch, place
         self.handle = os.pidfd_open(pid)
         self.requests, self.results, self.output = pipes
         self.reader = FrameReader(body_bytes)
         self.unsent = b""
-        self.job: Job | None = None
+        self.job: Solve | None = None
         self.started = self.deadline = 0.0
         self.asked = False
         self.waits, self.since = 0, 0.0
@@ -47,12 +51,12 @@ class Fork:
         """All that this process holds of it."""
         return self.handle, self.requests, self.results, self.output
 
-    def take_on(self, job: Job, seconds: float) -> None:
+    def take_on(self, job: Solve, seconds: float) -> None:
         """Hand it an instance."""
         self.job, self.log, self.printed, self.asked, self.waits = job, b"", 0, False, 0
         self.started = time.monotonic()
         self.deadline = self.started + seconds
-        self.post(job.told, job.instance)
+        self.post(job.header, job.instance)
 
     def wait(self, *, begins: bool) -> None:
         """It begins or ceases to wait for the host: its clock stands still while any of its calls is under way."""

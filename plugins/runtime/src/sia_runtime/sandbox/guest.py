@@ -2,7 +2,7 @@
 
 This process is the template. It forks, passes frames between its forks and the
 host, holds each fork to its time, and kills what a fork leaves. The harness's
-set-up runs in it, so the host trusts none of its words and has a clock of its own.
+set-up runs in it, so the host trusts nothing that it sends and measures time itself.
 """
 
 from __future__ import annotations
@@ -14,18 +14,29 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import ModuleType
 
-from sia_core.sandbox import solving, tree
-from sia_core.sandbox.forks import FLOOD, READ, Fork, Job
-from sia_core.sandbox.frames import MODEL_BYTES, FrameReader, Header, ProtocolError, check_result, encode, strict_json
+from sia_runtime.sandbox import solving, tree
+from sia_runtime.sandbox.forks import FLOOD, READ, Fork, Place, Solve
+from sia_runtime.sandbox.frames import (
+    MODEL_BYTES,
+    OF_A_FORK,
+    FrameReader,
+    Header,
+    ProtocolError,
+    check,
+    encode,
+    model_request,
+    strict_json,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sia_core.sandbox.launch import World
+    from sia_runtime.sandbox.launch import World
 
 
 class Template:
@@ -42,15 +53,22 @@ class Template:
         self._body_bytes = max(MODEL_BYTES, self._answer_bytes)
         self._public = world.mounts["public"]
         self._setup_scratch = f"{world.scratch}/setup"
-        self._queue: list[Job] = []
+        os.mkdir(self._setup_scratch)
+        # Made now, as nobody can once the harness's code is there: each place is used by one process after the other.
+        self._places: list[Place] = []
+        for number in range(self._slots):
+            scratch = f"{world.scratch}/{number}"
+            os.mkdir(scratch)
+            self._places.append((scratch, world.rules(scratch, [self._setup_scratch])))
+        world.settle()
+        self._queue: list[Solve] = []
         self._forks: list[Fork] = []
-        self._cleaners: dict[int, int] = {}
+        self._cleaners: dict[int, tuple[int, Place]] = {}
         self._count = 0
         self._state: Any = None
 
     def set_up(self, entry: str) -> ModuleType:
         """Load the harness and run its ``setup``."""
-        os.mkdir(self._setup_scratch)
         os.environ["TMPDIR"] = os.environ["HOME"] = self._setup_scratch
         module = solving.load(self._world.mounts["harness"], entry)
         if hasattr(module, "setup"):
@@ -76,9 +94,11 @@ class Template:
                     self._from_host(header, body)
             for fork in list(self._forks):
                 self._attend(fork, ready)
-            for pid in [pid for pid, handle in self._cleaners.items() if handle in ready]:
+            for pid in [pid for pid, (handle, _) in self._cleaners.items() if handle in ready]:
                 os.waitpid(pid, 0)
-                os.close(self._cleaners.pop(pid))
+                handle, place = self._cleaners.pop(pid)
+                os.close(handle)
+                self._places.append(place)
             self._reap_strays()
 
     def _reap_strays(self) -> None:
@@ -94,8 +114,8 @@ class Template:
 
     def _from_host(self, header: Header, body: bytes) -> None:
         if "seed" in header:
-            told = {name: header.get(name) for name in ("seed", "token", "evaluations")}
-            self._queue.append(Job(int(str(header["job"])), body, told))
+            fields = {name: header.get(name) for name in ("seed", "token", "evaluations")}
+            self._queue.append(Solve(int(str(header["job"])), body, fields))
             return
         for fork in self._forks:
             if fork.job is None or fork.job.number != header["job"]:
@@ -105,7 +125,7 @@ class Template:
             elif fork.asked:
                 fork.asked = False
                 fork.wait(begins=False)
-                fork.post({"error": header["error"]} if "error" in header else {}, body)
+                fork.post({name: header[name] for name in ("error", "code") if name in header}, body)
 
     def _wait(self) -> set[int]:
         """The descriptors with something to read, or to write where something waits; at the latest a deadline."""
@@ -119,7 +139,7 @@ class Template:
                 poll.register(fork.requests, select.POLLOUT)
             if fork.job is not None and not fork.waits:
                 deadlines.append(fork.deadline)
-        for handle in self._cleaners.values():
+        for handle, _ in self._cleaners.values():
             poll.register(handle, select.POLLIN)
         timeout = max(0.0, min(deadlines) - time.monotonic()) * 1000 + 1 if deadlines else None
         return {descriptor for descriptor, _ in poll.poll(timeout)}
@@ -130,7 +150,7 @@ class Template:
         while self._queue:
             idle = next((fork for fork in self._forks if fork.job is None), None)
             if idle is None:
-                if len(self._forks) + len(self._cleaners) >= self._slots:
+                if not self._places:
                     return
                 try:
                     idle = self._fork(module)
@@ -144,12 +164,12 @@ class Template:
 
     def _fork(self, module: ModuleType) -> Fork:
         self._count += 1
-        scratch = f"{self._world.scratch}/{self._count}"
+        place, rules = self._places[-1]
+        scratch = f"{place}/{self._count}"
         os.mkdir(scratch)
         pipes = [os.pipe() for _ in range(3)]
         (source, requests), (results, sink), (output, printed) = pipes
-        rules = self._world.rules(scratch, [self._setup_scratch])
-        theirs = [source, sink, printed, *([] if rules is None else [rules])]
+        theirs = [source, sink, printed]
         sys.stdout.flush()
         sys.stderr.flush()
         try:
@@ -164,7 +184,7 @@ class Template:
         _close(*theirs)
         os.set_blocking(requests, False)
         os.set_blocking(output, False)
-        fork = Fork(pid, scratch, (requests, results, output), self._body_bytes)
+        fork = Fork(pid, scratch, self._places.pop(), (requests, results, output), self._body_bytes)
         self._forks.append(fork)
         return fork
 
@@ -175,12 +195,17 @@ class Template:
             os.setpgid(0, 0)
             os.dup2(printed, 1)
             os.dup2(printed, 2)
-            _close(self._channel, requests, results, output, printed, *self._cleaners.values())
+            _close(self._channel, requests, results, output, printed)
+            _close(*(handle for handle, _ in self._cleaners.values()))
             for fork in self._forks:
                 _close(*fork.descriptors())
             self._world.confine(rules)
-            if rules is not None:
-                os.close(rules)
+            places = [
+                *self._places,
+                *(fork.place for fork in self._forks),
+                *(each for _, each in self._cleaners.values()),
+            ]
+            _close(*(rules for _, rules in places if rules is not None))
             self._solve_all(module, scratch, solving.Asking(source, sink, self._body_bytes))
         finally:
             os._exit(70)
@@ -218,7 +243,7 @@ class Template:
             pipes.send({**result, "op": "done", "rewards": ctx.step_rewards}, answer)
             if self._stateless:
                 os.chdir(scratch)
-                _remove(folder)
+                _tidy(tree.remove, folder)
         os._exit(0)
 
     def _attend(self, fork: Fork, ready: set[int]) -> None:
@@ -245,19 +270,18 @@ class Template:
             for header, body in fork.reader.feed(data):
                 if fork.job is None or fork.asked:
                     raise ProtocolError("a frame that nothing asked for")
-                may_ask = {"model": self._model, "evaluate": fork.job.evaluates}
-                if may_ask.get(str(header.get("op"))):
-                    strict_json(body)
-                    fork.asked = True
-                    fork.wait(begins=True)
-                    self._send({"op": header["op"], "job": fork.job.number}, body)
-                elif header.get("op") == "done":
-                    check_result(header)
+                name = check(header, OF_A_FORK)
+                if name == "done":
                     self._finish(fork, header, body)
                     if not self._stateless:
                         return False
-                else:
-                    raise ProtocolError("a frame of no known kind")
+                    continue
+                if not (self._model if name == "model" else fork.job.evaluates):
+                    raise ProtocolError("a question that nobody answers")
+                (model_request if name == "model" else strict_json)(body)
+                fork.asked = True
+                fork.wait(begins=True)
+                self._send({"op": name, "job": fork.job.number}, body)
         except ProtocolError as error:
             self._end(fork, "protocol", str(error))
             return False
@@ -284,38 +308,41 @@ class Template:
         if fork.job is not None:
             fork.collect(self._output_bytes)
             if not outcome:
-                outcome, message = _outcome_of(status)
+                outcome, message = solving.ended_as(status)
             self._send_done(fork.job, outcome, message, fork=fork)
         _close(*fork.descriptors())
-        self._clear(fork.scratch)
+        self._clear(fork.scratch, fork.place)
 
     def _reap_group(self, group: int) -> None:
         with suppress(ChildProcessError):
             while True:
                 os.waitid(os.P_PGID, group, os.WEXITED)
 
-    def _clear(self, scratch: str) -> None:
-        """Remove a scratch folder, in a process of its own where that may take long."""
+    def _clear(self, scratch: str, place: Place) -> None:
+        """Empty a place for the next process; another process does it where that may take long."""
         try:
             os.rmdir(scratch)
-            return
+            clean = not os.listdir(place[0])
         except OSError:
-            pass
+            clean = False
         try:
-            pid = os.fork()
+            pid = -1 if clean else os.fork()
         except OSError:
-            _remove(scratch)
+            pid = -1
+            _tidy(tree.empty, place[0])
+        if pid < 0:
+            self._places.append(place)
             return
         if pid == 0:
             try:
-                tree.remove(scratch)
+                tree.empty(place[0])
             finally:
                 os._exit(0)
-        self._cleaners[pid] = os.pidfd_open(pid)
+        self._cleaners[pid] = os.pidfd_open(pid), place
 
     def _send_done(
         self,
-        job: Job,
+        job: Solve,
         outcome: object,
         message: object,
         answer: bytes = b"",
@@ -331,21 +358,14 @@ class Template:
         send(self._channel, header, body)
 
 
-def _remove(folder: str) -> None:
+def _tidy(how: Callable[[str], None], folder: str) -> None:
     with suppress(OSError):  # made to be hard to remove; the sandbox's end removes it
-        tree.remove(folder)
+        how(folder)
 
 
 def _close(*descriptors: int) -> None:
     for descriptor in descriptors:
         os.close(descriptor)
-
-
-def _outcome_of(status: int) -> tuple[str, str]:
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        return "killed", f"killed by signal {number} ({signal.strsignal(number)})"
-    return "crash", f"its process ended with exit code {os.waitstatus_to_exitcode(status)} before it answered"
 
 
 def send(channel: int, header: Header, body: bytes = b"") -> None:

@@ -12,7 +12,7 @@ import stat
 import sys
 from collections.abc import Iterable, Sequence
 
-from sia_core.sandbox import linux
+from sia_runtime.sandbox import linux
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION_FLAG = 1

@@ -1,4 +1,4 @@
-"""What runs first in a new sandbox: builds the isolation around itself, then runs the program.
+"""The launcher, which runs first in a new sandbox: it builds the isolation around itself, then runs the program.
 
 It is a fork of a template. Two processes come of it. The supervisor stays outside,
 runs none of the program, and kills everything when the host asks, closes its end of
@@ -21,7 +21,7 @@ from contextlib import suppress
 from functools import lru_cache
 from types import ModuleType
 
-from sia_core.sandbox import landlock, linux, newroot, seccomp, tree
+from sia_runtime.sandbox import landlock, linux, newroot, seccomp, tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ import sys
 def package(name, path):
     module = sys.modules[name] = type(sys)(name)
     module.__path__ = [path]
-package("sia_core", sys.argv[1])
-package("sia_core.sandbox", sys.argv[1] + "/sandbox")
-from sia_core.sandbox.template import main
+package("sia_runtime", sys.argv[1])
+package("sia_runtime.sandbox", sys.argv[1] + "/sandbox")
+from sia_runtime.sandbox.template import main
 main(int(sys.argv[2]))
 """
 """The script that starts a template: the packages without their __init__, which import more than is needed."""
@@ -67,7 +67,7 @@ def can_be_other_user(*, mounting: bool) -> bool:
 
 
 class World:
-    """What a program is told of its sandbox.
+    """A program's view of its sandbox.
 
     ``mounts`` gives each mount's path by its name, ``scratch`` is the writable
     folder, and ``port`` is where the host listens on loopback, if it does. ``devices`` may be driven.
@@ -84,10 +84,11 @@ class World:
         self.mounts, self.scratch, self.port = mounts, scratch, port
         self._readable, self._devices = tuple(readable), tuple(devices)
         self._group_filter = seccomp.group_filter(linux.machine())
+        self._settled_filter = seccomp.settled_filter(linux.machine())
         self._landlock = landlock.abi() > 0
 
     def rules(self, scratch: str, readable: Iterable[str] = ()) -> int | None:
-        """What :meth:`confine` enforces: to be made before a fork, where it costs a tenth, and closed after."""
+        """What :meth:`confine` enforces: to be made before :meth:`settle`, and by who forks, where it costs a tenth."""
         if not self._landlock:
             return None
         shown = [*self._readable, *readable]
@@ -101,6 +102,10 @@ class World:
         if rules is not None:
             landlock.enforce(rules)
         seccomp.install(self._group_filter)
+
+    def settle(self) -> None:
+        """Let this process and its descendants make no more rules: to be called before code of a harness runs."""
+        seccomp.install(self._settled_filter)
 
 
 def main(control: int, channel: int, ended: int, parent: int) -> None:
@@ -161,6 +166,7 @@ def program_fork(config: dict[str, Any], program: ModuleType, ends: tuple[int, i
     report(control, {}, () if listener is None else [listener.detach()])
     forget_core()
     os.close(control)
+    config.clear()  # a harness can walk up the frames, and in there is where on the host its views lie
     program.main(channel, world)
     os._exit(0)
 
@@ -186,7 +192,7 @@ def system_call_filter(*, own_files: bool, own_user: bool, network: bool, cuda: 
 
 
 def _listen() -> Any:
-    from sia_core.sandbox import loopback
+    from sia_runtime.sandbox import loopback
 
     return loopback.listen()
 
@@ -221,18 +227,30 @@ def _enter_namespaces(config: dict[str, Any], user: int | None, port: int | None
     if user is None:
         linux.set_capabilities(0)
     else:
-        linux.become(user, user)
+        linux.become(user, user, keep=kept(config))
     check_readable(config["mounts"])
     readable = newroot.readable()
     limit(config, readable, [], port)
     return readable
 
 
+def kept(config: Mapping[str, Any]) -> int:
+    """The capability to read what is its owner's alone, where a sandbox shows such files to another user.
+
+    They may lie in folders that only root can enter, or root's umask may have closed them.
+    Landlock bounds what is read by it; where there is no Landlock it is not kept.
+    """
+    return 1 << linux.CAP_DAC_READ_SEARCH if config.get("reads_all") and landlock.abi() else 0
+
+
 def check_readable(mounts: Mapping[str, str]) -> None:
     """PermissionError for a mount that the sandbox's own user cannot read."""
     for path in mounts.values():
-        if not os.access(path, os.R_OK):
-            raise PermissionError(f"mount {path} cannot be read by the sandbox's own user; make its files readable")
+        try:
+            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+        except PermissionError:
+            why = "cannot be read by the sandbox's own user; make its files readable"
+            raise PermissionError(f"mount {path} {why}") from None
 
 
 def _enter_process(config: dict[str, Any], user: int | None, port: int | None) -> list[str]:
@@ -240,12 +258,9 @@ def _enter_process(config: dict[str, Any], user: int | None, port: int | None) -
     os.umask(0o077)
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)  # as process 1 of a namespace does, so that orphans are reaped
     if user is not None:
-        # The interpreter and the mounts may lie below folders that only root can enter. This capability reads
-        # past that, and Landlock bounds what it reads; where there is no Landlock it is not kept.
-        keep = 1 << linux.CAP_DAC_READ_SEARCH if landlock.abi() else 0
         os.chown(config["scratch"], user, user)
         linux.drop_bounding_set()
-        linux.become(user, user, keep=keep)
+        linux.become(user, user, keep=kept(config))
     readable: list[str] = config["readable"]
     limit(config, config["shown"], config["listable"], port)
     return readable
@@ -271,9 +286,9 @@ def limit(config: dict[str, Any], readable: list[str], listable: list[str], port
 
 def forget_core() -> None:
     """Leave nothing of the core to import: its modules stay in use, and have no name any more."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == "sia_core"]:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sia_runtime"]:
         del sys.modules[name]
-    sys.argv[:] = ["sandbox"]
+    sys.argv[:] = sys.orig_argv[:] = ["sandbox"]
 
 
 def _die_with_supervisor(alive: int) -> None:
@@ -334,6 +349,6 @@ def report(control: int, what: Mapping[str, object], descriptors: Sequence[int] 
     if not descriptors:
         os.write(control, line)
         return
-    from sia_core.sandbox import handing
+    from sia_runtime.sandbox import handing
 
     handing.hand_over(control, line, descriptors)

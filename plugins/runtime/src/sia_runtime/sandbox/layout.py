@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -12,14 +13,17 @@ from functools import lru_cache
 from pathlib import Path
 
 from sia_core.errors import SandboxError
-from sia_core.sandbox import cuda
-from sia_core.sandbox.starting import interpreter
-from sia_core.types import Mount, SandboxSpec
+from sia_runtime.sandbox import cuda
+from sia_runtime.sandbox.contract import Mount, SandboxSpec
+from sia_runtime.sandbox.starting import interpreter
 
 INSIDE = "/sia"
 """Where a sandbox with a file system of its own has what its spec mounts."""
 
 LIBRARIES = f"{INSIDE}/lib"
+
+PROCESSOR = "/proc/cpuinfo"
+"""Read by PyTorch, which computes without vector instructions where it is missing, and not at all in float16."""
 
 _RESERVED = ("scratch", "lib", "empty")
 _PACKAGE_FOLDERS = ("site-packages", "dist-packages")
@@ -28,7 +32,7 @@ _FILES = ("/etc/ld.so.cache", "/etc/localtime")
 
 @dataclass
 class System:
-    """What any Python program needs of the host: real paths, links to them, and folders among them to hide."""
+    """The host's files that any Python program needs: real paths, links to them, and folders among them to hide."""
 
     paths: list[str] = field(default_factory=list)
     links: dict[str, str] = field(default_factory=dict)
@@ -108,6 +112,8 @@ def check_mounts(mounts: Iterable[Mount]) -> None:
             raise SandboxError(f"mount name {mount.name!r}: use lower-case letters, digits, '-' and '_'")
         if not mount.host.exists():
             raise SandboxError(f"mount {mount.name!r}: {mount.host} does not exist")
+        if mount.host.is_symlink():  # whoever made it chose what is shown
+            raise SandboxError(f"mount {mount.name!r}: {mount.host} is a link; put what it points to in its place")
 
 
 def without(path: str, hidden: list[str]) -> Iterator[str]:
@@ -128,7 +134,10 @@ def views_of(host: Path, inside: str, *, as_other_user: bool) -> list[list[str]]
     shown by its entries, or another user could not enter it.
     """
     if as_other_user and host.is_dir() and host.stat().st_mode & 0o005 != 0o005:
-        return [[str(entry), f"{inside}/{entry.name}"] for entry in sorted(host.iterdir())]
+        entries = sorted(host.iterdir())
+        if link := next((entry for entry in entries if entry.is_symlink()), None):  # a view would be of its target
+            raise SandboxError(f"{link} is a link; put the file that it points to in its place")
+        return [[str(entry), f"{inside}/{entry.name}"] for entry in entries]
     return [[str(host), inside]]
 
 
@@ -137,7 +146,8 @@ class Inside:
     """A file system for a spec: ``views`` as pairs of host path and path inside, ``links`` of target and path inside.
 
     ``folders`` are to be made, ``mounts`` gives each mount's path by its name, and
-    ``devices`` are the nodes that may be driven, each at its own path.
+    ``devices`` are the nodes that may be driven, each at its own path. ``private`` is
+    whether another user needs a capability to read some of it.
     """
 
     views: list[list[str]]
@@ -145,6 +155,7 @@ class Inside:
     folders: list[str]
     mounts: dict[str, str]
     devices: list[str]
+    private: bool
 
 
 def inside(spec: SandboxSpec, *, as_other_user: bool) -> Inside:
@@ -162,4 +173,12 @@ def inside(spec: SandboxSpec, *, as_other_user: bool) -> Inside:
     links = [[target, link] for link, target in system().links.items()]
     devices = cuda.nodes() if spec.cuda else []
     views += [[path, path] for path in cuda.READ if spec.cuda and os.path.isdir(path)]
-    return Inside(views, links, folders, mounts, devices)
+    private = as_other_user and any(_is_private(source) for source, _ in views)
+    return Inside(views, links, folders, mounts, devices, private)
+
+
+def _is_private(path: str) -> bool:
+    """Whether others may not read a file or folder: so is what root installs or writes under a strict umask."""
+    mode = os.stat(path).st_mode
+    needed = 0o005 if stat.S_ISDIR(mode) else 0o004
+    return mode & needed != needed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
@@ -79,7 +80,9 @@ def _installed(wanted: Requirement, asker: str) -> Distribution:
     try:
         found = distribution(wanted.name)
     except PackageNotFoundError:
-        raise HarnessError(f"{asker} requires {name!r}, which is not installed here: pip install {name}") from None
+        extras = f"[{','.join(sorted(wanted.extras))}]" if wanted.extras else ""
+        what = shlex.quote(f"{name}{extras}{wanted.specifier}")
+        raise HarnessError(f"{asker} requires {name!r}, which is not installed here: pip install {what}") from None
     if name.startswith("sia-") or any(entry.group == "sia" for entry in found.entry_points):
         raise HarnessError(f"{asker} requires {name!r}, a part of SIA; no harness may read those: leave it out")
     if not wanted.specifier.contains(found.version, prereleases=True):

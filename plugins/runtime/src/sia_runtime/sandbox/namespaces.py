@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from sia_core.sandbox import launch, layout, newroot
-from sia_core.sandbox.running import Running, resource_limits
-from sia_core.sandbox.warm import Templates
-from sia_core.types import GUARANTEES, SandboxSpec
+from sia_runtime.sandbox import launch, layout, newroot
+from sia_runtime.sandbox.contract import GUARANTEES, SandboxSpec
+from sia_runtime.sandbox.process_handle import Running, resource_limits
+from sia_runtime.sandbox.warm import Templates
 
 
 class Namespaces:
@@ -22,7 +22,7 @@ class Namespaces:
 
     def probe(self) -> Mapping[str, str]:
         """Attack itself on this machine: for each guarantee that does not hold, why."""
-        from sia_core.sandbox.probes import attack
+        from sia_runtime.sandbox.probes import attack
 
         return attack(self)
 
@@ -34,7 +34,8 @@ class Namespaces:
             "kind": self.name,
             "program": str(spec.program),
             "drop_user": drop_user,
-            "views": inside.views,
+            "reads_all": inside.private,
+            "views": [*inside.views, *([] if inside.devices else [[layout.PROCESSOR, layout.PROCESSOR]])],
             "devices": inside.devices,
             "links": inside.links,
             "folders": inside.folders,

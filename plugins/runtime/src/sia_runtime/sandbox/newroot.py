@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 
-from sia_core.sandbox import linux
+from sia_runtime.sandbox import linux
 
 SCRATCH = "/sia/scratch"
 DEVICES = ("null", "zero", "random", "urandom")
@@ -36,7 +36,7 @@ def enter(
     ``views`` are pairs of host path and path inside, ``links`` pairs of target and
     path inside, ``folders`` are made, and ``covered`` appear empty. The scratch
     folder, of ``size`` bytes, belongs to ``user``. ``devices`` are nodes besides those that
-    every program has, whose driver reads more of ``/proc`` than a process's own part, and writes there.
+    every program has, whose driver reads ``/proc``, and writes there.
     """
     linux.mount("", "/", "", linux.MS_REC | linux.MS_PRIVATE)
     nodes = [*(f"/dev/{name}" for name in DEVICES), *devices]
@@ -49,7 +49,8 @@ def enter(
     for inside in covered:
         linux.attach_mount(linux.clone_mount(empty, _VIEW | linux.MOUNT_ATTR_NODEV), _BASE + inside)
     _mount_scratch(size, user)
-    _mount_proc(whole=bool(devices))
+    if devices:  # else there is no /proc: it would tell of every view where on the host it lies
+        _mount_proc()
     _move_in()
     linux.mount("", "/", "", linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | _SAFE)
 
@@ -71,7 +72,7 @@ def stage(views: list[list[str]]) -> None:
 
 
 def readable() -> list[str]:
-    """What a program inside may read: everything but the scratch folder."""
+    """The paths that a program inside may read: everything but the scratch folder."""
     tops = [f"/{name}" for name in os.listdir("/") if name != "sia"]
     return tops + [f"/sia/{name}" for name in os.listdir("/sia") if f"/sia/{name}" != SCRATCH]
 
@@ -113,14 +114,13 @@ def _mount_scratch(size: int, user: int) -> None:
     linux.mount("tmpfs", _BASE + SCRATCH, "tmpfs", _SAFE, options)
 
 
-def _mount_proc(*, whole: bool) -> None:
-    """This namespace's processes, and unless ``whole`` nothing else of the kernel's; none where that is forbidden.
+def _mount_proc() -> None:
+    """This namespace's processes, and the kernel's settings; nothing where that is forbidden.
 
     What is written there is for each file's owner to allow, which this namespace's user is of its processes' alone.
     """
-    flags, options = (_SAFE, "") if whole else (linux.MS_RDONLY | _SAFE, "subset=pid")
-    os.makedirs(f"{_BASE}/proc")
+    os.makedirs(f"{_BASE}/proc", exist_ok=True)
     try:
-        linux.mount("proc", f"{_BASE}/proc", "proc", flags | linux.MS_NOEXEC, options)
+        linux.mount("proc", f"{_BASE}/proc", "proc", _SAFE | linux.MS_NOEXEC, "")
     except PermissionError:
         return

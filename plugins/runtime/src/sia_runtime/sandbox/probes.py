@@ -1,4 +1,4 @@
-"""What ``probe()`` does: attacks a sandbox on this very machine, and sees which of its guarantees hold."""
+"""The work of ``probe()``: attack a sandbox on this very machine, and see which of its guarantees hold."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from sia_core.errors import SandboxError
-from sia_core.sandbox import attacker, tree
-from sia_core.types import GUARANTEES, Limits, Sandbox, SandboxProcess, SandboxSpec
+from sia_core.types import Limits
+from sia_runtime.sandbox import attacker, tree
+from sia_runtime.sandbox.contract import GUARANTEES, Sandbox, SandboxProcess, SandboxSpec
 
 _SECONDS = 10.0
 _SURVIVOR_SECONDS = 1.0
@@ -25,7 +26,7 @@ _REPORT_BYTES = 1 << 20
 
 
 class Targets:
-    """What there is to attack: a secret that everyone may read, a folder that everyone may write, and listeners."""
+    """The targets of the attack: a secret that everyone may read, a folder that everyone may write, and listeners."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.secret, self.token = folder / "secret", secrets.token_hex(16)
@@ -53,7 +54,7 @@ class Targets:
         return [name for name, listener in named.items() if listener in ready]
 
     def order(self) -> dict[str, Any]:
-        """What the attacker is told."""
+        """The attacker's input."""
         return {
             "secret": str(self.secret),
             "written": str(self.written),

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
-import time
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from sia_core.sandbox import cuda, landlock, launch, layout, tree
-from sia_core.sandbox.running import Running, resource_limits
-from sia_core.sandbox.warm import Templates
-from sia_core.types import GUARANTEES, SandboxSpec
-
-_PREFIX = "sia-sandbox-"
-_YOUNG_SECONDS = 60.0
+from sia_runtime.sandbox import cuda, landlock, launch, layout, tree
+from sia_runtime.sandbox.contract import GUARANTEES, SandboxSpec
+from sia_runtime.sandbox.own_folder import own_folder, sweep
+from sia_runtime.sandbox.process_handle import Running, resource_limits
+from sia_runtime.sandbox.warm import Templates
 
 _LACKS = {
     "processes": "without a process namespace, a program that forks without end may outlive the kill",
@@ -40,7 +35,7 @@ class Process:
 
     def probe(self) -> Mapping[str, str]:
         """Attack itself on this machine: for each guarantee that does not hold, why."""
-        from sia_core.sandbox.probes import attack
+        from sia_runtime.sandbox.probes import attack
 
         return {**attack(self), **self._lacks()}
 
@@ -50,17 +45,18 @@ class Process:
             raise cuda.refusal(self.name)
         layout.check_mounts(spec.mounts)
         drop_user = launch.can_be_other_user(mounting=False)
-        _sweep()
+        sweep()
+        own = own_folder(enterable=drop_user and not landlock.abi())  # the other user cannot read past modes there
         template = self._templates.get(
             {
                 "stage": None,
-                "folder": os.path.join(tempfile.gettempdir(), _PREFIX),
+                "folder": f"{own}/lib-",
                 "links": [[str(path), path.name] for path in spec.libraries],
                 "imports": list(spec.imports),
                 "filter": {"own_files": False, "own_user": drop_user},
             }
         )
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        folder = Path(tempfile.mkdtemp(dir=own))
         try:
             config = self._config(spec, folder, template.sys_path, drop_user=drop_user)
         except BaseException:
@@ -79,6 +75,7 @@ class Process:
             "kind": self.name,
             "program": str(spec.program),
             "drop_user": drop_user,
+            "reads_all": drop_user,
             "mounts": {mount.name: str(mount.host.resolve()) for mount in spec.mounts},
             "folder": str(folder),
             "scratch": str(scratch),
@@ -89,21 +86,6 @@ class Process:
             "sys_path": sys_path,
             "limits": resource_limits(spec.limits, spec.limits.processes + 1 + (0 if drop_user else _own_tasks())),
         }
-
-
-def _sweep() -> None:
-    """Remove the folders of orchestrators that were killed before they could: nobody holds their locks."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with suppress(OSError):
-            about = folder.stat()
-            if about.st_uid != os.getuid() or time.time() - about.st_mtime < _YOUNG_SECONDS:
-                continue  # another's, or not locked yet
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                tree.remove(str(folder))
-            finally:
-                os.close(handle)
 
 
 def _own_tasks() -> int:

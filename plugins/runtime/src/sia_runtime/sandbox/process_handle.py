@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import select
@@ -16,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from sia_core.errors import SandboxError
-from sia_core.sandbox import newroot, tree
-from sia_core.sandbox.starting import Start, Supervisor
 from sia_core.types import Limits
+from sia_runtime.sandbox import cgroup, kept, newroot, tree
+from sia_runtime.sandbox.own_folder import claim
+from sia_runtime.sandbox.starting import Start, Supervisor
 
 START_SECONDS = 30.0
 KILL_SECONDS = 10.0
@@ -27,11 +27,12 @@ TICK_MS = 50
 OPEN_FILES = 256
 
 _KEPT_OUTPUT = 8 * 1024
+_UNCOUNTED_BYTES = 64 * 2**20
 _READ = 64 * 1024
 
 
 def resource_limits(limits: Limits, processes: int, *, cuda: bool = False) -> dict[str, int]:
-    """What the kernel itself enforces, by the names of the ``resource`` module.
+    """The limits that the kernel itself enforces, by the names of the ``resource`` module.
 
     With ``cuda`` addresses are not counted: the driver reserves as many as the devices and the machine
     have memory, and uses few. What is used is bounded by ``total_memory_bytes``.
@@ -46,7 +47,7 @@ def resource_limits(limits: Limits, processes: int, *, cuda: bool = False) -> di
 
 
 class Running:
-    """A running sandbox; :class:`sia_core.types.SandboxProcess`.
+    """A running sandbox; :class:`sia_runtime.sandbox.contract.SandboxProcess`.
 
     A thread of its own starts the process and then watches it: the kernel kills a
     sandbox whose parent *thread* has ended, so the caller's may not be its parent.
@@ -65,8 +66,13 @@ class Running:
         The launcher reads the ``preface`` from its control socket, and then its configuration.
         """
         self._limits, self._scratch, self._start = limits, scratch, start
+        self._own_network = scratch is None
+        # What lies in a file system of its own is memory, too.
+        self._cgroup = cgroup.make(
+            limits.total_memory_bytes + _UNCOUNTED_BYTES + (0 if scratch else limits.scratch_bytes)
+        )
         self._folder: int | None = None
-        self._claim = None if scratch is None else _claim(scratch)
+        self._claim = None if scratch is None else claim(scratch)
         self._reason: str | None = None
         self._tail = b""
         self._mutex, self._reading = threading.Lock(), threading.Lock()
@@ -136,6 +142,8 @@ class Running:
                     tree.remove(str(self._scratch))
             if self._claim is not None:
                 os.close(self._claim)
+            if self._cgroup is not None:
+                self._cgroup.remove()
 
     def _run(self, control: int, channel: int, output: int) -> None:
         try:
@@ -155,6 +163,7 @@ class Running:
         if self._failure is not None:
             raise SandboxError(f"the sandbox cannot be started: {self._failure}")
         assert self._process is not None
+        self._enclose(self._process.pid)
         self._control.settimeout(START_SECONDS)
         about = {**config, "supervisor": self._process.pid}
         try:
@@ -168,6 +177,22 @@ class Running:
             self._read_output()
             why = f"{report['error']}\n{self.stderr()}".strip()
             raise SandboxError(f"the sandbox {config['kind']!r} did not start: {why}")
+
+    def _enclose(self, supervisor: int) -> None:
+        """Put it in its cgroup, before it has its configuration. Where that is refused, the other bounds hold alone."""
+        waiting, known = [supervisor], set[int]()
+        while self._cgroup is not None and waiting:
+            for process in waiting:
+                known.add(process)
+                try:
+                    self._cgroup.add(process)
+                except ProcessLookupError:
+                    continue
+                except OSError:
+                    self._cgroup.remove()
+                    self._cgroup = None
+                    return
+            waiting = [each for each in tree.descendants(supervisor) if each not in known]
 
     def _read_report(self) -> bytes:
         """The launcher's line, and what may come with it: a listener, and the scratch folder's descriptor."""
@@ -205,13 +230,19 @@ class Running:
         self._read_output()
 
     def _over_limit(self, supervisor: int) -> str | None:
+        if self._cgroup is not None and self._cgroup.exceeded():
+            return "memory"
         inside = tree.descendants(supervisor)
-        if len(inside) > self._limits.processes + 1:
+        if tree.threads(inside) > self._limits.processes + 1:
             return "processes"
         if self._folder is not None and _files(self._folder) > newroot.FILES_IN_SCRATCH:
             return "disk"
-        limit = self._limits.total_memory_bytes
-        return "memory" if tree.memory(inside, limit) > limit else None
+        most = self._limits.total_memory_bytes
+        left = most - kept.at_most(inside, own_network=self._own_network, most_files=OPEN_FILES)
+        if tree.memory(inside, left) <= left:
+            return None
+        left = most - kept.more_exactly(inside, own_network=self._own_network)
+        return "memory" if tree.memory(inside, left) > left else None
 
     def _read_output(self) -> None:
         """Read a little at a time: who prints more than that has to wait."""
@@ -225,10 +256,3 @@ def _files(folder: int) -> int:
     """How many files a file system of the sandbox's own holds: each takes memory, an empty one too."""
     about = os.fstatvfs(folder)
     return about.f_files - about.f_ffree
-
-
-def _claim(folder: Path) -> int:
-    """Hold a lock on a folder, so that another orchestrator can tell it from one that was left behind."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    fcntl.flock(handle, fcntl.LOCK_SH)
-    return handle

@@ -8,13 +8,13 @@ import signal
 import sys
 import time
 
-from sia_core.sandbox.frames import FrameReader, Header, encode
+from sia_runtime.sandbox.frames import FrameReader, Header, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sia_core.sandbox.launch import World
+    from sia_runtime.sandbox.launch import World
 
 _FLOOD = 16
 _READ = 1 << 16

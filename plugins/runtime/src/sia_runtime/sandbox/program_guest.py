@@ -1,7 +1,7 @@
 """The program that loads a candidate's module in a sandbox and calls its functions, one order after the other.
 
 Its first process only waits for the second, which is the candidate's from the moment
-that the module is loaded: the host trusts no word of it, and has a clock of its own.
+that the module is loaded: the host trusts nothing that it sends, and measures time itself.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import os
 import socket
 import sys
 
-from sia_core.sandbox import solving, values
-from sia_core.sandbox.frames import HEADER_BYTES, FrameReader, Header, encode
+from sia_runtime.sandbox import solving, values
+from sia_runtime.sandbox.frames import HEADER_BYTES, FrameReader, Header, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    from sia_core.sandbox.launch import World
+    from sia_runtime.sandbox.launch import World
 
 MOST_HANDLES = 4
 """Descriptors that come with one call, besides that of the memory its arrays lie in."""
@@ -39,7 +39,7 @@ def main(channel: int, world: World) -> None:
             if rules is not None:
                 os.close(rules)
             os.environ["TMPDIR"] = os.environ["HOME"] = world.scratch
-            _serve(Host(channel), world.mounts["files"])
+            _serve(HostChannel(channel), world.mounts["files"])
         finally:
             os._exit(70)
     os.close(channel)
@@ -48,7 +48,7 @@ def main(channel: int, world: World) -> None:
     os._exit(code if code >= 0 else _SIGNALLED - code)
 
 
-class Host:
+class HostChannel:
     """The host's end, as seen from inside."""
 
     def __init__(self, channel: int) -> None:
@@ -90,7 +90,7 @@ class Host:
         self.send(header)
 
 
-def _serve(host: Host, folder: str) -> None:
+def _serve(host: HostChannel, folder: str) -> None:
     host.store = next(iter(host.receive()[2]), None)
     host.send({"shared": host.store is not None})
     order = host.receive()[0]

@@ -1,4 +1,4 @@
-"""A module of a candidate's, loaded in a sandbox of its own and called again and again: for verifiers that judge code.
+"""A candidate's module, loaded in a fresh sandbox and called again and again: for verifiers that judge code.
 
 Between calls all of its processes stand still, so that nothing is done while the next
 inputs are made, after the clock has stopped, or at another program's cost. Arguments
@@ -24,13 +24,23 @@ from typing import Any, Protocol, runtime_checkable
 
 from sia_core.errors import SandboxError
 from sia_core.harness import check_path
-from sia_core.opening import Called
-from sia_core.sandbox import callee, values
-from sia_core.sandbox.frames import FrameReader, Header, ProtocolError, encode
-from sia_core.sandbox.libraries import import_names, library_paths
-from sia_core.types import Limits, Mount, Sandbox, SandboxProcess, SandboxSpec
+from sia_core.types import Called, Limits
+from sia_runtime.sandbox import program_guest, values
+from sia_runtime.sandbox.contract import Mount, Sandbox, SandboxProcess, SandboxSpec
+from sia_runtime.sandbox.frames import (
+    FrameReader,
+    Header,
+    ProtocolError,
+    check_fields,
+    encode,
+    is_one_of,
+    is_text,
+    reading,
+)
+from sia_runtime.sandbox.libraries import import_names, library_paths
 
 _WATCHED = ("memory", "processes", "disk")
+_REPLY = {"token": is_text, "ended": is_one_of(frozenset(("ok", "error"))), "message": is_text}
 _MESSAGE = 4000
 _LAST_WORD_SECONDS = 2.0
 _SEAL_TRIES = 20
@@ -46,7 +56,7 @@ def open_program(
     limits: Limits | None = None,
     cuda: bool = False,
 ) -> Program:
-    """Load ``module`` from ``files``: :class:`sia_core.opening.OpenInSandbox`.
+    """Load ``module`` from ``files``: :class:`sia_core.types.OpenInSandbox`.
 
     Loading has ``limits.setup_seconds``; the arrays of one reply have at most ``limits.file_bytes``.
     """
@@ -65,7 +75,7 @@ def open_program(
             entry.chmod(0o755 if entry.is_dir() else 0o644)
         # What has looked for a device as it was imported is of no use in a fork.
         libraries, imports = library_paths(requires), () if cuda else import_names(requires)
-        spec = SandboxSpec(Path(callee.__file__), (mount,), libraries, imports, limits, cuda=cuda)
+        spec = SandboxSpec(Path(program_guest.__file__), (mount,), libraries, imports, limits, cuda=cuda)
         return Program(sandbox.start(spec), module, limits, folder)
     except BaseException:
         folder.cleanup()
@@ -73,7 +83,7 @@ def open_program(
 
 
 class Program:
-    """The host's side of it: :class:`sia_core.opening.OpenedProgram`."""
+    """The host's side of it: :class:`sia_core.types.OpenedProgram`."""
 
     def __init__(
         self, process: SandboxProcess, module: str, limits: Limits, folder: tempfile.TemporaryDirectory[str]
@@ -117,7 +127,7 @@ class Program:
         """Call a function of the module."""
         if self._end is not None:
             return self._end
-        if len(handles) > (callee.MOST_HANDLES if self._store is not None else 0):
+        if len(handles) > (program_guest.MOST_HANDLES if self._store is not None else 0):
             raise SandboxError(f"{len(handles)} descriptors cannot be handed to a program in this sandbox")
         arrays: list[Any] = []
         token = secrets.token_hex(16)
@@ -137,7 +147,9 @@ class Program:
         try:
             given = [*([] if memory is None else [memory]), *handles]
             self._send(encode(order, body), given, self._started + seconds)
-            called = self._understand(*self._receive(self._started + seconds), token)
+            reply = self._receive(self._started + seconds)
+            with reading():
+                called = self._understand(*reply, token)
         except (OSError, ProtocolError) as error:
             called = self._end = self._ended(error, self._started + seconds, f"no answer within {seconds:g} seconds")
         finally:
@@ -209,7 +221,8 @@ class Program:
             data = self._process.channel.recv(1 << 18)
             if not data:
                 raise ConnectionResetError
-            frames = self._reader.feed(data)
+            with reading():
+                frames = self._reader.feed(data)
             if len(frames) > 1:
                 raise ProtocolError("two answers to one call")
             if frames:
@@ -217,12 +230,11 @@ class Program:
 
     def _understand(self, header: Header, body: bytes, token: str) -> Called:
         """A reply, as far as it can be believed."""
-        if not secrets.compare_digest(str(header.get("token")).encode(), token.encode()):
+        check_fields(header, _REPLY)
+        fields: dict[str, Any] = header
+        if not secrets.compare_digest(fields["token"].encode(), token.encode()):
             raise ProtocolError("an answer to another call than this one")
-        ended = header.get("ended")
-        if ended not in ("ok", "error"):
-            raise ProtocolError("an answer of no known form")
-        forms: Any = header.get("arrays")
+        ended, forms = fields["ended"], fields.get("arrays", ())
         spots, size = values.places(forms, self._limits.file_bytes)
         if self._store is None and size != len(body):
             raise ProtocolError("arrays of another size than was said")
@@ -230,8 +242,8 @@ class Program:
             values.view(form, self._copy(start, length, body))
             for form, (start, length) in zip(forms, spots, strict=True)
         ]
-        value = values.unpack(header.get("value"), arrays)
-        return Called(str(ended), value if ended == "ok" else None, self._passed(), _text(header.get("message")))
+        value = values.unpack(fields.get("value"), arrays)
+        return Called(ended, value if ended == "ok" else None, self._passed(), _text(fields["message"]))
 
     def _copy(self, start: int, length: int, body: bytes) -> memoryview:
         if self._store is None:

@@ -1,4 +1,4 @@
-"""Running a program that a candidate wrote, once, in a sandbox of its own: for verifiers that judge code."""
+"""Running a candidate's program once, in a fresh sandbox: for verifiers that judge code."""
 
 from __future__ import annotations
 
@@ -7,18 +7,36 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sia_core.errors import SandboxError
 from sia_core.harness import check_path
-from sia_core.opening import Ran
-from sia_core.sandbox import program
-from sia_core.sandbox.frames import FrameReader, Header, ProtocolError, encode
-from sia_core.sandbox.libraries import import_names, library_paths
-from sia_core.types import Limits, Mount, Sandbox, SandboxProcess, SandboxSpec
+from sia_core.types import Limits, Ran
+from sia_runtime.sandbox import program
+from sia_runtime.sandbox.contract import Mount, Sandbox, SandboxProcess, SandboxSpec
+from sia_runtime.sandbox.frames import (
+    FrameReader,
+    Header,
+    ProtocolError,
+    check_fields,
+    encode,
+    is_count,
+    is_duration,
+    is_one_of,
+    reading,
+)
+from sia_runtime.sandbox.libraries import import_names, library_paths
 
 _GRACE_SECONDS = 5.0
 _STOPPED = ("ok", "timeout", "killed", "flood")
 _WATCHED = ("memory", "processes", "disk")
+_REPORT = {
+    "ended": is_one_of(frozenset(_STOPPED)),
+    "exit_code": lambda code: code is None or (isinstance(code, int) and abs(code) < _MOST_CODE),
+    "seconds": is_duration,
+    "stdout": is_count,
+}
+_MOST_CODE = 256
 
 
 def run_program(
@@ -67,8 +85,9 @@ def _converse(process: SandboxProcess, command: Sequence[str], stdin: bytes, lim
     try:
         process.channel.settimeout(deadline - time.monotonic())
         process.channel.sendall(encode(order, stdin))
-        header, body = _receive(process.channel, deadline, 2 * limits.output_bytes)
-        return _understand(header, body)
+        with reading():
+            header, body = _receive(process.channel, deadline, 2 * limits.output_bytes)
+            return _understand(header, body)
     except (OSError, ProtocolError):
         seconds = time.monotonic() - started
         reason = process.ended() or ("timeout" if seconds >= limits.solve_seconds else "killed")
@@ -88,7 +107,7 @@ def _receive(channel: socket.socket, deadline: float, body_bytes: int) -> tuple[
 
 
 def _understand(header: Header, body: bytes) -> Ran:
-    ended, code, seconds, size = (header.get(key) for key in ("ended", "exit_code", "seconds", "stdout"))
-    if ended not in _STOPPED or not isinstance(size, int) or not isinstance(seconds, int | float):
-        raise ProtocolError("a report of no known form")
-    return Ran(str(ended), code if isinstance(code, int) else None, body[:size], body[size:], float(seconds))
+    check_fields(header, _REPORT)
+    fields: dict[str, Any] = header
+    size = fields["stdout"]
+    return Ran(fields["ended"], fields["exit_code"], body[:size], body[size:], float(fields["seconds"]))

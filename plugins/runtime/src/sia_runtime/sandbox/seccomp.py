@@ -12,7 +12,7 @@ import ctypes
 import errno
 import struct
 
-from sia_core.sandbox import linux
+from sia_runtime.sandbox import linux
 
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _COLUMN = {"x86_64": 0, "aarch64": 1}
@@ -111,6 +111,15 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "msgctl": (71, 187),
     "mq_open": (240, 180),
     "mq_unlink": (241, 181),
+    # Pages of files and of processes that a pipe goes on holding when nobody else does.
+    "vmsplice": (278, 75),
+    "splice": (275, 76),
+    "tee": (276, 77),
+    "io_setup": (206, 0),
+    # Attributes of files: memory that is no part of a file's size.
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
 }
 _FOR_CUDA = ("memfd_create",)
 """Such memory is bounded by the size of a file and the number of descriptors of a process."""
@@ -129,9 +138,6 @@ _ON_OWN_FILES: dict[str, tuple[int | None, int | None]] = {
     "utimes": (235, None),
     "futimesat": (261, None),
     "utimensat": (280, 88),
-    "setxattr": (188, 5),
-    "lsetxattr": (189, 6),
-    "fsetxattr": (190, 7),
     "removexattr": (197, 14),
     "lremovexattr": (198, 15),
     "fremovexattr": (199, 16),
@@ -146,11 +152,18 @@ _ON_OWN_PROCESSES: dict[str, tuple[int, int, int]] = {
     "setpriority": (141, 140, 1),
     "ioprio_set": (251, 30, 1),
 }
+_LANDLOCK: dict[str, tuple[int | None, int | None]] = {
+    "landlock_create_ruleset": (444, 444),
+    "landlock_add_rule": (445, 445),
+}
+"""Each rule is memory of the kernel's, of which there may be four thousand million."""
+
 _CLONE, _CLONE3 = {"x86_64": 56, "aarch64": 220}, 435
 _SOCKET, _SOCKETPAIR = {"x86_64": 41, "aarch64": 198}, {"x86_64": 53, "aarch64": 199}
 _LISTEN, _SETSOCKOPT = {"x86_64": 50, "aarch64": 201}, {"x86_64": 54, "aarch64": 208}
 _CONNECT, _BIND = {"x86_64": 42, "aarch64": 203}, {"x86_64": 49, "aarch64": 200}
 _IOCTL, _PRCTL = {"x86_64": 16, "aarch64": 29}, {"x86_64": 157, "aarch64": 167}
+_FCNTL = {"x86_64": 72, "aarch64": 25}
 _SETSID, _SETPGID = {"x86_64": 112, "aarch64": 157}, {"x86_64": 109, "aarch64": 154}
 _FIRST_UNKNOWN = 457
 _X32_BIT = 0x40000000
@@ -168,6 +181,8 @@ _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _FS_IOC_SETFLAGS, _FS_IOC_FSSETXATTR = 0x40086602, 0x401C5820
 _AF_UNIX, _AF_INET, _TCP, _SOCK_STREAM, _SOCK_SEQPACKET, _SOCK_TYPE_MASK = 1, 2, 6, 1, 5, 0xF
 _SOL_SOCKET = 1
+_BUFFER_OPTIONS = (7, 8, 32, 33)  # how much the kernel keeps of what is sent and was not read
+_F_SETPIPE_SZ = 1031
 _TCP_OPTIONS = (1, 4, 5, 6, 18)  # no delay, keep-alive, time-out: what clients set
 
 # BPF operations, and what a filter returns.
@@ -221,13 +236,13 @@ def _preamble(machine: str) -> _Code:
 def _sockets(machine: str, *, own_files: bool) -> _Code:
     """AF_UNIX alone, and where the file system is the host's, nothing that can name a socket of the host.
 
-    A pair of datagram sockets could still send to any address, hence streams only.
+    Streams only: a pair of datagram sockets could still send to any address, and one of them keeps what many send.
     """
     only_unix = _argument(0) + _unless(_EQUAL, _AF_UNIX, _refuse())
-    if own_files:
-        return _on(_SOCKET[machine], only_unix) + _on(_SOCKETPAIR[machine], only_unix)
     kind = [*_argument(1), (_AND, 0, 0, _SOCK_TYPE_MASK)]
     streams = only_unix + kind + _unless(_EQUAL, _SOCK_STREAM, _unless(_EQUAL, _SOCK_SEQPACKET, _refuse()))
+    if own_files:
+        return _on(_SOCKET[machine], streams) + _on(_SOCKETPAIR[machine], streams)
     refused = (_SOCKET[machine], _CONNECT[machine], _BIND[machine])
     return [step for call in refused for step in _when(_EQUAL, call, _refuse())] + _on(_SOCKETPAIR[machine], streams)
 
@@ -240,13 +255,22 @@ def _loopback(machine: str) -> _Code:
     kind = [*_argument(1), (_AND, 0, 0, _SOCK_TYPE_MASK)]
     tcp = kind + _unless(_EQUAL, _SOCK_STREAM, _refuse())
     tcp += _argument(2) + _unless(_EQUAL, 0, _unless(_EQUAL, _TCP, _refuse())) + _give(_ALLOW)
-    either = _argument(0) + _when(_EQUAL, _AF_INET, tcp) + _unless(_EQUAL, _AF_UNIX, _refuse())
+    code = _when(_EQUAL, _SOCKET[machine], _argument(0) + _when(_EQUAL, _AF_INET, tcp) + _load(_NUMBER))
     option = _argument(2)
     for number in _TCP_OPTIONS:
         option += _when(_EQUAL, number, _give(_ALLOW))
     options = _argument(1) + _when(_EQUAL, _TCP, option + _refuse()) + _unless(_EQUAL, _SOL_SOCKET, _refuse())
-    code = _on(_SOCKET[machine], either) + _on(_SETSOCKOPT[machine], options)
+    code += _when(_EQUAL, _SETSOCKOPT[machine], options + _load(_NUMBER))
     return code + _when(_EQUAL, _LISTEN[machine], _refuse())
+
+
+def _buffers(machine: str) -> _Code:
+    """Keep the buffers of pipes and sockets at their usual size."""
+    pipe = _argument(1) + _when(_EQUAL, _F_SETPIPE_SZ, _refuse())
+    of_socket = _argument(2)
+    for number in _BUFFER_OPTIONS:
+        of_socket += _when(_EQUAL, number, _refuse())
+    return _on(_FCNTL[machine], pipe) + _on(_SETSOCKOPT[machine], _argument(1) + _when(_EQUAL, _SOL_SOCKET, of_socket))
 
 
 def _same_user(machine: str) -> _Code:
@@ -286,12 +310,18 @@ def sandbox_filter(
     code += _on(_PRCTL[machine], _argument(0) + _when(_EQUAL, linux.PR_SET_PDEATHSIG, _refuse()))
     code += [] if own_user else _same_user(machine)
     code += _loopback(machine) if network else []
+    code += _buffers(machine)
     return _assemble(code + _sockets(machine, own_files=own_files) + _give(_ALLOW))
+
+
+def settled_filter(machine: str) -> bytes:
+    """Refuses what a sandbox needs while it is built, and nobody in it afterwards."""
+    return _assemble(_preamble(machine) + _refused(machine, _LANDLOCK) + _give(_ALLOW))
 
 
 def group_filter(machine: str) -> bytes:
     """Keeps a process and its descendants in their process group, so that one kill reaches them all."""
-    code = _preamble(machine)
+    code = _preamble(machine) + _refused(machine, _LANDLOCK)
     for call in (_SETSID[machine], _SETPGID[machine]):
         code += _when(_EQUAL, call, _refuse())
     return _assemble(code + _give(_ALLOW))

@@ -1,6 +1,6 @@
-"""What a harness sees: its module loaded, ``ctx`` and ``instance``, and one solve from input to answer.
+"""Loading a harness, its ``ctx`` and ``instance``, and one solve from input to answer.
 
-Runs inside of the sandbox. The standard library alone.
+Runs inside the sandbox and in exported agents, on the standard library alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-from sia_core.sandbox.frames import MAX_STEP_REWARDS, MODEL_BYTES, FrameReader, Header, encode
+from sia_runtime.sandbox.frames import LARGEST, MAX_STEP_REWARDS, MODEL_BYTES, FrameReader, Header, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 MODULE = "harness"
 _MESSAGE = 4000
 
+ENVIRONMENT = {
+    "PYTHONHASHSEED": "0",
+    "PYTHONUTF8": "1",
+    "LANG": "C.UTF-8",
+    # A pool of threads that was started before a fork hangs after it, and each solve has one core anyway.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+}
+"""The environment of a process that solves."""
+
 Ask = Callable[[str, bytes], "tuple[Header, bytes]"]
 
 
@@ -29,18 +41,24 @@ class ModelError(Exception):
     """A call of the policy failed, or this run has none. The message says which."""
 
 
+class ContextLengthExceeded(ModelError):
+    """Prompt and reply are longer than the policy's context. The message says by how much."""
+
+
 class EvaluationError(Exception):
     """An answer could not be evaluated, or no evaluation is left. The message says which."""
 
 
 class Context:
-    """What ``setup`` and ``solve`` are given beside the instance.
+    """The argument of ``setup``, and the second one of ``solve``.
 
     ``public`` is the folder of the task's public files, ``scratch`` a folder of
     this call's own, ``seed`` the rollout's seed, and ``state`` what ``setup``
     returned. ``has_model`` says whether the run has a policy, which only ``solve``
     may ask; ``evaluations`` how often ``solve`` may still have an answer evaluated.
     """
+
+    ModelError, ContextLengthExceeded, EvaluationError = ModelError, ContextLengthExceeded, EvaluationError
 
     def __init__(
         self,
@@ -77,21 +95,30 @@ class Context:
         if len(self.step_rewards) >= MAX_STEP_REWARDS:
             raise ValueError(f"more than {MAX_STEP_REWARDS} step rewards")
         number = float(value)
-        if number - number != 0:
-            raise ValueError(f"a step reward is a finite number, not {number}")
+        if not abs(number) < LARGEST:
+            raise ValueError(f"a step reward is a number below {LARGEST:g}, not {number}")
         self.step_rewards.append(number)
 
     def model(self, messages: list[dict[str, Any]], **settings: Any) -> dict[str, Any]:
-        """Ask the run's policy, in the shape of chat completions. Raises ModelError where that fails."""
+        """Ask the run's policy, in the shape of chat completions.
+
+        Raises ``ctx.ModelError`` where that fails, and its subclass ``ctx.ContextLengthExceeded``
+        where messages and reply are longer than the policy's context.
+        """
         if self._ask is None or not self.has_model:
-            why = "set-up may not ask it; solve may" if self.has_model else "this run has none; see ctx.has_model"
+            why = (
+                "set-up may not ask it; solve may"
+                if self.has_model
+                else "--policy gives this run one; see ctx.has_model"
+            )
             raise ModelError(f"there is no policy to ask: {why}")
         request = json.dumps({**settings, "messages": messages}).encode()
         if len(request) > MODEL_BYTES:
             raise ModelError(f"a request of {len(request)} bytes is longer than {MODEL_BYTES}")
         header, body = self._ask("model", request)
         if "error" in header:
-            raise ModelError(str(header["error"]))
+            kind = ContextLengthExceeded if header.get("code") == "context_length_exceeded" else ModelError
+            raise kind(str(header["error"]))
         reply: dict[str, Any] = json.loads(body)
         return reply
 
@@ -150,6 +177,16 @@ def outcome_of(error: BaseException) -> str:
         return "memory"
     full = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
     return "disk" if isinstance(error, OSError) and error.errno in full else "crash"
+
+
+def ended_as(status: int) -> tuple[str, str]:
+    """The outcome and the message of a process that ended before it answered."""
+    import signal
+
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return "killed", f"killed by signal {number} ({signal.strsignal(number)})"
+    return "crash", f"its process ended with exit code {os.waitstatus_to_exitcode(status)} before it answered"
 
 
 def describe(error: BaseException, folder: str = "") -> str:

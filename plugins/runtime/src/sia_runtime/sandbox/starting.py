@@ -10,16 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-ENVIRONMENT = {
-    "PYTHONHASHSEED": "0",
-    "PYTHONUTF8": "1",
-    "LANG": "C.UTF-8",
-    # A pool of threads that was started before a fork hangs after it, and each solve has one core anyway.
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "NUMEXPR_NUM_THREADS": "1",
-}
+from sia_runtime.sandbox.solving import ENVIRONMENT
 
 FLAGS = ("-s", "-P", "-S", "-B", "-c")
 """How an interpreter is started: from a text, and with nothing that it finds around it."""

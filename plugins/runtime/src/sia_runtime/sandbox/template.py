@@ -16,7 +16,7 @@ import socket
 import sys
 from contextlib import suppress
 
-from sia_core.sandbox import launch, linux, newroot, tree
+from sia_runtime.sandbox import launch, linux, newroot, tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,10 +30,11 @@ _USED_BY_PROGRAMS = ("importlib.util", "random", "traceback")
 def main(owner: int) -> None:
     """Prepare as the owner's line says, tell it, and serve."""
     config = launch.read_config(owner)
+    os.umask(0o022)  # another user goes through the folders that a new root is made of
     try:
         library, sys_path = _show_libraries(config)
         sys.path.extend(sys_path)
-        for name in (*(f"sia_core.sandbox.{each}" for each in _OF_PROGRAMS), *_USED_BY_PROGRAMS):
+        for name in (*(f"sia_runtime.sandbox.{each}" for each in _OF_PROGRAMS), *_USED_BY_PROGRAMS):
             importlib.import_module(name)
         before = _shared()
         for name in config["imports"]:
@@ -51,6 +52,7 @@ def main(owner: int) -> None:
         launch.report(owner, {"error": f"{type(error).__name__}: {error}"})
         os._exit(1)
     launch.report(owner, ready)
+    config.clear()
     serve(owner, library)
 
 
@@ -75,7 +77,7 @@ def _show_libraries(config: dict[str, Any]) -> tuple[Library | None, list[str]]:
 
 
 def _shared() -> set[str]:
-    """What forks of this process would have in common: threads' locks, descriptors, children, memory."""
+    """The state that forks of this process would share: threads' locks, descriptors, children, memory."""
     this = "/proc/self"
     found = {f"thread {name}" for name in os.listdir(f"{this}/task")}
     for name in os.listdir(f"{this}/fd"):
@@ -93,7 +95,7 @@ class Library:
     def __init__(self, prefix: str, links: list[list[str]]) -> None:
         self._folder = prefix + os.urandom(8).hex()
         self.path = f"{self._folder}/lib"
-        os.makedirs(self.path, 0o755)
+        os.makedirs(self.path)
         self.lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(self.lock, fcntl.LOCK_SH)
         for target, name in links:

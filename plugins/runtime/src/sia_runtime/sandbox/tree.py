@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 _ENTRY_BYTES = 4096
-"""What a file is counted as beyond its content."""
+"""The bytes that a file counts for beyond its content."""
 
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _STANDING = (b"T", b"Z", b"X")
 
 
@@ -36,6 +37,18 @@ def _children(process: int) -> Iterator[int]:
                 yield from map(int, children.read().split())
     except (FileNotFoundError, ProcessLookupError):
         return
+
+
+def threads(processes: list[int]) -> int:
+    """How many threads these processes have, one each at least: what the kernel's own limit counts."""
+    return sum(map(_threads, processes))
+
+
+def _threads(process: int) -> int:
+    try:
+        return max(1, len(os.listdir(f"/proc/{process}/task")))
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def kill_descendants(root: int, seconds: float) -> None:
@@ -136,51 +149,95 @@ def _proportional(process: int) -> int:
 
 def disk(folder: str) -> int:
     """Bytes on disk below a folder, with a little for each entry: an empty file takes its part of the disk too."""
-    total, waiting = 0, [folder]
+    total = 0
+    waiting: list[tuple[str, int | None]] = [(folder, None)]
     while waiting:
+        path, number = waiting.pop()
         try:
-            with os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    total += entry.stat(follow_symlinks=False).st_blocks * 512 + _ENTRY_BYTES
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
+            handle = os.open(path, _FOLDER)
+            try:
+                if number not in (
+                    None,
+                    os.fstat(handle).st_ino,
+                ):  # a link on the way to it took the place of a folder meanwhile
+                    continue
+                with os.scandir(handle) as entries:
+                    for entry in entries:
+                        about = entry.stat(follow_symlinks=False)
+                        total += about.st_blocks * 512 + _ENTRY_BYTES
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append((f"{path}/{entry.name}", about.st_ino))
+            finally:
+                os.close(handle)
         except OSError:
             continue  # gone meanwhile, or a path too long to be named
     return total
 
 
 def remove(folder: str) -> None:
-    """Remove a folder however deep it is, once nothing changes it any more.
-
-    What lies two levels down is moved up one, so that no path grows long and
-    nothing here recurses.
-    """
-    while True:
-        _open_up(folder)
-        with os.scandir(folder) as entries:
-            names = [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        if not names:
-            break
-        for path, is_folder in names:
-            if not is_folder:
-                os.unlink(path)
-                continue
-            _open_up(path)
-            with os.scandir(path) as entries:
-                below = [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries]
-            for inner, inner_is_folder in below:
-                if inner_is_folder:
-                    _open_up(inner)
-                    os.rename(inner, f"{folder}/{os.urandom(16).hex()}")
-                else:
-                    os.unlink(inner)
-            os.rmdir(path)
+    """Remove a folder however deep it is. No link is followed, whatever still changes it meanwhile."""
+    empty(folder)
     os.rmdir(folder)
 
 
-def _open_up(folder: str) -> None:
+def empty(folder: str) -> None:
+    """The same of all that is in it.
+
+    What lies two levels down is moved up one, so that few folders are open at once and
+    nothing here recurses.
+    """
+    top = _open(folder)
+    try:
+        while names := os.listdir(top):
+            for name in names:
+                if not _unlinked(name, top):
+                    _empty(name, top)
+                    os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+
+
+def _empty(name: str, top: int) -> None:
+    """Remove the files of a folder in ``top``, and move its folders there."""
+    folder = _open(name, top)
+    try:
+        for inner in os.listdir(folder):
+            if not _unlinked(inner, folder):
+                os.close(_open(inner, folder))  # only a folder that may be changed can be moved
+                os.rename(inner, os.urandom(16).hex(), src_dir_fd=folder, dst_dir_fd=top)
+    finally:
+        os.close(folder)
+
+
+def _unlinked(name: str, folder: int) -> bool:
+    """Remove what is no folder; whether it was none."""
+    try:
+        os.unlink(name, dir_fd=folder)
+    except IsADirectoryError:
+        return False
+    return True
+
+
+def _open(name: str, folder: int | None = None) -> int:
+    """Open a folder, never through a link, that its owner may list and change from then on."""
+    try:
+        handle = os.open(name, _FOLDER, dir_fd=folder)
+    except PermissionError:
+        _let_owner_in(name, folder)
+        handle = os.open(name, _FOLDER, dir_fd=folder)
     with suppress(PermissionError):  # inside of a sandbox that refuses every chmod
-        os.chmod(folder, 0o700)
+        os.fchmod(handle, 0o700)
+    return handle
+
+
+def _let_owner_in(name: str, folder: int | None) -> None:
+    place = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+    try:
+        os.chmod(f"/proc/self/fd/{place}", 0o700)  # what was opened, whatever has its name by now
+    except FileNotFoundError:  # a sandbox without /proc: there a link leads to nothing that is not its own
+        os.chmod(name, 0o700, dir_fd=folder)
+    finally:
+        os.close(place)
 
 
 def can_list(process: int, thread: int) -> bool:

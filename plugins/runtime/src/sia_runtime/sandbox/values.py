@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Sequence
 
-from sia_core.sandbox.frames import ProtocolError
+from sia_runtime.sandbox.frames import ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from contextlib import suppress
 from typing import Any
 
 from sia_core.errors import SandboxError
-from sia_core.sandbox import launch
-from sia_core.sandbox.starting import CORE, FLAGS, Supervisor, interpreter, start_command
+from sia_runtime.sandbox import launch
+from sia_runtime.sandbox.starting import CORE, FLAGS, Supervisor, interpreter, start_command
 
 MOST_TEMPLATES = 4
 _IMPORT_SECONDS = 120.0

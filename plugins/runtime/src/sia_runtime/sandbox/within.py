@@ -1,4 +1,4 @@
-"""What runs first where another program has built the walls: drops what it was left, and seals the rest.
+"""The launcher where another program has built the walls: drops what it was left, and seals the rest.
 
 File system, network and processes are the sandbox's own already. The same limits,
 Landlock rules and system call filter as in every other sandbox come on top. The
@@ -15,7 +15,7 @@ import sys
 from importlib import import_module
 from types import ModuleType
 
-from sia_core.sandbox import launch, linux, loopback, newroot, relay, seccomp
+from sia_runtime.sandbox import launch, linux, loopback, newroot, relay, seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def run(config: dict[str, Any], program: ModuleType, control: int, channel: int)
         user = launch.FIRST_USER + config["supervisor"]
         os.chown(config["scratch"], user, user)
         linux.drop_bounding_set()
-        linux.become(user, user)
+        linux.become(user, user, keep=launch.kept(config))
     if select.select([control], [], [], 0)[0]:
         os._exit(1)  # the host has gone, perhaps before what stands around this could be told to go with it
     world = seal(config, None if listener is None else listener.getsockname()[1])
@@ -53,11 +53,11 @@ def run(config: dict[str, Any], program: ModuleType, control: int, channel: int)
 
 
 def seal(config: dict[str, Any], port: int | None = None) -> launch.World:
-    """Limits, Landlock and the system call filter, with no capability left."""
+    """Limits, Landlock and the system call filter, with no capability left but to read what is shown."""
     os.umask(0o077)
     os.environ.pop("PWD", None)
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
-    linux.set_capabilities(0)
+    linux.set_capabilities(launch.kept(config))
     launch.check_readable(config["mounts"])
     readable = config.get("readable") or newroot.readable()
     launch.limit(config, readable, [], port)

@@ -1,4 +1,4 @@
-"""Chat completions as the OpenAI API shapes them: requests checked, tool calls found, replies and errors built.
+"""Requests for chat completions, checked; and the messages and tool calls in what a policy samples.
 
 Two fields are ours: ``choices``, strings that the reply is constrained to, and
 ``prior``, log-weights that multiply the policy's own probabilities of them.
@@ -10,47 +10,29 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sia_core.errors import SiaError
 from sia_core.learning import Sampled
+from sia_runtime.worker.chat_requests import heeded
+from sia_runtime.worker.completions import MODEL, Message, Refused, completion, tool_call
+from sia_runtime.worker.tool_choice import arguments, bare_call, chosen, instruction, schema_of
 
-MODEL = "policy"
-"""The one model that there is; a request may name any."""
+DEFAULT_TOKENS = 256
+"""The longest reply of an engine of the run's own, where a request names none: what it samples has to end somewhere."""
 
-MAX_TOKENS = 32_768
+MAX_TOKENS = 1_000_000
+"""No policy's context is longer; how long this one's is, the gateway knows."""
 
 _TOOL_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 
 _CANONICAL = json.JSONEncoder(sort_keys=True)
 
-Message = dict[str, Any]
-
-
-class Refused(SiaError):
-    """A call that is not answered: the message, and the field of the request that it is about."""
-
-    def __init__(
-        self, message: str, param: str | None = None, code: str | None = None, kind: str = "invalid_request_error"
-    ) -> None:
-        super().__init__(message)
-        self.param, self.code, self.kind = param, code, kind
-
-    def body(self) -> dict[str, Any]:
-        """The error object of the API."""
-        return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
-
 
 class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-
-class _Part(_Strict):
-    type: Literal["text"]
-    text: str
 
 
 class _Function(_Strict):
@@ -66,15 +48,10 @@ class _ToolCall(_Strict):
 
 class _Message(_Strict):
     role: Literal["system", "user", "assistant", "tool"]
-    content: str | list[_Part] | None = None
+    content: str = ""
     name: str | None = None
     tool_call_id: str | None = None
     tool_calls: list[_ToolCall] | None = None
-    # What clients send back of a reply, always empty here.
-    refusal: None = None
-    audio: None = None
-    function_call: None = None
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
 
 
 class _Signature(_Strict):
@@ -103,31 +80,27 @@ class _Format(_Strict):
 
 class _StreamOptions(_Strict):
     include_usage: bool | None = None
+    include_obfuscation: bool | None = None
 
 
 class _Body(_Strict):
-    """What a request may hold. Fields that a policy cannot heed are accepted where they ask for nothing."""
+    """A request's fields that are heeded; :func:`sia_runtime.worker.chat_requests.heeded` leaves out the others."""
 
     messages: list[_Message] = Field(min_length=1)
     model: str = MODEL
     max_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
     temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     stop: str | list[str] | None = None
     n: int | None = Field(default=None, ge=1, le=64)
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=0)
     tools: list[_Tool] | None = None
-    tool_choice: Literal["auto"] | None = None
-    parallel_tool_calls: bool | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool = True
     response_format: _Format | None = None
-    seed: int | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    user: str | None = None
-    top_p: float | None = Field(default=None, ge=1, le=1)
-    frequency_penalty: float | None = Field(default=None, ge=0, le=0)
-    presence_penalty: float | None = Field(default=None, ge=0, le=0)
     choices: list[Annotated[str, Field(min_length=1)]] | None = Field(default=None, min_length=1, max_length=4096)
     prior: list[float] | None = None
 
@@ -136,8 +109,10 @@ class _Body(_Strict):
 class Chat:
     """A checked request.
 
-    ``digests`` name the conversation up to and with each message, tools included;
-    ``digest`` names the whole request as far as it bears on what is sampled.
+    A reply has to call one of the tools ``forced``, where there are any. Where ``may_shrink``, its
+    length is this module's choice and not the request's. ``digests`` name the
+    conversation up to and with each message, tools included; ``digest`` names the whole
+    request as far as it bears on what is sampled.
     """
 
     messages: Sequence[Message]
@@ -152,39 +127,73 @@ class Chat:
     schema: Mapping[str, Any] | None
     digests: Sequence[bytes]
     digest: bytes
+    top_p: float = 1.0
+    forced: tuple[str, ...] = ()
+    parallel: bool = True
+    may_shrink: bool = False
 
     def after(self, reply: Message) -> bytes:
         """The name of the conversation with the reply."""
         return _chained(self.digests[-1], reply)
 
+    @property
+    def constraint(self) -> Mapping[str, Any] | None:
+        """The schema of a reply, where not every text is one: with tools, a call of one may stand for the answer."""
+        if self.forced or (self.tools and self.schema is not None):
+            return schema_of(self.tools, self.forced, self.schema)
+        return self.schema
+
+    def instructed(self) -> Chat:
+        """The same, with words at its end that ask for a call of the tools ``forced``."""
+        *before, last = self.messages
+        if last["role"] in ("user", "tool"):
+            told = [*before, {**last, "content": f"{last['content']}\n\n{instruction(self.forced)}"}]
+        else:
+            told = [*self.messages, {"role": "user", "content": instruction(self.forced)}]
+        return replace(self, messages=told, digests=[*self.digests[:-1], _chained(self.digests[-1], told[-1])])
+
 
 def parse(request: Mapping[str, Any]) -> Chat:
-    """Check a request; Refused, with the field's name, where it is not one.
-
-    ``seed`` is checked and ignored: the rollout's own seed decides.
-    """
+    """Check a request; Refused, with the field's name, where it is not one."""
     try:
-        body = _Body.model_validate(request)
+        body = _Body.model_validate(heeded(request))
     except ValidationError as error:
         raise _refusal(error) from None
     messages = [_normal(message) for message in body.messages]
-    tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
-    digests = [_chained(b"", tools)]
+    offered, forced = chosen(body.tool_choice, [tool.model_dump(exclude_none=True) for tool in body.tools or ()])
+    digests = [_chained(b"", offered)]
     for message in messages:
         digests.append(_chained(digests[-1], message))
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     _check_stop(stop)
     _check_prior(body)
+    if body.choices and forced:
+        raise Refused("tool_choice: cannot be had together with choices", "tool_choice")
+    named = body.max_completion_tokens or body.max_tokens
     settings: dict[str, Any] = {
-        "max_tokens": body.max_completion_tokens or body.max_tokens or 256,
+        "max_tokens": named or DEFAULT_TOKENS,
         "temperature": body.temperature,
         "stop": tuple(stop),
         "choices": tuple(body.choices or ()),
         "prior": tuple(body.prior or ()),
         "schema": _schema(body.response_format),
     }
-    digest = _chained(digests[-1], settings)
-    return Chat(messages, tools, body.n or 1, bool(body.logprobs), **settings, digests=digests[1:], digest=digest)
+    # A digest decides what is sampled: it names these only where they say something.
+    more: dict[str, Any] = {"top_p": body.top_p} if body.top_p < 1 else {}
+    more |= {"forced": forced} if forced else {}
+    digest = _chained(digests[-1], settings | more)
+    return Chat(
+        messages,
+        offered,
+        body.n or 1,
+        bool(body.logprobs),
+        **settings,
+        **more,
+        digests=digests[1:],
+        digest=digest,
+        parallel=body.parallel_tool_calls,
+        may_shrink=named is None,
+    )
 
 
 def _check_stop(stop: Sequence[str]) -> None:
@@ -213,29 +222,21 @@ def _schema(asked: _Format | None) -> dict[str, Any] | None:
 
 def _normal(message: _Message) -> Message:
     """A message as tokenizers render it: content is text, the arguments of a tool call are JSON values."""
-    content = message.content
-    text = content if isinstance(content, str) else "".join(part.text for part in content or ())
-    normal: Message = {"role": message.role, "content": text}
+    normal: Message = {"role": message.role, "content": message.content}
     if message.name is not None:
         normal["name"] = message.name
     if message.tool_call_id is not None:
         normal["tool_call_id"] = message.tool_call_id
     if message.tool_calls:
         normal["tool_calls"] = [
-            _tool_call(call.id, call.function.name, _arguments(call.function.arguments)) for call in message.tool_calls
+            _tool_call(call.id, call.function.name, call.function.arguments) for call in message.tool_calls
         ]
     return normal
 
 
-def _tool_call(name: str, function: str, arguments: Any) -> Message:
-    return {"id": name, "type": "function", "function": {"name": function, "arguments": arguments}}
-
-
-def _arguments(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
+def _tool_call(name: str, function: str, given: Any) -> Message:
+    """A call; arguments that a policy wrote as JSON in a string are what that says."""
+    return tool_call(name, function, arguments(given) if isinstance(given, str) else given)
 
 
 def _chained(before: bytes, value: Any) -> bytes:
@@ -246,36 +247,48 @@ def _refusal(error: ValidationError) -> Refused:
     first = error.errors(include_url=False, include_input=False)[0]
     # A union's location names its members too, which are no fields.
     place = [str(each) for each in first["loc"] if not isinstance(each, str) or each.isidentifier()]
-    param = ".".join(each for each in place if each not in ("str", "_Part"))
+    param = ".".join(each for each in place if each != "str")
     if first["type"] == "extra_forbidden":
         return Refused(f"{param}: this field is not known here; leave it out", param, "unknown_parameter")
     return Refused(f"{param}: {first['msg']}", param)
 
 
-def said(text: str, name: str, *, tools: bool) -> Message:
+def said(chat: Chat, text: str, name: str) -> Message:
     """The assistant's message that a sampled text is, in the form that :func:`parse` gives messages.
 
-    Where the request had tools, a JSON object ``{"name", "arguments"}`` between
-    ``<tool_call>`` and ``</tool_call>`` is a tool call; ``name`` begins the ids of calls.
+    Where the request has tools, a JSON object ``{"name", "arguments"}`` between
+    ``<tool_call>`` and ``</tool_call>`` is a tool call, and so is a whole text that
+    :attr:`Chat.constraint` made one; ``name`` begins the ids of calls.
     """
     calls: list[Message] = []
 
     def take(found: re.Match[str]) -> str:
-        call = _arguments(found[1])
+        call = arguments(found[1])
         if not (isinstance(call, dict) and isinstance(call.get("name"), str) and "arguments" in call):
             return found[0]
         calls.append(_tool_call(f"call_{name}_{len(calls)}", call["name"], call["arguments"]))
         return ""
 
-    rest = _TOOL_CALL.sub(take, text) if tools else text
-    return (
-        {"role": "assistant", "content": rest.strip(), "tool_calls": calls}
-        if calls
-        else {
-            "role": "assistant",
-            "content": text,
-        }
-    )
+    rest = _TOOL_CALL.sub(take, text) if chat.tools else text
+    if (chat.forced or chat.schema is not None) and not calls:
+        offered = chat.forced or [each["function"]["name"] for each in chat.tools]
+        if bare := bare_call(text, offered):
+            calls, rest = [_tool_call(f"call_{name}_0", *bare)], ""
+    if not calls:
+        return {"role": "assistant", "content": text}
+    return {"role": "assistant", "content": rest.strip(), "tool_calls": calls if chat.parallel else calls[:1]}
+
+
+def keeps(chat: Chat, message: Message) -> bool:
+    """Whether a reply calls one of the tools that it has to call, and no other."""
+    called = {call["function"]["name"] for call in message.get("tool_calls", ())}
+    return not chat.forced or (bool(called) and called <= set(chat.forced))
+
+
+def no_call(chat: Chat) -> Refused:
+    """The refusal of a request whose reply calls no tool, though it has to."""
+    why = f"the policy did not answer with a call of {' or '.join(chat.forced)}; ask again, or offer it by `auto`"
+    return Refused(f"tool_choice: {why}", "tool_choice", "tool_use_failed")
 
 
 def reply(
@@ -286,38 +299,18 @@ def reply(
     decode: Callable[[Sequence[int]], str],
 ) -> dict[str, Any]:
     """A completion. ``continuations`` are what :func:`said` made of each sample, and the sample."""
-    sampled_tokens = sum(len(sampled.tokens) for _, sampled in continuations)
-    return {
-        "id": f"chatcmpl-{name}",
-        "object": "chat.completion",
-        "created": 0,  # a reply is the same whenever it is made
-        "model": MODEL,
-        "choices": [
-            {
-                "index": index,
-                "message": outgoing(message),
-                "finish_reason": "tool_calls" if "tool_calls" in message else sampled.finish,
-                "logprobs": _logprobs(sampled, decode) if chat.logprobs else None,
-            }
-            for index, (message, sampled) in enumerate(continuations)
+    return completion(
+        name,
+        [
+            (
+                message,
+                "tool_calls" if "tool_calls" in message else sampled.finish,
+                _logprobs(sampled, decode) if chat.logprobs else None,
+            )
+            for message, sampled in continuations
         ],
-        "usage": {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": sampled_tokens,
-            "total_tokens": prompt_tokens + sampled_tokens,
-        },
-    }
-
-
-def outgoing(message: Message) -> Message:
-    """A message as a reply holds it."""
-    if "tool_calls" not in message:
-        return {**message, "refusal": None}
-    calls = [
-        _tool_call(call["id"], call["function"]["name"], json.dumps(call["function"]["arguments"], ensure_ascii=False))
-        for call in message["tool_calls"]
-    ]
-    return {"role": "assistant", "content": message["content"] or None, "refusal": None, "tool_calls": calls}
+        (prompt_tokens, sum(len(sampled.tokens) for _, sampled in continuations)),
+    )
 
 
 def _logprobs(sampled: Sampled, decode: Callable[[Sequence[int]], str]) -> dict[str, Any]:
@@ -327,19 +320,3 @@ def _logprobs(sampled: Sampled, decode: Callable[[Sequence[int]], str]) -> dict[
         for text, logprob in zip(texts, sampled.logprobs, strict=True)
     ]
     return {"content": content, "refusal": None}
-
-
-def chunks(whole: Mapping[str, Any], *, usage: bool) -> list[dict[str, Any]]:
-    """A completion as a client that streams gets it: what each choice says, how it ended, and the count of tokens."""
-    shared = {**whole, "object": "chat.completion.chunk"}
-    del shared["usage"]
-    parts = []
-    for choice in whole["choices"]:
-        message = {name: value for name, value in choice["message"].items() if name != "refusal"}
-        if "tool_calls" in message:
-            message["tool_calls"] = [{**call, "index": at} for at, call in enumerate(message["tool_calls"])]
-        about = {"index": choice["index"], "logprobs": choice["logprobs"]}
-        parts.append({**shared, "choices": [{**about, "delta": message, "finish_reason": None}]})
-        end = {"index": choice["index"], "logprobs": None, "delta": {}, "finish_reason": choice["finish_reason"]}
-        parts.append({**shared, "choices": [end]})
-    return [*parts, {**shared, "choices": [], "usage": whole["usage"]}] if usage else parts

@@ -8,7 +8,6 @@ been given no time at all between connecting and asking.
 
 from __future__ import annotations
 
-import http.client
 import json
 import secrets
 import socket
@@ -17,13 +16,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
-from io import BufferedIOBase
-from typing import Any, cast
+from typing import Any
+from urllib.parse import unquote
 
-from sia_core.chat import MODEL, Refused, chunks
-from sia_core.sandbox.frames import MODEL_BYTES, ProtocolError, strict_json
-from sia_core.types import ModelAccess
+import h11
+
+from sia_runtime.sandbox.contract import ModelAccess
+from sia_runtime.sandbox.frames import MODEL_BYTES, ProtocolError, model_request
+from sia_runtime.worker.completions import MODEL, Refused, chunks, events
 
 MODEL_SECONDS = 600.0
 """How long one call of the policy may take before the instance that waits for it is given up."""
@@ -44,7 +44,14 @@ _STATUS = {
     "rate_limit_error": HTTPStatus.TOO_MANY_REQUESTS,
     "server_error": HTTPStatus.INTERNAL_SERVER_ERROR,
 }
-_MODEL = {"id": MODEL, "object": "model", "created": 0, "owned_by": "sia"}
+_MODEL = {"object": "model", "created": 0, "owned_by": "sia"}
+_ABSENT = {
+    "/v1/responses": "ask it for chat completions: `set_default_openai_api('chat_completions')` in openai-agents, "
+    "`OpenAIChatModel` in pydantic-ai, `use_responses_api=False` in LangChain",
+    "/v1/completions": "ask for chat completions",
+    "/v1/embeddings": "embed by a library in the harness's `requires`",
+}
+"""Roads that clients take by default or often, and that are not there: what to do instead."""
 
 
 class Endpoint:
@@ -152,8 +159,8 @@ class Endpoint:
 
     def _serve(self, connection: socket.socket) -> None:
         try:
-            with connection, suppress(OSError, http.client.HTTPException):  # it has gone, or was cut
-                _Handler(connection, self)
+            with connection, suppress(OSError, h11.ProtocolError):  # it has gone, or was cut
+                _Client(connection, self).serve()
         finally:
             with self._mutex:
                 self._reading.pop(connection, None)
@@ -164,127 +171,120 @@ def _cut(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-class _Bounded:
-    """Reads a request; its first line and its headers together may have so many bytes."""
-
-    def __init__(self, source: BufferedIOBase) -> None:
-        self._source, self.left = source, HEADER_BYTES
-
-    def readline(self, limit: int = -1) -> bytes:
-        line = self._source.readline(self.left + 1)
-        self.left -= len(line)
-        if self.left < 0:
-            raise http.client.LineTooLong("headers")
-        return line
-
-    def read(self, size: int) -> bytes:
-        return self._source.read(size)
-
-    def close(self) -> None:
-        self._source.close()
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Client:
     """One connection: requests, one after the other."""
 
-    protocol_version = "HTTP/1.1"
-    server_version, sys_version = "sia", ""
-    wbufsize = -1
-    timeout = REQUEST_SECONDS
-    disable_nagle_algorithm = True
-
     def __init__(self, connection: socket.socket, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-        super().__init__(connection, ("", 0), cast(Any, None))
+        connection.settimeout(REQUEST_SECONDS)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._connection, self._endpoint = connection, endpoint
+        self._http = h11.Connection(h11.SERVER, HEADER_BYTES)
+        self._method, self._road, self._headers = b"", "", dict[bytes, bytes]()
 
-    def setup(self) -> None:
-        super().setup()
-        self.rfile = cast(Any, _Bounded(self.rfile))
-
-    def handle_one_request(self) -> None:
-        cast(Any, self.rfile).left = HEADER_BYTES
-        super().handle_one_request()
-
-    def do_GET(self) -> None:
-        if self.path not in ("/v1/models", f"/v1/models/{MODEL}"):
-            self._refuse(HTTPStatus.NOT_FOUND, f"there is no {self.path[:200]} here")
-        elif self._rollout() is not None:
-            self._send(HTTPStatus.OK, {"object": "list", "data": [_MODEL]} if self.path == "/v1/models" else _MODEL)
-
-    def do_POST(self) -> None:
-        body = self._body()
-        if body is None:
-            return
-        if self.path != "/v1/chat/completions":
-            self._refuse(HTTPStatus.NOT_FOUND, f"there is no {self.path[:200]} here")
-            return
-        rollout = self._rollout()
-        if rollout is None:
-            return
+    def serve(self) -> None:
+        """Answer until the connection ends, or can hold no further request."""
         try:
-            request = strict_json(body)
-        except ProtocolError as error:
-            self._refuse(HTTPStatus.BAD_REQUEST, str(error))
-            return
-        if not isinstance(request, dict):
-            self._refuse(HTTPStatus.BAD_REQUEST, "the body is not an object")
-            return
-        reply = self._endpoint.answer(self.connection, rollout, request)
-        if "error" in reply:
-            self._send(_STATUS.get(reply["error"].get("type"), HTTPStatus.BAD_REQUEST), reply)
-        elif request.get("stream"):
-            options = request.get("stream_options") or {}
-            self._stream(chunks(reply, usage=bool(options.get("include_usage"))))
-        else:
-            self._send(HTTPStatus.OK, reply)
+            while isinstance(request := self._event(), h11.Request):
+                self._method, self._headers = request.method, dict(request.headers)
+                # Clients add `?api-version=` or a slash, which mean nothing here.
+                self._road = unquote(request.target.decode().partition("?")[0].partition("#")[0].rstrip("/"))
+                body = self._body()
+                if body is not None:
+                    self._answer(body)
+                if not self._http.our_state is self._http.their_state is h11.DONE:
+                    return
+                self._http.start_next_cycle()
+        except h11.RemoteProtocolError as error:
+            self._refuse(HTTPStatus(error.error_status_hint), str(error))
 
-    def _rollout(self) -> tuple[str, int] | None:
-        """The rollout that speaks; where it is none, that has been answered."""
-        rollout = self._endpoint.admitted(self.headers.get("Authorization", "").removeprefix("Bearer "))
-        if rollout is None:
-            self._refuse(HTTPStatus.UNAUTHORIZED, "no rollout under way has this key; OPENAI_API_KEY holds its own")
-        return rollout
+    def _event(self) -> Any:
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            if self._http.they_are_waiting_for_100_continue:
+                self._send(h11.InformationalResponse(status_code=HTTPStatus.CONTINUE, headers=[]))
+            # A head is measured between reads, so its reads are small.
+            self._http.receive_data(self._connection.recv(1024 if self._http.their_state is h11.IDLE else 65536))
+        return event
 
     def _body(self) -> bytes | None:
         """The request's body; where it has none that can be taken, that has been answered."""
-        size = self.headers.get("Content-Length", "")
-        if not (size.isascii() and size.isdecimal() and len(size) < 10):
-            self._refuse(HTTPStatus.LENGTH_REQUIRED, "a request needs a Content-Length", close=True)
-        elif int(size) > MODEL_BYTES:
+        size = int(self._headers.get(b"content-length", 0))
+        unsized = self._method == b"POST" and b"content-length" not in self._headers
+        if unsized or b"transfer-encoding" in self._headers:
+            self._refuse(HTTPStatus.LENGTH_REQUIRED, "a request needs a Content-Length")
+            return None
+        if size > MODEL_BYTES:
             why = f"a request of {size} bytes is longer than {MODEL_BYTES}"
-            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, why, close=True)
+            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, why)
+            return None
+        parts = []
+        while isinstance(event := self._event(), h11.Data):
+            parts.append(event.data)
+        return b"".join(parts)
+
+    def _answer(self, body: bytes) -> None:
+        road = self._road
+        models = road == "/v1/models" or road.startswith("/v1/models/")
+        match self._method:
+            case b"OPTIONS":
+                self._write(HTTPStatus.OK, "application/json", b"{}")
+            case b"GET" | b"HEAD" if models:
+                if self._rollout() is not None:
+                    # A request may name any model, so there is any.
+                    model = {"id": road.removeprefix("/v1/models").lstrip("/") or MODEL, **_MODEL}
+                    self._json(HTTPStatus.OK, {"object": "list", "data": [model]} if road == "/v1/models" else model)
+            case b"POST" if road == "/v1/chat/completions":
+                if (rollout := self._rollout()) is not None:
+                    self._complete(rollout, body)
+            case b"GET" | b"HEAD" | b"POST":
+                instead = f"; {_ABSENT[road]}" if road in _ABSENT else ""
+                why = f"there is no {road[:200]} here{instead}"
+                self._refuse(HTTPStatus.NOT_FOUND, why, code="unsupported_endpoint")
+            case _:
+                self._refuse(HTTPStatus.NOT_IMPLEMENTED, "ask by GET or POST")
+
+    def _complete(self, rollout: tuple[str, int], body: bytes) -> None:
+        try:
+            request = model_request(body)
+        except ProtocolError as error:
+            self._refuse(HTTPStatus.BAD_REQUEST, str(error))
+            return
+        reply = self._endpoint.answer(self._connection, rollout, request)
+        if "error" in reply:
+            self._json(_STATUS.get(reply["error"].get("type"), HTTPStatus.BAD_REQUEST), reply)
+        elif request.get("stream"):
+            options = request.get("stream_options") or {}
+            parts = chunks(reply, usage=bool(options.get("include_usage")))
+            self._write(HTTPStatus.OK, "text/event-stream", events(parts))
         else:
-            body = self.rfile.read(int(size))
-            if len(body) == int(size):
-                return body
-            self.close_connection = True
-        return None
+            self._json(HTTPStatus.OK, reply)
 
-    def _refuse(self, status: HTTPStatus, message: str, *, close: bool = False) -> None:
-        self.close_connection |= close
+    def _rollout(self) -> tuple[str, int] | None:
+        """The rollout that speaks; where it is none, that has been answered."""
+        scheme, _, token = self._headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+        rollout = self._endpoint.admitted(token.strip()) if scheme.lower() == "bearer" else None
+        if rollout is None:
+            why = "no rollout under way has this key; OPENAI_API_KEY holds its own"
+            self._refuse(HTTPStatus.UNAUTHORIZED, why, code="invalid_api_key")
+        return rollout
+
+    def _refuse(self, status: HTTPStatus, message: str, *, code: str | None = None) -> None:
         kind = "authentication_error" if status == HTTPStatus.UNAUTHORIZED else "invalid_request_error"
-        self._send(status, Refused(message, kind=kind).body())
+        self._json(status, Refused(message, code=code, kind=kind).body())
 
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        self._refuse(HTTPStatus(code), message or HTTPStatus(code).phrase, close=True)
-
-    def _stream(self, parts: list[dict[str, Any]]) -> None:
-        lines = [*map(json.dumps, parts), "[DONE]"]
-        self._write(HTTPStatus.OK, "text/event-stream", "".join(f"data: {line}\n\n" for line in lines).encode())
-
-    def _send(self, status: HTTPStatus, what: Mapping[str, Any]) -> None:
-        self._write(status, "application/json", json.dumps(what).encode())
+    def _json(self, status: HTTPStatus, value: Mapping[str, Any]) -> None:
+        self._write(status, "application/json", json.dumps(value).encode())
 
     def _write(self, status: HTTPStatus, kind: str, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
+        if len(body) > MODEL_BYTES:  # it is held until the client has read it
+            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f"the reply has {len(body)} bytes, more than {MODEL_BYTES}")
+            return
+        headers = [("Content-Type", kind), ("Content-Length", str(len(body)))]
         if status != HTTPStatus.OK:
-            self.send_header("x-should-retry", "false")  # clients wait for seconds before they do: in vain, here
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(body)
+            headers.append(("x-should-retry", "false"))  # clients wait for seconds before they do: in vain, here
+        if self._http.their_state is h11.SEND_BODY:  # which nobody is going to read
+            headers.append(("Connection", "close"))
+        head = h11.Response(status_code=status, headers=headers, reason=status.phrase)
+        self._send(head, h11.Data(data=b"" if self._method == b"HEAD" else body), h11.EndOfMessage())
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nobody reads it."""
+    def _send(self, *parts: Any) -> None:
+        self._connection.sendall(b"".join(self._http.send(part) or b"" for part in parts))

@@ -16,21 +16,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sia_core.chat import Chat, Refused, parse, reply, said
-from sia_core.errors import SiaError
-from sia_core.gateway_record import Book, Record
+from sia_core.errors import ModelError, SiaError, UsageError
 from sia_core.learning import Engine, Request, Sampled
+from sia_runtime.worker.chat import Chat, keeps, no_call, parse, reply, said
+from sia_runtime.worker.completions import Message, Refused
+from sia_runtime.worker.gateway_record import Book, Record
 
 __all__ = ["Gateway", "Record"]
 
 CONTEXT = 32_768
-"""Tokens of prompt and reply together that one call may have."""
+"""Tokens of prompt and reply together that one call may have, where an engine does not say its policy's own limit."""
 
 MOST_CALLS = 1000
 """Calls that one rollout may make: its time stands still while it waits for the policy."""
 
 _PATIENCE_SHARE, _PATIENCE_SECONDS = 0.25, 0.02
 """How long a batch waits for more calls: this share of what the last one took, and never longer than that."""
+
+_TRIES = 3
+"""Samples, at most, of a reply that has to call a tool."""
 
 _KNOWN = 64
 """Requests that are remembered as checked and as rendered."""
@@ -39,7 +43,7 @@ _Reply = Mapping[str, Any]
 
 
 @dataclass(eq=False)
-class _Rollout:
+class _Caller:
     """A rollout that may ask. ``pending`` is how many of its calls wait for their replies.
 
     Of the ``tokens`` that it may use, ``used`` are gone, and ``held`` are what those calls may take at most.
@@ -54,6 +58,7 @@ class _Rollout:
     held: int = 0
     peak: int = 0
     short: bool = False
+    stopped: ModelError | None = None
     book: Book = field(default_factory=Book)
     asked: Counter[bytes] = field(default_factory=Counter)
     calls: int = 0
@@ -61,11 +66,14 @@ class _Rollout:
     ended: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Call:
-    """A call that waits. ``name`` is a digest of what decides on its reply, ``most`` the tokens that it may take."""
+    """A call that waits. ``name`` is a digest of what decides on its reply, ``most`` the tokens that it may take.
 
-    rollout: _Rollout
+    ``request`` samples the replies that are still ``missing``, by their index; ``kept`` are the others.
+    """
+
+    rollout: _Caller
     chat: Chat
     name: str
     rendered: list[int]
@@ -73,16 +81,29 @@ class _Call:
     request: Request
     most: int
     future: Future[_Reply] = field(default_factory=Future)
+    kept: dict[int, tuple[Message, Sampled]] = field(default_factory=dict)
+    tries: int = 1
+    used: int = 0
+
+    @property
+    def missing(self) -> list[int]:
+        return [index for index in range(self.chat.n) if index not in self.kept]
+
+    def again(self) -> None:
+        """Sample what is missing once more, by other seeds."""
+        seeds = [_seed(f"{self.name}/{self.tries}", index) for index in self.missing]
+        self.request = replace(self.request, seeds=seeds)
+        self.tries += 1
 
 
 class Gateway:
-    """Answers rollouts with one engine; :class:`sia_core.types.ModelAccess`. Safe to use from several threads."""
+    """A :class:`~sia_runtime.sandbox.contract.ModelAccess` to one engine. Safe to use from several threads."""
 
     def __init__(self, engine: Engine, *, context: int = CONTEXT) -> None:
         self._engine, self._context = engine, context
         self._changed = threading.Condition()
         self._rendering = threading.Lock()
-        self._rollouts: dict[str, _Rollout] = {}
+        self._rollouts: dict[str, _Caller] = {}
         self._known: OrderedDict[int, tuple[Mapping[str, Any], Chat]] = OrderedDict()
         self._rendered: OrderedDict[bytes, list[int]] = OrderedDict()
         self._queue: list[_Call] = []
@@ -108,7 +129,7 @@ class Gateway:
         with self._changed:
             earlier = self._rollouts.get(key)
             used = earlier.used + earlier.held if earlier else 0
-            self._rollouts[key] = _Rollout(seed, group, training, place, tokens, used)
+            self._rollouts[key] = _Caller(seed, group, training, place, tokens, used)
             self._at_work += 1
 
     def ask(self, key: str, request: Mapping[str, Any]) -> Future[_Reply]:
@@ -136,13 +157,18 @@ class Gateway:
                 self._changed.notify_all()
 
     def finish(self, key: str) -> Record:
-        """End a rollout and take its record; an empty one where it was never begun."""
+        """End a rollout and take its record; an empty one where it was never begun.
+
+        ModelError where the engine could not be asked: such a rollout is no result.
+        """
         self.end(key)
         with self._changed:
             rollout = self._rollouts.pop(key, None)
             if rollout is None:
                 return Record()
             tokens = rollout.used + rollout.held
+        if rollout.stopped:
+            raise rollout.stopped
         return replace(rollout.book.record(), tokens=tokens, peak=rollout.peak, short=rollout.short)
 
     @contextmanager
@@ -186,7 +212,10 @@ class Gateway:
         """The conversation's tokens; shared by calls that ask the same, and so never changed."""
         name = chat.digests[-1]
         if name not in self._rendered:
-            self._rendered[name] = list(self._engine.tokens.render(chat.messages, chat.tools))
+            try:
+                self._rendered[name] = list(self._engine.tokens.render(chat.messages, chat.tools))
+            except UsageError as error:
+                raise Refused(f"messages: {error}", "messages", "unsupported_messages") from None
             while len(self._rendered) > _KNOWN:
                 self._rendered.popitem(last=False)
         return self._rendered[name]
@@ -201,15 +230,15 @@ class Gateway:
                 raise Refused(f"a rollout may make {MOST_CALLS} calls", kind="rate_limit_error")
             occurrence = rollout.asked[chat.digest]
             rollout.asked[chat.digest] += 1
+        constrained = "constrain" in self._engine.can
+        if chat.forced and not constrained:
+            chat = chat.instructed()
         with self._rendering:
             rendered = self._render(chat)
             prompt = rollout.book.prompt(chat, rendered, self._engine.tokens)
-        if len(prompt) + chat.max_tokens > self._context:
-            why = f"{len(prompt)} tokens of prompt and {chat.max_tokens} of reply are more than {self._context}"
-            raise Refused(f"messages: {why}", "messages", "context_length_exceeded")
-        most = len(prompt) + chat.n * chat.max_tokens
+        chat = self._fitting(len(prompt), chat)
+        most = (len(prompt) + chat.n * chat.max_tokens) * (_TRIES if chat.forced else 1)
         self._hold(rollout, most)
-        constrained = "constrain" in self._engine.can
         name = hashlib.sha256(f"{rollout.seed}/{chat.digest.hex()}/{occurrence}".encode()).hexdigest()
         request = Request(
             prompt=prompt,
@@ -219,13 +248,27 @@ class Gateway:
             stop=chat.stop,
             choices=chat.choices if constrained else (),
             prior=chat.prior if constrained else (),
-            schema=chat.schema if constrained else None,
+            schema=chat.constraint if constrained else None,
             temperature=None if rollout.training else chat.temperature,
+            top_p=1.0 if rollout.training else chat.top_p,
             place=rollout.place if constrained and chat.choices else None,
         )
         return _Call(rollout, chat, name[:24], rendered, prompt, request, most)
 
-    def _hold(self, rollout: _Rollout, most: int) -> None:
+    def _fitting(self, prompt: int, chat: Chat) -> Chat:
+        """The request, with no longer a reply than fits behind its prompt; Refused where it does not fit as it is."""
+        limit = getattr(self._engine, "context", None) or self._context
+        if chat.may_shrink and 0 < limit - prompt < chat.max_tokens:
+            return replace(chat, max_tokens=limit - prompt)
+        if prompt + chat.max_tokens > limit:
+            why = (
+                f"this model's maximum context length is {limit} tokens, and {prompt + chat.max_tokens} are asked for: "
+                f"{prompt} of prompt and {chat.max_tokens} of reply (max_tokens). Shorten the messages or the reply"
+            )
+            raise Refused(f"messages: {why}", "messages", "context_length_exceeded")
+        return chat
+
+    def _hold(self, rollout: _Caller, most: int) -> None:
         """Reserve the tokens of a call before it is made; Refused where they do not fit."""
         with self._changed:
             taken = rollout.used + rollout.held
@@ -294,21 +337,51 @@ class Gateway:
         """Answer a batch. What one request breaks, the others are asked again without: it changes none of them."""
         try:
             done = self._engine.sample([call.request for call in batch]) if batch else []
+        except ModelError as error:  # the engine cannot be asked, whatever it is asked
+            for call in batch:
+                call.rollout.stopped = error
+                self._settle(call, _failure(error), call.most)
+            return
         except Exception as error:
-            if len(batch) == 1:
-                self._settle(batch[0], _failure(error), batch[0].most)  # nobody knows what it took
-            else:
+            if len(batch) > 1:
                 for call in batch:
                     self._sample([call])
+            elif batch[0].chat.forced and batch[0].request.schema is not None and isinstance(error, UsageError):
+                batch[0].request = replace(batch[0].request, schema=None)  # it cannot be held to a call of these tools
+                self._sample(batch)
+            else:
+                self._settle(batch[0], _failure(error), batch[0].most)  # nobody knows what it took
             return
-        for call, sampled in zip(batch, done, strict=True):
-            self._settle(call, self._reply(call, sampled), len(call.prompt) + sum(len(each.tokens) for each in sampled))
+        again = [call for call, sampled in zip(batch, done, strict=True) if not self._taken(call, sampled)]
+        if again:
+            self._sample(again)
 
-    def _reply(self, call: _Call, sampled: Sequence[Sampled]) -> _Reply:
-        chat, prompt = call.chat, call.prompt
-        named = [(said(each.text, f"{call.name}_{i}", tools=bool(chat.tools)), each) for i, each in enumerate(sampled)]
-        call.rollout.book.add(chat, call.rendered, prompt, named)
-        return reply(chat, call.name, named, len(prompt), self._engine.tokens.decode)
+    def _taken(self, call: _Call, sampled: Sequence[Sampled]) -> bool:
+        """Note what was sampled, and answer the call; False where it has to be sampled again."""
+        call.used += len(call.prompt) + sum(len(each.tokens) for each in sampled)
+        try:
+            answer = self._reply(call, sampled)
+        except Exception as error:  # what a policy can be talked into saying must not end this thread
+            answer = _failure(error)
+        if answer is not None:
+            self._settle(call, answer, call.used)
+        return answer is not None
+
+    def _reply(self, call: _Call, sampled: Sequence[Sampled]) -> _Reply | None:
+        """The reply, once each of its choices calls what it has to; None where some are still to be sampled."""
+        chat, rows = call.chat, list(zip(call.missing, sampled, strict=True))
+        named = [(said(chat, each.text, f"{call.name}_{at}"), each) for at, each in rows]
+        call.rollout.book.add(chat, call.rendered, call.prompt, named)
+        for (at, _), (message, each) in zip(rows, named, strict=True):
+            if keeps(chat, message) or each.finish == "length":
+                call.kept[at] = message, each
+        if call.missing and call.tries < _TRIES:
+            call.again()
+            return None
+        if call.missing:
+            return no_call(chat).body()
+        replies = [call.kept[at] for at in sorted(call.kept)]
+        return reply(chat, call.name, replies, len(call.prompt), self._engine.tokens.decode)
 
 
 def _seed(name: str, index: int) -> int:
@@ -319,5 +392,7 @@ def _failure(error: Exception) -> _Reply:
     """The error object of an exception. One that is not the core's own may hold secrets: only its type is told."""
     if isinstance(error, Refused):
         return error.body()
+    if isinstance(error, UsageError):
+        return Refused(str(error)).body()
     told = str(error) if isinstance(error, SiaError) else f"the call of the policy failed: {type(error).__name__}"
     return Refused(told, kind="server_error").body()

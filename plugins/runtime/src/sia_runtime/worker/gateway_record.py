@@ -1,4 +1,4 @@
-"""What one rollout asked of the policy, as exact tokens: the prompts of its next turns, and its traces.
+"""One rollout's calls of the policy as exact tokens: the prompts of its next turns, and its traces.
 
 A conversation that goes on is one trace: where a request repeats what was sampled
 before, its prompt holds the very tokens that were sampled, not the same text
@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sia_core.chat import Chat, Message
 from sia_core.learning import Sampled, Tokens, Trace
+from sia_runtime.worker.chat import Chat
+from sia_runtime.worker.completions import Message
 
 SHOWN_TURNS = 32
 _SHOWN_CHARACTERS = 2000
@@ -30,7 +31,8 @@ class Record:
     not held before, and what was replied. ``tokens`` is what it is charged: all that it
     read and sampled, whatever became of it, and the most that a call without an answer may
     have taken. ``peak`` is the share with which none of its calls would have been refused,
-    and ``short`` says that one was.
+    and ``short`` says that one was. Of its ``replies``, so many were ``cut`` at a length that
+    the harness had not named.
     """
 
     traces: Sequence[Trace] = ()
@@ -41,6 +43,8 @@ class Record:
     peak: int = 0
     short: bool = False
     turns: Sequence[Mapping[str, Any]] = ()
+    replies: int = 0
+    cut: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Book:
     _calls: list[tuple[list[int], list[Sampled]]] = field(default_factory=list)
     _said: dict[bytes, _Said] = field(default_factory=dict)
     _turns: list[dict[str, Any]] = field(default_factory=list)
+    _cut: int = 0
 
     def prompt(self, chat: Chat, rendered: list[int], tokens: Tokens) -> list[int]:
         """The prompt to ask with, where ``rendered`` is the conversation as text gives it."""
@@ -87,6 +92,7 @@ class Book:
         before = self._last(chat)
         new = chat.messages[before.messages if before else 0 :]
         self._calls.append((prompt, [sampled for _, sampled in continuations]))
+        self._cut += sum(chat.may_shrink and sampled.finish == "length" for _, sampled in continuations)
         for message, sampled in continuations:
             self._said.setdefault(chat.after(message), _Said(rendered, prompt, sampled, len(chat.messages) + 1))
         if len(self._turns) < SHOWN_TURNS:
@@ -101,6 +107,8 @@ class Book:
             prompt_tokens=sum(len(prompt) for prompt, _ in self._calls),
             sampled_tokens=sum(len(each.tokens) for each in sampled),
             turns=tuple(self._turns),
+            replies=len(sampled),
+            cut=self._cut,
         )
 
     def _last(self, chat: Chat) -> _Said | None:

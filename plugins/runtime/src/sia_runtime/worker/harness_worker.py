@@ -15,11 +15,12 @@ from typing import Any, Protocol
 
 from sia_core.errors import SandboxError
 from sia_core.harness import Manifest
-from sia_core.sandbox import guest
-from sia_core.sandbox.endpoint import MODEL_SECONDS
-from sia_core.sandbox.libraries import import_names, library_paths
-from sia_core.sandbox.session import Answered, Asked, Died, Done, Evaluates, Event, Session, Waiting
-from sia_core.types import Json, Limits, ModelAccess, Mount, Sandbox, SandboxSpec
+from sia_core.types import Json, Limits
+from sia_runtime.sandbox import guest
+from sia_runtime.sandbox.contract import ModelAccess, Mount, Sandbox, SandboxSpec
+from sia_runtime.sandbox.libraries import import_names, library_paths
+from sia_runtime.worker.endpoint import MODEL_SECONDS
+from sia_runtime.worker.session import Answered, Asked, Died, Done, Evaluates, Event, Session, Waiting
 
 MOST_SLOTS = 32
 
@@ -36,7 +37,8 @@ class SolveRequest:
     """One instance to solve: ``{"id", "input", "start"}``, under a key that comes back with the result.
 
     The key, the seed, ``group``, ``training``, ``place`` and ``tokens`` are what the policy is told of
-    the rollout: :meth:`sia_core.types.ModelAccess.begin`. So many ``evaluations`` it may ask of the judge.
+    the rollout: :meth:`sia_runtime.sandbox.contract.ModelAccess.begin`. It may ask the judge
+    for ``evaluations`` evaluations.
     """
 
     key: str
@@ -49,19 +51,19 @@ class SolveRequest:
     evaluations: int = 0
 
 
-class Judge(Protocol):
+class Scorer(Protocol):
     """Scores answers on behalf of harnesses that are solving."""
 
-    def begin(self, key: str) -> None:
-        """A rollout starts, perhaps for the second time: what it asked before does not count any more."""
-
     def ask(self, key: str, answer: str) -> Future[Mapping[str, Any]]:
-        """Score JSON text; the future holds the evaluation, or ``{"error": {"message", ...}}``."""
+        """Score JSON text; the future holds the evaluation, or ``{"error": {"message", ...}}``.
+
+        A rollout may be started again, and is granted nothing anew by that.
+        """
 
 
 @dataclass(frozen=True)
 class SolveResult:
-    """What came of one instance.
+    """The result of one instance.
 
     ``outcome`` is ``ok``, ``timeout``, ``crash``, ``killed``, ``memory``,
     ``processes``, ``disk``, ``flood``, ``answer-too-large``, ``not-json``,
@@ -91,7 +93,7 @@ class HarnessWorker:
         limits: Limits,
         model: ModelAccess | None = None,
         slots: int | None = None,
-        judge: Judge | None = None,
+        judge: Scorer | None = None,
     ) -> None:
         """``slots`` is how many instances are solved at once: by default one a core, and more where they ask a policy.
 
@@ -177,15 +179,18 @@ class HarnessWorker:
         return run.finish(flight, event)
 
     def _answer(self, key: str, event: Asked | Evaluates) -> Future[Mapping[str, Any]]:
-        if isinstance(event, Asked) and self._model is not None:
-            return self._model.ask(key, event.request)
-        if isinstance(event, Evaluates) and self._judge is not None:
-            return self._judge.ask(key, event.answer)
+        try:
+            if isinstance(event, Asked) and self._model is not None:
+                return self._model.ask(key, event.request)
+            if isinstance(event, Evaluates) and self._judge is not None:
+                return self._judge.ask(key, event.answer)
+        except Exception as error:  # over this question; whoever else asks is answered
+            failed: Future[Mapping[str, Any]] = Future()
+            failed.set_exception(error)
+            return failed
         raise Died("protocol", "a question that nobody answers")
 
     def _begin(self, request: SolveRequest) -> None:
-        if self._judge is not None:
-            self._judge.begin(request.key)
         if self._model is not None:
             self._model.begin(
                 request.key,
@@ -294,7 +299,7 @@ class _Run:
         return bool(self.waiting or self.suspects or self.flying)
 
     def launch(self, slots: int, limits: Limits) -> list[_Flight]:
-        """What to start now: a suspect once nothing else runs, or as many as there are slots for."""
+        """The solves to start now: a suspect once nothing else runs, or as many as there are slots for."""
         if self.suspects:
             return [] if self.flying else [self._fly(self.suspects.popleft(), limits, alone=True)]
         started = []

@@ -9,18 +9,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from sia_core.evaluating import Evaluations
 from sia_core.learning import Learner
-from sia_core.ledger import canonical
 from sia_core.plugins import Plugins
-from sia_core.policy import ADAPTERS, Policy
-from sia_core.rollout import Setting, Sweep
-from sia_core.sandbox import HarnessWorker, SolveRequest, SolveResult
-from sia_core.served import ServedEngine, ServedPolicy
-from sia_core.trees import Trees
-from sia_core.types import Instance, OfferRef, Sandbox, Split, Task
-from sia_core.verifying import VerifierProcess
+from sia_core.run.ledger import canonical
+from sia_core.run.rollouts import Setting, Sweep
+from sia_core.run.trees import ADAPTERS, Trees
+from sia_core.types import Instance, OfferRef, Split, Task
+from sia_runtime.sandbox.contract import Sandbox
+from sia_runtime.worker.harness_folder import harness_folder
+from sia_runtime.worker.harness_worker import HarnessWorker, SolveRequest, SolveResult
+from sia_runtime.worker.policy import BringsPolicy, Policy
+from sia_runtime.worker.search_scoring import Evaluations
+from sia_runtime.worker.verifier_process import VerifierProcess
 
 PATIENCE = 16
 """Instances of one batch that may time out before a hasty sweep is given up."""
@@ -32,14 +34,14 @@ class Host:
     """What one machine keeps between batches. Safe to use from several threads."""
 
     def __init__(self, plugins: Plugins) -> None:
-        self._plugins = plugins
+        self.plugins = plugins
         self._mutex = threading.Lock()
         self._building = threading.Lock()  # of a policy, which takes longer than others should wait
         self._tasks: dict[str, Task] = {}
         self._instances: dict[tuple[str, str], dict[str, Instance]] = {}
         self._verifiers: dict[str, VerifierProcess] = {}
         self._evaluations: dict[VerifierProcess, Evaluations] = {}
-        self._policies: dict[str, Policy | ServedPolicy] = {}
+        self._policies: dict[str, Any] = {}
         self._sandboxes: dict[str, Sandbox] = {}
         self._workers: OrderedDict[tuple[str, ...], _Warm] = OrderedDict()
         self._stopped = False
@@ -49,7 +51,7 @@ class Host:
         key = canonical(asdict(ref))
         with self._mutex:
             if key not in self._tasks:
-                self._tasks[key] = self._plugins.create("task", ref.name, **ref.settings)
+                self._tasks[key] = self.plugins.create("task", ref.name, **ref.settings)
             return self._tasks[key]
 
     def instances(self, ref: OfferRef, split: Split) -> dict[str, Instance]:
@@ -62,10 +64,12 @@ class Host:
 
     def verifier(self, setting: Setting, *, sealed: bool) -> VerifierProcess:
         """The verifier's process for this run; the one for sealed instances is another."""
-        key = canonical([asdict(setting.task), asdict(setting.verifier), setting.sandbox, sealed])
+        key = canonical([asdict(setting.task), asdict(setting.verifier), setting.sandbox, sealed, setting.secret])
         with self._mutex:
             if key not in self._verifiers:
-                self._verifiers[key] = VerifierProcess(setting.task, setting.verifier, setting.sandbox, sealed=sealed)
+                self._verifiers[key] = VerifierProcess(
+                    setting.task, setting.verifier, setting.sandbox, sealed=sealed, secret=setting.secret
+                )
                 if self._stopped:
                     self._verifiers[key].close()
             return self._verifiers[key]
@@ -80,20 +84,20 @@ class Host:
 
     def learner(self, ref: OfferRef) -> Learner:
         """A learner by its offer; its settings are its configuration."""
-        learner: Learner = self._plugins.create("algorithm", ref.name, **ref.settings)
+        learner: Learner = self.plugins.create("algorithm", ref.name, **ref.settings)
         return learner
 
-    def policy(self, setting: Setting) -> Policy | ServedPolicy | None:
+    def policy(self, setting: Setting) -> Any:
         """The run's policy, built on first use; None where the run has none."""
         if setting.engine is None:
             return None
         key = canonical([setting.run, asdict(setting.engine)])
         with self._building:
             if key not in self._policies:
-                engine = self._plugins.create("engine", setting.engine.name, **setting.engine.settings)
+                engine = self.plugins.create("engine", setting.engine.name, **setting.engine.settings)
                 run = Path(setting.run)
-                served = isinstance(engine, ServedEngine)
-                self._policies[key] = ServedPolicy(engine, run) if served else Policy(engine, run / ADAPTERS)
+                brings = isinstance(engine, BringsPolicy)
+                self._policies[key] = engine.open_policy(run) if brings else Policy(engine, run / ADAPTERS)
                 if self._stopped:
                     self._policies[key].close()
             return self._policies[key]
@@ -174,17 +178,15 @@ class Host:
         """A sandbox by its name, one for all: it may keep what makes its next start cheap."""
         with self._mutex:
             if name not in self._sandboxes:
-                self._sandboxes[name] = self._plugins.create("sandbox", name)
+                self._sandboxes[name] = self.plugins.create("sandbox", name)
             return self._sandboxes[name]
 
     def _set_up(self, setting: Setting, sweep: Sweep, task: Task) -> HarnessWorker:
-        trees = Trees(Path(setting.run))
-        tree = trees.get(sweep.harness)
-        policy = self.policy(setting)
+        run, policy = Path(setting.run), self.policy(setting)
         return HarnessWorker(
             self._sandbox(setting.sandbox),
-            trees.folder(sweep.harness),
-            tree.manifest,
+            harness_folder(run, sweep.harness),
+            Trees(run).get(sweep.harness).manifest,
             task.public_dir(sweep.public),
             task.limits,
             model=policy.gateway if policy else None,

@@ -7,14 +7,23 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
-from sia_core.gateway import Gateway
 from sia_core.learning import Engine
-from sia_core.ledger import sync_folder
+from sia_core.run import beneath
+from sia_core.run.ledger import sync_folder
+from sia_runtime.worker.gateway import Gateway
 
-ADAPTERS = "adapters"
 BASE = "base"
 _UNKNOWN = "unknown"
+
+
+@runtime_checkable
+class BringsPolicy(Protocol):
+    """An engine that brings its own policy in place of :class:`Policy`, such as one that is hosted elsewhere."""
+
+    def open_policy(self, run: Path) -> Any:
+        """The policy of a run, whose folder this is; of the interface that :class:`Policy` has for rollouts."""
 
 
 class Policy:
@@ -23,6 +32,9 @@ class Policy:
     Adapters are snapshots in ``folder`` by their digest; None is the base. ``version``
     names the weights of the moment: every optimizer step changes it.
     """
+
+    local = False
+    """True for a policy that works only where the run's folder is."""
 
     def __init__(self, engine: Engine, folder: Path) -> None:
         self.engine, self.gateway = engine, Gateway(engine)
@@ -100,7 +112,7 @@ class Policy:
             return
         self._keep_base()
         with self.gateway.exclusive() as engine:
-            engine.load(self._folder / (adapter or BASE))
+            engine.load(self._folder / (BASE if adapter is None else beneath.digest(adapter)))
         self._held, self._steps = adapter, 0
 
     def _keep_base(self) -> None:

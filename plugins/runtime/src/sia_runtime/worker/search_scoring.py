@@ -15,23 +15,25 @@ from typing import Any
 from sia_core.errors import SiaError
 from sia_core.evidence import Evaluated, excerpt
 from sia_core.types import Instance
-from sia_core.verifying import Question, Verdict, VerifierProcess
+from sia_runtime.worker.verifier_process import Question, Verdict, VerifierProcess
 
 
 @dataclass
-class _Rollout:
-    """One rollout under way: whose answers are scored on what, how many still, and the scores so far."""
+class _Grant:
+    """One rollout under way: on what its answers are scored, how many at most, and those so far with their scores."""
 
     instance: Instance
     seed: int
     most: int
-    left: int = 0
+    asked: dict[str, Future[Mapping[str, Any]]] = field(default_factory=dict)
     done: list[Evaluated] = field(default_factory=list)
 
 
 class Evaluations:
     """Has answers scored on behalf of harnesses, for each rollout at most as many as it was granted.
 
+    An answer that is asked again is not scored again. So a rollout that has to be started anew, through
+    whoever's fault, asks the same and gets the same, and learns nothing that the first start did not grant.
     The verifier answers one at a time, in the order of asking. Safe to use from several threads.
     """
 
@@ -39,30 +41,26 @@ class Evaluations:
         self._verifier = verifier
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="sia-evaluate")
         self._mutex = threading.Lock()
-        self._rollouts: dict[str, _Rollout] = {}
+        self._rollouts: dict[str, _Grant] = {}
         self._failed: SiaError | None = None
 
     def grant(self, key: str, instance: Instance, seed: int, most: int) -> None:
         """A rollout of this key is going to ask: at most so often, of answers to this instance."""
         with self._mutex:
-            self._rollouts[key] = _Rollout(instance, seed, most)
-
-    def begin(self, key: str) -> None:
-        """The rollout starts, perhaps for the second time: it may ask as often as if it were the first."""
-        with self._mutex:
-            if rollout := self._rollouts.get(key):
-                rollout.left = rollout.most
+            self._rollouts[key] = _Grant(instance, seed, most)
 
     def ask(self, key: str, answer: str) -> Future[Mapping[str, Any]]:
         """Score an answer, JSON text: reward, valid, metrics and feedback, or an error where none is left."""
         with self._mutex:
             rollout = self._rollouts.get(key)
-            if rollout is None or rollout.left <= 0:
+            if rollout is not None and answer in rollout.asked:
+                return rollout.asked[answer]
+            if rollout is None or len(rollout.asked) >= rollout.most:
                 refused: Future[Mapping[str, Any]] = Future()
                 refused.set_result({"error": {"message": "no evaluation is left; see ctx.evaluations"}})
                 return refused
-            rollout.left -= 1
-        return self._threads.submit(self._score, rollout, answer)
+            scored = rollout.asked[answer] = self._threads.submit(self._score, rollout, answer)
+            return scored
 
     def finish(self, key: str) -> tuple[Evaluated, ...]:
         """The rollout is over: all that it had scored, in order; SiaError if the verifier failed."""
@@ -76,7 +74,7 @@ class Evaluations:
         """Score nothing more."""
         self._threads.shutdown(wait=False)
 
-    def _score(self, rollout: _Rollout, answer: str) -> Mapping[str, Any]:
+    def _score(self, rollout: _Grant, answer: str) -> Mapping[str, Any]:
         done = rollout.done
         try:
             (verdict,) = self._verifier.score([Question(rollout.instance, answer, rollout.seed, final=False)])

@@ -7,6 +7,7 @@ import queue
 import select
 import socket
 import time
+from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -14,22 +15,27 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sia_core.sandbox.endpoint import Endpoint
-from sia_core.sandbox.frames import (
+from sia_core.types import Limits
+from sia_runtime.sandbox.contract import ModelAccess, SandboxProcess
+from sia_runtime.sandbox.frames import (
     MODEL_BYTES,
+    OF_A_GUEST,
     OUTCOMES,
     FrameReader,
     Header,
     ProtocolError,
-    check_result,
+    check,
     encode,
+    model_request,
+    reading,
     strict_json,
 )
-from sia_core.types import Limits, ModelAccess, SandboxProcess
+from sia_runtime.worker.endpoint import Endpoint
 
 _READ = 1 << 18
 _MAX_MESSAGE = 4000
 _SHORT = 64 * 1024
+_MOST_UNDERWAY = 10_000
 
 
 class Died(Exception):
@@ -93,10 +99,12 @@ class Session:
     def __init__(self, process: SandboxProcess, limits: Limits, model: ModelAccess | None) -> None:
         self._process, self._limits, self._model = process, limits, model
         self._reader = FrameReader(max(MODEL_BYTES, limits.answer_bytes + limits.output_bytes))
-        self._unsent = b""
+        self._unsent, self._queued = b"", 0
         self._encoded: tuple[Mapping[str, Any] | None, bytes] = (None, b"")
         self._outgoing: queue.SimpleQueue[tuple[Answered | Waiting, Header, bytes]] = queue.SimpleQueue()
+        self._underway: deque[tuple[int, Answered | Waiting]] = deque()
         self._woken, self._wake = socket.socketpair()
+        self._wake.setblocking(False)  # who answers for the policy waits for nobody
         process.channel.setblocking(False)
         self._endpoint: Endpoint | None = None
         if model is not None and process.listener is not None:
@@ -127,10 +135,11 @@ class Session:
         self._send({"job": job, "seed": seed, "evaluations": evaluations, **token}, self._encoded[1])
 
     def receive(self, seconds: float) -> list[Event]:
-        """What comes within that time, as soon as something does. Died when nothing will come any more."""
+        """The events that arrive within that time, as soon as there is one. Died when no more will arrive."""
         try:
             sent, frames = self._listen(seconds)
-            return [*sent, *(self._understand(header, body) for header, body in frames)]
+            with reading():
+                return [*sent, *(self._understand(header, body) for header, body in frames)]
         except ProtocolError as error:
             raise Died("protocol", str(error)) from None
 
@@ -144,7 +153,7 @@ class Session:
     def _send_later(self, event: Answered | Waiting, header: Header, body: bytes = b"") -> None:
         """Have the thread that receives send a frame, and be told of it."""
         self._outgoing.put((event, header, body))
-        with suppress(OSError):  # closed meanwhile
+        with suppress(OSError):  # closed meanwhile, or woken often enough
             self._wake.send(b"!")
 
     def close(self) -> None:
@@ -156,7 +165,8 @@ class Session:
         self._woken.close()
 
     def _send(self, header: Header, body: bytes = b"") -> None:
-        self._unsent += encode(header, body)
+        frame = encode(header, body)
+        self._unsent, self._queued = self._unsent + frame, self._queued + len(frame)
         self._flush()
 
     def _flush(self) -> None:
@@ -169,7 +179,10 @@ class Session:
             self._unsent = b""  # it has ended, as the next read will tell
 
     def _listen(self, seconds: float) -> tuple[list[Answered | Waiting], list[tuple[Header, bytes]]]:
-        """Wait; what was sent meanwhile, and the frames that came."""
+        """Wait; what has left, to the last byte, and the frames that came.
+
+        Who asks before the last reply has left has not read it: so no more than a reply a job waits here.
+        """
         poll = select.poll()
         channel, woken = self._process.channel.fileno(), self._woken.fileno()
         if channel < 0 or woken < 0:
@@ -177,15 +190,19 @@ class Session:
         poll.register(channel, select.POLLIN | (select.POLLOUT if self._unsent else 0))
         poll.register(woken, select.POLLIN)
         ready = dict(poll.poll(max(0.0, seconds) * 1000 + 1))
-        sent = []
         if woken in ready:
             with suppress(OSError):  # closed by another thread
                 self._woken.recv(_READ)
             while not self._outgoing.empty():
                 event, header, body = self._outgoing.get()
                 self._send({**header, "job": event.job}, body)
-                sent.append(event)
+                self._underway.append((self._queued, event))
         self._flush()
+        if len(self._underway) > _MOST_UNDERWAY:
+            raise Died("flood", "it asks the policy, and does not read what it is told")
+        sent = []
+        while self._underway and self._underway[0][0] <= self._queued - len(self._unsent):
+            sent.append(self._underway.popleft()[1])
         return sent, self._read() if ready.get(channel, 0) & ~select.POLLOUT else []
 
     def _read(self) -> list[tuple[Header, bytes]]:
@@ -198,7 +215,8 @@ class Session:
         if not data:
             raise self._death()
         try:
-            return self._reader.feed(data)
+            with reading():
+                return self._reader.feed(data)
         except ProtocolError as error:
             raise Died("protocol", str(error)) from None
 
@@ -215,28 +233,23 @@ class Session:
         return _text(f"{message}\n{printed}" if printed else message)
 
     def _understand(self, header: Header, body: bytes) -> Done | Asked | Evaluates:
-        job = header.get("job")
-        if not isinstance(job, int):
-            raise ProtocolError("a frame without a job")
-        if header.get("op") == "model" and header.keys() == {"op", "job"}:
-            return Asked(job, _known(body) if len(body) <= _SHORT else _request(body))
-        if header.get("op") == "evaluate" and header.keys() == {"op", "job"}:
+        name = check(header, OF_A_GUEST)
+        fields: dict[str, Any] = header
+        job: int = fields["job"]
+        if name == "model":
+            return Asked(job, _known(body) if len(body) <= _SHORT else model_request(body))
+        if name == "evaluate":
             strict_json(body)
             return Evaluates(job, body.decode())
-        expected = {"op", "job", "outcome", "message", "rewards", "seconds", "answer"}
-        if header.get("op") != "done" or header.keys() != expected:
-            raise ProtocolError(f"a frame of no known form: {_text(str(sorted(header)))[:200]}")
         if self._endpoint is not None:
             self._endpoint.dismiss(job)
-        return self._done(job, header, body)
+        return self._done(job, fields, body)
 
-    def _done(self, job: int, header: Header, body: bytes) -> Done:
-        check_result(header)
-        outcome, rewards = str(header["outcome"]), header["rewards"]
-        size, seconds = header["answer"], header["seconds"]
-        if not isinstance(size, int) or not 0 <= size <= len(body) or not isinstance(seconds, int | float):
-            raise ProtocolError("a result with a wrong length or duration")
-        answer, log, message = body[:size], body[size:][: self._limits.output_bytes], _text(header["message"])
+    def _done(self, job: int, fields: Mapping[str, Any], body: bytes) -> Done:
+        outcome, size = fields["outcome"], fields["answer"]
+        if size > len(body):
+            raise ProtocolError("an answer longer than what was sent")
+        answer, log, message = body[:size], body[size:][: self._limits.output_bytes], _text(fields["message"])
         if outcome == "ok":
             outcome, message = self._judge(answer, message)
         return Done(
@@ -245,8 +258,8 @@ class Session:
             message,
             answer.decode() if outcome == "ok" else None,
             log.decode(errors="replace"),
-            float(seconds),
-            tuple(map(float, rewards)) if isinstance(rewards, list) else (),
+            float(fields["seconds"]),
+            tuple(map(float, fields["rewards"])),
         )
 
     def _judge(self, answer: bytes, message: str) -> tuple[str, str]:
@@ -260,16 +273,8 @@ class Session:
         return "ok", message
 
 
-def _request(body: bytes) -> Mapping[str, Any]:
-    """A model call's request."""
-    request = strict_json(body)
-    if not isinstance(request, dict):
-        raise ProtocolError("a model request that is not an object")
-    return request
-
-
-_known = lru_cache(maxsize=64)(_request)
-"""The same, for the rollouts of a group, which often ask the same."""
+_known = lru_cache(maxsize=64)(model_request)
+"""A request, for the rollouts of a group, which often ask the same."""
 
 
 def _text(value: object) -> str:
@@ -283,6 +288,6 @@ def _reply(done: Future[Mapping[str, Any]]) -> tuple[Header, bytes]:
         return {"error": f"the call of the policy failed: {type(error).__name__}"}, b""
     reply = done.result()
     if "error" in reply:
-        return {"error": str(reply["error"]["message"])[:_MAX_MESSAGE]}, b""
+        return {"error": str(reply["error"]["message"])[:_MAX_MESSAGE], "code": reply["error"].get("code")}, b""
     body = json.dumps(reply).encode()
     return ({}, body) if len(body) <= MODEL_BYTES else ({"error": "the reply is too long"}, b"")

@@ -24,12 +24,15 @@ from multiprocessing.connection import Connection
 from numbers import Real
 from typing import Any
 
-from sia_core.answers import InvalidAnswer, read_answer
 from sia_core.errors import SiaError, UsageError
 from sia_core.plugins import ALLOW_VARIABLE, Plugins
-from sia_core.sandbox.calling import open_program
-from sia_core.sandbox.run import run_program
-from sia_core.types import Instance, OfferRef, Score, Task, Verifier, VerifierContext
+from sia_core.run.record import INVALID, OUT_OF_BOUNDS
+from sia_core.run.rollouts import new_secret
+from sia_core.run.secret import seed_of
+from sia_core.types import LARGEST_REWARD, Instance, OfferRef, Score, Task, Verifier, VerifierContext
+from sia_runtime.answers import InvalidAnswer, read_answer
+from sia_runtime.sandbox.program_host import open_program
+from sia_runtime.sandbox.run_once import run_program
 
 ENVIRONMENT = (
     "HOME",
@@ -47,12 +50,11 @@ ENVIRONMENT = (
 
 SECONDS_PER_ANSWER = 120.0
 START_SECONDS = 300.0
-INVALID = "invalid-answer"
 
 
 @dataclass(frozen=True)
 class Question:
-    """One answer to score: its instance, the raw JSON text, the verifier's seed for it, and whether it is final."""
+    """One answer to score: its instance, the raw JSON text, the rollout's seed, and whether it is final."""
 
     instance: Instance
     answer: str
@@ -62,7 +64,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A score, or why there is none. ``outcome`` is ``ok`` or ``invalid-answer``."""
+    """A score, or why there is none. ``outcome`` is ``ok``, ``invalid-answer`` or ``out-of-bounds``.
+
+    Its reward is a run's, of which more is always better.
+    """
 
     outcome: str
     score: Score
@@ -73,11 +78,20 @@ class VerifierProcess:
     """The orchestrator's end: starts the process on first use, asks it, and ends it.
 
     A verifier that fails or takes too long is an error of the run, named after the
-    verifier: no rollout is ever scored by guess.
+    verifier: no rollout is ever scored by guess. All that it draws derives from ``secret``,
+    a new one by default.
     """
 
-    def __init__(self, task: OfferRef, verifier: OfferRef, sandbox: str, *, sealed: bool = False) -> None:
-        self._config = {"task": asdict(task), "verifier": asdict(verifier), "sandbox": sandbox, "sealed": sealed}
+    def __init__(
+        self, task: OfferRef, verifier: OfferRef, sandbox: str, *, sealed: bool = False, secret: str | None = None
+    ) -> None:
+        self._config = {
+            "task": asdict(task),
+            "verifier": asdict(verifier),
+            "sandbox": sandbox,
+            "sealed": sealed,
+            "secret": secret or new_secret(),
+        }
         self._name = verifier.name
         self._mutex = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -117,7 +131,7 @@ class VerifierProcess:
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         self._process = subprocess.Popen(
             # -P: a file of the working folder must not stand in for a module.
-            [sys.executable, "-P", "-m", "sia_core.verifying", str(there.fileno())],
+            [sys.executable, "-P", "-m", "sia_runtime.worker.verifier_process", str(there.fileno())],
             pass_fds=[there.fileno()],
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -172,36 +186,49 @@ class _Server:
         )
         sandbox = plugins.create("sandbox", config["sandbox"])
         self._run, self._open = partial(run_program, sandbox), partial(open_program, sandbox)
-        self._sealed = config["sealed"]
+        self._sealed, self._secret = config["sealed"], config["secret"]
         self.seconds_per_answer = float(getattr(self._verifier, "seconds_per_answer", SECONDS_PER_ANSWER))
 
     def verdict(self, question: Mapping[str, Any]) -> Verdict:
         instance = Instance(**question["instance"])
         if (instance.split == "sealed") != self._sealed:
             raise SiaError(f"instance {instance.id} of split {instance.split!r} was asked of the wrong process")
-        failure = self._task.failure_reward
+        metric, failure = self._task.metric, self._task.metric.reward(self._task.failure_reward)
         try:
             answer = read_answer(question["answer"], self._task.answer)
         except InvalidAnswer as error:
             return Verdict(INVALID, Score(failure, valid=False), str(error))
-        ctx = VerifierContext(self._run, question["seed"], self._open, question["final"])
-        score = self._checked(self._verifier.score(instance, answer, ctx), instance)
+        score = self._checked(self._verifier.score(instance, answer, self._context(question)), instance)
         if not score.valid:
             return Verdict(INVALID, replace(score, reward=failure), score.feedback)
-        return Verdict("ok", score)
+        low, high = metric.bounds or (-math.inf, math.inf)
+        if not low <= score.reward <= high:
+            says = (
+                f"instance {instance.id} earned {score.reward:g}, outside of {low:g} to {high:g}, the bounds of the "
+                f"metric {metric.name!r}: give the metric bounds that hold it (in --metric, or in the task's Metric), "
+                "or scale the rewards to them (those of a task folder by --set scale=)"
+            )
+            return Verdict(OUT_OF_BOUNDS, replace(score, reward=failure, valid=False), says)
+        return Verdict("ok", replace(score, reward=metric.reward(score.reward)))
+
+    def _context(self, question: Mapping[str, Any]) -> VerifierContext:
+        """Its seeds are keyed apart: what an evaluation draws tells nothing of what the final score will draw."""
+        final = bool(question["final"])
+        seed = seed_of(self._secret, "final" if final else "evaluation", question["seed"])
+        return VerifierContext(self._run, seed, self._open, final, seed_of(self._secret, "data"))
 
     def _checked(self, score: Any, instance: Instance) -> Score:
         """The score as plain JSON. A verifier that breaks its word is an error of the run."""
         if not isinstance(score, Score):
             raise SiaError(f"gave instance {instance.id} a {type(score).__name__}; it must return a Score")
-        numbers = [score.reward, *score.metrics.values()]
-        if not all(isinstance(value, Real) and math.isfinite(value) for value in numbers):
-            raise SiaError(f"gave instance {instance.id} a reward or metric that is not a finite number: {numbers}")
-        low, high = self._task.metric.bounds or (-math.inf, math.inf)
-        if score.valid and not low <= score.reward <= high:
+        numbers = {"reward": score.reward, **score.metrics}
+        wrong = [
+            name for name, value in numbers.items() if not (isinstance(value, Real) and abs(value) <= LARGEST_REWARD)
+        ]
+        if wrong:
             raise SiaError(
-                f"gave instance {instance.id} the reward {score.reward:g}, outside of {low:g} to {high:g}, "
-                f"the bounds of the metric {self._task.metric.name!r}"
+                f"gave instance {instance.id} what is not a finite number of at most {LARGEST_REWARD:g} "
+                f"as its {', '.join(map(str, wrong))}"
             )
         metrics = {str(name): float(value) for name, value in score.metrics.items()}
         return Score(float(score.reward), bool(score.valid), metrics, str(score.feedback))

@@ -15,7 +15,6 @@ FIELDS = {
     "posterior": ["none", "nb"],
     "rescale": ["none", "means"],
     "clip": ["none", "seen"],
-    "round": ["no", "yes"],
 }
 
 MAGIC = {
@@ -31,7 +30,6 @@ MAGIC = {
     "posterior": "none",
     "rescale": "none",
     "clip": "none",
-    "round": "no",
 }
 
 PINNED = {  # fields that are settled, whatever is proposed; one line each
@@ -47,7 +45,6 @@ PINNED = {  # fields that are settled, whatever is proposed; one line each
     # posterior
     # rescale
     # clip
-    # round
 }
 
 VARIED = ["transform", "components", "neighbours", "decay", "t"]  # fields that a variation may change

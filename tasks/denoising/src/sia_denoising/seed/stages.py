@@ -13,6 +13,7 @@ MOST_CELLS = 3000  # up to so many, components are exact
 HELD = 1 / 9  # of a cell's depth: what molecular cross-validation holds out
 PER_CELL = 1e4
 MOVED = 0.045  # a gene's mean share of a cell may move by so much
+APART = 0.4  # nats a molecule by which what is made of rates may explain one worse than they do
 TINY = 1e-12
 
 
@@ -39,15 +40,11 @@ def pipeline(counts, depth):
         rate *= share.mean(axis=0) / np.maximum(rate.mean(axis=0), TINY)
     rate = normalised(rate)
     if PLAN["output"] not in ("roots", "rates"):
-        rate = normalised(expected(rate, np.maximum(depth * HELD * float(PLAN["output"]), 1.0)))
+        rate = tempered(normalised(expected(rate, np.maximum(depth * HELD * float(PLAN["output"]), 1.0))), rate)
     deep = depth[:, None].astype(np.float32)
     if PLAN["clip"] == "seen":
         rate = normalised(np.minimum(rate * deep, np.maximum(counts.max(axis=0), 1)))
-    made = kept(rate, share) * deep
-    if PLAN["round"] == "yes":
-        whole = np.round(made)
-        made = np.where(whole.sum(axis=1, keepdims=True) > 0, whole, made)
-    return made
+    return kept(rate, share) * deep
 
 
 def normalised(rate):
@@ -186,6 +183,16 @@ def log_means(grid, depth):
     chance = np.exp(k * np.log(np.maximum(grid, 1e-300))[:, None] - grid[:, None] - factorial)
     chance[0] = k == 0
     return np.log1p(PER_CELL * k / depth[:, None]) @ chance.T
+
+
+def tempered(made, rate):
+    """What was made of rates, mixed with them where it would explain a molecule too much worse than they do."""
+    for _ in range(20):
+        apart = (rate * np.log(np.maximum(rate, TINY) / np.maximum(made, TINY))).sum(axis=1)
+        if apart.mean() <= APART:
+            break
+        made = 0.9 * made + 0.1 * rate
+    return made
 
 
 def kept(rate, share):

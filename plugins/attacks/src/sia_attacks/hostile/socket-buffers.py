@@ -1,0 +1,25 @@
+"""Keeps memory in the kernel: pairs of sockets, whose buffers it enlarges, full of what nobody reads."""
+
+import socket
+
+from inside import SHARE, attempt, kept
+
+AGAINST = ("total_memory",)
+SECONDS = 15.0
+INSTANCES = 1
+
+
+def fill():
+    held, size = [], 0
+    while size < SHARE and (pair := attempt(socket.socketpair)):
+        held.append(pair)
+        for end in pair:
+            attempt(end.setsockopt, socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            end.setblocking(False)
+            while sent := attempt(end.send, b"x" * 32768):
+                size += sent
+    return held, size
+
+
+def solve(instance, ctx):
+    return kept(fill)

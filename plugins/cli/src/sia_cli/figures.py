@@ -1,0 +1,72 @@
+"""Figures of a run, as reports, tables and progress displays write them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def sees(gate: Mapping[str, Any]) -> str:
+    """The smallest gain that the gate sees, and how many more instances would halve it."""
+    if gate.get("gains"):
+        return _gains(gate)
+    halves = f"; {gate['to_halve']:,} more instances would halve that" if gate.get("to_halve") else ""
+    if gate.get("wins"):
+        return f"with 80% power it sees who wins {gate['smallest_gain']:.0%} more of them than it loses{halves}"
+    return f"with 80% power it sees a gain of {gate['smallest_gain']:.3f} or more{halves}"
+
+
+def _gains(gate: Mapping[str, Any]) -> str:
+    """The smallest gains by how often two agents differ, now and after a promotion."""
+    shares = [f"{each['differ']:.0%}" for each in gate["gains"]]
+    digits = ".0%" if gate["wins"] else ".3f"
+    now, after = ([format(each[when], digits) for each in gate["gains"]] for when in ("now", "after"))
+    won = " (of instances won, less those lost)" if gate["wins"] else ""
+    halves = f"; {gate['to_halve']:,} more instances would halve that" if gate.get("to_halve") else ""
+    times = {1: "once", 2: "twice"}.get(gate["comparisons"], f"{gate['comparisons']} times")
+    few = f"; it is asked {times} at most before a promotion" if gate["comparisons"] <= 3 else ""
+    return (
+        f"with 80% power it sees a gain of {listed(now)}{won} where two agents differ on {listed(shares)} of them, "
+        f"and of {listed(after)} after a promotion{halves}{few}"
+    )
+
+
+def listed(words: Sequence[str]) -> str:
+    """Several words with an "or" before the last."""
+    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else "".join(words)
+
+
+def held_out(about: Mapping[str, Any]) -> str:
+    """How many search instances estimate agents and are not trained on; nothing where nothing is trained."""
+    held, training = about.get("held_out", 0), about.get("training", 0)
+    if not held:
+        return ""
+    few = f": so few can be off by {1 / held**0.5:.0%} of the reward's range" if held < 64 else ""
+    return f"Agents are estimated on {held:,} of {held + training:,} search instances, which no update trains on{few}."
+
+
+def mark(outcome: str) -> tuple[str, str]:
+    """A candidate's outcome as its verdict and the colour of that."""
+    word = {"promoted": "accepted", "screened": "screened out"}.get(outcome, "rejected")
+    return word, {"accepted": "green", "rejected": "red"}.get(word, "")
+
+
+def better(metric: Mapping[str, Any]) -> str:
+    """The hint that lower is better, for readers of a metric's values; nothing where more is better."""
+    return f"{metric['name']}: lower is better" if metric.get("direction") == "minimize" else ""
+
+
+def narrow(found: Mapping[str, Any]) -> str:
+    """That the first agent's rewards use little of the metric's bounds."""
+    low, high = found["bounds"]
+    return (
+        f"rewards use {100 * found['share']:.2g}% of their range ({found['low']:.4g} to {found['high']:.4g} of {low:g} "
+        f"to {high:g}); with bounds closer to what is possible the gate sees smaller gains"
+    )
+
+
+def interval(value: Mapping[str, Any] | None, sign: str = "") -> str:
+    """A figure with its interval, in one cell; nothing where there is none yet."""
+    if not value:
+        return ""
+    return "{0:{3}.4f} [{1:{3}.4f}, {2:{3}.4f}]".format(value["value"], *value["ci95"], sign)

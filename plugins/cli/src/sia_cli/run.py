@@ -1,0 +1,73 @@
+"""``sia run``: start a run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sia_cli.configuration import add_configuration, config_of
+from sia_cli.options import add_runs_dir, add_track, resumable, runs_dir_argument
+from sia_cli.output import print_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    where = add_configuration(parser)
+    where.add_argument("--json", action="store_true", help="print the report as JSON at the end")
+    where.add_argument(
+        "--dry-run", action="store_true", help="check everything and say what the run would take; start nothing"
+    )
+    add_track(where)
+    add_runs_dir(where)
+    where.add_argument("--name", metavar="NAME", help="the run's name in it (default: the task's, and a number)")
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.dry_run:  # leaves nothing to go on with
+        _print_price(options)
+    else:
+        with resumable("sia", "resume", *runs_dir_argument(options)):
+            _improve(options)
+    return 0
+
+
+def _print_price(options: argparse.Namespace) -> None:
+    from sia_cli.price import print_price
+    from sia_cli.pricing import price
+    from sia_core.plugins import Plugins
+    from sia_core.run.run_folders import free_folder
+
+    plugins, config = Plugins.discover(), config_of(options)
+    if options.name is not None:
+        free_folder(Path(options.runs_dir), options.name)
+    cost = price(config, plugins)
+    print_json(cost) if options.json else print_price(cost)
+
+
+def _improve(options: argparse.Namespace) -> None:
+    from sia_cli.progress import watching
+    from sia_cli.report_text import print_report
+    from sia_core.plugins import Plugins
+    from sia_core.run.ledger import Ledger
+    from sia_core.run.report import build
+    from sia_core.run.start import start
+
+    plugins, config = Plugins.discover(), config_of(options)
+    secret = _secret(options.secret) if options.secret else None
+    with watching(plugins, options.track) as observers:
+        folder = start(config, Path(options.runs_dir), plugins, observers, options.name, secret)
+    with Ledger.read(folder) as ledger:
+        report = build(ledger)
+    if options.json:
+        print_json(report)
+    else:
+        print_report(report, folder)
+
+
+def _secret(path: str) -> str:
+    from sia_core.errors import LedgerError, UsageError
+    from sia_core.run.secret import read_secret
+
+    try:
+        return read_secret(Path(path))
+    except LedgerError as error:
+        raise UsageError(f"--secret {error}") from None

@@ -1,0 +1,241 @@
+"""The reply that a server of chat completions sent: its stream put together, or a whole completion; or why it is none.
+
+litellm's own reading makes up an end where a stream has none, and drops what it cannot
+read, so the bytes are read here wherever litellm hands them on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+from typing import Any
+
+import httpx
+
+from sia_core.evidence import excerpt
+from sia_llm.models import REFUSED, CallFailed, Ended, Reply, ToolCall, Usage
+
+MOST_BYTES = 64 * 2**20
+"""Of one reply, with all that a stream wraps around it."""
+
+_ENDED: Mapping[str, Ended] = {
+    "tool_calls": "tools",
+    "function_call": "tools",
+    "length": "length",
+    "max_tokens": "length",
+    "content_filter": "refusal",
+}
+
+_BROKEN = ("error", "abort", "cancelled")
+"""Ends of a reply that is none."""
+
+_STATUS = {
+    "authentication_error": 401,
+    "invalid_api_key": 401,
+    "invalid_request_error": 400,
+    "badrequesterror": 400,
+    "context_length_exceeded": 400,
+    "not_found_error": 404,
+    "permission_error": 403,
+}
+"""Statuses by the type or code of an error that gives no number."""
+
+_HANDLERS = ("OpenAIChatCompletionStreamingHandler", "OpenRouterChatCompletionStreamingHandler")
+"""litellm's readers of chat completions whose lines can be had."""
+
+_FIELDS = ("data:", "event:", "id:", "retry:", ":")
+"""How a line of a stream begins."""
+
+
+def reply(stream: Any) -> Reply:
+    """The reply of what litellm opened; CallFailed where it is not there, or not whole."""
+    opened = stream.completion_stream
+    response = getattr(opened, "response", None)
+    if isinstance(response, httpx.Response):  # the OpenAI SDK's
+        return _put_together(_documents(_lines(response)))
+    if any(kind.__name__ in _HANDLERS for kind in type(opened).__mro__):
+        return _put_together(_documents(iter(opened.streaming_response)))
+    whole = _put_together(chunk.model_dump(warnings=False) for chunk in stream)
+    if stream.received_finish_reason is None:
+        raise _cut()
+    return whole
+
+
+def _lines(response: httpx.Response) -> Iterator[str]:
+    size, rest = 0, b""
+    try:
+        for piece in response.iter_bytes():
+            size += len(piece)
+            if size > MOST_BYTES:
+                raise CallFailed(f"the reply has more than {MOST_BYTES:,} bytes", retry=False, paid=True)
+            *whole, rest = (rest + piece).split(b"\n")
+            yield from (line.decode(errors="replace") for line in whole)
+    except httpx.HTTPError as error:
+        raise CallFailed(f"{type(error).__name__}: {error}", retry=True, paid=True) from None
+    yield rest.decode(errors="replace")
+
+
+def _documents(lines: Iterator[str]) -> Iterator[Any]:
+    """The JSON that was sent: the data of each event up to ``[DONE]``, or, of a server that does not stream, all."""
+    first = next((line for line in lines if line.strip()), "").lstrip("\ufeff")
+    if not first.startswith(_FIELDS):
+        yield _json("\n".join([first, *lines]))
+        return
+    name, data = "", ""
+    for line in chain([first], lines, [""]):
+        field, _, value = line.rstrip("\r").partition(":")
+        if field == "event":
+            name = value.strip()
+        elif field == "data":
+            data += value
+        elif not line.strip() and data:
+            if data.strip() == "[DONE]":
+                return
+            yield {"error": _json(data)} if name == "error" else _json(data)
+            name, data = "", ""
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        what = f"what is no completion: {excerpt(text.strip(), 200)}" if text.strip() else "nothing"
+        raise CallFailed(f"the server sent {what}", retry=True, paid=True) from None
+
+
+@dataclass
+class _Call:
+    """A call of a tool that is being put together, and the index that its parts name."""
+
+    index: Any
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+    def goes_on(self, part: Mapping[str, Any], name: str) -> bool:
+        """Whether a part belongs to this call: some servers give every call the index 0, or none, or no id."""
+        another = bool(part.get("id")) and bool(self.id) and part["id"] != self.id
+        if not (name and self.name):
+            return not (another and self._whole)
+        return not another and not self._whole and (name == self.name or not self.arguments)
+
+    @property
+    def _whole(self) -> bool:
+        return bool(self.arguments) and isinstance(ToolCall.written("", "", self.arguments).arguments, dict)
+
+    def add(self, part: Mapping[str, Any], name: str, arguments: Any) -> None:
+        self.id = self.id or str(part.get("id") or "")
+        self.name += "" if name == self.name else name  # some servers repeat it, and some cut it in two
+        self.arguments += arguments if isinstance(arguments, str) else json.dumps(arguments)
+
+
+def _put_together(documents: Iterable[Any]) -> Reply:
+    texts: list[str] = []
+    calls: list[_Call] = []
+    usage, ended = Usage(), ""
+    for document in documents:
+        choices = _choices(document, begun=bool(texts or calls))
+        usage = _usage(document.get("usage") or document.get("x_groq")) or usage
+        for choice in choices:
+            said, whole = choice.get("delta"), choice.get("message")
+            if said is None and "message" in choice and not isinstance(whole, Mapping):
+                raise CallFailed("the server sent a completion without a message", retry=True, paid=True)
+            said = said or whole or {}
+            ended = str(choice.get("finish_reason") or ended or ("stop" if whole else ""))
+            texts.append(_text(said.get("content")))
+            legacy = said.get("function_call")
+            _add(calls, [*(said.get("tool_calls") or ()), *([{"function": legacy}] if legacy else ())])
+    if not ended:
+        raise _cut()
+    if ended in _BROKEN:
+        raise CallFailed(f"the server ended its reply with {ended!r}", retry=True, paid=True)
+    return Reply("".join(texts), _named(calls), _ENDED.get(ended, "end"), usage)
+
+
+def _choices(document: Any, *, begun: bool) -> Sequence[Mapping[str, Any]]:
+    """The first choice, of which alone a reply is made; none where a chunk has none."""
+    if isinstance(document, Mapping) and (document.get("error") or document.get("object") == "error"):
+        raise _refused(document.get("error") or document, begun)
+    choices = document.get("choices") if isinstance(document, Mapping) else None
+    if not isinstance(choices, Sequence) or not all(isinstance(each, Mapping) for each in choices):
+        shown = excerpt(json.dumps(document), 200)
+        raise CallFailed(f"the server sent what is no completion: {shown}", retry=True, paid=True)
+    return [each for each in choices if not each.get("index")][:1]
+
+
+def _refused(error: Any, begun: bool) -> CallFailed:
+    """An error that came where a reply was to come, as its status would have said it."""
+    told = error if isinstance(error, Mapping) else {"message": error}
+    known = (str(told.get(name) or "").lower() for name in ("code", "status", "type"))
+    status = next(
+        (int(each) if each.isdigit() else _STATUS[each] for each in known if each.isdigit() or each in _STATUS), 0
+    )
+    return CallFailed(
+        f"the server sent an error: {excerpt(str(told.get('message') or told), 500)}",
+        retry=not 400 <= status < 500 or status in (408, 409, 429),
+        paid=begun,
+        refused=status in REFUSED,
+    )
+
+
+def _text(content: Any) -> str:
+    """A text, or the parts of one that some servers send. Anything else is no reply, and no empty one either."""
+    parts = content if isinstance(content, list) else None
+    texts = [content] if parts is None else [part.get("text") if isinstance(part, Mapping) else part for part in parts]
+    if not all(text is None or isinstance(text, str) for text in texts):
+        shown = excerpt(json.dumps(content), 200)
+        raise CallFailed(f"the server sent what is no text as one: {shown}", retry=True, paid=True)
+    return "".join(text or "" for text in texts)
+
+
+def _add(calls: list[_Call], parts: Sequence[Any]) -> None:
+    """The parts of one chunk; no two of them that have a name are the same call."""
+    fresh: list[_Call] = []
+    for part in parts:
+        function = part.get("function") or {}
+        name, arguments = function.get("name") or "", function.get("arguments")
+        index = part.get("index")
+        call = next((each for each in reversed(calls) if each.index == index or index is None), None)
+        if call is None or not call.goes_on(part, name) or (name and call in fresh):
+            call = _Call(index)
+            calls.append(call)
+        fresh.append(call)
+        call.add(part, name, "" if arguments is None else arguments)
+
+
+def _named(calls: Sequence[_Call]) -> tuple[ToolCall, ...]:
+    """The calls, each with an id that no other has."""
+    given = {call.id for call in calls}
+    used: set[str] = set()
+    named = []
+    for place, call in enumerate(calls):
+        id = call.id if call.id and call.id not in used else _free(place, given | used)
+        used.add(id)
+        named.append(ToolCall.written(id, call.name, call.arguments))
+    return tuple(named)
+
+
+def _free(place: int, taken: set[str]) -> str:
+    return next(id for number in count(place) if (id := f"call_{number}") not in taken)
+
+
+def _usage(given: Any) -> Usage | None:
+    if isinstance(given, Mapping) and isinstance(given.get("usage"), Mapping):
+        given = given["usage"]  # Groq's
+    if not isinstance(given, Mapping) or "prompt_tokens" not in given:
+        return None
+    details = given.get("prompt_tokens_details")
+    read = _count(details, "cached_tokens") if isinstance(details, Mapping) else 0
+    write = _count(given, "cache_creation_input_tokens")
+    return Usage(_count(given, "prompt_tokens") - read - write, _count(given, "completion_tokens"), read, write)
+
+
+def _count(given: Mapping[str, Any], name: str) -> int:
+    count = given.get(name)
+    return count if isinstance(count, int) else 0
+
+
+def _cut() -> CallFailed:
+    return CallFailed("the stream ended before the reply did", retry=True, paid=True)

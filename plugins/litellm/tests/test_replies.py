@@ -1,0 +1,286 @@
+"""What servers of chat completions send, right, odd or broken, byte for byte: the reply, or that there is none."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sia_litellm.provider import Completions
+from sia_llm.hosted_policy import HostedGateway
+from sia_llm.models import Ask, CallFailed, Patience, Reply, Usage, told
+from sia_testing.model_server import Fault, ModelServer, Turn
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # litellm leaves clients and an event loop to the garbage collector
+
+STREAM = {"content-type": "text/event-stream"}
+JSON = {"content-type": "application/json"}
+
+
+def chunk(delta: Any, finish: str | None = None, **more: Any) -> dict[str, Any]:
+    return {
+        "object": "chat.completion.chunk",
+        "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+        **more,
+    }
+
+
+def part(index: Any, id: Any, name: Any, arguments: Any) -> dict[str, Any]:
+    return {"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def tools(*parts: Any) -> dict[str, Any]:
+    return chunk({"tool_calls": list(parts)})
+
+
+SAID = chunk({"content": "ok"})
+END = chunk({}, "stop")
+DONE = "[DONE]"
+
+
+def sse(*events: Any) -> bytes:
+    texts = (each if isinstance(each, str) else json.dumps(each) for each in events)
+    return "".join(f"data: {text}\n\n" for text in texts).encode()
+
+
+def completion(**message: Any) -> bytes:
+    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "stop"}
+    return json.dumps({"object": "chat.completion", "choices": [choice]}).encode()
+
+
+def got(body: bytes, headers: Any = STREAM, model: str = "openai/m") -> Reply | CallFailed:
+    with ModelServer([Turn(fault=Fault(body=body, headers=headers))]) as server:
+        try:
+            return Completions(server.openai_url, 5.0, None).complete(Ask(model, (), (told("hello"),)))
+        except CallFailed as failure:
+            return failure
+
+
+@pytest.fixture(autouse=True)
+def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GROQ", "OPENROUTER"):
+        monkeypatch.setenv(f"{name}_API_KEY", "a-key-that-is-none")
+
+
+@pytest.mark.parametrize("model", ["openai/m", "groq/m", "openrouter/m"])
+def test_a_server_of_any_chat_completions_that_does_not_stream_is_understood(model: str) -> None:
+    reply = got(completion(content="ok"), JSON, model)
+    assert isinstance(reply, Reply)
+    assert reply.text == "ok"
+
+
+COUNTED = {"usage": {"prompt_tokens": 9, "completion_tokens": 2}}
+
+
+@pytest.mark.parametrize("usage", [COUNTED, {"x_groq": COUNTED}])
+def test_tokens_are_counted_wherever_they_stand(usage: dict[str, Any]) -> None:
+    reply = got(sse(SAID, END, {"choices": [], **usage}, DONE))
+    assert isinstance(reply, Reply)
+    assert reply.usage == Usage(9, 2)
+
+
+@pytest.mark.parametrize("model", ["openai/m", "hosted_vllm/m"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        sse(SAID),
+        sse(SAID, DONE),
+        sse(DONE),
+        sse(SAID, {"error": {"message": "the worker died", "code": 500}}),
+        sse({"error": "the worker died"}),
+        b'event: error\ndata: {"message": "the worker died"}\n\n',
+        sse(SAID, chunk({}, "error")),
+        sse({**SAID, "choices": []}, DONE),
+        sse({**SAID, "choices": None}, END),
+        sse("{nope", END),
+        completion()[:-30],
+        json.dumps({"choices": [{"index": 0, "message": None, "finish_reason": "stop"}]}).encode(),
+        json.dumps({"choices": []}).encode(),
+        json.dumps({"choices": ["ok"]}).encode(),
+        b'{"detail": "Not authenticated"}',
+        b"<!doctype html>",
+        b"upstream connect error",
+    ],
+)
+def test_what_is_no_whole_reply_is_a_failed_call_to_be_tried_again(body: bytes, model: str) -> None:
+    failure = got(body, model=model)
+    assert isinstance(failure, CallFailed)
+    assert failure.retry
+
+
+def test_a_body_that_cannot_be_unpacked_is_a_failed_call() -> None:
+    headers = {**STREAM, "content-encoding": "gzip"}
+    failure = got(b"garbage", headers)
+    assert isinstance(failure, CallFailed)
+    assert (failure.retry, failure.paid) == (True, True)
+    reply = got(gzip.compress(sse(SAID, END)), headers)
+    assert isinstance(reply, Reply)
+    assert reply.text == "ok"
+
+
+@pytest.mark.parametrize(
+    ("error", "retry", "refused"),
+    [
+        ({"message": "too long", "type": "BadRequestError", "code": 400}, False, True),
+        ({"message": "too long", "type": "invalid_request_error", "code": "context_length_exceeded"}, False, True),
+        ({"message": "bad key", "code": "401"}, False, False),
+        ({"message": "slow down", "code": 429}, True, False),
+        ({"message": "overloaded", "code": 502}, True, False),
+    ],
+)
+@pytest.mark.parametrize("headers", [STREAM, JSON])
+def test_an_error_in_the_place_of_a_reply_is_what_its_status_would_have_been(
+    error: Any, retry: bool, refused: bool, headers: Any
+) -> None:
+    body = json.dumps({"error": error}).encode()
+    failure = got(body if headers is JSON else sse({"error": error}), headers)
+    assert isinstance(failure, CallFailed)
+    assert (failure.retry, failure.refused, failure.paid) == (retry, refused, False)
+    assert error["message"] in str(failure)
+
+
+@pytest.mark.parametrize("headers", [STREAM, JSON, {"content-type": "text/plain"}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        completion(content="ok"),
+        b"\n" + completion(content=[{"type": "text", "text": "o"}, {"type": "text", "text": "k"}]),
+        sse(SAID, END),
+        sse(SAID, END, DONE),
+        b": keep-alive\n\n" + sse(SAID, chunk(None, "eos")),
+        sse(SAID, END).replace(b"\n", b"\r\n"),
+        sse(SAID, END).rstrip(),
+        sse({**SAID, "id": 7, "object": "text"}, {**END, "choices": [*END["choices"], chunk({"content": "no"})]}),
+    ],
+)
+def test_a_whole_reply_is_taken_whatever_stands_around_it(body: bytes, headers: Any) -> None:
+    reply = got(body, headers)
+    assert isinstance(reply, Reply)
+    assert (reply.text, reply.ended, reply.usage) == ("ok", "end", Usage())
+
+
+A, B = ("read", {"path": "a"}), ("find", {"path": "b"})
+ONE, TWO = '{"path": "a"}', '{"path": "b"}'
+
+
+@pytest.mark.parametrize(
+    ("chunks", "calls"),
+    [
+        ([tools(part(0, "x", "read", ONE)), tools(part(0, "y", "find", TWO))], [A, B]),
+        ([tools(part(0, "x", "read", ONE), part(0, "y", "find", TWO))], [A, B]),
+        ([tools(part(None, "x", "read", ONE)), tools(part(None, "y", "find", TWO))], [A, B]),
+        ([tools(part(0, None, "read", ONE)), tools(part(0, None, "find", TWO))], [A, B]),
+        ([tools(part(0, None, "read", ONE)), tools(part(0, None, "read", TWO))], [A, ("read", {"path": "b"})]),
+        ([tools(part(0, "", "read", ""), part(0, "", "find", ""))], [("read", {}), ("find", {})]),
+        ([tools(part(0, "x", "read", "")), tools(part(0, "y", "read", ""))], [("read", {}), ("read", {})]),
+        ([tools(part(0, "x", "read", ONE[:4])), tools(part(0, None, None, ONE[4:]))], [A]),
+        ([tools(part(0, "x", "read", ONE[:4])), tools(part(0, "x", "read", ONE[4:]))], [A]),
+        ([tools(part(0, "x", "read", ONE[:4])), tools(part(0, "z", None, ONE[4:]))], [A]),
+        ([tools(part(None, "x", "read", ONE[:4])), tools(part(None, None, None, ONE[4:]))], [A]),
+        ([tools(part(0, "x", "re", "")), tools(part(0, None, "ad", "")), tools(part(0, None, None, ONE))], [A]),
+        (
+            [
+                tools(part(0, "x", "read", ONE[:4]), part(1, "y", "find", TWO[:4])),
+                tools(part(1, None, None, TWO[4:]), part(0, None, None, ONE[4:])),
+            ],
+            [A, B],
+        ),
+        ([tools(part(0, "x", "read", ONE)), tools(part(1, "x", "find", TWO))], [A, B]),
+        ([tools(part(0, "x", "read", {"path": "a"}))], [A]),
+        ([tools(part(0, "x", "read", None))], [("read", {})]),
+        ([tools(part(0, "x", "read", " "))], [("read", {})]),
+        ([tools(part(0, "x", "read", '{"path": '))], [("read", '{"path": ')]),
+        ([tools(part(0, "x", "read", '{"path": NaN}'))], [("read", '{"path": NaN}')]),
+        ([tools(part(0, "x", "read", '{"path": %s}' % ("[" * 9000)))], [("read", '{"path": %s}' % ("[" * 9000))]),
+        ([tools(part(0, "x", "read", '{"path": %s}' % ("9" * 400)))], [("read", '{"path": %s}' % ("9" * 400))]),
+        (
+            [
+                chunk({"function_call": {"name": "read", "arguments": ONE[:3]}}),
+                chunk({"function_call": {"arguments": ONE[3:]}}),
+            ],
+            [A],
+        ),
+    ],
+)
+def test_each_call_of_a_tool_is_one_call_however_its_parts_are_named(chunks: Any, calls: Any) -> None:
+    reply = got(sse(*chunks, chunk({}, "tool_calls"), DONE))
+    assert isinstance(reply, Reply)
+    assert [(call.name, call.arguments) for call in reply.calls] == calls
+    assert all(call.id for call in reply.calls)
+    assert len({call.id for call in reply.calls}) == len(calls)
+
+
+class Engine:
+    """The policy that a server of one's own is."""
+
+    can: frozenset[str] = frozenset()
+    model = "openai/m"
+    dollars = None
+    patience = Patience(tries=3, first=0.0)
+
+    def __init__(self, url: str) -> None:
+        self.provider = Completions(url, 5.0, None)
+
+
+@pytest.mark.parametrize("content", [5, 0, True, {"text": 5}, [["ok"]], [{"type": "text", "text": ["ok"]}]])
+def test_what_is_no_text_is_a_failed_call_and_never_an_empty_answer(content: Any) -> None:
+    reply = got(completion(content=content), JSON)
+    assert isinstance(reply, CallFailed), reply
+    assert reply.retry
+    assert reply.paid
+    assert "no text" in str(reply)
+
+
+def test_no_two_calls_of_tools_have_one_id_when_a_server_names_but_some() -> None:
+    unnamed = part(1, None, "second", "{}")
+    reply = got(sse(tools(part(0, "call_1", "first", "{}"), unnamed), chunk({}, "tool_calls"), DONE))
+    assert isinstance(reply, Reply), reply
+    assert len({call.id for call in reply.calls}) == 2
+    reply = got(sse(tools(part(0, None, "first", "{}"), part(1, "call_0", "second", "{}")), END, DONE))
+    assert isinstance(reply, Reply), reply
+    assert [call.id for call in reply.calls][1] == "call_0"  # what a server gave is kept
+    assert reply.calls[0].id != "call_0"
+
+
+def test_an_agent_that_is_always_right_is_right_through_a_server_that_fails_every_second_time(tmp_path: Path) -> None:
+    failures = [
+        Fault(body=b'{"error": {"message": "overloaded", "code": 502}}'),
+        Fault(body=b"<html>sign in", headers={"content-type": "text/html"}),
+        Fault(body=sse(SAID), headers=STREAM),
+        Fault(body=b"", headers=STREAM),
+        Fault(status=503),
+        Fault(302, body=b"", headers={"location": "/login"}),
+    ]
+    script = [turn for fault in failures for turn in (Turn(fault=fault), Turn("right"))]
+    question = {"messages": [{"role": "user", "content": "?"}]}
+    with ModelServer(script) as server:
+        gateway = HostedGateway(Engine(server.openai_url), tmp_path)
+        gateway.begin("one", 0)
+        replies = [gateway.ask("one", question).result() for _ in failures]
+        gateway.finish("one")
+        gateway.close()
+        resumed = HostedGateway(Engine(server.openai_url), tmp_path)
+        resumed.begin("one", 0)
+        assert [resumed.ask("one", question).result() for _ in failures] == replies
+        resumed.close()
+        assert len(server.asked) == len(script)
+    assert {each["choices"][0]["message"]["content"] for each in replies} == {"right"}
+
+
+@pytest.mark.parametrize("model", ["openai/m", "hosted_vllm/m", "openrouter/m"])
+def test_no_stream_is_left_to_the_garbage_collector(model: str) -> None:
+    """Collected amid another call, it closes its connection under a lock that the thread holds already."""
+    with ModelServer([Turn("so")] * 40) as server:
+        provider = Completions(server.openai_url, 5.0, None)
+        for _ in range(40):
+            provider.complete(Ask(model, (), (told("hello"),)))
+
+
+def test_a_reply_that_does_not_end_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sia_litellm.replies.MOST_BYTES", 10_000)
+    failure = got(sse(*[SAID] * 200, END))
+    assert isinstance(failure, CallFailed)
+    assert not failure.retry

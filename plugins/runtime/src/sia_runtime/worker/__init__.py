@@ -1,0 +1,1 @@
+"""The worker's side: batches of rollouts, the policy's gateway, the verifier's process."""

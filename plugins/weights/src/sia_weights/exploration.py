@@ -1,0 +1,54 @@
+"""The result of exploring an agent, and the cost of an update that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sia_core.decision import Training
+from sia_core.evidence import RewardStats
+
+EXPLORED, GROUP = 32, 8
+"""Search instances, and rollouts of each at the training temperature, that show what a policy would learn from."""
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """Statistics of groups of rollouts at the training temperature, and their cost.
+
+    ``fault`` says why training on rollouts like these would be wrong; empty if it would
+    not. Seconds and tokens are a rollout's, ``peak`` the share of tokens that the greediest
+    came to need, ``short`` how many ran out of theirs; ``pass_seconds`` a forward pass's,
+    per token; ``memory`` the bytes that the engine says training takes at most; ``trained``
+    the share of the tokens that each learner, by name, would train on: one that imitates
+    takes few.
+    """
+
+    stats: RewardStats
+    fault: str
+    rollouts: int
+    verifications: int
+    tokens: float
+    seconds: float
+    pass_seconds: float
+    memory: float
+    trained: Mapping[str, float]
+    peak: int = 0
+    short: int = 0
+
+    def estimate(self, algorithm: str, training: Training, epochs: int, instances: int) -> dict[str, float]:
+        """Estimate the cost of an update on this number of instances: counts, tokens, seconds, bytes of memory.
+
+        Each rollout is verified once. A backward pass takes about two forward ones. A learner of which it is not
+        known is taken to train on all.
+        """
+        rollouts = training.rollouts(instances)
+        passes = 3 * epochs * self.trained.get(algorithm, 1.0)
+        seconds = rollouts * (self.seconds + passes * self.tokens * self.pass_seconds)
+        return {
+            "rollouts": rollouts,
+            "verifications": rollouts,
+            "tokens": round(rollouts * self.tokens),
+            "seconds": round(min(seconds, training.seconds or seconds), 1),
+            "memory": self.memory,
+        }

@@ -1,0 +1,397 @@
+"""The words of a run's ledger: the key of every step and the shape of its record, each once.
+
+A ledger holds steps by key (:mod:`sia_core.run.ledger`). Writers name a step by the functions
+here; readers ask :class:`RunRecord`. No other module spells a key or takes one apart, and
+none has to know which fields an early version did not record.
+
+Keys are part of the format on disk: runs recorded with them are resumed and replayed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, cast
+
+from sia_core.evidence import Rollout
+from sia_core.run.budget import KINDS
+from sia_core.run.ledger import Ledger
+
+RUN = "run"
+SANDBOX = "sandbox"
+POLICY = "policy"
+GATE = "gate"
+GATE_REPEATED = "gate/repeated"
+"""The gate's reach once the noise within an instance is known; only where a run asks instances repeatedly."""
+DRAFT = "draft"
+EARLIER = "earlier"
+"""The lessons of earlier runs that an improver was given."""
+CLOSED = "closed"
+ROBUSTNESS = "robustness"
+FINISHED = "finished"
+
+SEAL = "seal"
+"""A part of a run that takes time, as are a generation, the draft and the look at robustness."""
+
+CALLS = "calls/"
+"""Paid calls of language models: intents, failures and replies."""
+
+_GIVEN_UP = f"{CALLS}given-up/"
+_APPROVAL = "approval/"
+_ASKED, _ANSWERED = f"{_APPROVAL}asked/", f"{_APPROVAL}said/"
+
+INVALID, OUT_OF_BOUNDS = "invalid-answer", "out-of-bounds"
+"""Outcomes of a rollout whose answer the task's model does not take, or earned what the metric's bounds do not hold."""
+JUDGED = ("ok", INVALID, OUT_OF_BOUNDS)
+End = Literal["initial", "final"]
+
+
+def generation(index: int) -> str:
+    """A generation, which takes time, or waits for a person's word."""
+    return f"generation/{index}"
+
+
+def decided(index: int) -> str:
+    """The decisions of a generation."""
+    return f"{generation(index)}/decide"
+
+
+def diff(index: int, candidate: int) -> str:
+    """How a candidate's harness differs from its parent's."""
+    return f"{generation(index)}/diff/{candidate}"
+
+
+def gated(index: int, candidate: int) -> str:
+    """A candidate's verdict."""
+    return f"{generation(index)}/gated/{candidate}"
+
+
+def update(index: int, candidate: int) -> str:
+    """A weight update, which names its steps by it."""
+    return f"{generation(index)}/train/{candidate}"
+
+
+def pull(index: int, candidate: int) -> str:
+    """A plugin's lever that is applied, which names its steps by it."""
+    return f"{generation(index)}/pull/{candidate}"
+
+
+def estimate(of_update: str) -> str:
+    """The estimate of an update's cost."""
+    return f"{of_update}/estimate"
+
+
+def training(of_update: str, first: int) -> str:
+    """Some optimizer steps of an update, from its ``first``."""
+    return f"{of_update}/{first:05d}"
+
+
+def batch(purpose: str, agent: str, number: int) -> str:
+    """A batch of an agent's rollouts."""
+    return f"rollouts/{purpose}/{agent}/{number:04d}"
+
+
+def explored(agent: str) -> str:
+    """The distribution of an agent's rewards, as a learner would meet it."""
+    return f"explore/{agent}"
+
+
+def sealed(end: str) -> str:
+    """The sealed score of the first or the final agent."""
+    return f"sealed/{end}"
+
+
+def answer(end: str) -> str:
+    """The best answer of the first or the final agent, in a task of kind ``discover``."""
+    return f"answer/{end}"
+
+
+def verified_answer(end: str, what: str) -> str:
+    """The verifier's word on a final answer: on sealed, or on a round of gate instances."""
+    return f"answers/{end}/{what}"
+
+
+def seconds(part: str) -> str:
+    """The time that a part of the run took."""
+    return f"{part}/seconds"
+
+
+def spent(step: str) -> str:
+    """The amounts that the work of a step booked by itself."""
+    return f"{step}/spent"
+
+
+def call(purpose: str, digest: str) -> str:
+    """A request to a language model, which names its tries by it, numbered where it is made again."""
+    return f"{CALLS}{purpose}/{digest[:16]}"
+
+
+def attempt(of_call: str, what: Literal["intent", "failed"], number: int) -> str:
+    """A try of a call: before it is made, or once it has failed."""
+    return f"{of_call}/{what}/{number}"
+
+
+def reply(of_call: str) -> str:
+    """The reply to a call."""
+    return f"{of_call}/reply"
+
+
+def given_up(conversation: str) -> str:
+    """A conversation that led nowhere, and its cost."""
+    return f"{_GIVEN_UP}{conversation}"
+
+
+def asked(question: str) -> str:
+    """A question to a person."""
+    return f"{_ASKED}{question}"
+
+
+def answered(question: str) -> str:
+    """A person's word on a question."""
+    return f"{_ANSWERED}{question}"
+
+
+_DECIDED = re.compile(r"generation/(\d{1,9})/decide")
+_GATED = re.compile(r"generation/(\d{1,9})/gated/(\d{1,9})")
+_PURE = re.compile(
+    r"gate(/repeated)?|draft|closed|robustness|finished|(sealed|answer)/\w+"
+    r"|generation/\d+/(decide|diff/\d+|gated/\d+|train/\d+/estimate)"
+)
+
+
+def is_pure(key: str) -> bool:
+    """Whether a step follows from the steps before it; any other is an effect, which a replay never runs again."""
+    return _PURE.fullmatch(key) is not None
+
+
+def is_beside(key: str) -> bool:
+    """Whether a step stands beside the run's own, which no later step asks for: paid calls and persons' words."""
+    return key.startswith((CALLS, _APPROVAL))
+
+
+class RunRow(TypedDict):
+    """The beginning of a run: its configuration and the task that it was started with."""
+
+    config: dict[str, Any]
+    task: str
+    kind: str
+    metric: dict[str, Any]
+    fingerprint: str
+    version: str
+
+
+class GatedRow(TypedDict):
+    """A candidate's verdict, with the figures of the gate, which no improver is shown."""
+
+    generation: int
+    candidate: int
+    lever: str
+    name: str
+    algorithm: str | None
+    parent: str
+    agent: str | None
+    harness: str | None
+    adapter: str | None
+    reason: str
+    predicted: float
+    outcome: str
+    accepted: bool
+    verdict: str
+    why: str
+    gain: float | None
+    table: str
+    estimate: dict[str, float]
+    took: dict[str, float]
+    stopped: str
+    gate: dict[str, Any] | None
+    against: str | None
+    against_parent: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of recorded rollouts. ``cut`` of the policy's ``replies`` ended at a length that no harness had named."""
+
+    purpose: str
+    agent: str
+    rows: Sequence[Mapping[str, Any]]
+    replies: int = 0
+    cut: int = 0
+
+    @classmethod
+    def of(cls, key: str, row: Mapping[str, Any]) -> Batch:
+        _, purpose, agent, _ = key.split("/")
+        return cls(purpose, agent, row["rollouts"], row.get("replies", 0), row.get("cut", 0))
+
+    def rollouts(self) -> list[Rollout]:
+        return [Rollout.from_json(each) for each in self.rows]
+
+
+_EARLY: dict[str, Any] = {
+    "table": "",
+    "estimate": {},
+    "took": {},
+    "stopped": "",
+    "adapter": None,
+    "gain": None,
+    "against": None,
+    "against_parent": None,
+}
+"""Fields of a verdict that runs of before did not record."""
+
+
+class RunRecord:
+    """A run as its ledger has it by now, whoever wrote it; each property and method reads anew."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def get(self, key: str) -> Any:
+        """The record of a finished step, or None."""
+        found = self._ledger.get(key)
+        return found[0] if found else None
+
+    @property
+    def run(self) -> RunRow | None:
+        row = self.get(RUN)
+        # Runs of before tasks to discover have no kind.
+        return cast(RunRow, {"kind": "solve", **row}) if row is not None else None
+
+    @property
+    def sandbox(self) -> dict[str, Any] | None:
+        """The sandbox's ``name`` and the guarantees that it ``lacks``."""
+        return cast(dict[str, Any] | None, self.get(SANDBOX))
+
+    @property
+    def gate(self) -> dict[str, Any]:
+        """The reach of the gate, as its keeper told it at the beginning."""
+        return self.get(GATE_REPEATED) or self.get(GATE) or {}
+
+    @property
+    def draft(self) -> str | None:
+        """The digest of the first harness."""
+        return cast(str | None, self.get(DRAFT))
+
+    @property
+    def closed(self) -> dict[str, Any] | None:
+        """The end of the search, with the reason ``why``."""
+        return cast(dict[str, Any] | None, self.get(CLOSED))
+
+    @property
+    def finished(self) -> dict[str, Any] | None:
+        return cast(dict[str, Any] | None, self.get(FINISHED))
+
+    def candidates(self) -> list[GatedRow]:
+        """Every verdict, in order."""
+        rows = []
+        for key, row, _ in self._ledger.events("generation/"):
+            if named := _GATED.fullmatch(key):
+                early = "promoted" if row.get("accepted") else ""
+                rows.append(cast(GatedRow, {**_EARLY, "outcome": early, **row, "candidate": int(named[2])}))
+        return rows
+
+    def decisions(self, index: int) -> list[dict[str, Any]]:
+        """The decisions of a generation as they were typed; none before it decided."""
+        return list(self.get(decided(index)) or [])
+
+    def undecided(self) -> list[tuple[int, int, dict[str, Any]]]:
+        """Generation, candidate and decision of each change that has no verdict yet, unless the run is closed."""
+        if self.closed:
+            return []
+        done = {(row["generation"], row["candidate"]) for row in self.candidates()}
+        return [
+            (int(named[1]), place, decision)
+            for key, decisions, _ in self._ledger.events("generation/")
+            if (named := _DECIDED.fullmatch(key))
+            for place, decision in enumerate(decisions)
+            if decision["lever"] != "stop" and (int(named[1]), place) not in done
+        ]
+
+    def diff(self, index: int, candidate: int) -> str:
+        return str(self.get(diff(index, candidate)) or "")
+
+    def training_steps(self, index: int, candidate: int) -> list[dict[str, Any]]:
+        """The optimizer steps of an update so far, each with its figures."""
+        chunks = (row for _, row, _ in self._ledger.events(f"{update(index, candidate)}/") if "steps" in row)
+        return [step for chunk in chunks for step in chunk["steps"]]
+
+    def explored(self, agent: str) -> dict[str, Any] | None:
+        """The ``stats`` of an agent's rewards, or the ``fault`` that an update would meet."""
+        return cast(dict[str, Any] | None, self.get(explored(agent)))
+
+    def batch(self, purpose: str, agent: str, number: str) -> Batch | None:
+        """A batch by the parts of its key."""
+        key = f"rollouts/{purpose}/{agent}/{number}"
+        row = self.get(key)
+        return Batch.of(key, row) if row else None
+
+    def batches(self, purpose: str = "", agent: str = "") -> Iterator[Batch]:
+        """The batches of rollouts in order, of every purpose and agent where none is named."""
+        prefix = "/".join(["rollouts", *filter(None, (purpose, purpose and agent))])
+        return (Batch.of(key, row) for key, row, _ in self._ledger.events(f"{prefix}/") if batch_of(key))
+
+    def rollouts(self, purpose: str, agent: str) -> list[Rollout]:
+        """An agent's rollouts of one purpose."""
+        return [each for batch in self.batches(purpose, agent) for each in batch.rollouts()]
+
+    def given_up(self, conversation: str) -> list[dict[str, Any]]:
+        """The times that a conversation led nowhere."""
+        return [row for _, row, _ in self._ledger.events(f"{given_up(conversation)}/")]
+
+    def replies(self) -> Iterator[dict[str, Any]]:
+        """The replies of language models, in order."""
+        return (row for key, row, _ in self._ledger.events(CALLS) if key.endswith("/reply"))
+
+    def questions(self) -> dict[str, str]:
+        """The questions that wait for a person's word, by name."""
+        questions = {key.removeprefix(_ASKED): row["what"] for key, row, _ in self._ledger.events(_ASKED)}
+        return {name: what for name, what in questions.items() if self.get(answered(name)) is None}
+
+    def spent(self) -> dict[str, float]:
+        """The amounts that the recorded steps took, by kind: less than was booked where a sweep was given up."""
+        total = dict.fromkeys(KINDS, 0.0)
+        for key, row, _ in self._ledger.events():
+            for kind, amount in _taken(key, row).items():
+                total[kind] += amount
+        return total
+
+
+def is_verdict(key: str) -> bool:
+    """Whether a key names a candidate's verdict."""
+    return _GATED.fullmatch(key) is not None
+
+
+def batch_of(key: str) -> tuple[str, str, str] | None:
+    """Purpose, agent and number of the batch that a key names; None where it names none."""
+    match key.split("/"):
+        case ["rollouts", purpose, agent, number]:
+            return purpose, agent, number
+    return None
+
+
+def verified(rollouts: Sequence[Rollout]) -> int:
+    """How many answers the verifier, or the answer's model, had to judge."""
+    return sum((each.outcome in JUDGED) + len(each.evaluated) for each in rollouts)
+
+
+def _taken(key: str, row: Any) -> dict[str, float]:
+    """The amounts that a recorded step took; records of early versions lack some kinds."""
+    match key.split("/"):
+        case ["rollouts", *_]:
+            done = [Rollout.from_json(each) for each in row["rollouts"]]
+            tokens = float(sum(each.tokens for each in done))
+            return {"rollouts": len(done), "verifications": verified(done), "tokens": tokens}
+        case ["explore", _]:
+            counts = {kind: row.get(kind, 0.0) for kind in ("rollouts", "verifications")}
+            return {**counts, "tokens": row.get("tokens", 0.0) * counts["rollouts"]}
+        case ["generation", _, "train", _, _] if "steps" in row:
+            kinds = ("rollouts", "verifications", "tokens")
+            return {kind: sum(step.get(kind, 0.0) for step in row["steps"]) for kind in kinds}
+        case ["answers", *_]:
+            return {"verifications": len(row)}
+        case ["calls", *_]:
+            return {"dollars": row.get("dollars", 0.0)}
+        case [*_, "seconds"]:
+            return {"seconds": row}
+    return {}

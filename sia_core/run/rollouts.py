@@ -1,0 +1,193 @@
+"""Rolling a harness out over instances: a sweep is cut into batches, which a backend runs and the ledger records.
+
+The work of a batch is :mod:`sia_runtime.worker.batch`, a job: nothing here solves or scores.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from sia_core.errors import LedgerError, Unfinished
+from sia_core.evidence import Rollout
+from sia_core.run.allowance import Allowance
+from sia_core.run.ledger import Ledger
+from sia_core.run.observe import Emitter
+from sia_core.run.record import batch as batch_key
+from sia_core.types import Backend, Job, Json, OfferRef, Split
+
+BATCH = 64
+"""Rollouts a step, or answers to score: what a kill may cost at most."""
+
+SHARED = 2
+"""Batches of an agent that are under way at once, at most, where tokens are handed out: shares depend on how many."""
+
+
+class GivenUp(Unfinished):
+    """A sweep is not gone on with: it timed out too often, or is ``short`` of tokens. ``done`` is what it came to."""
+
+    def __init__(self, why: str, done: Sequence[Rollout], *, short: bool = False) -> None:
+        super().__init__(why)
+        self.done, self.short = done, short
+
+
+SECRET_BYTES = 32
+
+
+def new_secret() -> str:
+    """A new secret, from the operating system's randomness."""
+    return secrets.token_hex(SECRET_BYTES)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every batch of a run has in common, as JSON. ``run`` is the run's folder, which a worker must see.
+
+    ``secret`` is for the verifier's process alone; it is never recorded, shown or handed to a sandbox.
+    """
+
+    run: str
+    task: OfferRef
+    verifier: OfferRef
+    sandbox: str
+    seed: int
+    engine: OfferRef | None = None
+    secret: str = field(default_factory=new_secret, repr=False)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Setting:
+        offers = {name: value[name] and OfferRef(**value[name]) for name in ("task", "verifier", "engine")}
+        return cls(**{**value, **offers})
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One agent over some instances. ``purpose`` names the sweep in the ledger; ``public`` is what the set-up sees.
+
+    Each instance is rolled out ``group`` times, each time with a seed of its own. A ``hasty``
+    sweep is given up when a batch of it times out too often. A ``training`` sweep samples
+    from the policy as it learns, ``distinct`` rollouts without replacement. A ``perturbed``
+    one shows each instance in its other guise. Each rollout may have ``evaluations`` answers
+    scored, and begins with its instance's place in ``starts``, an earlier answer, if there are
+    any. As a job's payload it is one ``batch`` of the whole, by its place, of which each
+    rollout may use so many ``tokens``; None is no limit.
+    """
+
+    purpose: str
+    agent: str
+    harness: str
+    split: Split
+    instances: tuple[str, ...]
+    public: tuple[Split, ...] = ("public",)
+    hasty: bool = False
+    batch: int = 0
+    adapter: str | None = None
+    group: int = 1
+    training: bool = False
+    distinct: bool = False
+    perturbed: bool = False
+    tokens: int | None = None
+    evaluations: int = 0
+    starts: tuple[Json, ...] = ()
+
+    def batches(self) -> list[tuple[str, Sweep]]:
+        """The steps of the sweep: each with its key."""
+        size = max(1, BATCH // (self.group * (1 + self.evaluations)))
+        return [
+            (batch_key(self.purpose, self.agent, batch), self.part(first, first + size, batch))
+            for batch, first in enumerate(range(0, len(self.instances), size))
+        ]
+
+    def part(self, first: int, last: int, batch: int = 0) -> Sweep:
+        """The same sweep of some of its instances only."""
+        return replace(self, instances=self.instances[first:last], starts=self.starts[first:last], batch=batch)
+
+    @property
+    def total(self) -> int:
+        """The rollouts of the whole sweep."""
+        return len(self.instances) * self.group
+
+
+class Rollouts:
+    """Runs sweeps on a backend, through the ledger: a batch that is recorded is not run again."""
+
+    def __init__(self, setting: Setting, ledger: Ledger, backend: Backend, emit: Emitter) -> None:
+        self._setting, self._ledger, self._backend, self._emit = setting, ledger, backend, emit
+
+    def run(
+        self,
+        sweep: Sweep,
+        allowance: Allowance | None = None,
+        enough: Callable[[Sequence[Rollout]], bool] | None = None,
+    ) -> list[Rollout]:
+        """The rollouts of a sweep, in the order of its instances; GivenUp where a hasty one is, or tokens run out.
+
+        Batches run side by side and are looked at in their order, so that what comes
+        of a sweep does not depend on which of them was the fastest. Whether those so far are
+        ``enough`` is asked after the first batch, the second, the fourth, the eighth and so
+        on; none runs past a look, so how many run at once does not matter either.
+        """
+        self._emit("rollouts.started", purpose=sweep.purpose, agent=sweep.agent, total=sweep.total)
+        allowance = allowance or Allowance()
+        abreast = self._backend.slots if math.isinf(allowance.left) else min(self._backend.slots, SHARED)
+        done: list[Rollout] = []
+        gained = 0.0
+        running: deque[tuple[str, Sweep, Future[Any] | None]] = deque()
+        waiting = deque(sweep.batches())
+        look = 1 if enough else len(waiting)
+        while waiting or running:
+            while waiting and waiting[0][1].batch < look and len(running) < abreast:
+                key, part = waiting.popleft()
+                tokens = allowance.share(part.total, min(abreast - len(running), 1 + len(waiting)))
+                part = replace(part, tokens=tokens)
+                recorded = self._ledger.get(key)
+                running.append((key, part, None if recorded else self._backend.submit(self._job(part))))
+            key, part, future = running.popleft()
+            batch = self._ledger.step(key, future.result if future else _missing)
+            rollouts = [Rollout.from_json(each) for each in batch["rollouts"]]
+            done += rollouts
+            gained += sum(each.reward for each in rollouts)
+            peak, short = batch.get("peak", 0), batch.get("short", 0)
+            allowance.settle(part.tokens, part.total, sum(each.tokens for each in rollouts), peak, short)
+            self._progress(sweep, len(done), gained)
+            out = f"{short} rollouts need more tokens than the {part.tokens} that are left for each" if short else ""
+            if why := batch["given_up"] or (out if allowance.strict else ""):
+                wait([each for _, _, each in running if each])  # they are not recorded; of timeouts, they end at once
+                allowance.forfeit()
+                raise GivenUp(why, done, short=not batch["given_up"])
+            if enough and waiting and not running and waiting[0][1].batch == look:
+                if enough(done):
+                    break
+                look *= 2
+        return done
+
+    @property
+    def at_once(self) -> int:
+        """The most rollouts of one sweep that are under way at once, where their tokens are counted."""
+        return BATCH * min(self._backend.slots, SHARED)
+
+    def stop(self) -> None:
+        """Stop the work that is under way; whoever waits for it gets an error."""
+        self._backend.close()
+
+    def job(self, function: str, payload: Mapping[str, Any]) -> Any:
+        """Run another job of this run's on the backend; its result."""
+        return self._backend.submit(Job(function, {"setting": asdict(self._setting), **payload})).result()
+
+    def _job(self, part: Sweep) -> Job:
+        return Job("sia_runtime.worker.batch:run_batch", {"setting": asdict(self._setting), "sweep": asdict(part)})
+
+    def _progress(self, sweep: Sweep, done: int, gained: float) -> None:
+        about: dict[str, Any] = {"purpose": sweep.purpose, "agent": sweep.agent, "done": done, "total": sweep.total}
+        if sweep.split != "sealed":
+            about["mean"] = gained / done
+        self._emit("rollouts.progress", **about)
+
+
+def _missing() -> Any:
+    raise LedgerError("a step that was recorded has gone from the ledger")

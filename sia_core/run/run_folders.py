@@ -1,0 +1,58 @@
+"""The folders of runs: claiming a new one, and finding one that is there."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+from sia_core.errors import UsageError
+from sia_core.run.ledger import is_run, started_at
+
+
+def new_folder(runs: Path, task: str, name: str | None = None) -> Path:
+    """Claim the folder of a new run: by its ``name``, or the next free one of ``runs/lawbench-1``, ``-2`` and so on."""
+    stem = re.sub(r"[^\w.-]+", "-", task).strip("-.") or "run"
+    numbers = count(1)
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        while True:
+            folder = runs / f"{stem}-{next(numbers)}" if name is None else free_folder(runs, name)
+            with suppress(FileExistsError):  # another run may claim it meanwhile
+                folder.mkdir()
+                return folder
+    except OSError as error:
+        raise UsageError(f"--runs-dir {runs}: {error.strerror}") from None
+
+
+def free_folder(runs: Path, name: str) -> Path:
+    """Where a run that its user named will lie; UsageError where it cannot."""
+    if re.sub(r"[^\w.-]+", "-", name).strip("-.") != name:
+        raise UsageError(
+            f"--name {name!r}: a run's name holds letters, digits and . _ - alone, and begins with no mark"
+        )
+    if os.path.lexists(runs / name):
+        raise UsageError(f"--name {name}: {runs / name} exists; go on with it by `sia resume {name}`")
+    return runs / name
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The runs of a folder, the newest last."""
+    runs = [path for path in folder.glob("*") if is_run(path)] if folder.is_dir() else []
+    return sorted(runs, key=lambda path: (started_at(path), path.name))
+
+
+def find_run(runs: Path, name: str | None) -> Path:
+    """A run by its name or path; the newest where no name is given."""
+    if name is None:
+        newest = runs_in(runs)
+        if not newest:
+            raise UsageError(f"no run in {runs}; start one with `sia run --plugin NAME`, or give --runs-dir")
+        return newest[-1]
+    for path in (runs / name, Path(name)):
+        if is_run(path):
+            return path
+    known = ", ".join(path.name for path in runs_in(runs)[-5:]) or "none"
+    raise UsageError(f"no run {name!r} in {os.fspath(runs)}; the last ones there: {known}")

@@ -1,0 +1,366 @@
+"""Reads raw counts out of the files that people have: ``.npz``, ``.h5ad`` and ``.mtx``.
+
+Needs numpy and scipy, and h5py for ``.h5ad``. An exported denoiser carries this file along, so it
+imports nothing of SIA. A file is hostile until it is checked: indices are compared with the shape
+before scipy's compiled code follows them, and sizes with the memory before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import io, sparse
+
+ENDINGS = (".npz", ".h5ad", ".mtx", ".mtx.gz")
+
+MOST_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+"""Arrays larger than half of the machine's memory are refused by what they declare."""
+
+LONGEST_LINE = 65_536
+"""Bytes of a line in a list of genes or barcodes."""
+
+GENES = "Gene Expression"
+OTHER_FEATURES = frozenset(
+    ["Antibody Capture", "CRISPR Guide Capture", "Multiplexing Capture", "Antigen Capture", "Custom", "Peaks"]
+)
+"""Types of 10x features: rows of the second kind are no genes."""
+
+
+class NotCounts(ValueError):
+    """The file holds no counts, or cannot be read; the message says why."""
+
+
+def read(path: Path) -> sparse.csr_array:
+    """The counts in a file, cells x genes, as int32; :class:`NotCounts` where it does not hold any.
+
+    A ``.npz`` is what ``scipy.sparse.save_npz`` writes, holds ``data``, ``indices``, ``indptr`` and
+    ``shape`` of a CSR matrix, or one dense array. A ``.h5ad`` gives its layer ``counts``, else ``X``.
+    A ``.mtx`` wants the list of genes or barcodes that 10x puts beside it, which tells its sides apart.
+    """
+    readers = {".npz": _npz, ".h5ad": _h5ad, ".mtx": _mtx, ".gz": _mtx}
+    if not path.name.endswith(ENDINGS):
+        raise NotCounts(f"{path} is none of {', '.join(ENDINGS)}; convert it to one of them")
+    try:
+        return _counts(readers[path.suffix](path), path)
+    except NotCounts:
+        raise
+    except MemoryError:
+        raise NotCounts(f"{path} does not fit into memory; take fewer cells of it") from None
+    except (
+        *(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RuntimeError, EOFError),
+        *(zipfile.BadZipFile, zlib.error, NotImplementedError),
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise NotCounts(f"{path} cannot be read: {reason}; check the file, or write it anew") from None
+
+
+def _counts(matrix: Any, path: Path) -> sparse.csr_array:
+    """A matrix as int32 CSR, once its indices are inside of it and its values are counts."""
+    if not (sparse.issparse(matrix) or isinstance(matrix, np.ndarray)) or matrix.ndim != 2:
+        raise _malformed(path, "no matrix")
+    if matrix.dtype.kind not in "biuf":
+        raise _malformed(path, "no matrix of numbers")
+    if fault := _fault(_values(matrix)):
+        raise _malformed(path, fault)
+    rows = sparse.csr_array(matrix)
+    rows.sum_duplicates()
+    if fault := _fault(rows.data):
+        raise _malformed(path, fault)
+    counts = sparse.csr_array(rows, dtype=np.int32)
+    counts.eliminate_zeros()
+    return counts
+
+
+_COMPRESSED = {"csr": sparse.csr_array, "csc": sparse.csc_array}
+
+
+def _compressed(layout: str, data: Any, indices: Any, indptr: Any, shape: Any, path: Path) -> Any:
+    """A CSR or CSC matrix. scipy follows indices unchecked, and its check passes over an ``indptr`` that ends at 0."""
+    rows, columns = _sides(shape, path)
+    major, minor = (rows, columns) if layout == "csr" else (columns, rows)
+    if data.shape != indices.shape or indptr.shape != (major + 1,):
+        raise _malformed(path, "data, indices and indptr of lengths that do not belong together")
+    _index("indices", indices, minor, path)
+    _index("indptr", indptr, len(indices) + 1, path)
+    if indptr[0] != 0 or indptr[-1] != len(indices) or (indptr[1:] < indptr[:-1]).any():
+        raise _malformed(path, "an indptr that does not rise from 0 to the number of values")
+    return _COMPRESSED[layout]((data, indices, indptr), shape=(rows, columns))
+
+
+def _coordinates(data: Any, rows: Any, columns: Any, shape: Any, path: Path) -> Any:
+    sides = _sides(shape, path)
+    _index("row", rows, sides[0], path)
+    _index("col", columns, sides[1], path)
+    return sparse.coo_array((data, (rows, columns)), shape=sides)
+
+
+def _sides(shape: Any, path: Path) -> tuple[int, int]:
+    sides = tuple(int(side) for side in shape)
+    if len(sides) != 2 or min(sides) < 0:
+        raise _malformed(path, f"a matrix of the shape {sides}")
+    _bounded(path, 8 * sum(sides))
+    return sides[0], sides[1]
+
+
+def _index(name: str, values: Any, end: int, path: Path) -> None:
+    """Refuses an index that is no list of whole numbers from 0 to below ``end``."""
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise _malformed(path, f"{name} that are no list of whole numbers")
+    if values.size and not 0 <= values.min() <= values.max() < end:
+        raise _malformed(path, f"{name} from {values.min()} to {values.max()}, where 0 to {end - 1} lie inside")
+
+
+def _values(matrix: Any) -> Any:
+    return matrix.data if sparse.issparse(matrix) else matrix
+
+
+def _fault(values: Any) -> str | None:
+    """The reason why values are no counts."""
+    if not np.isfinite(values).all():
+        return "values that are not finite"
+    if (values < 0).any():
+        return "negative values; raw counts are wanted, not scaled or centred ones"
+    if values.dtype.kind == "f" and (values != np.floor(values)).any():
+        return "values that are not whole; raw counts are wanted, not normalised or log-transformed ones"
+    if values.size and values.max() > 2**31 - 1:
+        return "counts above 2^31 - 1"
+    return None
+
+
+def _bounded(path: Path, size: int) -> None:
+    if size > MOST_BYTES:
+        raise NotCounts(
+            f"{path} declares arrays of {size / 2**30:,.1f} GiB, more than half of this machine's memory; "
+            "take fewer cells of it"
+        )
+
+
+def _malformed(path: Path, fault: str) -> NotCounts:
+    return NotCounts(f"{path} holds {fault}")
+
+
+# --- .npz -------------------------------------------------------------------------
+
+
+def _npz(path: Path) -> Any:
+    arrays = _headers(path)
+    with np.load(path, allow_pickle=False) as held:
+        layout = _text(held["format"].item()) if "format" in arrays else "csr"
+        if layout in _COMPRESSED and {"data", "indices", "indptr", "shape"} <= arrays.keys():
+            return _compressed(layout, held["data"], held["indices"], held["indptr"], held["shape"], path)
+        if layout == "coo" and {"data", "row", "col", "shape"} <= arrays.keys():
+            return _coordinates(held["data"], held["row"], held["col"], held["shape"], path)
+        if "format" in arrays:
+            raise _malformed(path, f"a sparse matrix in the format {layout!r}; save it as CSR")
+        dense = [name for name, (sides, kind) in arrays.items() if sides == 2 and kind in "biuf"]
+        if len(dense) != 1:
+            raise _malformed(path, "neither data, indices, indptr and shape of a CSR matrix nor one dense matrix")
+        return held[dense[0]]
+
+
+def _headers(path: Path) -> dict[str, tuple[int, str]]:
+    """Dimensions and kind of each array, by name, from headers alone. Refuses what unpacks to more than the bound."""
+    arrays: dict[str, tuple[int, str]] = {}
+    with zipfile.ZipFile(path) as archive:
+        _bounded(path, sum(member.file_size for member in archive.infolist()))
+        for member in archive.infolist():
+            if not member.filename.endswith(".npy"):
+                continue
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                if version not in _HEADERS:
+                    continue
+                shape, _, dtype = _HEADERS[version](file)
+            _bounded(path, dtype.itemsize * math.prod(shape))
+            arrays[member.filename.removesuffix(".npy")] = len(shape), dtype.kind
+    return arrays
+
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+# --- .h5ad ------------------------------------------------------------------------
+
+
+def _h5ad(path: Path) -> Any:
+    """The layer ``counts``, else X. Of the rest only the types of the features are read."""
+    try:
+        import h5py
+    except ImportError:
+        raise NotCounts(f"{path} needs h5py, which is not installed; pip install h5py") from None
+    with h5py.File(path) as file:
+        names = {name: f"layers/{name}" for name in _names(file, "layers", path)}
+        place = names.get("counts", "X")
+        if not _has(file, place, path):
+            raise _malformed(path, f"no X and no layer named counts{_elsewhere(file, path, names)}")
+        matrix = _element(file, place, path)
+        if place == "X" and matrix.dtype.kind in "biuf" and (fault := _fault(_values(matrix))):
+            raise _malformed(path, f"in X {fault}{_elsewhere(file, path, names)}")
+        return _genes_alone(matrix, _feature_types(file, path), path)
+
+
+def _elsewhere(file: Any, path: Path, layers: dict[str, str]) -> str:
+    """Names the elements of a file that do hold counts."""
+    places = {**{f"layers[{name!r}]": place for name, place in layers.items()}, "raw.X": "raw/X"}
+    holding = []
+    for name, place in places.items():
+        try:
+            if _has(file, place, path) and _fault(_values(_element(file, place, path))) is None:
+                holding.append(name)
+        except (NotCounts, OSError, ValueError, KeyError, TypeError):
+            continue
+    return f"; counts are in {' and '.join(holding)}: write them as X, or as the layer counts" if holding else ""
+
+
+def _element(file: Any, place: str, path: Path) -> Any:
+    """A dense or sparse matrix of an .h5ad file, its indices checked."""
+    group = _member(file, place, path)
+    if not hasattr(group, "keys"):
+        return _array(file, place, path)
+    layout = _text(group.attrs.get("encoding-type", group.attrs.get("h5sparse_format", ""))).removesuffix("_matrix")
+    if layout not in _COMPRESSED:
+        raise _malformed(path, f"{place} as {layout or 'a group'!r}; write it as a CSR matrix")
+    shape = group.attrs.get("shape", group.attrs.get("h5sparse_shape", ()))
+    data, indices, indptr = (_array(file, f"{place}/{name}", path) for name in ("data", "indices", "indptr"))
+    return _compressed(layout, data, indices, indptr, shape, path)
+
+
+def _array(file: Any, place: str, path: Path) -> Any:
+    array = _member(file, place, path)
+    if not hasattr(array, "shape"):
+        raise _malformed(path, f"no array as {place}")
+    if array.is_virtual or array.external:
+        raise _malformed(path, f"{place} that lies in another file; write it anew")
+    _bounded(path, array.dtype.itemsize * math.prod(array.shape))
+    return array[()]
+
+
+def _has(file: Any, place: str, path: Path) -> bool:
+    """Whether a group or dataset is there, in the file itself: a link, which may lead elsewhere, is not followed."""
+    import h5py
+
+    inside = file
+    for name in place.split("/"):
+        link = inside.get(name, getlink=True) if hasattr(inside, "keys") else None
+        if link is None:
+            return False
+        if not isinstance(link, h5py.HardLink):
+            raise _malformed(path, f"{place} that lies in another file, or is a link; write it anew")
+        inside = inside[name]
+    return True
+
+
+def _member(file: Any, place: str, path: Path) -> Any:
+    if not _has(file, place, path):
+        raise _malformed(path, f"no {place}")
+    return file[place]
+
+
+def _feature_types(file: Any, path: Path) -> list[str] | None:
+    """``var["feature_types"]``: an array of text, or codes into categories."""
+    column = "var/feature_types"
+    if "feature_types" not in _names(file, "var", path):
+        return None
+    if not {"categories", "codes"} <= set(_names(file, column, path)):
+        return [_text(value) for value in _array(file, column, path)]
+    categories = [_text(value) for value in _array(file, f"{column}/categories", path)]
+    codes = _array(file, f"{column}/codes", path)
+    return [categories[code] if 0 <= code < len(categories) else "" for code in codes]
+
+
+def _names(file: Any, place: str, path: Path) -> list[str]:
+    group: Any = _member(file, place, path) if _has(file, place, path) else None
+    return list(group) if hasattr(group, "keys") else []
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+# --- .mtx -------------------------------------------------------------------------
+
+
+def _mtx(path: Path) -> Any:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        if not file.readline(LONGEST_LINE).startswith(b"%%MatrixMarket"):
+            raise _malformed(path, "its first line does not begin with %%MatrixMarket")
+    rows, columns, entries, layout, field, _ = io.mminfo(path)
+    if field == "pattern":
+        raise _malformed(path, "places without values")
+    _bounded(path, 8 * (rows + columns) + (16 * entries if layout == "coordinate" else 8 * rows * columns))
+    genes, barcodes = _beside(path, "features", "genes"), _beside(path, "barcodes", "cells")
+    upright = _genes_are_rows(path, (rows, columns), genes, barcodes)
+    matrix = io.mmread(path)
+    fields = [line.split("\t") for line in _lines(genes, rows + columns)]
+    types = [each[2] if len(each) > 2 else "" for each in fields]
+    return _genes_alone(matrix.T if upright else matrix, types or None, path)
+
+
+def _genes_are_rows(path: Path, shape: tuple[int, int], genes: Path | None, barcodes: Path | None) -> bool:
+    """Whether the lists beside a matrix say that genes are its rows, as 10x writes them."""
+    lists = {name: place for name, place in (("genes", genes), ("barcodes", barcodes)) if place}
+    if not lists:
+        raise NotCounts(
+            f"{path} does not say whether its {shape[0]} rows are genes or cells: put features.tsv, genes.tsv or "
+            "barcodes.tsv beside it, under its name or plainly, or save it as .npz with cells as rows"
+        )
+    lengths = {name: sum(1 for _ in _lines(place, sum(shape))) for name, place in lists.items()}
+    for upright, sides in ((True, shape), (False, shape[::-1])):
+        expected = {"genes": sides[0], "barcodes": sides[1]}
+        if all(expected[name] == length for name, length in lengths.items()):
+            return upright
+    counted = ", ".join(f"{place.name} beside it has {lengths[name]} lines" for name, place in lists.items())
+    raise _malformed(path, f"{shape[0]} rows and {shape[1]} columns, but {counted}")
+
+
+def _beside(path: Path, *words: str) -> Path | None:
+    """The list beside a matrix: named as it is with another word for ``matrix``, or plainly."""
+    stem = path.name.removesuffix(".gz").removesuffix(".mtx")
+    before, matrix, after = stem.rpartition("matrix")
+    for word in words:
+        named = [f"{before}{word}{after}"] if matrix else [f"{stem}_{word}", f"{stem}.{word}"]
+        for name in (*named, word):
+            for ending in (".tsv", ".tsv.gz"):
+                if (beside := path.with_name(name + ending)).is_file():
+                    return beside
+    return None
+
+
+def _lines(path: Path | None, most: int) -> Iterator[str]:
+    """The lines of a list that are not empty; one more than ``most`` at the most."""
+    if path is None:
+        return
+    with _unpacked(path) as file:
+        count = 0
+        while count <= most and (line := file.readline(LONGEST_LINE)):
+            if line.strip():
+                count += 1
+                yield line.decode("utf-8", "replace").rstrip("\r\n")
+
+
+def _unpacked(path: Path) -> gzip.GzipFile | BufferedReader:
+    """A file opened for reading, unpacked where its content is gzip's, whatever its name says."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if packed else path.open("rb")
+
+
+def _genes_alone(matrix: Any, types: list[str] | None, path: Path) -> Any:
+    """A matrix without the columns that 10x says are no genes: antibodies, guides, peaks."""
+    if types is None or OTHER_FEATURES.isdisjoint(types):
+        return matrix
+    if len(types) != matrix.shape[1]:
+        raise _malformed(path, f"{matrix.shape[1]} genes, but the types of {len(types)}")
+    genes = np.flatnonzero([name == GENES for name in types])
+    if not genes.size:
+        raise _malformed(path, f"no feature of type {GENES!r}, only {', '.join(sorted(set(types)))}")
+    return (matrix.tocsc() if sparse.issparse(matrix) else matrix)[:, genes]

@@ -1,0 +1,75 @@
+"""The architecture's numbers: how small the core is, and what a run's driver loads."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import sia_core
+from sia_core.moved import MOVED
+from sia_core.plugins import Plugins
+
+CORE = Path(sia_core.__file__).parent
+ROOT = CORE.parent
+
+
+def loaded_by(statement: str) -> set[str]:
+    # What finds installed distributions imports `socket` by itself.
+    first = "import sys, pydantic, pluggy, importlib.metadata; before = set(sys.modules)"
+    code = f"{first}\n{statement}\nprint(*(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.real
+def test_the_loop_loads_little_and_nothing_that_starts_or_connects() -> None:
+    modules = loaded_by("import sia_core.run.loop")
+    assert len([each for each in modules if each.startswith("sia_")]) <= 35
+    assert not {each for each in modules if each.startswith("sia_") and not each.startswith("sia_core")}
+    assert not modules & {"subprocess", "socket", "http", "asyncio", "numpy"}
+
+
+@pytest.mark.real
+def test_starting_a_run_loads_no_module_that_runs_code() -> None:
+    modules = loaded_by("import sia_core.run.start")
+    assert not modules & {"subprocess", "http", "asyncio", "numpy"}
+    assert not {each for each in modules if each.startswith("sia_") and not each.startswith("sia_core")}
+
+
+@pytest.mark.parametrize("old", sorted(MOVED))
+def test_a_plugin_that_imports_what_has_moved_is_told_where_it_is(old: str, tmp_path: Path) -> None:
+    module, _, name = old.rpartition(".")
+    new = importlib.import_module(MOVED[old])
+    assert hasattr(new, name) or module == "sia_core"
+    plugin = "old_plugin_" + old.replace(".", "_")
+    (tmp_path / f"{plugin}.py").write_text(f"from {module} import {name}\nsia_api = 1\n")
+    assert re.search(rf"{re.escape(old)} is now (in )?{re.escape(MOVED[old])}", cause_of(plugin, tmp_path))
+
+
+def test_a_plugin_that_imports_from_a_module_that_has_moved_is_told_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "old_plugin.py").write_text("from sia_core.testing.tasks import TaskContract\nsia_api = 1\n")
+    assert "sia_core.testing is now sia_testing" in cause_of("old_plugin", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "name"),
+    [("discovering", "Discovers"), ("opening", "OpenInSandbox"), ("opening", "RunInSandbox"), ("views", "View")],
+)
+def test_what_the_pages_named_is_where_the_hint_says(old: str, name: str) -> None:
+    assert hasattr(importlib.import_module(MOVED[f"sia_core.{old}"]), name)
+
+
+def cause_of(plugin: str, folder: Path) -> str:
+    """The reason for which a plugin in a folder is broken."""
+    sys.path.insert(0, str(folder))
+    try:
+        ((_, cause),) = Plugins.discover([metadata.EntryPoint("old", plugin, "sia")]).broken
+    finally:
+        sys.path.remove(str(folder))
+    return cause
