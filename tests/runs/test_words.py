@@ -43,15 +43,16 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hurried(few: Path) -> dict[str, Any]:
-    """The report of a run whose time is spent in its only update; it lies in ``few / "runs"``."""
+    """The report of a run with too little time for its only update; it lies in ``few / "runs"``."""
     more = ("--levers", "weights", "--generations", "1", "--budget", "seconds=12")
     return finish(argv(few / "runs", *more, words=few))
 
 
-def test_a_run_whose_time_is_spent_in_an_update_gates_what_it_had_learned(few: Path, hurried: dict[str, Any]) -> None:
+def test_an_update_that_ends_early_is_gated_with_what_it_had_learned(few: Path, hurried: dict[str, Any]) -> None:
     (row,) = hurried["generations"]
     assert row["lever"] == "weights"
-    assert row["stopped"] == "the time is spent"
+    assert row["stopped"]  # by its time on a slow machine, by how far it moved on a fast one
+    assert row["took"]["steps"] < row["planned"]
     assert row["gate"] is not None
     assert hurried["sealed"]["final"]["n"] == 60
     assert main(["replay", "--runs-dir", str(few / "runs"), hurried["run"]]) == 0

@@ -183,8 +183,8 @@ def test_a_trained_agent_keeps_its_adapter_when_its_harness_is_rewritten(tmp_pat
 
     report = World(tmp_path, [update()], then).run()
     trained, edited = report["generations"]
-    assert not edited["accepted"]  # as good as its parent, since the policy answers
-    assert edited["gate"]["candidate"] == 1.0
+    assert edited["why"] == "it earns what the incumbent does on each of 100 search instances"  # its policy answers
+    assert trained["accepted"]
     assert trained["agent"] != edited["agent"]
 
 
@@ -204,7 +204,7 @@ def test_a_policy_that_cannot_be_trained_refuses_the_lever_and_the_run_goes_on_w
     refused, edited = world.run()["generations"]
     assert not refused["accepted"]
     assert "the policy cannot be trained" in refused["why"]
-    assert edited["gate"]
+    assert edited["outcome"] == "screened"
     weights = world.improver.seen[0].weights
     assert weights is not None
     assert "cannot be trained" in weights.refused
@@ -303,7 +303,7 @@ def test_eight_candidates_at_once_take_no_more_tokens_than_there_are(tmp_path: P
     world.levers, world.candidates, world.host.wordy = ("harness",), 8, 3
     world.budget = Budget(Limit({"tokens": float(limit)}))
     report = world.run()
-    refused = [row for row in report["generations"] if not row["gate"]]
+    refused = [row for row in report["generations"] if row["outcome"] != "screened"]
     assert all("do not fit into the budget" in row["why"] or "need more tokens" in row["why"] for row in refused)
     assert bool(refused) == (limit < 100_000)
     assert report["budget"]["spent"]["tokens"] == world.host.tokens <= limit
