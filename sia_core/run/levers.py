@@ -122,7 +122,7 @@ class Looked:
 
 
 class Lever(ABC):
-    """A way to change an agent. Its factory takes no settings; a lever is made once a run.
+    """A way to change an agent. Its factory takes the settings that a run has for it; a lever is made once a run.
 
     The two costs are asked of it before the run begins. All that it says and does later follows
     from its arguments and from what the ledger recorded, so that a run can be resumed and replayed.

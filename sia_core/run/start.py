@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -41,7 +42,10 @@ ABILITIES = "sia_runtime.worker.preflight:abilities"
 
 @dataclass(frozen=True)
 class Config:
-    """All that determines a run, beside the recorded results of its steps. ``engine`` is the policy's, or None."""
+    """All that determines a run, beside the recorded results of its steps.
+
+    ``engine`` is the policy's, or None; ``lever_settings`` are those of levers, by their names.
+    """
 
     task: OfferRef
     plan: Plan = field(default_factory=Plan)
@@ -55,6 +59,7 @@ class Config:
     engine: OfferRef | None = None
     improver_settings: Mapping[str, Any] = field(default_factory=dict)
     approve: str = ""
+    lever_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Config:
@@ -103,7 +108,11 @@ def checked(config: Config, plugins: Plugins) -> tuple[Config, Task]:
     """A workable configuration and its task; UsageError also where its budget is too small."""
     config, task = workable(config, plugins)
     samples = take_samples(task, config.plan)
-    check_budget(samples, samples.look(levers_of(config.plan.levers, plugins).values()), Limit(config.budget))
+    check_budget(
+        samples,
+        samples.look(levers_of(config.plan.levers, plugins, config.lever_settings).values()),
+        Limit(config.budget),
+    )
     return config, task
 
 
@@ -204,7 +213,7 @@ def task_of(config: Config, plugins: Plugins) -> Task:
 def _check(config: Config, plugins: Plugins) -> None:
     """Refuse, before anything is made or spent, what cannot work."""
     plan = config.plan
-    for name, lever in levers_of(plan.levers, plugins).items():
+    for name, lever in levers_of(plan.levers, plugins, config.lever_settings).items():
         if lever.exclusive and config.engine is None:
             raise UsageError(f"the {name} lever needs a policy to train; name one with --policy")
     if plan.repeats < 1:
@@ -222,13 +231,15 @@ def _check(config: Config, plugins: Plugins) -> None:
         plugins.find("verifier", config.verifier.partition(":")[0])
 
 
-def levers_of(names: Sequence[str], plugins: Plugins) -> dict[str, Lever]:
-    """New levers by name; UsageError where one is not offered."""
+def levers_of(
+    names: Sequence[str], plugins: Plugins, settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> dict[str, Lever]:
+    """New levers by name, with their settings; UsageError where one is not offered."""
     offered = sorted({offer.name for offer in plugins.of_kind("lever")})
     unknown = [name for name in names if name not in offered]
     if unknown or not names:
         raise UsageError(f"--levers: {', '.join(unknown) or 'none'}; the levers are {', '.join(offered)}")
-    levers = {name: plugins.create("lever", name) for name in names}
+    levers = {name: plugins.create("lever", name, **settings.get(name, {})) for name in names}
     for name, lever in levers.items():
         if not isinstance(lever, Lever):
             raise PluginError(f"lever {name!r} is a {type(lever).__name__}, and must be a sia_core.run.levers.Lever")
@@ -296,7 +307,7 @@ def parts_of(
     sandbox = ledger.step(record.SANDBOX, lambda: prepare(config, task, backend, secret))
     setting = setting_of(config, task, ledger.folder, sandbox["name"], secret)
     rollouts, budget = Rollouts(setting, ledger, backend, emit), Budget(Limit(config.budget))
-    levers = levers_of(config.plan.levers, plugins)
+    levers = levers_of(config.plan.levers, plugins, config.lever_settings)
     can: list[str] = []
     if any(lever.exclusive for lever in levers.values()):
         can = ledger.step(record.POLICY, lambda: rollouts.job(ABILITIES, {}))

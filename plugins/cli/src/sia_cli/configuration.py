@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 RESERVED = ("seed", "data", "harness", "folder")
@@ -40,6 +41,7 @@ def add_configuration(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     levers.add_argument("--levers", metavar="LIST", help="such as harness,weights; see sia plugins (default: harness)")
     levers.add_argument("--mode", choices=sorted(MODES), help="the paper's names: sia-h is harness, sia-w+h is both")
     add_policy(how, "tiny with the weights lever, else none")
+    add_train(how)
     how.add_argument("--generations", type=_count, default=8, metavar="N", help="at most this many (default: 8)")
     how.add_argument("--candidates", type=_count, default=2, metavar="N", help="tried in each generation (default: 2)")
     how.add_argument(
@@ -94,12 +96,25 @@ def add_task(what: argparse._ActionsContainer) -> None:
 def add_policy(how: argparse._ActionsContainer, default: str) -> None:
     """The options that name a policy."""
     how.add_argument(
-        "--policy", metavar="NAME", help=f"the model that harnesses ask: tiny, or hf:ID (default: {default})"
+        "--policy",
+        metavar="NAME",
+        help=f"the model that harnesses ask: tiny, smollm2, gguf:FILE or hf:ID (default: {default})",
     )
     how.add_argument("--target-agent-profile", metavar="FILE", help="the model that harnesses ask, by such a profile")
     how.add_argument("--engine", default="torch", metavar="NAME", help="what samples and trains it (default: torch)")
     how.add_argument(
         "--engine-set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the engine; repeatable"
+    )
+
+
+def add_train(how: argparse._ActionsContainer) -> None:
+    """The option that says how updates train."""
+    how.add_argument(
+        "--train",
+        default="",
+        metavar="KEY=VALUE,...",
+        help="how an update trains: steps, prompts, group, learning_rate, temperature, and the other fields of "
+        "Training (default: by learner and policy)",
     )
 
 
@@ -144,12 +159,16 @@ def config_from(arguments: Sequence[str]) -> Any:
 
 def config_of(options: argparse.Namespace) -> Any:
     """The configuration that the options ask for."""
+    from sia_core.errors import UsageError
     from sia_core.run.budget import Limit
     from sia_core.run.plan import Plan
     from sia_core.run.start import Config
 
     task = task_of(options)
     levers = options.levers or MODES.get(options.mode, "harness")
+    training = training_of(options.train)
+    if training and "weights" not in levers:
+        raise UsageError("--train: this run pulls no lever that trains; add weights to --levers")
     improver, settings = improver_of(options)
     return Config(
         task=task,
@@ -170,7 +189,10 @@ def config_of(options: argparse.Namespace) -> Any:
         allow_weak_sandbox=options.allow_weak_sandbox,
         backend=options.backend,
         backend_settings=_pairs("--backend-set", options.backend_set, BACKEND_RESERVED),
-        engine=engine_of(options, options.policy or ("tiny" if "weights" in levers else None)),
+        engine=engine_of(
+            options, options.policy or ("tiny" if "weights" in levers else None), temperature_of(options.train)
+        ),
+        lever_settings={"weights": training} if training else {},
     )
 
 
@@ -188,6 +210,20 @@ def earned_of(gate: str) -> float:
         return float(value)
     except ValueError:
         raise UsageError(f"--gate {gate}: say earned=X, X from 0 to 0.2, or {', '.join(GATES)}") from None
+
+
+def training_of(train: str) -> dict[str, str]:
+    """The settings of updates in ``--train``, but for the temperature, which sampling shares."""
+    return {key: value for key, value in _told_to_train(train).items() if key != "temperature"}
+
+
+def temperature_of(train: str) -> dict[str, str]:
+    """The engine's setting in ``--train``."""
+    return {key: value for key, value in _told_to_train(train).items() if key == "temperature"}
+
+
+def _told_to_train(train: str) -> dict[str, str]:
+    return _pairs("--train", [each.strip() for each in train.split(",") if each.strip()], ())
 
 
 def improver_of(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
@@ -257,12 +293,12 @@ def _reference(options: argparse.Namespace) -> str:
     return target_agent(options.target_agent_profile).reference
 
 
-def engine_of(options: argparse.Namespace, policy: str | None) -> Any:
-    """The offer of the engine that samples from a policy; None where there is no policy."""
+def engine_of(options: argparse.Namespace, policy: str | None, more: Mapping[str, str] = MappingProxyType({})) -> Any:
+    """The offer of the engine that samples from a policy, with ``more`` settings; None where there is no policy."""
     from sia_core.errors import UsageError
     from sia_core.types import OfferRef
 
-    told = _pairs("--engine-set", options.engine_set, ENGINE_RESERVED)
+    told = {**_pairs("--engine-set", options.engine_set, ENGINE_RESERVED), **more}
     if options.target_agent_profile is not None:
         from sia_cli.profiles import target_agent
 

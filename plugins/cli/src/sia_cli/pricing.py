@@ -69,7 +69,7 @@ def price(config: Config, plugins: Plugins) -> dict[str, Any]:
     config, task = checked(config, plugins)
     samples, plan = take_samples(task, config.plan), config.plan
     unit = "verifications" if samples.evaluations else "rollouts"  # what time goes by
-    levers = levers_of(plan.levers, plugins).values()
+    levers = levers_of(plan.levers, plugins, config.lever_settings).values()
     counts = count(samples, plan, config.budget, unit, levers)
     with closing(backend_of(config, plugins)) as backend:
         secret = new_secret()

@@ -65,7 +65,8 @@ class Cell:
 class Design:
     """What is compared, decided before anything is run. ``task`` and ``how`` are options of ``sia run``.
 
-    ``improver`` decides where an arm has none of its own; ``budget`` is each run's, as ``--budget`` has it.
+    ``improver`` decides where an arm has none of its own; ``budget`` is each run's, as ``--budget`` has it;
+    ``train`` goes to the runs that train.
     """
 
     task: tuple[str, ...]
@@ -74,6 +75,7 @@ class Design:
     arms: tuple[str, ...]
     seeds: int
     budget: str
+    train: str = ""
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.arms if name not in ARMS]:
@@ -93,7 +95,8 @@ class Design:
         improver = ("--improver", arm.improver) if arm.improver else self.improver
         generations = () if arm.generations is None else ("--generations", str(arm.generations))
         levers = ("--levers", ",".join(arm.levers))
-        options = (*self.task, *self.how, *improver, *levers, *generations)
+        train = ("--train", self.train) if self.train and "weights" in arm.levers else ()
+        options = (*self.task, *self.how, *improver, *levers, *train, *generations)
         return [*options, "--budget", self.budget, "--seed", str(cell.seed), "--name", cell.name]
 
     @classmethod

@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sia_cli.configuration import LOCAL, add_backend, add_gate, add_policy, add_sandbox, add_task
+from sia_cli.configuration import (
+    LOCAL,
+    add_backend,
+    add_gate,
+    add_policy,
+    add_sandbox,
+    add_task,
+    add_train,
+    temperature_of,
+)
 from sia_cli.figures import better
 from sia_cli.options import add_trust, resumable
 from sia_cli.output import console, plain, print_json, shown
@@ -52,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--generations", metavar="N", help="of each run, at most (default: 8)")
     how.add_argument("--candidates", metavar="N", help="tried in each generation (default: 2)")
+    add_train(how)
     add_gate(how, None)
     add_policy(how, "tiny where an arm trains, the same for all arms")
     where = parser.add_argument_group("where")
@@ -110,6 +120,7 @@ def asked(options: argparse.Namespace) -> Design | None:
         arms=arms,
         seeds=options.seeds or (QUICK_SEEDS if options.quick else SEEDS),
         budget=options.budget or "",
+        train=options.train,
     )
     if options.budget:
         return design
@@ -134,7 +145,7 @@ def _quick_budget(design: Design) -> str:
     config, task = workable(config_from(command), plugins)
     samples = take_samples(task, config.plan)
     kind = "verifications" if samples.evaluations else "rollouts"
-    levers = levers_of(BOTH, plugins).values()
+    levers = levers_of(BOTH, plugins, config.lever_settings).values()
     look, report = samples.look(levers).kinds[kind], samples.report.kinds[kind]
     pull = max(lever.pull_cost(len(samples.search)).kinds[kind] for lever in levers)
     looks, pulls = PARTS[kind]
@@ -156,7 +167,8 @@ def _options(options: argparse.Namespace, keys: tuple[str, ...], policy: str | N
         told += [*_pair("--backend", options.backend), *_each("--backend-set", options.backend_set)]
     if policy is None:
         return tuple(told)
-    engine = ("--policy", policy, "--engine", options.engine, *_each("--engine-set", options.engine_set))
+    heat = [f"{key}={value}" for key, value in temperature_of(options.train).items()]  # arms that only ask share it
+    engine = ("--policy", policy, "--engine", options.engine, *_each("--engine-set", [*options.engine_set, *heat]))
     return (*told, *engine)
 
 

@@ -17,6 +17,7 @@ from sia_runtime.chat_template import ChatTemplate
 from sia_torch.adapter import EXPERTS, Learns, adapt, attention_maps, weight_of
 from sia_torch.base import trained_on
 from sia_torch.harmony import HarmonyTokens
+from sia_torch.pretrained import KINDS, model_of, without_bars
 from sia_torch.settings import Settings
 from sia_torch.tiny import TinyConfig, build_tiny, feature_ids
 from sia_torch.tokens import CharTokens, HfTokens, Tokens
@@ -162,8 +163,8 @@ def build(settings: Settings) -> Policy:
         if settings.base_text:
             model = trained_on(model, tokens, Path(settings.base_text), settings.base_steps, settings.seed)
         learns = Learns(settings.rank, settings.alpha, LLAMA_MAPS, whole=("embed_tokens", "lm_head"))
-    elif name.startswith("hf:"):
-        model, tokens = _pretrained(name[3:], device, settings)
+    elif found := model_of(name):
+        model, tokens = _pretrained(found, name, device, settings)
         learns = Learns(
             settings.rank,
             settings.alpha,
@@ -171,7 +172,7 @@ def build(settings: Settings) -> Policy:
             EXPERTS if settings.experts else (),
         )
     else:
-        raise UsageError(f"unknown policy {name}; it is tiny, or hf:ID with a model's id or folder")
+        raise UsageError(f"unknown policy {name}; it is {KINDS}")
     return of_model(model, tokens, name, learns, settings, device)
 
 
@@ -183,12 +184,13 @@ def of_model(
     return Policy(adapt(moved.to(device), learns, settings.seed), tokens, name, settings.checkpointing)
 
 
-def _pretrained(name: str, device: torch.device, settings: Settings) -> tuple[PreTrainedModel, Tokens]:
+def _pretrained(place: str, name: str, device: torch.device, settings: Settings) -> tuple[PreTrainedModel, Tokens]:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name) if settings.chat == "template" else None
-        template = ChatTemplate(tokenizer, f"hf:{name}") if tokenizer is not None else None
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(place) if settings.chat == "template" else None
+        template = ChatTemplate(tokenizer, name) if tokenizer is not None else None
+        with without_bars():
+            model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
     except (OSError, ValueError) as error:
         raise UsageError(f"{name} cannot be loaded: {error}") from None
     if tokenizer is None or template is None:

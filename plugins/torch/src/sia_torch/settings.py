@@ -12,7 +12,7 @@ class Settings(BaseModel):
 
     Attributes
     ----------
-    policy : ``tiny``, or ``hf:ID`` with the id or folder of any causal LM.
+    policy : ``tiny``, or a pretrained causal LM: ``smollm2``, ``gguf:PATH`` or ``hf:ID`` (:mod:`sia_torch.pretrained`).
     seed : of the weights that start at random.
     rank, alpha : of LoRA.
     targets : names of the linear maps to train; by default those inside attention.

@@ -23,6 +23,7 @@ from sia_core.run.trees import adapter_folder
 from sia_core.types import OfferRef
 from sia_weights.exploration import EXPLORED, GROUP, Exploration
 from sia_weights.selection import verdict
+from sia_weights.told import Told
 from sia_weights.update import Update
 
 
@@ -31,12 +32,15 @@ class WeightLever(Lever):
 
     exclusive = True
 
+    def __init__(self, **told: Any) -> None:
+        self._told = Told.of(told)
+
     def look_cost(self, instances: int) -> Cost:
         explored = GROUP * min(EXPLORED, instances)
         return Cost(explored, explored)
 
     def pull_cost(self, instances: int) -> Cost:
-        rollouts = Training().rollouts(instances)
+        rollouts = self._told.over(Training()).rollouts(instances)
         return Cost(rollouts, rollouts)
 
     def begin(self, run: LeverRun) -> None:
@@ -87,8 +91,8 @@ class WeightLever(Lever):
         if reason := self._refusal(decision, parent):
             return PullPlan(refused=reason, table=table)
         epochs = self._learner(decision.algorithm, decision.config).epochs
-        exploration = self._explorations[parent.id]
-        estimate = exploration.estimate(decision.algorithm, decision.training, epochs, self._instances)
+        exploration, training = self._explorations[parent.id], self._told.within(decision.training)
+        estimate = exploration.estimate(decision.algorithm, training, epochs, self._instances)
         return PullPlan(estimate=estimate, table=table)
 
     def apply(self, pull: Pull, allowance: Allowance) -> PullResult:
@@ -104,7 +108,8 @@ class WeightLever(Lever):
         run.emit("training.started", generation=pull.generation, algorithm=algorithm.name, **pull.plan.estimate)
         starts = run.starts(len(run.search))
         held = tuple(sorted({*run.search} - {*run.training}))
-        update = Update(key, parent.id, parent.harness, parent.adapter, algorithm, decision.training, starts, held)
+        training = self._told.within(decision.training)
+        update = Update(key, parent.id, parent.harness, parent.adapter, algorithm, training, starts, held)
         return self._trained(update, parent, allowance)
 
     def _trained(self, update: Update, parent: AgentView, allowance: Allowance) -> PullResult:
@@ -171,7 +176,9 @@ class WeightLever(Lever):
                     agent: (seen.fault,) if seen.fault else tuple(learner.objections(seen.stats))
                     for agent, seen in self._explorations.items()
                 }
-                training = {agent: learner.training(seen.stats) for agent, seen in self._explorations.items()}
+                training = {
+                    agent: self._told.over(learner.training(seen.stats)) for agent, seen in self._explorations.items()
+                }
                 costs = {
                     agent: seen.estimate(offer.name, training[agent], learner.epochs, self._instances)
                     for agent, seen in self._explorations.items()

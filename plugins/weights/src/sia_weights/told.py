@@ -1,0 +1,49 @@
+"""The user's own settings of updates, over what learners advise and improvers decide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from sia_core.decision import Training
+from sia_core.errors import UsageError
+
+CUT = frozenset({"steps", "prompts", "seconds"})
+"""Settings that an improver may lower, to fit a budget."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """Some fields of :class:`Training`, by name."""
+
+    fields: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Told:
+        """Checked settings, from texts or values; UsageError names the first that is wrong."""
+        try:
+            checked = Training.model_validate(dict(told))
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            if first["type"] == "extra_forbidden":
+                known = ", ".join(sorted({*Training.model_fields, "temperature"}))
+                raise UsageError(f"--train: an update has no setting {name}; it has {known}") from None
+            raise UsageError(f"--train {name}={first['input']}: {first['msg'].lower()}") from None
+        return cls({name: getattr(checked, name) for name in checked.model_fields_set})
+
+    def over(self, advised: Training) -> Training:
+        """A learner's advice with the user's settings in place of its own."""
+        return advised.model_copy(update=dict(self.fields))
+
+    def within(self, decided: Training) -> Training:
+        """An improver's decision with the user's settings: exactly, or at most where a budget may cut them."""
+        kept = {
+            name: value
+            for name, value in self.fields.items()
+            if name not in CUT or (chosen := getattr(decided, name)) is None or chosen > value
+        }
+        return decided.model_copy(update=kept)
