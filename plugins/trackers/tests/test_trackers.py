@@ -119,7 +119,7 @@ def records(log: bytes) -> Iterator[bytes]:
 def test_weights_and_biases_offline_keeps_the_figures_and_nothing_of_the_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     from wandb.proto.wandb_internal_pb2 import Record
 
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -128,6 +128,7 @@ def test_weights_and_biases_offline_keeps_the_figures_and_nothing_of_the_machine
     for event in EVENTS:
         tracker(event)
     tracker.close()
+    wandb.teardown()  # its own process has written all
     (kept,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     found, about = [], []
     for data in records(kept.read_bytes()):
