@@ -81,6 +81,21 @@ def test_show_and_runs_and_report_tell_what_happened(whole: Finished, capsys: py
         assert report["run"] in capsys.readouterr().out
 
 
+def test_sealed_questions_are_shown_with_what_the_first_and_the_final_agent_answered(
+    whole: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", "--answers", "50", "--json", *whole.where]) == 0
+    told = json.loads(capsys.readouterr().out)
+    for end, which in (("first", "initial"), ("final", "final")):
+        scores = [each[end]["score"] for each in told]
+        assert sum(scores) / len(scores) == pytest.approx(whole.report["sealed"][which]["value"])
+    assert main(["show", "--answers", "1", *whole.where]) == 0
+    shown = capsys.readouterr().out
+    assert told[0]["question"]["text"] in shown
+    assert "final agent" in shown
+    assert "question 2" not in shown
+
+
 def test_resuming_a_finished_run_changes_nothing(whole: Finished, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["resume", whole.report["run"], *whole.where, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == whole.report

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sia_cli.figures import better, interval, mark
-from sia_cli.options import add_run, run_argument
+from sia_cli.options import add_run, add_trust, run_argument
 from sia_cli.output import console, plain, print_json, shown
 
 if TYPE_CHECKING:
@@ -24,6 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--candidate", metavar="G.K", help="candidate K of generation G, such as 0.1: its reason, diff and verdict"
     )
+    parser.add_argument(
+        "--answers",
+        type=int,
+        metavar="N",
+        help="the first N questions of the sealed split, and what the first and the final agent answered",
+    )
+    add_trust(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -36,6 +43,8 @@ def run(options: argparse.Namespace) -> int:
     with Ledger.read(folder) as ledger, readable(folder):
         if options.candidate:
             return _show_candidate(ledger, options.candidate, options.json)
+        if options.answers is not None:
+            return _show_answers(ledger, options.answers, options.trust, options.json)
         about = {**build(ledger), "outcomes": outcomes(ledger)}
         if options.json:
             print_json(about)
@@ -100,6 +109,20 @@ def _print_pull(row: dict[str, Any], out: Console) -> None:
             out.print(plain(f"  {label}: {', '.join(counts)}"))
     if row["stopped"]:
         out.print(plain(f"  stopped early: {row['stopped']}"))
+
+
+def _show_answers(ledger: Ledger, count: int, trust: bool, as_json: bool) -> int:
+    from sia_cli.sealed_answers import answered, print_answers, to_json
+    from sia_core.plugins import Plugins
+    from sia_core.run.artefact import recorded_task
+
+    task = recorded_task(ledger, Plugins.discover(), trust)
+    rows = answered(ledger, task, count)
+    if as_json:
+        print_json(to_json(rows, task.metric))
+    else:
+        print_answers(rows, task.metric)
+    return 0
 
 
 def _show_candidate(ledger: Ledger, name: str, as_json: bool) -> int:

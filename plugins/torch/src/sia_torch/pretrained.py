@@ -49,13 +49,14 @@ _LOG = logging.getLogger(__name__)
 @contextlib.contextmanager
 def without_bars() -> Iterator[None]:
     """Without transformers' bars, which would fill a log: loading takes seconds."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    bars: Any = transformers_logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            transformers_logging.enable_progress_bar()
+            bars.enable_progress_bar()
 
 
 def model_of(policy: str) -> str | None:

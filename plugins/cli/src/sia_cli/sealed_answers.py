@@ -1,0 +1,93 @@
+"""What the first and the final agent of a run answered on sealed instances, side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sia_cli.output import console, plain, shown
+from sia_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from sia_core.evidence import Rollout
+    from sia_core.run.ledger import Ledger
+    from sia_core.types import Metric, Task
+
+LONGEST = 600
+"""Characters of a question or an answer that are printed."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A question of the sealed split, and the rollouts of the first and the final agent on it."""
+
+    instance: str
+    question: Any
+    rollouts: Mapping[str, Rollout]
+
+
+def answered(ledger: Ledger, task: Task, count: int) -> list[Answered]:
+    """The first questions of the sealed split; UsageError where the run has no answers to them yet."""
+    from sia_core.run.record import RunRecord
+
+    record = RunRecord(ledger)
+    first = next((batch.agent for batch in record.batches("sealed")), None)
+    if first is None:
+        raise UsageError(f"{ledger.folder.name} has no answers to sealed questions yet; they come with its report")
+    final = next((row["agent"] for row in reversed(record.candidates()) if row["accepted"]), first)
+    ends = {
+        who: {each.instance: each for each in record.rollouts("sealed", agent)}
+        for who, agent in (("first agent", first), ("final agent", final))
+    }
+    return [
+        Answered(each.id, each.input, {who: rollouts[each.id] for who, rollouts in ends.items()})
+        for each in task.instances("sealed")
+        if all(each.id in rollouts for rollouts in ends.values())
+    ][:count]
+
+
+def print_answers(rows: Sequence[Answered], metric: Metric) -> None:
+    """Print them for people."""
+    out = console()
+    for number, row in enumerate(rows, 1):
+        out.print(plain("\n", (f"question {number}", "bold"), f"  {_short(_words(row.question))}"), soft_wrap=True)
+        for who, rollout in row.rollouts.items():
+            said = _words(_json(rollout.answer)) if rollout.answer is not None else f"none: {rollout.outcome}"
+            earned = metric.reward(rollout.reward)
+            out.print(plain(f"  {who}  {_short(said)}  ({metric.name} {earned:g})"), soft_wrap=True)
+
+
+def to_json(rows: Sequence[Answered], metric: Metric) -> list[dict[str, Any]]:
+    """Them for programs."""
+    return [
+        {
+            "instance": row.instance,
+            "question": row.question,
+            **{
+                who.partition(" ")[0]: {"answer": _json(each.answer), metric.name: metric.reward(each.reward)}
+                for who, each in row.rollouts.items()
+            },
+        }
+        for row in rows
+    ]
+
+
+def _json(answer: str | None) -> Any:
+    try:
+        return json.loads(answer or "null")
+    except ValueError:
+        return answer
+
+
+def _words(value: Any) -> str:
+    """An input that is one text, as it is; any other as JSON."""
+    if isinstance(value, Mapping) and len(value) == 1:
+        (value,) = value.values()
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _short(text: str) -> str:
+    line = shown(" ".join(text.split()))
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
