@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sia_cli.commands import OWN, fault, offered, own
+from sia_cli.config_file import with_file
 from sia_cli.output import shown
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def _main(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> int:
     name = _named(arguments)
     try:
+        arguments = with_file(arguments)
         parser = parser_of(arguments)
         options = parser.parse_args(arguments)
         if name is None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from sia_cli.config_file import add_file
+
 RESERVED = ("seed", "data", "harness", "folder")
 """Settings of a task that have an option of their own."""
 
@@ -23,6 +25,7 @@ MODES = {"sia-h": "harness", "sia-w+h": "harness,weights"}
 
 def add_configuration(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """The options that determine a run; the group of those that say where it works."""
+    add_file(parser)
     add_task(parser.add_argument_group("what to improve"))
     how = parser.add_argument_group("how")
     how.add_argument(
@@ -165,7 +168,7 @@ def config_of(options: argparse.Namespace) -> Any:
     from sia_core.run.start import Config
 
     task = task_of(options)
-    levers = options.levers or MODES.get(options.mode, "harness")
+    levers = MODES.get(options.mode) or options.levers or "harness"
     training = training_of(options.train)
     if training and "weights" not in levers:
         raise UsageError("--train: this run pulls no lever that trains; add weights to --levers")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sia_cli.config_file import add_file
 from sia_cli.configuration import (
     LOCAL,
     add_backend,
@@ -41,6 +42,7 @@ QUICK_SEEDS, SEEDS = 3, 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="the comparison's folder; one that is there is continued")
+    add_file(parser)
     add_task(parser.add_argument_group("what to improve"))
     how = parser.add_argument_group("how")
     how.add_argument(

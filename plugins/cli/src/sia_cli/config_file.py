@@ -1,0 +1,91 @@
+"""Options of a command from a file: ``-f sia.toml``.
+
+A key is an option's long name; an option that is given as KEY=VALUE may be a table. What the
+command line says comes after what the file says, and so overrides it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sia_core.errors import UsageError
+from sia_core.given_files import read_named
+
+COMMANDS = ("run", "plan", "compare")
+PATHS = ("data", "harness", "task-dir", "runs-dir", "secret", "meta-agent-profile", "target-agent-profile")
+"""Options that name a path; in a file it is relative to the folder that the file lies in."""
+
+REPEATED = ("set", "engine-set", "improver-set", "backend-set")
+"""Options of one KEY=VALUE each."""
+
+LISTED = ("budget", "train")
+"""Options of several KEY=VALUE, between commas."""
+
+MOST_BYTES = 1 << 20
+
+
+def add_file(parser: argparse._ActionsContainer) -> None:
+    """The option that names a file of options; :func:`with_file` reads it before the command line is parsed."""
+    parser.add_argument("-f", "--file", metavar="FILE", help="take options from a TOML file; others override it")
+
+
+def with_file(arguments: Sequence[str]) -> list[str]:
+    """A command line with the options of the file that it names put before its own; UsageError where there is none."""
+    name, *options = arguments or [""]
+    if name not in COMMANDS:
+        return list(arguments)
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_file(finder)
+    found, _ = finder.parse_known_args(options)
+    if found.file is None:
+        return list(arguments)
+    told = _read(Path(found.file))
+    if any(each.partition("=")[0] == "--mode" for each in options):
+        told.pop("levers", None)  # two names of one thing
+    return [name, *_arguments(told, Path(found.file)), *options]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return {key.replace("_", "-"): value for key, value in tomllib.loads(_text(file)).items()}
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"-f {file}: this is not TOML: {error}") from None
+
+
+def _text(file: Path) -> str:
+    try:
+        return read_named(file, MOST_BYTES).decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"-f {file}: it is not written in UTF-8: {error}") from None
+    except OSError as error:
+        raise UsageError(f"-f {file}: it cannot be read: {error.strerror or error}") from None
+
+
+def _arguments(told: Mapping[str, Any], file: Path) -> Iterator[str]:
+    for key, value in told.items():
+        if isinstance(value, Mapping):
+            if key not in (*REPEATED, *LISTED):
+                raise UsageError(f"-f {file}: [{key}] is a table, and --{key} takes one value")
+            pairs = [f"{name}={_plain(each, f'{key}.{name}', file)}" for name, each in value.items()]
+            yield from (f"--{key}={each}" for each in (pairs if key in REPEATED else [",".join(pairs)]))
+        elif isinstance(value, list) and key in REPEATED:
+            yield from (f"--{key}={_plain(each, key, file)}" for each in value)
+        elif isinstance(value, list):
+            yield f"--{key}={','.join(_plain(each, key, file) for each in value)}"
+        elif value is True:
+            yield f"--{key}"
+        elif value is not False:
+            text = _plain(value, key, file)
+            yield f"--{key}={file.parent / Path(text).expanduser() if key in PATHS else text}"
+
+
+def _plain(value: Any, key: str, file: Path) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise UsageError(f"-f {file}: {key} is a {type(value).__name__}; write a text or a number")

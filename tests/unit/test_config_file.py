@@ -1,0 +1,92 @@
+"""Options from a file: what it may say, what the command line overrides, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sia_cli import main
+from sia_cli.config_file import with_file
+from sia_cli.configuration import config_from
+from sia_core.errors import UsageError
+
+FILE = """
+plugin = "reasoning"
+policy = "smollm2"
+levers = ["harness", "weights"]
+generations = 4
+allow-weak-sandbox = true
+
+[set]
+dataset = "words"
+
+[train]
+steps = 24
+learning_rate = 5e-4
+
+[budget]
+seconds = 300
+"""
+
+
+def config(folder: Path, text: str, *more: str) -> Any:
+    file = folder / "sia.toml"
+    file.write_text(text)
+    return config_from(with_file(["run", "-f", str(file), *more])[1:])
+
+
+def test_a_file_says_what_options_say(tmp_path: Path) -> None:
+    told = config(tmp_path, FILE)
+    assert told.task.name == "reasoning"
+    assert told.task.settings == {"seed": 0, "dataset": "words"}
+    assert told.plan.levers == ("harness", "weights")
+    assert told.plan.generations == 4
+    assert told.lever_settings == {"weights": {"steps": "24", "learning_rate": "0.0005"}}
+    assert told.budget == {"seconds": 300.0}
+    assert told.allow_weak_sandbox
+
+
+def test_options_override_the_file_wherever_they_stand(tmp_path: Path) -> None:
+    told = config(tmp_path, FILE, "--generations", "1", "--set", "dataset=chain_sum", "--mode", "sia-h", "--train", "")
+    assert told.plan.generations == 1
+    assert told.task.settings["dataset"] == "chain_sum"
+    assert told.plan.levers == ("harness",)
+    assert not told.lever_settings
+
+
+def test_paths_in_a_file_are_relative_to_it(tmp_path: Path) -> None:
+    told = config(tmp_path, 'harness = "agent"\ndata = "cases.jsonl"\nseed = 3')
+    assert told.task.settings == {
+        "seed": 3,
+        "harness": str(tmp_path / "agent"),
+        "data": str(tmp_path / "cases.jsonl"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("plugin = ", "this is not TOML"),
+        ("[plugin]\na = 1", r"\[plugin\] is a table, and --plugin takes one value"),
+        ("seed = 2020-01-01", "seed is a date; write a text or a number"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_said(tmp_path: Path, text: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        config(tmp_path, text)
+
+
+def test_a_file_that_is_not_there_is_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="it cannot be read: No such file"):
+        with_file(["plan", f"--file={tmp_path / 'none.toml'}"])
+
+
+def test_an_option_that_there_is_none_of_is_refused_by_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sia.toml").write_text("mutations = 4")
+    with pytest.raises(SystemExit):
+        main(["run", "-f", str(tmp_path / "sia.toml"), "--plugin", "some"])
+    assert "unrecognized arguments: --mutations=4" in capsys.readouterr().err
