@@ -367,7 +367,7 @@ class Engine(Protocol):
         """For each trace (T,) the critic's estimates of the states in which its tokens were chosen."""
 
     def check(self, traces: Sequence[Trace]) -> float:
-        """The largest difference between log-probabilities at sampling and now; TrainingError past a tolerance."""
+        """A difference between log-probabilities at sampling and now, in nats; TrainingError past a tolerance."""
 
     def forward_backward(
         self, data: Sequence[Datum], loss: str, settings: Mapping[str, Any] | None = None

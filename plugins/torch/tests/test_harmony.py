@@ -98,7 +98,7 @@ def test_a_toy_gpt_oss_speaks_it_and_says_one_of_its_choices(
     configs: dict[str, Callable[[], Any]] = {"gpt_oss": wide}
     monkeypatch.setattr(toy_policies, "CONFIGS", configs)
     toy_policies.write_model("gpt_oss", tmp_path)
-    engine = Torch(policy=f"hf:{tmp_path}", rank=4, chat="harmony", rows=4)
+    engine = Torch(policy=f"hf:{tmp_path}", rank=4, chat="harmony", rows=4, dtype="float32")
     prompt = engine.tokens.render([{"role": "user", "content": "他偷了一辆车"}])
     (row,) = engine.sample([Request(prompt, [1, 2, 3], max_tokens=16, choices=["盗窃", "抢劫"])])
     assert {each.text for each in row} <= {"盗窃", "抢劫"}

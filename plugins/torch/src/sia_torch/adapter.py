@@ -12,12 +12,15 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from sia_core.errors import UsageError
 
 NAME = "default"
+FULL = 4
+"""Bytes of a number of full precision."""
 EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 
 
@@ -104,6 +107,59 @@ def weight_of(module: Any, adapted: bool) -> Tensor:
         module = module.modules_to_save[NAME] if adapted else module.original_module
     weight: Tensor = module.weight
     return weight
+
+
+@dataclass(frozen=True)
+class Map:
+    """A linear map of a decoder: ``weight`` (O, I), ``bias`` (O,), and an adapter beside them, ``up`` ``down``.
+
+    In half precision an adapter that is added to a weight is lost where it is less than half
+    of the weight's last digit, so it is applied beside the weight.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    down: Tensor | None = None
+    up: Tensor | None = None
+
+    def __call__(self, states: Tensor) -> Tensor:
+        result = functional.linear(states, self.weight, self.bias)
+        if self.down is None or self.up is None:
+            return result
+        return result + functional.linear(functional.linear(states, self.down), self.up)
+
+
+def fused(modules: Sequence[Any]) -> Map:
+    """Linear maps that read the same states as one map, with their adapters merged in, or apart in half precision."""
+    biases = [module.bias for module in modules]
+    bias = None if biases[0] is None else _joined([each.detach() for each in biases])
+    plain: list[Tensor | None] = [_under_adapter(module) for module in modules]
+    if all(weight is None or weight.element_size() >= FULL for weight in plain):
+        return Map(_joined([merged(module) for module in modules]), bias)
+    weights = [merged(module) if own is None else own.detach() for module, own in zip(modules, plain, strict=True)]
+    adapters = [
+        (module.lora_A[NAME].weight.detach(), module.lora_B[NAME].weight.detach() * module.scaling[NAME])
+        if own is not None
+        else (each.new_zeros(0, each.shape[1]), each.new_zeros(len(each), 0))
+        for module, own, each in zip(modules, plain, weights, strict=True)
+    ]
+    weight = _joined(weights)
+    down = torch.cat([each.to(weight.dtype) for each, _ in adapters])
+    block_diag: Any = torch.block_diag
+    return Map(weight, bias, down, block_diag(*(each.to(weight.dtype) for _, each in adapters)))
+
+
+def _under_adapter(module: Any) -> Tensor | None:
+    """The weight of a map that is under LoRA."""
+    if not isinstance(module, LoraLayer):
+        return None
+    layer: Any = module
+    weight: Tensor = layer.get_base_layer().weight
+    return weight
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 
 
 def merged(module: Any) -> Tensor:

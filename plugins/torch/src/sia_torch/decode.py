@@ -1,7 +1,7 @@
 """Decoding: a prompt is computed once, its samples go on from there side by side.
 
 Two ways. :class:`Fused` is a decode loop by hand for Llamas and their like: adapter
-merged into the weights, projections fused, the prompt's keys kept once for a whole
+merged into the weights (beside them in half precision), projections fused, the prompt's keys kept once for a whole
 group, preallocated keys for what follows. :class:`Through` calls the model's own
 forward with its cache, for everything else.
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sia_torch.adapter import merged
+from sia_torch.adapter import Map, fused, merged
 from sia_torch.policy import Policy
 from sia_torch.tiny import NOTHING
 from sia_torch.tree import turn
@@ -54,15 +54,13 @@ class _Layer:
     """A decoder layer's weights as it computes with them."""
 
     before: Tensor
-    qkv: Tensor
-    qkv_bias: Tensor | None
+    qkv: Map
     q_norm: Tensor | None
     k_norm: Tensor | None
-    out: Tensor
-    out_bias: Tensor | None
+    out: Map
     after: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Map
+    down: Map
 
 
 def fusable(policy: Policy) -> bool:
@@ -81,7 +79,7 @@ def fusable(policy: Policy) -> bool:
 
 
 class Fused:
-    """The decode loop by hand. Weights are merged when it is made; make another after an update."""
+    """The decode loop by hand. Adapters are taken when it is made; make another after an update."""
 
     def __init__(self, policy: Policy, prefill_rows: int) -> None:
         self._policy, self._prefill_rows = policy, prefill_rows
@@ -97,7 +95,7 @@ class Fused:
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]], layout: Layout) -> Tensor:
         self._layout, context = layout, self._policy.context
-        device, dtype = self._policy.device, self._layers[0].qkv.dtype
+        device, dtype = self._policy.device, self._layers[0].before.dtype
         padded = [[*[NOTHING] * context, *prompt, *[0] * (layout.length - len(prompt))] for prompt in prompts]
         tokens = torch.tensor(padded, device=device)
         lengths_P = torch.tensor([len(prompt) for prompt in prompts] + [1] * (layout.prompts - len(prompts)))
@@ -203,7 +201,7 @@ class Fused:
     def _project(self, layer: _Layer, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (..., H, E), keys and values (..., K, E), before they are turned by their position."""
         normal = functional.rms_norm(states, layer.before.shape, layer.before, self._eps)
-        joint = functional.linear(normal, layer.qkv, layer.qkv_bias)
+        joint = layer.qkv(normal)
         joint = joint.view(*joint.shape[:-1], -1, self._size)
         query, key, value = torch.split(joint, [self._heads, self._keys, self._keys], dim=-2)
         if layer.q_norm is not None and layer.k_norm is not None:
@@ -213,28 +211,24 @@ class Fused:
 
     def _finish(self, layer: _Layer, states: Tensor, mixed: Tensor) -> Tensor:
         """The rest of a layer after attention mixed the values (..., H * E)."""
-        states = states + functional.linear(mixed, layer.out, layer.out_bias)
+        states = states + layer.out(mixed)
         normal = functional.rms_norm(states, layer.after.shape, layer.after, self._eps)
-        gate, up = functional.linear(normal, layer.gate_up).chunk(2, dim=-1)
-        return states + functional.linear(functional.silu(gate) * up, layer.down)
+        gate, up = layer.gate_up(normal).chunk(2, dim=-1)
+        return states + layer.down(functional.silu(gate) * up)
 
 
 def _layer(layer: Any) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
-    maps = [attention.q_proj, attention.k_proj, attention.v_proj]
-    biases = [each.bias for each in maps]
     has_norms = hasattr(attention, "q_norm")
     return _Layer(
         before=merged(layer.input_layernorm),
-        qkv=torch.cat([merged(each) for each in maps]),
-        qkv_bias=None if biases[0] is None else torch.cat([bias.detach() for bias in biases]),
+        qkv=fused([attention.q_proj, attention.k_proj, attention.v_proj]),
         q_norm=merged(attention.q_norm) if has_norms else None,
         k_norm=merged(attention.k_norm) if has_norms else None,
-        out=merged(attention.o_proj),
-        out_bias=None if attention.o_proj.bias is None else attention.o_proj.bias.detach(),
+        out=fused([attention.o_proj]),
         after=merged(layer.post_attention_layernorm),
-        gate_up=torch.cat([merged(mlp.gate_proj), merged(mlp.up_proj)]),
-        down=merged(mlp.down_proj),
+        gate_up=fused([mlp.gate_proj, mlp.up_proj]),
+        down=fused([mlp.down_proj]),
     )
 
 

@@ -17,6 +17,7 @@ from sia_runtime.chat_template import ChatTemplate
 from sia_torch.adapter import EXPERTS, Learns, adapt, attention_maps, weight_of
 from sia_torch.base import trained_on
 from sia_torch.harmony import HarmonyTokens
+from sia_torch.precision import dtype_of
 from sia_torch.pretrained import KINDS, model_of, without_bars
 from sia_torch.settings import Settings
 from sia_torch.tiny import TinyConfig, build_tiny, feature_ids
@@ -185,12 +186,11 @@ def of_model(
 
 
 def _pretrained(place: str, name: str, device: torch.device, settings: Settings) -> tuple[PreTrainedModel, Tokens]:
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     try:
         tokenizer = AutoTokenizer.from_pretrained(place) if settings.chat == "template" else None
         template = ChatTemplate(tokenizer, name) if tokenizer is not None else None
         with without_bars():
-            model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype_of(settings, device))
     except (OSError, ValueError) as error:
         raise UsageError(f"{name} cannot be loaded: {error}") from None
     if tokenizer is None or template is None:

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ VALUES = "value_head.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 ENGINE = "engine.json"
 SMALL = 16_000_000
+LOOKED_AT = 64
+"""Numbers of each weight, and tokens, by which a base is known."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -52,14 +54,44 @@ def digest_of(state: Mapping[str, Tensor]) -> str:
 
 
 def _identity(policy: Policy) -> str:
-    """A digest of the base: its configuration, and its weights where they are few enough to read each time."""
-    described = {key: value for key, value in policy.config.to_dict().items() if not key.startswith("_")}
-    about = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
+    """A digest of the base that is the same in any number type: configuration, some of each weight, tokens' texts.
+
+    Weights are read as bfloat16, to which float32 rounds in the same way wherever that is done.
+    """
+    about = hashlib.sha256(_described(policy, {"dtype", "torch_dtype", "transformers_version"}))
+    for name, weight in sorted(_base_weights(policy).items()):
+        plain = name.replace(".base_layer", "").replace(".original_module", "")
+        some = weight.detach().reshape(-1)[:: max(1, weight.numel() // LOOKED_AT)]
+        about.update(f"{plain}\0{tuple(weight.shape)}\0".encode())
+        about.update(some.to(torch.bfloat16).cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    tokens = policy.tokens
+    ids = range(0, tokens.size, max(1, tokens.size // LOOKED_AT))
+    about.update(json.dumps([tokens.decode([each]) for each in ids]).encode("utf-8", "surrogatepass"))
+    return f"{policy.config.model_type} base {about.hexdigest()}"
+
+
+def _former_identities(policy: Policy) -> Iterator[str]:
+    """The same by the first release, which took another number type for another base."""
+    for dtype in (torch.float32, torch.bfloat16):
+        about = hashlib.sha256(_described(policy, set(), dtype=str(dtype).removeprefix("torch.")))
+        base = _base_weights(policy)
+        if sum(weight.numel() for weight in base.values()) <= SMALL:
+            about.update(digest_of({name: weight.to(dtype) for name, weight in base.items()}).encode())
+        yield f"{policy.config.model_type} {about.hexdigest()}"
+
+
+def _described(policy: Policy, left_out: set[str], **known: str) -> bytes:
+    described = {
+        key: known.get(key, value)
+        for key, value in policy.config.to_dict().items()
+        if not (key.startswith("_") or key in left_out)
+    }
+    return json.dumps(described, sort_keys=True, default=str).encode()
+
+
+def _base_weights(policy: Policy) -> dict[str, Tensor]:
     adapted = set(policy.learning())
-    base = {name: weight for name, weight in policy.model.named_parameters() if name not in adapted}
-    if sum(weight.numel() for weight in base.values()) <= SMALL:
-        about.update(digest_of(base).encode())
-    return f"{policy.config.model_type} {about.hexdigest()}"
+    return {name: weight for name, weight in policy.model.named_parameters() if name not in adapted}
 
 
 def save(folder: Path, policy: Policy, optimizer: dict[str, Tensor], counters: dict[str, Any]) -> str:
@@ -98,7 +130,7 @@ def load(folder: Path, policy: Policy) -> tuple[dict[str, Tensor], dict[str, Any
         raise UsageError(f"{folder} is no snapshot of this engine: {error}") from None
     if _DIGEST.fullmatch(folder.name) and hashlib.sha256(text.encode()).hexdigest() != folder.name:
         raise UsageError(f"{folder / ENGINE} is not what was saved there; take an earlier snapshot")
-    if base != _identity(policy):
+    if base not in (_identity(policy), *_former_identities(policy)):
         raise UsageError(f"{folder} holds an adapter of another base than {policy.name}, seed and base text included")
     for name, state in parts.items():
         if digest_of(state) != digests.get(name):
