@@ -1,8 +1,8 @@
-"""What `sia --help` and `sia plugins` cost, beside an empty interpreter, with 20 plugins of strangers installed.
+"""The cost of `sia --help` and `sia plugins`, beside an empty interpreter, with 20 foreign plugins installed.
 
     python bench/cli.py [--rounds 15]
 
-The three are started in turn, and the ratios are of the medians and of the least. All of an environment's own
+The three are started in turn, and the ratios are of the medians and of the minima. All of the environment's own
 plugins are there beside the 20.
 """
 

@@ -1,4 +1,4 @@
-"""What a run's record does when its process is killed, and its disk fails, at every file system call in turn.
+"""A run's record after its process is killed, or its disk fails, at every file system call in turn.
 
     python bench/faults.py [--runs ledger,loop,sums] [--every 1] [--show 5]
 

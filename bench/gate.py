@@ -524,7 +524,7 @@ def real_table(rows: int) -> str:
 
 
 def repeats_table() -> str:
-    """What repeats buy, and what the same rollouts on so many times more instances would."""
+    """The smallest gain seen with repeats, and with as many rollouts on more instances."""
     level, n, lines = LEVELS[0], 300, []
     for within in (0.0, 0.02, 0.05, 0.1, 0.2):
         gains = [smallest_gain(n, level, repeated(within, repeats)) for repeats in (1, 2, 4, 8)]

@@ -1,4 +1,4 @@
-"""What gpt-oss-120b takes to sample from and to train: parameters counted, bytes and hours computed.
+"""The cost of sampling from and training gpt-oss-120b: parameters counted, bytes and hours computed.
 
     python bench/gpt_oss.py [--context 2048] [--prompt 400] [--answer 400] [--rank 32] [--dollars 3.95]
 

@@ -1,4 +1,4 @@
-"""What a generation costs as a run grows: seconds, Python calls, and bytes of its folder; without a model.
+"""The cost of a generation as a run grows: seconds, Python calls, bytes of its folder; without a model.
 
     python bench/growth.py [--generations 200] [--every 25] [--improver playbook]
 

@@ -131,7 +131,7 @@ def _reading() -> str:
 
 
 def _public(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """What a module itself defines, in the order of the source."""
+    """A module's own public names and values, in source order."""
     for name, value in vars(module).items():
         if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__:
             yield name, value

@@ -1,4 +1,4 @@
-"""What the site changes of pages that are written to be read in the repository: links that lead out of ``docs``."""
+"""The site's changes to pages that are written for the repository: links that lead out of ``docs``."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def build(out: Path, root: Path = ROOT, only: Sequence[str] = ()) -> list[Path]:
 
 
 def faults(wheel: Path, version: str) -> Iterator[str]:
-    """What is wrong with a wheel: metadata that an index refuses, a file that is missing, changed, or out of place."""
+    """The faults of a wheel: metadata that an index refuses, a file that is missing, changed, or out of place."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (about,) = {name.partition("/")[0] for name in names if ".dist-info/" in name}

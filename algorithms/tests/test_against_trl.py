@@ -100,7 +100,7 @@ def _trainer(trl: Any, kind: str, model: Path, tokenizer: Any, data: Any, settin
 
 
 def _exact_head(model: Any) -> None:
-    """What TRL's fused head returns, in the model's own precision."""
+    """Have a model compute TRL's fused head in its own precision."""
     plain = type(model).forward
 
     def forward(*args: Any, fused_lm_head: bool = False, labels: Any = None, **kwargs: Any) -> Any:
@@ -224,7 +224,7 @@ def test_grpo_and_its_variants(name: str, oracle: Any, load: Any) -> None:
 
 
 def _advantage_of(sample: Sample, data: Sequence[Datum]) -> float:
-    """What a sample's tokens were credited with; 0 where it was not sent."""
+    """A sample's advantage of largest size; 0 where it was not sent."""
     return next((max(d.advantages, key=abs) for d in data if d.trace is sample.traces[0]), 0.0)
 
 

@@ -1,4 +1,4 @@
-"""What each learner makes of rewards, in numbers worked out by hand; and what it refuses."""
+"""Each learner's credit for rewards, in numbers worked out by hand, and its refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must not matter: the order of rollouts, padding, the split into micro-batches, the reward's scale."""
+"""Invariance to the order of rollouts, padding, the split into micro-batches, the reward's scale."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class Reader:
         self._patience = Patience()
 
     def read(self, work: Callable[[sqlite3.Connection, bool], T]) -> T:
-        """What ``work`` gives on the record as it is now. It hears whether the connection is a new one."""
+        """The result of ``work`` on the present record; ``work`` learns if the connection is new."""
         for _ in range(TRIES):
             try:
                 if self._closed:

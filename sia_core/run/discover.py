@@ -126,7 +126,7 @@ class Found:
 
     @property
     def as_start(self) -> Json:
-        """What a rollout that starts from it is shown."""
+        """As shown to a rollout that starts from it."""
         return {"id": self.id, "answer": json.loads(self.answer), "reward": self.reward, "feedback": self.feedback}
 
 
@@ -157,7 +157,7 @@ class Answers:
                     self._searched[found.id] = replace(found, start=self._searched.get(found.id, found).start)
 
     def starts(self, count: int) -> tuple[Json, ...]:
-        """What so many rollouts start from; nothing before there are answers."""
+        """The starts of ``count`` rollouts; empty before the first answer."""
         nodes = [Node(name, each.start, each.reward, self._visits[name]) for name, each in self._searched.items()]
         return tuple(self._searched[node.id].as_start for node in choose(nodes, count))
 

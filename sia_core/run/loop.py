@@ -249,7 +249,7 @@ class Loop:
         )
 
     def _row(self, candidate: Candidate, trial: Trial, comparison: Comparison | None) -> dict[str, Any]:
-        """What the report tells of a candidate: the trial, and the gate's figures, which improvers are not shown."""
+        """A candidate's row in the report: its trial, and the gate's figures, which improvers are not shown."""
         return {
             **asdict(trial),
             "accepted": trial.outcome == "promoted",

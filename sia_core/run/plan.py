@@ -1,4 +1,4 @@
-"""What a run is asked to do, which instances each of its purposes takes, and whether a budget can pay for it."""
+"""The request to a run, the instances for each of its purposes, and whether a budget can pay for it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PERTURBED = "perturbed"
 class Plan:
     """The request to a run: a pure value, recorded as its first step.
 
-    ``earned`` is the error that a promotion earns for later comparisons; None in runs of before there was any.
+    ``earned`` is the error that a promotion earns for later comparisons; None in runs from before it was kept.
     """
 
     levers: tuple[str, ...] = ("harness",)
@@ -66,7 +66,7 @@ class Samples:
         return self.evaluations if purpose in ("search", "gate") else 0
 
     def cost(self, *purposes: str) -> Cost:
-        """What rolling one agent out for these purposes takes at most."""
+        """The most that rolling out one agent for these purposes takes."""
         rollouts = evaluations = 0
         for purpose in purposes:
             instances, repeats = self.of(purpose)
@@ -76,7 +76,7 @@ class Samples:
 
     @property
     def report(self) -> Cost:
-        """What the sealed report takes at most: two agents, or the best answers of two."""
+        """The most that the sealed report takes: two agents, or the best answers of two."""
         if not self.evaluations:
             return self.cost("sealed", "sealed")
         compared = sum(most * len(instances) for most, instances in rounds(self.gate))
@@ -84,7 +84,7 @@ class Samples:
 
     @property
     def looking_back(self) -> Cost:
-        """What one look at how far a closed run's result holds takes."""
+        """The cost of one look at how far a closed run's result holds."""
         return self.cost("gate" if self.evaluations else "sealed")
 
     def look(self, levers: Iterable[Lever] = ()) -> Cost:

@@ -1,4 +1,4 @@
-"""What the gate can see: the chance that a gain is promoted, the least gain that is, and the instances it takes.
+"""The gate's power: the chance that a gain is promoted, the least gain that is, and the instances it takes.
 
 Shares are of the reward's range. ``discordance`` is the share of instances on which two
 agents differ or, for real-valued rewards, the mean square of their differences.
@@ -22,7 +22,7 @@ SHOWN = (0.06, 0.10, 0.20)
 POWER = 0.8
 
 FEW = 30
-"""Up to so many differing instances the chance is that of the exact sign test; beyond, the normal one."""
+"""Up to this many differing instances the sign test is exact; beyond, its normal approximation."""
 
 _NORMAL = NormalDist()
 _MOST = 10**9

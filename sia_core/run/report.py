@@ -96,7 +96,7 @@ def _replies(batches: Sequence[Batch]) -> dict[str, int]:
 
 
 def _triage(record: RunRecord, rows: Sequence[GatedRow]) -> dict[str, int]:
-    """What was sorted out before it cost a full evaluation.
+    """Counts of what was dropped before a full evaluation.
 
     ``checked`` harnesses an improver ran on a few instances, ``not_running`` those of them
     that gave no answer; of the candidates that were proposed after that, how many were

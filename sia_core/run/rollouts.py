@@ -46,7 +46,7 @@ def new_secret() -> str:
 
 @dataclass(frozen=True)
 class Setting:
-    """What every batch of a run has in common, as JSON. ``run`` is the run's folder, which a worker must see.
+    """Settings shared by every batch of a run, as JSON. ``run`` is the run's folder, which a worker must see.
 
     ``secret`` is for the verifier's process alone; it is never recorded, shown or handed to a sandbox.
     """

@@ -43,7 +43,7 @@ class Equipped(Protocol):
 
 @dataclass(frozen=True)
 class Checked:
-    """What a harness did on a few search instances; ``stopped`` says why not on all of them, if so.
+    """A harness's rollouts on a few search instances; ``stopped`` says why not on all, if so.
 
     ``short`` says that it was for want of tokens, which is no fault of the harness.
     """

@@ -109,7 +109,7 @@ class Grpo:
         return [(reward - mean) / scale for reward in rewards]
 
     def _normaliser(self, traces: Sequence[Trace], masked: int) -> float:
-        """What the whole batch's loss is divided by. Masked sequences count as sequences, their tokens do not."""
+        """The divisor of the whole batch's loss. Masked sequences count as sequences, their tokens do not."""
         if self.config.aggregate == "token_mean":
             return float(sum(sum(trace.mask) for trace in traces))
         return float((len(traces) + masked) * (self.config.max_tokens or 1))

@@ -1,8 +1,8 @@
-"""What the learners share: names of shapes, masked differences, checks of what they are given.
+"""Shared by the learners: names of shapes, masked differences, checks of their input.
 
 Shapes are in the names: B sequences of a micro-batch, T tokens, so ``logprobs_BT``
 has a row a sequence and a column a token, and ``margin_B`` a number a sequence.
-Entry t speaks of token t given the tokens before it. The mask is 1 on tokens that
+Entry t is about token t given the tokens before it. The mask is 1 on tokens that
 the policy sampled; where it is 0 a tensor may hold anything, so differences are
 taken before anything is exponentiated or summed.
 
@@ -90,7 +90,7 @@ def check(groups: Sequence[Group], *, values: bool = False, reference: bool = Fa
 
 
 def _fault(trace: Trace, values: bool, reference: bool) -> str | None:
-    """What is wrong with a trace, if anything."""
+    """The first fault of a trace, or None."""
     rows = {"mask": trace.mask, "logprobs": trace.logprobs, "values": trace.values, "reference": trace.reference}
     needed = {"mask", "logprobs", *(["values"] if values else []), *(["reference"] if reference else [])}
     for name, row in rows.items():

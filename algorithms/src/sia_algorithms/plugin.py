@@ -1,4 +1,4 @@
-"""What sia-algorithms offers."""
+"""Hooks of sia-algorithms."""
 
 from __future__ import annotations
 

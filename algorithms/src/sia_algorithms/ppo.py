@@ -122,7 +122,7 @@ class Ppo:
 
 
 def _earned(sample: Sample) -> tuple[float, ...]:
-    """What tells a rollout's rewards from another's: the verifier's, and the steps' that are not 0."""
+    """A rollout's rewards, for comparison: the verifier's, then the step rewards that are not 0."""
     steps = (reward for trace in ops.trained(sample) for _, reward in trace.step_rewards)
     return tuple(reward if abs(reward) > ops.SMALLEST else 0.0 for reward in (sample.reward, *filter(None, steps)))
 

@@ -23,10 +23,10 @@ ANSWER = 20.0
 
 
 class Cloud(Protocol):
-    """What the backend asks of Modal, or of what stands in for it."""
+    """The backend's interface to Modal, or to its stand-in."""
 
     def upload(self, contents: Mapping[str, bytes]) -> None:
-        """Have contents where every container can read them, by digest."""
+        """Upload contents by digest, for every container to read."""
 
     def run(self, parcel: str) -> tuple[str, dict[str, bytes]]:
         """:meth:`sia_modal.work.Work.run` in some container; waits for it."""

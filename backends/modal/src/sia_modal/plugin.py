@@ -1,4 +1,4 @@
-"""What sia-modal offers."""
+"""Hooks of sia-modal."""
 
 from __future__ import annotations
 

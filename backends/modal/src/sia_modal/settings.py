@@ -1,4 +1,4 @@
-"""What a user can tell the backend."""
+"""The backend's settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sia-ray offers."""
+"""Hooks of sia-ray."""
 
 from __future__ import annotations
 
