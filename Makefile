@@ -10,9 +10,10 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 
 OWN := --editable . --editable plugins/runtime --editable plugins/adapters --editable plugins/weights --editable plugins/llm --editable plugins/audit \
 	--editable plugins/compare --editable plugins/testing --editable plugins/released --editable plugins/deploy --editable plugins/playbook --editable plugins/cli
-DEMO_DISTRIBUTIONS := $(OWN) --editable tasks/lawbench --editable algorithms --editable plugins/torch
+DEMO_DISTRIBUTIONS := $(OWN) --editable tasks/lawbench --editable tasks/reasoning --editable algorithms --editable plugins/torch
 ALL_DISTRIBUTIONS := $(OWN) --editable .[dev] --editable plugins/attacks \
-	--editable tasks/bundled --editable tasks/denoising[h5ad,picture,test] --editable tasks/lawbench --editable tasks/trimul[test] \
+	--editable tasks/bundled --editable tasks/denoising[h5ad,picture,test] --editable tasks/lawbench --editable tasks/reasoning[gym] \
+	--editable tasks/trimul[test] \
 	--editable algorithms[test] \
 	--editable backends/modal --editable backends/ray \
 	--editable plugins/claude --editable plugins/dashboard[test] --editable plugins/litellm \
