@@ -93,5 +93,5 @@ def _denoiser() -> Callable[[Mapping[str, Any]], Callable[[Any], np.ndarray]]:
 
 
 def context(**given: Any) -> SimpleNamespace:
-    """What a harness is given, without a model unless ``model`` is."""
+    """A harness's context; it has a model if ``model`` is given."""
     return SimpleNamespace(**{"seed": 0, "evaluations": 0, "has_model": "model" in given, **given})

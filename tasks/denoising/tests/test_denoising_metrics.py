@@ -1,4 +1,4 @@
-"""What the metrics reward, what games them, and which answers are refused."""
+"""The metrics' rewards, ways to game them, and the answers refused."""
 
 from __future__ import annotations
 

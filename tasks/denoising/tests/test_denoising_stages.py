@@ -1,4 +1,4 @@
-"""What the seed harness renders: each plan gives a valid denoiser, and the steps do what they say."""
+"""Denoisers of the seed harness: each plan gives a valid one, and the steps do what they say."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def judge() -> Judge:
 
 @pytest.fixture
 def made(seed: ModuleType, judge: Judge, denoiser: Callable[..., Any]) -> Callable[..., np.ndarray]:
-    """What a plan makes of the judge's train side."""
+    """Denoise the judge's train side by a plan."""
 
     def denoised(**plan: str) -> np.ndarray:
         answer = seed.render(seed.plans.settled(plan))

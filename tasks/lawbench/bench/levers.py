@@ -1,9 +1,9 @@
-"""What each lever earns on LawBench: every arm with every seed, and the differences between the arms.
+"""Each lever's score on LawBench: every arm with every seed, and the differences between the arms.
 
     python tasks/lawbench/bench/levers.py [--seeds 3] [--seconds 420] [--runs-dir runs/levers]
 
-An arm is a run of its own, with the levers that it names, at the same safety stop in seconds.
-A run that is in the folder already is not run again. Differences are paired: the same 913
+An arm is a separate run with the levers that it names, at the same safety stop in seconds.
+A run that is already in the folder is not repeated. Differences are paired: the same 913
 sealed cases, each case's mean over the seeds, with the interval of the mean over cases.
 """
 

@@ -73,7 +73,7 @@ def solve_all(
 
 
 def runs(data: Data, folds: int) -> list[tuple[list[Case], list[Case]]]:
-    """What to learn from and what to ask: public and gate, or each fold of all labelled cases."""
+    """Cases to learn from and to ask: public and gate, or each fold of all labelled cases."""
     if not folds:
         return [(list(data.labelled["public"]), list(data.labelled["gate"]))]
     # In the order of charge and content-derived id, every k-th case makes a stratified fold.

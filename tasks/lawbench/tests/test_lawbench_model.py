@@ -1,4 +1,4 @@
-"""What the harness asks the run's model, and what it makes of the reply."""
+"""The harness's requests to the run's model, and its use of the replies."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ CHOSEN_ON, MEASURED_ON = [[str(seed) for seed in range(first, first + 24)] for f
 """Seeds of inputs."""
 
 Earned = tuple[float, dict[str, str]]
-"""What a plan earned, and the plan."""
+"""A plan's reward, and the plan."""
 
 CHECKED = (32, 64, 128, 256, 512)
 
@@ -75,7 +75,7 @@ def by_policy(rewards: Rewards, seed: int, algorithm: str | None) -> Iterator[Ea
 
 
 def answered(rewards: Rewards, found: Sequence[Earned]) -> float:
-    """What a search's answer earns on inputs that neither the search nor the choice of the answer saw."""
+    """A search answer's reward on inputs that neither the search nor the choice of the answer saw."""
     plan_of = {json.dumps(plan): (reward, plan) for reward, plan in found}
     best_first = sorted(plan_of, key=lambda text: -plan_of[text][0])[: ROUNDS[0][0]]
     finalists = [Found(text, plan_of[text][0], "", "", None) for text in best_first]

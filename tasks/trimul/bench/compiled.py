@@ -38,12 +38,12 @@ REGISTERS = 65536
 """Of a multiprocessor, as many on each of these devices."""
 
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}
-"""What a program may have of a multiprocessor's shared memory, by capability."""
+"""Most bytes of a multiprocessor's shared memory for a program, by capability."""
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler says of a kernel.
+    """The compiler's figures of a kernel.
 
     Bytes of shared memory, warps, registers a thread, bytes spilled of a thread's, and instructions of matrix products.
     """
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def compiled(module: ModuleType, shape: Shape, capability: int) -> list[Compiled]:
-    """What the module launches for inputs of a shape, compiled for devices of a capability, 90 for 9.0."""
+    """The kernels that a module launches for inputs of a shape, compiled for a capability, 90 for 9.0."""
     launches: list[tuple[JITFunction[Any], tuple[Any, ...], dict[str, Any]]] = []
 
     class Recorded:

@@ -212,7 +212,7 @@ def cuda_times(shape: Shape, kernels: Mapping[str, Kernel], device: str, clock: 
 
 
 def agree(y: Any, expected: Any) -> bool:
-    """What :func:`check` asks for, on the device."""
+    """Test :func:`check`'s rules on the device."""
     if y.shape != expected.shape or y.dtype != torch.float32:
         return False
     return bool(within(y, expected).all())

@@ -1,4 +1,4 @@
-"""What plans of the seed harness earn, measured in this process: each plan once, and kept.
+"""Rewards of the seed harness's plans, measured in this process: each plan once, and kept.
 
 A plan is called three times a shape on one thread, or once where it takes twice the
 baseline's time, and its outputs are checked. What counts is processor time, so that
@@ -77,7 +77,7 @@ class Rewards:
 
     @torch.no_grad()
     def on(self, plan: dict[str, str], seed: int) -> float:
-        """What it earns on other inputs."""
+        """The reward on other inputs."""
         checked = [Case(shape, seed, []) for shape in CPU_CORRECTNESS]
         return _earned(plan, checked, [Case(each.shape, seed, each.baseline) for each in self._timed])
 

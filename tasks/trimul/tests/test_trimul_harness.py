@@ -26,7 +26,7 @@ EXACT = ("first", "second", "gate", "output")
 
 
 class Ctx:
-    """What a harness is given: a few evaluations, each a little better than the one before, and perhaps a policy."""
+    """A harness's context: a few evaluations, each a little better than the one before, and perhaps a policy."""
 
     def __init__(self, evaluations: int, seed: int = 0, plan: str | None = None) -> None:
         self.evaluations, self.seed, self.has_model = evaluations, seed, plan is not None

@@ -1,4 +1,4 @@
-"""What a kernel earns: an honest one its speed-up, one that is wrong or cheats nothing, and a word why."""
+"""Rewards of kernels: an honest one's speed-up; 0, and the reason, for one that is wrong or cheats."""
 
 from __future__ import annotations
 

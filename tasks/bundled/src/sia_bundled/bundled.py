@@ -1,4 +1,4 @@
-"""What the three have in common: where their files come from, how cases are dealt out, and what a run sees of them."""
+"""Base of the three tasks: where their files come from, how cases are dealt out, what a run sees of them."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Data:
         raise NotImplementedError
 
     def truth(self, split: Split) -> Mapping[str, Any]:
-        """What is true of each case of a split, by its key."""
+        """The true answers of a split's cases, by case key."""
         raise NotImplementedError
 
     def shown(self, case: Case, truth: Any) -> dict[str, Any]:

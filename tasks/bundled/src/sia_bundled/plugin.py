@@ -1,4 +1,4 @@
-"""What this distribution offers: three tasks, and the verifier of each."""
+"""Hooks that offer three tasks, and the verifier of each."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def picture(code: str, module: str, counts: NDArray[np.integer[Any]]) -> bytes |
 
 
 def denoised(code: str, module: str, counts: NDArray[np.integer[Any]]) -> Floats | None:
-    """What the module makes of the counts, in the strongest sandbox here."""
+    """Counts that the module denoised in the strongest sandbox, or None."""
     plugins = Plugins.discover()
     try:
         sandbox = choose([plugins.create("sandbox", offer.name) for offer in plugins.of_kind("sandbox")]).sandbox

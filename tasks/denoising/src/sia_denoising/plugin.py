@@ -1,4 +1,4 @@
-"""What this distribution offers: the task ``denoising`` and the verifier that scores denoisers."""
+"""Hooks that offer the task ``denoising`` and the verifier that scores denoisers."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Cells:
 
 
 class Problems:
-    """What the settings of the task stand for. Files are read when first asked for.
+    """The problems of the task's settings. Files are read when first asked for.
 
     ``data`` and ``sealed_data`` are files of counts; without ``data`` a tissue is made up, the
     one that ``tissue`` names. ``seed`` decides which cells go to which split.
@@ -67,7 +67,7 @@ class Problems:
 
     @cached_property
     def name(self) -> str:
-        """What people call the data."""
+        """The data's display name."""
         return Path(self._data).name if self._data else "made-up tissue"
 
     @cached_property

@@ -17,7 +17,7 @@ from sia_denoising.problems import Problems
 MODULE = "denoiser"
 REQUIRES = ("numpy", "scipy", "scikit-learn")
 SECONDS = 60.0
-"""What one matrix may take; a second is usual."""
+"""The limit for one matrix; a second is usual."""
 
 LIMITS = replace(Limits(), file_bytes=1 * 2**30, setup_seconds=60.0, solve_seconds=SECONDS)
 
@@ -69,7 +69,7 @@ class DenoisingVerifier:
 
 
 def of_magic(judge: Judge) -> Mapping[str, float]:
-    """What MAGIC earns there, under names of its own."""
+    """MAGIC's metrics there, prefixed ``magic_``."""
     found = judge.measure(judge.magic)
     return {f"magic_{name}": found[name] for name in SHOWN if name in found}
 

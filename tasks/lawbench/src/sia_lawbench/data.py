@@ -43,7 +43,7 @@ class Question:
 
 
 class Data:
-    """What the files say, each read when it is first asked for."""
+    """The files' contents, each read when first asked for."""
 
     def __init__(self, source: Source, seed: int) -> None:
         self.source = source

@@ -1,4 +1,4 @@
-"""What this distribution offers: the task ``lawbench`` and the verifier that scores it."""
+"""Hooks that offer the task ``lawbench`` and the verifier that scores it."""
 
 from __future__ import annotations
 

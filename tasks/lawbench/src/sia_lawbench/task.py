@@ -103,7 +103,7 @@ class LawBench:
 
 
 def answer_model(charges: Sequence[str]) -> type[BaseModel]:
-    """What an answer looks like: ``{"charge": NAME}``, with no other name and no other field."""
+    """The model of an answer: ``{"charge": NAME}``, with no other name and no other field."""
     name: Any = Literal[tuple(charges)]
     return create_model(
         "ChargeAnswer",

@@ -106,7 +106,7 @@ class DeviceJudge:
         return toolchain.requires()
 
     def beside(self) -> Mapping[str, bytes]:
-        """What a kernel's process finds beside its module."""
+        """Files beside the module of a kernel's process."""
         return toolchain.files()
 
     def close(self) -> None:
@@ -278,7 +278,7 @@ class Round:
         return seconds
 
     def call(self, program: OpenedProgram | Limited, function: str, seconds: float) -> tuple[Called, float]:
-        """What came of the call, and the seconds until the points of all outputs had been read."""
+        """The call's result, and the seconds until the points of all outputs had been read."""
         for places in self._places:
             self._memory.floats(*places["y"]).fill_(torch.nan)
         self._read()  # waits for all that was to be done here before

@@ -99,7 +99,7 @@ class _OnDevice:
         self._ask(self._driver.cuMemAddressFree(self._start, self.size))
 
     def _ask(self, answer: tuple[Any, ...]) -> Any:
-        """What a call of the driver's returned."""
+        """The value of a driver's call. MemoryError or OSError if it failed."""
         error, *values = answer
         if error == self._driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
             raise MemoryError("no memory is left on the device")

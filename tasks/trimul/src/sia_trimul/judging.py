@@ -1,4 +1,4 @@
-"""What a kernel's output and times are worth: nothing here runs one."""
+"""The reward of a kernel's output and times; nothing here runs one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def check(y: Any, reference: Any, shape: Shape, tolerance: float = TOLERANCE) ->
 def wrong(
     shape: Shape, worst: Sequence[int], y: float, reference: float, beyond: float, tolerance: float = TOLERANCE
 ) -> Refused:
-    """What is said of the worst element, and of the share that is beyond the tolerance."""
+    """The refusal that names the worst element and the share beyond the tolerance."""
     return Refused(
         f"wrong at {shape}: y{list(worst)} is {y:.5g} and should be {reference:.5g}; "
         f"{beyond:.2%} of the elements are further off than {tolerance:g}"

@@ -1,4 +1,4 @@
-"""What this distribution offers: the task ``trimul`` and the verifiers that run, check and time its kernels."""
+"""Hooks that offer the task ``trimul`` and the verifiers that run, check and time its kernels."""
 
 from __future__ import annotations
 

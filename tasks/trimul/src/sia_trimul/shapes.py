@@ -48,7 +48,7 @@ class Shape:
         return 2.0 * 4 * self.b * self.n**2 * self.c
 
     def staged_bytes(self, width: int = 2) -> float:
-        """What three stages move whose results have ``width`` bytes an element.
+        """Bytes moved by three stages with ``width`` bytes per result element.
 
         LayerNorm, projections and gates read x and write left, right and the output gate;
         the product reads left and right and writes o; the last stage reads o and the gate
@@ -142,7 +142,7 @@ def device_of(name: str) -> Device | None:
 
 
 def staged_seconds(shape: Shape, device: Device) -> float:
-    """What three stages take that reach 90% of the bandwidth and 65% of the tensor peak, whichever binds each."""
+    """Seconds of three stages that reach 90% of the bandwidth or 65% of the tensor peak, whichever binds each."""
     m = shape.b * shape.n**2
     part = 2.0 * m * H
     stages = (
@@ -157,7 +157,7 @@ def staged_seconds(shape: Shape, device: Device) -> float:
 
 
 def least_seconds(shape: Shape, device: Device) -> float:
-    """What nothing can be faster than: all products at the tensor peak, and x and y moved once at full bandwidth."""
+    """The least seconds possible: all products at the tensor peak, or x and y moved once at full bandwidth."""
     return max(shape.flop / device.flops, shape.io_bytes / device.bandwidth)
 
 

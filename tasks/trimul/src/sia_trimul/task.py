@@ -46,14 +46,14 @@ kernel out of a small set of plans, which the policy can name; the seed harness 
 
 @dataclass(frozen=True)
 class Edition:
-    """What the task is on one kind of device."""
+    """The task on one kind of device."""
 
     verifier: str
     metric: Metric
     limits: Limits
     sizes: Mapping[Split, int]
     seeds: tuple[str, ...]
-    """Folders of the seed harness; a later one's files stand before an earlier one's."""
+    """Folders of the seed harness; a later one's files replace an earlier one's."""
 
     playbooks: tuple[str, ...]
     shapes: Sequence[Shape]

@@ -1,4 +1,4 @@
-"""What a kernel on a device may be written with: PyTorch, and Triton and CuPy where they are installed."""
+"""The libraries for kernels on a device: PyTorch, and Triton and CuPy where they are installed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def requires() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def files() -> dict[str, bytes]:
-    """What a kernel's process finds beside its module: its environment, and what Triton would have compiled there.
+    """Files beside the module of a kernel's process: its environment, and what Triton would have compiled there.
 
     Triton builds a module of its own with a C compiler, once; a sandbox has none, so it is built here.
     UsageError where it cannot be.

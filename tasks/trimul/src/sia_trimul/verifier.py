@@ -40,7 +40,7 @@ _RATE_SHAPE = Shape(96, 1, 128)
 
 
 def files_of(code: bytes) -> dict[str, bytes]:
-    """What is loaded to call a kernel: its own module, and the one that calls it."""
+    """The files to call a kernel: its own module, and the one that calls it."""
     return {"candidate.py": code, "entry.py": (PROGRAMS / "entry.py").read_bytes()}
 
 
@@ -107,7 +107,7 @@ class KernelJudge:
 
 
 def product_seconds(twin: OpenedProgram, shape: Shape) -> float:
-    """What the matrix products of a shape take by themselves, in trusted code."""
+    """Seconds of a shape's matrix products by themselves, in trusted code."""
     return float(_trusted(twin.call("products", [shape.b, shape.n, shape.c, H], _BASELINE_SECONDS)))
 
 
@@ -122,7 +122,7 @@ def _compare(kernel: OpenedProgram, twin: OpenedProgram, shape: Shape, tolerance
 
 
 def understood(called: Called, shape: Shape | None) -> Any:
-    """What a kernel's process returned. Refused, in a few words, where it failed."""
+    """A kernel process's return value. Refused, in a few words, where it failed."""
     if called.ended == "ok":
         return called.value
     where = "" if shape is None else f" at {shape}"

@@ -67,7 +67,7 @@ def estimate(counts, share, depth):
 
 
 def features(share, depth):
-    """What distances between cells are taken of."""
+    """Values for distances between cells."""
     if PLAN["transform"] == "log":
         return np.log1p(share * np.float32(PER_CELL))
     return np.sqrt(share * np.float32(np.median(depth)))
@@ -186,7 +186,7 @@ def log_means(grid, depth):
 
 
 def tempered(made, rate):
-    """What was made of rates, mixed with them where it would explain a molecule too much worse than they do."""
+    """``made``, mixed with the rates until it explains a molecule nearly as well as they do."""
     for _ in range(20):
         apart = (rate * np.log(np.maximum(rate, TINY) / np.maximum(made, TINY))).sum(axis=1)
         if apart.mean() <= APART:

@@ -16,7 +16,7 @@ def score(model, text):
 
 
 def question(text, scores):
-    """What the model is asked: the case, and any of the charges. The scores say too little to narrow them down."""
+    """The request to the model: the case, and any of the charges. The scores are too weak to narrow them down."""
     return {"messages": [{"role": "user", "content": text[KEEP]}], "choices": list(scores)}
 
 

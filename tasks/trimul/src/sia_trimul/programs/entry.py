@@ -1,4 +1,4 @@
-"""What calls a kernel on the CPU, in the process of that kernel: arrays come in, an array goes out."""
+"""Call a kernel on the CPU, in the process of that kernel: arrays come in, an array goes out."""
 
 import time
 

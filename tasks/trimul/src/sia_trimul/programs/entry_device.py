@@ -1,4 +1,4 @@
-"""What calls a kernel on a device, in the process of that kernel, over inputs that lie in memory handed to it."""
+"""Call a kernel on a device, in the process of that kernel, over inputs that lie in memory handed to it."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def calls(order, descriptor):
 
 
 def nothing(order, descriptor):
-    """What no process can do without that is handed memory and answers."""
+    """The least time of a process that is handed memory and answers."""
     handed(order, descriptor)
     synchronise, clock = clocks(order["device"])
     synchronise()
@@ -85,7 +85,7 @@ def handed(order, descriptor):
 
 
 def clocks(device):
-    """What waits for the device, and what notes the time there."""
+    """Functions to wait for the device and to note its time."""
     if device != "cuda":
         return (lambda: None), time.perf_counter
 

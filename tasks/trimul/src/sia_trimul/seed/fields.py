@@ -1,4 +1,4 @@
-"""What a plan says: each of its fields, and what may stand there."""
+"""The fields of a plan, and the values that each may have."""
 
 DTYPES = ["float32", "bfloat16", "float16"]
 

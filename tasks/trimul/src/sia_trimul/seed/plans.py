@@ -7,7 +7,7 @@ PINNED = {}
 
 
 def schema():
-    """What the policy's reply has to look like."""
+    """The JSON schema of the policy's reply."""
     free = {name: {"enum": values} for name, values in FIELDS.items() if name not in PINNED}
     return {"type": "object", "properties": free, "required": list(free), "additionalProperties": False}
 

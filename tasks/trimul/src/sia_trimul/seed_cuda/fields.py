@@ -1,4 +1,4 @@
-"""What a plan of a kernel on a device says: each of its fields, and what may stand there."""
+"""The fields of a plan of a kernel on a device, and the values that each may have."""
 
 FIELDS = {
     # What lies between the stages, and is multiplied there.
