@@ -69,7 +69,7 @@ class Reader:
         return self.page
 
     def violations(self) -> list[str]:
-        """What is not accessible on the page, at levels A and AA."""
+        """Accessibility faults of the page, at levels A and AA."""
         found = axe.Axe().run(self.page, options=LEVELS).response["violations"]
         return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found]
 

@@ -1,4 +1,4 @@
-"""Who may read the pages."""
+"""Access to the pages."""
 
 from __future__ import annotations
 

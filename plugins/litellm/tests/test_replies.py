@@ -1,4 +1,4 @@
-"""What servers of chat completions send, right, odd or broken, byte for byte: the reply, or that there is none."""
+"""Chat-completion responses, right, odd or broken, byte for byte: the reply, or that there is none."""
 
 from __future__ import annotations
 

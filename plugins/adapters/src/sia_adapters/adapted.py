@@ -1,4 +1,4 @@
-"""What the adapters have in common: items are dealt out over the splits, and one class is task and verifier."""
+"""Common base of the adapters: items are dealt out over the splits, and one class is task and verifier."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Answer(RootModel[Any]):
 
 @dataclass(frozen=True)
 class Item:
-    """What a harness is given, and what the reward function knows beside it."""
+    """A harness's input, and the truth that only the reward function knows."""
 
     input: Mapping[str, Any]
     truth: Any

@@ -18,7 +18,7 @@ class Rows(Adapted):
         raise NotImplementedError
 
     def reward(self, row: Mapping[str, Any], answer: Any) -> float:
-        """What an answer is worth; the row holds the hidden columns too."""
+        """The reward of an answer; the row holds the hidden columns too."""
         raise NotImplementedError
 
     def items(self) -> Iterator[Item]:

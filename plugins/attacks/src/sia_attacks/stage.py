@@ -1,4 +1,4 @@
-"""What there is to attack, planted for one attack: secrets, listeners, a process, folders, and hidden labels."""
+"""Targets planted for one attack: secrets, listeners, a process, folders, and hidden labels."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Victim:
         return [os.getpriority(os.PRIO_PROCESS, self.pid), sorted(os.sched_getaffinity(self.pid)), limits]
 
     def harmed(self) -> str | None:
-        """What was done to it, if anything."""
+        """The harm done to it, if any."""
         if self._process.poll() is not None:
             return "killed a process of the user's"
         if Path(f"/proc/{self.pid}/stat").read_bytes().rpartition(b") ")[2][:1] in b"tT":
@@ -207,7 +207,7 @@ class Stage:
         }
 
     def harmed(self) -> list[str]:
-        """What an attack has done that can be seen here."""
+        """The visible harm that an attack has done."""
         found = [f"reached a listener: {name}" for name in self._targets.reached()]
         found += ["sent a datagram to the host"] if select.select([self._datagrams], [], [], 0)[0] else []
         found += [harm] if (harm := self._victim.harmed()) else []

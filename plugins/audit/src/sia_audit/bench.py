@@ -1,4 +1,4 @@
-"""What an audit works with: the task, its first harness in a real sandbox, and its verifier's real process.
+"""The bench of an audit: the task, its first harness in a real sandbox, and its verifier's real process.
 
 Only instances of ``public`` and ``search`` are asked about. Of ``gate`` and ``sealed``
 an audit learns neither a label nor a score: the one is for promotions alone, the other
@@ -34,7 +34,7 @@ from sia_runtime.worker.verifier_process import Question, VerifierProcess
 MOST_INSTANCES = 64
 LEAST_INSTANCES = 6
 ROLLOUT_SECONDS = 20.0
-"""What the first harness's rollouts may take; with slow ones there are fewer."""
+"""The limit for the first harness's rollouts; with slow ones there are fewer."""
 
 FAILED = "failed"
 """The outcome of an answer on which the verifier broke or left the metric's bounds; else ``ok``, ``invalid-answer``."""

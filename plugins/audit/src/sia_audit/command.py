@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _telling() -> Iterator[Callable[[str], object]]:
-    """Who hears what is being done: a line on the terminal, where there is one."""
+    """Yield a function that shows progress in a line on a terminal, if any."""
     if not sys.stderr.isatty():
         yield str
         return

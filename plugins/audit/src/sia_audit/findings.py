@@ -1,4 +1,4 @@
-"""What an audit says of one thing that it looked at."""
+"""The findings of an audit, and their verdicts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ORDER: tuple[Verdict, ...] = ("ok", "look", "bad")
 
 @dataclass(frozen=True)
 class Finding:
-    """A verdict and its sentence. ``ok`` needs nothing; ``look`` is to be known, ``bad`` to be mended, before a run."""
+    """A verdict and its sentence. Before a run, ``ok`` needs nothing, ``look`` a look and ``bad`` a repair."""
 
     check: str
     about: str

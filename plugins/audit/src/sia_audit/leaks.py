@@ -39,7 +39,7 @@ SPLITS = "other splits"
 EXAMPLES = 3
 
 _BETWEEN = re.compile(r"[\"'`\n\t,;|]+")
-"""What stands between texts in a program or a table."""
+"""Separators of texts in a program or a table."""
 
 
 @dataclass
@@ -221,7 +221,7 @@ def _finding(row: Found) -> Finding:
 
 
 def _parsed(name: str, text: str) -> Iterator[Any]:
-    """What a file holds: JSON, JSON lines or cells where it is such a file; else the text as a whole, and its lines."""
+    """A file's values: JSON, JSON lines or cells where it is such a file; else the text as a whole, and its lines."""
     if name.endswith((".json", ".jsonl", ".ndjson")):
         try:
             yield json.loads(text)
@@ -258,7 +258,7 @@ def _text(instance: Instance) -> str:
 
 
 def _wholes(instance: Instance) -> list[Any]:
-    """What of an input is found by being equal: all of it, and lists that are long enough not to be so by chance."""
+    """Parts of an input to find by equality: all of it, and lists too long to be equal by chance."""
     lists = [part for part in _parts(dict(instance.input)) if isinstance(part, list) and len(part) >= LEAST_TEXT]
     return [dict(instance.input), *lists]
 
@@ -270,7 +270,7 @@ def _keys(instance: Instance) -> set[str]:
 
 
 def _shape(value: Any) -> object:
-    """What is the same for equal objects and for equal lists, and quickly told."""
+    """A quick key that is the same for equal objects and for equal lists."""
     return frozenset(value) if isinstance(value, dict) else len(value) if isinstance(value, list) else ""
 
 

@@ -1,4 +1,4 @@
-"""What else is measured: the verifier's noise, the head-room above the first harness, and what a look costs."""
+"""Other measures: the verifier's noise, the head-room above the first harness, and the cost of a look."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DISCORDANCE = 0.2
 """The share of instances on which two agents differ, as the gate takes it to be."""
 
 SHARE_OF_NOISE = 0.1
-"""What noise may add to the variance of a paired difference."""
+"""Limit on noise's share of a paired difference's variance."""
 
 
 def measure_noise(bench: Bench, separation: Separation, span: float) -> tuple[list[Finding], dict[str, Any]]:
@@ -141,7 +141,7 @@ def _rewards(bench: Bench, separation: Separation) -> list[float]:
 
 
 def judge_cost(bench: Bench, separation: Separation, plan: Plan) -> tuple[list[Finding], dict[str, Any]]:
-    """What one look at an agent and the final report take, of what was measured on this machine."""
+    """The cost of one look at an agent and of the final report, by measurements on this machine."""
     judged = [each for group in (separation.seed, separation.good) if group for each in group.judged]
     verification, rollout = mean_seconds(judged), bench.rollout_seconds
     look, report = bench.samples.look().rollouts, 2 * len(bench.samples.sealed)
@@ -163,7 +163,7 @@ def judge_cost(bench: Bench, separation: Separation, plan: Plan) -> tuple[list[F
 
 
 def _bytes_of(bench: Bench) -> dict[str, int]:
-    """What a rollout leaves in a ledger, and the folders that a run reads."""
+    """Bytes of a rollout in a ledger, and of the folders that a run reads."""
     records = [
         Rollout(each.instance.id, each.outcome, 0.0, each.answer, each.message, "", each.log, each.seconds).to_json()
         for each in bench.tried

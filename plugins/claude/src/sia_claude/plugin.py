@@ -1,4 +1,4 @@
-"""What sia-claude offers."""
+"""Hooks of sia-claude."""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ def _told_to_train(train: str) -> dict[str, str]:
 
 
 def improver_of(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    """Who decides, and what it is told."""
+    """The improver and its settings."""
     from sia_core.errors import UsageError
 
     told = _pairs("--improver-set", options.improver_set, ())

@@ -1,4 +1,4 @@
-"""What ``sia run --dry-run`` prints."""
+"""Output of ``sia run --dry-run``."""
 
 from __future__ import annotations
 

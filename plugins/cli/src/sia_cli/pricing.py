@@ -52,7 +52,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the handful took: to load the policy, once, to set the harness up, for a rollout, and to book a batch."""
+    """The handful's figures: seconds to load the policy, to set the harness up, per rollout, and to book a batch."""
 
     rollouts: int
     policy_seconds: float
@@ -156,7 +156,7 @@ def _timed(rollouts: Rollouts, sweep: Sweep) -> tuple[float, list[Rollout]]:
 
 
 def _booking(ledger: Ledger, done: list[Rollout]) -> float:
-    """What the driver takes for the result of a full batch: to record it durably, and to read it."""
+    """Seconds of the driver for a full batch's result: to record it durably, and to read it."""
     batch = {"rollouts": [each.to_json() for each in (done * BATCH)[:BATCH]]}
     started = time.monotonic()
     for number in range(BOOKED):

@@ -1,4 +1,4 @@
-"""Who observes a run that the command line starts."""
+"""Observers of a run that the command line starts."""
 
 from __future__ import annotations
 

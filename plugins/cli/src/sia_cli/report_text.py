@@ -97,7 +97,7 @@ def _print_candidates(rows: Sequence[Mapping[str, Any]], out: Console) -> None:
 
 
 def triaged(triage: Mapping[str, int]) -> str:
-    """What was sorted out before a full evaluation; nothing where nothing was."""
+    """The line on what was dropped before a full evaluation; empty if nothing."""
     told = []
     if triage.get("checked"):
         told.append(f"of {triage['checked']} harnesses that were checked {triage['not_running']} did not run")
@@ -175,7 +175,7 @@ def _print_sealed(report: Mapping[str, Any], out: Console) -> None:
 
 
 def _print_metrics(sealed: Mapping[str, Any], out: Console) -> None:
-    """What the verifier measured of both answers beside their reward."""
+    """Print the verifier's other metrics of both answers."""
     first, best = (sealed[which].get("metrics", {}) for which in ("initial", "final"))
     if not best:
         return
@@ -205,7 +205,7 @@ def _beside(score: Mapping[str, Any]) -> str:
 
 
 def curse(final: Mapping[str, Any], direction: str = "") -> str:
-    """What a gap between gate and sealed says, where it is beyond noise."""
+    """Explain a gap between gate and sealed; empty if within noise."""
     low, high = final["gap"]["ci95"] if "gap" in final else (0.0, 0.0)
     if direction == "minimize":
         low, high = -high, -low

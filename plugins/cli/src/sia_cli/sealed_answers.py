@@ -1,4 +1,4 @@
-"""What the first and the final agent of a run answered on sealed instances, side by side."""
+"""Answers of a run's first and final agent on sealed instances, side by side."""
 
 from __future__ import annotations
 

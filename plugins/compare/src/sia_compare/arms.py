@@ -63,7 +63,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Design:
-    """What is compared, decided before anything is run. ``task`` and ``how`` are options of ``sia run``.
+    """The comparison, decided before anything is run. ``task`` and ``how`` are options of ``sia run``.
 
     ``improver`` decides where an arm has none of its own; ``budget`` is each run's, as ``--budget`` has it;
     ``train`` goes to the runs that train.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sia_compare.arms import Cell, Design
 
 PARTS = {"rollouts": (6, 1 / 2), "verifications": (2, 1 / 6)}
-"""What a quick comparison pays for beside the report: looks at an agent, and how much of an update by default.
+"""A quick comparison's budget beside the report: looks at an agent, and the share of a default update.
 
 Less where answers are evaluated on the way, since such an answer is a program that takes its time.
 """

@@ -1,4 +1,4 @@
-"""What a comparison shows: each arm on sealed, their differences, what each lever added, and what cannot be concluded.
+"""A comparison's result: each arm on sealed, their differences, each lever's effect, and what cannot be concluded.
 
 Read from the runs' own records alone.
 """
@@ -67,7 +67,7 @@ def result(folder: Path, design: Design) -> dict[str, Any]:
 
 
 def outcome_of(run: Path) -> Outcome | None:
-    """What a run came to; None where it is not finished, or cannot be read."""
+    """A run's outcome; None where it is not finished, or cannot be read."""
     try:
         with Ledger.read(run) as ledger, readable(run):
             report = build(ledger)
@@ -138,7 +138,7 @@ def _metric(folder: Path, found: Mapping[Cell, Outcome]) -> Mapping[str, Any]:
 
 
 def _limits(design: Design, found: Mapping[Cell, Outcome], compared: list[dict[str, Any]]) -> list[str]:
-    """What these runs do not show, in sentences."""
+    """The limits of these runs, in sentences."""
     told = []
     if left := [cell.name for cell in design.cells() if cell not in found]:
         told.append(f"{len(left)} of {len(design.cells())} runs are not finished ({', '.join(left[:6])}"

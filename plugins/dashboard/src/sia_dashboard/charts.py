@@ -190,7 +190,7 @@ CURVES = (
 
 
 def curves(steps: Sequence[Mapping[str, Any]]) -> list[Line]:
-    """What is worth watching of a weight update, a curve each; of what was recorded in fewer than two steps, none."""
+    """A curve for each figure worth watching of a weight update; none for one recorded in fewer than two steps."""
     found = []
     for key, title in CURVES:
         known = [(step["step"], step[key]) for step in steps if step.get(key) is not None]

@@ -1,9 +1,9 @@
-"""Who may read the pages, and what a page may do: the outermost layer of the server.
+"""Access to the pages, and limits on each page: the outermost layer of the server.
 
 Loopback is no lock: any page in the reader's browser can send requests there. So a
-name that is not this machine's own is refused (DNS rebinding), what a browser asks for
-a page of another origin is refused, nothing but reading is possible, and answers may be
-neither framed nor embedded by another origin.
+host name that is not this machine's own is refused (DNS rebinding), and so is a request
+from a page of another origin. Requests can only read, and no other origin may frame or
+embed an answer.
 """
 
 from __future__ import annotations

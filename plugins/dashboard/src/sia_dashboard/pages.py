@@ -1,4 +1,4 @@
-"""What stands on each page: from a run's record to the values that a template prints."""
+"""Page contents: from a run's record to the values that a template prints."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def report_page(record: Record, pictures: Mapping[str, bytes], not_drawn: str) -
 
 
 def _digest(text: str) -> str:
-    """What a content policy names an inline style sheet by."""
+    """A style sheet's SHA-256 for a content policy, base64."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 

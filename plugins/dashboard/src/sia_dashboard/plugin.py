@@ -1,4 +1,4 @@
-"""What sia-dashboard offers."""
+"""Hooks of sia-dashboard."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ class Record:
         return steps
 
     def evidence(self, agent: str) -> dict[str, Any] | None:
-        """What the improver could read of an agent: statistics, failures and worst cases on search, its exploration."""
+        """An agent's evidence for the improver: statistics, failures and worst cases on search, its exploration."""
         found = self._record.rollouts("search", agent)
         if not found:
             return None

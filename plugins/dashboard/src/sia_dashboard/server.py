@@ -251,7 +251,7 @@ class Site:
         return stream(lambda: (self._library.seen(), False), self._ending)
 
     async def failed(self, request: Request, error: HTTPException) -> Response:
-        """What is not there."""
+        """An HTTP error."""
         return self._told(error.detail, error.status_code)
 
     async def unreadable(self, request: Request, error: LedgerError) -> Response:

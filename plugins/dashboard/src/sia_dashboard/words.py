@@ -21,7 +21,7 @@ CALLS_TRIED = 8
 
 
 def safe(value: Any) -> Any:
-    """What is printed: cut, and marks that steer or hide text, from a run, as escapes. Autoescape does the rest."""
+    """A value to print: cut, with marks that steer or hide text as escapes. Autoescape does the rest."""
     return shown(cut(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

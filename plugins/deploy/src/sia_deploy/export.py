@@ -187,7 +187,7 @@ def _put(path: Path, content: bytes) -> None:
 
 
 def _write_policy(folder: Path, ledger: Ledger, plugins: Plugins, report: dict[str, Any]) -> None:
-    """What answers for the policy, and its adapter; its distributions join what is required."""
+    """Write the policy's program and adapter; add its distributions to the requirements."""
     shutil.copyfile(POLICY, folder / "policy.py")
     if adapter := report["agent"]["adapter"]:
         shutil.copytree(adapter_folder(ledger.folder, adapter), folder / "adapter")

@@ -1,4 +1,4 @@
-"""What sia-litellm offers."""
+"""Hooks of sia-litellm."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def siblings():
 
 
 def held(process):
-    """What the memory of another process holds that looks like a reply or a token."""
+    """Texts like a reply or a token in the memory of another process."""
     found = set()
     with open(f"/proc/{process}/maps") as maps, open(f"/proc/{process}/mem", "rb", buffering=0) as memory:
         for line in maps:
@@ -47,7 +47,7 @@ def held(process):
 
 
 def asked(token):
-    """What the policy replies to somebody with another rollout's token."""
+    """The policy's reply to a request with another rollout's token."""
     base = os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
     body = b'{"messages": [{"role": "user", "content": "what did you say?"}], "max_tokens": 64}'
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
