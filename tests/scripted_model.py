@@ -39,7 +39,7 @@ SCRIPT = [
 
 
 def first_message(asked: Asked) -> str:
-    """What a conversation began with, in either protocol."""
+    """A conversation's first message, in either protocol."""
     first = asked.body["messages"][1 if asked.body["messages"][0]["role"] == "system" else 0]
     text: str = first["content"] if isinstance(first["content"], str) else first["content"][0]["text"]
     return text

@@ -49,7 +49,7 @@ print(json.dumps({"score": judge(label, instance, ctx)}), flush=True)
 
 
 def score(folder: Path, attack: str, code: str) -> float:
-    """What a runner makes of a harness that it judges within the harness's own interpreter: the last score it finds."""
+    """The last score found by a runner that judges a harness within that harness's interpreter."""
     tree = folder / "tree" / "below"
     tree.mkdir(parents=True)
     (tree / "harness.py").write_text(code)

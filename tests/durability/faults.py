@@ -43,7 +43,7 @@ ERRORS = {
     "ENOSPC": ["openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "mkdir", "link", "ftruncate"],
     "EIO": [*CHANGING, *READING],
 }
-"""What a disk that is full, and one that is broken, may answer to which calls."""
+"""Errors of a full disk and a broken one, and the calls that may return them."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Fault:
 
 @dataclass
 class Tally:
-    """What faults did. All that follows ``injected`` should be zero; ``bad`` names the faults where it was not."""
+    """Fault counts. All that follows ``injected`` should be zero; ``bad`` names the faults where it was not."""
 
     calls: int = 0
     injected: int = 0
@@ -90,7 +90,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one fault did: finished steps that were lost, work of recorded steps that was run again, and texts."""
+    """One fault's effects: finished steps that were lost, recorded work that was run again, and texts."""
 
     injected: bool
     lost: int = 0
@@ -232,7 +232,7 @@ def _hit(fault: Fault, folder: Path, trace: str) -> bool:
 
 
 def lost_by_a_power_cut(trace: str, run: Path) -> list[str]:
-    """What may not be on the disk at the moments at which the record says that a step is done.
+    """Paths that may not be on the disk at the moments when the record says that a step is done.
 
     A file's content is safe when the file was synced, and a name when its folder was,
     later. A step is done when the write-ahead log is synced.

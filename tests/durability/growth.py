@@ -34,7 +34,7 @@ BETTER = 25
 
 @dataclass(frozen=True)
 class Mark:
-    """What a run came to at the end of a generation, since its beginning."""
+    """A run's totals at the end of a generation, since its beginning."""
 
     generation: int
     seconds: float

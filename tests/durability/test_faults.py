@@ -27,7 +27,7 @@ traced = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the workload ``ledger`` comes to where nothing happens."""
+    """The final state of the workload ``ledger`` without faults."""
     folder = tmp_path_factory.mktemp("expected")
     return faults.state(workloads.ledger(folder / "run"))
 

@@ -11,7 +11,7 @@ from sia_core.run.ledger import Ledger
 
 
 def between(marks: list[Mark], first: int, last: int) -> dict[str, float]:
-    """What a generation took from one to the other, on average."""
+    """The mean cost of a generation between the two."""
     before, after = (next(each for each in marks if each.generation == at) for at in (first, last))
     names = ("calls", "events", "ledger", "blobs", "files")
     return {name: (getattr(after, name) - getattr(before, name)) / (last - first) for name in names}

@@ -1,4 +1,4 @@
-"""What the command line prints: text of a run as it stands, commands that work as printed, progress on a terminal."""
+"""Output of the command line: text of a run as it stands, commands that work as printed, progress on a terminal."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def test_a_setting_that_has_an_option_is_refused(pair: str, capsys: pytest.Captu
 
 
 def options(**given: Any) -> argparse.Namespace:
-    """What `sia run --plugin p` parses to, but for what is given."""
+    """The options of `sia run --plugin p`, changed as given."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     return argparse.Namespace(**{**vars(parser.parse_args(["--plugin", "p"])), **given})

@@ -1,4 +1,4 @@
-"""What `sia new` writes, as a stranger meets it: from built wheels, in a fresh environment, in an empty folder."""
+"""Output of `sia new`, as a stranger meets it: from built wheels, in a fresh environment, in an empty folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WHEELS = (
     *("sia-core", "sia-runtime", "sia-weights", "sia-llm", "sia-cli", "sia-audit", "sia-compare", "sia-deploy"),
     *("sia-playbook", "sia-released", "sia-testing", "sia-torch", "sia-algorithms"),
 )
-"""What `pip install sia-cli sia-testing sia-torch sia-algorithms` brings of this repository."""
+"""Wheels of this repository in `pip install sia-cli sia-testing sia-torch sia-algorithms`."""
 
 
 @pytest.fixture(scope="module")

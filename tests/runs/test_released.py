@@ -1,4 +1,4 @@
-"""What the released SIA can run: its task folders as they are, its other tasks by name against a stand-in model."""
+"""Tasks of the released SIA: its folders as they are, its other tasks by name against a stand-in model."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_run_is_not_imported(tmp_path: Path, capsys: pytest
 
 
 def letters(asked: Asked) -> Turn:
-    """What a model that knows no science says, in the words of whoever asks; and, as an improver, that it is enough."""
+    """Replies of a model that knows no science, in the asker's format; as an improver, it stops."""
     tools = {tool["function"]["name"] for tool in asked.body.get("tools") or ()}
     if "finish" in tools:
         return Turn(uses=[Use("finish", {"summary": "as it was"})])

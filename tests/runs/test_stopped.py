@@ -28,7 +28,7 @@ SHORT = ("--generations", "0")
 
 
 def _ignoring(*numbers: signal.Signals) -> Callable[[], None]:
-    """What a shell does before it starts a command: these signals ignored, all others as they are by default."""
+    """A shell's step before it starts a command: ignore these signals, set all others to their default."""
 
     def before() -> None:
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -332,7 +332,7 @@ def test_no_command_falls_over_its_streams(number: int, finished: Path, tmp_path
 
 
 def _afresh(way: Callable[[], subprocess.CompletedProcess[bytes]], folder: Path) -> subprocess.CompletedProcess[bytes]:
-    """What a command does in a folder that does not hold yet what it makes."""
+    """Run a command in a folder from which what it makes is removed."""
     for made in folder.iterdir():
         if made.name != "runs":
             shutil.rmtree(made)

@@ -46,7 +46,7 @@ def place(request: pytest.FixtureRequest) -> str:
 
 
 def outcome_of(bench: Any, body: str, argument: Any, place: str = "solve") -> Any:
-    """What ``body`` returns, run with ``target`` and ``ctx``."""
+    """The value of ``body``, run with ``target`` and ``ctx``."""
     lines = textwrap.indent(textwrap.dedent(body).strip(), "    ")
     code = f"{textwrap.dedent(TRY)}\ndef run(ctx):\n    target = {argument!r}\n{lines}\n"
     if place == "setup":

@@ -14,7 +14,7 @@ ARCHES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 
 def judge(program: bytes, machine: str, number: int, *args: int, arch: int | None = None) -> str:
-    """What the filter says: a small interpreter of classic BPF."""
+    """The filter's verdict, by a small classic BPF interpreter."""
     data = struct.pack("<IIQ6Q", number, arch or ARCHES[machine], 0, *(args + (0,) * 6)[:6])
     steps = list(struct.iter_unpack("=HBBI", program))
     at = accumulator = 0

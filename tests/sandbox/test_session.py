@@ -1,4 +1,4 @@
-"""What a sandbox sends, whatever it is: an event whose fields are what they have to be, or the end of that sandbox."""
+"""A sandbox's messages, whatever they are: an event with valid fields, or the end of that sandbox."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Guest:
 
 
 def received(data: bytes) -> Any:
-    """What a session makes of it: its events, or Died."""
+    """A session's events from the data, or Died."""
     guest = Guest()
     session = Session(guest, LIMITS, None)
     try:

@@ -299,7 +299,7 @@ class Passing:
 
 
 def proposals(given: Evidence) -> tuple[Proposals, dict[str, Any]]:
-    """What a conversation may decide, and its tools."""
+    """A conversation's proposals, and its tools."""
     work = Workshop(Passing(), given.agents, [given.agents["one"]] * given.candidates)  # type: ignore[arg-type]
     made = Proposals(given, work)
     tools = {each.name: each for each in (*work.offered, *made.offered)}

@@ -1,4 +1,4 @@
-"""What untrusted code answers is read strictly: one meaning, finite numbers, and no way to crash what comes after."""
+"""Answers of untrusted code are read strictly: one meaning, finite numbers, and no way to crash later code."""
 
 from __future__ import annotations
 

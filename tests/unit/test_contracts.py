@@ -132,7 +132,7 @@ class Agreeable:
 
 
 class TestModelImprover(ImproverContract):
-    """What the improvers claude and litellm are, but for their provider."""
+    """The improvers claude and litellm, but for their provider."""
 
     @pytest.fixture
     def make(self, tmp_path: Path) -> Callable[[], ModelImprover]:
@@ -297,7 +297,7 @@ class DrawsByInput(DrawsFromWhatIsTold):
 
 
 class DrawsByTheRunsSeed(DrawsFromWhatIsTold):
-    """What it makes up is made when the verifier is, from a setting."""
+    """Its noise is drawn when the verifier is made, from a setting."""
 
     def __init__(self, seed: int = 0) -> None:
         made = random.Random(seed)

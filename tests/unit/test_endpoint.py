@@ -1,4 +1,4 @@
-"""Who is served where more connect to the policy's endpoint than it serves at once."""
+"""Service where more connect to the policy's endpoint than it serves at once."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Site:
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
     def said(self, client: socket.socket) -> Any:
-        """What is answered; None where the connection was cut instead."""
+        """The answer; None where the connection was cut instead."""
         got = b""
         try:
             while not got.endswith(b"}"):

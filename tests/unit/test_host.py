@@ -1,4 +1,4 @@
-"""What a machine keeps between batches: warm harnesses for many threads, and the end of hopeless sweeps."""
+"""State of a machine between batches: warm harnesses for many threads, and the end of hopeless sweeps."""
 
 from __future__ import annotations
 

@@ -1,11 +1,13 @@
-"""The architecture's numbers: how small the core is, and what a run's driver loads."""
+"""The architecture's numbers, such as how small the core is and what a run's driver loads; the words of docstrings."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -17,6 +19,11 @@ from sia_core.plugins import Plugins
 
 CORE = Path(sia_core.__file__).parent
 ROOT = CORE.parent
+FOLDERS = ("sia_core", "plugins", "algorithms", "backends", "tasks", "tests", "bench", "docs", "tools", "examples")
+# It matches texts that are no docstrings too, so a file with a match is parsed.
+QUESTION = re.compile(r'^\s*[rf]?"""\s*(What|Who)\b', re.MULTILINE)
+LEFT = ("plugins/torch/", "plugins/weights/", "plugins/runtime/src/sia_runtime/worker/", "tasks/reasoning/")
+"""Folders in which some docstrings still open with "What" or "Who"; a folder without any leaves the list."""
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -73,3 +80,21 @@ def cause_of(plugin: str, folder: Path) -> str:
     finally:
         sys.path.remove(str(folder))
     return cause
+
+
+def docstrings(path: Path) -> Iterator[str]:
+    """The docstrings of a file, constants' included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value.value.strip()
+
+
+def test_a_docstring_opens_with_no_question_word() -> None:
+    paths = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if "build" not in path.parts)
+    names = {path.relative_to(ROOT).as_posix(): path for path in paths}
+    found = {
+        name: [text for text in docstrings(path) if re.match(r"(What|Who)\b", text)]
+        for name, path in names.items()
+        if not name.startswith(LEFT) and QUESTION.search(path.read_text(encoding="utf-8"))
+    }
+    assert not {name: texts for name, texts in found.items() if texts}

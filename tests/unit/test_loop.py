@@ -1,4 +1,4 @@
-"""What a run does with decisions: promote, reject, refuse, stop, seal, resume; never more than the budget."""
+"""A run's use of decisions: promote, reject, refuse, stop, seal, resume; never more than the budget."""
 
 from __future__ import annotations
 

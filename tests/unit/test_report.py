@@ -1,4 +1,4 @@
-"""What the report says of the gate: what it sees, what was stopped early, and the winner's curse."""
+"""The report on the gate: what it sees, what was stopped early, and the winner's curse."""
 
 from __future__ import annotations
 

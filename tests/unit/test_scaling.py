@@ -1,4 +1,4 @@
-"""What a run takes on many workers, by the model that ``sia plan`` prints."""
+"""A run's time on many workers, by the model that ``sia plan`` prints."""
 
 from __future__ import annotations
 

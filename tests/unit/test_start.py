@@ -1,4 +1,4 @@
-"""What cannot work is refused before there is a folder for it, and a run goes on only as it began."""
+"""Runs that cannot work are refused before they have a folder, and a run goes on only as it began."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the weight lever does in a run: trains, refuses, estimates, stops, resumes; with a policy that really learns."""
+"""The weight lever in a run: trains, refuses, estimates, stops, resumes; with a policy that really learns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run from elsewhere would do to the world is shown and refused, until its reader trusts it; once is enough."""
+"""Effects of a run from elsewhere are shown and refused until its reader trusts it; once is enough."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the playbook improver chooses, and why it says so."""
+"""Choices of the playbook improver, and their reasons."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def objecting(*names: str) -> tuple[AlgorithmView, ...]:
 
 
 def decided(given: Evidence) -> list[str]:
-    """What was chosen, as ``name of agent``."""
+    """The choices, as ``name of agent``."""
     made = []
     for each in Bandit().decide(given):
         assert not isinstance(each, Stop)
@@ -118,7 +118,7 @@ def update(given: Evidence) -> UpdateWeights:
 
 
 def deviation(decision: UpdateWeights) -> float:
-    """What the reason says after the ± sign."""
+    """The reason's figure after the ± sign."""
     return float(decision.reason.split("± ")[1].split(",")[0])
 
 
@@ -156,7 +156,7 @@ def test_an_update_on_a_denser_harness_promises_more_until_little_is_left_to_gai
 
 
 def test_the_levers_alternate_as_each_is_used_up() -> None:
-    """What the loop would see when an edit makes the agent right more often and an update makes it surer."""
+    """An edit makes the agent right more often, an update makes it surer, as the loop would see it."""
     first = agent("first", 0.0, UNTRAINED)
     better = agent("better", 0.65, DENSE, "A")
     trained = agent("trained", 0.72, exploration([0.99] * 22 + [0.5] * 4 + [0.05] * 6, kl=0.4), "A", "weights 1")

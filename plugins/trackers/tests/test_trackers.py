@@ -68,7 +68,7 @@ def test_a_gain_is_one_also_where_the_metric_is_to_be_minimised() -> None:
 
 
 def read(folder: Path) -> list[tuple[str, int, float]]:
-    """What TensorBoard's own reader finds."""
+    """Events by TensorBoard's own reader."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     found = []

@@ -254,7 +254,7 @@ def _shuffled(judged: Sequence[Judged], seed: int) -> list[tuple[Instance, str]]
 
 
 def judge_separation(separation: Separation, failure: float, upper: float | None, metric: Metric) -> list[Finding]:
-    """What to think of each class."""
+    """A finding on each class."""
     good = separation.good
     findings = []
     for group in separation.groups:

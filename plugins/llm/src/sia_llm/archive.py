@@ -34,7 +34,7 @@ class Earlier(Arguments):
 
 
 class Archive:
-    """What earlier generations left, for one decision."""
+    """Earlier generations' records, for one decision."""
 
     def __init__(self, run: RunView, evidence: Evidence) -> None:
         self._run, self._evidence = run, evidence

@@ -47,7 +47,7 @@ class Conversation(Generic[_Result]):
         self._faults: dict[str, int] = {}
 
     def run(self) -> _Result:
-        """What the ending made; GivenUpOn where the model does not get there."""
+        """The ending's result; GivenUpOn where the model does not get there."""
         messages = list(self._ask.messages)
         for left in range(self._replies - 1, -1, -1):
             asked = Ask(self._ask.model, self._ask.system, tuple(messages), self._ask.tools, self._ask.max_tokens)
@@ -58,7 +58,7 @@ class Conversation(Generic[_Result]):
         raise GivenUpOn(f"{self._ask.model} did not call `{self._ending.name}` within {self._replies} replies")
 
     def _answered(self, reply: Reply, left: int) -> list[Message]:
-        """What the conversation goes on with."""
+        """The messages that come next."""
         if reply.ended == "refusal":
             self._fault("declined to answer")
             return []  # and is asked the same again

@@ -267,7 +267,7 @@ def _hold(rollout: _HostedCaller, most: int) -> None:
 
 
 def _note(rollout: _HostedCaller, chat: Chat, replies: Sequence[Message]) -> None:
-    """What a person is shown of a call: of a conversation that goes on, what is new in it."""
+    """Note a call for people: of a conversation that goes on, only the new messages."""
     whole = list(chat.messages)
     before = len(rollout.seen) if whole[: len(rollout.seen)] == rollout.seen else 0
     if len(rollout.turns) < SHOWN_TURNS:

@@ -71,7 +71,7 @@ class ModelImprover:
         return self._conversation(DRAFT, ask, workshop.offered, ending)
 
     def decide(self, evidence: Evidence) -> Sequence[Decided]:
-        """What the model decided; where the dollars do not cover another call, what it had set aside, or to stop."""
+        """The model's decisions; where the dollars do not cover another call, those set aside, or a stop."""
         run = self._needed().run
         rule = self.settings.parents or DEFAULT[run.kind]
         begins = parents(rule, evidence, run.rewards)
@@ -95,7 +95,7 @@ class ModelImprover:
     def _conversation(
         self, of: str, ask: Ask, offered: list[Offered], ending: Ending[_Result], aside: _Result | None = None
     ) -> _Result:
-        """What the conversation ends with; where the model does not get there, what was set ``aside`` until then."""
+        """The conversation's result; where the model gets to none, what was set ``aside``, else ModelError."""
         bench = self._needed()
         purpose = bench.begin(of)
         try:

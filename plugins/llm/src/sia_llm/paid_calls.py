@@ -142,7 +142,7 @@ class Calls:
         return tried
 
     def _book(self, row: Mapping[str, Any]) -> None:
-        """What a recorded reply or failure cost, unless that was done."""
+        """Book the cost of a recorded reply or failure, once."""
         if not self._booked:
             self._budget.settle({}, {"dollars": row["dollars"]})
 
@@ -204,7 +204,7 @@ def _estimate(value: Any) -> int:
 
 
 def _new(request: Ask) -> Mapping[str, Any]:
-    """What a request holds that those before it did not: all of it at first, then what came last."""
+    """The new part of a request: all of it at first, then the last message."""
     if len(request.messages) == 1:
         return {"system": list(request.system), "tools": [each.name for each in request.tools], **request.messages[0]}
     return request.messages[-1]

@@ -1,4 +1,4 @@
-"""What a model decides, as it types it, and the run's decisions that this makes."""
+"""A model's decision as it types it, and the run's decisions that this makes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Proposal(Arguments):
 
 
 class Proposals:
-    """What one conversation decides: candidates that are set aside one after the other, and what ends it."""
+    """One conversation's decisions: candidates set aside one after the other, and its final proposal."""
 
     def __init__(self, evidence: Evidence, workshop: Workshop) -> None:
         self._evidence, self._workshop = evidence, workshop

@@ -1,4 +1,4 @@
-"""What the user may say of an improver that is a language model, as ``--improver-set KEY=VALUE`` gives it."""
+"""Settings of an improver that is a language model, as ``--improver-set KEY=VALUE`` gives them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Settings(BaseModel):
 
     @property
     def prices(self) -> Prices | None:
-        """What the user says that the models cost, if anything."""
+        """The models' prices by the user's settings, or None."""
         if self.input_price is None or self.output_price is None:
             return None
         read, write = self.cache_read_price, self.cache_write_price

@@ -18,11 +18,11 @@ SHOWN = 16_000
 
 
 class ToolError(Exception):
-    """What the model asked for cannot be had; the message tells it why."""
+    """A tool's refusal of a model's request; the message tells it why."""
 
 
 class Arguments(BaseModel):
-    """What a tool takes."""
+    """Tool arguments."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -61,7 +61,7 @@ class Toolbox:
         return tuple(each.tool for each in self._by_name.values())
 
     def use(self, call: ToolCall) -> tuple[str, bool]:
-        """What a call gives, for the model to read, and whether it failed."""
+        """A call's result, for the model to read, and whether it failed."""
         offered = self._by_name.get(call.name)
         if offered is None:
             return f"there is no tool {call.name!r}; there are {', '.join(self._by_name)}", True
@@ -85,6 +85,6 @@ def _malformed(text: str) -> str:
 
 
 def faults(error: ValidationError) -> str:
-    """What is wrong with the fields, for the model that wrote them."""
+    """The faults of the fields, for the model that wrote them."""
     rows = error.errors(include_url=False, include_input=False)[:5]
     return "; ".join(f"{'.'.join(map(str, row['loc'])) or 'all'}: {row['msg']}" for row in rows)

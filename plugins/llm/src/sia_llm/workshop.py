@@ -102,7 +102,7 @@ class Workshop:
         return tools
 
     def checked(self) -> Checked:
-        """What the working copy does on a few search instances; run once only for the same copy."""
+        """The working copy's results on a few search instances; run once for the same copy."""
         if self._now not in self._checked:
             self._checked[self._now] = self._run.check(self.tree, self.parent.adapter)
         return self._checked[self._now]
@@ -127,7 +127,7 @@ class Workshop:
 
     @property
     def _now(self) -> tuple[str, str | None]:
-        """What the working copy would be as an agent."""
+        """Digest and adapter of the working copy."""
         return self.tree.digest, self.parent.adapter
 
     def _fault(self) -> str:
@@ -208,7 +208,7 @@ def runs(checked: Checked) -> bool:
 
 
 def shown(checked: Checked) -> str:
-    """What a check came to, for the model to read."""
+    """A check's outcome, for the model to read."""
     rows = []
     for each in checked.rollouts:
         said = " ".join(part for part in (each.message, each.log) if part)
@@ -222,7 +222,7 @@ def shown(checked: Checked) -> str:
 
 
 def public_files(folder: Path) -> list[str]:
-    """What is in the public folder, by relative path."""
+    """Relative paths of the public folder's files."""
     plain = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return sorted(path.relative_to(folder).as_posix() for path in plain)
 

@@ -18,7 +18,7 @@ SPREAD = 0.20
 """The standard deviation of an untried edit's gain, as a share of what its parent has left to gain."""
 
 FAILED = -0.10
-"""What an edit that did not even run counts as having earned, as a share of the range too."""
+"""The gain counted for an edit that did not even run, as a share of the range too."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ Context = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Lesson:
-    """What an arm earned in a context."""
+    """An arm's reward in a context."""
 
     arm: str
     context: Context
@@ -57,7 +57,7 @@ def context_of(stats: RewardStats) -> Context:
 
 
 class Ridge:
-    """What is expected of one arm, by ridge regression on its lessons; of an unknown one, nothing."""
+    """One arm's expected reward, by ridge regression on its lessons; of an unknown one, 0."""
 
     def __init__(self, size: int) -> None:
         self._inverse = [[float(row == column) for column in range(size)] for row in range(size)]
@@ -122,7 +122,7 @@ class Learned:
         return _one_update(chosen)[: evidence.candidates]
 
     def _ridges(self, evidence: Evidence) -> dict[str, Ridge]:
-        """What is expected of each arm after all earlier runs and this one's own trials."""
+        """Each arm's regression after all earlier runs and this run's own trials."""
         ridges: dict[str, Ridge] = {}
         for lesson in (*self._lessons, *_own(evidence)):
             ridges.setdefault(lesson.arm, Ridge(len(lesson.context))).learn(lesson.context, lesson.reward)

@@ -1,4 +1,4 @@
-"""What sia-playbook offers."""
+"""Hooks of sia-playbook."""
 
 from __future__ import annotations
 

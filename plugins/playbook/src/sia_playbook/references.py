@@ -19,7 +19,7 @@ Change = RewriteHarness | UpdateWeights
 
 
 class _Reference:
-    """What the improvers have in common: the task's own harness to begin with, and chance by the run's seed."""
+    """Base of the reference improvers: the task's own harness to begin with, and chance by the run's seed."""
 
     def draft(self, task: TaskView, seed: int) -> HarnessTree:
         """The task's seed harness, as it is."""

@@ -23,13 +23,13 @@ from sia_playbook.belief import Belief, Try, own_tries, parents
 from sia_weights.selection import Choice, recommend
 
 PATIENCE = 2
-"""An agent is left alone after as many updates in a row that were not promoted."""
+"""An agent is left alone after this many updates in a row that were not promoted."""
 
 UNSEEN = 0.5
 """Groups that may hold a success for every exploration in which none did: what is rare need not have been seen."""
 
 OTHERS = 0.5
-"""What a try of another algorithm counts for, beside one of the same: alike, not the same."""
+"""The weight of a try of another algorithm, beside 1 for the same: alike, not the same."""
 
 NOTHING = 1e-6
 """An update that promised less than this share of another's promise says nothing of it."""
@@ -46,7 +46,7 @@ LEAST = 0.1
 
 @dataclass(frozen=True)
 class Promise:
-    """What is to be won by training an agent: on which share of groups, and how far it is from the best."""
+    """The gain that training may bring: the share of groups that disagree, and the room to the best."""
 
     disagree: float
     room: float
@@ -208,7 +208,7 @@ def _work(training: Training, steps: int) -> int:
 
 
 def _choices(evidence: Evidence, parent: AgentView, stats: RewardStats) -> tuple[list[Choice], Sequence[str]]:
-    """What the table calls for and its learner does not object to, best first; and the objections to the rest."""
+    """The table's choices to which no learner objects, best first; and the objections to the rest."""
     said = {each.name: each.objections.get(parent.id, ()) for each in evidence.algorithms}
     called_for = recommend(stats, said)
     objections = [f"{each.algorithm}: {', '.join(said[each.algorithm])}" for each in called_for if said[each.algorithm]]
@@ -252,5 +252,5 @@ def _believed(evidence: Evidence, size: float, algorithm: str, earlier: Sequence
 
 
 def _became(trial: Trial) -> str:
-    """What came of an update, in words."""
+    """An update's outcome, in words."""
     return f"{trial.name} {trial.outcome} ({trial.why})"

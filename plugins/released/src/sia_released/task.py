@@ -92,7 +92,7 @@ class Folder:
         return {name: content.decode() for name, content in self._folder.asked(part).items()}
 
     def public_dir(self, splits: Sequence[Split]) -> Path:
-        """What the folder shows beside its questions; and ``labelled/``, what is known of those of these splits."""
+        """The folder's files beside its questions; and ``labelled/``, questions and labels of these splits."""
         if "sealed" in splits:
             raise UsageError("the sealed questions are for the report alone; ask for public, search or gate")
         ids = [id for split in sorted(set(splits)) for part in self._parts.get(split, ()) for id in part]

@@ -15,7 +15,7 @@ from typing import Any
 
 AGENT = Path(__file__).with_name("target_agent.py")
 KEYS = ("TINKER_API_KEY", "NEBIUS_API_KEY", "TOGETHER_API_KEY", "OPENROUTER_API_KEY")
-"""What the released SIA's providers of the OpenAI protocol call their keys."""
+"""Key names of the released SIA's providers of the OpenAI protocol."""
 
 
 def solve(instance: Any, ctx: Any) -> dict[str, dict[str, str]]:

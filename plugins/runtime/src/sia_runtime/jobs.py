@@ -61,7 +61,7 @@ class Parcel:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What a job came to; JSON. ``error`` is a type's name and a message. ``files`` come back with it, by place."""
+    """A job's result, as JSON. ``error`` is a type's name and a message. ``files`` come back with it, by place."""
 
     result: Any = None
     error: tuple[str, str] | None = None

@@ -1,1 +1,1 @@
-"""What plugin authors test with: small fakes of what surrounds a plugin, and contract suites."""
+"""Tests for plugin authors: small fakes of what surrounds a plugin, and contract suites."""

@@ -103,7 +103,7 @@ class BackendContract:
         raise NotImplementedError
 
     def result(self, future: Future[Any]) -> Any:
-        """What a job came to; the failure of this test where it came to nothing."""
+        """A job's result; fails the test where none comes in time."""
         return future.result(self.seconds)
 
     def test_it_is_a_backend_with_room_for_jobs(self, backend: Backend) -> None:

@@ -166,6 +166,6 @@ def _data(engine: Engine) -> list[Datum]:
 
 
 def _likelihood(engine: Engine, data: Sequence[Datum]) -> float:
-    """What the loss would have grow."""
+    """The advantage-weighted log-likelihood."""
     now = engine.logprobs([datum.trace for datum in data])
     return sum(sum(map(mul, datum.advantages, row)) for datum, row in zip(data, now, strict=True))

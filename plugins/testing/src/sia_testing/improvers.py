@@ -35,12 +35,12 @@ class ImproverContract:
 
     @pytest.fixture
     def view(self, tmp_path: Path) -> TaskView:
-        """What an improver may know of a task."""
+        """An improver's view of a task."""
         return task_view(tmp_path)
 
     @pytest.fixture(params=MOMENTS)
     def evidence(self, request: pytest.FixtureRequest) -> Evidence:
-        """What a run may show an improver, at several of its moments."""
+        """A run's evidence, at several of its moments."""
         return evidence_at(request.param)
 
     def test_its_first_harness_is_one_and_the_same_one_every_time(
@@ -91,12 +91,12 @@ def _changes(made: Sequence[Decision]) -> list[Change]:
 
 
 def task_view(public: Path) -> TaskView:
-    """What an improver may know of a task whose public files lie in a folder."""
+    """An improver's view of a task whose public files lie in a folder."""
     return TaskView("sum", "solve", "Add what stands left and right.", Metric("right"), TREE, public)
 
 
 def evidence_at(moment: str) -> Evidence:
-    """What a run shows an improver at one of :data:`MOMENTS`."""
+    """A run's evidence at one of :data:`MOMENTS`."""
     rollouts = [Rollout(f"i{number}", "ok", float(number % 2)) for number in range(100)]
     first = AgentView("first", TREE.digest, None, None, TREE, (), summarise(rollouts, 0.0))
     plain = Evidence(

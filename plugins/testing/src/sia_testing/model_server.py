@@ -105,7 +105,7 @@ class ModelServer:
 
 
 class _Http(ThreadingHTTPServer):
-    """What listens, and the server that it listens for."""
+    """The HTTP listener of a model server."""
 
     daemon_threads = True
 

@@ -29,7 +29,7 @@ NO_REPLY = {
     "an event that is no JSON": ("text/event-stream", b"event: message_start\ndata: {nope\n\n"),
     "an event that is no chunk": ("text/event-stream", b'event: message_start\ndata: {"type": "message_start"}\n\n'),
 }
-"""What servers and what stands before them send with status 200."""
+"""Replies with status 200 from servers and from their proxies."""
 
 Opened = Callable[[str], AbstractContextManager[Provider]]
 

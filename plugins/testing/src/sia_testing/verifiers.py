@@ -104,7 +104,7 @@ def predictable(make: Callable[[], Verifier], asked: Sequence[tuple[Instance, An
 
 
 def context() -> VerifierContext:
-    """What a verifier that runs nothing is handed: every way to run something fails the test."""
+    """The context of a verifier that runs nothing: every way to run something fails the test."""
     given: dict[str, Any] = {field.name: _runs_nothing for field in fields(VerifierContext) if field.default is MISSING}
     return VerifierContext(**{**given, "seed": 0})
 

@@ -31,13 +31,13 @@ class Use:
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong instead of, or in the middle of, a reply.
+    """A fault instead of, or in the middle of, a reply.
 
-    ``status`` answers with that HTTP status and ``message``, ``retry_after`` beside it, a number of
-    seconds or a text. ``cut_after`` ends the connection after so many events of a stream, or so many
-    bytes of a whole reply. ``pause`` waits so many seconds before each event. ``body`` is sent in
-    the place of a reply, with ``headers`` beside it. ``whole`` sends a reply in one piece
-    where a stream was asked for.
+    ``status`` answers with that HTTP status and ``message``, and with ``retry_after``, a number of
+    seconds or a text. ``cut_after`` ends the connection after that many events of a stream, or that
+    many bytes of a whole reply. ``pause`` waits that many seconds before each event. ``body`` is sent
+    in place of a reply, with ``headers``. ``whole`` sends a reply in one piece where a stream was
+    asked for.
     """
 
     status: int | None = None

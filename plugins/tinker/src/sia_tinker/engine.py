@@ -230,7 +230,7 @@ def _datum(trace: Trace) -> types.Datum:
 
 
 def _named(name: str) -> Any:
-    """What ``"module:attribute"`` names."""
+    """Import ``"module:attribute"``."""
     module, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)

@@ -1,4 +1,4 @@
-"""What sia-tinker offers."""
+"""Hooks of sia-tinker."""
 
 from __future__ import annotations
 

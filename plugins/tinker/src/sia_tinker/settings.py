@@ -1,4 +1,4 @@
-"""What a user can tell the engine."""
+"""The engine's settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sia-trackers offers."""
+"""Hooks of sia-trackers."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from sia_core.hookspecs import Event
 from sia_trackers.figures import Figures
 
 AXES = {"gate": "candidate", "train": "step", "sealed": "seal"}
-"""What the figures of a group are drawn over."""
+"""The x-axis of each group of figures."""
 
 KEYLESS = ("offline", "disabled")
 _SETTINGS_BYTES = 1 << 20

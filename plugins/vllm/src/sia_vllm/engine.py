@@ -25,7 +25,7 @@ PROBES, LENGTH = 4, 64
 """Sequences by which an adapter is looked at, and their longest."""
 
 CANNOT = frozenset({"values", "constrain"})
-"""What a server gives no figures of: a critic's estimates, and probabilities among allowed tokens."""
+"""Figures that no server gives: a critic's estimates, and probabilities among allowed tokens."""
 
 
 class Vllm:

@@ -1,4 +1,4 @@
-"""What sia-vllm offers."""
+"""Hooks of sia-vllm."""
 
 from __future__ import annotations
 

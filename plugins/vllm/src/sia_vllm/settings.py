@@ -1,4 +1,4 @@
-"""What a user can tell the engine."""
+"""The engine's settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Settings(BaseModel):
-    """Settings of the engine ``vllm``; what it does not know goes to the engine that trains.
+    """Settings of the engine ``vllm``; unknown ones go to the engine that trains.
 
     Attributes
     ----------
@@ -40,5 +40,5 @@ class Settings(BaseModel):
 
     @property
     def for_trainer(self) -> dict[str, Any]:
-        """What the trainer's factory is called with."""
+        """The arguments of the trainer's factory."""
         return {"policy": self.policy, "seed": self.seed, **(self.model_extra or {})}

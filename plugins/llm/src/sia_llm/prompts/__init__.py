@@ -1,6 +1,6 @@
-"""What a model is told: the texts beside this file, filled with what a run knows.
+"""The prompts: the texts beside this file, filled with what a run knows.
 
-The order is the order of how long a text stays the same, so that a provider can cache
+Texts are in the order of how long they stay the same, so that a provider can cache
 all that stands first: rules and table for every run, the task for one run, the
 evidence for one decision.
 """
@@ -80,7 +80,7 @@ def decide(evidence: Evidence, public: Sequence[str], begins: str) -> str:
 
 
 def _budget(evidence: Evidence) -> str:
-    """What is left, and how much of it one candidate takes before anything is trained."""
+    """The budget left, and how much a candidate takes before anything is trained."""
     limits = sorted(evidence.budget_left)
     left = ", ".join(_amount(kind, evidence.budget_left[kind]) for kind in limits)
     look = ", ".join(_amount(kind, evidence.look[kind]) for kind in limits if evidence.look.get(kind))
@@ -189,7 +189,7 @@ def _public(public: Sequence[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    """What a model wrote, as a table may hold it."""
+    """A model's text, fit for a cell of a table."""
     return excerpt(" ".join(text.split()).replace("|", "/"), 80)
 
 

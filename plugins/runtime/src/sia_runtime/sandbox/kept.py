@@ -11,7 +11,7 @@ from pathlib import Path
 _FEW_BYTES = 212_992
 _TCP_BYTES = 4 * 2**20
 _OVERHEAD = 2
-"""What a buffer takes for a byte of its limit: the last piece may go past it, and each piece has a description."""
+"""Bytes a buffer takes for one of its limit: the last piece may go past it, and each piece has a description."""
 
 
 def at_most(processes: Sequence[int], *, own_network: bool, most_files: int) -> int:

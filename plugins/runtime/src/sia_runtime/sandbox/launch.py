@@ -88,7 +88,7 @@ class World:
         self._landlock = landlock.abi() > 0
 
     def rules(self, scratch: str, readable: Iterable[str] = ()) -> int | None:
-        """What :meth:`confine` enforces: to be made before :meth:`settle`, and by who forks, where it costs a tenth."""
+        """Rules for :meth:`confine`, to be made before :meth:`settle`, and before a fork, where it costs a tenth."""
         if not self._landlock:
             return None
         shown = [*self._readable, *readable]

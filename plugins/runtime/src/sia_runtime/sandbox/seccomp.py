@@ -274,7 +274,7 @@ def _buffers(machine: str) -> _Code:
 
 
 def _same_user(machine: str) -> _Code:
-    """What a program could do to its user's other files and processes, past every check of a path."""
+    """Refuse calls on the user's other files and processes, which pass every check of a path."""
     column, code = _COLUMN[machine], _refused(machine, _ON_OWN_FILES)
     for numbers in _ON_OWN_PROCESSES.values():
         other = _argument(numbers[2]) + _unless(_EQUAL, 0, _refuse())
