@@ -350,7 +350,8 @@ class Engine(Protocol):
     is called with the run's ``policy``, a name that the engine knows, its
     ``seed``, and the engine's own settings. One that knows how many tokens of prompt and
     reply its policy can have together says so in a further attribute, ``context``; what
-    asks for more is refused before it is sampled.
+    asks for more is refused before it is sampled. One whose policy is slow, or learns from few
+    rollouts, says how many suit an update in ``rollouts``, to which a learner's advice is cut.
     """
 
     can: frozenset[str]

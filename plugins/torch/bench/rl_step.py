@@ -78,7 +78,7 @@ class Ours:
     """Our step, timed by part."""
 
     def __init__(self, folder: Path, length: int, new: int) -> None:
-        self.engine = Torch(policy=f"hf:{folder}", micro_tokens=16384)
+        self.engine = Torch(policy=f"hf:{folder}", micro_tokens=16384, dtype="float32", temperature=1.0)
         # Both sample ``new`` tokens: a step's length must not depend on chance.
         self.engine.tokens.stops = ()
         self.prompts, self.new, self.learner, self.step = prompts(length), new, Grpo(), 0

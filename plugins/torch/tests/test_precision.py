@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,8 +27,8 @@ ModelFolder = Callable[[str], Path]
 CPU = torch.device("cpu")
 
 
-def engine_of(folder: Path, dtype: str, **settings: object) -> Torch:
-    return Torch(policy=f"hf:{folder}", rank=4, dtype=dtype, **settings)
+def engine_of(folder: Path, dtype: str, **settings: Any) -> Torch:
+    return Torch(**{"policy": f"hf:{folder}", "rank": 4, "dtype": dtype, "temperature": 1.0, **settings})
 
 
 def trained(engine: Torch, lr: float = 1e-2) -> Torch:
@@ -89,7 +90,8 @@ def test_the_decode_loop_by_hand_is_the_models_own_in_half_precision(kind: str, 
 
 def test_a_small_adapter_counts_in_half_precision(model_folder: ModelFolder) -> None:
     """Merged into its weight it would be rounded away, and the sampler would go on sampling from the base."""
-    module = engine_of(model_folder("llama"), "bfloat16").policy.trunk.layers[0].self_attn.o_proj
+    trunk: Any = engine_of(model_folder("llama"), "bfloat16").policy.trunk
+    module = trunk.layers[0].self_attn.o_proj
     states = torch.tensor([(-1.0) ** at for at in range(32)], dtype=torch.bfloat16)
     torch.nn.init.ones_(module.get_base_layer().weight)  # so that of the base nothing is left of these states
     module.lora_A["default"].weight.data.copy_(states.float().expand(4, -1) / 100)

@@ -32,7 +32,7 @@ def trained(engine: Torch) -> Torch:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_sampler_and_trainer_agree(kind: str, model_folder: ModelFolder) -> None:
-    engine = trained(Torch(policy=f"hf:{model_folder(kind)}", rank=4, dtype="float32"))
+    engine = trained(Torch(policy=f"hf:{model_folder(kind)}", rank=4, dtype="float32", temperature=1.0))
     assert fusable(engine.policy) == (kind != "gpt_oss")
     prompts = [[5, 6, 7], list(range(30)), list(range(50))]
     out = engine.sample([Request(prompt, [1, 2, 3], max_tokens=20) for prompt in prompts])
@@ -42,7 +42,7 @@ def test_sampler_and_trainer_agree(kind: str, model_folder: ModelFolder) -> None
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_shared_prompt_changes_no_gradient(kind: str, model_folder: ModelFolder) -> None:
-    engine = trained(Torch(policy=f"hf:{model_folder(kind)}", rank=4, dtype="float32"))
+    engine = trained(Torch(policy=f"hf:{model_folder(kind)}", rank=4, dtype="float32", temperature=1.0))
     data = some_data(engine)
     engine.forward_backward(data, "toy_losses:weighted")
     shared = gradients(engine)
@@ -54,7 +54,7 @@ def test_a_shared_prompt_changes_no_gradient(kind: str, model_folder: ModelFolde
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 def test_the_decode_loop_by_hand_is_the_models_own(kind: str, model_folder: ModelFolder) -> None:
-    engine = trained(Torch(policy=f"hf:{model_folder(kind)}", rank=4, dtype="float32"))
+    engine = trained(Torch(policy=f"hf:{model_folder(kind)}", rank=4, dtype="float32", temperature=1.0))
     layout = Layout(prompts=2, length=32, width=2, new=4)
     prompts = [list(range(20)), [9, 8, 7]]
     ours, theirs = Fused(engine.policy, 2), Through(engine.policy)
@@ -68,7 +68,7 @@ def test_the_decode_loop_by_hand_is_the_models_own(kind: str, model_folder: Mode
 @pytest.mark.parametrize(("kind", "experts"), [("llama", False), ("gpt_oss", False), ("gpt_oss", True)])
 def test_peft_loads_the_adapter_by_itself(kind: str, experts: bool, model_folder: ModelFolder, tmp_path: Path) -> None:
     folder = model_folder(kind)
-    engine = trained(Torch(policy=f"hf:{folder}", rank=4, experts=experts, dtype="float32"))
+    engine = trained(Torch(policy=f"hf:{folder}", rank=4, experts=experts, dtype="float32", temperature=1.0))
     engine.save(tmp_path / "adapter")
     base = AutoModelForCausalLM.from_pretrained(folder)
     alone = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
@@ -85,7 +85,7 @@ def test_gpt_oss_says_the_same_with_its_adapter_merged(
     experts: bool, model_folder: ModelFolder, tmp_path: Path
 ) -> None:
     folder = model_folder("gpt_oss")
-    engine = trained(Torch(policy=f"hf:{folder}", rank=4, experts=experts, dtype="float32"))
+    engine = trained(Torch(policy=f"hf:{folder}", rank=4, experts=experts, dtype="float32", temperature=1.0))
     engine.save(tmp_path / "adapter")
     tokens = torch.tensor([list(range(40, 70))])
     alone: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path / "adapter").eval()
@@ -118,7 +118,7 @@ def test_names_that_fit_nothing_are_refused(model_folder: ModelFolder) -> None:
 
 
 def test_messages_choices_and_schema_with_a_byte_tokenizer(model_folder: ModelFolder) -> None:
-    engine = Torch(policy=f"hf:{model_folder('llama')}", dtype="float32")
+    engine = Torch(policy=f"hf:{model_folder('llama')}", dtype="float32", temperature=1.0)
     prompt = engine.tokens.render([{"role": "user", "content": "罪 <end>?"}])
     assert engine.tokens.decode(prompt) == "user: 罪 <\u200bend>?\nassistant:"
     assert 256 not in prompt
@@ -135,7 +135,7 @@ def test_messages_choices_and_schema_with_a_byte_tokenizer(model_folder: ModelFo
 def test_a_policy_reads_and_learns_up_to_its_last_position_and_refuses_more(
     kind: str, model_folder: ModelFolder
 ) -> None:
-    engine = Torch(policy=f"hf:{model_folder(kind)}", rank=4, dtype="float32")
+    engine = Torch(policy=f"hf:{model_folder(kind)}", rank=4, dtype="float32", temperature=1.0)
     assert engine.context == 70
     asked = [Request([100 + at for at in range(length)], [1, 2], max_tokens=70 - length) for length in (66, 68, 69, 10)]
     traces = [

@@ -232,6 +232,6 @@ def test_its_context_is_the_least_that_a_server_says(engine: Vllm, stand: Stand)
 
 def test_settings_that_it_does_not_know_are_the_trainers() -> None:
     told = Settings.model_validate({"policy": "p", "servers": "a", "model": "m", "adapters": "/x", "rank": "8"})
-    assert told.for_trainer == {"policy": "p", "seed": 0, "rank": "8"}
+    assert told.for_trainer == {"policy": "p", "seed": 0, "temperature": 1.0, "rank": "8"}
     with pytest.raises(UsageError, match="no engine named 'nothing'"):
         open_engine(policy="p", servers="a", model="m", adapters="/x", trainer="nothing")

@@ -25,15 +25,13 @@ from sia_core.learning import Batch, Datum, Request, Sampled, Trace
 from sia_torch import store
 from sia_torch.constrain import Constraints
 from sia_torch.decode import Decoder, Fused, Through, fusable
+from sia_torch.defaults import learning_rate_of, rollouts_of
 from sia_torch.head import Allowed, token_logprobs
 from sia_torch.policy import Policy, build
 from sia_torch.precision import tolerance_of
 from sia_torch.sampler import Sampler
 from sia_torch.settings import Settings
 from sia_torch.tree import BRANCH_BUCKET, bucket, pack, plan, units
-
-LEARNING_RATE = {"tiny": 3e-3}
-"""By policy; 4e-5 for every other (TTT-Discover 2026)."""
 
 
 class Torch:
@@ -55,7 +53,8 @@ class Torch:
     def _take(self, policy: Policy, settings: Settings) -> None:
         self.policy, self.settings, self.tokens = policy, settings, policy.tokens
         self.context = policy.limit
-        self.learning_rate = LEARNING_RATE.get(policy.name, 4e-5)
+        self.learning_rate = learning_rate_of(policy.name, policy.config.hidden_size)
+        self.rollouts = rollouts_of(policy.name)
         self._learning = self.policy.learning()
         self._optimizer = torch.optim.AdamW(list(self._learning.values()), fused=True)
         self._steps = 0

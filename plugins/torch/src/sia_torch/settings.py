@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sia_torch.defaults import temperature_of
+
 
 class Settings(BaseModel):
     """Settings of the engine ``torch``.
@@ -22,7 +24,8 @@ class Settings(BaseModel):
     device : ``cpu``, ``cuda`` or ``cuda:N``; by default a GPU where there is one.
     dtype : that a pretrained base computes in; ``auto`` is bfloat16 where the processor or card
         multiplies it natively. ``tiny``, the adapter and the optimizer are float32 always.
-    temperature : of sampling and of training's log-probabilities alike.
+    temperature : of sampling and of training's log-probabilities alike; by default 1 for ``tiny`` and
+        harmony, and 0.7 for other pretrained models.
     rows : samples that are decoded side by side; a batch is always this size, filled up.
     prefill_rows : prompts that are computed side by side.
     micro_tokens : the most positions of a training micro-batch.
@@ -47,7 +50,7 @@ class Settings(BaseModel):
     effort: Literal["low", "medium", "high"] = "low"
     device: str = ""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default_factory=temperature_of, gt=0)
     rows: int = Field(default=32, ge=1)
     prefill_rows: int = Field(default=4, ge=1)
     micro_tokens: int = Field(default=8192, ge=1)

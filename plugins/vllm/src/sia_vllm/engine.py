@@ -38,6 +38,7 @@ class Vllm:
         self.can = trainer.can - CANNOT
         self.tokens: Tokens = trainer.tokens
         self.learning_rate = trainer.learning_rate
+        self.rollouts = getattr(trainer, "rollouts", 0)
         self._servers = [Server(each, settings.timeout) for each in settings.addresses]
         self._threads = ThreadPoolExecutor(settings.at_once, thread_name_prefix="sia-vllm")
         self._name: str | None = None  # None where what the servers hold is of other weights

@@ -12,6 +12,10 @@ EXPLORED, GROUP = 32, 8
 """Search instances, and rollouts of each at the training temperature, that show what a policy would learn from."""
 
 
+FITTED_STEPS, FEWEST = 24, 4
+"""Steps of an update that is cut to what suits its policy, at most, and instances of each, at least."""
+
+
 @dataclass(frozen=True)
 class Exploration:
     """Statistics of groups of rollouts at the training temperature, and their cost.
@@ -21,7 +25,8 @@ class Exploration:
     came to need, ``short`` how many ran out of theirs; ``pass_seconds`` a forward pass's,
     per token; ``memory`` the bytes that the engine says training takes at most; ``trained``
     the share of the tokens that each learner, by name, would train on: one that imitates
-    takes few.
+    takes few; ``suits`` the rollouts that an update of this policy is worth, 0 where the
+    engine does not say.
     """
 
     stats: RewardStats
@@ -35,6 +40,15 @@ class Exploration:
     trained: Mapping[str, float]
     peak: int = 0
     short: int = 0
+    suits: int = 0
+
+    def fitted(self, advised: Training) -> Training:
+        """A learner's advice in about as many rollouts as suit the policy: fewer steps, and fewer instances in each."""
+        if not self.suits or advised.prompts * advised.steps * advised.group <= self.suits:
+            return advised
+        steps = min(advised.steps, FITTED_STEPS)
+        prompts = max(FEWEST, self.suits // (steps * advised.group))
+        return advised.model_copy(update={"steps": steps, "prompts": min(advised.prompts, prompts)})
 
     def estimate(self, algorithm: str, training: Training, epochs: int, instances: int) -> dict[str, float]:
         """Estimate the cost of an update on this number of instances: counts, tokens, seconds, bytes of memory.

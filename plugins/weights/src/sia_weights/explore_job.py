@@ -50,6 +50,7 @@ def explore(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
         "seconds": rolling / len(rollouts),
         "pass_seconds": pass_seconds,
         "memory": policy.engine.memory()["needed"],
+        "suits": getattr(policy.engine, "rollouts", 0),
         "trained": _trained(payload["learners"], samples(rolled, sweep), host),
     }
 

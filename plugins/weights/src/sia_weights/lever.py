@@ -177,7 +177,8 @@ class WeightLever(Lever):
                     for agent, seen in self._explorations.items()
                 }
                 training = {
-                    agent: self._told.over(learner.training(seen.stats)) for agent, seen in self._explorations.items()
+                    agent: self._told.over(seen.fitted(learner.training(seen.stats)))
+                    for agent, seen in self._explorations.items()
                 }
                 costs = {
                     agent: seen.estimate(offer.name, training[agent], learner.epochs, self._instances)

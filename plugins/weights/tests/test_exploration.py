@@ -1,0 +1,38 @@
+"""What exploring an agent says of updates of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from sia_algorithms.best_of_n import BestOfN
+from sia_algorithms.entropic import Entropic
+from sia_core.decision import Training
+from sia_core.evidence import RewardStats, Rollout, reward_stats
+from sia_weights.exploration import Exploration
+
+
+def explored(suits: int) -> Exploration:
+    return Exploration(rare(), "", 256, 256, 100.0, 0.1, 1e-3, 1e9, {}, suits=suits)
+
+
+def rare() -> RewardStats:
+    rollouts = [Rollout(instance=f"i{n}", outcome="ok", reward=float(n == 0), answer="") for n in range(64)]
+    return reward_stats(rollouts, 0.0)
+
+
+def test_the_first_update_of_a_pretrained_model_is_there_in_minutes() -> None:
+    advised = explored(3072).fitted(Training())
+    assert (advised.steps, advised.prompts, advised.group) == (24, 16, 8)
+    assert advised.rollouts(1000) == 3072
+
+
+@pytest.mark.parametrize("suits", [0, 49_152])
+def test_a_policy_that_learns_from_many_keeps_what_the_learner_advises(suits: int) -> None:
+    assert explored(suits).fitted(Training()) == Training()
+
+
+def test_learners_with_advice_of_their_own_keep_its_shape() -> None:
+    sweeps = explored(3072).fitted(BestOfN().training(rare()))
+    assert (sweeps.steps, sweeps.prompts, sweeps.group, sweeps.distinct) == (7, 54, 8, True)
+    wide = explored(3072).fitted(Entropic().training(rare()))
+    assert (wide.steps, wide.prompts, wide.group) == (24, 4, 64)
