@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -501,6 +502,32 @@ def test_what_waits_is_sampled_together(gated: tuple[Gated, Gateway]) -> None:
     engine.let.release(2)
     assert len({text_of(each.result(20)) for each in waiting}) == 5
     assert [len(batch) for batch in engine.batches] == [1, 4]
+
+
+class Slow(ScriptedEngine):
+    """A batch of it takes a while, as one of a real model does."""
+
+    def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
+        time.sleep(0.4)
+        return super().sample(requests)
+
+
+def test_a_batch_waits_for_rollouts_that_will_soon_ask_a_share_of_the_time_that_it_takes() -> None:
+    engine = Slow()
+    gateway = Gateway(engine)
+    for number in range(4):
+        gateway.begin(str(number), number)
+    gateway.begin("thinks", 9)
+    assert gateway.answer("0", ask())
+    started = time.monotonic()
+    waiting = [gateway.ask("0", ask("again"))]
+    for number in range(1, 4):
+        time.sleep(0.02)  # past this the first of them was sampled alone
+        waiting.append(gateway.ask(str(number), ask()))
+    assert all(text_of(each.result(20)) for each in waiting)
+    gateway.close()
+    assert [len(batch) for batch in engine.batches] == [1, 4]
+    assert time.monotonic() - started < 0.9  # one that thinks for long is not waited for
 
 
 def test_one_request_that_the_engine_cannot_take_costs_itself_alone(gated: tuple[Gated, Gateway]) -> None:

@@ -54,7 +54,7 @@ class Torch:
         self.policy, self.settings, self.tokens = policy, settings, policy.tokens
         self.context = policy.limit
         self.learning_rate = learning_rate_of(policy.name, policy.config.hidden_size)
-        self.rollouts = rollouts_of(policy.name)
+        self.rollouts, self.rows = rollouts_of(policy.name), settings.rows
         self._learning = self.policy.learning()
         self._optimizer = torch.optim.AdamW(list(self._learning.values()), fused=True)
         self._steps = 0

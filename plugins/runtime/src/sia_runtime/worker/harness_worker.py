@@ -22,7 +22,8 @@ from sia_runtime.sandbox.libraries import import_names, library_paths
 from sia_runtime.worker.endpoint import MODEL_SECONDS
 from sia_runtime.worker.session import Answered, Asked, Died, Done, Evaluates, Event, Session, Waiting
 
-MOST_SLOTS = 32
+ASKING, MOST_SLOTS = 32, 256
+"""Instances that are solved at once where they ask a policy, and the most that ever are."""
 
 _GRACE_SECONDS = 10.0
 _DEATHS = 4
@@ -94,15 +95,17 @@ class HarnessWorker:
         model: ModelAccess | None = None,
         slots: int | None = None,
         judge: Scorer | None = None,
+        rows: int = 0,
     ) -> None:
         """``slots`` is how many instances are solved at once: by default one a core, and more where they ask a policy.
 
-        An instance that waits for the policy needs no core, and the policy answers many at once.
+        An instance that waits for the policy needs no core, and the policy answers many at once:
+        at least 32, or all of its ``rows``. Half of the processes that the sandbox may have stay free.
         """
         self._sandbox, self._manifest, self._limits = sandbox, manifest, limits
         self._model, self._judge = model, judge
         self._mounts = (Mount("harness", tree_dir), Mount("public", public_dir))
-        usual = min(MOST_SLOTS, max(1, limits.processes // 2)) if model else os.cpu_count() or 1
+        usual = min(max(ASKING, rows), max(1, limits.processes // 2)) if model else os.cpu_count() or 1
         self._slots = min(slots or usual, MOST_SLOTS)
         self._session: Session | None = None
         self._jobs = itertools.count(1)

@@ -191,6 +191,7 @@ class Host:
             task.limits,
             model=policy.gateway if policy else None,
             judge=self.evaluations(setting) if task.kind == "discover" else None,
+            rows=getattr(getattr(policy, "engine", None), "rows", 0),
         )
 
 
