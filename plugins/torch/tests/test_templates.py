@@ -11,6 +11,8 @@ from toy_policies import byte_tokenizer, write_model
 
 from sia_core.errors import UsageError
 from sia_runtime.chat_template import ChatTemplate
+from sia_runtime.worker.chat import parse
+from sia_runtime.worker.chat import said as read_back
 from sia_runtime.worker.gateway import Gateway
 from sia_torch.engine import Torch
 
@@ -95,3 +97,51 @@ def test_a_conversation_that_a_template_refuses_is_a_bad_request_in_its_words_an
     asked = [said("system", "be brief"), said("user", "a")]
     assert "choices" in gateway.answer("r", {"messages": asked, "max_tokens": 2})
     gateway.close()
+
+
+LOOK = {
+    "type": "function",
+    "function": {"name": "look", "description": "Looks.", "parameters": {"type": "object", "properties": {}}},
+}
+CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": {"at": "it"}}}
+CALLED = [
+    said("user", "why?"),
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "c1", "content": "a walrus"},
+]
+TOOLS = "{% for t in tools or [] %}{{ t.function.name }}; {% endfor %}{% for m in messages %}"
+SHOWS = (
+    TOOLS
+    + "{{ m.role + ': ' + m.content }}{% if m.tool_calls %}{{ m.tool_calls[0].function.name }}{% endif %} {% endfor %}"
+)
+
+
+def conversation(template: str, tools: list[dict[str, Any]]) -> str:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    return str(tokenizer.decode(ChatTemplate(tokenizer, "hf:toy").render(CALLED, tools)))
+
+
+def test_tools_are_written_where_a_template_has_none_in_the_form_in_which_calls_are_read() -> None:
+    text = conversation(PLAIN, [LOOK])
+    assert text.startswith("system: You can call these tools")
+    assert '{"name": "look", "description": "Looks.", "parameters"' in text
+    done = text.split("user: why?")[1]
+    assert done == (
+        '\nassistant: <tool_call>\n{"name": "look", "arguments": {"at": "it"}}\n</tool_call>\n'
+        "user: <tool_response>\na walrus\n</tool_response>\n"
+    )
+    chat = parse({"messages": CALLED, "tools": [LOOK]})
+    again = read_back(chat, done.split("assistant: ")[1].split("\nuser:")[0], "x")
+    assert [each["function"] for each in again["tool_calls"]] == [CALL["function"]]
+
+
+def test_a_template_that_has_tools_shows_them_itself() -> None:
+    assert conversation(SHOWS, [LOOK]) == "look; user: why? assistant: look tool: a walrus "
+
+
+@pytest.mark.parametrize(
+    "template", [PLAIN, SHOWS, "{% for m in messages %}{{ m.role + m.content.strip() }}{% endfor %}"]
+)
+def test_a_message_that_only_calls_tools_has_no_text_and_is_no_error(template: str) -> None:
+    assert "a walrus" in conversation(template, [])
