@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sia_core.errors import TrainingError, UsageError
 from sia_core.learning import Batch, Datum, Request, Sampled, Trace
-from sia_torch import store
+from sia_torch import memory, store
 from sia_torch.constrain import Constraints
 from sia_torch.decode import Decoder, Fused, Through, fusable
 from sia_torch.defaults import learning_rate_of, rollouts_of
@@ -40,17 +40,18 @@ class Torch:
     can: ClassVar[frozenset[str]] = frozenset({"train", "values", "reference", "custom_loss", "constrain"})
 
     def __init__(self, **settings: Any) -> None:
-        checked = Settings(**settings)
-        self._take(build(checked), checked)
+        checked, held = Settings(**settings), memory.resident()
+        self._take(build(checked), checked, held)
 
     @classmethod
     def of(cls, policy: Policy, settings: Settings) -> Torch:
         """An engine around a policy that is there already."""
         engine = cls.__new__(cls)
-        engine._take(policy, settings)
+        engine._take(policy, settings, memory.resident())
         return engine
 
-    def _take(self, policy: Policy, settings: Settings) -> None:
+    def _take(self, policy: Policy, settings: Settings, held: float) -> None:
+        self._held, self._largest = held, 0.0
         self.policy, self.settings, self.tokens = policy, settings, policy.tokens
         self.context = policy.limit
         self.learning_rate = learning_rate_of(policy.name, policy.config.hidden_size)
@@ -185,22 +186,21 @@ class Torch:
     def memory(self) -> dict[str, float]:
         """Bytes: ``needed``, about what training takes at most, and ``peak``, of the device, or of this whole process.
 
-        Weights, for what learns also gradient and Adam's two moments, 34 D bytes of
-        activations a position and layer at half precision (Korthikanti 2022,
-        arXiv 2205.05198, without the attention matrix), and two chunks of logits. Where
-        ``peak`` is this process's, so is ``needed``: weights are part of what it holds by now.
+        What was held before, weights, the decode loop's copy of them, for what learns also
+        gradient and Adam's two moments, and the largest micro-batch: of those that were
+        computed, trained on or not, or a full one before there was any.
         """
-        policy, settings = self.policy, self.settings
+        policy = self.policy
         weights = sum(each.numel() * each.element_size() for each in policy.model.parameters())
         learning = sum(each.numel() * each.element_size() for each in self._learning.values())
-        layers = 1 if settings.checkpointing else policy.config.num_hidden_layers
-        width = policy.config.hidden_size * policy.head().element_size() / 2
-        chunk = min(settings.vocabulary_chunk, policy.config.vocab_size)
-        training = 3 * learning + settings.micro_tokens * (34 * width * layers + 8 * chunk)
+        largest = self._largest or memory.at_most(policy.config, self.settings, policy.head().element_size())
+        needed = weights * (2 if fusable(policy) else 1) + 3 * learning + largest
         if policy.device.type == "cuda":
-            return {"needed": float(weights + training), "peak": float(torch.cuda.max_memory_allocated(policy.device))}
-        held = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return {"needed": held + training, "peak": held}
+            peak = float(torch.cuda.max_memory_allocated(policy.device))
+        else:
+            peak = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            needed += self._held
+        return {"needed": max(needed, peak), "peak": peak}
 
     def digest(self) -> str:
         """A digest of the adapter's weights alone: the name of what samples."""
@@ -235,6 +235,9 @@ class Torch:
         if self.context is not None and longest > self.context:
             raise TrainingError(f"a trace of {longest} tokens is longer than the policy's context of {self.context}")
         packed = pack(rows, policy.context, policy.features, policy.device)
+        size = policy.head().element_size()
+        taken = memory.activations(policy.config, settings, size, packed.tree.shape, len(rows))
+        self._largest = max(self._largest, taken)
         hidden_ND = policy.hidden(packed).flatten(0, 1)[packed.read_N]
         logprobs_N = token_logprobs(
             hidden_ND,
