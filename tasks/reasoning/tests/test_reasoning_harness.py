@@ -83,6 +83,10 @@ def test_every_edit_runs_and_is_not_applied_twice(name: str, words: Reasoning, t
     assert tried(words, says("5"), ["nine minus four"], *before, name).answers == ["5"]
 
 
+def test_there_are_so_few_families_that_two_generations_of_three_try_one_of_each() -> None:
+    assert len({FAMILY[name] for name in ON_SEED}) <= 6
+
+
 def test_edits_of_different_families_apply_in_either_order() -> None:
     for first, second in permutations(ON_SEED, 2):
         if FAMILY[first] != FAMILY[second] and "decompose" not in (first, second):  # it changes prompt and length both
