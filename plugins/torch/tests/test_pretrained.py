@@ -155,3 +155,31 @@ def test_yarn_reads_further_than_the_positions_that_a_model_was_trained_on() -> 
     rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 100}
     assert limit_of(Qwen3Config(max_position_embeddings=100, rope_scaling=rope)) == 400
     assert limit_of(Qwen3Config(max_position_embeddings=100)) == 100
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_prompts_begin_with_alike_is_computed_once_and_changes_no_sample(
+    dtype: str, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = [7 * at % 200 for at in range(100)]
+    requests = [Request([*shared, *[at + 1] * (at + 1)], [at, 50 + at], max_tokens=6) for at in range(9)]
+    blocks: list[int] = []
+    add = Fused._add_chunks
+    monkeypatch.setattr(Fused, "_add_chunks", lambda self, names, at: (blocks.append(at), add(self, names, at))[1])
+
+    def fresh() -> Torch:
+        return Torch(policy=f"hf:{model_folder('llama')}", rank=4, dtype=dtype, temperature=1.0)
+
+    engine = fresh()
+    together = engine.sample(requests)
+    assert [blocks.count(at) for at in (0, 32, 64)] == [1, 1, 1]
+    assert engine.sample(list(reversed(requests))) == together[::-1]
+    assert [fresh().sample([each])[0] for each in requests] == together
+    assert engine.check([each.trace(requests[0].prompt) for each in together[0]]) < (
+        1e-4 if dtype == "float32" else 0.06
+    )
+    engine.forward_backward(some_data(engine, members=2), "toy_losses:weighted")
+    engine.optim_step(lr=1e-2)
+    blocks.clear()
+    engine.sample(requests)
+    assert blocks.count(0) == 1  # of the new weights

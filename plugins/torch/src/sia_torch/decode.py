@@ -11,6 +11,7 @@ of the hidden state, H query heads on K key heads of E numbers each.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,6 +28,9 @@ from sia_torch.tree import turn
 FUSED_TYPES = frozenset({"llama", "qwen2", "qwen3", "sia_tiny"})
 FUSED_BYTES = 2 * 2**30
 """A model past this is not copied for merging; it decodes through its own forward."""
+CHUNK, CHUNKS = 32, 256
+"""Tokens of a prompt that are computed and kept together, and how many such chunks are kept until the next update."""
+_Name = tuple[int, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ class Fused:
         self._layers = [_layer(each) for each in trunk.layers]
         self._norm = merged(trunk.norm)
         self._rotary = trunk.rotary_emb
+        self._chunks: OrderedDict[_Name, tuple[Tensor, Tensor, Tensor]] = OrderedDict()
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]], layout: Layout) -> Tensor:
@@ -111,7 +116,9 @@ class Fused:
         self._keys_after, self._values_after = (torch.empty(suffix, dtype=dtype, device=device) for _ in "kv")
         hidden_PD = torch.zeros(layout.prompts, self._norm.shape[0], dtype=dtype, device=device)
         rows = min(self._prefill_rows, layout.prompts)
-        for start in range(0, len(prompts), rows):
+        if not context:
+            self._by_chunks(prompts, rows, hidden_PD)
+        for start in range(0, len(prompts) if context else 0, rows):
             # A block is always full, so that its kernels and so its numbers do not depend on who else is there.
             block = functional.pad(tokens[start : start + rows], (0, 0, 0, max(0, start + rows - len(tokens))))
             stop = min(start + rows, len(prompts))
@@ -153,6 +160,74 @@ class Fused:
                 mixed = mixed.transpose(1, 2).reshape(count, length, -1)
             states = self._finish(layer, states, mixed)
         return functional.rms_norm(states, self._norm.shape, self._norm, self._eps)
+
+    def _by_chunks(self, prompts: Sequence[Sequence[int]], rows: int, hidden_PD: Tensor) -> None:
+        """Fill in the prompts' keys, values and last states, chunk by chunk; what they begin with alike, once.
+
+        How a chunk is computed follows from the tokens up to its end and from ``rows`` alone.
+        """
+        paths = [
+            [(rows, tuple(prompt[: start + CHUNK])) for start in range(0, len(prompt), CHUNK)] for prompt in prompts
+        ]
+        for depth in range(max(map(len, paths))):
+            reached = dict.fromkeys(path[depth] for path in paths if depth < len(path))
+            missing = [name for name in reached if name not in self._chunks]
+            for first in range(0, len(missing), rows):
+                self._add_chunks(missing[first : first + rows], depth * CHUNK)
+        for place, path in enumerate(paths):
+            for depth, name in enumerate(path):
+                self._chunks.move_to_end(name)
+                here = slice(depth * CHUNK, (depth + 1) * CHUNK)
+                keys, values, hidden_PD[place] = self._chunks[name]
+                self._prompt_keys[:, place, :, here], self._prompt_values[:, place, :, here] = keys, values
+        while len(self._chunks) > CHUNKS:
+            self._chunks.popitem(last=False)
+
+    def _add_chunks(self, names: Sequence[_Name], start: int) -> None:
+        """Compute a block of chunks that begin at ``start``: keys, values, and the state after the last token."""
+        rows, device = names[0][0], self._policy.device
+        padded = [[*name[start:], *[0] * (start + CHUNK - len(name))] for _, name in names]
+        tokens = torch.tensor(padded + [[0] * CHUNK] * (rows - len(names)), device=device)
+        last = torch.tensor([len(name) - start - 1 for _, name in names] + [0] * (rows - len(names)), device=device)
+        before = self._before(names, start)
+        place = self._positions[: start + CHUNK]
+        seen, cos, sin = (
+            place <= place[start:, None],
+            self._cos[start : start + CHUNK],
+            self._sin[start : start + CHUNK],
+        )
+        states, kept = self._policy.embed(tokens), []
+        for number, layer in enumerate(self._layers):
+            query, key, value = self._project(layer, states)
+            key, value = turn(key, cos[:, None], sin[:, None]).transpose(1, 2), value.transpose(1, 2)
+            kept.append((key, value))
+            query = turn(query, cos[:, None], sin[:, None]).transpose(1, 2)
+            key, value = (
+                torch.cat([old[:, number], new], dim=2) for old, new in zip(before, (key, value), strict=True)
+            )
+            if number == len(self._layers) - 1:
+                here = torch.arange(rows, device=device)
+                states, query = states[here, last], query[here, :, last]
+                mixed = self._look_back(query, key, value, place <= start + last[:, None])
+            else:
+                mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen, enable_gqa=True)
+                mixed = mixed.transpose(1, 2).reshape(rows, CHUNK, -1)
+            states = self._finish(layer, states, mixed)
+        hidden = functional.rms_norm(states, self._norm.shape, self._norm, self._eps)
+        for row, name in enumerate(names):
+            keys, values = (torch.stack([layer[which][row] for layer in kept]) for which in (0, 1))
+            self._chunks[name] = keys, values, hidden[row]
+
+    def _before(self, names: Sequence[_Name], start: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (rows, layers, K, start, E) of the chunks before ``start``."""
+        rows = names[0][0]
+        shape = (rows, len(self._layers), self._keys, start, self._size)
+        keys, values = (torch.zeros(shape, dtype=self._norm.dtype, device=self._policy.device) for _ in "kv")
+        for row, (_, name) in enumerate(names):
+            for first in range(0, start, CHUNK):
+                here = slice(first, first + CHUNK)
+                keys[row, :, :, here], values[row, :, :, here], _ = self._chunks[rows, name[: first + CHUNK]]
+        return keys, values
 
     def _look_back(self, query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
         """Attention of one query (R, H, E) a row to keys and values (R, K, L, E) where ``seen`` (R, L): (R, H * E).

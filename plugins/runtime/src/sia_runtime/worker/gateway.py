@@ -31,10 +31,8 @@ MOST_CALLS = 1000
 """Calls that one rollout may make: its time stands still while it waits for the policy."""
 
 _PATIENCE_SHARE, _PATIENCE_SECONDS = 0.25, 2.0
-"""How long a batch waits for more calls: this share of what the last one took, and never longer than that.
-
-A batch of 1 takes half as long as one of 32, so rollouts that ask a little later are worth waiting for.
-"""
+"""How long a batch waits for more calls: this share of what the last one took (one of 1 takes half as long as one of
+32, so these calls are worth it), and never longer than that."""
 
 _TRIES = 3
 """Samples, at most, of a reply that has to call a tool."""
