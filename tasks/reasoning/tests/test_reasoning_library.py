@@ -33,6 +33,7 @@ SIZES = {"search": 4, "gate": 4, "sealed": 4}
 SOME = (
     *("chain_sum", "basic_arithmetic", "leg_counting", "letter_counting", "word_sorting", "simple_equations"),
     *("countdown", "simple_integration", "n_queens", "codeio", "syllogism", "tower_of_hanoi"),
+    *("graph_color", "propositional_logic", "rubiks_cube"),
 )
 WITHOUT_ANSWER = {"boxnet", "intermediate_integration", "rush_hour"}
 """Data sets that have no right answer to show for some questions."""

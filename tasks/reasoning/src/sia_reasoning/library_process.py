@@ -177,7 +177,9 @@ def _shown(entry: Mapping[str, Any]) -> dict[str, Any]:
     answer = entry["answer"]
     for name in ("possible_answer", "example_answer", "example_correct_answer"):
         answer = entry["metadata"].get(name) if answer is None else answer
-    return {"question": entry["question"], "answer": answer if answer is None else str(answer)}
+    if answer is not None and not isinstance(answer, str):
+        answer = json.dumps(answer)  # what a scorer reads a colouring from
+    return {"question": entry["question"], "answer": answer}
 
 
 def _scored(dataset: Any, place: int, question: str, answer: str) -> tuple[float, str]:
