@@ -1,10 +1,11 @@
 """One RL step (rollout, reward, update) against TRL's GRPOTrainer: the same model, prompts and settings, interleaved.
 
-    python plugins/torch/bench/rl_step.py [--prompt 250] [--new 64] [--steps 5] [--threads 2]
+    python plugins/torch/bench/rl_step.py [--policy toy|smollm2] [--prompt 250] [--new 64] [--steps 5] [--threads 2]
 
-A Llama of 3.3 M parameters, LoRA of rank 32 on attention, 4 prompts, groups of 8. Each
-round runs one step of TRL's and one of ours; the table has medians over the rounds after
-the first two, which warm up. Peaks of memory are of one process each.
+A Llama of 3.3 M parameters, or SmolLM2-135M; LoRA of rank 32 on attention, 4 prompts, groups
+of 8. Each round runs one step of TRL's in float32 and one of ours in each of ``--dtypes``; the
+table has medians over the rounds after the first two, which warm up. Peaks of memory are of
+one process each.
 """
 
 from __future__ import annotations
@@ -29,14 +30,23 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 from peft import LoraConfig
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+)
 
 from sia_algorithms.grpo import Grpo
 from sia_core.learning import Request, Sample
 from sia_torch.engine import Torch
+from sia_torch.pretrained import model_of
 from sia_torch.tree import pack, plan
 
 PROMPTS, GROUP, VOCABULARY, WARM = 4, 8, 1024, 2
+DTYPES = ["float32", "bfloat16"]
 
 
 def model() -> LlamaForCausalLM:
@@ -65,9 +75,16 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<end>")
 
 
-def prompts(length: int) -> list[list[int]]:
-    rng = random.Random(0)
-    return [[rng.randrange(2, VOCABULARY) for _ in range(length - 2 * number)] for number in range(PROMPTS)]
+def prompts(folder: Path, length: int) -> list[str]:
+    """Texts of about ``length`` tokens, each a little shorter than the one before."""
+    rng, words = random.Random(0), AutoTokenizer.from_pretrained(folder)
+    plain = sorted(word for word in words.get_vocab() if word.isalnum() and word.isascii() and len(word) > 1)
+    wide = " ".join if len(plain) < VOCABULARY else "\n".join
+    texts = [[rng.choice(plain) for _ in range(length)] for _ in range(PROMPTS)]
+    return [
+        words.decode(words.encode(wide(text), add_special_tokens=False)[: length - 2 * number])
+        for number, text in enumerate(texts)
+    ]
 
 
 def reward(tokens: Sequence[int]) -> float:
@@ -77,11 +94,12 @@ def reward(tokens: Sequence[int]) -> float:
 class Ours:
     """Our step, timed by part."""
 
-    def __init__(self, folder: Path, length: int, new: int) -> None:
-        self.engine = Torch(policy=f"hf:{folder}", micro_tokens=16384, dtype="float32", temperature=1.0)
+    def __init__(self, folder: Path, length: int, new: int, dtype: str) -> None:
+        self.engine = Torch(policy=f"hf:{folder}", micro_tokens=16384, dtype=dtype, temperature=1.0)
         # Both sample ``new`` tokens: a step's length must not depend on chance.
         self.engine.tokens.stops = ()
-        self.prompts, self.new, self.learner, self.step = prompts(length), new, Grpo(), 0
+        self.prompts = [self.engine.tokens.encode(text) for text in prompts(folder, length)]
+        self.new, self.learner, self.step = new, Grpo(), 0
         self.times: dict[str, list[float]] = {}
 
     def timed(self, name: str, work: Callable[[], Any]) -> Any:
@@ -142,7 +160,6 @@ def trl(folder: Path, length: int, new: int, steps: int, between: Callable[[], N
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    words = tokenizer()
     watch = Between(between)
     with tempfile.TemporaryDirectory() as out:
         settings = GRPOConfig(
@@ -163,11 +180,11 @@ def trl(folder: Path, length: int, new: int, steps: int, between: Callable[[], N
             disable_tqdm=True,
         )
         trainer = GRPOTrainer(
-            model=LlamaForCausalLM.from_pretrained(folder),
+            model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
             reward_funcs=lambda completion_ids, **_: [reward(ids) for ids in completion_ids],
             args=settings,
-            train_dataset=Dataset.from_dict({"prompt": [words.decode(each) for each in prompts(length)]}),
-            processing_class=words,
+            train_dataset=Dataset.from_dict({"prompt": prompts(folder, length)}),
+            processing_class=AutoTokenizer.from_pretrained(folder),
             peft_config=LoraConfig(r=32, lora_alpha=32, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]),
             callbacks=[watch],
         )
@@ -177,7 +194,7 @@ def trl(folder: Path, length: int, new: int, steps: int, between: Callable[[], N
 
 def peak(which: str, options: argparse.Namespace) -> float:
     """The most memory, in MB, of a process that runs a few steps of one side alone."""
-    command = [sys.executable, __file__, "--only", which, "--steps", "3"]
+    command = [sys.executable, __file__, "--only", which, "--steps", "3", "--policy", options.policy]
     command += ["--prompt", str(options.prompt), "--new", str(options.new), "--threads", str(options.threads)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
@@ -186,43 +203,61 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("prompt", 250), ("new", 64), ("steps", 5), ("threads", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--only", choices=["ours", "trl"], help="run one side and print its peak memory in MB")
+    parser.add_argument("--policy", choices=["toy", "smollm2"], default="toy")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32"])
+    parser.add_argument("--only", choices=["trl", *DTYPES], help="run one side and print its peak memory in MB")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder)
-        whole = model()
-        whole.save_pretrained(path)
-        tokenizer().save_pretrained(path)
-        if options.only == "trl":
-            trl(path, options.prompt, options.new, options.steps, lambda: None)
-        ours = Ours(path, options.prompt, options.new)
-        if options.only == "ours":
-            for _ in range(options.steps):
-                ours.run()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(model_of("smollm2") or "") if options.policy == "smollm2" else toy(Path(scratch))
         if options.only:
-            # Not ru_maxrss: a child inherits its parent's.
-            print(int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024)
+            alone(folder, options)
             return
-        theirs = trl(path, options.prompt, options.new, options.steps + WARM, ours.run)
-    report(options, sum(weight.numel() for weight in whole.parameters()), theirs, ours.times)
+        ours = {dtype: Ours(folder, options.prompt, options.new, dtype) for dtype in options.dtypes}
+
+        def between() -> None:
+            for each in ours.values():
+                each.run()
+
+        theirs = trl(folder, options.prompt, options.new, options.steps + WARM, between)
+    size = sum(weight.numel() for weight in ours[options.dtypes[0]].engine.policy.model.parameters())
+    report(options, size, theirs, {dtype: each.times for dtype, each in ours.items()})
 
 
-def report(options: argparse.Namespace, size: int, theirs: Sequence[float], ours: dict[str, list[float]]) -> None:
-    print(
-        f"{size / 1e6:.1f} M parameters, {PROMPTS} prompts of {options.prompt}, groups of {GROUP}, {options.new} new,"
-    )
+def toy(folder: Path) -> Path:
+    model().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def alone(folder: Path, options: argparse.Namespace) -> None:
+    """Run one side for a few steps, and print its peak of memory in MB."""
+    if options.only == "trl":
+        trl(folder, options.prompt, options.new, options.steps, lambda: None)
+    else:
+        ours = Ours(folder, options.prompt, options.new, options.only)
+        for _ in range(options.steps):
+            ours.run()
+    # Not ru_maxrss: a child inherits its parent's.
+    print(int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024)
+
+
+def report(
+    options: argparse.Namespace, size: int, theirs: Sequence[float], ours: dict[str, dict[str, list[float]]]
+) -> None:
+    about = f"{PROMPTS} prompts of {options.prompt}, groups of {GROUP}, {options.new} new"
+    print(f"{size / 1e6:.1f} M parameters, {about},")
     print(f"{options.threads} threads, medians of {options.steps} interleaved rounds; load {os.getloadavg()[0]:.1f}")
-    step = median(ours["step"][WARM:])
-    slow = median(theirs[WARM:])
-    print(
-        f"{'TRL step':<52}{slow * 1000:8.0f} ms  ({min(theirs[WARM:]) * 1000:.0f} to {max(theirs[WARM:]) * 1000:.0f})"
-    )
-    print(f"{'our step':<52}{step * 1000:8.0f} ms  {slow / step:.1f} times as fast")
-    for name in (name for name in ours if name != "step"):
-        print(f"  {name:<50}{median(ours[name][WARM:]) * 1000:8.0f} ms")
-    print(f"peak memory: TRL {peak('trl', options):.0f} MB, ours {peak('ours', options):.0f} MB")
+    slow, spread = median(theirs[WARM:]), (min(theirs[WARM:]), max(theirs[WARM:]))
+    print(f"{'TRL step, float32':<52}{slow * 1000:8.0f} ms  ({spread[0] * 1000:.0f} to {spread[1] * 1000:.0f})")
+    for dtype, times in ours.items():
+        step = median(times["step"][WARM:])
+        print(f"{f'our step, {dtype}':<52}{step * 1000:8.0f} ms  {slow / step:.1f} times as fast")
+        for name in (name for name in times if name != "step"):
+            print(f"  {name:<50}{median(times[name][WARM:]) * 1000:8.0f} ms")
+    peaks = ", ".join(f"{which} {peak(which, options):.0f} MB" for which in ("trl", *ours))
+    print(f"peak memory: {peaks}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import torch
 from toy_policies import gradients, small_tiny, some_data
 
 from sia_core.errors import TrainingError, UsageError
-from sia_core.learning import Request, Trace
+from sia_core.learning import Datum, Request, Trace
 from sia_torch.engine import Torch
 from sia_torch.head import Allowed, token_logprobs
 from sia_torch.memory import activations
@@ -242,3 +243,30 @@ def test_the_estimate_is_within_a_third_of_what_was_measured(
     )
     told = activations(config, Settings(), size, Shape(prefix=128, branches=8, width=width), groups)
     assert 2 / 3 < told / measured < 4 / 3
+
+
+@pytest.fixture
+def crowded() -> Iterator[None]:
+    """More threads than cores, which therefore come in another order each time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(8)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("crowded")
+def test_a_gradient_is_the_same_to_the_bit_each_time() -> None:
+    # Samples that read the state after one prompt fall to several threads, which must not add up as they come.
+    engine = Torch(policy="tiny", seed=0)
+    prompts = [engine.tokens.encode(f"case {number}") for number in range(115)]
+    asked = [Request(prompt, range(32), 8, choices=["red", "green", "blue"]) for prompt in prompts]
+    data = [
+        Datum(trace := each.trace(prompt), credit := [place / 7] * len(trace.tokens), 3680.0, credit)
+        for prompt, row in zip(prompts, engine.sample(asked), strict=True)
+        for place, each in enumerate(row)
+    ]
+    engine.forward_backward(data, WEIGHTED)
+    first = gradients(engine)
+    for _ in range(4):
+        engine.forward_backward(data, WEIGHTED)
+        assert largest_difference(gradients(engine), first) == 0.0

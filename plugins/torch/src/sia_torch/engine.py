@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sia_core.errors import TrainingError, UsageError
 from sia_core.learning import Batch, Datum, Request, Sampled, Trace
@@ -238,7 +239,8 @@ class Torch:
         size = policy.head().element_size()
         taken = memory.activations(policy.config, settings, size, packed.tree.shape, len(rows))
         self._largest = max(self._largest, taken)
-        hidden_ND = policy.hidden(packed).flatten(0, 1)[packed.read_N]
+        # By ``embedding``, whose gradient adds up in one order: several samples read the state after a shared prompt.
+        hidden_ND = functional.embedding(packed.read_N, policy.hidden(packed).flatten(0, 1))
         logprobs_N = token_logprobs(
             hidden_ND,
             policy.head(adapted),
