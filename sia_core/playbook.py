@@ -12,15 +12,25 @@ The catalogue is data, a TOML file of tables like this one::
     old = "SCORER = 'names'"
     new = "SCORER = 'svc'"
 
-Edits of one family inform each other when an improver weighs what they earned.
+Edits of one family inform each other when an improver weighs what they earned. ``gain = 0.1`` in an
+edit is what its author expects of it, in units of the reward, and has it tried sooner.
 """
 
 from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from sia_core.errors import UsageError
 from sia_core.given_files import read_file
@@ -30,7 +40,7 @@ PLAYBOOK = "playbook.toml"
 
 
 class Entry(BaseModel):
-    """One edit of the catalogue: what it is called, and what it changes."""
+    """One edit of the catalogue: its name, its changes, and the ``gain`` that its author expects, 0 if none is named."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,6 +48,12 @@ class Entry(BaseModel):
     summary: str = Field(min_length=1)
     family: str = ""
     change: tuple[Edit, ...] = Field(min_length=1)
+    gain: float = Field(default=0.0, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _without_no_gain(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A catalogue without expectations stays what it was in the record of earlier runs.
+        return {name: value for name, value in dump(self).items() if name != "gain" or value}
 
 
 class Playbook(BaseModel):

@@ -88,6 +88,21 @@ def test_other_seeds_explore_in_other_orders_and_the_same_seed_in_the_same() -> 
     assert orders == [tuple(names(evidence(seed=seed))) for seed in range(20)]
 
 
+def test_what_its_author_expects_of_an_edit_has_it_tried_first_and_is_what_is_predicted() -> None:
+    book = Playbook(edit=tuple(each.model_copy(update={"gain": 0.1 * (each.name == "D2")}) for each in BOOK.edit))
+    for seed in range(20):
+        first, *_ = Bandit().decide(evidence(seed=seed, playbook=book))
+        assert isinstance(first, RewriteHarness)
+        assert first.name == "D2"
+        assert first.prediction.gain == pytest.approx(0.1)
+
+
+def test_a_catalogue_without_expectations_is_recorded_as_before_there_were_any() -> None:
+    assert "gain" not in BOOK.model_dump(mode="json")["edit"][0]
+    hopeful = BOOK.edit[0].model_copy(update={"gain": 0.1})
+    assert hopeful.model_dump(mode="json")["gain"] == 0.1
+
+
 def test_a_family_that_earned_is_tried_on_and_one_that_cost_is_left_for_later() -> None:
     good = names(evidence(trials=(trial("C2", 0.2), trial("A2", -0.2))))
     assert good[0] == "D2"

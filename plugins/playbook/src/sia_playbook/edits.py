@@ -43,14 +43,14 @@ class EditArm:
     def belief(self) -> Belief:
         """Half of the variance of an untried edit's gain is its family's, and the other half its own.
 
-        Other edits of the family tell of the first half, its own tries of both. More than what its parent
-        has left to gain is expected of none.
+        Other edits of the family tell of the first half, its own tries of both. It begins with what the
+        author of the edit expects. More than what its parent has left to gain is expected of none.
         """
         spread = SPREAD * self.room
         half, place = spread * math.sqrt(0.5), spread * PLACE
         alike = [(self._worth(each), each.distance(math.hypot(half, place))) for each in self.others]
         family = Belief(0.0, half).after(alike)
-        untried = Belief(family.mean, math.hypot(family.deviation, half))
+        untried = Belief(family.mean + self.entry.gain, math.hypot(family.deviation, half))
         belief = untried.after([(self._worth(each), each.distance(place)) for each in self.own])
         return replace(belief, mean=min(self.room, belief.mean))
 
