@@ -40,7 +40,7 @@ PLAYBOOK = "playbook.toml"
 
 
 class Entry(BaseModel):
-    """One edit of the catalogue: its name, its changes, and the ``gain`` that its author expects, 0 if none is named."""
+    """One edit of the catalogue: its name, its changes, and the ``gain`` that its author expects, 0 for none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
