@@ -57,6 +57,7 @@ class FakeWorker:
         limits: Any,
         model: Any = None,
         judge: Any = None,
+        rows: int = 0,
     ) -> None:
         self.name, self.closed, self.solved = tree_dir.name, False, []  # type: ignore[var-annotated]
         self._busy = threading.Lock()
