@@ -25,11 +25,15 @@ SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml */*/pyproj
 DEBIAN_PACKAGES := bubblewrap strace
 BROWSER_PACKAGES := chromium
 
-.PHONY: demo docs wheels try-wheels test test-fast test-all suite-of-runs suite-of-packages lint clean debian-packages browser-packages bench-rl bench-rollout bench-gate \
+.PHONY: demo demo-smollm2 docs wheels try-wheels test test-fast test-all suite-of-runs suite-of-packages lint clean debian-packages browser-packages bench-rl bench-rollout bench-gate \
 	bench-start bench-evaluations bench-pages bench-cli bench-driver bench-trimul test-cuda check-modal
 
 demo: $(VENV)/demo.stamp  ## Improve an agent on the real LawBench data: no key, no GPU, no service.
 	$(BIN)/sia run --plugin lawbench --levers harness,weights --seed 0 --budget seconds=420
+
+demo-smollm2: $(VENV)/demo.stamp  ## The same with a real model: SmolLM2's harness is edited and its weights are trained, in about 15 minutes.
+	$(BIN)/sia run --plugin reasoning --policy smollm2 --levers harness,weights --generations 2 --seed 0 --budget seconds=600
+	$(BIN)/sia show --answers 3
 
 test-fast: $(VENV)/all.stamp  ## In two minutes: what starts no process, reads no real data and computes little.
 	$(BIN)/python -m pytest -q --fast tests/unit algorithms/tests plugins/playbook/tests
