@@ -31,8 +31,8 @@ BROWSER_PACKAGES := chromium
 demo: $(VENV)/demo.stamp  ## Improve an agent on the real LawBench data: no key, no GPU, no service.
 	$(BIN)/sia run --plugin lawbench --levers harness,weights --seed 0 --budget seconds=420
 
-demo-smollm2: $(VENV)/demo.stamp  ## The same with a real model: SmolLM2's harness is edited and its weights are trained, in about 15 minutes.
-	$(BIN)/sia run --plugin reasoning --policy smollm2 --levers harness,weights --generations 2 --seed 0 --budget seconds=600
+demo-smollm2: $(VENV)/demo.stamp  ## The same with a real model: SmolLM2's harness is edited and its weights are trained, in a quarter of an hour.
+	$(BIN)/sia run --plugin reasoning --policy smollm2 --levers harness,weights --generations 3 --seed 0 --budget seconds=900
 	$(BIN)/sia show --answers 3
 
 test-fast: $(VENV)/all.stamp  ## In two minutes: what starts no process, reads no real data and computes little.
@@ -56,6 +56,7 @@ suite-of-packages:
 bench-rl: $(VENV)/all.stamp  ## One RL step beside TRL's, interleaved; wants a quiet machine.
 	$(BIN)/python plugins/torch/bench/rl_step.py
 	$(BIN)/python plugins/torch/bench/rl_step.py --prompt 512 --new 128
+	$(BIN)/python plugins/torch/bench/rl_step.py --policy smollm2 --prompt 100 --new 48 --steps 3 --dtypes float32 bfloat16
 
 bench-rollout: $(VENV)/all.stamp  ## Rollouts a second, with everything on but the model.
 	$(BIN)/python bench/rollout.py
