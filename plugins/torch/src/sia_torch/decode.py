@@ -236,10 +236,10 @@ class Fused:
         thread that takes a row, and so on the row's place among the others.
         """
         rows, heads, size = query.shape
-        grouped = query.view(rows, self._keys, heads // self._keys, 1, size)
-        scores = (grouped * key[:, :, None]).sum(-1) * size**-0.5
+        grouped = _exact(query).view(rows, self._keys, heads // self._keys, 1, size)
+        scores = (grouped * _exact(key)[:, :, None]).sum(-1) * size**-0.5
         weights = functional.softmax(scores.masked_fill(~seen[:, None, None], float("-inf")), dim=-1)
-        return (weights[..., None] * value[:, :, None]).sum(-2).reshape(rows, -1)
+        return (weights[..., None] * _exact(value)[:, :, None]).sum(-2).reshape(rows, -1).to(query.dtype)
 
     @torch.inference_mode()
     def step(self, tokens_R: Tensor) -> Tensor:
@@ -255,21 +255,22 @@ class Fused:
             query, key, value = self._project(layer, states)
             self._keys_after[number, :, :, at] = turn(key, cos, sin)
             self._values_after[number, :, :, at] = value
-            query = (turn(query, cos, sin) * scale).view(rows, self._keys, group, self._size)
+            query = (_exact(turn(query, cos, sin)) * scale).view(rows, self._keys, group, self._size)
             # A prompt's keys meet the queries of its whole group in one product: (P, K, W * G, E).
             together = query.view(layout.prompts, layout.width, self._keys, group, self._size).transpose(1, 2)
             together = together.reshape(layout.prompts, self._keys, layout.width * group, self._size)
-            before = together @ self._prompt_keys[number].transpose(-1, -2) + self._bias
-            after = query @ self._keys_after[number, :, :, : at + 1].transpose(-1, -2)
+            before = together @ _exact(self._prompt_keys[number]).transpose(-1, -2) + self._bias
+            after = query @ _exact(self._keys_after[number, :, :, : at + 1]).transpose(-1, -2)
             before = before.view(layout.prompts, self._keys, layout.width, group, layout.length).transpose(1, 2)
             scores = torch.cat([before.reshape(rows, self._keys, group, layout.length), after], dim=-1)
             weights = functional.softmax(scores, dim=-1)
             up = weights[..., : layout.length].reshape(layout.prompts, layout.width, self._keys, group, layout.length)
             up = up.transpose(1, 2).reshape(layout.prompts, self._keys, layout.width * group, layout.length)
-            mixed = (up @ self._prompt_values[number]).view(layout.prompts, self._keys, layout.width, group, self._size)
+            mixed = up @ _exact(self._prompt_values[number])
+            mixed = mixed.view(layout.prompts, self._keys, layout.width, group, self._size)
             mixed = mixed.transpose(1, 2).reshape(rows, self._keys, group, self._size)
-            mixed = mixed + weights[..., layout.length :] @ self._values_after[number, :, :, : at + 1]
-            states = self._finish(layer, states, mixed.reshape(rows, -1))
+            mixed = mixed + weights[..., layout.length :] @ _exact(self._values_after[number, :, :, : at + 1])
+            states = self._finish(layer, states, mixed.reshape(rows, -1).to(states.dtype))
         self._step += 1
         return functional.rms_norm(states, self._norm.shape, self._norm, self._eps)
 
@@ -334,3 +335,8 @@ class Through:
         states, self._cache = self._policy.run(tokens_R[:, None], self._next_R[:, None], self._mask, self._cache)
         self._next_R = self._next_R + 1
         return states[:, -1]
+
+
+def _exact(states: Tensor) -> Tensor:
+    """Half precision as float32: scores of attention rounded to eight bits would be off by hundredths of a nat."""
+    return states.float() if states.element_size() < torch.float32.itemsize else states
