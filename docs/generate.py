@@ -32,7 +32,7 @@ READING = (
     "sia_core.run.intervals",
     "sia_core.run.artefact",
 )
-"""The modules of ``sia_core.run`` that read a run: views, trackers and improvers are written by strangers, too."""
+"""The modules of ``sia_core.run`` that read a run: views, trackers and improvers may be third-party code."""
 
 API = (
     "sia_core.hookspecs",

@@ -38,6 +38,6 @@ def recorded_task(ledger: Ledger, plugins: Plugins, trust: bool = False) -> Task
     if fingerprint(task) != started["fingerprint"]:
         raise UsageError(
             f"{ledger.folder.name}: data, brief or catalogue of task {task.name!r} are not those of the run, "
-            "so what is exported would not be the agent that was scored. Put them back first."
+            "so this would not be what its agents were scored on. Put them back first."
         )
     return task

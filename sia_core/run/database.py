@@ -110,7 +110,7 @@ def check_journal(folder: Path, of: Path) -> None:
 
 
 class Reader:
-    """The record for those who look at it, also while another process writes. It changes nothing in the folder."""
+    """A read-only view of the record, which works while another process writes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._path = folder, folder / NAME

@@ -242,7 +242,7 @@ _EARLY: dict[str, Any] = {
 
 
 class RunRecord:
-    """A run as its ledger has it by now, whoever wrote it; each property and method reads anew."""
+    """A run as its ledger records it, whoever wrote it. Each property and method reads the current state."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger

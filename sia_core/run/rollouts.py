@@ -29,7 +29,7 @@ SHARED = 2
 
 
 class GivenUp(Unfinished):
-    """A sweep is not gone on with: it timed out too often, or is ``short`` of tokens. ``done`` is what it came to."""
+    """A sweep is given up: it timed out too often, or is ``short`` of tokens. ``done`` is what it came to."""
 
     def __init__(self, why: str, done: Sequence[Rollout], *, short: bool = False) -> None:
         super().__init__(why)
@@ -172,7 +172,7 @@ class Rollouts:
         return BATCH * min(self._backend.slots, SHARED)
 
     def stop(self) -> None:
-        """Stop the work that is under way; whoever waits for it gets an error."""
+        """Stop the work that is under way; its waiters get an error."""
         self._backend.close()
 
     def job(self, function: str, payload: Mapping[str, Any]) -> Any:

@@ -71,7 +71,7 @@ class RunView:
         self._record = RunRecord(parts.ledger)
 
     def notice(self, text: str) -> None:
-        """Tell whoever watches the run."""
+        """Send an event to the run's observers."""
         self._parts.emit("model.notice", text=text)
 
     @property

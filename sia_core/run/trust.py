@@ -78,8 +78,8 @@ def _confirm(reason: str, found: list[str], about: Any, trust: bool) -> None:
     lines = "\n".join(f"  {each}" for each in found)
     long = f" It has {len(lines):,} characters: see where it begins." if len(lines) > _LONG else ""
     raise UsageError(
-        f"{reason}. It would\n{lines}\nRead this well.{long} If you want it, give --trust to resume, serve, export, "
-        f"replay or compare, once: that is remembered in {_state()}."
+        f"{reason}. It would\n{lines}\nRead this well.{long} If you want it, give --trust to resume, show, serve, "
+        f"export, replay or compare, once: that is remembered in {_state()}."
     )
 
 

@@ -2,7 +2,7 @@
 
 What a run without faults calls is traced once. Each fault is one of these calls, by its
 name and ordinal, into which ``strace`` puts SIGKILL or an error. Afterwards the run is
-gone on with, and compared with the one without faults.
+resumed, and compared with the one without faults.
 """
 
 from __future__ import annotations

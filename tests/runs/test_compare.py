@@ -1,4 +1,4 @@
-"""A comparison through the command line: stopped, gone on with, and read."""
+"""A comparison through the command line: stopped, continued, and read."""
 
 from __future__ import annotations
 

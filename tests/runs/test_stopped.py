@@ -38,7 +38,7 @@ def _ignoring(*numbers: signal.Signals) -> Callable[[], None]:
 
 
 class Started:
-    """A command in a session of its own, with a folder of its own for temporary files."""
+    """A command in a new session, with its own folder for temporary files."""
 
     def __init__(
         self,

@@ -94,6 +94,9 @@ def test_sealed_questions_are_shown_with_what_the_first_and_the_final_agent_answ
     assert told[0]["question"]["text"] in shown
     assert "final agent" in shown
     assert "question 2" not in shown
+    with pytest.raises(SystemExit):
+        main(["show", "--answers", "-1", *whole.where])
+    assert "'-1' is not a whole number from 0 to 1000" in capsys.readouterr().err
 
 
 def test_resuming_a_finished_run_changes_nothing(whole: Finished, capsys: pytest.CaptureFixture[str]) -> None:

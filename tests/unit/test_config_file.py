@@ -56,6 +56,12 @@ def test_options_override_the_file_wherever_they_stand(tmp_path: Path) -> None:
     assert not told.lever_settings
 
 
+@pytest.mark.parametrize("option", ["-f", "--file", "--fi"])
+def test_the_file_is_read_however_the_option_is_written(tmp_path: Path, option: str) -> None:
+    (tmp_path / "sia.toml").write_text("generations = 4")
+    assert "--generations=4" in with_file(["run", option, str(tmp_path / "sia.toml")])
+
+
 def test_paths_in_a_file_are_relative_to_it(tmp_path: Path) -> None:
     told = config(tmp_path, 'harness = "agent"\ndata = "cases.jsonl"\nseed = 3')
     assert told.task.settings == {

@@ -275,7 +275,7 @@ class ChangesTheInput:
 
 
 class DrawsFromWhatIsTold:
-    """The noise of its scores can be drawn again by whoever knows what ``seed`` says."""
+    """Its noise can be reproduced from ``seed``."""
 
     def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
         noise = self.noise(instance, ctx)

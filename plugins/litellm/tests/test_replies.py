@@ -1,4 +1,4 @@
-"""Chat-completion responses, right, odd or broken, byte for byte: the reply, or that there is none."""
+"""Raw chat-completion responses, valid, unusual or broken, and the reply or the error read from each."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_each_call_of_a_tool_is_one_call_however_its_parts_are_named(chunks: Any
 
 
 class Engine:
-    """The policy that a server of one's own is."""
+    """A policy that is served by a self-hosted server."""
 
     can: frozenset[str] = frozenset()
     model = "openai/m"

@@ -133,7 +133,7 @@ class Ours:
         self.timed("floor: bare forward and backward, prompts shared", lambda: self.floor(traces))
 
     def floor(self, traces: Sequence[Any]) -> None:
-        """What no update of shared prompts can be faster than: the model's forward and backward, and no more."""
+        """The least that an update of shared prompts computes: the model's forward and backward."""
         policy = self.engine.policy
         for rows in plan(traces, [[index] for index in range(len(traces))], self.engine.settings.micro_tokens):
             packed = pack([[traces[index] for index in row] for row in rows], 0, policy.features, policy.device)

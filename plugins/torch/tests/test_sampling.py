@@ -1,4 +1,4 @@
-"""What is sampled: reproducibly, within its constraint, and up to its stop."""
+"""Sampling: reproducible, within its constraint, and up to its stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training computes: the sampler's numbers, and the same gradients however the work is divided."""
+"""Training: the sampler's numbers, and the same gradients however the work is divided."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What exploring an agent says of updates of it."""
+"""Exploration of an agent, and the updates that it advises."""
 
 from __future__ import annotations
 

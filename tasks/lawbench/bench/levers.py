@@ -27,7 +27,7 @@ ARMS = ("weights", "harness", "harness,weights")
 
 
 def run(arm: str, seed: int, seconds: int, folder: Path) -> Path:
-    """The run's folder; made where it is not there, gone on with where it was stopped."""
+    """The run's folder, made if it is missing; a run that was stopped is resumed."""
     if not list(folder.glob("lawbench-*")):
         words = ["run", "--plugin", "lawbench", "--levers", arm, "--seed", str(seed), "--budget", f"seconds={seconds}"]
     else:

@@ -45,7 +45,7 @@ def imported(tree: HarnessTree, folder: Path) -> Iterator[ModuleType]:
 
 
 class Tried:
-    """What a harness did: its answers, and the requests that the model got."""
+    """Record of a harness: its answers, and the requests that the model got."""
 
     def __init__(self) -> None:
         self.answers: list[str] = []

@@ -38,7 +38,7 @@ def with_file(arguments: Sequence[str]) -> list[str]:
     name, *options = arguments or [""]
     if name not in COMMANDS:
         return list(arguments)
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder = argparse.ArgumentParser(add_help=False)
     add_file(finder)
     found, _ = finder.parse_known_args(options)
     if found.file is None:

@@ -45,11 +45,11 @@ def add_configuration(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     levers.add_argument("--mode", choices=sorted(MODES), help="the paper's names: sia-h is harness, sia-w+h is both")
     add_policy(how, "tiny with the weights lever, else none")
     add_train(how)
-    how.add_argument("--generations", type=_count, default=8, metavar="N", help="at most this many (default: 8)")
-    how.add_argument("--candidates", type=_count, default=2, metavar="N", help="tried in each generation (default: 2)")
+    how.add_argument("--generations", type=count, default=8, metavar="N", help="at most this many (default: 8)")
+    how.add_argument("--candidates", type=count, default=2, metavar="N", help="tried in each generation (default: 2)")
     how.add_argument(
         "--repeats",
-        type=_count,
+        type=count,
         default=1,
         metavar="N",
         help="ask each gate and sealed instance N times, with N seeds, and compare the means (default: 1)",
@@ -329,7 +329,8 @@ def _pairs(option: str, pairs: list[str], reserved: tuple[str, ...]) -> dict[str
     return settings
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A whole number from 0 to 1000, as an option gives it."""
     try:
         number = int(text)
     except ValueError:

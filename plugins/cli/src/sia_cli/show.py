@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sia_cli.configuration import count
 from sia_cli.figures import better, interval, mark
 from sia_cli.options import add_run, add_trust, run_argument
 from sia_cli.output import console, plain, print_json, shown
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--answers",
-        type=int,
+        type=count,
         metavar="N",
         help="the first N questions of the sealed split, and what the first and the final agent answered",
     )

@@ -65,7 +65,7 @@ class Cell:
 class Design:
     """The comparison, decided before anything is run. ``task`` and ``how`` are options of ``sia run``.
 
-    ``improver`` decides where an arm has none of its own; ``budget`` is each run's, as ``--budget`` has it;
+    ``improver`` decides in arms that name no improver; ``budget`` is each run's, as ``--budget`` has it;
     ``train`` goes to the runs that train.
     """
 

@@ -104,7 +104,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def asked(options: argparse.Namespace) -> Design | None:
-    """The design that the options ask for; None where they name no task, and what is there is gone on with."""
+    """The design that the options ask for; None where they name no task, which continues the one in the folder."""
     from dataclasses import replace
 
     from sia_compare.arms import ARMS, QUICK, USUAL, Design, parse_arms

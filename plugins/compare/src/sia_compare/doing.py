@@ -37,7 +37,7 @@ class Doing:
         self._stopped = False
 
     def all(self, jobs: int) -> list[Cell]:
-        """Do them, ``jobs`` at once; returns those that failed. What was begun is gone on with."""
+        """Do them, ``jobs`` at once; returns those that failed. Runs that were stopped are resumed."""
         cells = self.unfinished()
         with _alone(self._folder), ThreadPoolExecutor(max(1, jobs), thread_name_prefix="sia-cell") as threads:
             try:

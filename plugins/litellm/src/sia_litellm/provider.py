@@ -112,7 +112,7 @@ class Completions:
             timeout=self._timeout,
             max_retries=0,
             num_retries=0,
-            _skip_mcp_handler=True,  # litellm 1.106 imports it for any tool, and it wants a package of its own
+            _skip_mcp_handler=True,  # litellm 1.106 imports it for any tool, and it needs another package
             **more,
         )
 

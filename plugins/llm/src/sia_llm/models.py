@@ -1,4 +1,4 @@
-"""The values that pass between SIA and the language models that improve for it, whoever serves them.
+"""The values that pass between SIA and the language models that improve for it, independent of the provider.
 
 A conversation is JSON: messages with a ``role`` of
 

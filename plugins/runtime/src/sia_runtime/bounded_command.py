@@ -40,7 +40,7 @@ def run_command(
     """Run a command, and kill all that it started once it took ``seconds``; OSError where it cannot be started.
 
     It has ended when its first process has, even if another one holds its output open. That
-    one is killed too, unless it went to a process group of its own.
+    one is killed too, unless it moved to another process group.
     """
     _adopt_orphans()
     before = set(tree.descendants(os.getpid()))

@@ -217,7 +217,7 @@ def _context(service: Any, model: str) -> int | None:
     """How many tokens of prompt and reply together a model may have; None where the service does not say."""
     try:
         models = service.get_server_capabilities().supported_models
-    except (TinkerError, TimeoutError, ValueError):  # a server of one's own may not know the question
+    except (TinkerError, TimeoutError, ValueError):  # a self-hosted server may not support the request
         return None
     return next((each.max_context_length for each in models if each.model_name == model), None)
 

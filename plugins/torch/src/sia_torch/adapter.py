@@ -26,7 +26,7 @@ EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 
 @dataclass(frozen=True)
 class Learns:
-    """What of a model learns: linear maps by LoRA, 3-D expert parameters by LoRA, and whole modules."""
+    """The parts of a model that learn: linear maps by LoRA, 3-D expert parameters by LoRA, and whole modules."""
 
     rank: int
     alpha: int

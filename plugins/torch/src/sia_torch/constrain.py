@@ -32,7 +32,7 @@ class Constraint(Protocol):
         """The ids that may come next, at least one."""
 
     def bias(self) -> Sequence[float] | None:
-        """What a prior adds to the logits of these ids; None without one."""
+        """The bias of a prior on the logits of these ids; None without one."""
 
     def advance(self, token: int) -> None:
         """Go on with one of them."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sia_torch.adapter import Map, fused, merged
+from sia_torch.adapter import FULL, Map, fused, merged
 from sia_torch.policy import Policy
 from sia_torch.tiny import NOTHING
 from sia_torch.tree import turn
@@ -339,4 +339,4 @@ class Through:
 
 def _exact(states: Tensor) -> Tensor:
     """Half precision as float32: scores of attention rounded to eight bits would be off by hundredths of a nat."""
-    return states.float() if states.element_size() < torch.float32.itemsize else states
+    return states if states.element_size() >= FULL else states.float()

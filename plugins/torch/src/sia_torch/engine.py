@@ -278,7 +278,7 @@ class Torch:
 
 
 def _named(name: str) -> Any:
-    """What ``"module:attribute"`` names."""
+    """Import the object that ``"module:attribute"`` names."""
     module, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)

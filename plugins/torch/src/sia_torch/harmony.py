@@ -32,7 +32,7 @@ class HarmonyTokens:
         return list(self._encoding.encode(text, disallowed_special=()))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """What a turn says on its final channel, and its calls of tools as the gateway reads them; no reasoning.
+        """The text of a turn on its final channel, and its calls of tools as the gateway reads them; no reasoning.
 
         Ids without any markup are text.
         """

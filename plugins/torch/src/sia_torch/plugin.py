@@ -1,4 +1,4 @@
-"""What sia-torch offers."""
+"""The offers of sia-torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def sia_engines() -> list[Offer]:
     return [
         Offer(
             "torch",
-            "a small embedded policy (tiny) or any causal LM (hf:ID), trained by LoRA on this machine",
+            "a small embedded policy (tiny), SmolLM2, or any causal LM (hf:ID, gguf:FILE), trained by LoRA",
             "sia_torch.engine:Torch",
         )
     ]

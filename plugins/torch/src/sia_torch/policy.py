@@ -71,7 +71,7 @@ class Policy:
             model.train()  # transformers checkpoints in training mode only; no dropout is left
 
     def features(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """What the embedding takes for (..., context + T) tokens, and the T tokens' (..., T) positions."""
+        """The input of the embedding for (..., context + T) tokens, and the T tokens' (..., T) positions."""
         if isinstance(self.config, TinyConfig):
             return feature_ids(tokens, positions, self.config)
         return tokens
@@ -137,7 +137,7 @@ class Policy:
         return weight_of(self._base.get_output_embeddings(), adapted)
 
     def learning(self) -> dict[str, nn.Parameter]:
-        """What learns, by name, in a fixed order."""
+        """The parameters that learn, by name, in a fixed order."""
         named = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
         return {**named, **{f"value_head.{name}": weight for name, weight in self.value_head.named_parameters()}}
 

@@ -1,4 +1,4 @@
-"""What a user can tell the engine."""
+"""The settings of the engine."""
 
 from __future__ import annotations
 

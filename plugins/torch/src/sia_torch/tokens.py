@@ -16,7 +16,7 @@ WHOLE = 4096
 
 
 class Tokens(Protocol):
-    """What an engine needs of a tokenizer. ``stops`` are the ids that end a turn, the first of them the usual one."""
+    """An engine's view of a tokenizer. ``stops`` are the ids that end a turn, the first of them the usual one."""
 
     size: int
     stops: tuple[int, ...]

@@ -43,7 +43,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Tree:
-    """What attention has to know: the shape, and how many tokens (B,) of each row's prefix are real."""
+    """The shape of a row for attention, and how many tokens (B,) of each row's prefix are real."""
 
     shape: Shape
     lengths_B: Tensor
@@ -229,7 +229,7 @@ def _window(tokens: Sequence[int], start: int, width: int, context: int) -> list
 
 
 def tree_mask(tree: Tree, positions_BS: Tensor, window: int | None) -> Tensor:
-    """Who sees whom, (B, 1, S, S) bool, for models whose attention is their own. ``window`` is a sliding one's size."""
+    """The mask (B, 1, S, S), bool, for models with attention of their own. ``window`` is a sliding one's size."""
     shape, device = tree.shape, positions_BS.device
     index = torch.arange(shape.tokens, device=device)
     branch = torch.where(index < shape.prefix, -1, (index - shape.prefix) // shape.width)
@@ -275,7 +275,7 @@ def tree_attention(
 
 
 def branch_attention(query: Tensor, key: Tensor, value: Tensor, tree: Tree, scaling: float) -> Tensor:
-    """What branches see, (B, H, G * T, D), for a ``query`` of that shape; ``key`` and ``value`` are (B, K, S, D)."""
+    """Attention of branches (B, H, G * T, D) for a ``query`` of that shape; ``key`` and ``value`` are (B, K, S, D)."""
     shape = tree.shape
     key, value = _for_heads(key, query), _for_heads(value, query)
     batch, heads, _, width = query.shape

@@ -41,6 +41,6 @@ class Settings(BaseModel):
     @property
     def for_trainer(self) -> dict[str, Any]:
         """The arguments of the trainer's factory."""
-        # The servers give log-probabilities at temperature 1, so the trainer computes there, too.
+        # The servers report log-probabilities at temperature 1, so the trainer computes them there.
         same = {"temperature": 1.0} if self.trainer == "torch" else {}
         return {"policy": self.policy, "seed": self.seed, **same, **(self.model_extra or {})}

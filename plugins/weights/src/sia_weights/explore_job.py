@@ -56,7 +56,7 @@ def explore(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
 
 
 def samples(rolled: Sequence[Rolled], sweep: Sweep) -> list[list[Sample]]:
-    """What learners are handed: the rollouts of a sweep in their groups."""
+    """The samples for learners: the rollouts of a sweep in their groups."""
     each = [
         Sample(one.rollout.instance, f"{sweep.agent}@{one.weights}", one.rollout.reward, traces, truncated)
         for one in rolled

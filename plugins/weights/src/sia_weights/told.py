@@ -36,7 +36,7 @@ class Told:
         return cls({name: getattr(checked, name) for name in checked.model_fields_set})
 
     def over(self, advised: Training) -> Training:
-        """A learner's advice with the user's settings in place of its own."""
+        """A learner's advice with the user's settings in place of the learner's."""
         return advised.model_copy(update=dict(self.fields))
 
     def within(self, decided: Training) -> Training:

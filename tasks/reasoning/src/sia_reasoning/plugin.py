@@ -1,4 +1,4 @@
-"""What this distribution offers: the task ``reasoning`` and the verifier that scores it."""
+"""The offers of this distribution: the task ``reasoning`` and the verifier that scores it."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Settings:
         return {"public": PUBLIC, "search": self.search, "gate": self.gate, "sealed": self.sealed}
 
     def to_json(self) -> dict[str, Any]:
-        """What :meth:`of` makes the same settings of."""
+        """The settings as JSON; :meth:`of` reads them back."""
         return asdict(self)
 
     def source(self) -> Source:

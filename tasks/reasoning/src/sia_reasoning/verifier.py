@@ -26,7 +26,7 @@ class ReasoningVerifier:
         self._source = self._settings.source()
 
     def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
-        """What the scorer says. Nothing of the candidate is run, so ``ctx`` is not used."""
+        """The scorer's verdict. No code of the candidate runs, so ``ctx`` is not used."""
         case = self._case(instance)
         reward, fault = self._source.score(case, answer["answer"])
         if instance.split not in LEARNT_FROM:

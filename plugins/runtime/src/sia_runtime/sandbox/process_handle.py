@@ -67,7 +67,7 @@ class Running:
         """
         self._limits, self._scratch, self._start = limits, scratch, start
         self._own_network = scratch is None
-        # What lies in a file system of its own is memory, too.
+        # Files in a private tmpfs count as memory, too.
         self._cgroup = cgroup.make(
             limits.total_memory_bytes + _UNCOUNTED_BYTES + (0 if scratch else limits.scratch_bytes)
         )

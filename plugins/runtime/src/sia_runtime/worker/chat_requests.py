@@ -50,7 +50,7 @@ UNSUPPORTED: Mapping[str, tuple[tuple[Any, ...], str]] = {
 _SENT_BACK = frozenset(
     {"annotations", "reasoning", "reasoning_content", "reasoning_details", "provider_specific_fields"}
 )
-"""What clients send back of a reply, of this server or another, beside what was said."""
+"""Fields of a reply that clients echo in their next request, whichever server it came from."""
 
 _ABOUT_A_PART = frozenset({"cache_control", "annotations", "logprobs"})
 _ABOUT_A_CALL = frozenset({"index", "extra_content", "provider_specific_fields"})

@@ -314,7 +314,7 @@ class Gateway:
             self._settle(call, _failure(SiaError("the policy is not there any more: the run is ending")))
 
     def _next_batch(self) -> list[_Call]:
-        """What waits, once the engine is free and nobody else may soon add to it; nothing when closed."""
+        """The waiting calls, once the engine is free and no others are expected soon; empty when closed."""
         with self._changed:
             while not self._closed:
                 self._changed.wait_for(self._may_sample)

@@ -24,7 +24,7 @@ _Row = TypeVar("_Row")
 
 @dataclass(frozen=True)
 class Record:
-    """What one rollout's calls of the policy were.
+    """The record of one rollout's calls of the policy.
 
     ``truncated`` says that a limit of length cut one short. ``turns`` are for a person
     to read, as JSON, cut to size: of each call the messages that its conversation had

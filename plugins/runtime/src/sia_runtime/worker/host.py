@@ -1,4 +1,4 @@
-"""What one machine keeps between batches: loaded tasks, verifier processes, and harnesses that are set up."""
+"""The state that one machine keeps between batches: loaded tasks, verifier processes, and harnesses that are set up."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WARM_HARNESSES = 6
 
 
 class Host:
-    """What one machine keeps between batches. Safe to use from several threads."""
+    """The state that one machine keeps between batches. Safe to use from several threads."""
 
     def __init__(self, plugins: Plugins) -> None:
         self.plugins = plugins
@@ -75,7 +75,7 @@ class Host:
             return self._verifiers[key]
 
     def evaluations(self, setting: Setting) -> Evaluations:
-        """What scores answers for harnesses that are still searching; never on sealed instances."""
+        """The scorer for harnesses that are still searching; never on sealed instances."""
         verifier = self.verifier(setting, sealed=False)
         with self._mutex:
             if verifier not in self._evaluations:
@@ -196,7 +196,7 @@ class Host:
 
 
 def _place(setting: Setting, sweep: Sweep) -> tuple[str, ...]:
-    """What a harness that is set up is known by."""
+    """The key of a harness that is set up."""
     return setting.run, sweep.harness, setting.sandbox, *sweep.public
 
 

@@ -46,7 +46,7 @@ ENVIRONMENT = (
     "CUDA_VISIBLE_DEVICES",
     ALLOW_VARIABLE,
 )
-"""What the verifier's process inherits: where things are, and no key."""
+"""Environment variables that the verifier's process inherits: paths and locale, and no key."""
 
 SECONDS_PER_ANSWER = 120.0
 START_SECONDS = 300.0
