@@ -17,7 +17,7 @@ from sia_core.run.gate import RUN_ERROR, Levels, differences, p_value
 from sia_core.run.gatekeeper import hopeless
 from sia_core.run.intervals import estimate
 
-BENCH: Any = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "bench" / "gate.py")))
+BENCH: Any = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "bench" / "gate_simulation.py")))
 LEVEL = 0.05 / 16
 
 
