@@ -153,7 +153,7 @@ def test_the_hosts_channel_is_not_a_solves(bench: Any) -> None:
         + """
     def setup(ctx):
         copies = []
-        for descriptor in [each for each in range(3, 256) if is_open(each)]:
+        for descriptor in [each for each in range(3, 1024) if is_open(each)]:
             copies.append(os.dup(descriptor))
         return copies
     def send_to_host(data, copies):
@@ -334,7 +334,7 @@ def test_a_result_before_a_lie_is_kept_and_comes_once(bench: Any) -> None:
         + """
     def setup(ctx):
         copies = []
-        for descriptor in [each for each in range(3, 256) if is_open(each)]:
+        for descriptor in [each for each in range(3, 1024) if is_open(each)]:
             copies.append(os.dup(descriptor))
         return copies
     def solve(instance, ctx):

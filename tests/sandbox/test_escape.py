@@ -197,7 +197,7 @@ def test_no_descriptor_is_inherited(bench: Any, labels: Path) -> None:
         body = """
             import stat
             kinds = []
-            for descriptor in range(256):
+            for descriptor in range(1024):
                 try:
                     kinds.append(stat.filemode(os.fstat(descriptor).st_mode)[0])
                 except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -68,6 +69,27 @@ signal.pause()
 
 def test_memory_of_its_children_is_watched(sandbox: Any) -> None:
     assert run(sandbox, CHILDREN, limits=Limits(total_memory_bytes=256 * 2**20)).ended == "memory"
+
+
+FIND_DESCRIPTORS = """
+import os
+for descriptor in range(3, 1024):
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        continue
+    print("open:", descriptor)
+"""
+
+
+def test_it_holds_no_channel_whatever_the_orchestrator_has_open(sandbox: Any) -> None:
+    held = [os.open("/dev/null", os.O_RDONLY) for _ in range(300)]
+    try:
+        ran = run(sandbox, FIND_DESCRIPTORS)
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+    assert (ran.ended, ran.stdout) == ("ok", b"")
 
 
 @pytest.mark.parametrize("command", [[], ["python"], ["python", "absent.py"], ["sh", "main.py"], ["python", "-c"]])

@@ -108,7 +108,7 @@ def test_no_descriptor_of_the_templates_is_left_in_a_worker(bench: Any) -> None:
         import os, stat
         def solve(instance, ctx):
             kinds = []
-            for descriptor in range(256):
+            for descriptor in range(1024):
                 try:
                     kinds.append(stat.filemode(os.fstat(descriptor).st_mode)[0])
                 except OSError:

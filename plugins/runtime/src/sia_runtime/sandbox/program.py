@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _FLOOD = 16
 _READ = 1 << 16
+_EVERY_DESCRIPTOR = 2**31 - 1
 
 
 class Output:
@@ -58,7 +59,7 @@ def main(channel: int, world: World) -> None:
         world.confine(rules)
         for descriptor, number in ((source, 0), (printed, 1), (complained, 2)):
             os.dup2(descriptor, number)
-        os.closerange(3, 256)
+        os.closerange(3, _EVERY_DESCRIPTOR)
         _become(world.mounts["files"], order["arguments"])
     for descriptor in (source, printed, complained):
         os.close(descriptor)
