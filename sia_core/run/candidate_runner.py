@@ -227,7 +227,7 @@ class CandidateRunner:
             if fault := fault_of(done):
                 return replace(candidate, failed=f"smoke run failed: {fault}")
             done += (searched := run("search", "search", agent, allowance, hasty=True))
-            known = self._known(agent, searched, spent, allowance)
+            known = self._summarised(agent, searched)
             candidate = replace(candidate, agent=known, searched=tuple(each.reward for each in searched))
             if screened := self._gate.screens_out(candidate.searched):
                 self._tokens.took(known.id, allowance)
@@ -247,17 +247,27 @@ class CandidateRunner:
         rewards = means([each.reward for each in gated], self._samples.repeats)
         return replace(candidate, rewards=rewards, saved=saved)
 
-    def _known(
-        self, agent: AgentView, searched: Sequence[Rollout], spent: list[Mapping[str, float]], allowance: Allowance
-    ) -> AgentView:
-        """The agent with what it did on search, and what the levers saw in it."""
+    def _summarised(self, agent: AgentView, searched: Sequence[Rollout]) -> AgentView:
+        """The agent with what it did on search."""
         task = self._parts.task
-        agent = replace(agent, search=summarise(searched, task.metric.reward(task.failure_reward)))
-        for name, lever in self._looking.items():
+        return replace(agent, search=summarise(searched, task.metric.reward(task.failure_reward)))
+
+    def looked_at(self, agent: AgentView) -> AgentView:
+        """An agent that may be changed next, with what the levers see in it; as it was where that cannot be paid."""
+        budget, looking = self._parts.budget, self._looking
+        reserved = (self.cost - self._samples.look()).kinds
+        try:
+            budget.reserve(**reserved)
+        except BudgetExhausted:
+            return agent
+        allowance = Allowance(self._tokens.share(agent.id, reserved["rollouts"], 0.0, self._limit + 1))
+        spent: list[Mapping[str, float]] = []
+        for name, lever in looking.items():
             with faults_of(f"the {name} lever"):
                 looked = lever.look(agent, allowance)
                 agent = looked.agent
                 spent.append(looked.spent)
+        budget.settle(reserved, {**total(spent), "tokens": allowance.spent})
         return agent
 
     def first(self, agent: AgentView) -> tuple[AgentView, list[Rollout], list[Rollout]]:
@@ -273,11 +283,7 @@ class CandidateRunner:
             if fault := fault_of(booked("smoke", "search")):
                 raise unrunnable(fault)
             searched = booked("search", "search")
-            looks = (self.cost - self._samples.look()).kinds
-            spent: list[Mapping[str, float]] = []
-            budget.reserve(**looks)
-            known = self._known(agent, searched, spent, allowance)
-            budget.settle(looks, total(spent))
+            known = self._summarised(agent, searched)
             gated = booked("gate", "gate")
         except GivenUp as error:
             raise UsageError(f"--budget is too small for the first agent: {error}") from None

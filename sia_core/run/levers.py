@@ -149,7 +149,10 @@ class Lever(ABC):
         return ""
 
     def look(self, agent: AgentView, allowance: Allowance) -> Looked:
-        """Look at an agent that was rolled out on the search sample, before it enters the archive."""
+        """Look at an agent that may be changed next: the incumbent, one that earned more on search, or one to pull on.
+
+        It is looked at once, and never where the budget is too small for that.
+        """
         return Looked(agent)
 
     def describe(self, evidence: Evidence) -> Evidence:

@@ -40,6 +40,7 @@ class Loop:
         self.gate_rewards: dict[str, tuple[float, ...]] = {}
         self.trials: list[Trial] = []
         self.incumbent = self.first = ""
+        self.looked_at: set[str] = set()
         equip(parts, self.samples)
         self.saved = dict.fromkeys(("rollouts", "verifications", "tokens"), 0.0)
 
@@ -100,6 +101,7 @@ class Loop:
             return "another generation was declined"
         if why := self.gatekeeper.begin(index, self.incumbent, self.gate_rewards[self.incumbent]):
             return why
+        self.look()
         decisions = self.decide(index)
         changes = [each for each in decisions if not isinstance(each, Stop)]
         if not changes:
@@ -107,6 +109,23 @@ class Loop:
         candidates = self.apply(index, changes)
         self.judge(index, candidates)
         return "the budget is spent" if all(each.out_of_budget for each in candidates) else ""
+
+    def look(self) -> None:
+        """Have the levers look at the agents that may well be changed next."""
+        for agent in self.likely_parents():
+            self.look_at(agent)
+
+    def likely_parents(self) -> list[AgentView]:
+        """The incumbent, and what earned more than it on search."""
+        least = self.agents[self.incumbent].estimate
+        return [each for each in self.agents.values() if each.id == self.incumbent or each.estimate > least]
+
+    def look_at(self, agent: AgentView) -> AgentView:
+        """The agent with what the levers see in it, which they look for once."""
+        if agent.id not in self.looked_at:
+            self.looked_at.add(agent.id)
+            self.agents[agent.id] = self.runner.looked_at(agent)
+        return self.agents[agent.id]
 
     def decide(self, generation: int) -> list[Decision]:
         """Step 4: what to change next, typed and recorded."""
@@ -217,6 +236,8 @@ class Loop:
         if parent is None:
             gone = f"no agent {decision.parent!r} in the archive"
             return Candidate(index, decision, self.agents[self.incumbent], refused=gone)
+        if decision.lever != "harness":
+            parent = self.look_at(parent)
         return self.runner.plan(index, decision, parent)
 
     def _enter(self, agent: AgentView) -> None:

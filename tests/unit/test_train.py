@@ -13,7 +13,7 @@ from table_policy import PLUGINS, TableBackend, TableEngine, TableHost, TableTas
 
 from sia_core.decision import Prediction, Training, UpdateWeights
 from sia_core.errors import UsageError
-from sia_core.evidence import RewardStats
+from sia_core.evidence import Evidence, RewardStats
 from sia_core.learning import Trace
 from sia_core.run.budget import Budget, Limit
 from sia_core.run.ledger import Ledger
@@ -153,6 +153,43 @@ def test_the_record_holds_the_evidence_what_the_table_said_the_estimate_and_what
     assert seen.weights is not None
     assert not seen.weights.refused
     assert [each.name for each in seen.algorithms] == ["climb"]  # the engine has no critic
+
+
+def explored(folder: Path) -> list[str]:
+    with Ledger.read(folder) as ledger:
+        return [key.removeprefix("explore/") for key, _, _ in ledger.events("explore/")]
+
+
+def test_an_agent_that_is_not_better_is_not_explored_unless_it_is_to_be_trained(tmp_path: Path) -> None:
+    same = edit("same", 0.1)  # the table answers, whatever the harness says
+    seen = World(tmp_path / "left", [same])
+    seen.run()
+    first, other = seen.improver.seen[1].agents.values()
+    assert explored(tmp_path / "left") == [first.id]
+    assert other.exploration is None
+    named = World(tmp_path / "named", [same], [update(parent=other.id)])
+    (_, row) = named.run()["generations"]
+    assert explored(tmp_path / "named")[:2] == [first.id, other.id]
+    assert (row["parent"], row["took"]["rollouts"]) == (other.id, 6 * 8 * 8)
+
+
+def test_a_new_incumbent_is_explored_before_the_improver_is_asked_again(tmp_path: Path) -> None:
+    world = World(tmp_path, [update()])
+    world.run()
+    before, after = (each.agents[each.incumbent] for each in world.improver.seen)
+    assert explored(tmp_path) == [before.id, after.id]
+    assert after.exploration is not None
+
+
+def test_where_the_budget_cannot_pay_for_exploring_an_update_is_refused(tmp_path: Path) -> None:
+    def spent_by_others(seen: Evidence) -> list[UpdateWeights]:
+        world.budget.settle({}, {"rollouts": world.budget.left("rollouts")})
+        return [update(parent=list(seen.agents)[1])]
+
+    world = World(tmp_path, [edit("same", 0.1)], spent_by_others)
+    world.budget = Budget(Limit({"rollouts": 10_000.0}))
+    (_, row) = world.run()["generations"]
+    assert row["why"].startswith("the budget is too small to explore agent ")
 
 
 def test_the_estimate_counts_what_a_learner_trains_on_not_all_that_is_sampled(tmp_path: Path) -> None:

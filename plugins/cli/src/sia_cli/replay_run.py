@@ -19,7 +19,7 @@ from typing import Any
 from sia_cli.betting import BettingGatekeeper
 from sia_core import __version__
 from sia_core.errors import PluginError, Unfinished
-from sia_core.evidence import excerpt
+from sia_core.evidence import AgentView, excerpt
 from sia_core.harness import HarnessTree
 from sia_core.plugins import Plugins
 from sia_core.run import record
@@ -156,6 +156,13 @@ class _Betting(_Serial):
     """A run that was recorded before the exact test, judged as it was then."""
 
     gatekeeper_for = BettingGatekeeper
+
+    def likely_parents(self) -> list[AgentView]:
+        return list(self.agents.values())
+
+    def judge(self, generation: int, candidates: Sequence[Candidate]) -> None:
+        super().judge(generation, candidates)
+        self.look()
 
     def _row(self, *about: Any) -> dict[str, Any]:
         return {key: value for key, value in super()._row(*about).items() if not key.startswith("against")}

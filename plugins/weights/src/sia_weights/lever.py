@@ -161,7 +161,9 @@ class WeightLever(Lever):
             return str(error)
         if missing := sorted(learner.needs - self.run.can):
             return f"{decision.algorithm} needs an engine that can {', '.join(missing)}, and this run's cannot"
-        exploration = self._explorations[parent.id]
+        exploration = self._explorations.get(parent.id)
+        if exploration is None:
+            return f"the budget is too small to explore agent {parent.id} first"
         if exploration.fault:
             return exploration.fault
         return "; ".join(learner.objections(exploration.stats))
