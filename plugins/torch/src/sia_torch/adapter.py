@@ -111,22 +111,23 @@ def weight_of(module: Any, adapted: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class Map:
-    """A linear map of a decoder: ``weight`` (O, I), ``bias`` (O,), and an adapter beside them, ``up`` ``down``.
+    """A linear map of a decoder: ``weight`` (O, I), ``bias`` (O,), and beside them what an adapter adds.
 
     In half precision an adapter that is added to a weight is lost where it is less than half
-    of the weight's last digit, so it is applied beside the weight.
+    of the weight's last digit. So its first map is further rows of ``weight`` and ``bias``,
+    and its second ``up`` (r, O).
     """
 
     weight: Tensor
     bias: Tensor | None
-    down: Tensor | None = None
     up: Tensor | None = None
 
     def __call__(self, states: Tensor) -> Tensor:
         result = functional.linear(states, self.weight, self.bias)
-        if self.down is None or self.up is None:
+        if self.up is None:
             return result
-        return result + functional.linear(functional.linear(states, self.down), self.up)
+        width, flat = self.up.shape[1], result.view(-1, result.shape[-1])
+        return torch.addmm(flat[:, :width], flat[:, width:], self.up).view(*states.shape[:-1], width)
 
 
 def fused(modules: Sequence[Any]) -> Map:
@@ -143,10 +144,12 @@ def fused(modules: Sequence[Any]) -> Map:
         else (each.new_zeros(0, each.shape[1]), each.new_zeros(len(each), 0))
         for module, own, each in zip(modules, plain, weights, strict=True)
     ]
-    weight = _joined(weights)
+    weight, up = _joined(weights), torch.block_diag(*(each for _, each in adapters))  # type: ignore[no-untyped-call]
+    if not up.any():
+        return Map(weight, bias)
     down = torch.cat([each.to(weight.dtype) for each, _ in adapters])
-    block_diag: Any = torch.block_diag
-    return Map(weight, bias, down, block_diag(*(each.to(weight.dtype) for _, each in adapters)))
+    bias = None if bias is None else functional.pad(bias, (0, len(down)))
+    return Map(torch.cat([weight, down]), bias, up.to(weight.dtype).T.contiguous())
 
 
 def _under_adapter(module: Any) -> Tensor | None:
