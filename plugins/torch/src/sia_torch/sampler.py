@@ -15,6 +15,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sia_core.errors import UsageError
 from sia_core.learning import Request, Sampled
@@ -23,9 +24,11 @@ from sia_torch.decode import Decoder, Layout
 from sia_torch.tokens import Tokens
 from sia_torch.tree import bucket
 
-PROMPT_BUCKET = 32
+PROMPT_BUCKET = 64
 TAIL = 24
 """How many of the last tokens are looked at for a stop string."""
+RUN = 256
+"""Ids of the vocabulary whose probabilities are added up together."""
 
 
 @dataclass
@@ -118,7 +121,7 @@ class Sampler:
 
     def _choose(self, hidden_RD: Tensor, temperature_R1: Tensor, places: dict[int, _Row]) -> Tensor:
         """Sample the next token of every row that is under way; tokens (R,) to feed."""
-        logits_RV = (hidden_RD @ self.head_VD.T).float() / temperature_R1
+        logits_RV = (hidden_RD @ self.head_VD.T).float().div_(temperature_R1)
         values = self.value(hidden_RD).tolist()
         alike: dict[tuple[int, ...] | None, list[int]] = {}
         for place, row in places.items():
@@ -243,8 +246,24 @@ def _nuclei(logprobs_RV: Tensor, top_p: Sequence[float]) -> Tensor:
 
 
 def _inverse(logprobs_RV: Tensor, chance_R: Tensor) -> Tensor:
-    """The id at which the cumulated probability passes each row's number, (R,); in double, for large vocabularies."""
-    cumulated_RV = logprobs_RV.double().exp_().cumsum(-1)
-    total_R = cumulated_RV[:, -1]
-    point_R = torch.minimum(chance_R * total_R, torch.nextafter(total_R, torch.zeros_like(total_R)))
-    return torch.searchsorted(cumulated_RV, point_R[:, None], right=True)[:, 0]
+    """The id at which the cumulated probability passes each row's number, (R,).
+
+    Of runs of ids first, then within one: of a large vocabulary not all is cumulated, which has to be in double.
+    """
+    missing = -logprobs_RV.shape[1] % RUN
+    probs_RV = functional.pad(logprobs_RV.exp(), (0, missing)) if missing else logprobs_RV.exp()
+    probs_RNC = probs_RV.view(len(probs_RV), -1, RUN)
+    runs_RN = probs_RNC.sum(-1).double()
+    cumulated_RN = runs_RN.cumsum(-1)
+    point_R = chance_R * cumulated_RN[:, -1]
+    run_R = _passing(cumulated_RN, point_R)
+    here = (torch.arange(len(run_R), device=run_R.device), run_R)
+    point_R = point_R - (cumulated_RN[here] - runs_RN[here])
+    return run_R * RUN + _passing(probs_RNC[here].double().cumsum(-1), point_R)
+
+
+def _passing(cumulated_RN: Tensor, point_R: Tensor) -> Tensor:
+    """The first of N that passes each row's point, (R,): never one that adds nothing, whatever was rounded."""
+    total_R = cumulated_RN[:, -1]
+    point_R = torch.minimum(point_R.clamp(min=0), torch.nextafter(total_R, torch.zeros_like(total_R)))
+    return torch.searchsorted(cumulated_RN, point_R[:, None], right=True)[:, 0]
