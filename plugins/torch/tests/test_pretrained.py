@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +165,12 @@ def test_what_prompts_begin_with_alike_is_computed_once_and_changes_no_sample(
     requests = [Request([*shared, *[at + 1] * (at + 1)], [at, 50 + at], max_tokens=6) for at in range(9)]
     blocks: list[int] = []
     add = Fused._add_chunks
-    monkeypatch.setattr(Fused, "_add_chunks", lambda self, names, at: (blocks.append(at), add(self, names, at))[1])
+
+    def watched(self: Fused, names: Sequence[Any], start: int) -> None:
+        blocks.extend(start + at * self._chunk for at in range(len(names)))
+        add(self, names, start)
+
+    monkeypatch.setattr(Fused, "_add_chunks", watched)
 
     def fresh() -> Torch:
         return Torch(policy=f"hf:{model_folder('llama')}", rank=4, dtype=dtype, temperature=1.0)

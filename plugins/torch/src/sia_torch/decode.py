@@ -12,7 +12,7 @@ of the hidden state, H query heads on K key heads of E numbers each.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,8 +28,10 @@ from sia_torch.tree import turn
 FUSED_TYPES = frozenset({"llama", "qwen2", "qwen3", "sia_tiny"})
 FUSED_BYTES = 2 * 2**30
 """A model past this is not copied for merging; it decodes through its own forward."""
-CHUNK, CHUNKS = 32, 256
-"""Tokens of a prompt that are computed and kept together, and how many such chunks are kept until the next update."""
+CHUNK, SHORT = 32, 8
+"""Tokens of a prompt that are kept together: of any policy, and of one that need not fill up its blocks."""
+KEPT, BLOCK = 8192, 512
+"""How many tokens of prompts are kept until the next update, and how many are computed at once where that may vary."""
 _Name = tuple[int, tuple[int, ...]]
 
 
@@ -96,6 +98,9 @@ class Fused:
         self._norm = merged(trunk.norm)
         self._rotary = trunk.rotary_emb
         self._chunks: OrderedDict[_Name, tuple[Tensor, Tensor, Tensor]] = OrderedDict()
+        # oneDNN's products in half precision round a row alike however many others there are; those of BLAS do not.
+        self._varies = policy.device.type == "cpu" and self._norm.element_size() < FULL
+        self._chunk = SHORT if self._varies else CHUNK
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]], layout: Layout) -> Tensor:
@@ -110,10 +115,12 @@ class Fused:
         cos, sin = self._rotary(torch.empty(1, dtype=dtype, device=device), positions[None])
         self._cos, self._sin = cos[0], sin[0]
 
+        # Scores of attention rounded to eight bits would be off by hundredths of a nat.
+        exact = torch.promote_types(dtype, torch.float32)
         shape = (len(self._layers), layout.prompts, self._keys, layout.length, self._size)
-        self._prompt_keys, self._prompt_values = (torch.zeros(shape, dtype=dtype, device=device) for _ in "kv")
+        self._prompt_keys, self._prompt_values = (torch.zeros(shape, dtype=exact, device=device) for _ in "kv")
         suffix = (len(self._layers), layout.prompts * layout.width, self._keys, layout.new, self._size)
-        self._keys_after, self._values_after = (torch.empty(suffix, dtype=dtype, device=device) for _ in "kv")
+        self._keys_after, self._values_after = (torch.empty(suffix, dtype=exact, device=device) for _ in "kv")
         hidden_PD = torch.zeros(layout.prompts, self._norm.shape[0], dtype=dtype, device=device)
         rows = min(self._prefill_rows, layout.prompts)
         if not context:
@@ -124,7 +131,7 @@ class Fused:
             stop = min(start + rows, len(prompts))
             hidden_PD[start:stop] = self._block(block, slice(start, stop))[: stop - start]
         beyond_PL = positions[: layout.length] >= self._lengths_P[:, None]
-        self._bias = torch.zeros(beyond_PL.shape, dtype=dtype, device=device).masked_fill(beyond_PL, float("-inf"))
+        self._bias = torch.zeros(beyond_PL.shape, dtype=exact, device=device).masked_fill(beyond_PL, float("-inf"))
         self._bias = self._bias[:, None, None]
         self._recent = self._last_tokens(prompts)
         self._step = 0
@@ -166,36 +173,57 @@ class Fused:
 
         How a chunk is computed follows from the tokens up to its end and from ``rows`` alone.
         """
-        paths = [
-            [(rows, tuple(prompt[: start + CHUNK])) for start in range(0, len(prompt), CHUNK)] for prompt in prompts
-        ]
-        for depth in range(max(map(len, paths))):
-            reached = dict.fromkeys(path[depth] for path in paths if depth < len(path))
-            missing = [name for name in reached if name not in self._chunks]
-            for first in range(0, len(missing), rows):
-                self._add_chunks(missing[first : first + rows], depth * CHUNK)
+        size = self._chunk
+        paths = [[(rows, tuple(prompt[: start + size])) for start in range(0, len(prompt), size)] for prompt in prompts]
+        for first, names in self._missing(paths):
+            start, stop = first * size, (first + len(names)) * size
+            some = max(1, BLOCK // (stop - start)) if self._varies else rows
+            for at in range(0, len(names[0]), some):
+                self._add_chunks([each[at : at + some] for each in names], start)
         for place, path in enumerate(paths):
             for depth, name in enumerate(path):
                 self._chunks.move_to_end(name)
-                here = slice(depth * CHUNK, (depth + 1) * CHUNK)
+                here = slice(depth * size, (depth + 1) * size)
                 keys, values, hidden_PD[place] = self._chunks[name]
                 self._prompt_keys[:, place, :, here], self._prompt_values[:, place, :, here] = keys, values
-        while len(self._chunks) > CHUNKS:
+        while len(self._chunks) > KEPT // size:
             self._chunks.popitem(last=False)
 
-    def _add_chunks(self, names: Sequence[_Name], start: int) -> None:
-        """Compute a block of chunks that begin at ``start``: keys, values, and the state after the last token."""
-        rows, device = names[0][0], self._policy.device
-        padded = [[*name[start:], *[0] * (start + CHUNK - len(name))] for _, name in names]
-        tokens = torch.tensor(padded + [[0] * CHUNK] * (rows - len(names)), device=device)
-        last = torch.tensor([len(name) - start - 1 for _, name in names] + [0] * (rows - len(names)), device=device)
-        before = self._before(names, start)
-        place = self._positions[: start + CHUNK]
-        seen, cos, sin = (
-            place <= place[start:, None],
-            self._cos[start : start + CHUNK],
-            self._sin[start : start + CHUNK],
-        )
+    def _missing(self, paths: Sequence[Sequence[_Name]]) -> Iterator[tuple[int, list[list[_Name]]]]:
+        """Chunks to compute: the place in their paths of the first, and names of those at each place from there on.
+
+        A name goes on in the one at its place in the next list. There is more than one list
+        where no path forks or ends in between and blocks need not be filled up.
+        """
+        first, run = 0, list[list[_Name]]()
+        for depth in range(max(map(len, paths))):
+            reached = {path[depth]: path[depth - 1] for path in paths if depth < len(path)}
+            missing = [name for name in reached if name not in self._chunks]
+            if run and not (self._varies and [reached[name] for name in missing] == run[-1]):
+                yield first, run
+                run = []
+            if missing:
+                first = first if run else depth
+                run.append(missing)
+        if run:
+            yield first, run
+
+    def _add_chunks(self, names: Sequence[Sequence[_Name]], start: int) -> None:
+        """Compute chunks that follow one another from ``start``: keys, values, and the state after each's last token.
+
+        The maps read all of them at once, attention one after the other, so that its shapes
+        follow from a chunk's place alone.
+        """
+        size, device = self._chunk, self._policy.device
+        filled, rows = len(names[-1]), len(names[-1]) if self._varies else names[-1][0][0]
+        stop = start + len(names) * size
+        padded = [[*tokens[start:], *[0] * (stop - len(tokens))] for _, tokens in names[-1]]
+        tokens = torch.tensor(padded + [[0] * (stop - start)] * (rows - filled), device=device)
+        lasts = [[len(tokens) - 1 for _, tokens in each] + [len(each[0][1]) - 1] * (rows - filled) for each in names]
+        last = torch.tensor(lasts, device=device)
+        before = self._before(names[0], rows, start)
+        place, here = self._positions[:stop], torch.arange(rows, device=device)
+        cos, sin = self._cos[start:stop], self._sin[start:stop]
         states, kept = self._policy.embed(tokens), []
         for number, layer in enumerate(self._layers):
             query, key, value = self._project(layer, states)
@@ -205,28 +233,36 @@ class Fused:
             key, value = (
                 torch.cat([old[:, number], new], dim=2) for old, new in zip(before, (key, value), strict=True)
             )
+            mixed = []
+            for at, end in enumerate(range(start + size, stop + size, size)):
+                old = (key[:, :, :end], value[:, :, :end])
+                if number == len(self._layers) - 1:
+                    asked = query[here, :, last[at] - start]
+                    mixed.append(self._look_back(asked, *old, place[:end] <= last[at, :, None])[:, None])
+                else:
+                    part, seen = slice(end - size - start, end - start), place[:end] <= place[end - size : end, None]
+                    each = functional.scaled_dot_product_attention(
+                        query[:, :, part], *old, attn_mask=seen, enable_gqa=True
+                    )
+                    mixed.append(each.transpose(1, 2).reshape(rows, size, -1))
             if number == len(self._layers) - 1:
-                here = torch.arange(rows, device=device)
-                states, query = states[here, last], query[here, :, last]
-                mixed = self._look_back(query, key, value, place <= start + last[:, None])
-            else:
-                mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen, enable_gqa=True)
-                mixed = mixed.transpose(1, 2).reshape(rows, CHUNK, -1)
-            states = self._finish(layer, states, mixed)
+                states = states[here[:, None], last.T - start]
+            states = self._finish(layer, states, torch.cat(mixed, dim=1))
         hidden = functional.rms_norm(states, self._norm.shape, self._norm, self._eps)
-        for row, name in enumerate(names):
-            keys, values = (torch.stack([layer[which][row] for layer in kept]) for which in (0, 1))
-            self._chunks[name] = keys, values, hidden[row]
+        keys, values = (torch.stack([layer[which] for layer in kept], dim=1) for which in (0, 1))
+        for at, some in enumerate(names):
+            part = slice(at * size, (at + 1) * size)
+            for row, name in enumerate(some):
+                self._chunks[name] = keys[row, :, :, part].clone(), values[row, :, :, part].clone(), hidden[row, at]
 
-    def _before(self, names: Sequence[_Name], start: int) -> tuple[Tensor, Tensor]:
+    def _before(self, names: Sequence[_Name], rows: int, start: int) -> tuple[Tensor, Tensor]:
         """Keys and values (rows, layers, K, start, E) of the chunks before ``start``."""
-        rows = names[0][0]
         shape = (rows, len(self._layers), self._keys, start, self._size)
         keys, values = (torch.zeros(shape, dtype=self._norm.dtype, device=self._policy.device) for _ in "kv")
-        for row, (_, name) in enumerate(names):
-            for first in range(0, start, CHUNK):
-                here = slice(first, first + CHUNK)
-                keys[row, :, :, here], values[row, :, :, here], _ = self._chunks[rows, name[: first + CHUNK]]
+        for row, (width, tokens) in enumerate(names):
+            for first in range(0, start, self._chunk):
+                here = slice(first, first + self._chunk)
+                keys[row, :, :, here], values[row, :, :, here], _ = self._chunks[width, tokens[: here.stop]]
         return keys, values
 
     def _look_back(self, query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
@@ -259,17 +295,17 @@ class Fused:
             # A prompt's keys meet the queries of its whole group in one product: (P, K, W * G, E).
             together = query.view(layout.prompts, layout.width, self._keys, group, self._size).transpose(1, 2)
             together = together.reshape(layout.prompts, self._keys, layout.width * group, self._size)
-            before = together @ _exact(self._prompt_keys[number]).transpose(-1, -2) + self._bias
-            after = query @ _exact(self._keys_after[number, :, :, : at + 1]).transpose(-1, -2)
+            before = together @ self._prompt_keys[number].transpose(-1, -2) + self._bias
+            after = query @ self._keys_after[number, :, :, : at + 1].transpose(-1, -2)
             before = before.view(layout.prompts, self._keys, layout.width, group, layout.length).transpose(1, 2)
             scores = torch.cat([before.reshape(rows, self._keys, group, layout.length), after], dim=-1)
             weights = functional.softmax(scores, dim=-1)
             up = weights[..., : layout.length].reshape(layout.prompts, layout.width, self._keys, group, layout.length)
             up = up.transpose(1, 2).reshape(layout.prompts, self._keys, layout.width * group, layout.length)
-            mixed = up @ _exact(self._prompt_values[number])
+            mixed = up @ self._prompt_values[number]
             mixed = mixed.view(layout.prompts, self._keys, layout.width, group, self._size)
             mixed = mixed.transpose(1, 2).reshape(rows, self._keys, group, self._size)
-            mixed = mixed + weights[..., layout.length :] @ _exact(self._values_after[number, :, :, : at + 1])
+            mixed = mixed + weights[..., layout.length :] @ self._values_after[number, :, :, : at + 1]
             states = self._finish(layer, states, mixed.reshape(rows, -1).to(states.dtype))
         self._step += 1
         return functional.rms_norm(states, self._norm.shape, self._norm, self._eps)
@@ -338,5 +374,5 @@ class Through:
 
 
 def _exact(states: Tensor) -> Tensor:
-    """Half precision as float32: scores of attention rounded to eight bits would be off by hundredths of a nat."""
+    """Half precision as float32."""
     return states if states.element_size() >= FULL else states.float()
