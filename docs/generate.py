@@ -35,6 +35,7 @@ READING = (
 """The modules of ``sia_core.run`` that read a run: views, trackers and improvers may be third-party code."""
 
 API = (
+    "sia_core.api",
     "sia_core.hookspecs",
     "sia_core.types",
     "sia_core.values",
@@ -71,7 +72,7 @@ API = (
     "sia_testing.model_server",
     "sia_testing.wire",
 )
-"""The modules that plugins may import: what is public in them changes only as docs/releases.md says."""
+"""The Python front, and the modules that plugins may import: they change only as docs/releases.md says."""
 
 
 def pages() -> dict[str, str]:

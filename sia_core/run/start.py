@@ -323,8 +323,11 @@ def setting_of(config: Config, task: Task, folder: Path, sandbox: str, secret: s
 
 
 def _absolute(verifier: str | None) -> str | None:
-    """``command:...`` with the files that it names by their full paths, so that a resumed run finds them."""
+    """The verifier with the files that it names by their full paths, so that a resumed run finds them."""
     name, colon, command = (verifier or "").partition(":")
+    if name == "python" and colon:
+        file, _, function = command.rpartition(":")
+        return f"python:{os.path.abspath(file)}:{function}" if file else verifier
     if name != "command" or not colon:
         return verifier
     with suppress(ValueError):  # what is wrong with its quotes, the verifier itself says

@@ -121,6 +121,8 @@ def _effects(config: Mapping[str, Any]) -> Iterator[str]:
         name, _, argument = verifier.partition(":")
         if name == "command":
             yield f"run the command: {_line(argument)}"
+        elif name == "python":
+            yield f"run the Python function {_line(argument)} outside of a sandbox"
         elif name not in ("exact", "numeric") or (argument and not _word(argument)):
             yield f"score by the verifier {_line(verifier)}"
     improver = {"name": config["improver"], "settings": config["improver_settings"]}

@@ -12,7 +12,8 @@ from openai import OpenAI
 
 from sia_cli.bounded_http import Server, bound
 from sia_core.plugins import Plugins
-from sia_deploy.server import Agent, application
+from sia_deploy.agent import Agent
+from sia_deploy.server import application
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 

@@ -17,7 +17,7 @@ from sia_core.errors import SiaError, UsageError
 from sia_core.types import LARGEST_REWARD, Instance, Score, Verifier, VerifierContext
 from sia_runtime import bounded_command, builtin_verifiers
 from sia_runtime.bounded_command import KEPT_BYTES, run_command
-from sia_runtime.builtin_verifiers import Command, Exact, Numeric
+from sia_runtime.builtin_verifiers import Command, Exact, Numeric, PythonFunction
 
 
 def _no_run(*_: Any, **__: Any) -> Any:
@@ -360,3 +360,44 @@ def test_of_what_a_command_prints_without_end_the_end_is_kept(truth: Any, tmp_pa
 @pytest.mark.real
 def test_a_large_case_is_handed_to_a_command_that_does_not_read_it(truth: Any, tmp_path: Path) -> None:
     assert score(Command(truth(1), command(tmp_path, """print('{"reward": 1}')""")), "x" * 10**6).reward == 1.0
+
+
+# python
+
+
+@pytest.fixture
+def check(truth: Any, tmp_path: Path) -> Any:
+    """The verifier by a function of a file that holds the text."""
+
+    def _check(text: str, name: str = "score") -> PythonFunction:
+        (tmp_path / "check.py").write_text(text)
+        return PythonFunction(truth(1), f"{tmp_path / 'check.py'}:{name}")
+
+    return _check
+
+
+@pytest.mark.parametrize("gives", ["answer == case['answer'] and case['id'] == 'a'", "Score(1.0, feedback='')"])
+def test_a_function_scores_an_answer_beside_its_case(check: Any, gives: str) -> None:
+    verifier = check(f"from sia_core.types import Score\ndef score(answer, case):\n    return {gives}\n")
+    assert score(verifier, 1) == Score(1.0)
+
+
+def test_a_function_that_gives_no_score_is_an_error_that_names_the_answer_and_the_line(check: Any) -> None:
+    verifier = check("def score(answer, case):\n    return float(answer['x'])\n")
+    with pytest.raises(SiaError, match=r"score\(7, case a\) gave no score: TypeError.*\n  check.py:2 in score"):
+        score(verifier, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "says"),
+    [("x = 1\n", "score", "gives no score: AttributeError"), ("import nothing_here\n", "score", "ModuleNotFoundError")],
+)
+def test_a_file_that_has_no_such_function_is_refused(check: Any, text: str, name: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        check(text, name)
+
+
+@pytest.mark.parametrize("arg", ["", "check.py", "check.py:", ":score"])
+def test_a_python_verifier_names_a_file_and_a_function(truth: Any, arg: str) -> None:
+    with pytest.raises(UsageError, match="give a file and a function, such as"):
+        PythonFunction(truth(1), arg)

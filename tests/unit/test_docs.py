@@ -59,10 +59,22 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path: Path, monkeypat
 
 
 def test_the_plugin_of_the_readme_offers_what_it_says() -> None:
-    (source,) = blocks("python")
+    (source,) = (text for text in blocks("python") if "hookimpl" in text)
     module: dict[str, object] = {}
     exec(source, module)
     assert module["sia_tasks"]() == [Offer("mytask", "one line for people", "my_package.task:MyTask")]  # type: ignore[operator]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_the_python_of_a_page_runs_as_one_script_without_a_main_guard(page: str, tmp_path: Path) -> None:
+    texts = [text for language, _, text in blocks_of(ROOT / page) if language == "python" and "hookimpl" not in text]
+    (tmp_path / "script.py").write_text("\n".join(texts))
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "promoted" in done.stdout
+    assert "Traceback" not in done.stderr
 
 
 def test_the_words_of_a_make_target_are_in_the_makefile() -> None:

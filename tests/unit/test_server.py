@@ -16,7 +16,8 @@ from starlette.exceptions import HTTPException
 
 from sia_cli.bounded_http import BoundedProtocol, Server, bound
 from sia_core.errors import SandboxError
-from sia_deploy.server import Agent, Served, application, question, reply
+from sia_deploy.agent import Agent, Served
+from sia_deploy.server import application, question, reply
 from sia_runtime.worker.completions import chunks, events
 
 ABOUT = Served("agent-1", "agent", "h" * 64, None, "namespaces")

@@ -23,14 +23,15 @@ from sia_core.run import trust
 from sia_core.run.ledger import Ledger
 from sia_core.run.start import Config, resume
 from sia_core.types import OfferRef
+from sia_deploy.agent import Agent
 from sia_deploy.export import export
-from sia_deploy.server import Agent
 from sia_runtime.sandbox.contract import GUARANTEES
 from sia_runtime.worker.preflight import check_sandbox
 
 TASK = OfferRef("lawbench", {"seed": 0, "cases": "200"})
 ACTS: dict[str, tuple[dict[str, Any], str]] = {
     "a command": ({"verifier": "command:sh -c 'touch /tmp/x'"}, r"run the command: sh -c 'touch /tmp/x'"),
+    "a function": ({"verifier": "python:/tmp/x.py:f"}, r"run the Python function /tmp/x.py:f outside of a sandbox"),
     "a command of several lines": ({"verifier": "command:a\nb"}, r'run the command: "a\\nb"'),
     "a command that looks like another": ({"verifier": "command:c\u0430t"}, r'c\u0430t \(in ASCII: "c\\u0430t"\)'),
     "a command with what is not seen": ({"verifier": "command:a\u200bb"}, r'run the command: "a\\u200bb"'),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
-from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, cast
+
+from sia_core.elsewhere import imported
 
 if TYPE_CHECKING:
     from sia_core.command_protocol import Command
@@ -44,19 +44,6 @@ OWN: Mapping[str, Own] = {
 def own(name: str) -> Command:
     """A command of SIA; UsageError names the distribution to install where its module is missing."""
     return cast("Command", imported(OWN[name].module, f"sia {name}"))
-
-
-def imported(module: str, what: str) -> ModuleType:
-    """A module that another distribution of SIA may have; UsageError says how to get it, and for what."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if not f"{module}.".startswith(f"{error.name}."):
-            raise
-    from sia_core.errors import UsageError
-
-    distribution = module.partition(".")[0].replace("_", "-")
-    raise UsageError(f"`{what}` is in {distribution}, which is not installed: pip install {distribution}")
 
 
 def offered(name: str) -> tuple[str, Command]:

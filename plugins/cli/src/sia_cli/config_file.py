@@ -43,13 +43,14 @@ def with_file(arguments: Sequence[str]) -> list[str]:
     found, _ = finder.parse_known_args(options)
     if found.file is None:
         return list(arguments)
-    told = _read(Path(found.file))
+    told = read(Path(found.file))
     if any(each.partition("=")[0] == "--mode" for each in options):
         told.pop("levers", None)  # two names of one thing
-    return [name, *_arguments(told, Path(found.file)), *options]
+    return [name, *arguments_of(told, f"-f {found.file}", Path(found.file).parent), *options]
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read(file: Path) -> dict[str, Any]:
+    """The options that a file holds, by their long names."""
     try:
         return {key.replace("_", "-"): value for key, value in tomllib.loads(_text(file)).items()}
     except tomllib.TOMLDecodeError as error:
@@ -65,27 +66,28 @@ def _text(file: Path) -> str:
         raise UsageError(f"-f {file}: it cannot be read: {error.strerror or error}") from None
 
 
-def _arguments(told: Mapping[str, Any], file: Path) -> Iterator[str]:
+def arguments_of(told: Mapping[str, Any], where: str, folder: Path) -> Iterator[str]:
+    """Options as a command line; a path is relative to ``folder``. UsageError names ``where`` they stand."""
     for key, value in told.items():
         if isinstance(value, Mapping):
             if key not in (*REPEATED, *LISTED):
-                raise UsageError(f"-f {file}: [{key}] is a table, and --{key} takes one value")
-            pairs = [f"{name}={_plain(each, f'{key}.{name}', file)}" for name, each in value.items()]
+                raise UsageError(f"{where}: [{key}] is a table, and --{key} takes one value")
+            pairs = [f"{name}={_plain(each, f'{key}.{name}', where)}" for name, each in value.items()]
             yield from (f"--{key}={each}" for each in (pairs if key in REPEATED else [",".join(pairs)]))
         elif isinstance(value, list) and key in REPEATED:
-            yield from (f"--{key}={_plain(each, key, file)}" for each in value)
+            yield from (f"--{key}={_plain(each, key, where)}" for each in value)
         elif isinstance(value, list):
-            yield f"--{key}={','.join(_plain(each, key, file) for each in value)}"
+            yield f"--{key}={','.join(_plain(each, key, where) for each in value)}"
         elif value is True:
             yield f"--{key}"
         elif value is not False:
-            text = _plain(value, key, file)
-            yield f"--{key}={file.parent / Path(text).expanduser() if key in PATHS else text}"
+            text = _plain(value, key, where)
+            yield f"--{key}={folder / Path(text).expanduser() if key in PATHS else text}"
 
 
-def _plain(value: Any, key: str, file: Path) -> str:
+def _plain(value: Any, key: str, where: str) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str | int | float):
         return str(value)
-    raise UsageError(f"-f {file}: {key} is a {type(value).__name__}; write a text or a number")
+    raise UsageError(f"{where}: {key} is a {type(value).__name__}; write a text or a number")

@@ -87,7 +87,11 @@ def add_task(what: argparse._ActionsContainer) -> None:
     what.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the task; repeatable"
     )
-    what.add_argument("--verifier", metavar="NAME[:ARG]", help="who scores: exact, numeric, command:..., or a plugin's")
+    what.add_argument(
+        "--verifier",
+        metavar="NAME[:ARG]",
+        help="who scores: exact, numeric, python:FILE:FUNCTION, command:..., or a plugin's",
+    )
     what.add_argument(
         "--metric",
         metavar="NAME[:max|min][:LOW,HIGH]",

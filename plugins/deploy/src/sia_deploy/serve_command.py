@@ -22,7 +22,8 @@ def run(options: argparse.Namespace) -> int:
     from sia_cli.bounded_http import Server, bound
     from sia_core.plugins import Plugins
     from sia_core.run.run_folders import find_run
-    from sia_deploy.server import CONNECTIONS, LOCAL, Agent, application
+    from sia_deploy.agent import Agent
+    from sia_deploy.server import CONNECTIONS, LOCAL, application
 
     folder = find_run(Path(options.runs_dir), options.name)
     token = None if options.host in LOCAL else secrets.token_urlsafe(24)

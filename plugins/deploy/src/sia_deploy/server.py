@@ -1,25 +1,16 @@
 """The best agent of a run behind an OpenAI-compatible endpoint, in the sandbox of the run.
 
 A question is an instance: the last message's text, as JSON where it is an object, else as
-``{"text": ...}``; the answer is the reply's text. The run's folder is only read: serving
-keeps its files in a separate folder.
+``{"text": ...}``; the answer is the reply's text.
 """
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-import itertools
 import json
-import os
 import sys
-import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 from anyio import CapacityLimiter
@@ -29,108 +20,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sia_core.errors import SiaError, UsageError
-from sia_core.plugins import Plugins
-from sia_core.run.candidate import LABELLED
-from sia_core.run.ledger import Ledger, canonical, readable
-from sia_core.run.record import RunRecord
-from sia_core.run.report import build
-from sia_core.run.rollouts import Setting, Sweep
-from sia_core.run.start import beginning, fingerprint, recorded_config, task_of, verifier_of
-from sia_core.run.trees import ADAPTERS, Trees, adapter_folder
-from sia_core.run.trust import confirm
+from sia_core.errors import SiaError
+from sia_deploy.agent import Agent, Served
 from sia_runtime.answers import InvalidAnswer, strict_json
 from sia_runtime.sandbox.solving import describe
 from sia_runtime.worker.completions import Refused, chunks, completion, events
-from sia_runtime.worker.harness_worker import SolveRequest
-from sia_runtime.worker.host import Host
-from sia_runtime.worker.policy import Policy
-from sia_runtime.worker.preflight import check_sandbox
 
 MOST_BYTES = 1 << 20
 CONNECTIONS = 64
 """Connections at once; each may wait for an agent in a sandbox."""
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
-PURPOSE = "serve"
-
-
-@dataclass(frozen=True)
-class Served:
-    """The agent that is served, by the digests of its parts, with its run and its task."""
-
-    run: str
-    task: str
-    harness: str
-    adapter: str | None
-    sandbox: str
-
-
-class Agent:
-    """The final agent of a run (its incumbent, while it is unfinished), set up; asked by several threads."""
-
-    def __init__(self, run: Path, plugins: Plugins, trust: bool = False) -> None:
-        with ExitStack() as opened:
-            with Ledger.read(run) as ledger:
-                started, report = beginning(ledger), build(ledger)
-                sandbox = RunRecord(ledger).sandbox
-            made = report["agent"]
-            if made["harness"] is None or sandbox is None:
-                raise UsageError(f"{run} has no agent yet; `sia resume {run}` goes on with it")
-            config = recorded_config(started, run)
-            confirm(run, started, asdict(config), trust)
-            self._task = task_of(config, plugins)
-            if fingerprint(self._task) != started["fingerprint"]:
-                raise UsageError(f"{run}: data, brief or catalogue of its task have changed, so this is another agent")
-            with readable(run):
-                check_sandbox(sandbox, plugins, allow_weak=config.allow_weak_sandbox)
-            folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="sia-serve-")))
-            folder.chmod(0o755)  # a sandbox reads it as another user
-            self.about = Served(run.name, self._task.name, made["harness"], made["adapter"], sandbox["name"])
-            Trees(folder).put(Trees(run).get(made["harness"]))
-            if made["adapter"]:
-                (folder / ADAPTERS).mkdir()
-                kept = adapter_folder(run, made["adapter"])
-                os.symlink(kept.resolve(), folder / ADAPTERS / kept.name)
-            verifier = verifier_of(config, self._task)
-            self._setting = Setting(
-                str(folder), config.task, verifier, sandbox["name"], config.plan.seed, config.engine
-            )
-            self._host = Host(plugins)
-            opened.callback(self._host.stop)
-            self._policy = self._host.policy(self._setting)
-            if isinstance(self._policy, Policy):
-                opened.enter_context(self._policy.holding(made["adapter"]))
-            self._numbers = itertools.count()
-            self._opened = opened.pop_all()
-
-    def answer(self, given: Mapping[str, Any]) -> str:
-        """The raw JSON answer to an input; HTTPException where the agent fails. The same input has the same seed."""
-        digest = hashlib.sha256(canonical(dict(given)).encode())
-        key = f"{PURPOSE}/{next(self._numbers)}"
-        request = SolveRequest(
-            key=key,
-            instance={"id": digest.hexdigest()[:12], "input": dict(given), "start": None},
-            seed=int.from_bytes(digest.digest()[:6]),
-        )
-        about = self.about
-        sweep = Sweep(PURPOSE, "served", about.harness, "public", (), public=LABELLED, adapter=about.adapter)
-        solved, _ = self._host.solve(self._setting, sweep, self._task, [request])
-        if self._policy:
-            self._policy.gateway.finish(key)
-        result = solved[key]
-        if result.outcome != "ok" or result.answer is None:
-            raise HTTPException(500, f"the agent failed: {result.outcome}: {result.message}".strip(": "))
-        return result.answer
-
-    def close(self) -> None:
-        self._opened.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def question(body: bytes) -> tuple[dict[str, Any], bool]:

@@ -1,4 +1,4 @@
-"""The core's verifiers: ``exact``, ``numeric`` and ``command``.
+"""The core's verifiers: ``exact``, ``numeric``, ``command`` and ``python``.
 
 The truth is the task's own file of cases, a JSON object a line with an ``answer``.
 """
@@ -10,8 +10,10 @@ import math
 import os
 import shlex
 import shutil
+import sys
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -21,6 +23,7 @@ from sia_core.types import LARGEST_REWARD, Instance, Score, VerifierContext
 from sia_runtime.answers import InvalidAnswer, number, strict_json, time_limit
 from sia_runtime.bounded_command import run_command
 from sia_runtime.cases import Case, read_cases
+from sia_runtime.sandbox.solving import describe
 
 COMMAND_SECONDS = 60.0
 _MARGIN_SECONDS = 20.0
@@ -140,6 +143,46 @@ class Command(_FromCases):
                 'it cannot use, print {"reward": 0, "valid": false, "feedback": "why"}.'
             )
         return _printed_score(done.stdout.decode(errors="replace"), self._command[0])
+
+
+class PythonFunction(_FromCases):
+    """A function of the user's in a Python file: ``(answer, case)`` in, a number or a Score out.
+
+    ``arg`` is ``FILE:FUNCTION``, as in ``--verifier python:check.py:score``. The case is a mapping of
+    its ``id``, ``input`` and ``answer``. The function is trusted, and runs in the verifier's process.
+    """
+
+    def __init__(self, data: str, arg: str = "") -> None:
+        super().__init__(data)
+        file, _, self._name = arg.rpartition(":")
+        if not file or not self._name.isidentifier():
+            raise UsageError(f"--verifier python:{arg}: give a file and a function, such as python:check.py:score")
+        self._file = file
+        try:
+            self._function = getattr(_module(Path(file)), self._name)
+        except Exception as error:
+            raise UsageError(f"--verifier python:{arg}: {file} gives no {self._name}: {describe(error)}") from error
+
+    def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
+        case = self.case(instance)
+        try:
+            score = self._function(answer, {"id": case.name, "input": case.input, "answer": case.answer})
+            return score if isinstance(score, Score) else Score(float(score))
+        except Exception as error:
+            raise SiaError(
+                f"{self._name}({json.dumps(answer, ensure_ascii=False)[:200]}, case {case.name}) gave no score: "
+                f"{describe(error, str(Path(self._file).parent))}\n"
+                "It has to judge every answer: return a number, or a Score"
+            ) from error
+
+
+def _module(file: Path) -> ModuleType:
+    """A Python file as a module, from its source as it is now."""
+    module = ModuleType("verifier")
+    module.__file__ = str(file)
+    sys.modules[module.__name__] = module  # dataclasses look for it there
+    exec(compile(file.read_bytes(), str(file), "exec", dont_inherit=True), vars(module))
+    return module
 
 
 class _Printed(BaseModel):

@@ -28,6 +28,11 @@ def sia_verifiers() -> list[Offer]:
             "a command of yours reads case and answer and prints the score",
             "sia_runtime.builtin_verifiers:Command",
         ),
+        Offer(
+            "python",
+            "a function of yours in a Python file scores (answer, case): python:FILE:FUNCTION",
+            "sia_runtime.builtin_verifiers:PythonFunction",
+        ),
     ]
 
 

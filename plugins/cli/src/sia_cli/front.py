@@ -1,0 +1,156 @@
+"""A run that is started from Python: its parameters as the options of ``sia run``, and its display."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sia_adapters.cases_of import cases_of
+from sia_adapters.function_source import FunctionSource
+from sia_cli.config_file import arguments_of, read
+from sia_cli.configuration import add_configuration, config_of
+from sia_cli.display import Display
+from sia_cli.progress import tell_of_faults
+from sia_core.cache import write_once
+from sia_core.errors import UsageError
+from sia_core.hookspecs import Event
+from sia_core.playbook import PLAYBOOK
+from sia_core.run.observe import Observer
+
+INPUTS = "inputs"
+"""The folder among the runs that keeps what was given in memory, by its digest."""
+
+
+def configured(
+    runs: Path,
+    agent: Any,
+    data: Any,
+    verifier: Any,
+    improver: Any,
+    told: Mapping[str, Any],
+    config: Mapping[str, Any] | str | os.PathLike[str] | None,
+) -> Any:
+    """The configuration of a run; ``told`` are further options, which override ``config``, and None says nothing.
+
+    What is no path or name is written into the folder of runs first, so that the run can be resumed.
+    """
+    inputs = runs.absolute() / INPUTS
+    options = {**_agent(agent, improver, inputs), **told}
+    if isinstance(improver, str):
+        options["improver"] = improver
+    if data is not None:
+        options["data"] = os.fspath(data) if isinstance(data, str | os.PathLike) else _cases(data, inputs)
+    if callable(verifier):
+        if data is None:
+            raise UsageError(f"verifier is a function, and judges cases: give data beside it, not the task {agent!r}")
+        options["verifier"] = _verifier(verifier, inputs)
+    else:
+        options["verifier"] = verifier
+    given = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+    arguments = [
+        *_configuration(config),
+        *arguments_of({key: value for key, value in given.items() if value is not None}, "improve", Path()),
+    ]
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    add_configuration(parser)
+    return config_of(parser.parse_args(arguments))
+
+
+@contextmanager
+def watching(on_event: Callable[[Event], object] | None) -> Iterator[list[Observer]]:
+    """The observers of a run: ``on_event``, or a display on standard error where there is none."""
+    if on_event is not None:
+        yield [tell_of_faults, on_event]
+        return
+    with closing(Display()) as display:
+        yield [tell_of_faults, display]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"improve: {message}; `sia run --help` says what config may hold")
+
+
+def _configuration(config: Mapping[str, Any] | str | os.PathLike[str] | None) -> Iterator[str]:
+    if isinstance(config, Mapping):
+        told = {str(key).replace("_", "-"): value for key, value in config.items() if value is not None}
+        return arguments_of(told, "config", Path())
+    return arguments_of(read(Path(config)), f"config {config}", Path(config).parent) if config else iter(())
+
+
+def _agent(agent: Any, improver: Any, inputs: Path) -> dict[str, str]:
+    if callable(agent):
+        others = improver if isinstance(improver, Sequence) and not isinstance(improver, str) else ()
+        return {"harness": str(_written_agent(agent, others, inputs))}
+    if isinstance(improver, Sequence) and not isinstance(improver, str):
+        raise UsageError(
+            f"improver lists functions, and agent is no function; put a {PLAYBOOK} into the folder instead"
+        )
+    if isinstance(agent, os.PathLike) or (isinstance(agent, str) and (os.sep in agent or os.path.isdir(agent))):
+        return {"harness": os.fspath(agent)}
+    if isinstance(agent, str):
+        return {"plugin": agent}
+    raise UsageError(f"agent is a {type(agent).__name__}; give a folder, a function solve(instance, ctx), or a task")
+
+
+def _written_agent(agent: Callable[..., Any], others: Sequence[Callable[..., Any]], inputs: Path) -> Path:
+    """A folder with a function as the harness, and the others as edits that may be tried."""
+    first = _harness(agent)
+    edits = "".join(_edit(each, first) for each in others)
+    files = {f"{agent.__name__}/{name}": text.encode() for name, text in first.items()}
+    if edits:
+        files[f"{agent.__name__}/{PLAYBOOK}"] = edits.encode()
+    return write_once(inputs, files) / agent.__name__
+
+
+def _harness(agent: Callable[..., Any]) -> dict[str, str]:
+    _check_call(agent, ("instance", "ctx"), "an agent")
+    source = FunctionSource(agent, also=("setup",))
+    text = source.text if source.name == "solve" else f"{source.text}\n\nsolve = {source.name}\n"
+    return {"harness.py": text, "harness.toml": f"requires = {json.dumps(source.requires)}\n"}
+
+
+def _edit(agent: Callable[..., Any], first: Mapping[str, str]) -> str:
+    """An edit of a catalogue that puts another function in the place of the first."""
+    changes = "".join(
+        f'[[edit.change]]\nop = "write"\npath = {_toml(path)}\ntext = {_toml(text)}\n'
+        for path, text in _harness(agent).items()
+        if text != first[path]
+    )
+    summary = (inspect.getdoc(agent) or agent.__name__).partition("\n")[0].rstrip(".")
+    return f"[[edit]]\nname = {_toml(agent.__name__)}\nsummary = {_toml(summary)}\n{changes}"
+
+
+def _toml(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _cases(data: Any, inputs: Path) -> str:
+    return str(write_once(inputs, {"cases.jsonl": cases_of(data).encode()}) / "cases.jsonl")
+
+
+def _verifier(verifier: Callable[..., Any], inputs: Path) -> str:
+    """The option that names a function as the verifier, which its process loads from a file."""
+    _check_call(verifier, ("answer", "case"), "a verifier")
+    source = FunctionSource(verifier)
+    file = write_once(inputs, {"verifier.py": source.text.encode()}) / "verifier.py"
+    return f"python:{file}:{source.name}"
+
+
+def _check_call(function: Callable[..., Any], parameters: tuple[str, ...], role: str) -> None:
+    """UsageError for a function that cannot be called as its role is."""
+    name, wanted = getattr(function, "__name__", type(function).__name__), ", ".join(parameters)
+    if inspect.iscoroutinefunction(function):
+        raise UsageError(f"{name} is async, and {role} is not awaited; write def {name}({wanted})")
+    try:
+        inspect.signature(function).bind(*parameters)
+    except TypeError as error:
+        raise UsageError(f"{name} cannot be {role}: {error}; write def {name}({wanted})") from None
+    except ValueError:  # a built-in function, which the source of it is refused for
+        return

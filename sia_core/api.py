@@ -1,0 +1,343 @@
+"""SIA from Python: start a run, look at its result, use its agent.
+
+``sia_core.improve`` and the other names here are also names of ``sia_core``. A run that is
+started here is a folder like any other, so ``sia show``, ``sia resume`` and ``sia view`` work on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import importlib
+import json
+import math
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import cached_property, partial
+from html import escape
+from pathlib import Path
+from typing import Any, Protocol
+
+from sia_core.elsewhere import imported
+from sia_core.errors import SiaError, UsageError
+from sia_core.hookspecs import Event
+from sia_core.plugins import Plugins
+from sia_core.run.artefact import recorded_task
+from sia_core.run.intervals import in_units
+from sia_core.run.ledger import Ledger
+from sia_core.run.record import RunRecord
+from sia_core.run.report import GATE, build
+from sia_core.run.run_folders import find_run, runs_in
+from sia_core.run.score_plot import score_plot
+from sia_core.run.start import resume, start
+from sia_core.types import Split
+
+FOLDER = "runs"
+ROLLOUT = (
+    "agent",
+    "purpose",
+    "instance",
+    "input",
+    "expected",
+    "answer",
+    "outcome",
+    "reward",
+    "feedback",
+    "message",
+    "seconds",
+    "log",
+)
+"""The columns of a table of rollouts."""
+
+Solve = Callable[[Any, Any], Any]
+OnEvent = Callable[[Event], object]
+Config = Mapping[str, Any] | str | os.PathLike[str]
+
+
+class _Stopped(BaseException):
+    """The run is to stop. No observer's fault, so nobody but the caller catches it."""
+
+
+_STOP: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
+
+
+class _Watch:
+    """An observer that keeps the run's name, and stops the run when its caller asks for that."""
+
+    def __init__(self) -> None:
+        self._name, self._stop = "", _STOP.get()
+
+    def __call__(self, event: Event) -> None:
+        if self._stop and self._stop.is_set():
+            raise _Stopped
+        self._name = event.data["run"] if event.kind == "run.started" else self._name
+
+    @contextmanager
+    def resumable(self, folder: Path) -> Iterator[None]:
+        """Have an interrupted run say how it goes on."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not self._name:
+                raise
+            again = f"sia_core.open_run({os.fspath(folder / self._name)!r}).resume()"
+            raise KeyboardInterrupt(f"stopped. What was finished is kept: go on with {again}") from None
+
+
+def improve(
+    agent: str | os.PathLike[str] | Solve,
+    data: Any = None,
+    verifier: str | Callable[[Any, Any], Any] | None = None,
+    *,
+    levers: str | Sequence[str] | None = None,
+    policy: str | None = None,
+    improver: str | Sequence[Solve] | None = None,
+    budget: str | Mapping[str, float] | None = None,
+    seed: int | None = None,
+    name: str | None = None,
+    folder: str | os.PathLike[str] = FOLDER,
+    on_event: OnEvent | None = None,
+    config: Config | None = None,
+) -> Run:
+    """Improve an agent, and return the run when it is finished.
+
+    ``agent`` is a folder with a ``harness.py``, a function ``solve(instance, ctx)``, or the name of a
+    plugin's task, which has its own data and verifier. ``data`` is a path, a list of mappings, a frame of
+    pandas or polars, or a data set of Hugging Face; a row has an ``answer``, and an ``input`` or other columns.
+    ``verifier`` is ``"exact"``, ``"numeric:0.01"`` or another name, or a function ``(answer, case)`` that
+    returns a number or a ``Score``; the case is a mapping of ``id``, ``input`` and ``answer``.
+
+    A function is carried as source with the names of its module that it uses. An agent's runs in the
+    sandbox alone, and a verifier's in its own process alone. ``improver`` is a name such as ``"claude"``,
+    or a list of functions to try in the agent's place. Progress is shown on standard error, unless
+    ``on_event`` takes each event. ``config`` holds any other option of ``sia run`` by its long name,
+    as a mapping or as a TOML file.
+
+    Interrupting it leaves a run that ``open_run(...).resume()`` goes on with.
+    """
+    asked = {"levers": levers, "policy": policy, "budget": budget, "seed": seed}
+    front, runs_folder = imported("sia_cli.front", "sia_core.improve"), Path(folder)
+    configured = front.configured(runs_folder, agent, data, verifier, improver, asked, config)
+    plugins, watch = Plugins.discover(), _Watch()
+    with watch.resumable(runs_folder), front.watching(on_event) as observers:
+        return Run(start(configured, runs_folder, plugins, [watch, *observers], name))
+
+
+async def improve_async(
+    agent: str | os.PathLike[str] | Solve,
+    data: Any = None,
+    verifier: str | Callable[[Any, Any], Any] | None = None,
+    *,
+    levers: str | Sequence[str] | None = None,
+    policy: str | None = None,
+    improver: str | Sequence[Solve] | None = None,
+    budget: str | Mapping[str, float] | None = None,
+    seed: int | None = None,
+    name: str | None = None,
+    folder: str | os.PathLike[str] = FOLDER,
+    on_event: OnEvent | None = None,
+    config: Config | None = None,
+) -> Run:
+    """The same as :func:`improve`, in a thread, so that the caller's event loop goes on meanwhile.
+
+    A task that is cancelled ends with the batch of rollouts that is under way; the run can be resumed.
+    """
+    whole = partial(
+        improve,
+        agent,
+        data,
+        verifier,
+        levers=levers,
+        policy=policy,
+        improver=improver,
+        budget=budget,
+        seed=seed,
+        name=name,
+        folder=folder,
+        on_event=on_event,
+        config=config,
+    )
+    stop = threading.Event()
+    before = _STOP.set(stop)
+    work = asyncio.ensure_future(asyncio.to_thread(whole))  # it gets a copy of this context
+    _STOP.reset(before)
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        stop.set()
+        with suppress(_Stopped, SiaError):
+            await work
+        raise
+
+
+def open_run(path: str | os.PathLike[str]) -> Run:
+    """A run by its folder, or by its name in ``runs``; UsageError where there is none."""
+    return Run(find_run(Path(FOLDER), os.fspath(path)))
+
+
+def runs(folder: str | os.PathLike[str] = FOLDER) -> list[Run]:
+    """The runs of a folder, the newest last."""
+    return [Run(each) for each in runs_in(Path(folder))]
+
+
+class Run:
+    """One run, finished or not, read from its folder each time it is asked.
+
+    What is a table is a frame of pandas where pandas is installed (``pip install 'sia-core[frames]'``), and
+    a list of mappings elsewhere.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The report, as ``sia report --json`` prints it."""
+        with Ledger.read(self.folder) as ledger:
+            return build(ledger)
+
+    @property
+    def candidates(self) -> Any:
+        """A table of every candidate: its lever, its verdict, and the figures of its comparison."""
+        rows = []
+        for row in self.report["generations"]:
+            gate = row.pop("gate") or {}
+            first = {key: row[key] for key in ("index", "candidate", "name", "lever", "outcome")}
+            rows.append({**first, **{f"gate_{key}": gate.get(key) for key in GATE}, **row})
+        return _table(rows)
+
+    def rollouts(self, purpose: Split = "search", agent: str | None = None) -> Any:
+        """A table of rollouts, each with its input, the agent's answer, and the ``expected`` one if it may be shown.
+
+        ``purpose`` is ``search``, ``gate``, or ``sealed`` once the run is finished. ``agent`` is an agent of
+        ``candidates``; without it, every agent's are there.
+        """
+        return _table(self._rollouts(purpose, agent), ROLLOUT)
+
+    @property
+    def failures(self) -> Any:
+        """A table of the final agent's rollouts on search and gate that are not perfect, the worst first."""
+        with Ledger.read(self.folder) as ledger:
+            record = RunRecord(ledger)
+            first = next((batch.agent for batch in record.batches()), None)
+            final = next((row["agent"] for row in reversed(record.candidates()) if row["accepted"]), first)
+            metric = record.run["metric"] if record.run else {}
+        least, most = metric.get("bounds") or (-math.inf, math.inf)
+        best, sign = (least, -1) if metric.get("direction") == "minimize" else (most, 1)
+        rows = [*self._rollouts("search", final), *self._rollouts("gate", final)]
+        failed = [row for row in rows if row["outcome"] != "ok" or row["reward"] != best]
+        return _table(sorted(failed, key=lambda row: sign * row["reward"]), ROLLOUT)
+
+    @cached_property
+    def agent(self) -> Agent:
+        """The final agent as a function: an input in, its answer out. It runs in the run's sandbox."""
+        module = imported("sia_deploy.agent", "Run.agent")
+        return Agent(module.Agent(self.folder, Plugins.discover()))
+
+    def export(self, path: str | os.PathLike[str]) -> Path:
+        """Write the final agent as a folder that runs on its own; it must not exist, or be empty."""
+        export = imported("sia_deploy.export", "Run.export").export
+        with Ledger.read(self.folder) as ledger:
+            export(ledger, Path(path), Plugins.discover())
+        return Path(path)
+
+    def resume(self, on_event: OnEvent | None = None) -> Run:
+        """Go on with a run that was stopped, and return it when it is finished."""
+        front, watch = imported("sia_cli.front", "Run.resume"), _Watch()
+        with watch.resumable(self.folder.parent), front.watching(on_event) as observers:
+            resume(self.folder, Plugins.discover(), [watch, *observers])
+        return self
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The recorded steps of the run in their order: ``step``, ``at`` in seconds since 1970, and ``data``."""
+        with Ledger.read(self.folder) as ledger:
+            for step, data, at in ledger.events():
+                yield {"step": step, "at": at, "data": data}
+
+    def _rollouts(self, purpose: Split, agent: str | None) -> list[dict[str, Any]]:
+        if purpose not in ("search", "gate", "sealed"):
+            raise UsageError(f"no rollouts of purpose {purpose!r}; the purposes are search, gate and sealed")
+        with Ledger.read(self.folder) as ledger:
+            started = RunRecord(ledger).run
+            direction = started["metric"].get("direction", "") if started else ""
+            batches = list(RunRecord(ledger).batches(purpose, agent or ""))
+            cases = self._cases(ledger, purpose) if batches else {}
+        return [
+            {
+                **dict.fromkeys(ROLLOUT),
+                **in_units(direction, {key: row[key] for key in ROLLOUT if key in row}),
+                **cases.get(row["instance"], {}),
+                "agent": batch.agent,
+                "purpose": purpose,
+                "answer": _value(row["answer"]),
+            }
+            for batch in batches
+            for row in batch.rows
+        ]
+
+    def _cases(self, ledger: Ledger, split: Split) -> dict[str, dict[str, Any]]:
+        """Inputs by instance, and the answers of those splits whose answers a task may show."""
+        task = recorded_task(ledger, Plugins.discover())
+        cases: dict[str, dict[str, Any]] = {each.id: {"input": dict(each.input)} for each in task.instances(split)}
+        shown = task.public_dir((split,)) / "cases.jsonl" if split != "sealed" else Path()
+        if shown.is_file():
+            for line in shown.read_text(encoding="utf-8").split("\n"):
+                case = json.loads(line or "{}")
+                if case.get("id") in cases and "answer" in case:
+                    cases[case["id"]]["expected"] = case["answer"]
+        return cases
+
+    def __repr__(self) -> str:
+        report = self.report
+        sealed = report.get("sealed")
+        ends = [f"{sealed[end]['value']:.4f}" for end in ("initial", "final")] if sealed else []
+        return f"<Run {self.folder}: {report['status']}{', sealed ' if ends else ''}{' -> '.join(ends)}>"
+
+    def _repr_html_(self) -> str:
+        """The run for a notebook: its sealed scores and the plot of its comparisons."""
+        report = self.report
+        return f"<p>{escape(repr(self)[1:-1])}</p>{score_plot(report)}"
+
+
+class Asked(Protocol):
+    """An agent that is set up in a sandbox."""
+
+    def answer(self, given: Mapping[str, Any]) -> str:
+        """The raw JSON answer to an input."""
+
+    def close(self) -> None:
+        """End its sandbox."""
+
+
+class Agent:
+    """The final agent of a run, called with an input; its sandbox ends with it, or by ``close``."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        self.close = weakref.finalize(self, asked.close)
+        self.close.atexit = False
+        atexit.register(self.close)  # which comes before the finalizers, among them those of the sandbox
+
+    def __call__(self, given: Any) -> Any:
+        """The answer to an input; one that is no mapping is wrapped as ``{"text": ...}``. SiaError where it fails."""
+        return json.loads(self._asked.answer(given if isinstance(given, Mapping) else {"text": given}))
+
+
+def _table(rows: list[dict[str, Any]], columns: Sequence[str] | None = None) -> Any:
+    try:
+        pandas = importlib.import_module("pandas")
+    except ModuleNotFoundError:
+        return rows
+    return pandas.DataFrame(rows, columns=columns)
+
+
+def _value(answer: str | None) -> Any:
+    """An agent's answer, which may be no JSON."""
+    try:
+        return json.loads(answer or "null")
+    except ValueError:
+        return answer

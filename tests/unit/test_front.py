@@ -1,0 +1,240 @@
+"""The Python front: what it takes for an agent, data and a verifier, and what it makes of them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+
+import sia_core
+from sia_adapters.cases_of import cases_of
+from sia_cli.front import configured
+from sia_core import api
+from sia_core.errors import UsageError
+from sia_core.playbook import PLAYBOOK, Playbook
+from sia_core.run.score_plot import score_plot
+from sia_core.run.start import Config
+
+ROWS = [{"input": f"say {number}", "answer": number} for number in range(8)]
+
+
+def solve(instance: Any, ctx: Any) -> Any:
+    return 0
+
+
+def reads(instance: Any, ctx: Any) -> Any:
+    """Reads the number."""
+    return int(instance.input["text"].split()[1])
+
+
+def right(answer: Any, case: Any) -> bool:
+    return bool(answer == case["answer"])
+
+
+async def waits(instance: Any, ctx: Any) -> Any:
+    return 0
+
+
+def one(instance: Any) -> Any:
+    return 0
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[..., Config]:
+    """The configuration that a call asks for."""
+
+    def _config(agent: Any, data: Any = None, verifier: Any = None, **more: Any) -> Config:
+        improver, options = more.pop("improver", None), more.pop("config", None)
+        found: Config = configured(tmp_path / "runs", agent, data, verifier, improver, more, options)
+        return found
+
+    return _config
+
+
+# Parameters
+
+
+@pytest.mark.parametrize("name", sia_core.__all__)
+def test_a_function_of_the_front_has_at_most_twelve_parameters_and_says_what_it_does(name: str) -> None:
+    value = getattr(sia_core, name)
+    members = [each for key, each in vars(value).items() if not key.startswith("_")] if inspect.isclass(value) else []
+    for each in [value, *members]:
+        if callable(each):
+            assert len(inspect.signature(each).parameters) <= 12
+            assert inspect.getdoc(each)
+
+
+def test_the_asynchronous_call_takes_the_same_parameters() -> None:
+    assert inspect.signature(sia_core.improve_async) == inspect.signature(sia_core.improve)
+
+
+@pytest.mark.real
+def test_importing_the_package_imports_none_of_it() -> None:
+    code = "import sys; before = set(sys.modules); import sia_core; print(*(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["sia_core"]
+
+
+def test_without_the_command_line_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sia_cli.front", None)
+    with pytest.raises(UsageError, match=r"`sia_core.improve` is in sia-cli, which is not installed: pip install"):
+        sia_core.improve(solve, ROWS, right)
+
+
+# Agents
+
+
+def test_a_function_is_a_folder_with_a_harness_that_the_run_names(config: Callable[..., Config]) -> None:
+    folder = Path(config(reads, ROWS, "exact").task.settings["harness"])
+    harness: dict[str, Any] = {}
+    exec((folder / "harness.py").read_text(), harness)
+    assert folder.name == "reads"
+    assert harness["solve"] is harness["reads"]
+
+
+def test_the_same_function_is_written_once(config: Callable[..., Config], tmp_path: Path) -> None:
+    assert config(solve, ROWS, right) == config(solve, ROWS, right)
+    assert len(list((tmp_path / "runs" / "inputs").iterdir())) == 3
+
+
+def test_other_functions_are_edits_that_may_be_tried(config: Callable[..., Config]) -> None:
+    folder = Path(config(solve, ROWS, "exact", improver=[reads]).task.settings["harness"])
+    playbook = Playbook.from_toml(folder / PLAYBOOK)
+    assert [(each.name, each.summary) for each in playbook.edit] == [("reads", "Reads the number")]
+
+
+def test_a_folder_and_a_task_are_told_apart(config: Callable[..., Config], tmp_path: Path) -> None:
+    assert config(tmp_path, ROWS).task.name == "cases"
+    assert config("lawbench").task.name == "lawbench"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((3, ROWS), r"agent is a int; give a folder, a function solve\(instance, ctx\), or a task"),
+        ((one, ROWS), r"one cannot be an agent: too many positional arguments; write def one\(instance, ctx\)"),
+        ((waits, ROWS), r"waits is async, and an agent is not awaited; write def waits\(instance, ctx\)"),
+        ((solve,), r"--harness needs cases to run on"),
+        ((solve, ROWS, one), r"one cannot be a verifier: .*; write def one\(answer, case\)"),
+        (("lawbench", None, right), r"verifier is a function, and judges cases: give data beside it"),
+    ],
+)
+def test_what_cannot_be_a_run_is_refused_with_what_to_do(
+    config: Callable[..., Config], arguments: tuple[Any, ...], says: str
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        config(*arguments)
+
+
+def test_functions_to_try_need_a_function_to_begin_with(config: Callable[..., Config], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"put a playbook.toml into the folder"):
+        config(tmp_path, ROWS, improver=[reads])
+
+
+# Options
+
+
+def test_parameters_and_options_are_those_of_sia_run(config: Callable[..., Config]) -> None:
+    found = config(
+        solve, ROWS, "numeric:0.1", levers=["harness"], budget={"rollouts": 500}, seed=3, config={"generations": 2}
+    )
+    assert (found.verifier, found.plan.levers, found.plan.seed) == ("numeric:0.1", ("harness",), 3)
+    assert (found.budget, found.plan.generations) == ({"rollouts": 500.0}, 2)
+
+
+def test_options_come_from_a_file_and_parameters_override_them(config: Callable[..., Config], tmp_path: Path) -> None:
+    (tmp_path / "sia.toml").write_text("seed = 5\ncandidates = 1\n")
+    found = config(solve, ROWS, "exact", seed=7, config=tmp_path / "sia.toml")
+    assert (found.plan.seed, found.plan.candidates) == (7, 1)
+
+
+def test_an_option_that_is_none_is_refused_by_its_name(config: Callable[..., Config]) -> None:
+    with pytest.raises(UsageError, match=r"unrecognized arguments: --generation=2.*`sia run --help`"):
+        config(solve, ROWS, "exact", config={"generation": 2})
+
+
+# Data
+
+
+class Polars:
+    """A frame as polars has it."""
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        return ROWS
+
+
+@pytest.mark.parametrize("data", [ROWS, pandas.DataFrame(ROWS), Polars(), iter(ROWS)])
+def test_rows_of_any_kind_are_the_same_cases(data: Any) -> None:
+    assert [json.loads(line) for line in cases_of(data).splitlines()] == ROWS
+
+
+def test_columns_beside_the_answer_are_the_input() -> None:
+    data = pandas.DataFrame({"x": [1.5], "y": ["a"], "answer": [True], "split": ["gate"]})
+    assert json.loads(cases_of(data)) == {"input": {"x": 1.5, "y": "a"}, "answer": True, "split": "gate"}
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (
+            [{"text": "a", "label": 1}],
+            r"row 0: no answer among `text`, `label`; call the column with the truth `answer`",
+        ),
+        (["a"], r"row 0: a str; a row is a mapping"),
+        (pandas.DataFrame({"x": [1.0, None], "answer": [1, 2]}), r"row 1: it holds a NaN .* dropna\(\)"),
+        ([{"input": object(), "answer": 1}], r"row 0: .*object is not JSON serializable; make it a text"),
+        ({"train": ROWS, "test": ROWS}, r"data is one mapping, of `train`, `test`; give a list of rows, or one part"),
+        (3, r"data is a int; give a path, a list of mappings, a frame or a data set"),
+    ],
+)
+def test_rows_that_are_no_cases_are_refused_by_their_place(data: Any, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        cases_of(data)
+
+
+# Runs
+
+
+def test_a_folder_that_is_no_run_is_said_to_be_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"no run 'nothing'"):
+        sia_core.open_run("nothing")
+    assert sia_core.runs() == []
+
+
+def test_the_plot_draws_the_candidates_that_were_compared() -> None:
+    gate = {"incumbent": 0.2, "delta": 0.3, "ci95": [0.1, 0.5]}
+    rows = [{"gate": gate, "accepted": True, "name": "a<b", "outcome": "promoted"}, {"gate": None}]
+    picture = score_plot({"generations": rows})
+    assert picture.count("<circle") == 1
+    assert "a&lt;b: 0.5000, promoted" in picture
+    assert score_plot({"generations": rows[1:]}) == ""
+
+
+class Echo:
+    """A sandbox that answers what it is asked."""
+
+    closed = 0
+
+    def answer(self, given: Any) -> str:
+        return json.dumps(given)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_an_agent_is_called_with_an_input_and_closed_once() -> None:
+    echo = Echo()
+    agent = api.Agent(echo)
+    assert agent("hello") == {"text": "hello"}
+    assert agent({"x": 1}) == {"x": 1}
+    agent.close()
+    del agent
+    assert echo.closed == 1
