@@ -136,7 +136,8 @@ class Ours:
         """The least that an update of shared prompts computes: the model's forward and backward."""
         policy = self.engine.policy
         for rows in plan(traces, [[index] for index in range(len(traces))], self.engine.settings.micro_tokens):
-            packed = pack([[traces[index] for index in row] for row in rows], 0, policy.features, policy.device)
+            some = [[traces[index] for index in row] for row in rows]
+            packed = pack(some, 0, policy.features, policy.device, rooted=True)
             policy.hidden(packed).sum().backward()
         self.engine._optimizer.zero_grad()
 

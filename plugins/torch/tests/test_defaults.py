@@ -25,8 +25,8 @@ def test_tiny_keeps_its_own(model_folder: Callable[[str], Path]) -> None:
     tiny = small_tiny()
     assert (tiny.learning_rate, tiny.rollouts, tiny.settings.temperature) == (3e-3, 0, 1.0)
     real = Torch(policy=f"hf:{model_folder('llama')}", rank=4)
-    assert (real.learning_rate, real.rollouts, real.settings.temperature) == (5e-4, 3072, 0.7)
-    assert rollouts_of("smollm2") == 3072
+    assert (real.learning_rate, real.rollouts, real.settings.temperature) == (5e-4, 1280, 0.7)
+    assert rollouts_of("smollm2") == 1280
 
 
 def test_the_temperature_is_the_users_first_and_the_policys_then() -> None:

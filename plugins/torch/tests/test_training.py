@@ -17,7 +17,7 @@ from sia_torch.engine import Torch
 from sia_torch.head import Allowed, token_logprobs
 from sia_torch.memory import activations
 from sia_torch.settings import Settings
-from sia_torch.tree import Shape, plan, units
+from sia_torch.tree import Shape, pack, plan, units
 
 WEIGHTED = "toy_losses:weighted"
 
@@ -63,6 +63,31 @@ def test_a_shared_prompt_and_micro_batches_change_no_gradient() -> None:
         assert apart == pytest.approx(together, rel=1e-6)
         assert largest_difference(shared, gradients(engine)) < 1e-7  # its RMSNorm computes in float32
     assert all(bool(each.any()) for name, each in shared.items() if "value_head" in name)
+
+
+@pytest.mark.parametrize(("alike", "root"), [(31, 0), (32, 32), (45, 40), (64, 64)])
+def test_what_all_prompts_begin_with_is_computed_once_and_changes_no_gradient(alike: int, root: int) -> None:
+    engine = as_double(stirred(small_tiny()))
+    data = some_data(engine, begins=[number % 23 for number in range(alike)])
+    traces = [each.trace for each in data]
+    ((*rows,),) = plan(traces, units(data), 8192)
+    policy = engine.policy
+    packed = pack(
+        [[traces[index] for index in row] for row in rows],
+        policy.context,
+        policy.features,
+        policy.device,
+        rooted=policy.tree,
+    )
+    assert packed.tree.shape.root == root
+    assert packed.positions_BS.numel() == root + len(rows) * packed.tree.shape.tokens
+    together, read = engine.forward_backward(data, WEIGHTED), engine.logprobs(traces)
+    shared = gradients(engine)
+    engine.settings = engine.settings.model_copy(update={"micro_tokens": 1})  # each sequence for itself
+    assert engine.forward_backward(data, WEIGHTED) == pytest.approx(together, rel=1e-6)
+    assert largest_difference(shared, gradients(engine)) < 1e-7
+    for row, alone in zip(read, engine.logprobs(traces), strict=True):
+        assert row == pytest.approx(alone, abs=1e-6)
 
 
 def test_the_packed_forward_is_the_models_own() -> None:

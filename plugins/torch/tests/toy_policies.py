@@ -109,12 +109,22 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def some_data(engine: Torch, groups: int = 3, members: int = 4, seed: int = 0, vocabulary: int = 40) -> list[Datum]:
-    """Random sequences that share prompts of different lengths in groups, with their log-probabilities."""
+def some_data(
+    engine: Torch,
+    groups: int = 3,
+    members: int = 4,
+    seed: int = 0,
+    vocabulary: int = 40,
+    begins: Sequence[int] = (),
+) -> list[Datum]:
+    """Random sequences that share prompts of different lengths in groups, with their log-probabilities.
+
+    All prompts begin with ``begins``.
+    """
     rng = random.Random(seed)
     traces = []
     for group in range(groups):
-        prompt = [rng.randrange(vocabulary) for _ in range(5 + 17 * group)]
+        prompt = [*begins, *(rng.randrange(vocabulary) for _ in range(5 + 17 * group))]
         for member in range(members):
             answer = [rng.randrange(vocabulary) for _ in range(3 + member)]
             mask = [0] * len(prompt) + [1] * len(answer)

@@ -21,9 +21,9 @@ def rare() -> RewardStats:
 
 
 def test_the_first_update_of_a_pretrained_model_is_there_in_minutes() -> None:
-    advised = explored(3072).fitted(Training())
-    assert (advised.steps, advised.prompts, advised.group) == (24, 16, 8)
-    assert advised.rollouts(1000) == 3072
+    advised = explored(1280).fitted(Training())
+    assert (advised.steps, advised.prompts, advised.group) == (10, 16, 8)
+    assert advised.rollouts(1000) == 1280
 
 
 @pytest.mark.parametrize("suits", [0, 49_152])
@@ -32,7 +32,7 @@ def test_a_policy_that_learns_from_many_keeps_what_the_learner_advises(suits: in
 
 
 def test_learners_with_advice_of_their_own_keep_its_shape() -> None:
-    sweeps = explored(3072).fitted(BestOfN().training(rare()))
-    assert (sweeps.steps, sweeps.prompts, sweeps.group, sweeps.distinct) == (7, 54, 8, True)
-    wide = explored(3072).fitted(Entropic().training(rare()))
-    assert (wide.steps, wide.prompts, wide.group) == (24, 4, 64)
+    sweeps = explored(1280).fitted(BestOfN().training(rare()))
+    assert (sweeps.steps, sweeps.prompts, sweeps.group, sweeps.distinct) == (7, 22, 8, True)
+    wide = explored(1280).fitted(Entropic().training(rare()))
+    assert (wide.steps, wide.prompts, wide.group) == (10, 4, 64)

@@ -36,7 +36,7 @@ def test_the_seed_asks_once_with_few_tokens_and_takes_the_last_number(words: Rea
     assert done.answers == ["5"]
     (request,) = done.requests
     assert [each["role"] for each in request["messages"]] == ["system", "user"]
-    assert request["max_tokens"] == 24
+    assert request["max_tokens"] == 12
     assert request["temperature"] == 0
 
 
@@ -194,7 +194,7 @@ def test_the_vote_takes_what_most_replies_say(words: Reasoning, tried: Try) -> N
 
 def test_decomposition_has_room_to_think(words: Reasoning, tried: Try) -> None:
     (request,) = tried(words, says("5"), ["nine minus four"], "decompose").requests
-    assert request["max_tokens"] == 96
+    assert request["max_tokens"] == 48
 
 
 def test_other_places_to_read(words: Reasoning, tried: Try) -> None:

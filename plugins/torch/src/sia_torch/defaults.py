@@ -14,8 +14,8 @@ At 4e-5 SmolLM2-135M-Instruct, 576 wide, hardly moves in five steps of 16 x 8 ro
 Regret", who find the best rate of LoRA to be ten times that of full fine-tuning, whatever the rank.
 """
 
-ROLLOUTS = 24 * 16 * 8
-"""Of an update of a pretrained model: as many take it from .29 to .97, in minutes on two cores."""
+ROLLOUTS = 10 * 16 * 8
+"""Of an update of a pretrained model: PPO takes SmolLM2 with a calculator from .34 to .95 in half as many."""
 
 
 def learning_rate_of(policy: str, width: int) -> float:

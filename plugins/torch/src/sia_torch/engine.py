@@ -235,7 +235,7 @@ class Torch:
         longest = max(len(trace.tokens) for row in rows for trace in row)
         if self.context is not None and longest > self.context:
             raise TrainingError(f"a trace of {longest} tokens is longer than the policy's context of {self.context}")
-        packed = pack(rows, policy.context, policy.features, policy.device)
+        packed = pack(rows, policy.context, policy.features, policy.device, rooted=policy.tree)
         size = policy.head().element_size()
         taken = memory.activations(policy.config, settings, size, packed.tree.shape, len(rows))
         self._largest = max(self._largest, taken)

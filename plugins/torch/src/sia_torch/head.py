@@ -86,9 +86,9 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, *outer: Tensor) -> tuple[Tensor | None, ...]:
         state: Any = ctx
-        grad_N = outer[0]
         hidden_ND, weight_VD, targets_N, total_N = state.saved_tensors
         temperature, allowed, chunk = state.settings
+        grad_N = outer[0] / temperature  # of the logits before they are divided by it
         grad_ND = torch.zeros_like(hidden_ND)
         grad_VD = torch.zeros_like(weight_VD) if state.needs_input_grad[1] else None
         for start, stop, logits_NC in _logits(hidden_ND, weight_VD, temperature, allowed, chunk):
@@ -96,7 +96,7 @@ class _TokenLogprobs(torch.autograd.Function):
             delta_NC = logits_NC.sub_(total_N[:, None]).exp_().mul_(-grad_N[:, None])
             here_N = ((targets_N >= start) & (targets_N < stop)).nonzero().squeeze(-1)
             delta_NC[here_N, targets_N[here_N] - start] += grad_N[here_N]
-            delta_NC = (delta_NC / temperature).to(hidden_ND.dtype)
+            delta_NC = delta_NC.to(hidden_ND.dtype)
             grad_ND += delta_NC @ weight_VD[start:stop]
             if grad_VD is not None:
                 grad_VD[start:stop] = delta_NC.T @ hidden_ND
@@ -110,7 +110,7 @@ def _logits(
     for start in range(0, len(weight_VD), chunk):
         stop = min(start + chunk, len(weight_VD))
         logits_NC = hidden_ND @ weight_VD[start:stop].T
-        logits_NC = logits_NC.to(torch.promote_types(logits_NC.dtype, torch.float32)) / temperature
+        logits_NC = logits_NC.to(torch.promote_types(logits_NC.dtype, torch.float32)).div_(temperature)
         if allowed is not None:
             logits_NC = logits_NC + allowed.added(start, stop, logits_NC.dtype)
         yield start, stop, logits_NC

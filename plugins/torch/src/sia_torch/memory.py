@@ -33,9 +33,9 @@ def activations(config: Any, settings: Settings, size: int, shape: Shape, rows: 
     H heads; and 4 D in float32, for norms and adapters. On top are two chunks of logits in float32, and one in the
     base's type.
     """
-    positions, width = rows * shape.tokens, config.hidden_size
+    positions, width = shape.root + rows * shape.tokens, config.hidden_size
     inner = getattr(config, "intermediate_size", None) or 4 * width
-    scores = 3 * config.num_attention_heads * (shape.prefix + shape.width)
+    scores = 3 * config.num_attention_heads * (shape.before + shape.width)
     layer = size * (9 * width + 4 * inner + scores) + 16 * width
     layers = config.num_hidden_layers
     kept = layer + layers * size * width if settings.checkpointing else layer * layers

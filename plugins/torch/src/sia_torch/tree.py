@@ -1,18 +1,23 @@
 """Micro-batches in which a prompt is computed once for all of its continuations.
 
 A packed row is one prefix of L tokens followed by G branches of T tokens each; every
-branch sees the prefix and itself. A branch starts with the token before its first
-sampled one and ends before its last sampled one: the hidden states that training reads
-are all in branches. Continuations that agree so far share a branch, so a group that
-chose among a few answers costs as many branches as the answers have beginnings.
+branch sees the prefix and itself. Where all prompts begin alike, as with worked examples or
+a system's text, that root of O tokens is computed once for all rows, which see it too.
 
-Shapes: B rows, S = L + G * T positions, N sampled tokens of the whole micro-batch.
+A branch starts with the token before its first sampled one and ends before its last sampled
+one: the hidden states that training reads are all in branches. Continuations that agree so
+far share a branch, so a group that chose among a few answers costs as many branches as the
+answers have beginnings.
+
+Shapes: B rows, S = L + G * T positions, N sampled tokens of the whole micro-batch. With a root
+the rows lie one behind the other: (1, O + B * S) in place of (B, S).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -26,19 +31,28 @@ from sia_torch.tiny import NOTHING
 
 PREFIX_BUCKET = 32
 BRANCH_BUCKET = 4
+ROOT_BUCKET, LEAST_ROOT = 8, 32
+"""A root is a multiple of the one, and of fewer tokens than the other it is not worth its own products."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How a packed row is divided: ``prefix`` L, ``branches`` G, ``width`` T."""
+    """How a packed row is divided: ``prefix`` L, ``branches`` G, ``width`` T; before all rows stands the ``root`` O."""
 
     prefix: int
     branches: int
     width: int
+    root: int = 0
 
     @property
     def tokens(self) -> int:
+        """Positions S of a row, without the root."""
         return self.prefix + self.branches * self.width
+
+    @property
+    def before(self) -> int:
+        """Positions that a branch sees before itself."""
+        return self.root + self.prefix
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,23 @@ class Tree:
 
     shape: Shape
     lengths_B: Tensor
+
+    def rows(self, states: Tensor) -> Tensor:
+        """(B, S, ...) out of (1, O + B * S, ...)."""
+        if not self.shape.root:
+            return states
+        return states[0, self.shape.root :].reshape(len(self.lengths_B), -1, *states.shape[2:])
+
+    def rows_of_heads(self, states: Tensor) -> Tensor:
+        """(B, H, S, D) out of (1, H, O + B * S, D)."""
+        return self.rows(states.transpose(1, 2)).transpose(1, 2)
+
+    def seen(self, states: Tensor) -> Tensor:
+        """Keys or values (B, K, O + S, D) that rows may see, out of (1, K, O + B * S, D)."""
+        if not self.shape.root:
+            return states
+        root = states[:, :, : self.shape.root].expand(len(self.lengths_B), -1, -1, -1)
+        return torch.cat([root, self.rows_of_heads(states)], dim=2)
 
 
 @dataclass(frozen=True)
@@ -164,15 +195,20 @@ def pack(
     context: int,
     features: Callable[[Tensor, Tensor], Tensor],
     device: torch.device,
+    *,
+    rooted: bool,
 ) -> Packed:
     """Lay out rows of traces that share a prefix; the result's ``row_N`` numbers the traces in their order here.
 
     ``features`` turns (..., context + T) tokens and (..., T) positions into what the embedding takes.
+    ``rooted`` says whether rows may have a root in common.
     """
     parts = [[_parts(trace) for trace in row] for row in rows]
     merged = [_merged([branch for _, branch in row]) for row in parts]
+    root = _root([row[0][0] for row in parts]) if rooted else 0
     shape = Shape(
-        prefix=bucket(max(len(row[0][0]) for row in parts), PREFIX_BUCKET),
+        root=root,
+        prefix=bucket(max(len(row[0][0]) for row in parts) - root, PREFIX_BUCKET),
         branches=max(len(kept) for kept, _ in merged),
         width=bucket(max(len(branch) for kept, _ in merged for branch in kept), BRANCH_BUCKET),
     )
@@ -184,8 +220,8 @@ def pack(
     for b, (row, (kept, places)) in enumerate(zip(rows, merged, strict=True)):
         prefix = parts[b][0][0]
         start = len(prefix)
-        lengths.append(start)
-        prefix_tokens.append(_window(prefix, 0, shape.prefix, context))
+        lengths.append(start - root)
+        prefix_tokens.append(_window(prefix, root, shape.prefix, context))
         for trace, g in zip(row, places, strict=True):
             base = (b * shape.branches + g) * shape.width
             sampled = [t for t, entry in enumerate(trace.mask) if entry]
@@ -203,15 +239,22 @@ def pack(
         return torch.tensor(values, dtype=torch.long, device=device)
 
     lengths_B = ints(lengths)
-    steps = lengths_B[:, None, None] + torch.arange(shape.width, device=device)
+    steps = root + lengths_B[:, None, None] + torch.arange(shape.width, device=device)
     after_BGT = steps.expand(-1, shape.branches, -1)
-    before_BL = torch.arange(shape.prefix, device=device).expand(len(rows), -1)
+    before_BL = root + torch.arange(shape.prefix, device=device).expand(len(rows), -1)
     prefixes = torch.tensor(prefix_tokens, dtype=torch.long, device=device).view(len(rows), -1)
     branches = torch.tensor(branch_tokens, dtype=torch.long, device=device).view(len(rows), shape.branches, -1)
+    packed = torch.cat([features(prefixes, before_BL), features(branches, after_BGT).flatten(1, 2)], dim=1)
+    positions = torch.cat([before_BL, after_BGT.flatten(1)], dim=1)
+    if root:
+        first = torch.arange(root, device=device)
+        shared = features(ints(_window(parts[0][0][0], 0, root, context)), first)
+        packed = torch.cat([shared, packed.flatten(0, 1)])[None]
+        positions = torch.cat([first, positions.flatten()])[None]
     return Packed(
         tree=Tree(shape, lengths_B),
-        features=torch.cat([features(prefixes, before_BL), features(branches, after_BGT).flatten(1, 2)], dim=1),
-        positions_BS=torch.cat([before_BL, after_BGT.flatten(1)], dim=1),
+        features=packed,
+        positions_BS=positions,
         read_N=ints(read),
         targets_N=ints(targets),
         row_N=ints(owner),
@@ -219,6 +262,14 @@ def pack(
         allowed=allowed,
         bias=bias,
     )
+
+
+def _root(prefixes: Sequence[Sequence[int]]) -> int:
+    """How many tokens with which several prefixes all begin are to be computed once."""
+    if len(prefixes) < 2:
+        return 0
+    alike = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prefixes, strict=False)))
+    return alike // ROOT_BUCKET * ROOT_BUCKET if alike >= LEAST_ROOT else 0
 
 
 def _window(tokens: Sequence[int], start: int, width: int, context: int) -> list[int]:
@@ -258,25 +309,39 @@ def tree_attention(
 ) -> tuple[Tensor, None]:
     """Attention over packed rows without a mask of S x S, in the shape that transformers asks for.
 
-    ``query`` is (B, H, S, D), ``key`` and ``value`` (B, K, S, D); the result is (B, S, H, D).
+    ``query`` is (B, H, S, D), ``key`` and ``value`` (B, K, S, D); the result is (B, S, H, D). With a
+    root there is 1 in place of B, and O + B * S in place of S.
     """
     if tree is None:  # someone else's forward, or that of another decoder
         whole: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
         )
         return whole
-    start = tree.shape.prefix
-    branches = branch_attention(query[:, :, start:], key, value, tree, scaling)
-    if not start:
-        return branches.transpose(1, 2).contiguous(), None
-    key, value = _for_heads(key[:, :, :start], query), _for_heads(value[:, :, :start], query)
-    prefix = functional.scaled_dot_product_attention(query[:, :, :start], key, value, is_causal=True, scale=scaling)
-    return torch.cat([prefix, branches], dim=2).transpose(1, 2).contiguous(), None
+    shape, own = tree.shape, tree.rows_of_heads(query)
+    seen, read = tree.seen(key), tree.seen(value)
+    mixed = branch_attention(own[:, :, shape.prefix :], seen, read, tree, scaling)
+    if shape.prefix:
+        above = _causal(own[:, :, : shape.prefix], seen[:, :, : shape.before], read[:, :, : shape.before], scaling)
+        mixed = torch.cat([above, mixed], dim=2)
+    if shape.root:
+        root = _causal(query[:, :, : shape.root], key[:, :, : shape.root], value[:, :, : shape.root], scaling)
+        mixed = torch.cat([root, mixed.transpose(0, 1).flatten(1, 2)[None]], dim=2)
+    return mixed.transpose(1, 2).contiguous(), None
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Attention (B, H, T, D) of the last T positions of ``key`` and ``value`` to those up to themselves."""
+    key, value = _for_heads(key, query), _for_heads(value, query)
+    count, total = query.shape[2], key.shape[2]
+    if count == total:
+        return functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
+    seen = torch.ones(count, total, dtype=torch.bool, device=query.device).tril(total - count)
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scaling)
 
 
 def branch_attention(query: Tensor, key: Tensor, value: Tensor, tree: Tree, scaling: float) -> Tensor:
-    """Attention of branches (B, H, G * T, D) for a ``query`` of that shape; ``key`` and ``value`` are (B, K, S, D)."""
-    shape = tree.shape
+    """Attention of branches (B, H, G * T, D) to ``key`` and ``value`` (B, K, O + S, D)."""
+    shape, start = tree.shape, tree.shape.before
     key, value = _for_heads(key, query), _for_heads(value, query)
     batch, heads, _, width = query.shape
 
@@ -284,20 +349,20 @@ def branch_attention(query: Tensor, key: Tensor, value: Tensor, tree: Tree, scal
         return states.reshape(batch, heads, shape.branches, shape.width, width)
 
     query_T = apart(query * scaling)
-    key_L, key_T = key[:, :, : shape.prefix], apart(key[:, :, shape.prefix :])
-    value_L, value_T = value[:, :, : shape.prefix], apart(value[:, :, shape.prefix :])
+    key_L, key_T = key[:, :, :start], apart(key[:, :, start:])
+    value_L, value_T = value[:, :, :start], apart(value[:, :, start:])
     ahead = torch.ones(shape.width, shape.width, dtype=torch.bool, device=query.device).triu(1)
     own = (query_T @ key_T.transpose(-1, -2)).masked_fill(ahead, float("-inf"))
-    if not shape.prefix:
+    if not start:
         return (own.softmax(-1) @ value_T).flatten(2, 3)
     # Added, not filled in: a masked_fill of this size would be read and written once more in each direction.
-    padded_BL = torch.arange(shape.prefix, device=query.device) >= tree.lengths_B[:, None]
+    padded_BL = torch.arange(start, device=query.device) >= shape.root + tree.lengths_B[:, None]
     bias = torch.zeros_like(padded_BL, dtype=query.dtype).masked_fill(padded_BL, float("-inf"))
     up = query_T.flatten(2, 3) @ key_L.transpose(-1, -2) + bias[:, None, None]
-    scores = torch.cat([up.view(batch, heads, shape.branches, shape.width, shape.prefix), own], dim=-1)
+    scores = torch.cat([up.view(batch, heads, shape.branches, shape.width, start), own], dim=-1)
     weights = scores.softmax(-1)
-    below = (weights[..., : shape.prefix].flatten(2, 3) @ value_L).view_as(query_T)
-    return (below + weights[..., shape.prefix :] @ value_T).flatten(2, 3)
+    below = (weights[..., :start].flatten(2, 3) @ value_L).view_as(query_T)
+    return (below + weights[..., start:] @ value_T).flatten(2, 3)
 
 
 def _for_heads(states: Tensor, query: Tensor) -> Tensor:
@@ -315,21 +380,20 @@ def turn(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def last_layer(layer: Any, states: Tensor, cos: Tensor, sin: Tensor, tree: Tree) -> Tensor:
     """A last decoder layer's output (B, G * T, D) for the branches, which alone are read, from states (B, S, D).
 
-    Of the prefix only keys and values are computed; ``cos`` and ``sin`` are (B, S, E).
+    Of root and prefix only keys and values are computed; ``cos`` and ``sin`` are (B, S, E).
     """
     attention, start = layer.self_attn, tree.shape.prefix
     normal = layer.input_layernorm(states)
+    branches, cos_T, sin_T = (tree.rows(each.expand(len(states), -1, -1))[:, start:] for each in (normal, cos, sin))
 
     def heads(projected: Tensor, norm: str | None = None) -> Tensor:
         split = projected.view(*projected.shape[:-1], -1, attention.head_dim)
         return (getattr(attention, norm)(split) if norm and hasattr(attention, norm) else split).transpose(1, 2)
 
-    query = heads(attention.q_proj(normal[:, start:]), "q_norm")
-    key, value = heads(attention.k_proj(normal), "k_norm"), heads(attention.v_proj(normal))
-    cos, sin = cos[:, None], sin[:, None]
-    mixed = branch_attention(
-        turn(query, cos[:, :, start:], sin[:, :, start:]), turn(key, cos, sin), value, tree, attention.scaling
-    )
-    states = states[:, start:] + attention.o_proj(mixed.transpose(1, 2).flatten(2))
+    query = turn(heads(attention.q_proj(branches), "q_norm"), cos_T[:, None], sin_T[:, None])
+    key = turn(heads(attention.k_proj(normal), "k_norm"), cos[:, None], sin[:, None])
+    value = heads(attention.v_proj(normal))
+    mixed = branch_attention(query, tree.seen(key), tree.seen(value), tree, attention.scaling)
+    states = tree.rows(states)[:, start:] + attention.o_proj(mixed.transpose(1, 2).flatten(2))
     out: Tensor = states + layer.mlp(layer.post_attention_layernorm(states))
     return out

@@ -12,7 +12,7 @@ EXPLORED, GROUP = 32, 8
 """Search instances, and rollouts of each at the training temperature, that show what a policy would learn from."""
 
 
-FITTED_STEPS, FEWEST = 24, 4
+FITTED_STEPS, FEWEST = 10, 4
 """Steps of an update that is cut to what suits its policy, at most, and instances of each, at least."""
 
 

@@ -20,7 +20,7 @@ from sia_reasoning.settings import WORDS, Settings
 
 HERE = Path(__file__).parent
 
-TOKENS = {True: 24, False: 96}
+TOKENS = {True: 12, False: 96}
 """New tokens of a reply, by whether the data set is ``words``."""
 
 MARK = b"    # examples\n"
