@@ -10,12 +10,12 @@ import asyncio
 import atexit
 import importlib
 import json
-import math
 import os
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property, partial
 from html import escape
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sia_core.elsewhere import imported
-from sia_core.errors import SiaError, UsageError
+from sia_core.errors import UsageError
 from sia_core.hookspecs import Event
 from sia_core.plugins import Plugins
 from sia_core.run.artefact import recorded_task
@@ -37,6 +37,8 @@ from sia_core.run.start import resume, start
 from sia_core.types import Split
 
 FOLDER = "runs"
+TICK_SECONDS = 0.2
+
 ROLLOUT = (
     "agent",
     "purpose",
@@ -166,11 +168,13 @@ async def improve_async(
     work = asyncio.ensure_future(asyncio.to_thread(whole))  # it gets a copy of this context
     _STOP.reset(before)
     try:
-        return await asyncio.shield(work)
+        while not work.done():  # the stop button of a notebook cancels this task, and does not wake its loop
+            await asyncio.wait([work], timeout=TICK_SECONDS)
+        return work.result()
     except asyncio.CancelledError:
         stop.set()
-        with suppress(_Stopped, SiaError):
-            await work
+        await asyncio.wait([work])
+        work.exception()
         raise
 
 
@@ -220,16 +224,16 @@ class Run:
 
     @property
     def failures(self) -> Any:
-        """A table of the final agent's rollouts on search and gate that are not perfect, the worst first."""
+        """A table of the final agent's rollouts on search and gate that earned less than the best, the worst first."""
         with Ledger.read(self.folder) as ledger:
             record = RunRecord(ledger)
             first = next((batch.agent for batch in record.batches()), None)
             final = next((row["agent"] for row in reversed(record.candidates()) if row["accepted"]), first)
             metric = record.run["metric"] if record.run else {}
-        least, most = metric.get("bounds") or (-math.inf, math.inf)
-        best, sign = (least, -1) if metric.get("direction") == "minimize" else (most, 1)
         rows = [*self._rollouts("search", final), *self._rollouts("gate", final)]
-        failed = [row for row in rows if row["outcome"] != "ok" or row["reward"] != best]
+        sign = -1 if metric.get("direction") == "minimize" else 1
+        best = max((sign * value for value in metric.get("bounds") or [row["reward"] for row in rows]), default=0.0)
+        failed = [row for row in rows if row["outcome"] != "ok" or sign * row["reward"] < best]
         return _table(sorted(failed, key=lambda row: sign * row["reward"]), ROLLOUT)
 
     @cached_property
@@ -281,7 +285,11 @@ class Run:
 
     def _cases(self, ledger: Ledger, split: Split) -> dict[str, dict[str, Any]]:
         """Inputs by instance, and the answers of those splits whose answers a task may show."""
-        task = recorded_task(ledger, Plugins.discover())
+        try:
+            task = recorded_task(ledger, Plugins.discover())
+        except UsageError as error:  # its data have changed, or another user's run is not trusted yet
+            warnings.warn(f"inputs and expected answers are left out: {error}", stacklevel=4)
+            return {}
         cases: dict[str, dict[str, Any]] = {each.id: {"input": dict(each.input)} for each in task.instances(split)}
         shown = task.public_dir((split,)) / "cases.jsonl" if split != "sealed" else Path()
         if shown.is_file():

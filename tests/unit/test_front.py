@@ -7,11 +7,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import pandas
 import pytest
+from golden_runs import restore
 
 import sia_core
 from sia_adapters.cases_of import cases_of
@@ -175,6 +177,13 @@ def test_rows_of_any_kind_are_the_same_cases(data: Any) -> None:
     assert [json.loads(line) for line in cases_of(data).splitlines()] == ROWS
 
 
+@pytest.mark.real
+@pytest.mark.parametrize(("package", "make"), [("polars", "DataFrame"), ("datasets", "Dataset.from_list")])
+def test_frames_and_data_sets_of_other_packages_are_the_same_cases(package: str, make: str) -> None:
+    data = attrgetter(make)(pytest.importorskip(package))(ROWS)
+    assert [json.loads(line) for line in cases_of(data).splitlines()] == ROWS
+
+
 def test_columns_beside_the_answer_are_the_input() -> None:
     data = pandas.DataFrame({"x": [1.5], "y": ["a"], "answer": [True], "split": ["gate"]})
     assert json.loads(cases_of(data)) == {"input": {"x": 1.5, "y": "a"}, "answer": True, "split": "gate"}
@@ -207,6 +216,46 @@ def test_a_folder_that_is_no_run_is_said_to_be_none(tmp_path: Path, monkeypatch:
     with pytest.raises(UsageError, match=r"no run 'nothing'"):
         sia_core.open_run("nothing")
     assert sia_core.runs() == []
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> sia_core.Run:
+    """A finished run that another version recorded."""
+    return sia_core.open_run(restore("sums", tmp_path / "sums"))
+
+
+def test_a_run_has_its_report_its_candidates_and_its_steps(sums: sia_core.Run) -> None:
+    assert sums.report["status"] == "finished"
+    assert list(sums.candidates["outcome"]) == [row["outcome"] for row in sums.report["generations"]]
+    assert next(sums.events())["step"] == "run"
+    sealed = sums.report["sealed"]
+    assert repr(sums).endswith(f"sealed {sealed['initial']['value']:.4f} -> {sealed['final']['value']:.4f}>")
+    assert "<svg" in sums._repr_html_()
+
+
+def test_a_run_that_is_not_trusted_is_shown_without_the_files_that_it_names(sums: sia_core.Run) -> None:
+    with pytest.warns(UserWarning, match=r"inputs and expected answers are left out: .* was not started here by you"):
+        gate = sums.rollouts("gate")
+    agent = gate["agent"][0]
+    assert set(gate["input"]) == {None}
+    with pytest.warns(UserWarning, match="left out"):
+        assert len(sums.rollouts("gate", agent)) == (gate["agent"] == agent).sum()
+
+
+def test_a_final_agent_that_is_always_right_has_no_failures(sums: sia_core.Run) -> None:
+    with pytest.warns(UserWarning, match="left out"):
+        failures = sums.failures
+    assert len(failures) == 0
+
+
+def test_without_pandas_a_table_is_a_list(sums: sia_core.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    assert [row["name"] for row in sums.candidates] == [row["name"] for row in sums.report["generations"]]
+
+
+def test_rollouts_are_of_three_purposes(sums: sia_core.Run) -> None:
+    with pytest.raises(UsageError, match=r"no rollouts of purpose 'public'; the purposes are search, gate and sealed"):
+        sums.rollouts("public")
 
 
 def test_the_plot_draws_the_candidates_that_were_compared() -> None:

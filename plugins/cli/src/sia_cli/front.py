@@ -106,7 +106,7 @@ def _written_agent(agent: Callable[..., Any], others: Sequence[Callable[..., Any
     files = {f"{agent.__name__}/{name}": text.encode() for name, text in first.items()}
     if edits:
         files[f"{agent.__name__}/{PLAYBOOK}"] = edits.encode()
-    return write_once(inputs, files) / agent.__name__
+    return _kept(inputs, files) / agent.__name__
 
 
 def _harness(agent: Callable[..., Any]) -> dict[str, str]:
@@ -132,15 +132,24 @@ def _toml(text: str) -> str:
 
 
 def _cases(data: Any, inputs: Path) -> str:
-    return str(write_once(inputs, {"cases.jsonl": cases_of(data).encode()}) / "cases.jsonl")
+    return str(_kept(inputs, {"cases.jsonl": cases_of(data).encode()}) / "cases.jsonl")
 
 
 def _verifier(verifier: Callable[..., Any], inputs: Path) -> str:
     """The option that names a function as the verifier, which its process loads from a file."""
     _check_call(verifier, ("answer", "case"), "a verifier")
     source = FunctionSource(verifier)
-    file = write_once(inputs, {"verifier.py": source.text.encode()}) / "verifier.py"
+    file = _kept(inputs, {"verifier.py": source.text.encode()}) / "verifier.py"
     return f"python:{file}:{source.name}"
+
+
+def _kept(inputs: Path, files: Mapping[str, bytes]) -> Path:
+    """A folder with these files; UsageError where runs cannot be kept there."""
+    try:
+        inputs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"folder {inputs.parent}: {error.strerror}; name one that runs can be written to") from None
+    return write_once(inputs, files)
 
 
 def _check_call(function: Callable[..., Any], parameters: tuple[str, ...], role: str) -> None:
