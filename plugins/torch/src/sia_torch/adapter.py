@@ -21,6 +21,8 @@ from sia_core.errors import UsageError
 NAME = "default"
 FULL = 4
 """Bytes of a number of full precision."""
+FEW = 32
+"""Rows of a product that weights are laid out for: those of a decoding step."""
 EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 
 
@@ -109,7 +111,12 @@ def weight_of(module: Any, adapted: bool) -> Tensor:
     return weight
 
 
-@dataclass(frozen=True)
+def by_onednn(weight: Tensor) -> bool:
+    """Whether oneDNN multiplies by this weight: it rounds each row alike, however many it is given."""
+    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return supported and weight.device.type == "cpu" and weight.dtype == torch.bfloat16
+
+
 class Map:
     """A linear map of a decoder: ``weight`` (O, I), ``bias`` (O,), and beside them what an adapter adds.
 
@@ -118,16 +125,20 @@ class Map:
     and its second ``up`` (r, O).
     """
 
-    weight: Tensor
-    bias: Tensor | None
-    up: Tensor | None = None
+    def __init__(self, weight: Tensor, bias: Tensor | None, up: Tensor | None = None) -> None:
+        self._by_onednn, self._bias, self._up = by_onednn(weight), bias, up
+        # It would lay the weight out for its kernel in each product, which takes as long as half of one with few rows.
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, FEW) if self._by_onednn else weight
 
     def __call__(self, states: Tensor) -> Tensor:
-        result = functional.linear(states, self.weight, self.bias)
-        if self.up is None:
+        if self._by_onednn:
+            result: Tensor = torch.ops.mkldnn._linear_pointwise(states, self._weight, self._bias, "none", [], "")
+        else:
+            result = functional.linear(states, self._weight, self._bias)
+        if self._up is None:
             return result
-        width, flat = self.up.shape[1], result.view(-1, result.shape[-1])
-        return torch.addmm(flat[:, :width], flat[:, width:], self.up).view(*states.shape[:-1], width)
+        width, flat = self._up.shape[1], result.view(-1, result.shape[-1])
+        return torch.addmm(flat[:, :width], flat[:, width:], self._up).view(*states.shape[:-1], width)
 
 
 def fused(modules: Sequence[Any]) -> Map:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sia_torch.adapter import FULL, Map, fused, merged
+from sia_torch.adapter import FULL, Map, by_onednn, fused, merged
 from sia_torch.policy import Policy
 from sia_torch.tiny import NOTHING
 from sia_torch.tree import turn
@@ -98,8 +98,7 @@ class Fused:
         self._norm = merged(trunk.norm)
         self._rotary = trunk.rotary_emb
         self._chunks: OrderedDict[_Name, tuple[Tensor, Tensor, Tensor]] = OrderedDict()
-        # oneDNN's products in half precision round a row alike however many others there are; those of BLAS do not.
-        self._varies = policy.device.type == "cpu" and self._norm.element_size() < FULL
+        self._varies = by_onednn(self._norm)
         self._chunk = SHORT if self._varies else CHUNK
 
     @torch.inference_mode()

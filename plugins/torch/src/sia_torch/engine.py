@@ -24,6 +24,7 @@ from torch.nn import functional
 from sia_core.errors import TrainingError, UsageError
 from sia_core.learning import Batch, Datum, Request, Sampled, Trace
 from sia_torch import memory, store
+from sia_torch.adapter import Map
 from sia_torch.constrain import Constraints
 from sia_torch.decode import Decoder, Fused, Through, fusable
 from sia_torch.defaults import learning_rate_of, rollouts_of
@@ -75,7 +76,7 @@ class Torch:
             decoder: Decoder = Fused(policy, settings.prefill_rows) if fusable(policy) else Through(policy)
             self._sampler = Sampler(
                 decoder=decoder,
-                head_VD=policy.head().detach(),
+                head=Map(policy.head().detach(), None),
                 value=self._value,
                 tokens=self.tokens,
                 constraints=self._constraints,

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from sia_core.errors import UsageError
 from sia_core.learning import Request, Sampled
+from sia_torch.adapter import Map
 from sia_torch.constrain import Constraint, Constraints
 from sia_torch.decode import Decoder, Layout
 from sia_torch.tokens import Tokens
@@ -57,10 +58,10 @@ class _Lane:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Samples with one state of the weights: a decoder, the head (V, D), and the value head as a function."""
+    """Samples with one state of the weights: a decoder, the head, and the value head as a function."""
 
     decoder: Decoder
-    head_VD: Tensor
+    head: Map
     value: Callable[[Tensor], Tensor]
     tokens: Tokens
     constraints: Constraints
@@ -121,7 +122,7 @@ class Sampler:
 
     def _choose(self, hidden_RD: Tensor, temperature_R1: Tensor, places: dict[int, _Row]) -> Tensor:
         """Sample the next token of every row that is under way; tokens (R,) to feed."""
-        logits_RV = (hidden_RD @ self.head_VD.T).float().div_(temperature_R1)
+        logits_RV = self.head(hidden_RD).float().div_(temperature_R1)
         values = self.value(hidden_RD).tolist()
         alike: dict[tuple[int, ...] | None, list[int]] = {}
         for place, row in places.items():
@@ -129,7 +130,8 @@ class Sampler:
             alike.setdefault(ids, []).append(place)
         chosen_R = torch.zeros(len(logits_RV), dtype=torch.long)
         for ids, some in alike.items():
-            logits_NA = logits_RV[some] if ids is None else logits_RV[some][:, list(ids)]
+            logits_NA = logits_RV if len(some) == len(logits_RV) else logits_RV[some]
+            logits_NA = logits_NA if ids is None else logits_NA[:, list(ids)]
             biases = [rule.bias() if (rule := places[place].constraint) else None for place in some]
             if any(bias is not None for bias in biases):
                 added = [[0.0] * logits_NA.shape[1] if bias is None else bias for bias in biases]
