@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from sia_core.errors import TrainingError, UsageError
 from sia_core.learning import Request, Trace
 from sia_torch import precision, store
-from sia_torch.adapter import fused, merged
+from sia_torch.adapter import FEWEST, Map, by_onednn, fused, merged
 from sia_torch.decode import Fused, Layout, Through, fusable
 from sia_torch.engine import Torch
 from sia_torch.settings import Settings
@@ -99,6 +99,18 @@ def test_a_small_adapter_counts_in_half_precision(model_folder: ModelFolder) -> 
     assert torch.equal(merged(module), module.get_base_layer().weight)
     exact = module.scaling["default"] * 4 * 0.32 * 1e-3
     assert fused([module])(states).float().tolist() == pytest.approx([exact] * 32, rel=0.02)
+
+
+@torch.inference_mode()
+def test_a_row_is_rounded_alike_however_many_there_are() -> None:
+    torch.manual_seed(0)
+    weight, up = (torch.randn(shape).bfloat16() / 32 for shape in ((192, 1536), (32, 160)))
+    if not by_onednn(weight):
+        pytest.skip("oneDNN does not multiply bfloat16 here")
+    states, layer = torch.randn(2048, 1536).bfloat16(), Map(weight, None, up)
+    whole = layer(states)
+    for count in (FEWEST, 3, 8, 32, 500):
+        assert torch.equal(torch.cat([layer(some) for some in states[: 4 * count].split(count)]), whole[: 4 * count])
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")  # PEFT 0.21 asks transformers for an old name

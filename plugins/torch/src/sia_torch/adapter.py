@@ -21,8 +21,8 @@ from sia_core.errors import UsageError
 NAME = "default"
 FULL = 4
 """Bytes of a number of full precision."""
-FEW = 32
-"""Rows of a product that weights are laid out for: those of a decoding step."""
+FEWEST, FEW = 2, 32
+"""Rows of a product: so many at least, as one alone is rounded otherwise; and those that weights are laid out for."""
 EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 
 
@@ -112,7 +112,7 @@ def weight_of(module: Any, adapted: bool) -> Tensor:
 
 
 def by_onednn(weight: Tensor) -> bool:
-    """Whether oneDNN multiplies by this weight: it rounds each row alike, however many it is given."""
+    """Whether oneDNN multiplies by this weight: from ``FEWEST`` on, it rounds a row alike however many there are."""
     supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return supported and weight.device.type == "cpu" and weight.dtype == torch.bfloat16
 

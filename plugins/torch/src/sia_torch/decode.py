@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sia_torch.adapter import FULL, Map, by_onednn, fused, merged
+from sia_torch.adapter import FEWEST, FULL, Map, by_onednn, fused, merged
 from sia_torch.policy import Policy
 from sia_torch.tiny import NOTHING
 from sia_torch.tree import turn
@@ -46,7 +46,14 @@ class Layout:
 
 
 class Decoder(Protocol):
-    """Runs one batch at a time."""
+    """Runs one batch at a time.
+
+    Attributes
+    ----------
+    varies : whether a row's numbers are the same however many prompts there are, from two on.
+    """
+
+    varies: bool
 
     def prefill(self, prompts: Sequence[Sequence[int]], layout: Layout) -> Tensor:
         """Start a batch with at most P prompts; the hidden state (R, D) after each row's prompt."""
@@ -98,8 +105,8 @@ class Fused:
         self._norm = merged(trunk.norm)
         self._rotary = trunk.rotary_emb
         self._chunks: OrderedDict[_Name, tuple[Tensor, Tensor, Tensor]] = OrderedDict()
-        self._varies = by_onednn(self._norm)
-        self._chunk = SHORT if self._varies else CHUNK
+        self.varies = by_onednn(self._norm)
+        self._chunk = SHORT if self.varies else CHUNK
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]], layout: Layout) -> Tensor:
@@ -176,7 +183,7 @@ class Fused:
         paths = [[(rows, tuple(prompt[: start + size])) for start in range(0, len(prompt), size)] for prompt in prompts]
         for first, names in self._missing(paths):
             start, stop = first * size, (first + len(names)) * size
-            some = max(1, BLOCK // (stop - start)) if self._varies else rows
+            some = max(1, BLOCK // (stop - start)) if self.varies else rows
             for at in range(0, len(names[0]), some):
                 self._add_chunks([each[at : at + some] for each in names], start)
         for place, path in enumerate(paths):
@@ -198,7 +205,7 @@ class Fused:
         for depth in range(max(map(len, paths))):
             reached = {path[depth]: path[depth - 1] for path in paths if depth < len(path)}
             missing = [name for name in reached if name not in self._chunks]
-            if run and not (self._varies and [reached[name] for name in missing] == run[-1]):
+            if run and not (self.varies and [reached[name] for name in missing] == run[-1]):
                 yield first, run
                 run = []
             if missing:
@@ -214,7 +221,7 @@ class Fused:
         follow from a chunk's place alone.
         """
         size, device = self._chunk, self._policy.device
-        filled, rows = len(names[-1]), len(names[-1]) if self._varies else names[-1][0][0]
+        filled, rows = len(names[-1]), max(FEWEST, len(names[-1])) if self.varies else names[-1][0][0]
         stop = start + len(names) * size
         padded = [[*tokens[start:], *[0] * (stop - len(tokens))] for _, tokens in names[-1]]
         tokens = torch.tensor(padded + [[0] * (stop - start)] * (rows - filled), device=device)
@@ -345,6 +352,8 @@ def _layer(layer: Any) -> _Layer:
 
 class Through:
     """Decoding through the model's own forward and cache. Prompts stand on the right: windows count positions."""
+
+    varies = False
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy

@@ -1,7 +1,8 @@
-"""Sampling in batches of a fixed shape, so that who else is asked for does not change what is sampled.
+"""Sampling in batches whose shape is fixed where rounding depends on it: company does not change what is sampled.
 
-A lane is one prompt and up to W samples of it; a batch is as many lanes as fill its R
-rows. W follows from the request alone, and a lane only meets lanes of the same bucket.
+A lane is one prompt and up to W samples of it; a batch is at most as many lanes as fill
+its R rows, or as many with empty ones among them. W follows from the request alone, and
+a lane only meets lanes of the same bucket.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch.nn import functional
 
 from sia_core.errors import UsageError
 from sia_core.learning import Request, Sampled
-from sia_torch.adapter import Map
+from sia_torch.adapter import FEWEST, Map
 from sia_torch.constrain import Constraint, Constraints
 from sia_torch.decode import Decoder, Layout
 from sia_torch.tokens import Tokens
@@ -100,7 +101,8 @@ class Sampler:
             for first in range(0, len(lanes), prompts):
                 some = lanes[first : first + prompts]
                 new = max(row.request.max_tokens for lane in some for row in lane.rows)
-                yield Layout(prompts, length, width, new), some
+                fewest = FEWEST if self.decoder.varies else prompts
+                yield Layout(min(prompts, max(fewest, len(some))), length, width, new), some
 
     @torch.inference_mode()
     def _run(self, layout: Layout, lanes: Sequence[_Lane]) -> None:
@@ -123,7 +125,7 @@ class Sampler:
     def _choose(self, hidden_RD: Tensor, temperature_R1: Tensor, places: dict[int, _Row]) -> Tensor:
         """Sample the next token of every row that is under way; tokens (R,) to feed."""
         logits_RV = self.head(hidden_RD).float().div_(temperature_R1)
-        values = self.value(hidden_RD).tolist()
+        values = self.value(functional.pad(hidden_RD, (0, 0, 0, self.rows - len(hidden_RD)))).tolist()
         alike: dict[tuple[int, ...] | None, list[int]] = {}
         for place, row in places.items():
             ids = tuple(row.constraint.allowed()) if row.constraint else None

@@ -26,7 +26,7 @@ class Settings(BaseModel):
         multiplies it natively. ``tiny``, the adapter and the optimizer are float32 always.
     temperature : of sampling and of training's log-probabilities alike; by default 1 for ``tiny`` and
         harmony, and 0.7 for other pretrained models.
-    rows : samples that are decoded side by side; a batch is always this size, filled up.
+    rows : samples that are decoded side by side; a batch is filled up to it where rounding depends on that.
     prefill_rows : prompts that are computed side by side.
     micro_tokens : the most positions of a training micro-batch.
     vocabulary_chunk : logits are computed for so many ids at a time.
