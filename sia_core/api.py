@@ -28,7 +28,7 @@ from sia_core.hookspecs import Event
 from sia_core.plugins import Plugins
 from sia_core.run.artefact import recorded_task
 from sia_core.run.intervals import in_units
-from sia_core.run.ledger import Ledger
+from sia_core.run.ledger import Ledger, readable
 from sia_core.run.record import RunRecord
 from sia_core.run.report import GATE, build
 from sia_core.run.run_folders import find_run, runs_in
@@ -178,9 +178,12 @@ async def improve_async(
         raise
 
 
-def open_run(path: str | os.PathLike[str]) -> Run:
-    """A run by its folder, or by its name in ``runs``; UsageError where there is none."""
-    return Run(find_run(Path(FOLDER), os.fspath(path)))
+def open_run(path: str | os.PathLike[str], *, trust: bool = False) -> Run:
+    """A run by its folder, or by its name in ``runs``; UsageError where there is none.
+
+    One that somebody else started does what it recorded, such as running its verifier, only with ``trust``.
+    """
+    return Run(find_run(Path(FOLDER), os.fspath(path)), trust=trust)
 
 
 def runs(folder: str | os.PathLike[str] = FOLDER) -> list[Run]:
@@ -195,13 +198,14 @@ class Run:
     a list of mappings elsewhere.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, trust: bool = False) -> None:
         self.folder = Path(folder)
+        self._trust = trust
 
     @property
     def report(self) -> dict[str, Any]:
         """The report, as ``sia report --json`` prints it."""
-        with Ledger.read(self.folder) as ledger:
+        with self._ledger() as ledger:
             return build(ledger)
 
     @property
@@ -225,7 +229,7 @@ class Run:
     @property
     def failures(self) -> Any:
         """A table of the final agent's rollouts on search and gate that earned less than the best, the worst first."""
-        with Ledger.read(self.folder) as ledger:
+        with self._ledger() as ledger:
             record = RunRecord(ledger)
             first = next((batch.agent for batch in record.batches()), None)
             final = next((row["agent"] for row in reversed(record.candidates()) if row["accepted"]), first)
@@ -240,32 +244,41 @@ class Run:
     def agent(self) -> Agent:
         """The final agent as a function: an input in, its answer out. It runs in the run's sandbox."""
         module = imported("sia_deploy.agent", "Run.agent")
-        return Agent(module.Agent(self.folder, Plugins.discover()))
+        return Agent(module.Agent(self.folder, Plugins.discover(), self._trust))
 
     def export(self, path: str | os.PathLike[str]) -> Path:
         """Write the final agent as a folder that runs on its own; it must not exist, or be empty."""
         export = imported("sia_deploy.export", "Run.export").export
-        with Ledger.read(self.folder) as ledger:
-            export(ledger, Path(path), Plugins.discover())
+        with self._ledger() as ledger:
+            export(ledger, Path(path), Plugins.discover(), self._trust)
         return Path(path)
 
-    def resume(self, on_event: OnEvent | None = None) -> Run:
-        """Go on with a run that was stopped, and return it when it is finished."""
+    def resume(self, *, approved: bool | None = None, on_event: OnEvent | None = None) -> Run:
+        """Go on with a run that was stopped, and return it when it is finished.
+
+        ``approved`` is your word on what the run waits for, if it waits for one.
+        """
         front, watch = imported("sia_cli.front", "Run.resume"), _Watch()
         with watch.resumable(self.folder.parent), front.watching(on_event) as observers:
-            resume(self.folder, Plugins.discover(), [watch, *observers])
+            resume(self.folder, Plugins.discover(), [watch, *observers], approved, self._trust)
         return self
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The recorded steps of the run in their order: ``step``, ``at`` in seconds since 1970, and ``data``."""
-        with Ledger.read(self.folder) as ledger:
+        with self._ledger() as ledger:
             for step, data, at in ledger.events():
                 yield {"step": step, "at": at, "data": data}
+
+    @contextmanager
+    def _ledger(self) -> Iterator[Ledger]:
+        """The record, which may come from elsewhere: LedgerError where it cannot be read."""
+        with Ledger.read(self.folder) as ledger, readable(self.folder):
+            yield ledger
 
     def _rollouts(self, purpose: Split, agent: str | None) -> list[dict[str, Any]]:
         if purpose not in ("search", "gate", "sealed"):
             raise UsageError(f"no rollouts of purpose {purpose!r}; the purposes are search, gate and sealed")
-        with Ledger.read(self.folder) as ledger:
+        with self._ledger() as ledger:
             started = RunRecord(ledger).run
             direction = started["metric"].get("direction", "") if started else ""
             batches = list(RunRecord(ledger).batches(purpose, agent or ""))
@@ -286,7 +299,7 @@ class Run:
     def _cases(self, ledger: Ledger, split: Split) -> dict[str, dict[str, Any]]:
         """Inputs by instance, and the answers of those splits whose answers a task may show."""
         try:
-            task = recorded_task(ledger, Plugins.discover())
+            task = recorded_task(ledger, Plugins.discover(), self._trust)
         except UsageError as error:  # its data have changed, or another user's run is not trusted yet
             warnings.warn(f"inputs and expected answers are left out: {error}", stacklevel=4)
             return {}

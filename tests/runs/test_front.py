@@ -148,7 +148,7 @@ def test_a_task_that_is_cancelled_leaves_a_run_that_can_be_resumed(runs: Path) -
     asyncio.run(main())
     (run,) = sia_core.runs(runs)
     assert run.report["status"] == "unfinished"
-    assert run.resume(silent).report["status"] == "finished"
+    assert run.resume(on_event=silent).report["status"] == "finished"
 
 
 # Notebooks

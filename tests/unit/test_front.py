@@ -14,6 +14,7 @@ from typing import Any
 import pandas
 import pytest
 from golden_runs import restore
+from stranger import blocks
 
 import sia_core
 from sia_adapters.cases_of import cases_of
@@ -24,6 +25,7 @@ from sia_core.playbook import PLAYBOOK, Playbook
 from sia_core.run.score_plot import score_plot
 from sia_core.run.start import Config
 
+ROOT = Path(__file__).parents[2]
 ROWS = [{"input": f"say {number}", "answer": number} for number in range(8)]
 
 
@@ -71,6 +73,13 @@ def test_a_function_of_the_front_has_at_most_twelve_parameters_and_says_what_it_
         if callable(each):
             assert len(inspect.signature(each).parameters) <= 12
             assert inspect.getdoc(each)
+
+
+def test_the_page_has_an_example_of_everything_that_is_public() -> None:
+    script = "\n".join(text for language, _, text in blocks(ROOT / "docs" / "python.md") if language == "python")
+    members = {f"run.{name}" for name in vars(sia_core.Run) if not name.startswith("_")}
+    functions = {f"sia_core.{name}(" for name in sia_core.__all__ if name[0].islower()}
+    assert not {name for name in members | functions if name not in script}
 
 
 def test_the_asynchronous_call_takes_the_same_parameters() -> None:

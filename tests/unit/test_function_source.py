@@ -145,7 +145,7 @@ def test_a_cell_of_a_notebook_has_source_for_its_functions_and_classes(monkeypat
 
 
 def test_what_cannot_be_written_as_source_is_refused_with_what_to_do() -> None:
-    with pytest.raises(UsageError, match=r"logged cannot be carried as source: it uses HANDLE, which is a StringIO"):
+    with pytest.raises(UsageError, match=r"logged cannot be carried as source: it uses HANDLE, a StringIO, which"):
         FunctionSource(logged)
 
 
@@ -167,5 +167,5 @@ def test_what_is_no_function_with_a_name_is_refused(function: collections.abc.Ca
 def test_a_function_without_source_is_refused() -> None:
     module: dict[str, Any] = {"__name__": "typed"}
     exec("def solve(instance, ctx):\n    return 1\n", module)
-    with pytest.raises(UsageError, match=r"solve, which is no source that can be read; write it in a file"):
+    with pytest.raises(UsageError, match=r"solve has no source that can be read; write it in a file"):
         FunctionSource(module["solve"])

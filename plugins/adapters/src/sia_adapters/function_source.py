@@ -65,7 +65,7 @@ class FunctionSource:
         """Add the definition of a name, after those of the names that it uses."""
         if name in self._pieces:
             if self._pieces[name][0] is not value:
-                raise self._refused(name, "two different values in it; give one of them another name")
+                raise self._refused(name, "which has two different values in it; give one of them another name")
             return
         if isinstance(value, ModuleType):
             self._import(value.__name__, name, f"import {value.__name__} as {name}" if "." in value.__name__ else "")
@@ -105,8 +105,8 @@ class FunctionSource:
         except (OSError, TypeError):
             lines = _class_source(value)
         if not lines:
-            raise self._refused(
-                value.__name__, "no source that can be read; write it in a file, or in a cell of a notebook"
+            raise UsageError(
+                f"{value.__name__} has no source that can be read; write it in a file, or in a cell of a notebook"
             )
         return textwrap.dedent(lines)
 
@@ -145,7 +145,7 @@ class FunctionSource:
         return text
 
     def _refused(self, name: str, reason: str) -> UsageError:
-        return UsageError(f"{self.name} cannot be carried as source: it uses {name}, which is {reason}")
+        return UsageError(f"{self.name} cannot be carried as source: it uses {name}, {reason}")
 
 
 def _is_defined(value: Any) -> bool:
