@@ -97,7 +97,7 @@ def improve(
     *,
     levers: str | Sequence[str] | None = None,
     policy: str | None = None,
-    improver: str | Sequence[Solve] | None = None,
+    improver: str | Solve | Sequence[Solve] | None = None,
     budget: str | Mapping[str, float] | None = None,
     seed: int | None = None,
     name: str | None = None,
@@ -115,7 +115,7 @@ def improve(
 
     A function is carried as source with the names of its module that it uses. An agent's runs in the
     sandbox alone, and a verifier's in its own process alone. ``improver`` is a name such as ``"claude"``,
-    or a list of functions to try in the agent's place. Progress is shown on standard error, unless
+    or functions to try in the agent's place. Progress is shown on standard error, unless
     ``on_event`` takes each event. ``config`` holds any other option of ``sia run`` by its long name,
     as a mapping or as a TOML file.
 
@@ -123,8 +123,8 @@ def improve(
     """
     asked = {"levers": levers, "policy": policy, "budget": budget, "seed": seed}
     front, runs_folder = imported("sia_cli.front", "sia_core.improve"), Path(folder)
-    configured = front.configured(runs_folder, agent, data, verifier, improver, asked, config)
     plugins, watch = Plugins.discover(), _Watch()
+    configured = front.configured(plugins, runs_folder, agent, data, verifier, improver, asked, config)
     with watch.resumable(runs_folder), front.watching(on_event) as observers:
         return Run(start(configured, runs_folder, plugins, [watch, *observers], name))
 
@@ -136,7 +136,7 @@ async def improve_async(
     *,
     levers: str | Sequence[str] | None = None,
     policy: str | None = None,
-    improver: str | Sequence[Solve] | None = None,
+    improver: str | Solve | Sequence[Solve] | None = None,
     budget: str | Mapping[str, float] | None = None,
     seed: int | None = None,
     name: str | None = None,

@@ -21,11 +21,15 @@ from sia_adapters.cases_of import cases_of
 from sia_cli.front import configured
 from sia_core import api
 from sia_core.errors import UsageError
+from sia_core.hookspecs import Offer
 from sia_core.playbook import PLAYBOOK, Playbook
+from sia_core.plugins import Plugins, Source
 from sia_core.run.score_plot import score_plot
 from sia_core.run.start import Config
 
 ROOT = Path(__file__).parents[2]
+TASK = ("task", Offer("lawbench", "", ""), Source("lawbench", "sia-lawbench", "1"))
+PLUGINS = Plugins(offers=[TASK])
 ROWS = [{"input": f"say {number}", "answer": number} for number in range(8)]
 
 
@@ -52,11 +56,11 @@ def one(instance: Any) -> Any:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Callable[..., Config]:
-    """The configuration that a call asks for."""
+    """The configuration that a call asks for, where there is one task."""
 
     def _config(agent: Any, data: Any = None, verifier: Any = None, **more: Any) -> Config:
         improver, options = more.pop("improver", None), more.pop("config", None)
-        found: Config = configured(tmp_path / "runs", agent, data, verifier, improver, more, options)
+        found: Config = configured(PLUGINS, tmp_path / "runs", agent, data, verifier, improver, more, options)
         return found
 
     return _config
@@ -129,6 +133,7 @@ def test_a_folder_and_a_task_are_told_apart(config: Callable[..., Config], tmp_p
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (("my_agent", ROWS), r"agent 'my_agent' is neither a folder in /.* nor a task here: lawbench"),
         ((3, ROWS), r"agent is a int; give a folder, a function solve\(instance, ctx\), or a task"),
         ((one, ROWS), r"one cannot be an agent: too many positional arguments; write def one\(instance, ctx\)"),
         ((waits, ROWS), r"waits is async, and an agent is not awaited; write def waits\(instance, ctx\)"),
@@ -145,8 +150,10 @@ def test_what_cannot_be_a_run_is_refused_with_what_to_do(
 
 
 def test_functions_to_try_need_a_function_to_begin_with(config: Callable[..., Config], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"put a playbook.toml into the folder"):
-        config(tmp_path, ROWS, improver=[reads])
+    with pytest.raises(UsageError, match=r"put a playbook.toml into its folder"):
+        config(tmp_path, ROWS, improver=reads)
+    with pytest.raises(UsageError, match=r"improver is a int; give a name, a function, or a list of functions"):
+        config(solve, ROWS, improver=3)
 
 
 # Options

@@ -21,6 +21,7 @@ from sia_core.cache import write_once
 from sia_core.errors import UsageError
 from sia_core.hookspecs import Event
 from sia_core.playbook import PLAYBOOK
+from sia_core.plugins import Plugins
 from sia_core.run.observe import Observer
 
 INPUTS = "inputs"
@@ -28,6 +29,7 @@ INPUTS = "inputs"
 
 
 def configured(
+    plugins: Plugins,
     runs: Path,
     agent: Any,
     data: Any,
@@ -41,7 +43,7 @@ def configured(
     What is no path or name is written into the folder of runs first, so that the run can be resumed.
     """
     inputs = runs.absolute() / INPUTS
-    options = {**_agent(agent, improver, inputs), **told}
+    options = {**_agent(agent, _functions(improver), inputs, plugins), **told}
     if isinstance(improver, str):
         options["improver"] = improver
     if data is not None:
@@ -84,19 +86,32 @@ def _configuration(config: Mapping[str, Any] | str | os.PathLike[str] | None) ->
     return arguments_of(read(Path(config)), f"config {config}", Path(config).parent) if config else iter(())
 
 
-def _agent(agent: Any, improver: Any, inputs: Path) -> dict[str, str]:
+def _agent(agent: Any, others: Sequence[Callable[..., Any]], inputs: Path, plugins: Plugins) -> dict[str, str]:
+    """The option that names an agent, or a plugin's task."""
     if callable(agent):
-        others = improver if isinstance(improver, Sequence) and not isinstance(improver, str) else ()
         return {"harness": str(_written_agent(agent, others, inputs))}
-    if isinstance(improver, Sequence) and not isinstance(improver, str):
+    if others:
         raise UsageError(
-            f"improver lists functions, and agent is no function; put a {PLAYBOOK} into the folder instead"
+            f"improver names functions, and agent is no function; put a {PLAYBOOK} into its folder instead"
         )
     if isinstance(agent, os.PathLike) or (isinstance(agent, str) and (os.sep in agent or os.path.isdir(agent))):
         return {"harness": os.fspath(agent)}
-    if isinstance(agent, str):
+    tasks = sorted(offer.name for offer in plugins.of_kind("task"))
+    if agent in tasks:
         return {"plugin": agent}
+    if isinstance(agent, str):
+        raise UsageError(f"agent {agent!r} is neither a folder in {os.getcwd()} nor a task here: {', '.join(tasks)}")
     raise UsageError(f"agent is a {type(agent).__name__}; give a folder, a function solve(instance, ctx), or a task")
+
+
+def _functions(improver: Any) -> Sequence[Callable[..., Any]]:
+    """The functions to try in an agent's place; none where an improver is named."""
+    if improver is None or isinstance(improver, str):
+        return ()
+    functions = [improver] if callable(improver) else improver
+    if not isinstance(functions, Sequence) or not all(map(callable, functions)):
+        raise UsageError(f"improver is a {type(improver).__name__}; give a name, a function, or a list of functions")
+    return functions
 
 
 def _written_agent(agent: Callable[..., Any], others: Sequence[Callable[..., Any]], inputs: Path) -> Path:
