@@ -10,6 +10,7 @@ import re
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -154,7 +155,7 @@ def _signature(name: str, value: Any) -> Iterator[str]:
         )
     for member, each in vars(value).items():
         function = getattr(each, "__func__", each)
-        if isinstance(each, property):
+        if isinstance(each, property | cached_property) and not member.startswith("_"):
             yield f"    {member}: property"
         elif inspect.isfunction(function) and not member.startswith("_"):
             yield f"    {member}{_called(function)}"

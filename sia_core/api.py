@@ -324,7 +324,7 @@ class Run:
         return f"<p>{escape(repr(self)[1:-1])}</p>{score_plot(report)}"
 
 
-class Asked(Protocol):
+class _Asked(Protocol):
     """An agent that is set up in a sandbox."""
 
     def answer(self, given: Mapping[str, Any]) -> str:
@@ -337,7 +337,7 @@ class Asked(Protocol):
 class Agent:
     """The final agent of a run, called with an input; its sandbox ends with it, or by ``close``."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: _Asked) -> None:
         self._asked = asked
         self.close = weakref.finalize(self, asked.close)
         self.close.atexit = False

@@ -390,7 +390,10 @@ def test_a_function_that_gives_no_score_is_an_error_that_names_the_answer_and_th
 
 @pytest.mark.parametrize(
     ("text", "name", "says"),
-    [("x = 1\n", "score", "gives no score: AttributeError"), ("import nothing_here\n", "score", "ModuleNotFoundError")],
+    [
+        ("x = 1\n", "score", "it cannot be loaded: AttributeError"),
+        ("import nothing_here\n", "score", "ModuleNotFoundError"),
+    ],
 )
 def test_a_file_that_has_no_such_function_is_refused(check: Any, text: str, name: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):

@@ -75,6 +75,14 @@ def rounded(value: float) -> float:
     return float(numpy.round(value))
 
 
+def max(text: str) -> str:
+    return text[-1]
+
+
+def last(text: str) -> str:
+    return max(text)
+
+
 def logged(text: str) -> None:
     HANDLE.write(text)
 
@@ -103,6 +111,7 @@ def load(source: FunctionSource) -> Callable[..., Any]:
         (total, "one two", 6),
         (common, "b a b", "b"),
         (even, 4, True),
+        (last, "abc", "c"),
         (quoted, "a b", 'a%20b"a b"'),
     ],
 )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import __future__
 
 import ast
-import builtins
 import dis
 import inspect
 import linecache
@@ -22,6 +21,8 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from sia_core.errors import UsageError
+
+LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 
 MOST_CHARACTERS = 1 << 20
 """Of a constant; what is longer is data, and belongs in a file."""
@@ -171,12 +172,12 @@ def _known(value: Any) -> Mapping[str, Any]:
 
 
 def _names(code: CodeType) -> set[str]:
-    """The global names that code reads, in nested code too, but for built-in ones."""
-    names = {each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    """The global names that code reads, in nested code too, but for those that every module has."""
+    names = {each.argval for each in dis.get_instructions(code) if each.opname in LOADS}
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             names |= _names(constant)
-    return {name for name in names if not hasattr(builtins, name)}
+    return {name for name in names if not name.startswith("__")}
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:

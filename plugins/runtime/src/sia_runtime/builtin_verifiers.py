@@ -161,7 +161,7 @@ class PythonFunction(_FromCases):
         try:
             self._function = getattr(_module(Path(file)), self._name)
         except Exception as error:
-            raise UsageError(f"--verifier python:{arg}: {file} gives no {self._name}: {describe(error)}") from error
+            raise UsageError(f"--verifier python:{arg}: it cannot be loaded: {describe(error)}") from error
 
     def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
         case = self.case(instance)
