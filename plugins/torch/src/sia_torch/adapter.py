@@ -113,8 +113,11 @@ def weight_of(module: Any, adapted: bool) -> Tensor:
 
 def by_onednn(weight: Tensor) -> bool:
     """Whether oneDNN multiplies by this weight: from ``FEWEST`` on, it rounds a row alike however many there are."""
-    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return supported and weight.device.type == "cpu" and weight.dtype == torch.bfloat16
+    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
+        return False
+    # None of these is public, so another torch may lack them.
+    known = all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
+    return known and torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Map:
