@@ -116,8 +116,8 @@ def by_onednn(weight: Tensor) -> bool:
     if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
         return False
     # None of these is public, so another torch may lack them.
-    known = all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
-    return known and torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    names = ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
+    return all(hasattr(torch.ops.mkldnn, name) for name in names) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class Map:
