@@ -25,15 +25,15 @@ SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml */*/pyproj
 DEBIAN_PACKAGES := bubblewrap strace
 BROWSER_PACKAGES := chromium
 
-.PHONY: demo demo-smollm2 docs wheels try-wheels test test-fast test-all suite-of-runs suite-of-packages lint clean debian-packages browser-packages bench-rl bench-rollout bench-gate \
+.PHONY: demo demo-lawbench docs wheels try-wheels test test-fast test-all suite-of-runs suite-of-packages lint clean debian-packages browser-packages bench-rl bench-rollout bench-gate \
 	bench-start bench-evaluations bench-pages bench-cli bench-driver bench-trimul test-cuda check-modal
 
-demo: $(VENV)/demo.stamp  ## Improve an agent on the real LawBench data: no key, no GPU, no service.
-	$(BIN)/sia run --plugin lawbench --levers harness,weights --seed 0 --budget seconds=420
-
-demo-smollm2: $(VENV)/demo.stamp  ## The same with a real model: SmolLM2's harness is edited and its weights are trained, in a quarter of an hour.
-	$(BIN)/sia run --plugin reasoning --policy smollm2 --levers harness,weights --generations 3 --seed 0 --budget seconds=900
+demo: $(VENV)/demo.stamp  ## Edit a real model's harness and train its weights: no key, no GPU, no service.
+	$(BIN)/sia run --plugin reasoning --policy smollm2 --levers harness,weights --generations 2 --seed 0 --budget seconds=420
 	$(BIN)/sia show --answers 3
+
+demo-lawbench: $(VENV)/demo.stamp  ## Both levers on the real LawBench data, with a small policy that starts from scratch.
+	$(BIN)/sia run --plugin lawbench --levers harness,weights --seed 0 --budget seconds=420
 
 test-fast: $(VENV)/all.stamp  ## In two minutes: what starts no process, reads no real data and computes little.
 	$(BIN)/python -m pytest -q --fast tests/unit algorithms/tests plugins/playbook/tests

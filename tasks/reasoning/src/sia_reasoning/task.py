@@ -31,7 +31,11 @@ ABOUT = '''\
 
 NUMERIC = {numeric}  # every answer is a number
 TOKENS = {tokens}  # of a reply
+ASKS = "{asks}"
 '''
+
+ASKS = {True: "Answer with a number.", False: "Answer the question."}
+"""The system message, by whether every answer is a number."""
 
 BRIEF = """\
 Answer short questions with the run's model, `ctx.model(messages)`, which may be small. {about}
@@ -104,7 +108,8 @@ class Reasoning:
 
     def seed_harness(self) -> HarnessTree:
         """Asks once, and takes the last number, or the last line, of the reply."""
-        about = ABOUT.format(numeric=self._source.numeric, tokens=self._tokens)
+        numeric = self._source.numeric
+        about = ABOUT.format(numeric=numeric, tokens=self._tokens, asks=ASKS[numeric])
         return HarnessTree({**HarnessTree.from_folder(HERE / "seed").files, "about.py": about.encode()})
 
     def playbook(self) -> Playbook:

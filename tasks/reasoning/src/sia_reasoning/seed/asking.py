@@ -1,6 +1,8 @@
 """The messages that the model is sent."""
 
-SYSTEM = "Answer the question."
+import about
+
+SYSTEM = about.ASKS
 
 
 def messages(question, shown):
