@@ -20,7 +20,6 @@ from importlib.metadata import (
     PackageNotFoundError,
     distribution,
     distributions,
-    requires,
 )
 from types import ModuleType
 from typing import Any
@@ -30,12 +29,15 @@ import pluggy
 from sia_core import hookspecs
 from sia_core.errors import PluginError, SiaError
 from sia_core.hookspecs import HOOK_OF_KIND, SIA_API, Event, Offer
+from sia_core.released import distribution_of, names_of
 
 GROUP = "sia"
 CORE = "sia-core"
 ALWAYS = frozenset({CORE, "sia-runtime", "sia-weights", "sia-released"})
 """Distributions that no allow-list leaves out: a run cannot do without the first three, and task folders are data."""
 ALLOW_VARIABLE = "SIA_PLUGINS"
+
+_ELSEWHERE = "Another plugin is installed by the name of its distribution; `sia plugins` lists what is there."
 
 
 @dataclass(frozen=True)
@@ -186,11 +188,10 @@ class Plugins:
                 _normal, (source.plugin, source.distribution, source.distribution.removeprefix("sia-"))
             ):
                 return f"{kind} {name!r}: the plugin {source.distribution} {source.version} is broken: {cause}"
-        names = sorted({*others, *(offer.name for offer in self.of_kind(kind))})
-        near = [] if _released(f"sia-{name}") else difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        names, package = sorted({*others, *(offer.name for offer in self.of_kind(kind))}), distribution_of(kind, name)
+        near = [] if package else difflib.get_close_matches(name, {*names, *names_of(kind)}, n=3, cutoff=0.5)
         known = f"did you mean {' or '.join(near)}?" if near else f"known here: {', '.join(names) or 'none'}."
-        package = "NAME" if near else name  # nobody should be told to install a typing slip
-        install = f"Plugins are installed with pip (`pip install sia-{package}`); `sia plugins` lists what is there."
+        install = f"It is in {package}: `pip install {package}`." if package else _ELSEWHERE
         limited = f" {ALLOW_VARIABLE}={self.allow!r} limits them." if self.allow is not None else ""
         # What a plugin that does not load would have offered cannot be known.
         perhaps = "".join(f" {each.distribution} {each.version} is broken: {cause}." for each, cause in self.broken)
@@ -213,16 +214,6 @@ def _first(name: str, text: str) -> str:
         return distribution(name).read_text("entry_points.txt") or ""
     except (PackageNotFoundError, ValueError):
         return text
-
-
-def _released(name: str) -> bool:
-    """Return whether a distribution is released with the core, so that its name is no typing slip."""
-    from packaging.requirements import Requirement
-
-    try:
-        return name in {Requirement(each).name for each in requires(CORE) or ()}
-    except PackageNotFoundError:
-        return False
 
 
 def _source(point: EntryPoint) -> Source:

@@ -35,8 +35,8 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str], *words: str) ->
     [
         (["run"], ["--plugin NAME", "--harness DIR"]),
         (["run", "--plugin", "cases", "--harness", "x"], ["--plugin NAME, or --harness DIR"]),
-        (["run", "--plugin", "lawbnech"], ["did you mean lawbench?", "pip install", "sia plugins"]),
-        (["run", "--plugin", "nothing-like-it"], ["known here:", "pip install sia-nothing-like-it"]),
+        (["run", "--plugin", "lawbnech"], ["did you mean lawbench?", "sia plugins"]),
+        (["run", "--plugin", "nothing-like-it"], ["known here:", "sia plugins"]),
         (["run", "--plugin", "lawbench", "--data", "/nowhere"], ["/nowhere"]),
         (["run", "--plugin", "lawbench", "--set", "colour=red"], ["does not take these settings", "colour"]),
         (["run", "--plugin", "lawbench", "--set", "colour"], ["KEY=VALUE"]),

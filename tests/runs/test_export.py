@@ -56,6 +56,18 @@ def answers(found: list[dict[str, Any]]) -> list[Any]:
     return [each["answer"] for each in found]
 
 
+@pytest.mark.parametrize(
+    ("argument", "code", "says"), [("--help", 0, "a case a line in"), ("cases.jsonl", 2, "run.py takes no arguments")]
+)
+def test_the_runner_says_what_it_takes_and_does_not_wait(argument: str, code: int, says: str, tmp_path: Path) -> None:
+    write_runner(tmp_path)
+    argv = [sys.executable, "-S", str(tmp_path / "run.py"), argument]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout
+        assert says in process.stdout.read().decode()  # standard input is open, and nobody writes to it
+    assert process.returncode == code
+
+
 ECHO = "def solve(instance, ctx): return instance.input\n"
 NUMBERS = [json.dumps({"n": number}) for number in range(4)]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -13,10 +15,13 @@ from pathlib import Path
 import pytest
 
 from sia_core.errors import PluginError, UsageError
-from sia_core.hookspecs import Event
+from sia_core.hookspecs import HOOK_OF_KIND, Event
 from sia_core.plugins import ALLOW_VARIABLE, ALWAYS, Plugins, Row
+from sia_core.released import RELEASED
 
 Install = Callable[..., str]
+
+ROOT = Path(__file__).parents[2]
 
 HEAD = "from sia_core.hookspecs import Offer, hookimpl\nsia_api = 1\n"
 _number = itertools.count()
@@ -89,15 +94,55 @@ def test_an_unknown_name_says_what_is_close_and_what_to_install(install: Install
         Plugins.discover().find("task", "chargepredcit")
     assert raised.value.exit_code == 2
     assert "did you mean chargepredict?" in str(raised.value)
-    assert "pip install sia-NAME" in str(raised.value)
-    assert "sia-chargepredcit" not in str(raised.value)  # nobody should be told to install a typing slip
+    assert "pip install" not in str(raised.value)  # nobody should be told to install a typing slip
 
 
 def test_a_name_like_no_other_lists_those_that_are_there() -> None:
-    with pytest.raises(
-        PluginError, match=r"no sandbox named 'qqqqqq'; known here: .*namespaces.*pip install sia-qqqqqq"
-    ):
+    with pytest.raises(PluginError, match=r"no sandbox named 'qqqqqq'; known here: .*namespaces.*`sia plugins` lists"):
         Plugins.discover().find("sandbox", "qqqqqq")
+
+
+# Remedies
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "package"),
+    [("tracker", "tensorboard", "sia-trackers"), ("task", "gpqa", "sia-bundled"), ("improver", "claude", "sia-claude")],
+)
+def test_what_is_not_installed_is_named_by_the_distribution_that_has_it(kind: str, name: str, package: str) -> None:
+    with pytest.raises(PluginError, match=rf"It is in {package}: `pip install {package}`\."):
+        Plugins.discover(allow="").find(kind, name)
+
+
+@pytest.mark.parametrize("kind", HOOK_OF_KIND)
+def test_a_name_that_nobody_offers_is_never_made_into_the_name_of_a_distribution(kind: str) -> None:
+    with pytest.raises(PluginError) as raised:
+        Plugins.discover().find(kind, "nosuch")
+    assert "sia-nosuch" not in str(raised.value)
+
+
+def test_the_table_of_released_offers_is_what_the_distributions_offer() -> None:
+    offers = Plugins.discover()
+    assert not offers.broken
+    found = {(source.distribution, f"{kind} {offer.name}") for kind, offer, source in offers.offers}
+    assert {(name, offer) for name, each in RELEASED.items() for offer in each} == found
+    projects = [ROOT / "pyproject.toml", *ROOT.glob("*/pyproject.toml"), *ROOT.glob("*/*/pyproject.toml")]
+    names = {tomllib.loads(path.read_text())["project"]["name"] for path in projects if "examples" not in path.parts}
+    assert set(RELEASED) == names
+
+
+def test_every_distribution_of_sia_that_code_or_pages_have_installed_is_released() -> None:
+    files = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/*/README.md")]
+    files += [
+        path
+        for place in ("sia_core", "plugins", "algorithms", "backends", "tasks")
+        for path in (ROOT / place).rglob("*.py")
+    ]
+    lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines() if "pip install" in line]
+    assert lines
+    wanted = {name for line in lines for name in re.findall(r"(?<![\w/-])sia-[a-z]+(?:-[a-z]+)*", line)}
+    made = {"sia-anagrams", "sia-my-task", "sia-ranked"}  # written by the reader of a tutorial
+    assert wanted - made <= set(RELEASED)
 
 
 def test_entry_points_may_be_given_by_hand() -> None:

@@ -31,10 +31,17 @@ from sia_runtime.sandbox import solving  # noqa: E402 - the modules of SIA's san
 
 del sys.path[0]
 
+USAGE = "python run.py < my-inputs.jsonl > agent-answers.jsonl"
 CASE_KEYS = {"id", "input", "answer", "split"}
 
 
 def main() -> int:
+    if sys.argv[1:]:
+        helps = sys.argv[1] in ("-h", "--help")
+        print(__doc__ if helps else f"run.py takes no arguments: {USAGE}", file=sys.stdout if helps else sys.stderr)
+        return 0 if helps else 2
+    if sys.stdin and sys.stdin.isatty():
+        print(f"It waits for cases on standard input: {USAGE}", file=sys.stderr)
     forks = hasattr(os, "fork")
     if forks and any(os.environ.get(name) != value for name, value in solving.ENVIRONMENT.items()):
         os.environ.update(solving.ENVIRONMENT)  # Python reads some of them when it starts
