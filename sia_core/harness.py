@@ -7,7 +7,9 @@ A harness is a folder with a manifest, ``harness.toml``, and an entry point::
     stateless = false               # true: one fork may serve many instances
     fixed = ["labels.json"]         # files, folders or patterns that no edit may touch
 
-Its name is the digest of its content, so two equal harnesses are the same one.
+Its name is the digest of its content, so two equal harnesses are the same one. Files whose names
+begin with a dot and files over 1 MB are left out of it, and what ``.siaignore`` says, in lines as
+``.gitignore`` has them; ``!model.bin`` keeps a file that would be left out.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ import hashlib
 import re
 import tomllib
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -27,13 +29,16 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sia_core.errors import HarnessError, UsageError
-from sia_core.given_files import TooMuch, read_folder
+from sia_core.given_files import TooMuch, read_file, read_folder
 
 MANIFEST = "harness.toml"
 MAX_FILES = 500
 MAX_BYTES = 8 * 2**20
+LARGE_BYTES = 10**6
+IGNORE_FILE = ".siaignore"
 IGNORED = ("__pycache__", "*/__pycache__", "*.pyc", ".git", ".venv", ".DS_Store")
 
+_MOST_COUNTED = 100
 _SAFE_PATH = re.compile(r"[^\\:*?\"<>|]+")
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
@@ -97,9 +102,13 @@ def check_path(path: str) -> str:
 
 @dataclass(frozen=True)
 class HarnessTree:
-    """An immutable tree of files, by path relative to its root."""
+    """An immutable tree of files, by path relative to its root.
+
+    ``left_out`` names the files of its folder that were left out without its author's word.
+    """
 
     files: Mapping[str, bytes]
+    left_out: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         for path in self.files:
@@ -124,11 +133,13 @@ class HarnessTree:
         if not folder.is_dir():
             raise HarnessError(f"{folder}: no such folder; a harness is a folder with a {MANIFEST} or a harness.py")
         try:
-            return cls(dict(read_folder(folder, skip=_is_ignored, most_files=MAX_FILES, most_bytes=MAX_BYTES)))
+            choice = _Choice(folder)
+            files = dict(read_folder(folder, skip=choice.leaves_out, most_files=MAX_FILES, most_bytes=MAX_BYTES))
+            return cls(files, tuple(choice.left_out))
         except TooMuch:
             raise HarnessError(
                 f"{folder} is too large for a harness, which holds at most {MAX_FILES} files and "
-                f"{MAX_BYTES:,} bytes; keep data elsewhere"
+                f"{MAX_BYTES:,} bytes; name what it does not need in {IGNORE_FILE}, or keep data elsewhere"
             ) from None
         except UsageError as error:
             raise HarnessError(str(error)) from None
@@ -156,7 +167,8 @@ class HarnessTree:
         except (ValueError, RecursionError) as error:  # not TOML; or an integer, or a depth, that Python does not read
             raise HarnessError(f"{MANIFEST}: {error}") from None
         if manifest.entry not in self.files:
-            raise HarnessError(f"the entry point {manifest.entry!r} is not in the harness; add it, or set entry")
+            out = f" (left out of it: {', '.join(self.left_out)})" if self.left_out else ""
+            raise HarnessError(f"the entry point {manifest.entry!r} is not in the harness; add it, or set entry{out}")
         return manifest
 
     def text(self, path: str) -> str:
@@ -198,15 +210,22 @@ def apply_edits(tree: HarnessTree, edits: Iterable[Edit]) -> HarnessTree:
                 del files[path]
             case Replace():
                 text = HarnessTree(files).text(path)
-                first = text.find(edit.old)
-                if first < 0 or text.find(edit.old, first + 1) >= 0:
-                    found = "more than once" if first >= 0 else "nowhere"
-                    raise HarnessError(f"{path!r}: the text to replace occurs {found}; it must occur once")
+                if times := _times_unless_once(text, edit.old):
+                    raise HarnessError(f"{path!r}: the text to replace occurs {times}; it must occur once")
                 files[path] = _encoded(path, text.replace(edit.old, edit.new))
     edited = HarnessTree(files)
     if edited.manifest.fixed != fixed:
         raise HarnessError(f"{MANIFEST}: an edit may not change what is fixed")
     return edited
+
+
+def _times_unless_once(text: str, old: str) -> str:
+    """How often a text occurs, overlapping ones too; empty where it is once."""
+    count, place = 0, text.find(old)
+    while place >= 0 and count < _MOST_COUNTED:
+        count, place = count + 1, text.find(old, place + 1)
+    more = " or more" if count == _MOST_COUNTED else ""
+    return {0: "nowhere", 1: "", 2: "twice"}.get(count, f"{count} times{more}")
 
 
 def is_fixed(path: str, fixed: Iterable[str]) -> bool:
@@ -215,8 +234,79 @@ def is_fixed(path: str, fixed: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern.removesuffix("/")) for pattern in fixed for name in names)
 
 
-def _is_ignored(path: str) -> bool:
-    return any(fnmatchcase(path, pattern) for pattern in IGNORED)
+class _Choice:
+    """Which files of a folder belong to its harness, by the rules of this module and by its ``.siaignore``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.left_out: list[str] = []
+        self._folder = folder
+        self._rules = [rule for line in _ignore_lines(folder) if (rule := _Rule.of(line))]
+
+    def leaves_out(self, path: str) -> bool:
+        """Whether a file or a folder is left out, which is noted where its author may not expect it."""
+        if any(fnmatchcase(path, pattern) for pattern in IGNORED):
+            return True
+        place = self._folder / path
+        is_folder = place.is_dir() and not place.is_symlink()
+        said = [rule.leaves_out for rule in self._rules if rule.matches(path, is_folder)]
+        if said:  # the last rule decides, as in .gitignore
+            return said[-1]
+        try:
+            size = 0 if is_folder else place.lstat().st_size
+        except OSError:
+            return False  # whoever reads it says what is wrong with it
+        hidden, large = path.rpartition("/")[2].startswith("."), size > LARGE_BYTES
+        if hidden or large:
+            if path != IGNORE_FILE:
+                name = path if path.isprintable() else ascii(path)
+                self.left_out.append(f"{name}/" if is_folder else f"{name} ({size / 1e6:.1f} MB)" if large else name)
+            return True
+        return False
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """One line of ``.siaignore``."""
+
+    parts: tuple[str, ...]
+    leaves_out: bool
+    folders_only: bool
+
+    @classmethod
+    def of(cls, line: str) -> _Rule | None:
+        """The rule of a line; None for a blank one and for a comment."""
+        text = line.strip()
+        if not text or text.startswith("#"):
+            return None
+        keeps, text = text.startswith("!"), text.removeprefix("!")
+        pattern = text.rstrip("/")
+        parts = tuple(pattern.lstrip("/").split("/"))
+        anchored = "/" in pattern  # else the name matches in any folder
+        return cls(parts if anchored else ("**", *parts), not keeps, text.endswith("/"))
+
+    def matches(self, path: str, is_folder: bool) -> bool:
+        """Whether the rule is about a path, which is relative to the harness's folder."""
+        return (is_folder or not self.folders_only) and _fits(path.split("/"), self.parts)
+
+
+def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:
+    """Whether the names of a path are those of a pattern, in which ``**`` stands for any number of them."""
+    places = {0}  # how many names the parts so far may stand for
+    for part in parts:
+        if part == "**":
+            places = set(range(min(places, default=len(names) + 1), len(names) + 1))
+        else:
+            places = {place + 1 for place in places if place < len(names) and fnmatchcase(names[place], part)}
+    return len(names) in places
+
+
+def _ignore_lines(folder: Path) -> list[str]:
+    try:
+        return read_file(folder, IGNORE_FILE, most_bytes=MAX_BYTES).decode().splitlines()
+    except FileNotFoundError:
+        return []
+    except UnicodeDecodeError as error:
+        raise HarnessError(f"{folder / IGNORE_FILE}: not UTF-8 at byte {error.start}") from None
 
 
 def _encoded(path: str, text: str) -> bytes:

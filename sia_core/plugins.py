@@ -29,7 +29,6 @@ import pluggy
 from sia_core import hookspecs
 from sia_core.errors import PluginError, SiaError
 from sia_core.hookspecs import HOOK_OF_KIND, SIA_API, Event, Offer
-from sia_core.released import distribution_of, names_of
 
 GROUP = "sia"
 CORE = "sia-core"
@@ -188,6 +187,8 @@ class Plugins:
                 _normal, (source.plugin, source.distribution, source.distribution.removeprefix("sia-"))
             ):
                 return f"{kind} {name!r}: the plugin {source.distribution} {source.version} is broken: {cause}"
+        from sia_core.released import distribution_of, names_of  # only where something is wrong
+
         names, package = sorted({*others, *(offer.name for offer in self.of_kind(kind))}), distribution_of(kind, name)
         near = [] if package else difflib.get_close_matches(name, {*names, *names_of(kind)}, n=3, cutoff=0.5)
         known = f"did you mean {' or '.join(near)}?" if near else f"known here: {', '.join(names) or 'none'}."

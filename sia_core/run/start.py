@@ -24,6 +24,7 @@ from sia_core.run.gate import MOST_EARNED
 from sia_core.run.ledger import Ledger, canonical, readable
 from sia_core.run.levers import Lever
 from sia_core.run.loop import Loop
+from sia_core.run.notices import notices
 from sia_core.run.observe import Emitter, Observer
 from sia_core.run.parts import Parts
 from sia_core.run.plan import Plan, check_budget, take_samples
@@ -283,6 +284,7 @@ def _drive(
         budget=dict(config.budget),
         gate=len(loop.samples.gate),
         sealed=len(loop.samples.sealed),
+        notices=notices(task),
     )
     loop.improve()
 

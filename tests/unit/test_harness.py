@@ -245,8 +245,9 @@ def test_edits_apply_in_order_and_leave_the_old_tree_as_it_was() -> None:
     ("text", "old", "found"),
     [
         ("x = 1\n", "y", "nowhere"),
-        ("x x", "x", "more than once"),
-        ("aaa", "aa", "more than once"),
+        ("x x", "x", "twice"),
+        ("x x x", "x", "3 times"),
+        ("aaa", "aa", "twice"),
         ("", "a", "nowhere"),
     ],
 )

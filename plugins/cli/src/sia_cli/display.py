@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,7 @@ class Display:
         budget: Mapping[str, float],
         generations: int,
         metric: Mapping[str, Any] | None = None,
+        notices: Sequence[str] = (),
         **_: Any,
     ) -> None:
         self._budget, self._generations, self._phase = budget, generations, "first agent"
@@ -87,6 +88,8 @@ class Display:
             self._say(told)
         if sandbox["lacks"]:
             self._say((f"This sandbox does not guarantee: {', '.join(sandbox['lacks'])}.", "yellow"))
+        for notice in notices:
+            self._say((one_line(notice), "yellow"))
 
     def _on_run_drafted(self, *, gate: Mapping[str, Any], **about: Any) -> None:
         self._say(f"first agent: {gate['value']:.4f} on the gate; {figures.sees(about)}")

@@ -16,6 +16,8 @@ def print_price(price: Mapping[str, Any]) -> None:
     out.print(plain((price["task"], "bold"), f": all checks passed; sandbox {price['sandbox']}. Nothing was started."))
     if price["sandbox_lacks"]:
         out.print(plain((f"This sandbox does not guarantee: {', '.join(price['sandbox_lacks'])}.", "yellow")))
+    for notice in price["notices"]:
+        out.print(plain((" ".join(notice.split()), "yellow")), soft_wrap=True)
     times = f", each asked {price['repeats']} times" if price["repeats"] > 1 else ""
     out.print(f"The gate has {gate['n']:,} instances{times}; {sees(gate)}.")
     if held := held_out(gate):

@@ -24,6 +24,7 @@ from sia_core.run.candidate import fault_of, make_agent, unrunnable
 from sia_core.run.gatekeeper import Gatekeeper
 from sia_core.run.ledger import Ledger
 from sia_core.run.levers import Lever
+from sia_core.run.notices import notices
 from sia_core.run.observe import Emitter
 from sia_core.run.plan import Plan, Samples, take_samples
 from sia_core.run.robustness import most_looks
@@ -81,6 +82,7 @@ def price(config: Config, plugins: Plugins) -> dict[str, Any]:
         "task": task.name,
         "sandbox": sandbox["name"],
         "sandbox_lacks": sandbox["lacks"],
+        "notices": notices(task),
         "gate": Gatekeeper(plan, samples, task).sees(),
         "repeats": plan.repeats,
         **({} if samples.evaluations else {"verifications": {"least": 0, "most": counts["run"]["most"]}}),

@@ -102,23 +102,25 @@ class Folder:
 
     def seed_harness(self) -> HarnessTree:
         """The reference agent, and what runs it."""
-        files = dict(self._reference)
+        files = dict(self._reference.files)
         requires = ", ".join(f'"{name}"' for name in _required(files))
         manifest = f'entry = "harness.py"\nrequires = [{requires}]\nfixed = ["harness.py"]\n'
         wrapper = (HERE / "wrapper.py").read_bytes()
-        return HarnessTree({**files, "harness.py": wrapper, "harness.toml": manifest.encode()})
+        whole = {**files, "harness.py": wrapper, "harness.toml": manifest.encode()}
+        return HarnessTree(whole, self._reference.left_out)
 
     @cached_property
-    def _reference(self) -> dict[str, bytes]:
+    def _reference(self) -> HarnessTree:
         place, _, entry = self._agent.partition(":")
         try:
             if not place:
                 place = str(self._folder.path / "reference" / REFERENCE)
-                return {AGENT: read_file(self._folder.path, "reference", REFERENCE, most_bytes=MAX_BYTES)}
+                return HarnessTree({AGENT: read_file(self._folder.path, "reference", REFERENCE, most_bytes=MAX_BYTES)})
             if not Path(place).is_dir():
-                return {AGENT: read_named(Path(place), MAX_BYTES)}
-            files = dict(HarnessTree.from_folder(Path(place)).files)
-            return {**files, AGENT: files.pop(entry or REFERENCE)}
+                return HarnessTree({AGENT: read_named(Path(place), MAX_BYTES)})
+            whole = HarnessTree.from_folder(Path(place))
+            files = dict(whole.files)
+            return HarnessTree({**files, AGENT: files.pop(entry or REFERENCE)}, whole.left_out)
         except KeyError:
             raise UsageError(
                 f"agent {place}: no {entry or REFERENCE} in it; name its entry point as DIR:ENTRY"

@@ -171,7 +171,8 @@ class Cases:
     def seed_harness(self) -> HarnessTree:
         """The user's folder, without its playbook: that is the improver's."""
         tree = HarnessTree.from_folder(self._folder)
-        return HarnessTree({path: content for path, content in tree.files.items() if path != PLAYBOOK})
+        files = {path: content for path, content in tree.files.items() if path != PLAYBOOK}
+        return HarnessTree(files, tree.left_out)
 
     def playbook(self) -> Playbook | None:
         """The catalogue in the user's folder, as it was when it was first asked for."""
