@@ -298,6 +298,16 @@ def _require(folder: Path) -> None:
         raise LedgerError(f"{folder} holds no run (no ledger.db in it); `sia runs` lists the runs that are there")
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep every other process from working on a run; LedgerError where one does."""
+    handle = _lock_folder(folder)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
 def _lock_folder(folder: Path) -> int:
     with explained(folder):
         handle = beneath.open_plain(folder, LOCK, write=True)

@@ -96,3 +96,32 @@ def test_an_option_that_there_is_none_of_is_refused_by_its_name(
     with pytest.raises(SystemExit):
         main(["run", "-f", str(tmp_path / "sia.toml"), "--plugin", "some"])
     assert "unrecognized arguments: --mutations=4" in capsys.readouterr().err
+
+
+def test_options_are_saved_as_the_file_that_asks_for_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--harness", "agent", "--data", "cases.jsonl", "--verifier", 'python:a "b".py:score', "--seed", "3"]
+    asked += ["--set", "a=1", "--set", "b=ü", "--levers", "harness,weights", "--budget", "seconds=5"]
+    (tmp_path / "here" / "agent").mkdir(parents=True)
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    file = tmp_path / "there" / "mine.toml"
+    assert main(["run", *asked, "--save-config", str(file), "--json"]) == 0
+    assert f"sia run -f {file}" in capsys.readouterr().out
+    assert not (tmp_path / "here" / "runs").exists()
+    monkeypatch.chdir(tmp_path)
+    told, expected = config_from(with_file(["run", "-f", str(file)])[1:]), config_from(asked)
+    assert Path(told.task.settings.pop("harness")).resolve() == tmp_path / "here" / "agent"
+    assert Path(told.task.settings.pop("data")).resolve() == tmp_path / "here" / "cases.jsonl"
+    for name in ("harness", "data"):
+        expected.task.settings.pop(name)
+    assert told == expected
+
+
+def test_a_file_that_is_there_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "sia.toml"
+    file.write_text("precious")
+    assert main(["run", "--plugin", "lawbench", "--save-config", str(file)]) == 2
+    assert file.read_text() == "precious"
+    assert "choose another name" in capsys.readouterr().err

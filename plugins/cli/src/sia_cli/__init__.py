@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sia_cli.commands import OWN, fault, offered, own
+from sia_cli.completion import ASKED, complete
 from sia_cli.config_file import with_file
 from sia_cli.output import shown
 
@@ -22,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is not None:
         return _main(list(argv))
+    if ASKED in os.environ:
+        complete(parser_of)
     from sia_cli.terminal import OutputLost, abandon, flush, prepare
 
     prepare()

@@ -24,6 +24,7 @@ OWN: Mapping[str, Own] = {
     "resume": Own("go on with a run that was stopped", "sia_cli.resume"),
     "replay": Own("do a run again from its records, to see what has changed since", "sia_cli.replay"),
     "runs": Own("list the runs of a folder", "sia_cli.runs"),
+    "rm": Own("remove runs", "sia_cli.rm"),
     "show": Own("look at a run, or at one of its candidates: reason, diff, verdict", "sia_cli.show"),
     "view": Own("look at the runs of a folder in a browser, live while they go", "sia_cli.view"),
     "report": Own("the result of a run: sealed scores, every candidate, budget", "sia_cli.report"),
@@ -37,6 +38,7 @@ OWN: Mapping[str, Own] = {
     "import-task": Own("make a plugin package of a task folder of the released SIA", "sia_released.command"),
     "plugins": Own("list what is installed, and what is broken", "sia_cli.plugins"),
     "doctor": Own("say what this machine can do", "sia_cli.doctor"),
+    "completion": Own("print what bash, zsh or fish needs to complete command lines", "sia_cli.completion"),
 }
 """In the order of the help. No other package can take one of these names."""
 

@@ -7,6 +7,8 @@ command line says comes after what the file says, and so overrides it.
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -83,6 +85,22 @@ def arguments_of(told: Mapping[str, Any], where: str, folder: Path) -> Iterator[
         elif value is not False:
             text = _plain(value, key, where)
             yield f"--{key}={folder / Path(text).expanduser() if key in PATHS else text}"
+
+
+def write(file: Path, told: Mapping[str, Any]) -> None:
+    """Write options, by their names in Python, as :func:`read` reads them; UsageError where the file exists."""
+    folder = file.absolute().parent
+    lines = []
+    for key, value in told.items():
+        name = key.replace("_", "-")
+        given = os.path.relpath(Path(value).expanduser(), folder) if name in PATHS else value
+        # A string of JSON without escapes of its own is one of TOML.
+        lines.append(f"{name} = {json.dumps(given, ensure_ascii=False)}\n")
+    try:
+        with file.open("x", encoding="utf-8") as out:
+            out.writelines(lines)
+    except OSError as error:
+        raise UsageError(f"--save-config {file}: {error.strerror}; choose another name") from None
 
 
 def _plain(value: Any, key: str, where: str) -> str:

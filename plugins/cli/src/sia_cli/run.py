@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
+from sia_cli.config_file import write
 from sia_cli.configuration import add_configuration, config_of
 from sia_cli.options import add_runs_dir, add_track, resumable, runs_dir_argument
 from sia_cli.output import print_json
+
+NO_PART_OF_A_RUN = ("file", "save_config", "dry_run", "json")
+"""Options that say what the command does with the others."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,18 +21,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--dry-run", action="store_true", help="check everything and say what the run would take; start nothing"
     )
+    where.add_argument("--save-config", metavar="FILE", help="write these options to a file for -f; start nothing")
     add_track(where)
     add_runs_dir(where)
     where.add_argument("--name", metavar="NAME", help="the run's name in it (default: the task's, and a number)")
 
 
 def run(options: argparse.Namespace) -> int:
-    if options.dry_run:  # leaves nothing to go on with
+    if options.save_config:
+        _save(options)
+    elif options.dry_run:  # leaves nothing to go on with
         _print_price(options)
     else:
         with resumable("sia", "resume", *runs_dir_argument(options)):
             _improve(options)
     return 0
+
+
+def _save(options: argparse.Namespace) -> None:
+    """Write the options that are not as they are by default, checked as far as that starts nothing."""
+    from sia_cli.output import shown
+
+    config_of(options)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    usual = vars(parser.parse_args([]))
+    file = Path(options.save_config)
+    told = {name: value for name, value in vars(options).items() if value != usual.get(name, value)}
+    write(file, {name: value for name, value in told.items() if name not in NO_PART_OF_A_RUN})
+    print(shown(f"Wrote {file}. Start the run by `{shlex.join(['sia', 'run', '-f', str(file)])}`."))
 
 
 def _print_price(options: argparse.Namespace) -> None:
