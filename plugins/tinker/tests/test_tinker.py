@@ -190,7 +190,7 @@ def test_a_loss_by_name_moves_the_sampler_and_not_the_base(engine: Tinker) -> No
 def test_a_trainer_that_is_not_the_sampler_is_noticed(engine: Tinker) -> None:
     traces = sampled(engine)
     engine._trainer.drift = 0.2
-    with pytest.raises(TrainingError, match=r"disagree on log-probabilities by up to 0\.2"):
+    with pytest.raises(TrainingError, match=r"trainer disagree: log-probabilities differ by 0\.2 nats"):
         engine.check(traces)
 
 

@@ -161,7 +161,7 @@ def test_a_server_that_drops_the_adapter_is_noticed_before_anything_is_sampled_f
     ask(engine)  # the base: nothing to drop yet
     engine.optim_step()
     before = len(stand.asked)
-    with pytest.raises(TrainingError, match=r"disagree on log-probabilities by up to 0\.25"):
+    with pytest.raises(TrainingError, match=r"trainer disagree: log-probabilities differ by 0\.25 nats"):
         ask(engine)
     assert not [each for each in stand.asked[before:] if "prompt_logprobs" not in each]
 

@@ -20,7 +20,7 @@ from tinker import TinkerError, types
 from torch import Tensor
 
 from sia_core.errors import ModelError, SiaError, TrainingError, UsageError
-from sia_core.learning import Batch, Datum, Request, Sampled, Trace
+from sia_core.learning import Batch, Datum, Request, Sampled, Trace, mean_gap
 from sia_llm.models import REFUSED
 from sia_tinker.settings import Settings
 from sia_tinker.tokens import Tokens
@@ -85,20 +85,20 @@ class Tinker:
         return [[0.0] * len(trace.tokens) for trace in traces]
 
     def check(self, traces: Sequence[Trace]) -> float:
-        """The largest difference between the sampler's log-probabilities and the trainer's; TrainingError past it."""
+        """The mean difference of the sampler's log-probabilities and the trainer's; TrainingError past rounding."""
         with _sorted():
             done = self._wait(self._trainer.forward([_datum(each) for each in traces], "cross_entropy"))
-        worst = 0.0
+        gaps: list[float] = []
         for trace, output in zip(traces, done.loss_fn_outputs, strict=True):
             now = [0.0, *output["logprobs"].tolist()]
-            gaps = (abs(a - b) for a, b, chosen in zip(trace.logprobs, now, trace.mask, strict=True) if chosen)
-            worst = max([worst, *gaps])
-        if not worst <= self.settings.tolerance:
+            gaps += (a - b for a, b, chosen in zip(trace.logprobs, now, trace.mask, strict=True) if chosen)
+        try:
+            return mean_gap(gaps, self.settings.tolerance)
+        except TrainingError as error:
             raise TrainingError(
-                f"the service's sampler and trainer disagree on log-probabilities by up to {worst:.3g} nats, more than "
-                f"{self.settings.tolerance:g}: were these traces sampled with other weights or another temperature?"
-            )
-        return worst
+                f"the service's sampler and trainer disagree: {error}; were these traces sampled with other weights or "
+                "another temperature?"
+            ) from None
 
     def forward_backward(
         self, data: Sequence[Datum], loss: str, settings: Mapping[str, Any] | None = None

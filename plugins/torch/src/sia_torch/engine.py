@@ -14,7 +14,6 @@ import resource
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any, ClassVar
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sia_core.errors import TrainingError, UsageError
-from sia_core.learning import Batch, Datum, Request, Sampled, Trace
+from sia_core.learning import Batch, Datum, Request, Sampled, Trace, mean_gap
 from sia_torch import memory, store
 from sia_torch.adapter import Map
 from sia_torch.constrain import Constraints
@@ -111,27 +110,22 @@ class Torch:
         """The mean difference between log-probabilities at sampling and now; TrainingError where rounding is not why.
 
         For the first batch after a sync of weights: what was sampled elsewhere or by
-        other kernels may not be what is trained here. In bfloat16 single tokens differ by
-        half a nat between kernels that are both right, so the bounds are on the mean
-        difference and on the divergence, which few large gaps raise.
+        other kernels may not be what is trained here.
         """
         now = self.logprobs(traces)
         gaps = [
-            abs(then - current)
+            then - current
             for trace, row in zip(traces, now, strict=True)
             for then, current, entry in zip(trace.logprobs, row, trace.mask, strict=True)
             if entry
         ]
-        mean, divergence = fmean(gaps), fmean(gap * gap / 2 for gap in gaps)
-        bound = tolerance_of(self.settings, self.policy.head().dtype)
-        if not (mean <= bound and divergence <= 2 * bound * bound):
+        try:
+            return mean_gap(gaps, tolerance_of(self.settings, self.policy.head().dtype))
+        except TrainingError as error:
             raise TrainingError(
-                f"sampler and trainer disagree on log-probabilities by {mean:.3g} nats on the mean, up to "
-                f"{max(gaps):.3g}, and {divergence:.3g} nats of divergence; at most {bound:.3g} and "
-                f"{2 * bound * bound:.3g} are rounding: were these traces sampled with other weights, another base, "
+                f"sampler and trainer disagree: {error}; were these traces sampled with other weights, another base, "
                 "tokenizer or temperature?"
-            )
-        return mean
+            ) from None
 
     def forward_backward(
         self, data: Sequence[Datum], loss: str, settings: Mapping[str, Any] | None = None

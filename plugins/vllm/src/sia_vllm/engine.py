@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sia_core.errors import TrainingError, UsageError
-from sia_core.learning import Datum, Engine, Request, Sampled, Tokens, Trace
+from sia_core.learning import Datum, Engine, Request, Sampled, Tokens, Trace, mean_gap
 from sia_core.plugins import Plugins
 from sia_vllm.server import Server
 from sia_vllm.settings import Settings
@@ -127,14 +127,19 @@ class Vllm:
     def _compare(self, server: Server, name: str) -> None:
         """TrainingError where a server gives sequences other log-probabilities than the trainer."""
         traces = [Trace(row, [0, *[1] * (len(row) - 1)], [0.0] * len(row)) for row in self._prompts]
+        gaps: list[float] = []
         for trace, here in zip(traces, self._trainer.logprobs(traces), strict=True):
             there = server.logprobs(name, trace.tokens)
-            worst = max(abs(a - b) for a, b in zip(here[1:], there[1:], strict=True))
-            if not worst <= self.settings.tolerance:
-                raise TrainingError(
-                    f"{server.address} and the trainer disagree on log-probabilities by up to {worst:.3g} nats, more "
-                    f"than {self.settings.tolerance:g}: is its base the trainer's, and did it load all of {name}?"
-                )
+            gaps += (a - b for a, b in zip(here[1:], there[1:], strict=True))
+        if not gaps:
+            return
+        try:
+            mean_gap(gaps, self.settings.tolerance)
+        except TrainingError as error:
+            raise TrainingError(
+                f"{server.address} and the trainer disagree: {error}; is its base the trainer's, and did it load all "
+                f"of {name}?"
+            ) from None
 
     def _remember(self, requests: Sequence[Request]) -> None:
         """The beginnings of a few prompts, to compare servers by."""

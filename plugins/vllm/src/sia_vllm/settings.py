@@ -18,7 +18,7 @@ class Settings(BaseModel):
     adapters : a folder that this machine writes and every server reads, under the same path.
     at_once : requests under way at once, over all servers.
     timeout : seconds that one request may take.
-    tolerance : the largest difference of log-probabilities between a server and the trainer.
+    tolerance : the largest mean difference of log-probabilities between a server and the trainer.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -31,7 +31,7 @@ class Settings(BaseModel):
     adapters: str
     at_once: int = Field(default=256, ge=1)
     timeout: float = Field(default=600.0, gt=0)
-    tolerance: float = Field(default=0.05, gt=0)
+    tolerance: float = Field(default=0.06, gt=0)
 
     @property
     def addresses(self) -> tuple[str, ...]:
