@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import inspect
 import json
 import subprocess
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy
 import pandas
 import pytest
 from golden_runs import restore
@@ -212,17 +215,61 @@ def test_columns_beside_the_answer_are_the_input() -> None:
     assert json.loads(cases_of(data)) == {"input": {"x": 1.5, "y": "a"}, "answer": True, "split": "gate"}
 
 
+def test_parts_by_the_names_of_splits_are_rows_of_these_splits() -> None:
+    (first, second) = cases_of({"train": [{"input": 1, "answer": 1}], "test": Polars()}).splitlines()[:2]
+    assert json.loads(first) == {"input": 1, "answer": 1, "split": "train"}
+    assert json.loads(second)["split"] == "test"
+
+
+def test_columns_of_other_names_are_named_by_the_options(config: Callable[..., Config]) -> None:
+    rows = [{"text": f"say {number}", "label": number} for number in range(8)]
+    named = {"input-column": "text", "answer-column": "label"}
+    found = config(solve, rows, "exact", config=named)
+    lines = Path(found.task.settings["data"]).read_text().splitlines()
+    assert json.loads(lines[1]) == {"input": "say 1", "answer": 1}
+    assert not {"input_column", "answer_column"} & found.task.settings.keys()
+
+
+MOMENT = datetime.datetime(2024, 1, 2, 3, 4, 5)  # noqa: DTZ001
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (numpy.int64(3), 3),
+        (numpy.float32(0.5), 0.5),
+        (numpy.bool_(True), True),
+        (numpy.array([[1, 2]]), [[1, 2]]),
+        (numpy.datetime64("2024-01-02T03:04:05", "ns"), "2024-01-02T03:04:05"),
+        (numpy.array(["2024-01-02"], "datetime64[D]"), ["2024-01-02T00:00:00"]),
+        (MOMENT, "2024-01-02T03:04:05"),
+        (MOMENT.date(), "2024-01-02"),
+        (pandas.Timestamp(MOMENT), "2024-01-02T03:04:05"),
+        ({"when": (MOMENT.time(), numpy.int8(1))}, {"when": ["03:04:05", 1]}),
+    ],
+)
+def test_what_numpy_and_datetime_hold_is_written_as_json(value: Any, written: Any) -> None:
+    assert json.loads(cases_of([{"input": "x", "answer": value}]))["answer"] == written
+
+
+@pytest.mark.parametrize("value", [pandas.NaT, pandas.NA, Decimal("1.5"), b"x", {1}])
+def test_a_value_that_json_has_not_is_named(value: Any) -> None:
+    with pytest.raises(UsageError, match=r"data, row 0: Object of type \w+ is not JSON serializable; make it a text"):
+        cases_of([{"input": "x", "answer": value}])
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [
         (
             [{"text": "a", "label": 1}],
-            r"row 0: no answer among `text`, `label`; call the column with the truth `answer`",
+            r"row 0: no `answer` among `text`, `label`; name the column with the answer by --answer-column NAME",
         ),
-        (["a"], r"row 0: a str; a row is a mapping"),
+        (["a"], r"row 0: a str; a case is an object such as"),
         (pandas.DataFrame({"x": [1.0, None], "answer": [1, 2]}), r"row 1: it holds a NaN .* dropna\(\)"),
         ([{"input": object(), "answer": 1}], r"row 0: .*object is not JSON serializable; make it a text"),
-        ({"train": ROWS, "test": ROWS}, r"data is one mapping, of `train`, `test`; give a list of rows, or one part"),
+        ({"input": [1], "answer": [1]}, r"data is one mapping, of `input`, `answer`; give a list of rows, or one part"),
+        ([{"input": 1, "answer": {1}}], r"row 0: .*set is not JSON serializable; make it a text"),
         (3, r"data is a int; give a path, a list of mappings, a frame or a data set"),
     ],
 )

@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, time
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -144,7 +145,11 @@ class Judge:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON: arrays and scalars of numpy and its like as lists and numbers, tuples as lists."""
+    """A value as JSON: what numpy and its like hold as lists and numbers, tuples as lists, dates as ISO 8601."""
+    if getattr(getattr(value, "dtype", None), "kind", "") == "M":  # its own items are integers where it counts in ns
+        value = value.astype("datetime64[us]")
+    if isinstance(value, date | time) and value == value:  # pandas' NaT, which is a date, equals nothing
+        return value.isoformat()
     for method in ("tolist", "item"):
         if hasattr(value, method):
             return plain(getattr(value, method)())

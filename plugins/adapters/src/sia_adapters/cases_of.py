@@ -1,25 +1,97 @@
-"""Data in memory as a file of cases: lists of mappings, data frames, data sets."""
+"""Rows as cases: lists of mappings, data frames, data sets, and the rows of files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sia_adapters.adapted import plain
 from sia_core.errors import UsageError
+from sia_core.types import Split
 
 BESIDE = ("answer", "id", "split")
 """Columns that are no part of the input where a row has no ``input``."""
 
+SPLIT_NAMES: Mapping[str, Split] = {
+    "public": "public",
+    "search": "search",
+    "train": "search",
+    "training": "search",
+    "gate": "gate",
+    "validation": "gate",
+    "valid": "gate",
+    "val": "gate",
+    "dev": "gate",
+    "sealed": "sealed",
+    "test": "sealed",
+}
+"""The split that each name stands for, in small letters."""
 
-def cases_of(data: Any) -> str:
+_SHAPE = 'a case is an object such as {"input": ..., "answer": ...}'
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that hold a case's input and its answer; empty for those that are called so."""
+
+    input: str = ""
+    answer: str = ""
+
+
+USUAL = Columns()
+
+
+def cases_of(data: Any, columns: Columns = USUAL) -> str:
     """The cases as JSON Lines: of each row its ``input`` and ``answer``, and its ``id`` and ``split`` if it has them.
 
     A row without ``input`` has its other columns as one. ``data`` is a list of mappings, a frame of
-    pandas or polars, or a data set of Hugging Face.
+    pandas or polars, a data set of Hugging Face, or a mapping of these by the names of splits.
     """
-    return "".join(_line(row, number) for number, row in enumerate(_rows(data)))
+    rows = enumerate(_rows(data))
+    return "".join(line_of(case_of(row, columns, f"data, row {n}"), f"data, row {n}") + "\n" for n, row in rows)
+
+
+def case_of(row: Any, columns: Columns, where: str) -> dict[str, Any]:
+    """A row's ``input`` and ``answer``, and its ``id`` and ``split`` if it has them."""
+    if not isinstance(row, Mapping):
+        raise UsageError(f"{where}: a {type(row).__name__}; {_SHAPE}")
+    told = {str(name): plain(value) for name, value in row.items()}
+    answer = columns.answer or "answer"
+    for column, option in ((answer, "answer"), (columns.input, "input")):
+        if column and column not in told:
+            raise UsageError(
+                f"{where}: no `{column}` among {_listed(row)}; name the column with the {option} by "
+                f"--{option}-column NAME (from Python: config={{'{option}-column': NAME}}); {_SHAPE}"
+            )
+    if columns.input or "input" in told:
+        given = told[columns.input or "input"]
+    elif not (given := {name: value for name, value in told.items() if name not in (*BESIDE, answer)}):
+        raise UsageError(f"{where}: no input among {_listed(row)}; {_SHAPE}")
+    beside = {name: told[name] for name in ("id", "split") if told.get(name) is not None}
+    return {"input": given, "answer": told[answer], **beside}
+
+
+def line_of(case: Mapping[str, Any], where: str) -> str:
+    """A case as JSON; UsageError where it holds anything else."""
+    try:
+        return json.dumps(case, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise UsageError(
+            f"{where}: it holds a NaN or an infinity, which JSON has not; leave such rows out (of a frame: dropna())"
+        ) from None
+    except TypeError as error:
+        raise UsageError(f"{where}: {error}; make it a text, a number, a list or a mapping first") from None
+
+
+def by_split(data: Mapping[Any, Any]) -> Iterator[Mapping[str, Any]]:
+    """The rows of a mapping from the names of splits; UsageError where it is none."""
+    if not data or not all(str(name).casefold() in SPLIT_NAMES for name in data):
+        raise UsageError(f"data is one mapping, of {_listed(data)}; give a list of rows, or one part: data[...]")
+    for name, part in data.items():
+        for row in _rows(part):
+            yield {**row, "split": str(name)} if isinstance(row, Mapping) else row
 
 
 def _rows(data: Any) -> Iterable[Any]:
@@ -28,34 +100,12 @@ def _rows(data: Any) -> Iterable[Any]:
     elif hasattr(data, "to_dict") and hasattr(data, "columns"):  # pandas
         rows = data.to_dict("records")
     elif isinstance(data, Mapping):
-        raise UsageError(f"data is one mapping, of {_listed(data)}; give a list of rows, or one part: data[...]")
+        rows = by_split(data)
     elif isinstance(data, Iterable):
         rows = data
     else:
         raise UsageError(f"data is a {type(data).__name__}; give a path, a list of mappings, a frame or a data set")
     return rows
-
-
-def _line(row: Any, number: int) -> str:
-    where = f"data, row {number}"
-    if not isinstance(row, Mapping):
-        raise UsageError(f'{where}: a {type(row).__name__}; a row is a mapping such as {{"input": ..., "answer": ...}}')
-    told = {name: plain(value) for name, value in row.items()}
-    if "answer" not in told:
-        raise UsageError(
-            f"{where}: no answer among {_listed(row)}; call the column with the truth `answer` "
-            "(of a frame: data.rename(columns={...}))"
-        )
-    beside = {name: value for name, value in told.items() if name in BESIDE and (name == "answer" or value is not None)}
-    given = told["input"] if "input" in told else {str(key): told[key] for key in told if key not in BESIDE}
-    try:
-        return json.dumps({"input": given, **beside}, ensure_ascii=False, allow_nan=False) + "\n"
-    except ValueError:
-        raise UsageError(
-            f"{where}: it holds a NaN or an infinity, which JSON has not; leave such rows out (of a frame: dropna())"
-        ) from None
-    except TypeError as error:
-        raise UsageError(f"{where}: {error}; make it a text, a number, a list or a mapping first") from None
 
 
 def _listed(row: Mapping[Any, Any]) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 from sia_cli.config_file import add_file
 
-RESERVED = ("seed", "data", "harness", "folder")
+COLUMNS = ("input_column", "answer_column")
+RESERVED = ("seed", "data", "harness", "folder", *COLUMNS)
 """Settings of a task that have an option of their own."""
 
 ENGINE_RESERVED = ("seed", "policy")
@@ -82,8 +83,15 @@ def add_task(what: argparse._ActionsContainer) -> None:
     what.add_argument("--harness", metavar="DIR", help="your own agent: a folder with a harness.py (with --data)")
     what.add_argument("--task-dir", metavar="DIR", help="a task folder of the released SIA, as it is")
     what.add_argument(
-        "--data", metavar="PATH", help="a file of cases for --harness; or the task's data, as a local copy"
+        "--data",
+        metavar="PATH",
+        help="a file of cases for --harness: CSV, JSON Lines, a JSON array, Parquet, or gzip of these; or the task's "
+        "data, as a local copy",
     )
+    what.add_argument(
+        "--input-column", metavar="NAME", help="the column of --data with the input (default: input, or all others)"
+    )
+    what.add_argument("--answer-column", metavar="NAME", help="the column of --data with the answer (default: answer)")
     what.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the task; repeatable"
     )
@@ -257,6 +265,10 @@ def task_of(options: argparse.Namespace) -> Any:
     settings: dict[str, Any] = {"seed": options.seed, **_pairs("--set", options.set, RESERVED)}
     if options.data is not None:
         settings["data"] = os.path.abspath(options.data)
+    columns = {key: value for key in COLUMNS if (value := getattr(options, key)) is not None}
+    if columns and options.harness is None:
+        raise UsageError("--input-column and --answer-column are for the cases of your own agent: --harness DIR")
+    settings.update(columns)
     if options.metric is not None:
         if options.plugin is not None:
             raise UsageError(
@@ -328,7 +340,7 @@ def _pairs(option: str, pairs: list[str], reserved: tuple[str, ...]) -> dict[str
         if not equals or not key.isidentifier():
             raise UsageError(f"{option} {pair!r}: write KEY=VALUE")
         if key in reserved:
-            raise UsageError(f"{option} {pair!r}: give it as --{key}")
+            raise UsageError(f"{option} {pair!r}: give it as --{key.replace('_', '-')}")
         settings[key] = value
     return settings
 

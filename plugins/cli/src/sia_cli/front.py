@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sia_adapters.cases_of import cases_of
+from sia_adapters.cases_of import Columns, cases_of
 from sia_adapters.function_source import FunctionSource
 from sia_cli.config_file import arguments_of, read
 from sia_cli.configuration import add_configuration, config_of
@@ -46,8 +46,9 @@ def configured(
     options = {**_agent(agent, _functions(improver), inputs, plugins), **told}
     if isinstance(improver, str):
         options["improver"] = improver
-    if data is not None:
-        options["data"] = os.fspath(data) if isinstance(data, str | os.PathLike) else _cases(data, inputs)
+    in_memory = data is not None and not isinstance(data, str | os.PathLike)
+    if data is not None and not in_memory:
+        options["data"] = os.fspath(data)
     if callable(verifier):
         if data is None:
             raise UsageError(f"verifier is a function, and judges cases: give data beside it, not the task {agent!r}")
@@ -61,7 +62,11 @@ def configured(
     ]
     parser = _Parser(add_help=False, allow_abbrev=False)
     add_configuration(parser)
-    return config_of(parser.parse_args(arguments))
+    parsed = parser.parse_args(arguments)
+    if in_memory:
+        parsed.data = _cases(data, Columns(parsed.input_column or "", parsed.answer_column or ""), inputs)
+        parsed.input_column = parsed.answer_column = None
+    return config_of(parsed)
 
 
 @contextmanager
@@ -146,8 +151,8 @@ def _toml(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _cases(data: Any, inputs: Path) -> str:
-    return str(_kept(inputs, {"cases.jsonl": cases_of(data).encode()}) / "cases.jsonl")
+def _cases(data: Any, columns: Columns, inputs: Path) -> str:
+    return str(_kept(inputs, {"cases.jsonl": cases_of(data, columns).encode()}) / "cases.jsonl")
 
 
 def _verifier(verifier: Callable[..., Any], inputs: Path) -> str:

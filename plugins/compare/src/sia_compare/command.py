@@ -159,7 +159,8 @@ def _task(options: argparse.Namespace) -> tuple[str, ...]:
     path = {key: os.path.abspath(value) for key in ("harness", "data") if (value := getattr(options, key))}
     named = (*_pair("--plugin", options.plugin), *_pair("--harness", path.get("harness")))
     data = (*_pair("--data", path.get("data")), *_each("--set", options.set))
-    return (*named, *data, *_pair("--verifier", options.verifier), *_pair("--metric", options.metric))
+    columns = (*_pair("--input-column", options.input_column), *_pair("--answer-column", options.answer_column))
+    return (*named, *data, *columns, *_pair("--verifier", options.verifier), *_pair("--metric", options.metric))
 
 
 def _options(options: argparse.Namespace, keys: tuple[str, ...], policy: str | None) -> tuple[str, ...]:

@@ -1,14 +1,14 @@
 """The task of people who have an agent already: a folder with a harness, and a file of cases.
 
-``sia run --harness ./my_agent --data cases.jsonl --verifier exact``. A case is one JSON
-object a line: ``{"input": ..., "answer": ...}``, and an ``id`` and a ``split`` if it likes.
+``sia run --harness ./my_agent --data cases.jsonl --verifier exact``. A case is a row of the file,
+``{"input": ..., "answer": ...}``, with an ``id`` and a ``split`` if it likes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import RootModel
 
+from sia_adapters.cases_of import SPLIT_NAMES, USUAL, Columns, case_of, line_of
 from sia_core.cache import cache_folder, write_once
 from sia_core.errors import UsageError
 from sia_core.given_files import read_file, read_named
@@ -24,7 +25,8 @@ from sia_core.harness import HarnessTree
 from sia_core.playbook import PLAYBOOK, Playbook
 from sia_core.run.ledger import canonical
 from sia_core.types import Instance, Kind, Limits, OfferRef, Split
-from sia_runtime.answers import InvalidAnswer, strict_json, time_limit
+from sia_runtime.answers import time_limit
+from sia_runtime.data_files import rows_in
 from sia_runtime.metrics import metric_of, worst
 
 SHARES: tuple[tuple[Split, float], ...] = (("public", 0.25), ("search", 0.25), ("gate", 0.25), ("sealed", 0.25))
@@ -39,7 +41,7 @@ class Answer(RootModel[Any]):
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the file. ``id`` is the digest of its input; ``name`` the user's own id, which may tell the label."""
+    """One row of the file. ``id`` is the digest of its input; ``name`` the user's own id, which may tell the label."""
 
     id: str
     name: str
@@ -49,42 +51,39 @@ class Case:
     line: int
 
 
-def read_cases(path: Path) -> list[Case]:
-    """Read a JSON Lines file of cases; UsageError with file and line where one is malformed."""
+def read_cases(path: Path, columns: Columns = USUAL) -> list[Case]:
+    """Read a file of cases; UsageError with file and line, or row, where one is malformed."""
     try:
-        # Not str.splitlines: inside of JSON strings, U+2028 and its like end no line.
-        lines = read_named(path).decode("utf-8-sig").split("\n")
+        content = read_named(path)
     except OSError as error:
         raise UsageError(f"--data {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--data {path}: not UTF-8 at byte {error.start}") from None
     cases: list[Case] = []
-    seen: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            case = _read_case(line, f"--data {path}, line {number}", number)
-            for mark, what in ((f"input {case.id}", "input"), (f"name {case.name}", "id")):
-                if seen.setdefault(mark, number) != number:
-                    raise UsageError(
-                        f"--data {path}, line {number}: the same {what} as in line {seen[mark]}; "
-                        "a case must not be in two splits, so give each once"
-                    )
-            cases.append(case)
+    seen: dict[str, str] = {}
+    for row in rows_in(content, path.name, f"--data {path}"):
+        where = f"--data {path}, {row.place}"
+        value = case_of(row.value, columns, where)
+        if row.of_csv and value["answer"] in (None, ""):
+            raise UsageError(f"{where}: no answer; give one, or leave the row out")
+        case = _read_case(value, where, row.number)
+        for mark, what in ((f"input {case.id}", "input"), (f"name {case.name}", "id")):
+            if (other := seen.setdefault(mark, row.place)) != row.place:
+                raise UsageError(
+                    f"{where}: the same {what} as in {other}; a case must not be in two splits, so give each once"
+                )
+        cases.append(case)
     if len(cases) < LEAST:
         raise UsageError(f"--data {path}: {len(cases)} cases; at least {LEAST} are needed for four disjoint splits")
     return cases
 
 
-def _read_case(line: str, where: str, number: int) -> Case:
-    try:
-        value = strict_json(line)
-    except InvalidAnswer as error:
-        raise UsageError(f"{where}: {error}") from None
-    if not isinstance(value, dict) or "input" not in value or "answer" not in value:
-        raise UsageError(f'{where}: a case is an object such as {{"input": ..., "answer": ...}}')
-    given, split = value["input"], value.get("split")
-    if split not in (None, "public", "search", "gate", "sealed"):
-        raise UsageError(f"{where}: split {split!r} is none of public, search, gate, sealed")
+def _read_case(value: Mapping[str, Any], where: str, number: int) -> Case:
+    line_of(value, where)
+    given, named = value["input"], value.get("split")
+    split = SPLIT_NAMES.get(named.strip().casefold()) if isinstance(named, str) else None
+    if named is not None and split is None:
+        raise UsageError(
+            f"{where}: split {named!r} is none of public, search, gate, sealed, nor of train, validation, test"
+        )
     if not isinstance(given, dict):
         given = {"text": given}
     digest = hashlib.sha256(canonical(given).encode()).hexdigest()[:12]
@@ -94,27 +93,47 @@ def _read_case(line: str, where: str, number: int) -> Case:
     return Case(digest, str(name), given, value["answer"], split, number)
 
 
+def _copy(cases: Sequence[Case]) -> bytes:
+    """The cases as JSON Lines, each on the line that its number says."""
+    lines = [""] * max(case.line for case in cases)
+    for case in cases:
+        beside = {"split": case.split} if case.split else {}
+        value = {"id": case.name, "input": case.input, "answer": case.answer, **beside}
+        lines[case.line - 1] = json.dumps(value, ensure_ascii=False)
+    return "\n".join([*lines, ""]).encode()
+
+
 class Cases:
     """A ``solve`` task made of a harness's folder and a file of cases, split by seed and content.
 
     ``seconds`` is the time limit of one case; the set-up has ten times as long. ``metric`` is what
     the verifier measures, as ``NAME[:max|min][:LOW,HIGH]``; a failure earns the worst of its bounds.
+    ``input_column`` and ``answer_column`` name the columns of the file that hold a case's.
     """
 
     kind: Kind = "solve"
     answer = Answer
     perturbation = "white space doubled"
 
-    def __init__(self, data: str, harness: str, seed: int = 0, seconds: str = "30", metric: str = "score") -> None:
+    def __init__(
+        self,
+        data: str,
+        harness: str,
+        seed: int = 0,
+        seconds: str = "30",
+        metric: str = "score",
+        input_column: str = "",
+        answer_column: str = "",
+    ) -> None:
         self.metric = metric_of(metric)
         self.failure_reward = worst(self.metric)
         self._data, self._folder, self._seed = Path(data).resolve(), Path(harness), seed
         self.name = self._folder.resolve().name
-        self._cases = read_cases(self._data)
+        self._cases = read_cases(self._data, Columns(input_column, answer_column))
         limit = time_limit(seconds, f"--set seconds={seconds}")
         self.limits = Limits(setup_seconds=10 * limit, solve_seconds=limit)
         # A copy of its own, so that a file that is edited meanwhile changes no score.
-        copy = write_once(cache_folder("cases"), {"cases.jsonl": read_named(self._data)}) / "cases.jsonl"
+        copy = write_once(cache_folder("cases"), {"cases.jsonl": _copy(self._cases)}) / "cases.jsonl"
         self.verifier = OfferRef("exact", {"data": str(copy)})
         content = sorted(canonical([case.id, case.name, case.input, case.answer, case.split]) for case in self._cases)
         self.fingerprint = hashlib.sha256(canonical([content, str(seed)]).encode()).hexdigest()
@@ -143,7 +162,11 @@ class Cases:
             start = end
         for split, cases in dealt.items():
             if not cases and split != "public":
-                raise UsageError(f"--data {self._data}: no case is in the split {split!r}; give some, or no splits")
+                other = {"search": "train", "gate": "validation", "sealed": "test"}[split]
+                raise UsageError(
+                    f"--data {self._data}: no case is in the split {split!r}, which may be called {other!r}; put some "
+                    "into it, or give no splits, and a quarter of the cases goes to each"
+                )
         return dealt
 
     def _place(self, case: Case) -> bytes:

@@ -1,0 +1,183 @@
+"""The rows of a data file: CSV, JSON Lines, a JSON array, Parquet, and gzip of these."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import importlib
+import io
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from sia_adapters.cases_of import by_split
+from sia_core.errors import UsageError
+from sia_core.given_files import MOST_BYTES
+from sia_runtime.answers import MAX_DIGITS, InvalidAnswer, strict_json
+
+KINDS = "give CSV, JSON Lines, a JSON array, or Parquet"
+LARGEST_CELL = 1 << 27
+
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_DELIMITERS = (",", ";", "\t", "|")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its place in the file, ``line 3`` or ``row 3``, and its number there.
+
+    ``of_csv`` rows cannot tell a value that is missing from a blank one.
+    """
+
+    place: str
+    number: int
+    value: Any
+    of_csv: bool = False
+
+
+def rows_in(content: bytes, name: str, where: str) -> Iterator[Row]:
+    """The rows of a file by its content and name; UsageError, which begins with ``where``, says what to do."""
+    if content.startswith(b"\x1f\x8b"):
+        content, name = _unzipped(content, where), name.removesuffix(".gz")
+    suffix = PurePath(name).suffix.lower()
+    if content.startswith(b"PAR1"):
+        return _numbered(_parquet(content, where))
+    if content.startswith(b"PK\x03\x04"):
+        raise UsageError(f"{where}: an Excel workbook, or another zip archive; {KINDS}")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where}: not UTF-8 at byte {error.start}; save it as UTF-8, or {KINDS}") from None
+    begin = text.lstrip()[:1]
+    if suffix in (".csv", ".tsv") or (suffix not in (".jsonl", ".ndjson", ".json") and begin not in ("[", "{", "")):
+        return _csv(text, "\t" if suffix == ".tsv" else "", where)
+    if begin == "[":
+        return _numbered(_array(text, where))
+    if suffix == ".json" and (whole := _whole(text)) is not None:
+        return _numbered(by_split(whole))
+    return _lines(text, where)
+
+
+def _unzipped(content: bytes, where: str) -> bytes:
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            found = file.read(MOST_BYTES + 1)
+    except (OSError, EOFError, zlib.error):
+        raise UsageError(f"{where}: a gzip file that is damaged or not whole") from None
+    if len(found) > MOST_BYTES:
+        raise UsageError(f"{where}: more than {MOST_BYTES:,} bytes once it is unzipped; give fewer rows")
+    return found
+
+
+def _numbered(rows: Iterator[Any] | Sequence[Any]) -> Iterator[Row]:
+    return (Row(f"row {number}", number, value) for number, value in enumerate(rows, 1))
+
+
+def _lines(text: str, where: str) -> Iterator[Row]:
+    # Not str.splitlines: inside of JSON strings, U+2028 and its like end no line.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                value = strict_json(line)
+            except InvalidAnswer as error:
+                hint = "; each line is one JSON object" if "not JSON" in str(error) else ""
+                raise UsageError(f"{where}, line {number}: {error}{hint}") from None
+            yield Row(f"line {number}", number, value)
+
+
+def _array(text: str, where: str) -> list[Any]:
+    try:
+        rows: list[Any] = strict_json(text)
+    except InvalidAnswer as error:
+        raise UsageError(f"{where}: {error}; it begins as a JSON array of rows") from None
+    return rows
+
+
+def _whole(text: str) -> Mapping[str, Any] | None:
+    """The one object that a file is; None where it is none, such as one object a line."""
+    try:
+        value = strict_json(text)
+    except InvalidAnswer:
+        return None
+    return value if isinstance(value, Mapping) and not {"input", "answer"} & value.keys() else None
+
+
+def _parquet(content: bytes, where: str) -> list[Any]:
+    try:
+        parquet: Any = importlib.import_module("pyarrow.parquet")
+    except ModuleNotFoundError:
+        raise UsageError(
+            f"{where}: reading Parquet takes pyarrow: pip install 'sia-runtime[parquet]', or save it as CSV"
+        ) from None
+    try:
+        file = parquet.ParquetFile(io.BytesIO(content))
+        groups = range(file.metadata.num_row_groups)
+        if sum(file.metadata.row_group(each).total_byte_size for each in groups) > MOST_BYTES:
+            raise UsageError(f"{where}: more than {MOST_BYTES:,} bytes once it is unpacked; give fewer rows")
+        rows: list[Any] = file.read(use_threads=False).to_pylist()
+    except (OSError, ValueError) as error:  # pyarrow's errors are such
+        raise UsageError(f"{where}: a Parquet file that cannot be read: {str(error)[:200]}") from None
+    return rows
+
+
+def _csv(text: str, delimiter: str, where: str) -> Iterator[Row]:
+    """Rows by the names of the first line. A column of numbers, or of true and false, holds these, as in a frame."""
+    header = re.sub(r'"[^"]*"', "", text.lstrip("\r\n").partition("\n")[0])
+    delimiter = delimiter or max(_DELIMITERS, key=header.count)
+    table: list[tuple[int, list[str]]] = []
+    with _wide_cells():
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        begin = 1
+        try:
+            for cells in reader:
+                if cells:
+                    table.append((begin, cells))
+                begin = reader.line_num + 1
+        except csv.Error as error:
+            raise UsageError(f"{where}, line {begin}: not CSV: {error}; a cell with a quote doubles it") from None
+    if not table:
+        raise UsageError(f"{where}: it is empty; {KINDS}")
+    (_, names), *rows = table
+    names = [name.strip() for name in names]
+    if not all(names) or len(set(names)) < len(names):
+        raise UsageError(f"{where}, line {table[0][0]}: the first line names the columns, each once, and none is blank")
+    for number, cells in rows:
+        if len(cells) != len(names):
+            raise UsageError(
+                f"{where}, line {number}: {len(cells)} cells, and the first line names {len(names)}; "
+                f'put quotes around a cell that holds a "{delimiter}"'
+            )
+    columns = [_typed(name, [cells[place] for _, cells in rows]) for place, name in enumerate(names)]
+    values = zip(*columns, strict=True)
+    for (number, _), cells_of_row in zip(rows, values, strict=True):
+        yield Row(f"line {number}", number, dict(zip(names, cells_of_row, strict=True)), of_csv=True)
+
+
+def _typed(name: str, cells: list[str]) -> list[Any]:
+    """The cells of a column as numbers or booleans if all are such, blank ones as None; else as they stand."""
+    told = [cell.strip() for cell in cells]
+    filled = [cell for cell in told if cell]
+    if name in ("id", "split"):
+        return [cell or None for cell in told]
+    if filled and all(_WHOLE.fullmatch(cell) and len(cell) <= MAX_DIGITS for cell in filled):
+        return [int(cell) if cell else None for cell in told]
+    if filled and all(_NUMBER.fullmatch(cell) and abs(float(cell)) < float("inf") for cell in filled):
+        return [float(cell) if cell else None for cell in told]
+    if filled and all(cell.lower() in ("true", "false") for cell in filled):
+        return [cell.lower() == "true" if cell else None for cell in told]
+    return [*cells]
+
+
+@contextmanager
+def _wide_cells() -> Iterator[None]:
+    """Cells longer than the library's limit, which holds for the whole process."""
+    before = csv.field_size_limit(LARGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
