@@ -164,6 +164,18 @@ class Backend(Protocol):
         """Stop every worker."""
 
 
+OnProgress = Callable[[Mapping[str, Any]], None]
+"""Takes the figures by which a job reports how far it is. They are the worker's word."""
+
+
+@runtime_checkable
+class ReportsProgress(Protocol):
+    """A backend that passes on what a job reports while it runs. No backend has to."""
+
+    def submit_watched(self, job: Job, on_progress: OnProgress) -> Future[Any]:
+        """Run a job as ``submit`` does, and call ``on_progress`` with each of its reports, before it ends."""
+
+
 # Running what a candidate wrote, for verifiers.
 
 

@@ -25,7 +25,8 @@ from sia_core.learning import Datum, Request, Sample, Sampled, Trace
 from sia_core.plugins import Plugins, Source
 from sia_core.run.rollouts import Setting, Sweep
 from sia_core.run.trees import ADAPTERS
-from sia_core.types import Instance, Job, OfferRef, Score, Split, Task
+from sia_core.types import Instance, Job, OfferRef, OnProgress, Score, Split, Task
+from sia_runtime.reporting import heard_by
 from sia_runtime.worker.harness_worker import SolveRequest, SolveResult
 from sia_runtime.worker.policy import Policy
 from sia_runtime.worker.verifier_process import Question, Verdict
@@ -266,6 +267,10 @@ class TableBackend:
         except Exception as error:
             future.set_exception(error)
         return future
+
+    def submit_watched(self, job: Job, on_progress: OnProgress) -> Future[Any]:
+        with heard_by(on_progress):
+            return self.submit(job)
 
     def close(self) -> None:
         for policy in self.host._policies.values():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -19,13 +20,17 @@ from sia_core.run.allowance import Allowance
 from sia_core.run.ledger import Ledger
 from sia_core.run.observe import Emitter
 from sia_core.run.record import batch as batch_key
-from sia_core.types import Backend, Job, Json, OfferRef, Split
+from sia_core.types import Backend, Job, Json, OfferRef, OnProgress, ReportsProgress, Split
 
 BATCH = 64
 """Rollouts a step, or answers to score: what a kill may cost at most."""
 
 SHARED = 2
 """Batches of an agent that are under way at once, at most, where tokens are handed out: shares depend on how many."""
+
+
+REPORT_SECONDS = 1.0
+"""Observers are told at most this often of rollouts that are not recorded yet."""
 
 
 class GivenUp(Unfinished):
@@ -138,6 +143,7 @@ class Rollouts:
         done: list[Rollout] = []
         gained = 0.0
         running: deque[tuple[str, Sweep, Future[Any] | None]] = deque()
+        solving = Solving(self._emit, purpose=sweep.purpose, agent=sweep.agent, total=sweep.total)
         waiting = deque(sweep.batches())
         look = 1 if enough else len(waiting)
         while waiting or running:
@@ -146,7 +152,8 @@ class Rollouts:
                 tokens = allowance.share(part.total, min(abreast - len(running), 1 + len(waiting)))
                 part = replace(part, tokens=tokens)
                 recorded = self._ledger.get(key)
-                running.append((key, part, None if recorded else self._backend.submit(self._job(part))))
+                future = None if recorded else self._submit(self._job(part), solving.of(part.batch))
+                running.append((key, part, future))
             key, part, future = running.popleft()
             batch = self._ledger.step(key, future.result if future else _missing)
             rollouts = [Rollout.from_json(each) for each in batch["rollouts"]]
@@ -154,6 +161,7 @@ class Rollouts:
             gained += sum(each.reward for each in rollouts)
             peak, short = batch.get("peak", 0), batch.get("short", 0)
             allowance.settle(part.tokens, part.total, sum(each.tokens for each in rollouts), peak, short)
+            solving.recorded(part.batch, len(done))
             self._progress(sweep, len(done), gained)
             out = f"{short} rollouts need more tokens than the {part.tokens} that are left for each" if short else ""
             if why := batch["given_up"] or (out if allowance.strict else ""):
@@ -175,9 +183,17 @@ class Rollouts:
         """Stop the work that is under way; its waiters get an error."""
         self._backend.close()
 
-    def job(self, function: str, payload: Mapping[str, Any]) -> Any:
-        """Run another job of this run's on the backend; its result."""
-        return self._backend.submit(Job(function, {"setting": asdict(self._setting), **payload})).result()
+    def job(self, function: str, payload: Mapping[str, Any], on_progress: OnProgress | None = None) -> Any:
+        """Run another job of this run's on the backend; its result.
+
+        ``on_progress`` gets what the job reports while it runs, where the backend passes that on.
+        """
+        return self._submit(Job(function, {"setting": asdict(self._setting), **payload}), on_progress).result()
+
+    def _submit(self, job: Job, on_progress: OnProgress | None) -> Future[Any]:
+        if on_progress and isinstance(self._backend, ReportsProgress):
+            return self._backend.submit_watched(job, on_progress)
+        return self._backend.submit(job)
 
     def _job(self, part: Sweep) -> Job:
         return Job("sia_runtime.worker.batch:run_batch", {"setting": asdict(self._setting), "sweep": asdict(part)})
@@ -187,6 +203,42 @@ class Rollouts:
         if sweep.split != "sealed":
             about["mean"] = gained / done
         self._emit("rollouts.progress", **about)
+
+
+class Solving:
+    """Emits how many rollouts of a sweep are solved, counting those that are not recorded yet.
+
+    Such an event shows that work goes on. Nothing is recorded of it, and a resumed run does not repeat it.
+    """
+
+    def __init__(self, emit: Emitter, **about: Any) -> None:
+        self._emit, self._about = emit, about
+        self._solved: dict[int, int] = {}
+        self._recorded = 0
+        self._told = time.monotonic()
+
+    def of(self, batch: int) -> OnProgress:
+        """Listens to the job that rolls out a batch."""
+
+        def solved(figures: Mapping[str, Any]) -> None:
+            count = figures.get("solved")
+            if isinstance(count, int):
+                self._solved[batch] = count
+                self._tell()
+
+        return solved
+
+    def recorded(self, batch: int, done: int) -> None:
+        """Note that a batch is recorded, which makes so many rollouts done."""
+        self._solved.pop(batch, None)
+        self._recorded = done
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if now - self._told >= REPORT_SECONDS:
+            self._told = now
+            done = min(self._recorded + sum(list(self._solved.values())), self._about["total"])
+            self._emit("rollouts.solving", **self._about, done=done)
 
 
 def _missing() -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from sia_core.run import rollouts as rollouts_module
 from sia_core.run.ledger import Ledger
 from sia_core.run.observe import Emitter
 from sia_core.run.rollouts import BATCH, GivenUp, Rollouts, Setting, Sweep
-from sia_core.types import Instance, Job, OfferRef, Split
+from sia_core.types import Instance, Job, OfferRef, OnProgress, Split
 from sia_runtime.worker.batch import _requests, instance_seed
 
 SETTING = Setting("/nowhere", OfferRef("fake"), OfferRef("exact"), "none", 0)
@@ -226,3 +228,31 @@ def test_a_sweep_ends_at_the_look_that_finds_it_enough_however_many_batches_run_
         assert run.backend.jobs == []
         assert [key for key, _, _ in ledger.events()] == [key for key, _ in whole.batches()][:4]
     assert looks == [BATCH, 2 * BATCH, 4 * BATCH] * 2
+
+
+class Watched(Batches):
+    """A backend whose jobs report each rollout that they solve, once they are asked for."""
+
+    def submit_watched(self, job: Job, on_progress: OnProgress) -> Future[Any]:
+        for solved in range(1, len(job.payload["sweep"]["instances"]) + 1):
+            on_progress({"solved": solved})
+        on_progress({"solved": "\x1b[2J"})
+        return self.submit(job)
+
+
+def test_observers_hear_of_rollouts_that_are_not_recorded_yet_once_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: next(ticks) / 32)
+    monkeypatch.setattr(rollouts_module, "time", clock)
+    with Ledger.create(tmp_path) as ledger:
+        run = Run(ledger, Watched())
+        run.rollouts.run(sweep(2 * BATCH))
+    done = [(event.kind.partition(".")[2], event.data.get("done")) for event in run.events]
+    assert done == [
+        ("started", None),
+        *[("solving", solved) for solved in (32, 64, 96, 128)],
+        ("progress", 64),
+        ("progress", 128),
+    ]

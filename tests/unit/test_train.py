@@ -107,6 +107,42 @@ def test_an_update_learns_is_promoted_and_names_the_agent_by_harness_and_adapter
     assert snapshots == {"base", report["agent"]["adapter"]}
 
 
+def test_each_step_of_an_update_is_told_while_its_job_goes_on(tmp_path: Path) -> None:
+    world = World(tmp_path, [update()])
+    world.run()
+    kinds = [each.kind for each in world.events if each.kind.startswith("training.")]
+    assert kinds == ["training.started", *["training.step", "training.step", "training.progress"] * 3]
+    steps = [each.data for each in world.events if each.kind == "training.step"]
+    assert [(each["step"], each["steps"], each["done"]) for each in steps] == [(n, 6, n * 64) for n in range(1, 7)]
+    recorded = [row for each in world.events if each.kind == "training.progress" for row in each.data["steps"]]
+    figures = ("reward", "seconds")
+    assert [[each[name] for name in figures] for each in steps] == [[row[name] for name in figures] for row in recorded]
+
+
+REPORTS: list[dict[str, Any]] = [
+    {"step": 6, "reward": 1.0, "seconds": 1.0},
+    {"step": 0, "reward": "\x1b[2J", "seconds": 1.0},
+    {"step": "0", "reward": 1.0, "seconds": 1.0},
+    {"solved": 3},
+]
+
+
+@pytest.mark.parametrize("figures", REPORTS, ids=str)
+def test_a_workers_report_that_is_no_step_is_passed_over(figures: dict[str, Any], tmp_path: Path) -> None:
+    world = World(tmp_path, [update()])
+    submit_watched = TableBackend.submit_watched
+
+    class Lying(TableBackend):
+        def submit_watched(self, job: Any, on_progress: Any) -> Any:
+            on_progress(figures)
+            return submit_watched(self, job, lambda report: None)
+
+    with Ledger.create(tmp_path) as ledger:
+        ledger.step("run", lambda: {"config": CONFIG, "task": "fake", "metric": {"name": "right"}})
+        world.loop(ledger, Lying(world.host)).improve()
+    assert not [each for each in world.events if each.kind == "training.step"]
+
+
 def test_agents_are_estimated_on_instances_that_nothing_is_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

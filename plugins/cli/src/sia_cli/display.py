@@ -1,12 +1,14 @@
 """The progress display of a run: an observer that writes to standard error.
 
 A line stays for each thing that is done. On a terminal, below stand a bar for each sweep
-that goes on, and a line with the rollouts and the time that the run has used.
+that goes on, and a line with the rollouts and the time that the run has used. Elsewhere, such
+as in a log, a line says now and then what is under way.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,14 +32,26 @@ from sia_cli import figures
 from sia_cli.output import plain
 from sia_core.hookspecs import Event
 
+QUIET_SECONDS = 30.0
+"""Seconds without a line after which a log is told what is under way."""
+
+_WORK = {"smoke": "smoke run", "explore": "exploration", "train": "training"}
+"""Purposes of sweeps in the words of a log, where they differ."""
+
 
 @dataclass
 class Sweep:
-    """One agent on its way through the instances of a purpose."""
+    """One agent on its way through the instances of a purpose. ``note`` is the last step of a training."""
 
     bar: TaskID
     began: float
+    total: int
     done: int = 0
+    note: str = ""
+
+    def left(self, now: float) -> float | None:
+        """The seconds that it still takes at its pace so far; None before anything is done."""
+        return (now - self.began) * (self.total - self.done) / self.done if self.done else None
 
 
 class Display:
@@ -49,19 +63,45 @@ class Display:
         self._names: dict[str, str] = {}
         self._budget: Mapping[str, float] = {}
         self._generations, self._rollouts, self._began = 0, 0, time.monotonic()
-        self._phase = "setting up"
+        self._phase, self._spoke = "setting up", self._began
+        self._mutex, self._closed = threading.RLock(), threading.Event()
         self._bars = _Bars(self._status, self._console)
         self._bars.start()
+        self._heart = threading.Thread(target=self._beat_until_closed, name="sia-display", daemon=True)
+        if not self._console.is_terminal:
+            self._heart.start()
 
     def __call__(self, event: Event) -> None:
         handle = getattr(self, "_on_" + event.kind.replace(".", "_"), None)
         if handle:
-            handle(**event.data)
+            with self._mutex:
+                handle(**event.data)
 
     def close(self) -> None:
+        self._closed.set()
+        if self._heart.is_alive():
+            self._heart.join()
         self._bars.stop()
 
+    def beat(self) -> float:
+        """Say what is under way if nothing was said for a while; the seconds until that may be due again."""
+        with self._mutex:
+            now = time.monotonic()
+            if now - self._spoke < QUIET_SECONDS:
+                return self._spoke + QUIET_SECONDS - now
+            for (purpose, agent), sweep in self._sweeps.items():
+                self._say(f"  {_WORK.get(purpose, purpose)} of {self._agent(agent)}: {_pace(sweep, now)}")
+            if not self._sweeps:
+                self._say("  ", self._status().plain)
+            return QUIET_SECONDS
+
+    def _beat_until_closed(self) -> None:
+        wait = QUIET_SECONDS
+        while not self._closed.wait(wait):
+            wait = self.beat()
+
     def _say(self, *parts: str | tuple[str, str]) -> None:
+        self._spoke = time.monotonic()
         self._console.print(plain(*parts), soft_wrap=not self._console.is_terminal)
 
     def _status(self) -> Text:
@@ -113,23 +153,47 @@ class Display:
         label = plain(f"{purpose:6} {self._name(agent)}").plain
         self._forget((purpose, agent))
         bar = self._bars.add_task(label, total=total, score="", ends=None)
-        self._sweeps[purpose, agent] = Sweep(bar, time.monotonic())
+        self._sweeps[purpose, agent] = Sweep(bar, time.monotonic(), total)
 
     def _on_rollouts_progress(
         self, *, purpose: str, agent: str, done: int, total: int, mean: float | None = None, **_: Any
     ) -> None:
-        if (purpose, agent) not in self._sweeps:
-            self._on_rollouts_started(purpose=purpose, agent=agent, total=total)
-        sweep = self._sweeps[purpose, agent]
-        self._rollouts += done - sweep.done
-        sweep.done = done
+        self._advance((purpose, agent), done, total, "" if mean is None else f"score {mean:.3f}")
         if done >= total:
             self._forget((purpose, agent))
-            return
+
+    def _on_rollouts_solving(self, *, purpose: str, agent: str, done: int, total: int, **_: Any) -> None:
+        self._advance((purpose, agent), done, total)
+
+    def _on_training_step(
+        self,
+        *,
+        purpose: str,
+        agent: str,
+        done: int,
+        total: int,
+        step: int,
+        steps: int,
+        reward: float,
+        seconds: float,
+        **_: Any,
+    ) -> None:
+        note = f"step {step} of {steps}, mean reward {reward:.3f}"
+        self._advance((purpose, agent), done, total, note)
+        self._sweeps[purpose, agent].note = f"{note}, {seconds:.1f} s a step"
+
+    def _advance(self, key: tuple[str, str], done: int, total: int, score: str = "") -> None:
+        """Draw how far a sweep is. Rollouts that are recorded may be fewer than were solved; it never goes back."""
+        if key not in self._sweeps:
+            self._on_rollouts_started(purpose=key[0], agent=key[1], total=total)
+        sweep = self._sweeps[key]
+        self._rollouts += max(0, done - sweep.done)
+        sweep.done = max(done, sweep.done)
         now = time.monotonic()
-        ends = now + (now - sweep.began) * (total - done) / done if done else None
-        score = "" if mean is None else f"score {mean:.3f}"
-        self._bars.update(sweep.bar, completed=done, score=score, ends=ends)
+        left = sweep.left(now)
+        self._bars.update(sweep.bar, completed=sweep.done, ends=None if left is None else now + left)
+        if score:
+            self._bars.update(sweep.bar, score=score)
 
     def _on_candidate_gated(self, *, name: str, outcome: str, why: str, **_: Any) -> None:
         self._clear()
@@ -151,6 +215,10 @@ class Display:
     def _name(self, agent: str) -> str:
         """A candidate's name; what has none is the agent that the run began with."""
         return self._names.get(agent, "first agent")
+
+    def _agent(self, agent: str) -> str:
+        """The same within a sentence."""
+        return f"candidate {self._names[agent]!r}" if agent in self._names else "the first agent"
 
     def _forget(self, key: tuple[str, str]) -> None:
         if sweep := self._sweeps.pop(key, None):
@@ -180,7 +248,7 @@ class _Bars(Progress):
             transient=True,
             disable=not console.is_terminal,
             refresh_per_second=4,
-            redirect_stdout=sys.stdout.isatty(),
+            redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
         )
 
     def get_renderables(self) -> Iterable[RenderableType]:
@@ -194,6 +262,16 @@ class _TimeLeft(ProgressColumn):
     def render(self, task: Task) -> Text:
         ends = task.fields["ends"]
         return Text("" if ends is None else f"about {clock(max(0.0, ends - time.monotonic()))} left")
+
+
+def _pace(sweep: Sweep, now: float) -> str:
+    """How far a sweep is, how fast, and how long it still takes."""
+    left, passed = sweep.left(now), now - sweep.began
+    done = f"{sweep.done:,} of {sweep.total:,} rollouts"
+    if left is None:
+        return f"{done}, {clock(passed)} so far"
+    pace = f"{done}, {sweep.done / max(passed, 1e-9):.1f} a second"
+    return f"{sweep.note or pace}, about {clock(left)} left"
 
 
 def clock(seconds: float) -> str:

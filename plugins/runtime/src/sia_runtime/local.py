@@ -7,8 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from sia_core.plugins import Plugins
-from sia_core.types import Job
+from sia_core.types import Job, OnProgress
 from sia_runtime.jobs import function_of
+from sia_runtime.reporting import heard_by
 from sia_runtime.worker.host import Host
 
 
@@ -24,6 +25,13 @@ class LocalBackend:
 
     def submit(self, job: Job) -> Future[Any]:
         return self._threads.submit(function_of(job.function), job.payload, self._host)
+
+    def submit_watched(self, job: Job, on_progress: OnProgress) -> Future[Any]:
+        return self._threads.submit(self._run_watched, job, on_progress)
+
+    def _run_watched(self, job: Job, on_progress: OnProgress) -> Any:
+        with heard_by(on_progress):
+            return function_of(job.function)(job.payload, self._host)
 
     def close(self) -> None:
         self._host.stop()

@@ -18,7 +18,7 @@ from sia_core.run import record
 from sia_core.run.allowance import Allowance
 from sia_core.run.budget import Cost
 from sia_core.run.levers import Lever, LeverRun, Looked, NewAgent, Pull, PullPlan, PullResult
-from sia_core.run.rollouts import Sweep
+from sia_core.run.rollouts import Solving, Sweep
 from sia_core.run.trees import adapter_folder
 from sia_core.types import OfferRef
 from sia_weights.exploration import EXPLORED, GROUP, Exploration
@@ -72,9 +72,9 @@ class WeightLever(Lever):
         about = {"purpose": sweep.purpose, "agent": agent.id, "total": sweep.total}
         run.emit("rollouts.started", **about)
         learners = [offer.name for offer in run.plugins.of_kind("algorithm")]
-        work = partial(
-            run.rollouts.job, "sia_weights.explore_job:explore", {"sweep": asdict(sweep), "learners": learners}
-        )
+        payload = {"sweep": asdict(sweep), "learners": learners}
+        watch = Solving(run.emit, **about).of(0)
+        work = partial(run.rollouts.job, "sia_weights.explore_job:explore", payload, watch)
         row = run.ledger.step(record.explored(agent.id), work)
         exploration = Exploration(**{**row, "stats": RewardStats(**row["stats"])})
         allowance.settle(sweep.tokens, sweep.total, exploration.tokens * exploration.rollouts, exploration.peak)
@@ -131,7 +131,7 @@ class WeightLever(Lever):
                 "tokens": None if math.isinf(allowance.left) else int(allowance.left),
                 "seconds": None if math.isinf(seconds) else seconds,
             }
-            work = partial(run.rollouts.job, "sia_weights.train_job:train", payload)
+            work = partial(run.rollouts.job, "sia_weights.train_job:train", payload, partial(self._stepped, update))
             done = run.ledger.step(record.training(update.key, first), work)
             for kind in spent:
                 spent[kind] += sum(row[kind] for row in done["steps"])
@@ -206,6 +206,15 @@ class WeightLever(Lever):
         mean = fmean(row["reward"] for row in rows) if rows else None
         self.run.emit("rollouts.progress", **self._sweep(update), done=self._rolled(update, done), mean=mean)
         self.run.emit("training.progress", key=update.key, algorithm=update.algorithm.name, steps=rows)
+
+    def _stepped(self, update: Update, figures: Mapping[str, Any]) -> None:
+        """Tell of a step as it is done. A worker reports it, so only what is a number is passed on."""
+        step, reward, seconds = (figures.get(name) for name in ("step", "reward", "seconds"))
+        steps = update.training.steps
+        if isinstance(step, int) and 0 <= step < steps and isinstance(reward, float) and isinstance(seconds, float):
+            done = self._rolled(update, step + 1)
+            about = {**self._sweep(update), "done": done, "step": step + 1, "steps": steps}
+            self.run.emit("training.step", **about, reward=reward, seconds=seconds)
 
     def _sweep(self, update: Update) -> dict[str, Any]:
         return {"purpose": "train", "agent": update.agent, "total": update.training.rollouts(self._instances)}

@@ -21,6 +21,7 @@ from sia_core.learning import Datum, Engine, Learner, Sample, credited
 from sia_core.run.allowance import Allowance
 from sia_core.run.record import verified
 from sia_core.run.rollouts import Setting, Sweep
+from sia_runtime.reporting import report
 from sia_runtime.worker.batch import Rolled, needs, policy_of, roll_out
 from sia_runtime.worker.host import Host
 from sia_runtime.worker.policy import Policy
@@ -55,6 +56,7 @@ def train(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
         try:
             for step in range(payload["first"], payload["last"]):
                 course.step(step)
+                report(step=step, reward=course.rows[-1]["reward"], seconds=course.rows[-1]["seconds"])
                 late = payload["seconds"] is not None and time.monotonic() - started >= payload["seconds"]
                 if stopped := "the time is spent" if late else course.stops(step):
                     break

@@ -17,6 +17,7 @@ from sia_core.run.ledger import canonical
 from sia_core.run.rollouts import Setting, Sweep
 from sia_core.run.trees import ADAPTERS, Trees
 from sia_core.types import Instance, OfferRef, Split, Task
+from sia_runtime.reporting import report
 from sia_runtime.sandbox.contract import Sandbox
 from sia_runtime.worker.harness_folder import harness_folder
 from sia_runtime.worker.harness_worker import HarnessWorker, SolveRequest, SolveResult
@@ -121,6 +122,7 @@ class Host:
                 with closing(warm.worker.solve(requests)) as results:
                     for result in results:
                         solved[result.key] = result
+                        report(solved=len(solved))
                         timeouts += result.outcome == "timeout"
                         if sweep.hasty and timeouts >= PATIENCE:
                             warm.given_up[sweep.purpose] = sweep.batch
