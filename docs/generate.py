@@ -27,6 +27,7 @@ ROOT = HERE.parent
 READING = (
     "sia_core.run.record",
     "sia_core.run.report",
+    "sia_core.run.outcomes",
     "sia_core.run.ledger",
     "sia_core.run.trees",
     "sia_core.run.run_folders",

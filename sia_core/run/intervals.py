@@ -1,12 +1,15 @@
-"""Figures for reading, which decide nothing: means with their 95% intervals, and rewards in units of the metric."""
+"""Figures for reading, which decide nothing: means with their intervals, rewards in the metric's units, outcomes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist, fmean, stdev
 from typing import Any
+
+from sia_core.evidence import excerpt
 
 _Z95 = NormalDist().inv_cdf(0.975)
 
@@ -77,3 +80,23 @@ def narrow(values: Sequence[float], bounds: Sequence[float] | None) -> dict[str,
     low, high = min(values, default=0.0), max(values, default=0.0)
     share = (high - low) / (bounds[1] - bounds[0]) if bounds else 0.0
     return {"share": share, "low": low, "high": high, "bounds": bounds} if 0 < share < SMALL else None
+
+
+def summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The number of ``rollouts``, of answers that were ``null``, and each outcome without an answer that counts.
+
+    A row is a recorded rollout. One without a ``message`` gives no example.
+    """
+    counts: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    total = null = 0
+    for row in rows:
+        total += 1
+        if row["outcome"] == "ok":
+            null += (row.get("answer") or "null").strip() == "null"
+            continue
+        counts[row["outcome"]] += 1
+        if not examples.get(row["outcome"]):
+            examples[row["outcome"]] = excerpt(row.get("message") or "")
+    failed = [{"outcome": name, "count": count, "example": examples[name]} for name, count in counts.most_common()]
+    return {"rollouts": total, "null": null, "failed": failed}

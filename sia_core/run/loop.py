@@ -20,7 +20,7 @@ from sia_core.run.candidate import Candidate, make_agent
 from sia_core.run.candidate_runner import CandidateRunner
 from sia_core.run.gate import Comparison
 from sia_core.run.gatekeeper import Gatekeeper, means
-from sia_core.run.intervals import estimate, narrow, normal
+from sia_core.run.intervals import estimate, narrow, normal, summary
 from sia_core.run.parts import Parts, faults_of
 from sia_core.run.plan import Plan, check_budget, take_samples
 from sia_core.run.robustness import robustness
@@ -86,7 +86,8 @@ class Loop:
             parts.ledger.step(record.GATE_REPEATED, self.gatekeeper.sees)
         mean = asdict(estimate(self.gate_rewards[first.id]))
         values = [task.metric.reward(each.reward) for each in (*searched, *gated) if each.outcome == "ok"]
-        sees = {**self.gatekeeper.sees(), "narrow": narrow(values, task.metric.bounds)}
+        ended = summary(map(vars, (*searched, *gated)))
+        sees = {**self.gatekeeper.sees(), "narrow": narrow(values, task.metric.bounds), "outcomes": ended}
         parts.emit("run.drafted", agent=first.id, gate=mean, **sees)
         return first
 

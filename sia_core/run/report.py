@@ -9,6 +9,7 @@ from typing import Any
 from sia_core.run.gate import Levels
 from sia_core.run.intervals import in_units, narrow
 from sia_core.run.ledger import Ledger, readable
+from sia_core.run.outcomes import outcomes
 from sia_core.run.parting import parted
 from sia_core.run.record import OUT_OF_BOUNDS, ROBUSTNESS, Batch, GatedRow, RunRecord, answer, verified
 from sia_core.run.record import sealed as sealed_key
@@ -37,6 +38,7 @@ def _build(ledger: Ledger) -> dict[str, Any]:
     accepted = next((row for row in reversed(rows) if row["accepted"]), None)
     incumbent = accepted["harness"] if accepted else record.draft
     adapter = accepted["adapter"] if accepted else None
+    first = (record.draft or "")[:12]
     return {
         "run": ledger.folder.name,
         "status": "finished" if finished else "closed" if closed else "unfinished",
@@ -53,7 +55,8 @@ def _build(ledger: Ledger) -> dict[str, Any]:
         "parted": parted(record, started, rows),
         "robustness": in_units(direction, record.get(ROBUSTNESS)),
         "generations": in_units(direction, [_row(row) for row in rows]),
-        "narrow": narrow(_first(batches, record.draft, direction), metric.get("bounds")),
+        "narrow": narrow(_first(batches, first, direction), metric.get("bounds")),
+        "outcomes": outcomes(batches, {"initial": first, "final": accepted["agent"] if accepted else first}),
         "out_of_bounds": sum(each["outcome"] == OUT_OF_BOUNDS for batch in batches for each in batch.rows),
         "triage": _triage(record, rows),
         "gate_queries": sum(row["gate"] is not None for row in rows),
@@ -82,9 +85,9 @@ def _levels(plan: Mapping[str, Any], rows: Sequence[GatedRow]) -> dict[str, Any]
     return Levels(most=0, instances=0, earned=plan["earned"]).following(rows).to_json()
 
 
-def _first(batches: Sequence[Batch], draft: str | None, direction: str) -> list[float]:
+def _first(batches: Sequence[Batch], agent: str, direction: str) -> list[float]:
     """The scores of the first agent's valid answers on search and gate."""
-    its = (each for each in batches if each.purpose in ("search", "gate") and each.agent == (draft or "")[:12])
+    its = (each for each in batches if each.purpose in ("search", "gate") and each.agent == agent)
     return [
         in_units(direction, row["reward"], "reward") for batch in its for row in batch.rows if row["outcome"] == "ok"
     ]

@@ -177,7 +177,7 @@ def test_a_later_reward_out_of_bounds_is_a_failure_that_the_report_counts(few: P
     assert f"{found['out_of_bounds']} rollouts count as failures" in text
     assert "outside of 0 to 30, the bounds of rmse" in text
     shown = json.loads(printed("show", "--runs-dir", str(tmp_path / "runs"), "--json"))
-    (searched,) = [ended for ended in shown["outcomes"]["search"].values() if "out-of-bounds" in ended]
+    (searched,) = [ended for ended in shown["rollouts"]["search"].values() if "out-of-bounds" in ended]
     assert searched["ok"] > 0
 
 

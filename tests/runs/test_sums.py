@@ -68,7 +68,7 @@ def test_show_and_runs_and_report_tell_what_happened(whole: Finished, capsys: py
     assert main(["report", "--json", *where]) == 0
     assert json.loads(capsys.readouterr().out) == report
     assert main(["show", "--json", *where]) == 0
-    gate = json.loads(capsys.readouterr().out)["outcomes"]["gate"]
+    gate = json.loads(capsys.readouterr().out)["rollouts"]["gate"]
     seen = {row["agent"]: row["gate"]["n"] for row in report["generations"] if row["gate"]}
     assert all(sum(gate[agent].values()) == n for agent, n in seen.items())
     assert max(seen.values()) == 50

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 from told_runs import Story, Tell
 
 from sia_core.run.ledger import Ledger
-from sia_dashboard import server
+from sia_core.types import Instance, Split
+from sia_dashboard import records, server
 from sia_dashboard.guard import HEADERS
 from sia_dashboard.records import Library
+from sia_testing.fakes import FakeTask
 
 HOSTILE = "\"><script>document.title='owned'</script>{{7*7}}\u202e</style><!--'onload=alert(1)"
 
@@ -117,6 +121,56 @@ def test_rollouts_are_paged_filtered_and_searched(tell: Tell, client: TestClient
     assert "201 to 250 are shown" in text_of(client, "/runs/fake-1/rollouts?agent=dddddddddddd&page=999")
     assert "1 to 100 are shown" in text_of(client, "/runs/fake-1/rollouts?agent=dddddddddddd&page=-1")
     assert "1 rollouts" in text_of(client, "/runs/fake-1/rollouts?words=QUESTION+249")
+
+
+@pytest.mark.parametrize(
+    ("failure", "found"), [("wrong", 3), ("crashed", 1), ("invalid", 1), ("ok", 5), ("invalid-answer", 1)]
+)
+def test_rollouts_are_filtered_by_failure(tell: Tell, client: TestClient, failure: str, found: int) -> None:
+    story = tell()
+    story.metric = {"bounds": [0.0, 1.0]}
+    ends = {0: "crash", 1: "invalid-answer"}
+    story.begins().rolls_out("search", "d" * 12, [0.0, 0.0, 1.0, 0.5, 0.5, 0.5, 1.0], outcomes=ends)
+    address = f"/runs/fake-1/rollouts?agent=dddddddddddd&outcome={failure}"
+    assert f"{found} rollouts" in text_of(client, address)
+    assert f"<option selected>{failure}</option>" in client.get(address).text
+
+
+class LabelledTask(FakeTask):
+    """A task whose cases are the ones of a story, with labels that no page may interpret."""
+
+    def __init__(self, folder: Path, say: str) -> None:
+        super().__init__()
+        self._folder, self._say = folder, say
+
+    def instances(self, split: Split) -> list[Instance]:
+        return [Instance(f"case-{place}-{self._say}", split, {"text": f"asked {self._say}"}) for place in range(20)]
+
+    def public_dir(self, splits: Sequence[Split]) -> Path:
+        cases = [{"id": each.id, "answer": f"right {self._say}"} for each in self.instances("search")]
+        (self._folder / "cases.jsonl").write_text("".join(json.dumps(each) + "\n" for each in cases))
+        return self._folder
+
+
+@pytest.mark.parametrize("say", ["words", HOSTILE])
+def test_a_rollouts_page_has_its_input_and_on_search_the_expected_answer(
+    say: str, tell: Tell, client: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    story = tell(say=say).begins()
+    monkeypatch.setattr(records, "recorded_task", lambda *_: LabelledTask(tmp_path, say))
+    pages = {
+        purpose: client.get(f"/runs/fake-1/rollouts/{purpose}/{story.first}/0000/1").text
+        for purpose in ("search", "gate")
+    }
+    assert all("<h2>Input</h2><h3>text</h3><pre>asked " in page for page in pages.values())
+    assert "<h2>Expected answer</h2><pre>right " in pages["search"]
+    assert "Expected answer" not in pages["gate"]
+    assert not any("<script>document" in page or "\u202e" in page for page in pages.values())
+
+
+def test_a_rollout_of_a_task_that_is_not_here_has_a_page_without_its_input(tell: Tell, client: TestClient) -> None:
+    story = tell().begins()
+    assert "<h2>Input" not in client.get(f"/runs/fake-1/rollouts/search/{story.first}/0000/1").text
 
 
 def test_a_rollout_reads_as_a_conversation_with_what_was_sampled_marked(tell: Tell, client: TestClient) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,16 @@ class Story:
         tree = HarnessTree({"harness.py": f'def solve(instance, ctx):\n    return "{say}"\n'.encode()})
         self.harness = Trees(folder).put(tree)
         self.first = self.harness[:12]
+        self.metric: dict[str, Any] = {}
 
     def begins(self, budget: dict[str, float] | None = None) -> Story:
         plan = {"levers": ["harness", "weights"], "seed": 0, "repeats": 1}
         config = {"plan": plan, "improver": self.say, "budget": budget or {}, "engine": None}
-        about = {"task": self.say, "metric": {"name": self.say, "direction": "maximize"}, "version": "0.1.0"}
+        about = {
+            "task": self.say,
+            "metric": {"name": self.say, "direction": "maximize", **self.metric},
+            "version": "0.1.0",
+        }
         self.ledger.record("run", {"config": config, **about})
         self.ledger.record("sandbox", {"name": "namespaces", "lacks": []})
         self.ledger.record("gate", {"smallest_gain": 0.1, "to_halve": 50, "n": 20, "alpha": 0.01})
@@ -43,8 +48,17 @@ class Story:
         self.rolls_out("gate", self.first, [0.0, 1.0] * 10)
         return self
 
-    def rolls_out(self, purpose: str, agent: str, rewards: list[float], batch: int = 0) -> None:
+    def rolls_out(
+        self,
+        purpose: str,
+        agent: str,
+        rewards: list[float],
+        batch: int = 0,
+        outcomes: Mapping[int, str] | None = None,
+    ) -> None:
         rollouts = [self._rollout(reward, place).to_json() for place, reward in enumerate(rewards)]
+        for place, outcome in (outcomes or {}).items():
+            rollouts[place]["outcome"] = outcome
         self.ledger.record(f"rollouts/{purpose}/{agent}/{batch:04d}", {"rollouts": rollouts, "given_up": ""})
 
     def _rollout(self, reward: float, place: int) -> Rollout:

@@ -135,6 +135,8 @@ class Display:
         self._say(f"first agent: {gate['value']:.4f} on the gate; {figures.sees(about)}")
         if held := figures.held_out(about):
             self._say(held)
+        if (outcomes := about.get("outcomes")) and figures.useless(outcomes):
+            self._say((f"warning: no answer of the first agent says anything: {figures.ended(outcomes)}", "yellow"))
         if narrow := about.get("narrow"):
             self._say((figures.narrow(narrow), "yellow"))
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+EXAMPLE = 160
+"""Characters of an error's message in a line."""
+
 
 def sees(gate: Mapping[str, Any]) -> str:
     """The smallest gain that the gate sees, and how many more instances would halve it."""
@@ -54,6 +57,39 @@ def mark(outcome: str) -> tuple[str, str]:
 def better(metric: Mapping[str, Any]) -> str:
     """The hint that lower is better, for readers of a metric's values; nothing where more is better."""
     return f"{metric['name']}: lower is better" if metric.get("direction") == "minimize" else ""
+
+
+_ENDED = {
+    "crash": "crashed",
+    "setup-crash": "crashed in the set-up",
+    "timeout": "timed out",
+    "setup-timeout": "timed out in the set-up",
+    "memory": "ran out of memory",
+    "killed": "were killed",
+    "invalid-answer": "gave an invalid answer",
+    "not-json": "gave an answer that is no JSON",
+    "answer-too-large": "gave too large an answer",
+    "out-of-bounds": "earned what the metric's bounds do not hold",
+}
+
+
+def ended(summary: Mapping[str, Any]) -> str:
+    """How an agent's rollouts ended, in a line."""
+    total, null = summary["rollouts"], summary["null"]
+    parts = []
+    for each in summary["failed"]:
+        share = f"all {total:,}" if each["count"] == total else f"{each['count']:,} of {total:,}"
+        example = " ".join(each["example"].strip().partition("\n")[0].split())
+        example = f": {example[:EXAMPLE]}{' ...' if len(example) > EXAMPLE else ''}" if example else ""
+        parts.append(f"{share} {_ENDED.get(each['outcome'], 'ended as ' + each['outcome'])}{example}")
+    if null:
+        parts.append("all answers were null" if null == total else f"{null:,} of {total:,} answers were null")
+    return "; ".join(parts) or f"all {total:,} gave an answer"
+
+
+def useless(summary: Mapping[str, Any]) -> bool:
+    """Whether no rollout of an agent gave an answer that says anything."""
+    return bool(summary["null"] + sum(each["count"] for each in summary["failed"]) == summary["rollouts"])
 
 
 def narrow(found: Mapping[str, Any]) -> str:

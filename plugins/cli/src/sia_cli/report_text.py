@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sia_cli.figures import better, held_out, interval, narrow, sees
+from sia_cli.figures import better, ended, held_out, interval, narrow, sees
 from sia_cli.options import run_argument
 from sia_cli.output import console, plain
 from sia_cli.sandboxes import may_pass
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 
 def print_report(report: Mapping[str, Any], folder: Path) -> None:
@@ -46,6 +47,8 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
         out.print(plain((f"The first agent's {narrow(report['narrow'])}.", "yellow")))
     if count := report.get("out_of_bounds", 0):
         out.print(plain((out_of_bounds(count, report), "yellow")))
+    for line in outcome_lines(report.get("outcomes", {})):
+        out.print(line)
     _print_sealed(report, out)
     for row in report.get("parted", ()):
         out.print(plain((apart(row), "yellow")))
@@ -172,6 +175,19 @@ def _print_sealed(report: Mapping[str, Any], out: Console) -> None:
         if short := sealed[which].get("out_of_tokens", 0):
             line = f"{short} sealed rollouts of the {which} agent ran out of the tokens that the budget had left."
             out.print(plain((line, "yellow")))
+
+
+def outcome_lines(ends: Mapping[str, Any]) -> list[Text]:
+    """How the rollouts of the first and the final agent ended, a line each; one where they are the same agent."""
+    counted = {which: each for which, each in ends.items() if each["rollouts"]}
+    if len({each["agent"] for each in counted.values()}) == 1 and len(counted) > 1:
+        counted = {"first and final": counted["initial"]}
+    lines = []
+    for which, each in counted.items():
+        who = {"initial": "first"}.get(which, which)
+        style = "yellow" if each["null"] or each["failed"] else ""
+        lines.append(plain((f"Outcomes, {who} agent: {ended(each)}.", style)))
+    return lines
 
 
 def _print_metrics(sealed: Mapping[str, Any], out: Console) -> None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sia_cli.output import console, plain, shown
+from sia_cli.answer_text import short, value_of, words
+from sia_cli.output import console, plain
 from sia_core.errors import UsageError
 
 if TYPE_CHECKING:
     from sia_core.evidence import Rollout
     from sia_core.run.ledger import Ledger
     from sia_core.types import Metric, Task
-
-LONGEST = 600
-"""Characters of a question or an answer that are printed."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +49,11 @@ def print_answers(rows: Sequence[Answered], metric: Metric) -> None:
     """Print them for people."""
     out = console()
     for number, row in enumerate(rows, 1):
-        out.print(plain("\n", (f"question {number}", "bold"), f"  {_short(_words(row.question))}"), soft_wrap=True)
+        out.print(plain("\n", (f"question {number}", "bold"), f"  {short(words(row.question))}"), soft_wrap=True)
         for who, rollout in row.rollouts.items():
-            said = _words(_json(rollout.answer)) if rollout.answer is not None else f"none: {rollout.outcome}"
+            said = words(value_of(rollout.answer)) if rollout.answer is not None else f"none: {rollout.outcome}"
             earned = metric.reward(rollout.reward)
-            out.print(plain(f"  {who}  {_short(said)}  ({metric.name} {earned:g})"), soft_wrap=True)
+            out.print(plain(f"  {who}  {short(said)}  ({metric.name} {earned:g})"), soft_wrap=True)
 
 
 def to_json(rows: Sequence[Answered], metric: Metric) -> list[dict[str, Any]]:
@@ -66,28 +63,9 @@ def to_json(rows: Sequence[Answered], metric: Metric) -> list[dict[str, Any]]:
             "instance": row.instance,
             "question": row.question,
             **{
-                who.partition(" ")[0]: {"answer": _json(each.answer), metric.name: metric.reward(each.reward)}
+                who.partition(" ")[0]: {"answer": value_of(each.answer), metric.name: metric.reward(each.reward)}
                 for who, each in row.rollouts.items()
             },
         }
         for row in rows
     ]
-
-
-def _json(answer: str | None) -> Any:
-    try:
-        return json.loads(answer or "null")
-    except ValueError:
-        return answer
-
-
-def _words(value: Any) -> str:
-    """An input that is one text, as it is; any other as JSON."""
-    if isinstance(value, Mapping) and len(value) == 1:
-        (value,) = value.values()
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _short(text: str) -> str:
-    line = shown(" ".join(text.split()))
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."

@@ -13,11 +13,16 @@ from sia_cli.configuration import count
 from sia_cli.figures import better, interval, mark
 from sia_cli.options import add_run, add_trust, run_argument
 from sia_cli.output import console, plain, print_json, shown
+from sia_cli.report_text import outcome_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from sia_core.run.ledger import Ledger
+
+
+KINDS = ("all", "wrong", "crashed", "invalid")
+"""Failures that can be asked for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,22 +36,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="the first N questions of the sealed split, and what the first and the final agent answered",
     )
+    parser.add_argument(
+        "--failures",
+        nargs="?",
+        const="all",
+        choices=KINDS,
+        metavar="KIND",
+        help="what an agent got wrong, the worst first, with the right answers of search; KIND is wrong, crashed or "
+        "invalid (default: all)",
+    )
+    parser.add_argument(
+        "--agent",
+        metavar="AGENT",
+        help="with --failures: first, final, a candidate such as 0.1, or an agent's id (default: final)",
+    )
+    parser.add_argument(
+        "--split",
+        choices=("search", "gate"),
+        help="with --failures (default: search); right answers are of search alone",
+    )
     add_trust(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def run(options: argparse.Namespace) -> int:
+    from sia_core.errors import UsageError
     from sia_core.run.ledger import Ledger, readable
     from sia_core.run.report import build
     from sia_core.run.run_folders import find_run
 
+    if options.failures is None and (options.agent or options.split):
+        raise UsageError("--agent and --split choose among failures; give --failures too")
     folder = find_run(Path(options.runs_dir), options.name)
     with Ledger.read(folder) as ledger, readable(folder):
         if options.candidate:
             return _show_candidate(ledger, options.candidate, options.json)
+        if options.failures:
+            from sia_cli.failures import show
+
+            return show(ledger, options)
         if options.answers is not None:
             return _show_answers(ledger, options.answers, options.trust, options.json)
-        about = {**build(ledger), "outcomes": outcomes(ledger)}
+        about = {**build(ledger), "rollouts": rollouts(ledger)}
         if options.json:
             print_json(about)
         else:
@@ -54,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def outcomes(ledger: Ledger) -> dict[str, dict[str, dict[str, int]]]:
+def rollouts(ledger: Ledger) -> dict[str, dict[str, dict[str, int]]]:
     """How the rollouts of each agent ended: purpose -> agent -> outcome -> count. Sealed ones are left out."""
     from sia_core.run.record import RunRecord
 
@@ -72,6 +103,8 @@ def _print_run(about: dict[str, Any], folder: Path) -> None:
     out.print(plain((about["run"], "bold"), f"  {about['status']}{state}"))
     if told := better(about.get("metric", {})):
         out.print(plain(told))
+    for line in outcome_lines(about.get("outcomes", {})):
+        out.print(line)
     for row in about["generations"]:
         verdict = mark(row["outcome"])
         out.print(plain("\n", (f"{row['index']}.{row['candidate']} {row['name']}", "bold"), "  ", verdict))
@@ -81,7 +114,7 @@ def _print_run(about: dict[str, Any], folder: Path) -> None:
         if row["against"]:
             out.print(plain(f"  compared with agent {row['against']}{_beside_parent(row)}"))
         _print_pull(row, out)
-        if ended := about["outcomes"].get("gate", {}).get(row["agent"] or ""):
+        if ended := about["rollouts"].get("gate", {}).get(row["agent"] or ""):
             out.print(plain(f"  rollouts: {', '.join(f'{count} {name}' for name, count in sorted(ended.items()))}"))
     if about.get("answer"):
         out.print(plain("\n", ("best answer", "bold"), f" {about['answer']['id']}: {about['answer']['feedback']}"))

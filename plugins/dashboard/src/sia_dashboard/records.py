@@ -6,6 +6,7 @@ a run that goes on reads what came since.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -22,12 +23,16 @@ from jinja2 import UndefinedError
 from sia_core.errors import LedgerError, SiaError
 from sia_core.evidence import Rollout, summarise
 from sia_core.harness import HarnessTree
+from sia_core.plugins import Plugins
+from sia_core.run.artefact import recorded_task
 from sia_core.run.intervals import estimate, in_units
 from sia_core.run.ledger import Ledger
+from sia_core.run.outcomes import best_reward, failure_of, right_answers
 from sia_core.run.record import RunRecord, batch_of, is_verdict
 from sia_core.run.report import build
 from sia_core.run.run_folders import runs_in
 from sia_core.run.trees import Trees
+from sia_core.types import Split
 from sia_dashboard.bounds import MOST_WORDS, SHOWN, addressable, bounded, cut
 
 HIDDEN = frozenset({"sealed", "perturbed"})
@@ -79,6 +84,7 @@ class Row:
     seconds: float
     tokens: int
     answer: str
+    failure: str
     text: str = field(repr=False)
 
     def matches(self, words: str) -> bool:
@@ -99,9 +105,17 @@ class Wanted:
         return (
             self.purpose in ("", row.purpose)
             and self.agent in ("", row.agent)
-            and self.outcome in ("", row.outcome)
+            and self.outcome in ("", row.outcome, row.failure)
             and row.matches(self.words.casefold())
         )
+
+
+@dataclass(frozen=True)
+class Case:
+    """A rollout's input, and a list of its right answer; both are empty where they are not known, or not shown."""
+
+    input: Mapping[str, Any] = field(default_factory=dict)
+    expected: Sequence[Any] = ()
 
 
 class Record:
@@ -117,6 +131,7 @@ class Record:
         self._seq = 0
         self._rows: list[Row] = []
         self._text = 0
+        self._cases: dict[str, dict[str, Case]] = {}
         self.left_out = 0
         self._indexed = 0
         self._report: tuple[int, dict[str, Any]] = (-1, {})
@@ -166,6 +181,26 @@ class Record:
         found = None if purpose in HIDDEN else self._record.batch(purpose, agent, batch)
         return self._in_units(Rollout.from_json(found.rows[place])) if found and 0 <= place < len(found.rows) else None
 
+    def case(self, purpose: str, instance: str) -> Case:
+        """The case of a rollout, with its right answer where people may see that."""
+        split: Split = "gate" if purpose == "gate" else "search"
+        with self._mutex:
+            if split not in self._cases:
+                self._cases[split] = self._read_cases(split)
+            return self._cases[split].get(instance, Case())
+
+    def _read_cases(self, split: Split) -> dict[str, Case]:
+        """The cases of a split; none where the task has changed since, or a run of somebody else is not trusted."""
+        try:
+            task = recorded_task(self._ledger, Plugins.discover())
+            right = right_answers(task, split)
+            return {
+                each.id: Case(dict(each.input), [right[each.id]] if each.id in right else [])
+                for each in task.instances(split)
+            }
+        except (SiaError, OSError, *BROKEN):
+            return {}
+
     def rollouts_of(self, agent: str, purpose: str) -> list[Rollout]:
         """An agent's rollouts of one purpose."""
         return [self._in_units(each) for each in self._record.rollouts(purpose, agent)]
@@ -214,6 +249,12 @@ class Record:
         return {key: in_units(self._direction, value) for key, value in evidence.items()}
 
     @property
+    def _best(self) -> float:
+        """The best reward; of a metric without bounds it is not known, and each answer that counts is right."""
+        metric = self._record.run["metric"] if self._record.run else {}
+        return best_reward(metric, (-math.inf,))
+
+    @property
     def _direction(self) -> str:
         """The direction of the run's metric: the record has rewards, of which more is always better."""
         return str(self._record.run["metric"].get("direction", "")) if self._record.run else ""
@@ -256,7 +297,7 @@ class Record:
         if named is None or named[0] in HIDDEN or len(key) > MOST_KEY:
             return
         purpose, agent, batch = named
-        found, direction = self._record.batch(purpose, agent, batch), self._direction
+        found, direction, best = self._record.batch(purpose, agent, batch), self._direction, self._best
         for place, each in enumerate(found.rows if found else ()):
             turns = [m["content"] for turn in each.get("turns", ()) for m in (*turn["messages"], *turn["replies"])]
             said = (each["instance"], each["answer"] or "", each["message"], each["feedback"], each["log"], *turns)
@@ -273,6 +314,7 @@ class Record:
                 seconds=each["seconds"],
                 tokens=each.get("tokens", 0),
                 answer=(each["answer"] or each["message"])[:HEAD],
+                failure=failure_of(each["outcome"], each["reward"], best) or "",
                 text=text,
             )
 

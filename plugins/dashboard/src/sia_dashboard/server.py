@@ -21,6 +21,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from sia_core.errors import LedgerError
+from sia_core.run.outcomes import FAILURES
 from sia_dashboard import charts, diffs, pages, words
 from sia_dashboard.bounds import MOST_WORDS, SHOWN, bounded, cut
 from sia_dashboard.guard import Guard
@@ -151,8 +152,8 @@ class Site:
             links=links,
             wanted=asked,
             choices=[
-                (key, key, list(islice(dict.fromkeys(getattr(row, key) for row in every), SHOWN)))
-                for key in ("purpose", "agent", "outcome")
+                (key, key, [*kinds, *islice(dict.fromkeys(getattr(row, key) for row in every), SHOWN)])
+                for key, kinds in (("purpose", ()), ("agent", ()), ("outcome", FAILURES))
             ],
             rows=found[turned.first : turned.last],
             total=len(found),
@@ -170,6 +171,7 @@ class Site:
         if rollout is None:
             raise HTTPException(404, f"{record.name} has no such rollout that may be looked at")
         back = links.rollouts(where["purpose"], where["agent"])
+        case = record.case(where["purpose"], rollout.instance)
         return self._page(
             "rollout.html",
             f"Rollout of {cut(rollout.instance, HEAD)}",
@@ -180,6 +182,8 @@ class Site:
             steps=rollout.step_rewards[:SHOWN],
             purpose=where["purpose"],
             agent=where["agent"],
+            given=words.fields(case.input),
+            expected=[part for each in case.expected for part in words.value(each)],
             talk=words.conversation(rollout.turns),
             answer=words.answer(rollout.answer),
         )

@@ -111,15 +111,24 @@ def answer(text: str | None) -> list[tuple[str, str]]:
     if len(text) > MOST_TEXT:
         return [("", text)]
     try:
-        value = json.loads(text)
+        found = json.loads(text)
     except (ValueError, RecursionError):
         return [("", text)]
-    if isinstance(value, str):
-        return [("", value)]
-    if isinstance(value, dict) and any(isinstance(each, str) and "\n" in each for each in value.values()):
-        parts = islice(value.items(), SHOWN)
-        return [(key, each if isinstance(each, str) else _pretty(each)) for key, each in parts]
-    return [("", _pretty(value))]
+    return value(found)
+
+
+def value(found: Any) -> list[tuple[str, str]]:
+    """A JSON value for people, as labelled texts."""
+    if isinstance(found, str):
+        return [("", found)]
+    if isinstance(found, dict) and any(isinstance(each, str) and "\n" in each for each in found.values()):
+        return fields(found)
+    return [("", _pretty(found))]
+
+
+def fields(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The fields of a JSON object for people, as labelled texts."""
+    return [(key, each if isinstance(each, str) else _pretty(each)) for key, each in islice(found.items(), SHOWN)]
 
 
 def _pretty(value: Any) -> str:
