@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from sia_core.decision import Change
 from sia_core.errors import SiaError, UsageError
-from sia_core.evidence import AgentView, Rollout, excerpt
+from sia_core.evidence import AgentView, Rollout
 from sia_core.harness import HarnessTree
 from sia_core.run.levers import PullPlan, PullResult
 from sia_core.run.record import JUDGED, OUT_OF_BOUNDS
@@ -57,7 +57,7 @@ def fault_of(smoke: Sequence[Rollout]) -> str:
     """Why an agent does not even run, or an empty string."""
     if any(each.outcome in JUDGED for each in smoke):
         return ""
-    return excerpt(f"{smoke[0].outcome}: {smoke[0].message or smoke[0].log}".strip(": "))
+    return f"{smoke[0].outcome}: {smoke[0].message or smoke[0].log}".strip(": ")
 
 
 def within_bounds(rollouts: list[Rollout]) -> list[Rollout]:
@@ -72,16 +72,10 @@ def within_bounds(rollouts: list[Rollout]) -> list[Rollout]:
 
 def unrunnable(fault: str) -> SiaError:
     """The first harness does not run; with what to do where that is known."""
-    hints = [hint for mark, hint in _HINTS.items() if mark in fault]
-    return SiaError("\n".join([f"the first harness does not run: {fault}", *hints, _ANEW]))
+    from sia_core.run.sandbox_hints import with_hints  # only where something is wrong
+
+    first, *lines = with_hints(fault)
+    return SiaError("\n".join([f"the first harness does not run: {first}", *lines, _ANEW]))
 
 
 _ANEW = "Mend it, and start a new run: one that was begun keeps the harness that it began with."
-
-
-_HINTS = {
-    "ModuleNotFoundError": "A harness can import the standard library, its own files, and the distributions that its "
-    'harness.toml names, such as: requires = ["numpy"]',
-    "OPENAI_API_KEY": "OPENAI_BASE_URL and OPENAI_API_KEY are set in `solve`, not in `setup`, where a run has a policy "
-    "(--policy NAME).",
-}

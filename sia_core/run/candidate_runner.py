@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from sia_core.decision import Change
 from sia_core.errors import BudgetExhausted, UsageError
-from sia_core.evidence import AgentView, Rollout, summarise
+from sia_core.evidence import AgentView, Rollout, excerpt, summarise
 from sia_core.harness import unified_diff
 from sia_core.run import record
 from sia_core.run.allowance import Allowance, TokenShares
@@ -225,7 +225,7 @@ class CandidateRunner:
         try:
             done += run("smoke", "search", agent, allowance)
             if fault := fault_of(done):
-                return replace(candidate, failed=f"smoke run failed: {fault}")
+                return replace(candidate, failed=f"smoke run failed: {excerpt(fault)}")
             done += (searched := run("search", "search", agent, allowance, hasty=True))
             known = self._summarised(agent, searched)
             candidate = replace(candidate, agent=known, searched=tuple(each.reward for each in searched))

@@ -81,6 +81,8 @@ def test_what_distributions_are_imported_by(site: Path) -> None:
         ("no-such-thing", "pip install no-such-thing"),
         ("no-such-thing[extra]>=2; python_version > '3'", r"pip install 'no-such-thing\[extra\]>=2'$"),
         ("needs-absent", "needs-absent requires 'absent'.*pip install absent"),
+        ("sklearn", r'requires .sklearn., which is a module; name its distribution: requires = \["scikit-learn"\]'),
+        ("cv2", r'a module of opencv-python-headless: pip install opencv-python-headless, and requires = \["opencv-'),
         ("sia-core", "part of SIA"),
         ("sia-thing", "part of SIA"),
         ("a-plugin", "part of SIA"),

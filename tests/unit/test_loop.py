@@ -175,7 +175,7 @@ def test_a_first_harness_that_does_not_run_is_an_error_that_says_why(tmp_path: P
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        ("setup-crash: ModuleNotFoundError: No module named 'numpy'", 'requires = ["numpy"]'),
+        ("setup-crash: ModuleNotFoundError: No module named 'numpy'", 'add requires = ["numpy"] to harness.toml'),
         ("crash: OpenAIError: Missing credentials. Please set the `OPENAI_API_KEY` environment variable.", "--policy"),
     ],
 )

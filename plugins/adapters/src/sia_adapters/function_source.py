@@ -15,12 +15,11 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
-from importlib.metadata import packages_distributions
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from sia_core.errors import UsageError
+from sia_core.import_names import distributions_of
 
 LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 
@@ -119,13 +118,13 @@ class FunctionSource:
         top = module.partition(".")[0]
         if top in sys.stdlib_module_names:
             return
-        if top not in _distributions():
+        if not (names := distributions_of(top)):
             raise self._refused(
                 name,
                 f"a module, {module}, that no installed distribution has, so it cannot be imported elsewhere; install "
                 f"it, or define what {self.name} uses of it beside {self.name} (an agent may also be a folder)",
             )
-        self._requires.add(_distributions()[top][0])
+        self._requires.add(names[0])
 
     def _literal(self, name: str, value: Any) -> str:
         """A constant as source."""
@@ -207,8 +206,3 @@ def _class_source(value: Any) -> str:
                 first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
                 return "".join(lines[first - 1 : node.end_lineno])
     return ""
-
-
-@cache
-def _distributions() -> Mapping[str, list[str]]:
-    return packages_distributions()

@@ -163,6 +163,7 @@ def _show_candidate(ledger: Ledger, name: str, as_json: bool) -> int:
     from sia_core.errors import UsageError
     from sia_core.run.intervals import in_units
     from sia_core.run.record import RunRecord
+    from sia_core.run.sandbox_hints import with_hints
 
     record = RunRecord(ledger)
     metric = record.run["metric"] if record.run else {}
@@ -174,8 +175,9 @@ def _show_candidate(ledger: Ledger, name: str, as_json: bool) -> int:
     if as_json:
         print_json({**in_units(metric.get("direction", ""), row), "diff": text})
         return 0
+    told = "\n".join(with_hints(row["why"]))
     print(shown(f"{row['name']}: {mark(row['outcome'])[0]}"))
-    print(shown(f"reason: {row['reason']}\npredicted gain: {row['predicted']:+.4f}\nverdict: {row['why']}\n"))
+    print(shown(f"reason: {row['reason']}\npredicted gain: {row['predicted']:+.4f}\nverdict: {told}\n"))
     if sys.stdout.isatty():
         from rich.syntax import Syntax
 

@@ -14,6 +14,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from sia_core.errors import HarnessError
+from sia_core.import_names import KNOWN, distributions_of
 
 
 @lru_cache(maxsize=64)
@@ -82,12 +83,21 @@ def _installed(wanted: Requirement, asker: str) -> Distribution:
     except PackageNotFoundError:
         extras = f"[{','.join(sorted(wanted.extras))}]" if wanted.extras else ""
         what = shlex.quote(f"{name}{extras}{wanted.specifier}")
-        raise HarnessError(f"{asker} requires {name!r}, which is not installed here: pip install {what}") from None
+        raise HarnessError(f"{asker} requires {name!r}, {_remedy(wanted.name, what)}") from None
     if name.startswith("sia-") or any(entry.group == "sia" for entry in found.entry_points):
         raise HarnessError(f"{asker} requires {name!r}, a part of SIA; no harness may read those: leave it out")
     if not wanted.specifier.contains(found.version, prereleases=True):
         raise HarnessError(f"{asker} requires {wanted}, but {found.version} is installed: pip install '{wanted}'")
     return found
+
+
+def _remedy(name: str, install: str) -> str:
+    """The way out where no distribution is called so: the name of a module is often taken for one."""
+    if names := distributions_of(name):
+        return f"which is a module; name its distribution: requires = [{json.dumps(names[0])}]"
+    if known := KNOWN.get(name):
+        return f"which is a module of {known}: pip install {known}, and requires = [{json.dumps(known)}]"
+    return f"which is not installed here; if you know and trust it: pip install {install}"
 
 
 def _entries(found: Distribution) -> Iterator[Path]:

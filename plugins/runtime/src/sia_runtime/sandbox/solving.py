@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MODULE = "harness"
 _MESSAGE = 4000
+_CAUSES = 5
 
 ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
@@ -190,23 +191,55 @@ def ended_as(status: int) -> tuple[str, str]:
 
 
 def describe(error: BaseException, folder: str = "") -> str:
-    """Type, text and the lines in ``folder`` of an exception, whatever its ``__str__`` does."""
+    """Type and text of an exception and of its causes, its lines in ``folder``, and the module that raised the first.
+
+    Whatever its ``__str__`` does, and without paths of this machine beside those in its text.
+    """
+    lines = []
+    try:
+        causes = list(_causes(error))
+        lines += [f"caused by {_line(each)}"[:300] for each in causes]
+        lines += _frames((causes or [error])[-1], error, folder)
+    except BaseException:
+        lines = []
+    message = "\n".join([_line(error)[: _MESSAGE // 2], *lines])[:_MESSAGE]
+    return message.encode(errors="replace").decode()
+
+
+def _line(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:
+        return f"{type(error).__name__}: (its text cannot be had)"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions that led to this one, the first of all last."""
+    seen = {id(error)}
+    for _ in range(_CAUSES):
+        cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if cause is None or id(cause) in seen:
+            return
+        seen.add(id(cause))
+        yield cause
+        error = cause
+
+
+def _frames(first: BaseException, last: BaseException, folder: str) -> list[str]:
+    """The lines in ``folder`` that an exception passed; and where the first of its causes was raised, if elsewhere."""
     import traceback
 
     lines = []
-    try:
-        for frame in traceback.extract_tb(error.__traceback__)[-50:]:
-            if folder and frame.filename.startswith(f"{folder}/"):
-                name = frame.filename[len(folder) + 1 :]
-                lines.append(f"  {name}:{frame.lineno} in {frame.name}: {frame.line}")
-    except BaseException:
-        lines = []
-    try:
-        text = str(error)
-    except BaseException:
-        text = "(its text cannot be had)"
-    message = "\n".join([f"{type(error).__name__}: {text}"[: _MESSAGE // 2], *lines])[:_MESSAGE]
-    return message.encode(errors="replace").decode()
+    for frame in traceback.extract_tb(last.__traceback__)[-50:]:
+        if folder and frame.filename.startswith(f"{folder}/"):
+            name = frame.filename[len(folder) + 1 :]
+            lines.append(f"  {name}:{frame.lineno} in {frame.name}: {frame.line}")
+    trace = first.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if folder and trace is not None and not trace.tb_frame.f_code.co_filename.startswith(f"{folder}/"):
+        lines.insert(0, f"  raised in {trace.tb_frame.f_globals.get('__name__')}.{trace.tb_frame.f_code.co_name}"[:200])
+    return lines
 
 
 def _seed(seed: int) -> None:
