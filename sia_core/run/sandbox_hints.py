@@ -1,4 +1,4 @@
-"""What to write instead, where an agent failed because the sandbox hides something from it.
+"""Hints of what to write instead, where an agent failed because the sandbox hides something from it.
 
 The message of a failure is the agent's own words, which may be hostile. So a hint is fixed text,
 chosen by the types of the exceptions, and the only names in it are installed distributions and
