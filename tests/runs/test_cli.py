@@ -375,6 +375,16 @@ def test_a_bar_is_there_when_a_sweep_starts_with_the_time_and_the_budget(screen:
     assert "/200" not in screen.tell("rollouts.progress", purpose="gate", agent="a", done=200, total=200)
 
 
+def test_the_bar_of_a_training_has_its_step_and_its_reward(screen: Screen) -> None:
+    started(screen)
+    about = {"purpose": "train", "agent": "a", "total": 24576}
+    screen.tell("rollouts.started", **about)
+    shows = screen.tell("training.step", **about, done=1024, step=2, steps=48, reward=0.25, seconds=3.5)
+    line = next(line for line in shows.splitlines() if "train" in line)
+    for part in ("first agent", "1024/24576", "step 2/48, reward 0.250", "left"):
+        assert part in line
+
+
 def test_the_time_left_comes_from_the_sweeps_own_batches(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)

@@ -180,9 +180,9 @@ class Display:
         seconds: float,
         **_: Any,
     ) -> None:
-        note = f"step {step} of {steps}, mean reward {reward:.3f}"
-        self._advance((purpose, agent), done, total, note)
-        self._sweeps[purpose, agent].note = f"{note}, {seconds:.1f} s a step"
+        self._advance((purpose, agent), done, total, f"step {step}/{steps}, reward {reward:.3f}")
+        note = f"step {step} of {steps}, mean reward {reward:.3f}, {seconds:.1f} s a step"
+        self._sweeps[purpose, agent].note = note
 
     def _advance(self, key: tuple[str, str], done: int, total: int, score: str = "") -> None:
         """Draw how far a sweep is. Rollouts that are recorded may be fewer than were solved; it never goes back."""
