@@ -74,9 +74,13 @@ def test_the_agent_sees_no_answers_and_no_other_questions(run: Run, tmp_path: Pa
 
 def test_an_imported_folder_is_a_plugin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = task_folder(tmp_path / "Larger_Number")
+    (folder / ".env").write_text("KEY=secret")
     assert main(["import-task", str(folder), "--into", str(tmp_path)]) == 0
-    assert "sia run --plugin larger-number" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "sia run --plugin larger-number" in printed
+    assert "left out, as their names begin with a dot: .env" in printed
     package = tmp_path / "sia-larger-number"
+    assert not list(package.rglob(".env"))
     about = package / "src" / "sia_larger_number-0.1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: sia-larger-number\nVersion: 0.1.0\n")

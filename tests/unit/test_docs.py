@@ -43,6 +43,12 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("name", ["README.md", "docs/index.md", "docs/tutorial-task.md", "docs/tutorial-algorithm.md"])
+def test_a_first_page_says_what_to_do_where_pip_finds_no_distribution(name: str) -> None:
+    assert "releases.md#where-pip-finds-them" in (ROOT / name).read_text(encoding="utf-8")
+    assert "\n## Where pip finds them\n" in (ROOT / "docs" / "releases.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.real
 @pytest.mark.slow
 def test_the_commands_of_the_readme_run_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

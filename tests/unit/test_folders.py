@@ -166,6 +166,9 @@ def test_the_harness_is_the_reference_agent_and_requires_what_it_imports(folder:
     tree = Folder(str(folder), agent=f"{other}:main.py").seed_harness()
     assert tree.manifest.requires == ("pydantic",)
     assert {"target_agent.py", "parts.py"} <= tree.files.keys()
+    (other / ".env").write_text("KEY=x")
+    tree = Folder(str(folder), agent=f"{other}:main.py").seed_harness()
+    assert (".env" in tree.files, tree.left_out) == (False, (".env",))
 
 
 @pytest.mark.parametrize(

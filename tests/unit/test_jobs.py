@@ -198,6 +198,18 @@ def test_a_folder_with_a_link_is_not_sent_to_a_worker(worker: Worker, tmp_path: 
         worker.sender.pack(job(echo, setting=setting, value=1))
 
 
+def test_a_key_beside_an_agent_is_sent_to_no_worker(worker: Worker, tmp_path: Path) -> None:
+    setting, _ = a_run(tmp_path)
+    agent = tmp_path / "agent"
+    (agent / ".git").mkdir(parents=True)
+    for name in ("harness.py", "playbook.toml", ".env", ".git/config", ".siaignore"):
+        (agent / name).write_text("x")
+    setting["task"]["settings"]["harness"] = str(agent)
+    files = worker.sender.pack(job(echo, setting=setting, value=1)).files
+    sent = {place.partition("/agent/")[2] for place in files if "/agent/" in place}
+    assert sent == {"harness.py", "playbook.toml", ".siaignore"}
+
+
 def test_a_policy_that_is_served_elsewhere_is_refused(worker: Worker, tmp_path: Path, monkeypatch: Any) -> None:
     setting, _ = a_run(tmp_path)
     monkeypatch.setattr(Host, "policy", lambda host, setting: HostedPolicy.__new__(HostedPolicy))

@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     import re
+    from functools import partial
     from pathlib import Path
 
     from sia_core.given_files import read_folder
@@ -27,7 +28,8 @@ def run(options: argparse.Namespace) -> int:
     task = Folder(str(source))  # what is wrong with the folder is said before anything is written
     task.seed_harness()
     Evaluate(**task.verifier.settings)
-    content = dict(read_folder(source, skip=_is_ignored))
+    hidden: list[str] = []
+    content = dict(read_folder(source, skip=partial(_is_ignored, hidden)))
     files = imported(name)
     target = Path(options.into) / f"sia-{name}"
     write(target, files)
@@ -37,11 +39,16 @@ def run(options: argparse.Namespace) -> int:
         (copy / path).write_bytes(content[path])
     out = console()
     out.print(plain(f"{target}: the task {name}, with the folder as it was in src/{package_of(name)}/folder."))
+    if hidden:
+        out.print(plain(f"left out, as their names begin with a dot: {', '.join(hidden)}"))
     out.print(plain(f"  pip install --editable {target}[test]"), soft_wrap=True)
     out.print(plain(f"  sia run --plugin {name}"), soft_wrap=True)
     return 0
 
 
-def _is_ignored(path: str) -> bool:
+def _is_ignored(hidden: list[str], path: str) -> bool:
+    """Whether a file or a folder is left out of the package; hidden ones, which may hold keys, are noted."""
     name = path.rpartition("/")[2]
-    return name in ("__pycache__", ".git") or name.endswith(".pyc")
+    if name.startswith("."):
+        hidden.append(path if path.isprintable() else ascii(path))
+    return name.startswith(".") or name == "__pycache__" or name.endswith(".pyc")

@@ -26,7 +26,7 @@ from pydantic import TypeAdapter
 
 from sia_core import errors
 from sia_core.errors import HarnessError, LedgerError, SiaError, UsageError
-from sia_core.harness import check_path
+from sia_core.harness import IGNORE_FILE, HarnessTree, check_path
 from sia_core.run.ledger import UNFINISHED, Blobs, canonical, explained, sync_folder
 from sia_core.run.rollouts import Setting
 from sia_core.run.trees import ADAPTERS, Trees, adapter_folder
@@ -36,6 +36,9 @@ from sia_runtime.worker.host import Host
 RUN, GIVEN = "run", "given"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 OFFERS = ("task", "verifier", "engine")
+
+AGENTS = ("harness", "agent")
+"""Settings of tasks that name the folder of an agent."""
 
 Fetch = Callable[[Sequence[str]], Sequence[bytes]]
 """Gives the contents of some digests, in order."""
@@ -114,8 +117,11 @@ class Sender:
         for digest in _named(job.payload, "adapter"):
             files.update(self._adapter(run, digest))
         paths = {setting["run"]: RUN}
-        for path in _given(setting):
-            inside = {"": self._digest(path)} if path.is_file() else self._folder(path)
+        for key, path in _given(setting):
+            if path.is_file():
+                inside = {"": self._digest(path)}
+            else:
+                inside = self._agent(path) if key in AGENTS else self._folder(path)
             mark = hashlib.sha256(
                 canonical(inside).encode()
             ).hexdigest()  # what was changed meanwhile has another place
@@ -163,6 +169,12 @@ class Sender:
         if not self._listed[folder]:
             raise LedgerError(f"{folder}: no such adapter; the run's folder is incomplete")
         return self._listed[folder]
+
+    def _agent(self, folder: Path) -> dict[str, str]:
+        """The files of a folder that belong to its agent: a key beside them is no worker's business."""
+        tree = HarnessTree.from_folder(folder)
+        rules = [IGNORE_FILE] if (folder / IGNORE_FILE).is_file() else []
+        return {name: self._digest(folder / name) for name in [*tree.files, *rules]}
 
     def _folder(self, folder: Path) -> dict[str, str]:
         """Every file below a folder, by its path from there."""
@@ -253,12 +265,12 @@ def _named(value: Any, name: str) -> Iterator[str]:
                 yield from _named(each, name)
 
 
-def _given(setting: Mapping[str, Any]) -> Iterator[Path]:
-    """Files and folders of this machine that the settings of offers name by their whole path."""
+def _given(setting: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+    """Files and folders of this machine that settings of offers name by their whole path, each with its setting."""
     for offer in OFFERS:
-        for value in (setting.get(offer) or {}).get("settings", {}).values():
+        for key, value in (setting.get(offer) or {}).get("settings", {}).items():
             if isinstance(value, str) and os.path.isabs(value) and os.path.exists(value):
-                yield Path(value)
+                yield key, Path(value)
 
 
 def _below(place: str, files: Mapping[str, str]) -> dict[str, str]:
