@@ -17,7 +17,7 @@ from sia_audit.findings import Finding, worst
 from sia_audit.generate import HOLE, Generator, like, schema_of
 from sia_audit.hostile import hostile_answers
 from sia_audit.leaks import look_for_leaks
-from sia_audit.measures import judge_headroom, measure_noise
+from sia_audit.measures import judge_failures, judge_headroom, measure_noise
 from sia_audit.separation import FIRST, LABELLED, Group, Separation, judge_separation, labelled_answers
 from sia_audit.similar import NEAR, Closest, Contained, Weights, essence, grams
 from sia_cli import main
@@ -464,6 +464,26 @@ def test_head_room_counts_rollouts_without_an_answer_as_failures_and_leaves_out_
     first = Group(FIRST, [whole[0], whole[2]])
     _, figures = judge_headroom(bench, Separation([GOOD], GOOD, first), Plan())  # type: ignore[arg-type]
     assert (figures["first_harness"]["value"], figures["first_harness"]["n"]) == (pytest.approx(2 / 3), 3)
+
+
+@pytest.mark.parametrize(
+    ("answers", "found"),
+    [
+        (["null", "null"], ("bad", "all 2 answers of the first harness are null: its solve returned None")),
+        (["null", None], ("look", "1 of 2 rollouts of the first harness gave no answer: crash: ")),
+        (["null", "1"], None),
+    ],
+)
+def test_a_first_harness_whose_every_answer_is_null_is_no_harness(
+    answers: list[str | None], found: tuple[str, str] | None
+) -> None:
+    bench = FakeBench(lambda *_: 1.0)
+    bench.tried = [
+        Tried(each.instance, "ok" if answer else "crash", answer, 0.1, "", "", 0)
+        for each, answer in zip(judged(0.0, 0.0), answers, strict=True)
+    ]
+    findings = [(each.verdict, each.says) for each in judge_failures(bench)]  # type: ignore[arg-type]
+    assert findings == ([found] if found else [])
 
 
 def test_rewards_without_bounds_are_measured_by_the_best_class() -> None:

@@ -31,6 +31,7 @@ from sia_core.run.trees import Trees
 from sia_core.run.trust import remember
 from sia_core.types import OfferRef, Task
 
+DEEP = "[" * 5000 + "]" * 5000
 STEERS = "\x1b[2J[bold]"
 
 
@@ -168,7 +169,7 @@ class Story:
             case 1:
                 return Rollout(instance, "crash", 0.0, message=f"ValueError: {STEERS}")
             case 2:
-                return Rollout(instance, "invalid-answer", 0.0, answer="[1]", message="no text")
+                return Rollout(instance, "invalid-answer", 0.0, answer=DEEP, message="no text")
         return Rollout(instance, "ok", 0.0, answer='"bird"', feedback="look again")
 
 
@@ -204,6 +205,14 @@ def test_failures_of_one_kind_can_be_asked_for(
     found = json.loads(show(story, capsys, "--failures", kind, "--json"))["failures"]
     assert len(found) == count
     assert kind == "all" or {each["failure"] for each in found} == {kind}
+
+
+def test_an_answer_that_is_nested_too_deeply_is_shown_as_its_text(
+    story: Story, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (found,) = json.loads(show(story, capsys, "--failures", "invalid", "--json"))["failures"]
+    assert found["answer"] == DEEP
+    assert "answer    [[[[" in show(story, capsys, "--failures", "invalid")
 
 
 def test_mistakes_are_counted_and_scores_are_by_class(story: Story, capsys: pytest.CaptureFixture[str]) -> None:

@@ -199,17 +199,19 @@ def _of_cost(task: Task, bench: Bench, figures: dict[str, Any]) -> list[Finding]
     )
     return [
         Finding("cost", "one rollout", "look" if slow else "ok", once),
-        *_of_failures(bench),
+        *judge_failures(bench),
         Finding("cost", "one look", "ok", a_look),
         Finding("cost", "a run", "ok", a_run),
     ]
 
 
-def _of_failures(bench: Bench) -> list[Finding]:
-    """Rollouts of the first harness that gave no answer, if there are any."""
+def judge_failures(bench: Bench) -> list[Finding]:
+    """Rollouts of the first harness that gave no answer, or one that says nothing, if there are any."""
     broken = [each for each in bench.tried if each.outcome != "ok"]
     if not broken:
-        return []
+        null = all((each.answer or "null").strip() == "null" for each in bench.tried)
+        says = f"all {len(bench.tried)} answers of the first harness are null: its solve returned None"
+        return [Finding("cost", "failures", "bad", says)] if null else []
     says = f"{len(broken)} of {len(bench.tried)} rollouts of the first harness gave no answer: {broken[0].outcome}"
     everyone = len(broken) == len(bench.tried)
     return [Finding("cost", "failures", "bad" if everyone else "look", f"{says}: {said(broken[0].message)}")]

@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from sia_cli.output import shown
+from sia_runtime.answers import InvalidAnswer, plain_json
 
 LONGEST = 600
 """Characters of an input or an answer that are printed."""
 
 
 def value_of(answer: str | None) -> Any:
-    """The value of a recorded answer, which may be no JSON."""
+    """The value of a recorded answer; its text where that is no JSON, or is nested too deeply to be printed."""
     try:
-        return json.loads(answer or "null")
-    except (ValueError, RecursionError):
+        return plain_json(answer or "null")
+    except InvalidAnswer:
         return answer
 
 
