@@ -36,7 +36,7 @@ ALWAYS = frozenset({CORE, "sia-runtime", "sia-weights", "sia-released"})
 """Distributions that no allow-list leaves out: a run cannot do without the first three, and task folders are data."""
 ALLOW_VARIABLE = "SIA_PLUGINS"
 
-_ELSEWHERE = "Another plugin is installed by the name of its distribution; `sia plugins` lists what is there."
+_ELSEWHERE = "Other plugins are installed by the names of their distributions; `sia plugins` lists what is there."
 
 
 @dataclass(frozen=True)
