@@ -42,6 +42,7 @@ API = (
     "sia_core.types",
     "sia_core.values",
     "sia_core.learning",
+    "sia_core.agreement",
     "sia_core.decision",
     "sia_core.evidence",
     "sia_core.harness",

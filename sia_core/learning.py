@@ -13,7 +13,6 @@ from functools import lru_cache
 from itertools import chain
 from operator import eq
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel
@@ -339,22 +338,6 @@ class Tokens(Protocol):
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """The prompt that asks for the next turn after ``messages``, in the shape of chat completions."""
-
-
-def mean_gap(gaps: Sequence[float], bound: float) -> float:
-    """The mean of how far two engines' log-probabilities of sampled tokens lie apart, in nats.
-
-    TrainingError where rounding does not explain them. In bfloat16 single tokens differ by half a nat between
-    kernels that are both right, so the bounds are on the mean difference and on the divergence, which few large
-    gaps raise.
-    """
-    mean, divergence = fmean(map(abs, gaps)), fmean(gap * gap / 2 for gap in gaps)
-    if not (mean <= bound and divergence <= 2 * bound * bound):
-        raise TrainingError(
-            f"log-probabilities differ by {mean:.3g} nats on the mean, up to {max(map(abs, gaps)):.3g}, and "
-            f"{divergence:.3g} nats of divergence; at most {bound:.3g} and {2 * bound * bound:.3g} are rounding"
-        )
-    return mean
 
 
 @runtime_checkable

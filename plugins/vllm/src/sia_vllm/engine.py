@@ -15,8 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from sia_core.agreement import mean_gap
 from sia_core.errors import TrainingError, UsageError
-from sia_core.learning import Datum, Engine, Request, Sampled, Tokens, Trace, mean_gap
+from sia_core.learning import Datum, Engine, Request, Sampled, Tokens, Trace
 from sia_core.plugins import Plugins
 from sia_vllm.server import Server
 from sia_vllm.settings import Settings
