@@ -2,7 +2,7 @@
 
     python tasks/reasoning/bench/measure.py FOLDER                              # the seed and each edit alone, on words
     python tasks/reasoning/bench/measure.py FOLDER calculator worked-examples+eight-examples
-    python tasks/reasoning/bench/measure.py FOLDER --dataset chain_sum seed calculator
+    python tasks/reasoning/bench/measure.py FOLDER seed calculator --dataset chain_sum
 
 Replies are greedy and the model is in bfloat16. Harnesses run in this process, without a sandbox.
 """
