@@ -84,7 +84,8 @@ def test_a_line_is_an_input_or_a_whole_case(solve: Solve) -> None:
 def test_a_case_has_the_id_that_it_has_in_a_run(solve: Solve) -> None:
     lines = ['{"input": "zwölf\\u2028", "answer": 1}', '{"id": 7, "input": 1, "answer": 1}']
     found = solve("def solve(instance, ctx): return [instance.id, instance.start]", lines)
-    assert answers(found) == [[_read_case(json.loads(line), "", number).id, None] for number, line in enumerate(lines, 1)]
+    cases = [_read_case(json.loads(line), "", number) for number, line in enumerate(lines, 1)]
+    assert answers(found) == [[case.id, None] for case in cases]
 
 
 def test_lines_that_cannot_be_read_cost_themselves_alone(solve: Solve) -> None:
