@@ -156,7 +156,10 @@ class Lever(ABC):
         return Looked(agent)
 
     def describe(self, evidence: Evidence) -> Evidence:
-        """The evidence with what improvers should know of the lever; see :meth:`Evidence.with_lever`."""
+        """The evidence with what improvers should know of the lever; see :meth:`Evidence.with_lever`.
+
+        It is asked before each decision, and holds every agent that a decision may name.
+        """
         return evidence
 
     @abstractmethod

@@ -82,6 +82,7 @@ def begin(lever: Lever, ledger: Ledger) -> Lever:
     lever.begin(LeverRun(*parts, search, search, none, lambda count: ()))
     for agent in ARCHIVE.values():
         lever.look(agent, Allowance())
+    lever.describe(replace(evidence_at("first generation"), agents=ARCHIVE))
     return lever
 
 
