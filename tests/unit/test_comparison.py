@@ -6,7 +6,8 @@ import fcntl
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from copy import deepcopy
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sia_cli.configuration import config_from, config_of, earned_of
 from sia_compare.arms import ARMS, MANIFEST, QUICK, USUAL, Cell, Design, begun
 from sia_compare.command import asked, print_result
 from sia_compare.doing import Doing
-from sia_compare.result import result
+from sia_compare.result import _possible, result
 from sia_compare.statistics import contrast, flipped, holm, least_p, over_cases, over_seeds
 from sia_core.errors import UsageError
 from sia_core.run.intervals import beside, estimate
@@ -230,6 +231,15 @@ def test_a_comparison_says_what_each_lever_added_alone_and_together(tmp_path: Pa
         "weight lever beside harness": 0.2,
         "more than the sum of both alone": 0.1,
     }
+
+
+def test_an_interval_ends_where_the_metric_does() -> None:
+    near = asdict(contrast("both", {"both": 1}, {"both": {0: {"a": 1.0, "b": 1.0, "c": 0.9}, 1: {"a": 0.9, "b": 1.0}}}))
+    assert near["cases"]["ci95"][1] > 1
+    assert near["seeds"]["ci95"][1] > 1
+    for bounds, most in (((0.0, 1.0), 1.0), (None, near["cases"]["ci95"][1])):
+        assert _possible(deepcopy(near), bounds)["cases"]["ci95"] == (near["cases"]["ci95"][0], most)
+    assert _possible(deepcopy(near), (0.0, 1.0))["seeds"]["ci95"][1] == 1.0
 
 
 def test_each_arm_is_tested_against_doing_nothing_and_plain_sampling(tmp_path: Path) -> None:

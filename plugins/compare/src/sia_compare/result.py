@@ -5,7 +5,7 @@ Read from the runs' own records alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -59,7 +59,7 @@ def result(folder: Path, design: Design) -> dict[str, Any]:
         "direction": metric.get("direction", "maximize"),
         "finished": len(found),
         "runs": len(design.cells()),
-        "arms": [_arm(arm, found, contrast(arm, {arm: 1}, scores)) for arm in design.arms],
+        "arms": [_arm(arm, found, contrast(arm, {arm: 1}, scores), metric.get("bounds")) for arm in design.arms],
         "comparisons": compared,
         "attribution": [asdict(each) for each in attributed if each],
         "cannot_conclude": list(_limits(design, found, compared)),
@@ -116,17 +116,28 @@ def _tested(contrasts: list[Contrast | None]) -> list[dict[str, Any]]:
     return rows
 
 
-def _arm(arm: str, found: Mapping[Cell, Outcome], mean: Contrast | None) -> dict[str, Any]:
+def _arm(
+    arm: str, found: Mapping[Cell, Outcome], mean: Contrast | None, bounds: Sequence[float] | None
+) -> dict[str, Any]:
     outcomes = [outcome for cell, outcome in found.items() if cell.arm == arm]
     kinds = ("rollouts", "tokens", "seconds", "dollars")
     return {
         "arm": arm,
         "finished": len(outcomes),
         "initial": fmean(each.initial for each in outcomes) if outcomes else None,
-        "final": asdict(mean) if mean else None,
+        "final": _possible(asdict(mean), bounds) if mean else None,
         "accepted": fmean(each.accepted for each in outcomes) if outcomes else None,
         "spent": {kind: fmean(each.spent.get(kind, 0.0) for each in outcomes) for kind in kinds} if outcomes else {},
     }
+
+
+def _possible(mean: dict[str, Any], bounds: Sequence[float] | None) -> dict[str, Any]:
+    """A mean with intervals that end where the metric does: a normal one may go past it."""
+    for over in ("cases", "seeds"):
+        if bounds and mean[over]["ci95"]:
+            low, high = mean[over]["ci95"]
+            mean[over]["ci95"] = (max(low, bounds[0]), min(high, bounds[1]))
+    return mean
 
 
 def _metric(folder: Path, found: Mapping[Cell, Outcome]) -> Mapping[str, Any]:
