@@ -254,7 +254,7 @@ class CandidateRunner:
 
     def looked_at(self, agent: AgentView) -> AgentView:
         """An agent that may be changed next, with what the levers see in it; as it was where that cannot be paid."""
-        budget, looking = self._parts.budget, self._looking
+        budget = self._parts.budget
         reserved = (self.cost - self._samples.look()).kinds
         try:
             budget.reserve(**reserved)
@@ -262,7 +262,7 @@ class CandidateRunner:
             return agent
         allowance = Allowance(self._tokens.share(agent.id, reserved["rollouts"], 0.0, self._limit + 1))
         spent: list[Mapping[str, float]] = []
-        for name, lever in looking.items():
+        for name, lever in self._looking.items():
             with faults_of(f"the {name} lever"):
                 looked = lever.look(agent, allowance)
                 agent = looked.agent

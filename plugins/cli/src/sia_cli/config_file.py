@@ -94,7 +94,7 @@ def write(file: Path, told: Mapping[str, Any]) -> None:
     for key, value in told.items():
         name = key.replace("_", "-")
         given = os.path.relpath(Path(value).expanduser(), folder) if name in PATHS else value
-        # A string of JSON without escapes of its own is one of TOML.
+        # TOML reads strings and lists as JSON writes them.
         lines.append(f"{name} = {json.dumps(given, ensure_ascii=False)}\n")
     try:
         with file.open("x", encoding="utf-8") as out:

@@ -235,24 +235,14 @@ def pack(
         branch_tokens += [_window([*prefix, *branch], start, shape.width, context) for branch in kept]
         branch_tokens += [_window([], 0, shape.width, context)] * (shape.branches - len(kept))
 
-    def ints(values: list[int]) -> Tensor:
+    def ints(values: Sequence[Any]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
 
-    lengths_B = ints(lengths)
-    steps = root + lengths_B[:, None, None] + torch.arange(shape.width, device=device)
-    after_BGT = steps.expand(-1, shape.branches, -1)
-    before_BL = root + torch.arange(shape.prefix, device=device).expand(len(rows), -1)
-    prefixes = torch.tensor(prefix_tokens, dtype=torch.long, device=device).view(len(rows), -1)
-    branches = torch.tensor(branch_tokens, dtype=torch.long, device=device).view(len(rows), shape.branches, -1)
-    packed = torch.cat([features(prefixes, before_BL), features(branches, after_BGT).flatten(1, 2)], dim=1)
-    positions = torch.cat([before_BL, after_BGT.flatten(1)], dim=1)
-    if root:
-        first = torch.arange(root, device=device)
-        shared = features(ints(_window(parts[0][0][0], 0, root, context)), first)
-        packed = torch.cat([shared, packed.flatten(0, 1)])[None]
-        positions = torch.cat([first, positions.flatten()])[None]
+    tree = Tree(shape, ints(lengths))
+    shared = ints(_window(parts[0][0][0], 0, root, context))
+    packed, positions = _laid_out(tree, shared, ints(prefix_tokens), ints(branch_tokens), features)
     return Packed(
-        tree=Tree(shape, lengths_B),
+        tree=tree,
         features=packed,
         positions_BS=positions,
         read_N=ints(read),
@@ -262,6 +252,26 @@ def pack(
         allowed=allowed,
         bias=bias,
     )
+
+
+def _laid_out(
+    tree: Tree, root: Tensor, prefixes: Tensor, branches: Tensor, features: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Features and positions of a micro-batch: the root's tokens, those of B prefixes, and those of B * G branches."""
+    shape, rows, device = tree.shape, len(tree.lengths_B), prefixes.device
+    steps = shape.root + tree.lengths_B[:, None, None] + torch.arange(shape.width, device=device)
+    after_BGT = steps.expand(-1, shape.branches, -1)
+    before_BL = shape.root + torch.arange(shape.prefix, device=device).expand(rows, -1)
+    branches = branches.view(rows, shape.branches, -1)
+    packed = torch.cat(
+        [features(prefixes.view(rows, -1), before_BL), features(branches, after_BGT).flatten(1, 2)], dim=1
+    )
+    positions = torch.cat([before_BL, after_BGT.flatten(1)], dim=1)
+    if not shape.root:
+        return packed, positions
+    first = torch.arange(shape.root, device=device)
+    packed = torch.cat([features(root, first), packed.flatten(0, 1)])[None]
+    return packed, torch.cat([first, positions.flatten()])[None]
 
 
 def _root(prefixes: Sequence[Sequence[int]]) -> int:
