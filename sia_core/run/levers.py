@@ -135,8 +135,12 @@ class Lever(ABC):
         """The most that :meth:`look` takes for an agent, with a search sample of this size."""
         return Cost()
 
-    def pull_cost(self, instances: int) -> Cost:
-        """The cost of applying a usual decision, with a search sample of this size."""
+    def pull_cost(self, instances: int, suits: int = 0) -> Cost:
+        """The cost of applying a usual decision, with a search sample of this size.
+
+        ``suits`` is the number of rollouts that an update of the run's policy is worth, as its engine says; 0 where
+        it does not say, or no policy is loaded yet.
+        """
         return Cost()
 
     def begin(self, run: LeverRun) -> None:

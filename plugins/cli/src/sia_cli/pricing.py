@@ -29,9 +29,11 @@ from sia_core.run.observe import Emitter
 from sia_core.run.plan import Plan, Samples, take_samples
 from sia_core.run.robustness import most_looks
 from sia_core.run.rollouts import BATCH, Rollouts, Sweep, new_secret
-from sia_core.run.start import ABILITIES, Config, backend_of, checked, levers_of, prepare, setting_of
+from sia_core.run.start import Config, backend_of, checked, levers_of, prepare, setting_of
 from sia_core.run.trees import Trees
 from sia_core.types import Backend, Task
+
+SUITS = "sia_runtime.worker.preflight:suits"
 
 HANDFUL = 16
 """Search instances that are rolled out to see what a rollout takes."""
@@ -53,7 +55,10 @@ class Range:
 
 @dataclass(frozen=True)
 class Measured:
-    """The handful's figures: seconds to load the policy, to set the harness up, per rollout, and to book a batch."""
+    """The handful's figures: seconds to load the policy, to set the harness up, per rollout, and to book a batch.
+
+    ``suits`` is the number of rollouts that an update of the policy is worth, as its engine says.
+    """
 
     rollouts: int
     policy_seconds: float
@@ -63,6 +68,7 @@ class Measured:
     reward: float
     outcomes: Mapping[str, int]
     booking_seconds: float
+    suits: int = 0
 
 
 def price(config: Config, plugins: Plugins) -> dict[str, Any]:
@@ -71,11 +77,11 @@ def price(config: Config, plugins: Plugins) -> dict[str, Any]:
     samples, plan = take_samples(task, config.plan), config.plan
     unit = "verifications" if samples.evaluations else "rollouts"  # what time goes by
     levers = levers_of(plan.levers, plugins, config.lever_settings).values()
-    counts = count(samples, plan, config.budget, unit, levers)
     with closing(backend_of(config, plugins)) as backend:
         secret = new_secret()
         sandbox = prepare(config, task, backend, secret)
         measured = measure(config, task, samples, sandbox["name"], backend, secret)
+    counts = count(samples, plan, config.budget, unit, levers, measured.suits)
     run = Range(**counts["run"])
     costs = Costs(measured.policy_seconds, measured.setup_seconds, measured.seconds, measured.booking_seconds)
     return {
@@ -102,11 +108,15 @@ def count(
     limits: Mapping[str, float],
     kind: str = "rollouts",
     levers: Collection[Lever] = (),
+    suits: int = 0,
 ) -> dict[str, Any]:
-    """The rollouts, or the verifications, of each part of a run, at least and at most."""
+    """The rollouts, or the verifications, of each part of a run, at least and at most.
+
+    ``suits`` is how many an update of the run's policy is worth, as :meth:`Lever.pull_cost` takes it.
+    """
     first, report = (int(cost.kinds[kind]) for cost in (samples.look(levers), samples.report))
     candidates = plan.generations * plan.candidates
-    update = max((int(lever.pull_cost(len(samples.search)).kinds[kind]) for lever in levers), default=0)
+    update = max((int(lever.pull_cost(len(samples.search), suits).kinds[kind]) for lever in levers), default=0)
     back = int(samples.looking_back.kinds[kind])
     looks = most_looks(candidates, both=len(plan.levers) > 1, discovers=samples.evaluations > 0) * back
     most = first + candidates * (first + update) + report + looks
@@ -129,8 +139,7 @@ def measure(config: Config, task: Task, samples: Samples, sandbox: str, backend:
         Trees(ledger.folder).put(agent.files)
         rollouts = Rollouts(setting_of(config, task, ledger.folder, sandbox, secret), ledger, backend, Emitter([]))
         started = time.monotonic()
-        if config.engine:
-            rollouts.job(ABILITIES, {})
+        suits = rollouts.job(SUITS, {}) if config.engine else 0
         loading = time.monotonic() - started
         once, first = _timed(rollouts, Sweep("first", agent.id, agent.harness, "search", samples.search[:1]))
         handful = Sweep("handful", agent.id, agent.harness, "search", samples.search[:HANDFUL])
@@ -148,6 +157,7 @@ def measure(config: Config, task: Task, samples: Samples, sandbox: str, backend:
         reward=fmean(each.reward for each in done),
         outcomes=dict(Counter(each.outcome for each in done)),
         booking_seconds=round(booking, 5),
+        suits=suits,
     )
 
 

@@ -42,14 +42,6 @@ class Exploration:
     short: int = 0
     suits: int = 0
 
-    def fitted(self, advised: Training) -> Training:
-        """A learner's advice in about as many rollouts as suit the policy: fewer steps, and fewer instances in each."""
-        if not self.suits or advised.prompts * advised.steps * advised.group <= self.suits:
-            return advised
-        steps = min(advised.steps, FITTED_STEPS)
-        prompts = max(FEWEST, self.suits // (steps * advised.group))
-        return advised.model_copy(update={"steps": steps, "prompts": min(advised.prompts, prompts)})
-
     def estimate(self, algorithm: str, training: Training, epochs: int, instances: int) -> dict[str, float]:
         """Estimate the cost of an update on this number of instances: counts, tokens, seconds, bytes of memory.
 
@@ -66,3 +58,15 @@ class Exploration:
             "seconds": round(min(seconds, training.seconds or seconds), 1),
             "memory": self.memory,
         }
+
+
+def fitted(advised: Training, suits: int) -> Training:
+    """A learner's advice in about as many rollouts as suit the policy: fewer steps, and fewer instances in each.
+
+    As advised where ``suits`` is 0.
+    """
+    if not suits or advised.prompts * advised.steps * advised.group <= suits:
+        return advised
+    steps = min(advised.steps, FITTED_STEPS)
+    prompts = max(FEWEST, suits // (steps * advised.group))
+    return advised.model_copy(update={"steps": steps, "prompts": min(advised.prompts, prompts)})

@@ -21,7 +21,7 @@ from sia_core.run.levers import Lever, LeverRun, Looked, NewAgent, Pull, PullPla
 from sia_core.run.rollouts import Solving, Sweep
 from sia_core.run.trees import adapter_folder
 from sia_core.types import OfferRef
-from sia_weights.exploration import EXPLORED, GROUP, Exploration
+from sia_weights.exploration import EXPLORED, GROUP, Exploration, fitted
 from sia_weights.selection import verdict
 from sia_weights.told import Told
 from sia_weights.update import Update
@@ -39,8 +39,8 @@ class WeightLever(Lever):
         explored = GROUP * min(EXPLORED, instances)
         return Cost(explored, explored)
 
-    def pull_cost(self, instances: int) -> Cost:
-        rollouts = self._told.over(Training()).rollouts(instances)
+    def pull_cost(self, instances: int, suits: int = 0) -> Cost:
+        rollouts = self._told.over(fitted(Training(), suits)).rollouts(instances)
         return Cost(rollouts, rollouts)
 
     def begin(self, run: LeverRun) -> None:
@@ -179,7 +179,7 @@ class WeightLever(Lever):
                     for agent, seen in self._explorations.items()
                 }
                 training = {
-                    agent: self._told.over(seen.fitted(learner.training(seen.stats)))
+                    agent: self._told.over(fitted(learner.training(seen.stats), seen.suits))
                     for agent, seen in self._explorations.items()
                 }
                 costs = {

@@ -34,6 +34,12 @@ def abilities(payload: Mapping[str, Any], host: Host) -> list[str]:
     return sorted(policy.engine.can) if policy else []
 
 
+def suits(payload: Mapping[str, Any], host: Host) -> int:
+    """The job: load the run's engine; how many rollouts an update of its policy is worth, 0 where it does not say."""
+    policy = host.policy(Setting.from_json(payload["setting"]))
+    return getattr(policy.engine, "rollouts", 0) if policy else 0
+
+
 def choose_sandbox(plugins: Plugins, name: str | None, *, allow_weak: bool) -> dict[str, Any]:
     """The sandbox of that name, by default the strongest that works here; with the guarantees that it lacks."""
     if name:
