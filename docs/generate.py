@@ -37,7 +37,7 @@ READING = (
 """The modules of ``sia_core.run`` that read a run: views, trackers and improvers may be third-party code."""
 
 API = (
-    "sia_core.api",
+    "sia_cli.api",
     "sia_core.hookspecs",
     "sia_core.types",
     "sia_core.values",

@@ -2,20 +2,18 @@
 
 __version__ = "0.1.0"
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from sia_core.api import Run, improve, improve_async, open_run, runs
-
 __all__ = ["Run", "__version__", "improve", "improve_async", "open_run", "runs"]
 
 
 def __getattr__(name: str) -> object:
-    """The Python front, imported when it is asked for."""
-    if name in __all__:
-        from sia_core import api
+    """The Python front, which another distribution has as entry points; imported when it is asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from sia_core.advice import entries
 
-        return getattr(api, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for point in entries("sia_front", name):
+        return point.load()
+    raise ImportError(f"`sia_core.{name}` is in sia-cli, which is not installed: pip install sia-cli", name=__name__)
 
 
 def __dir__() -> list[str]:

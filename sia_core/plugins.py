@@ -27,6 +27,7 @@ from typing import Any
 import pluggy
 
 from sia_core import hookspecs
+from sia_core.advice import advice
 from sia_core.errors import PluginError, SiaError
 from sia_core.hookspecs import HOOK_OF_KIND, SIA_API, Event, Offer
 
@@ -187,10 +188,9 @@ class Plugins:
                 _normal, (source.plugin, source.distribution, source.distribution.removeprefix("sia-"))
             ):
                 return f"{kind} {name!r}: the plugin {source.distribution} {source.version} is broken: {cause}"
-        from sia_core.released import distribution_of, names_of  # only where something is wrong
-
-        names, package = sorted({*others, *(offer.name for offer in self.of_kind(kind))}), distribution_of(kind, name)
-        near = [] if package else difflib.get_close_matches(name, {*names, *names_of(kind)}, n=3, cutoff=0.5)
+        names = sorted({*others, *(offer.name for offer in self.of_kind(kind))})
+        package = next(iter(advice("distribution", kind, name)), "")
+        near = [] if package else difflib.get_close_matches(name, {*names, *advice("names", kind)}, n=3, cutoff=0.5)
         known = f"did you mean {' or '.join(near)}?" if near else f"known here: {', '.join(names) or 'none'}."
         install = f"It is in {package}: `pip install {package}`." if package else _ELSEWHERE
         limited = f" {ALLOW_VARIABLE}={self.allow!r} limits them." if self.allow is not None else ""
@@ -233,9 +233,7 @@ def _normal(name: str) -> str:
 
 def _what(error: BaseException) -> str:
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    from sia_core.moved import hint  # only where something is wrong
-
-    return what + hint(error)
+    return "".join([what, *advice("import", error)])
 
 
 def _accepted(factory: Callable[..., Any]) -> str:

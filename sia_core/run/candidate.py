@@ -7,9 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sia_core.advice import advice
 from sia_core.decision import Change
 from sia_core.errors import SiaError, UsageError
-from sia_core.evidence import AgentView, Rollout
+from sia_core.evidence import AgentView, Rollout, excerpt
 from sia_core.harness import HarnessTree
 from sia_core.run.levers import PullPlan, PullResult
 from sia_core.run.record import JUDGED, OUT_OF_BOUNDS
@@ -72,9 +73,7 @@ def within_bounds(rollouts: list[Rollout]) -> list[Rollout]:
 
 def unrunnable(fault: str) -> SiaError:
     """The first harness does not run; with what to do where that is known."""
-    from sia_core.run.sandbox_hints import with_hints  # only where something is wrong
-
-    first, *lines = with_hints(fault)
+    first, *lines = advice("rollout", fault) or [excerpt(fault)]
     return SiaError("\n".join([f"the first harness does not run: {first}", *lines, _ANEW]))
 
 

@@ -14,9 +14,9 @@ from stranger import blocks
 
 from sia_cli import main
 from sia_core.harness import HarnessTree
-from sia_core.run.sandbox_hints import hints
 from sia_core.types import Limits
 from sia_runtime.sandbox.contract import Sandbox
+from sia_runtime.sandbox_hints import hints
 from sia_runtime.worker.gateway import Gateway
 from sia_runtime.worker.harness_worker import HarnessWorker, SolveRequest, SolveResult
 from sia_testing.engines import ScriptedEngine

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import sia_core
-from sia_core.moved import MOVED
+from sia_cli.moved import MOVED
 from sia_core.plugins import Plugins
 
 CORE = Path(sia_core.__file__).parent

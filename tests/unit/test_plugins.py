@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from sia_cli.released import RELEASED
 from sia_core.errors import PluginError, UsageError
 from sia_core.hookspecs import HOOK_OF_KIND, Event
 from sia_core.plugins import ALLOW_VARIABLE, ALWAYS, Plugins, Row
-from sia_core.released import RELEASED
 
 Install = Callable[..., str]
 

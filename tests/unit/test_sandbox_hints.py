@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sia_core import import_names
+from sia_adapters import import_names
 from sia_core.run.candidate import unrunnable
-from sia_core.run.sandbox_hints import HIDDEN, hints, with_hints
 from sia_runtime.sandbox.solving import describe
+from sia_runtime.sandbox_hints import HIDDEN, hints, with_hints
 
 INSTALLED = {"sklearn": ["scikit-learn"], "numpy": ["numpy"], "google": ["a", "b"], "sia_core": ["sia-core"]}
 MISSING = "crash: ModuleNotFoundError: No module named"
@@ -123,6 +123,7 @@ def test_an_error_says_what_it_was_caused_by() -> None:
     assert hint(message).startswith("the network")
 
 
+@pytest.mark.real
 def test_a_command() -> None:
     found = hint(raised(lambda: subprocess.run(["no-such-program"], check=True)))
     assert found.startswith("shells and programs of this machine, so shell=True and commands fail. Do it in Python")

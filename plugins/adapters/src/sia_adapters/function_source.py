@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from sia_adapters.import_names import distributions_of
 from sia_core.errors import UsageError
-from sia_core.import_names import distributions_of
 
 LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 

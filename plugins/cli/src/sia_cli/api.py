@@ -22,7 +22,9 @@ from html import escape
 from pathlib import Path
 from typing import Any, Protocol
 
-from sia_core.elsewhere import imported
+from sia_cli import front
+from sia_cli.elsewhere import imported
+from sia_cli.score_plot import score_plot
 from sia_core.errors import UsageError
 from sia_core.hookspecs import Event
 from sia_core.plugins import Plugins
@@ -32,7 +34,6 @@ from sia_core.run.ledger import Ledger, readable
 from sia_core.run.record import RunRecord
 from sia_core.run.report import GATE, build
 from sia_core.run.run_folders import find_run, runs_in
-from sia_core.run.score_plot import score_plot
 from sia_core.run.start import resume, start
 from sia_core.types import Split
 
@@ -122,8 +123,7 @@ def improve(
     Interrupting it leaves a run that ``open_run(...).resume()`` goes on with.
     """
     asked = {"levers": levers, "policy": policy, "budget": budget, "seed": seed}
-    front, runs_folder = imported("sia_cli.front", "sia_core.improve"), Path(folder)
-    plugins, watch = Plugins.discover(), _Watch()
+    plugins, watch, runs_folder = Plugins.discover(), _Watch(), Path(folder)
     configured = front.configured(plugins, runs_folder, agent, data, verifier, improver, asked, config)
     with watch.resumable(runs_folder), front.watching(on_event) as observers:
         return Run(start(configured, runs_folder, plugins, [watch, *observers], name))
@@ -258,7 +258,7 @@ class Run:
 
         ``approved`` is your word on what the run waits for, if it waits for one.
         """
-        front, watch = imported("sia_cli.front", "Run.resume"), _Watch()
+        watch = _Watch()
         with watch.resumable(self.folder.parent), front.watching(on_event) as observers:
             resume(self.folder, Plugins.discover(), [watch, *observers], approved, self._trust)
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from sia_core.elsewhere import imported
+from sia_cli.elsewhere import imported
 
 if TYPE_CHECKING:
     from sia_core.command_protocol import Command

@@ -8,6 +8,7 @@ _SANDBOXES = "sia_runtime.sandbox.contract"
 
 MOVED = {
     "sia_core.adapters": "sia_adapters",
+    "sia_core.api": "sia_cli.api",
     "sia_core.agentic": "sia_llm",
     "sia_core.cases": "sia_runtime.cases",
     "sia_core.chat_template": "sia_runtime.chat_template",
@@ -43,14 +44,14 @@ MOVED = {
 """The module that each now is, or is in, by its name of before."""
 
 
-def hint(error: BaseException) -> str:
-    """Name the new place of what an import missed; empty where that is not the error."""
+def new_places(error: BaseException) -> list[str]:
+    """The new place of what an import missed, in a list; empty where that is not the error."""
     if not isinstance(error, ImportError):
-        return ""
+        return []
     missing = error.name or ""
     if name := re.search(r"cannot import name '(\w+)'", str(error)):
         missing += f".{name[1]}"
     for old, new in MOVED.items():
         if missing == old or missing.startswith(f"{old}."):
-            return f"; {old} is now {'in ' if new == _SANDBOXES else ''}{new}"
-    return ""
+            return [f"; {old} is now {'in ' if new == _SANDBOXES else ''}{new}"]
+    return []

@@ -68,9 +68,9 @@ RELEASED: Mapping[str, tuple[str, ...]] = {
 """The offers of each distribution, as ``kind name``. Data alone: nothing here is imported for being listed."""
 
 
-def distribution_of(kind: str, name: str) -> str:
-    """The released distribution that has an offer; empty where there is none."""
-    return next((each for each, offers in RELEASED.items() if f"{kind} {name}" in offers), "")
+def distributions_of(kind: str, name: str) -> list[str]:
+    """The released distribution that has an offer, in a list; empty where there is none."""
+    return [each for each, offers in RELEASED.items() if f"{kind} {name}" in offers]
 
 
 def names_of(kind: str) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from sia_core.elsewhere import imported
+from sia_cli.elsewhere import imported
 from sia_core.errors import UsageError
 
 if TYPE_CHECKING:

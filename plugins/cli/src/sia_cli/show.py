@@ -163,7 +163,7 @@ def _show_candidate(ledger: Ledger, name: str, as_json: bool) -> int:
     from sia_core.errors import UsageError
     from sia_core.run.intervals import in_units
     from sia_core.run.record import RunRecord
-    from sia_core.run.sandbox_hints import with_hints
+    from sia_runtime.sandbox_hints import with_hints
 
     record = RunRecord(ledger)
     metric = record.run["metric"] if record.run else {}

@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from sia_adapters.import_names import KNOWN, distributions_of
 from sia_core.evidence import excerpt
-from sia_core.import_names import KNOWN, distributions_of
 
 HIDDEN = "hidden by the sandbox: "
 

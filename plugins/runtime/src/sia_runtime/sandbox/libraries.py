@@ -13,8 +13,8 @@ from packaging.markers import default_environment
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from sia_adapters.import_names import KNOWN, distributions_of
 from sia_core.errors import HarnessError
-from sia_core.import_names import KNOWN, distributions_of
 
 
 @lru_cache(maxsize=64)
