@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 
-OWN := --editable . --editable plugins/runtime --editable plugins/adapters --editable plugins/weights --editable plugins/llm --editable plugins/audit \
+OWN := --editable . --editable plugins/runtime --editable plugins/adapters --editable plugins/reading --editable plugins/weights --editable plugins/llm --editable plugins/audit \
 	--editable plugins/compare --editable plugins/testing --editable plugins/released --editable plugins/deploy --editable plugins/playbook --editable plugins/cli
 DEMO_DISTRIBUTIONS := $(OWN) --editable tasks/lawbench --editable tasks/reasoning --editable algorithms --editable plugins/torch
 ALL_DISTRIBUTIONS := $(OWN) --editable .[dev] --editable plugins/attacks \

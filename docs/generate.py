@@ -26,15 +26,15 @@ ROOT = HERE.parent
 
 READING = (
     "sia_core.run.record",
-    "sia_core.run.report",
-    "sia_core.run.outcomes",
     "sia_core.run.ledger",
     "sia_core.run.trees",
     "sia_core.run.run_folders",
     "sia_core.run.intervals",
-    "sia_core.run.artefact",
+    "sia_reading.report",
+    "sia_reading.outcomes",
+    "sia_reading.artefact",
 )
-"""The modules of ``sia_core.run`` that read a run: views, trackers and improvers may be third-party code."""
+"""The modules that read a run: views, trackers and improvers may be third-party code."""
 
 API = (
     "sia_cli.api",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_core.run.ledger import Blobs, Ledger, canonical
-from sia_core.run.report import build
+from sia_reading.report import build
 
 ROOT = Path(__file__).parent.parent
 KEPT = Path(__file__).parent / "data" / "runs"

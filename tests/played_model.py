@@ -10,13 +10,13 @@ from sia_core.run.ledger import Ledger
 from sia_core.run.loop import Loop, Plan
 from sia_core.run.observe import Emitter
 from sia_core.run.parts import Parts
-from sia_core.run.report import build
 from sia_core.run.rollouts import Rollouts, Setting
 from sia_core.run.run_view import RunView
 from sia_core.run.trees import Trees
 from sia_core.types import OfferRef
 from sia_llm import ModelImprover, Settings
 from sia_llm.models import Ask, Prices, Reply, ToolCall, Usage
+from sia_reading.report import build
 from sia_testing.fakes import SKILL, FakeTask, InstantBackend
 
 CONFIG = {"plan": {"levers": ["harness"], "seed": 0}, "budget": {}, "improver": "model"}

@@ -15,8 +15,8 @@ from sia_core.cache import write_once
 from sia_core.harness import HarnessTree
 from sia_core.plugins import Plugins
 from sia_core.run.ledger import Ledger
-from sia_core.run.report import build
 from sia_core.run.trees import Trees
+from sia_reading.report import build
 from sia_runtime.sandbox.namespaces import Namespaces
 from sia_runtime.worker.harness_worker import HarnessWorker, SolveRequest
 

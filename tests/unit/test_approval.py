@@ -16,10 +16,10 @@ from sia_core.run.observe import Emitter
 from sia_core.run.parts import Parts
 from sia_core.run.plan import Plan
 from sia_core.run.record import RunRecord
-from sia_core.run.report import build
 from sia_core.run.rollouts import Rollouts, Setting
 from sia_core.run.trees import Trees
 from sia_core.types import OfferRef
+from sia_reading.report import build
 from sia_testing.fakes import FakeTask, InstantBackend, ScriptedImprover, edit
 
 CONFIG = {"plan": {"levers": ["harness"], "seed": 0}, "budget": {}, "improver": "scripted"}

@@ -36,7 +36,20 @@ HEAVY = {
     "openai_harmony",
 }
 HEART = ("run/loop", "run/gate", "decision", "evidence", "types", "hookspecs")
-OURS = ["adapters", "attacks", "audit", "cli", "compare", "deploy", "llm", "released", "runtime", "testing", "weights"]
+OURS = [
+    "adapters",
+    "attacks",
+    "audit",
+    "cli",
+    "compare",
+    "deploy",
+    "llm",
+    "reading",
+    "released",
+    "runtime",
+    "testing",
+    "weights",
+]
 
 # The attacks are harnesses, no modules: nothing can import one.
 MODULES = sorted(

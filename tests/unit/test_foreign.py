@@ -29,12 +29,12 @@ from sia_core.evidence import AgentView
 from sia_core.harness import MAX_BYTES, HarnessTree
 from sia_core.run import database
 from sia_core.run.ledger import Blobs, Ledger, canonical
-from sia_core.run.report import build
 from sia_core.run.run_folders import runs_in
 from sia_core.run.start import Config
 from sia_core.run.trees import Trees, adapter_folder
 from sia_core.types import OfferRef
 from sia_deploy.export import pinned
+from sia_reading.report import build
 from sia_runtime.worker.harness_folder import harness_folder
 from sia_weights.lever import WeightLever
 

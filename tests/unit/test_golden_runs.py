@@ -11,7 +11,7 @@ from golden_runs import report, restore
 from sia_cli.replay_run import replay
 from sia_core.plugins import Plugins
 from sia_core.run.ledger import Ledger
-from sia_core.run.report import build
+from sia_reading.report import build
 
 RUNS = ("sums", "words")
 """A run of edits alone, and one that trained a policy and promoted it."""

@@ -24,11 +24,11 @@ from sia_core.run.observe import Emitter
 from sia_core.run.parts import Parts
 from sia_core.run.plan import Plan
 from sia_core.run.record import RunRecord
-from sia_core.run.report import build
 from sia_core.run.rollouts import Rollouts, Setting
 from sia_core.run.start import levers_of
 from sia_core.run.trees import ADAPTERS, Trees
 from sia_core.types import OfferRef
+from sia_reading.report import build
 from sia_testing.fakes import ScriptedImprover
 
 pytestmark = pytest.mark.thorough

@@ -22,11 +22,11 @@ from sia_core.run.loop import Loop
 from sia_core.run.observe import Emitter
 from sia_core.run.parts import Parts
 from sia_core.run.plan import Plan
-from sia_core.run.report import build
 from sia_core.run.robustness import taken_back
 from sia_core.run.rollouts import Rollouts, Setting
 from sia_core.run.trees import Trees
 from sia_core.types import Instance, OfferRef
+from sia_reading.report import build
 from sia_runtime.worker.batch import perturb
 from sia_testing.fakes import SKILL, FakeTask, InstantBackend, ScriptedImprover, edit, harness
 

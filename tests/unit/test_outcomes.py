@@ -22,14 +22,14 @@ from sia_core.hookspecs import Event
 from sia_core.plugins import Plugins
 from sia_core.run.intervals import summary
 from sia_core.run.ledger import Ledger
-from sia_core.run.outcomes import best_reward, failure_of, outcomes, right_answers
 from sia_core.run.plan import Plan
 from sia_core.run.record import Batch
-from sia_core.run.report import build
 from sia_core.run.start import Config, fingerprint, task_of
 from sia_core.run.trees import Trees
 from sia_core.run.trust import remember
 from sia_core.types import OfferRef, Task
+from sia_reading.outcomes import best_reward, failure_of, outcomes, right_answers
+from sia_reading.report import build
 
 DEEP = "[" * 5000 + "]" * 5000
 STEERS = "\x1b[2J[bold]"

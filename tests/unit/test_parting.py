@@ -10,9 +10,9 @@ import pytest
 
 from sia_cli.report_text import apart
 from sia_core.run.ledger import Ledger
-from sia_core.run.parting import parted
 from sia_core.run.record import RunRecord
 from sia_core.types import Metric
+from sia_reading.parting import parted
 
 STARTED = {"metric": {"name": "score", "beside": {"error": "minimize", "likelihood": "maximize"}}}
 FIRST, NEXT = "a" * 12, "b" * 12

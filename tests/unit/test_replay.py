@@ -21,10 +21,10 @@ from sia_core.run.ledger import Ledger
 from sia_core.run.loop import Loop
 from sia_core.run.observe import Emitter
 from sia_core.run.plan import Plan
-from sia_core.run.report import build
 from sia_core.run.start import Config, fingerprint, parts_of
 from sia_core.run.trees import Trees
 from sia_core.types import OfferRef
+from sia_reading.report import build
 from sia_testing.fakes import FakeTask, InstantBackend, ScriptedImprover, edit, harness
 from sia_weights import plugin as weights
 

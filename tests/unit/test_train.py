@@ -23,10 +23,10 @@ from sia_core.run.observe import Emitter
 from sia_core.run.parts import Parts
 from sia_core.run.plan import Plan, take_samples
 from sia_core.run.record import RunRecord
-from sia_core.run.report import build
 from sia_core.run.rollouts import Rollouts, Setting
 from sia_core.run.trees import ADAPTERS, Trees
 from sia_core.types import Instance, OfferRef
+from sia_reading.report import build
 from sia_runtime.worker.batch import Rolled
 from sia_testing.fakes import FakeTask, ScriptedImprover, edit
 from sia_weights.exploration import Exploration

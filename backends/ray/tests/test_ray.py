@@ -20,13 +20,13 @@ from sia_core.decision import Training
 from sia_core.hookspecs import Event
 from sia_core.plugins import Plugins
 from sia_core.run.ledger import Ledger
-from sia_core.run.report import build
 from sia_core.run.rollouts import Setting
 from sia_core.run.start import start
 from sia_core.run.trees import ADAPTERS, Trees
 from sia_core.types import Job, OfferRef
 from sia_ray.backend import RayBackend
 from sia_ray.settings import HEALTH
+from sia_reading.report import build
 from sia_runtime.local import LocalBackend
 from sia_testing.backends import BackendContract
 from sia_weights.update import Update

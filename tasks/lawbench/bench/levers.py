@@ -21,7 +21,7 @@ from typing import Any
 from sia_core.evidence import Rollout
 from sia_core.run.intervals import normal
 from sia_core.run.ledger import Ledger
-from sia_core.run.report import build
+from sia_reading.report import build
 
 ARMS = ("weights", "harness", "harness,weights")
 

@@ -28,14 +28,14 @@ from sia_cli.score_plot import score_plot
 from sia_core.errors import UsageError
 from sia_core.hookspecs import Event
 from sia_core.plugins import Plugins
-from sia_core.run.artefact import recorded_task
 from sia_core.run.intervals import in_units
 from sia_core.run.ledger import Ledger, readable
 from sia_core.run.record import RunRecord
-from sia_core.run.report import GATE, build
 from sia_core.run.run_folders import find_run, runs_in
 from sia_core.run.start import resume, start
 from sia_core.types import Split
+from sia_reading.artefact import recorded_task
+from sia_reading.report import GATE, build
 
 FOLDER = "runs"
 TICK_SECONDS = 0.2

@@ -15,10 +15,10 @@ from sia_cli.answer_text import short, value_of, words
 from sia_cli.output import console, plain, print_json
 from sia_core.errors import UsageError
 from sia_core.plugins import Plugins
-from sia_core.run.artefact import recorded_task
 from sia_core.run.intervals import in_units
-from sia_core.run.outcomes import best_reward, failure_of, right_answers
 from sia_core.run.record import RunRecord
+from sia_reading.artefact import recorded_task
+from sia_reading.outcomes import best_reward, failure_of, right_answers
 
 if TYPE_CHECKING:
     from rich.console import Console

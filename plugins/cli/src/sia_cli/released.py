@@ -43,6 +43,7 @@ RELEASED: Mapping[str, tuple[str, ...]] = {
         "improver random-choice",
     ),
     "sia-ray": ("backend ray",),
+    "sia-reading": (),
     "sia-reasoning": ("task reasoning", "verifier reasoning"),
     "sia-released": ("task folder", "verifier evaluate"),
     "sia-runtime": (

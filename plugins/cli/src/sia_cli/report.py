@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from sia_core.run.ledger import Ledger, readable
-    from sia_core.run.report import build
     from sia_core.run.run_folders import find_run
+    from sia_reading.report import build
 
     folder = find_run(Path(options.runs_dir), options.name)
     if options.html or options.png:

@@ -33,9 +33,9 @@ def _resume(options: argparse.Namespace) -> None:
     from sia_cli.report_text import print_report
     from sia_core.plugins import Plugins
     from sia_core.run.ledger import Ledger, readable
-    from sia_core.run.report import build
     from sia_core.run.run_folders import find_run
     from sia_core.run.start import resume
+    from sia_reading.report import build
 
     folder = find_run(Path(options.runs_dir), options.name)
     plugins = Plugins.discover()

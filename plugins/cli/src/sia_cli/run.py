@@ -70,8 +70,8 @@ def _improve(options: argparse.Namespace) -> None:
     from sia_cli.report_text import print_report
     from sia_core.plugins import Plugins
     from sia_core.run.ledger import Ledger
-    from sia_core.run.report import build
     from sia_core.run.start import start
+    from sia_reading.report import build
 
     plugins, config = Plugins.discover(), config_of(options)
     secret = _secret(options.secret) if options.secret else None

@@ -22,8 +22,8 @@ def run(options: argparse.Namespace) -> int:
 
     from sia_core.errors import LedgerError
     from sia_core.run.ledger import Ledger, readable
-    from sia_core.run.report import build
     from sia_core.run.run_folders import runs_in
+    from sia_reading.report import build
 
     reports, lines = [], []
     for folder in runs_in(Path(options.runs_dir)):

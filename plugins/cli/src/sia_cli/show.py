@@ -62,8 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from sia_core.errors import UsageError
     from sia_core.run.ledger import Ledger, readable
-    from sia_core.run.report import build
     from sia_core.run.run_folders import find_run
+    from sia_reading.report import build
 
     if options.failures is None and (options.agent or options.split):
         raise UsageError("--agent and --split choose among failures; give --failures too")
@@ -148,7 +148,7 @@ def _print_pull(row: dict[str, Any], out: Console) -> None:
 def _show_answers(ledger: Ledger, count: int, trust: bool, as_json: bool) -> int:
     from sia_cli.sealed_answers import answered, print_answers, to_json
     from sia_core.plugins import Plugins
-    from sia_core.run.artefact import recorded_task
+    from sia_reading.artefact import recorded_task
 
     task = recorded_task(ledger, Plugins.discover(), trust)
     rows = answered(ledger, task, count)

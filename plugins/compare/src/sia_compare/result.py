@@ -17,7 +17,7 @@ from sia_core.errors import LedgerError
 from sia_core.run.intervals import in_units
 from sia_core.run.ledger import Ledger, readable
 from sia_core.run.record import RunRecord
-from sia_core.run.report import build
+from sia_reading.report import build
 
 BASE, SAMPLING, BOTH = "none", "best-of-n", "both"
 

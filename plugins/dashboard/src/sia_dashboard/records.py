@@ -24,16 +24,16 @@ from sia_core.errors import LedgerError, SiaError
 from sia_core.evidence import Rollout, summarise
 from sia_core.harness import HarnessTree
 from sia_core.plugins import Plugins
-from sia_core.run.artefact import recorded_task
 from sia_core.run.intervals import estimate, in_units
 from sia_core.run.ledger import Ledger
-from sia_core.run.outcomes import best_reward, failure_of, right_answers
 from sia_core.run.record import RunRecord, batch_of, is_verdict
-from sia_core.run.report import build
 from sia_core.run.run_folders import runs_in
 from sia_core.run.trees import Trees
 from sia_core.types import Split
 from sia_dashboard.bounds import MOST_WORDS, SHOWN, addressable, bounded, cut
+from sia_reading.artefact import recorded_task
+from sia_reading.outcomes import best_reward, failure_of, right_answers
+from sia_reading.report import build
 
 HIDDEN = frozenset({"sealed", "perturbed"})
 """Purposes whose rollouts are not shown one by one, as in ``sia show``: whoever reads them has seen the test."""

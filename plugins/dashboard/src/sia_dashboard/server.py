@@ -21,12 +21,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from sia_core.errors import LedgerError
-from sia_core.run.outcomes import FAILURES
 from sia_dashboard import charts, diffs, pages, words
 from sia_dashboard.bounds import MOST_WORDS, SHOWN, bounded, cut
 from sia_dashboard.guard import Guard
 from sia_dashboard.pages import Served
 from sia_dashboard.records import BROKEN, HEAD, LISTED, MOST_RUNS, Library, Record, Wanted
+from sia_reading.outcomes import FAILURES
 
 SIZE = 100
 """Rollouts a page."""

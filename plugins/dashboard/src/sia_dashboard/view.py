@@ -10,12 +10,12 @@ from pathlib import Path
 from sia_cli.output import shown
 from sia_core.errors import SiaError, UsageError
 from sia_core.plugins import Plugins
-from sia_core.run.artefact import artefact
 from sia_core.run.ledger import Ledger
 from sia_core.view_protocol import Address
 from sia_dashboard.guard import is_loopback
 from sia_dashboard.pages import Served, report_page
 from sia_dashboard.records import Library, Record
+from sia_reading.artefact import artefact
 
 CONNECTIONS = 200
 """At once; a page that is watched holds one."""

@@ -20,11 +20,11 @@ from sia_core.plugins import Plugins
 from sia_core.run.candidate import LABELLED
 from sia_core.run.ledger import Ledger, canonical, readable
 from sia_core.run.record import RunRecord
-from sia_core.run.report import build
 from sia_core.run.rollouts import Setting, Sweep
 from sia_core.run.start import beginning, fingerprint, recorded_config, task_of, verifier_of
 from sia_core.run.trees import ADAPTERS, Trees, adapter_folder
 from sia_core.run.trust import confirm
+from sia_reading.report import build
 from sia_runtime.worker.harness_worker import SolveRequest
 from sia_runtime.worker.host import Host
 from sia_runtime.worker.policy import Policy

@@ -23,13 +23,13 @@ from sia_core.errors import HarnessError, UsageError
 from sia_core.given_files import read_folder
 from sia_core.harness import HarnessTree, check_path
 from sia_core.plugins import Plugins
-from sia_core.run.artefact import made_of, recorded_task
 from sia_core.run.candidate import LABELLED
 from sia_core.run.ledger import Ledger
-from sia_core.run.report import build
 from sia_core.run.trees import Trees, adapter_folder
 from sia_core.types import Task
 from sia_deploy.exported import CASE_KEYS
+from sia_reading.artefact import made_of, recorded_task
+from sia_reading.report import build
 from sia_runtime.sandbox import frames, solving, strict_json
 
 RUNNER = Path(__file__).with_name("exported.py")

@@ -10,10 +10,10 @@ from typing import Any
 from sia_core.errors import UsageError
 from sia_core.plugins import Plugins
 from sia_core.run.ledger import Ledger
-from sia_core.run.report import build
 from sia_core.run.start import beginning, fingerprint, recorded_config, task_of
 from sia_core.run.trust import confirm
 from sia_core.types import Discovers, Task
+from sia_reading.report import build
 
 
 def artefact(ledger: Ledger, plugins: Plugins) -> dict[str, bytes]:

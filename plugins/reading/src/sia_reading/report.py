@@ -9,10 +9,10 @@ from typing import Any
 from sia_core.run.gate import Levels
 from sia_core.run.intervals import in_units, narrow
 from sia_core.run.ledger import Ledger, readable
-from sia_core.run.outcomes import outcomes
-from sia_core.run.parting import parted
 from sia_core.run.record import OUT_OF_BOUNDS, ROBUSTNESS, Batch, GatedRow, RunRecord, answer, verified
 from sia_core.run.record import sealed as sealed_key
+from sia_reading.outcomes import outcomes
+from sia_reading.parting import parted
 
 GATE = ("incumbent", "candidate", "delta", "ci95", "n", "wins", "losses", "p", "level")
 """The figures of a comparison; runs of before the exact test have no more than the first five."""
