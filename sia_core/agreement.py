@@ -13,8 +13,10 @@ def mean_gap(gaps: Sequence[float], bound: float) -> float:
 
     TrainingError where rounding does not explain them. In bfloat16 single tokens differ by half a nat between
     kernels that are both right, so the bounds are on the mean difference and on the divergence, which few large
-    gaps raise.
+    gaps raise. Where nothing was sampled, nothing differs: 0.
     """
+    if not gaps:
+        return 0.0
     mean, divergence = fmean(map(abs, gaps)), fmean(gap * gap / 2 for gap in gaps)
     if not (mean <= bound and divergence <= 2 * bound * bound):
         raise TrainingError(

@@ -20,3 +20,7 @@ def test_a_large_gap_on_one_token_is_rounding() -> None:
 def test_more_than_rounding_is_an_error(gaps: list[float]) -> None:
     with pytest.raises(TrainingError, match="nats on the mean"):
         mean_gap(gaps, 0.06)
+
+
+def test_where_nothing_was_sampled_nothing_differs() -> None:
+    assert mean_gap([], 0.06) == 0

@@ -44,6 +44,8 @@ class Stand:
     """A server's state. One that ``drops`` answers with its base, whatever adapter it says that it has."""
 
     drops: bool = False
+    most_rank: int = 8
+    rank: int = 8
     old: bool = False
     longest: int | None = None
     adapters: dict[str, int] = field(default_factory=dict)
@@ -54,6 +56,10 @@ class Stand:
         if path == "/v1/load_lora_adapter":
             if body["lora_name"] in self.adapters:
                 return 400, {"message": f"{body['lora_name']} has already been loaded"}
+            if not Path(body["lora_path"]).is_absolute():
+                return 404, {"message": f"No adapter found for {body['lora_path']}"}
+            if self.rank > self.most_rank:
+                return 400, {"message": f"LoRA rank {self.rank} is greater than max_lora_rank {self.most_rank}"}
             steps = int((Path(body["lora_path"]) / "steps").read_text())
             self.adapters[body["lora_name"]] = 0 if self.drops else steps
             return 200, "Success"
@@ -112,10 +118,14 @@ def stand() -> Iterator[Stand]:
 
 @pytest.fixture
 def engine(stand: Stand, tmp_path: Path) -> Iterator[Vllm]:
-    told = Settings(policy="hf:toy", servers=f"{stand.url},{stand.url}/", model="toy", adapters=str(tmp_path))
-    engine = Vllm(Trainer(), told)
+    engine = open_vllm(stand, tmp_path)
     yield engine
     engine.close()
+
+
+def open_vllm(stand: Stand, adapters: Path | str, **settings: Any) -> Vllm:
+    servers = f"{stand.url},{stand.url}/"
+    return Vllm(Trainer(), Settings(policy="hf:toy", servers=servers, model="toy", adapters=adapters, **settings))
 
 
 def ask(engine: Vllm, *seeds: int) -> Any:
@@ -161,9 +171,70 @@ def test_a_server_that_drops_the_adapter_is_noticed_before_anything_is_sampled_f
     ask(engine)  # the base: nothing to drop yet
     engine.optim_step()
     before = len(stand.asked)
-    with pytest.raises(TrainingError, match=r"trainer disagree: log-probabilities differ by 0\.25 nats"):
+    with pytest.raises(ModelError, match=r"trainer disagree: log-probabilities differ by 0\.25 nats"):
         ask(engine)
     assert not [each for each in stand.asked[before:] if "prompt_logprobs" not in each]
+
+
+def test_an_adapter_that_was_not_the_trainers_is_unloaded_so_that_no_later_run_samples_from_it(
+    engine: Vllm, stand: Stand, tmp_path: Path
+) -> None:
+    ask(engine)
+    (first,) = stand.adapters
+    stand.drops = True
+    engine.optim_step()
+    with pytest.raises(ModelError, match="disagree"):
+        ask(engine)
+    assert [*stand.adapters] == [first]
+    assert [each.name for each in tmp_path.iterdir()] == [first]
+    stand.drops = False  # as after it was mended
+    assert ask(engine)[0].logprobs[0] == logprob(ask(engine)[0].tokens[0], 1)
+
+
+def refused(engine: Vllm) -> ModelError:
+    """The error that ends a run whose rollout asks this engine."""
+    gateway = Gateway(engine)
+    gateway.begin("r", 1)
+    gateway.answer("r", {"messages": [{"role": "user", "content": "?"}]})
+    with pytest.raises(ModelError) as told:
+        gateway.finish("r")
+    gateway.close()
+    return told.value
+
+
+def test_what_keeps_an_adapter_from_being_sampled_ends_the_run_and_is_said_as_it_is(engine: Vllm, stand: Stand) -> None:
+    stand.rank = 32
+    assert "LoRA rank 32 is greater than max_lora_rank 8" in str(refused(engine))
+    stand.rank = 8
+    ask(engine)
+    engine.optim_step()
+    stand.drops = True
+    assert "disagree" in str(refused(engine))
+    assert "--engine-set tolerance" in str(refused(engine))
+
+
+def test_a_relative_folder_of_adapters_is_told_to_servers_by_its_whole_path(
+    stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    engine = open_vllm(stand, "adapters")
+    assert ask(engine)
+    engine.close()
+
+
+def test_the_tolerance_is_that_of_what_is_trained_on_too(stand: Stand, tmp_path: Path) -> None:
+    trace = Trace([1, 2], [0, 1], [0.0, logprob(2, 0) + 0.1])
+    wide, narrow = (open_vllm(stand, tmp_path, tolerance=each) for each in (0.2, 0.05))
+    assert wide.check([trace]) == pytest.approx(0.1)
+    assert wide.check([]) == 0
+    with pytest.raises(TrainingError, match=r"at most 0\.05 .* are rounding; .*--engine-set tolerance"):
+        narrow.check([trace])
+
+
+def test_a_server_that_is_gone_keeps_no_run_from_ending(engine: Vllm, stand: Stand, monkeypatch: Any) -> None:
+    ask(engine)
+    monkeypatch.setattr(stand, "answer", lambda path, body: (503, "shutting down"))
+    engine.close()
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from sia_core.agreement import mean_gap
-from sia_core.errors import TrainingError, UsageError
+from sia_core.errors import ModelError, SiaError, TrainingError, UsageError
 from sia_core.learning import Datum, Engine, Request, Sampled, Tokens, Trace
 from sia_core.plugins import Plugins
 from sia_vllm.server import Server
@@ -24,6 +25,8 @@ from sia_vllm.settings import Settings
 
 PROBES, LENGTH = 4, 64
 """Sequences by which an adapter is looked at, and their longest."""
+
+_ROUNDING = "If the two only round differently, raise --engine-set tolerance"
 
 CANNOT = frozenset({"values", "constrain"})
 """Figures that no server gives: a critic's estimates, and probabilities among allowed tokens."""
@@ -78,7 +81,21 @@ class Vllm:
         return self._trainer.values(traces)
 
     def check(self, traces: Sequence[Trace]) -> float:
-        return self._trainer.check(traces)
+        """The mean difference of the servers' log-probabilities and the trainer's; TrainingError past ``tolerance``."""
+        rows = self._trainer.logprobs(traces)
+        gaps = [
+            there - here
+            for trace, row in zip(traces, rows, strict=True)
+            for there, here, chosen in zip(trace.logprobs, row, trace.mask, strict=True)
+            if chosen
+        ]
+        try:
+            return mean_gap(gaps, self.settings.tolerance)
+        except TrainingError as error:
+            raise TrainingError(
+                f"the servers and the trainer disagree: {error}; were these traces sampled with other weights or "
+                f"another base? {_ROUNDING}"
+            ) from None
 
     def forward_backward(
         self, data: Sequence[Datum], loss: str, settings: Mapping[str, Any] | None = None
@@ -111,35 +128,40 @@ class Vllm:
         self._threads.shutdown()
 
     def _current(self) -> str:
-        """The name under which the servers hold the weights of the moment."""
+        """The name under which the servers hold the weights of the moment.
+
+        ModelError where one does not load them, or computes something else with them: no agent is to blame for it.
+        """
         if self._name is None:
             name = f"sia-{self._trainer.digest()[:24]}"
-            folder = Path(self.settings.adapters) / name
+            folder = self.settings.adapters / name
             self._trainer.save(folder)
-            for server in self._servers:
-                server.load(name, folder)
-            for server in self._servers:
-                self._compare(server, name)
+            try:
+                for server in self._servers:
+                    server.load(name, folder)
+                for server in self._servers:
+                    self._compare(server, name)
+            except SiaError:
+                self._forget(name)  # the next run would find it loaded, and take it for its own
+                raise
             if self._loaded not in ("", name):
                 self._forget(self._loaded)
             self._name = self._loaded = name
         return self._name
 
     def _compare(self, server: Server, name: str) -> None:
-        """TrainingError where a server gives sequences other log-probabilities than the trainer."""
+        """ModelError where a server gives sequences other log-probabilities than the trainer."""
         traces = [Trace(row, [0, *[1] * (len(row) - 1)], [0.0] * len(row)) for row in self._prompts]
         gaps: list[float] = []
         for trace, here in zip(traces, self._trainer.logprobs(traces), strict=True):
             there = server.logprobs(name, trace.tokens)
             gaps += (a - b for a, b in zip(here[1:], there[1:], strict=True))
-        if not gaps:
-            return
         try:
             mean_gap(gaps, self.settings.tolerance)
         except TrainingError as error:
-            raise TrainingError(
+            raise ModelError(
                 f"{server.address} and the trainer disagree: {error}; is its base the trainer's, and did it load all "
-                f"of {name}?"
+                f"of {name}? {_ROUNDING}"
             ) from None
 
     def _remember(self, requests: Sequence[Request]) -> None:
@@ -151,8 +173,9 @@ class Vllm:
 
     def _forget(self, name: str) -> None:
         for server in self._servers:
-            server.unload(name)
-        shutil.rmtree(Path(self.settings.adapters) / name, ignore_errors=True)
+            with suppress(ModelError):  # one that does not answer is found out when it is sampled from
+                server.unload(name)
+        shutil.rmtree(self.settings.adapters / name, ignore_errors=True)
 
 
 def open_engine(**settings: Any) -> Vllm:

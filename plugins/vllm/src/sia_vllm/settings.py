@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class Settings(BaseModel):
@@ -15,10 +16,10 @@ class Settings(BaseModel):
     servers : addresses of vLLM servers of the same base model, such as ``http://10.0.0.2:8000``, by commas.
     model : the base's name there, as ``--served-model-name`` or ``--model`` say.
     trainer : the engine that trains, by its name.
-    adapters : a folder that this machine writes and every server reads, under the same path.
+    adapters : a folder that this machine writes and every server reads, under the same path; made absolute.
     at_once : requests under way at once, over all servers.
     timeout : seconds that one request may take.
-    tolerance : the largest mean difference of log-probabilities between a server and the trainer.
+    tolerance : the largest mean difference of log-probabilities between a server and the trainer, in nats.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -28,7 +29,7 @@ class Settings(BaseModel):
     servers: str
     model: str
     trainer: str = "torch"
-    adapters: str
+    adapters: Annotated[Path, AfterValidator(Path.absolute)]
     at_once: int = Field(default=256, ge=1)
     timeout: float = Field(default=600.0, gt=0)
     tolerance: float = Field(default=0.06, gt=0)
