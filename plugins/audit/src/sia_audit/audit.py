@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 
 from sia_audit.bench import opened
+from sia_audit.cheats import judge_cheats, try_cheats
 from sia_audit.findings import Audit
 from sia_audit.leaks import look_for_leaks
 from sia_audit.measures import judge_cost, judge_headroom, measure_noise
@@ -32,6 +34,9 @@ def audit(config: Config, plugins: Plugins, tell: Callable[[str], object]) -> Au
         findings = judge_separation(separation, failure, bounds[1] if bounds else None, task.metric)
         best = separation.good.mean if separation.good else failure
         span = bounds[1] - bounds[0] if bounds else best - failure
+        tell("trying to earn more with worse answers")
+        cheats = try_cheats(bench)
+        findings += judge_cheats(cheats, task.metric)
         tell("scoring the same answers again")
         noise, noise_figures = measure_noise(bench, separation, span)
         headroom, headroom_figures = judge_headroom(bench, separation, plan)
@@ -41,6 +46,7 @@ def audit(config: Config, plugins: Plugins, tell: Callable[[str], object]) -> Au
     figures = {
         "metric": {"name": task.metric.name, "direction": task.metric.direction},
         "separation": [group.to_json(task.metric) for group in separation.groups],
+        "cheats": [asdict(each) for each in cheats],
         "noise": noise_figures,
         "head_room": headroom_figures,
         "leaks": leak_figures,

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median
 
@@ -51,6 +51,7 @@ class Judged:
     seconds: float
     message: str = ""
     usage: bool = False
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,9 @@ class Bench:
             return Judged(instance, answer, FAILED, self.failure, passed, str(error), isinstance(error, UsageError))
         passed = time.monotonic() - started
         outcome = FAILED if verdict.outcome == OUT_OF_BOUNDS else verdict.outcome
-        return Judged(instance, answer, outcome, verdict.score.reward, passed, verdict.message)
+        return Judged(
+            instance, answer, outcome, verdict.score.reward, passed, verdict.message, metrics=verdict.score.metrics
+        )
 
     def roll_out(self) -> None:
         """Roll the first harness out: once to time its set-up, once to time a rollout, then as often as time allows.

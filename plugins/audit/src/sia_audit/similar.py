@@ -95,7 +95,7 @@ class Closest:
             for name, other in self._index.get(gram, ()):
                 shared[name] += weight * other
         likely = [name for name, sum_ in shared.items() if sum_ > NEAR - REST - 1e-9]
-        cosines = {name: _cosine(vector, self._weights.vector(self._hidden[name])) for name in likely}
+        cosines = {name: cosine(vector, self._weights.vector(self._hidden[name])) for name in likely}
         return {name: cosine for name, cosine in cosines.items() if cosine > NEAR}
 
 
@@ -109,7 +109,8 @@ def _head(vector: Mapping[str, float]) -> Iterator[tuple[str, float]]:
         left -= weight**2
 
 
-def _cosine(one: Mapping[str, float], other: Mapping[str, float]) -> float:
+def cosine(one: Mapping[str, float], other: Mapping[str, float]) -> float:
+    """Of two unit vectors."""
     return math.fsum(weight * other[gram] for gram, weight in one.items() if gram in other)
 
 

@@ -14,6 +14,7 @@ from sia_core.errors import UsageError
 from sia_core.harness import HarnessTree
 from sia_core.playbook import Playbook
 from sia_core.types import Instance, Kind, Limits, Metric, OfferRef, Split
+from sia_denoising.cheats import cheats
 from sia_denoising.export import files_of
 from sia_denoising.metrics import AMPLE, LIFTED, MOVED, SURPRISE
 from sia_denoising.picture import picture
@@ -128,6 +129,10 @@ class Denoising:
     def playbook(self) -> Playbook:
         """The catalogue of edits in ``playbook.toml``."""
         return Playbook.from_toml(HERE / "playbook.toml")
+
+    def cheats(self, answer: Any) -> Mapping[str, Any]:
+        """Denoisers made worse on purpose, which `sia audit` tries."""
+        return cheats(answer)
 
     def artefact(self, answer: Any) -> Mapping[str, bytes]:
         """The denoiser as a module and a command, how to use it, and where matplotlib is installed a picture."""
