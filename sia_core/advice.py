@@ -1,4 +1,4 @@
-"""Remedies for errors that other distributions know of: the core names no distribution, and knows no sandbox.
+"""Remedies and notices for people, which other distributions have: the core names none of them, and knows no sandbox.
 
 Whatever gives them is an entry point of the group ``sia_advice``, a function that returns a list of texts:
 
@@ -6,6 +6,7 @@ Whatever gives them is an entry point of the group ``sia_advice``, a function th
 - ``names(kind)``: the names of all offers of a kind that could have been meant.
 - ``import(error)``: endings for the message of an import that failed in a plugin.
 - ``rollout(message)``: the lines that explain the message of a rollout that failed, this message first.
+- ``task(task)``: a sentence for each thing that the user of a task may not expect, as a run starts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ GROUP = "sia_advice"
 
 
 def advice(about: str, *details: Any) -> list[str]:
-    """The texts that the installed distributions have on something; imported where something is wrong, not before."""
+    """The texts that the installed distributions have on something; imported when they are asked for."""
     return [text for point in dict.fromkeys(entries(GROUP, about)) for text in point.load()(*details)]
 
 

@@ -40,7 +40,7 @@ class Loop:
         self.gate_rewards: dict[str, tuple[float, ...]] = {}
         self.trials: list[Trial] = []
         self.incumbent = self.first = ""
-        self.looked_at: set[str] = set()
+        self.seen: set[str] = set()
         equip(parts, self.samples)
         self.saved = dict.fromkeys(("rollouts", "verifications", "tokens"), 0.0)
 
@@ -123,8 +123,8 @@ class Loop:
 
     def look_at(self, agent: AgentView) -> AgentView:
         """The agent with what the levers see in it, which they look for once."""
-        if agent.id not in self.looked_at:
-            self.looked_at.add(agent.id)
+        if agent.id not in self.seen:
+            self.seen.add(agent.id)
             self.agents[agent.id] = self.runner.looked_at(agent)
         return self.agents[agent.id]
 

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from sia_core import __version__
+from sia_core.advice import advice
 from sia_core.errors import LedgerError, PluginError, UsageError
 from sia_core.plugins import Plugins, Source
 from sia_core.run import record
@@ -24,7 +25,6 @@ from sia_core.run.gate import MOST_EARNED
 from sia_core.run.ledger import Ledger, canonical, readable
 from sia_core.run.levers import Lever
 from sia_core.run.loop import Loop
-from sia_core.run.notices import notices
 from sia_core.run.observe import Emitter, Observer
 from sia_core.run.parts import Parts
 from sia_core.run.plan import Plan, check_budget, take_samples
@@ -284,7 +284,7 @@ def _drive(
         budget=dict(config.budget),
         gate=len(loop.samples.gate),
         sealed=len(loop.samples.sealed),
-        notices=notices(task),
+        notices=advice("task", task),
     )
     loop.improve()
 

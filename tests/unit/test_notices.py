@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from sia_cli.display import Display
+from sia_cli.notices import MOST_TREES, notices, unfit
 from sia_cli.price import print_price
 from sia_core.errors import HarnessError
 from sia_core.harness import LARGE_BYTES, HarnessTree
 from sia_core.hookspecs import Event
 from sia_core.playbook import Playbook
-from sia_core.run.notices import MOST_TREES, notices, unfit
 from sia_runtime.cases import Cases
 
 SEED = HarnessTree({"harness.py": b"a = 1\nb = 2\nb = 2\n"})

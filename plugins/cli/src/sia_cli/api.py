@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import atexit
 import importlib
+import inspect
 import json
 import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property, partial
 from html import escape
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol
 
 from sia_cli import front
 from sia_cli.elsewhere import imported
@@ -57,6 +58,8 @@ ROLLOUT = (
 """The columns of a table of rollouts."""
 
 Solve = Callable[[Any, Any], Any]
+P = ParamSpec("P")
+_Pending = Coroutine[Any, Any, "Run"]
 OnEvent = Callable[[Event], object]
 Config = Mapping[str, Any] | str | os.PathLike[str]
 
@@ -129,40 +132,23 @@ def improve(
         return Run(start(configured, runs_folder, plugins, [watch, *observers], name))
 
 
-async def improve_async(
-    agent: str | os.PathLike[str] | Solve,
-    data: Any = None,
-    verifier: str | Callable[[Any, Any], Any] | None = None,
-    *,
-    levers: str | Sequence[str] | None = None,
-    policy: str | None = None,
-    improver: str | Solve | Sequence[Solve] | None = None,
-    budget: str | Mapping[str, float] | None = None,
-    seed: int | None = None,
-    name: str | None = None,
-    folder: str | os.PathLike[str] = FOLDER,
-    on_event: OnEvent | None = None,
-    config: Config | None = None,
-) -> Run:
+def _takes_what(function: Callable[P, Run]) -> Callable[[Callable[..., _Pending]], Callable[P, _Pending]]:
+    """Give a function the parameters of another one, for type checkers and for its help."""
+
+    def typed(other: Callable[..., _Pending]) -> Callable[P, _Pending]:
+        other.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+        return other
+
+    return typed
+
+
+@_takes_what(improve)
+async def improve_async(*args: Any, **kwargs: Any) -> Run:
     """The same as :func:`improve`, in a thread, so that the caller's event loop goes on meanwhile.
 
     A task that is cancelled ends with the batch of rollouts that is under way; the run can be resumed.
     """
-    whole = partial(
-        improve,
-        agent,
-        data,
-        verifier,
-        levers=levers,
-        policy=policy,
-        improver=improver,
-        budget=budget,
-        seed=seed,
-        name=name,
-        folder=folder,
-        on_event=on_event,
-        config=config,
-    )
+    whole = partial(improve, *args, **kwargs)
     stop = threading.Event()
     before = _STOP.set(stop)
     work = asyncio.ensure_future(asyncio.to_thread(whole))  # it gets a copy of this context

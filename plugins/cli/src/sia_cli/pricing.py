@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from sia_cli.notices import notices
 from sia_cli.scaling import Costs, scaled
 from sia_core.evidence import Rollout
 from sia_core.plugins import Plugins
@@ -24,7 +25,6 @@ from sia_core.run.candidate import fault_of, make_agent, unrunnable
 from sia_core.run.gatekeeper import Gatekeeper
 from sia_core.run.ledger import Ledger
 from sia_core.run.levers import Lever
-from sia_core.run.notices import notices
 from sia_core.run.observe import Emitter
 from sia_core.run.plan import Plan, Samples, take_samples
 from sia_core.run.robustness import most_looks
