@@ -129,4 +129,6 @@ $(VENV)/all.stamp: $(SOURCES) | $(BIN)/python
 	$(PIP) $(ALL_DISTRIBUTIONS)
 	$(PIP) --editable tasks/reasoning[gym] || \
 		echo "sia-reasoning[gym] could not be installed (a part of it takes a C compiler); the tests that need it skip"
+	$(PIP) --editable plugins/litellm[llama-cpp] || \
+		echo "sia-litellm[llama-cpp] could not be installed (there may be no wheel for this machine); the tests that need it skip"
 	touch $@ $(VENV)/demo.stamp

@@ -11,7 +11,7 @@ import pytest
 
 from sia_core.errors import BudgetExhausted, ModelError
 from sia_llm.hosted_policy import LIMITED, HostedGateway
-from sia_llm.models import Ask, CallFailed, Patience, Prices, Reply, ToolCall, Usage
+from sia_llm.models import Ask, CallFailed, Logprob, Patience, Prices, Reply, ToolCall, Usage
 
 COST = (100 * 3 + 10 * 15) / 1e6
 
@@ -146,9 +146,92 @@ def test_conversations_with_tools_and_stops_and_several_replies_are_passed_on(tm
     assert [each["message"]["content"] for each in second["choices"]] == ["it gave the content "] * 2
     assert second["usage"] == {"prompt_tokens": 200, "completion_tokens": 20, "total_tokens": 220}
     assert engine.asked[0].system == ("be brief",)
+    assert [(each.n, each.stop) for each in engine.asked[1:]] == [(2, ("END",)), (1, ("END",))]
     record = gateway.finish("one")
     assert [len(turn["messages"]) for turn in record.turns] == [2, 1]
     assert record.traces == ()
+    gateway.close()
+
+
+def test_several_replies_are_one_call_whose_prompt_is_counted_once(tmp_path: Path) -> None:
+    def answer(request: Ask) -> Reply:
+        others = tuple(Reply(f"reply {number}", (), "end", Usage()) for number in range(1, request.n))
+        return Reply("reply 0", (), "end", Usage(100, 10 * request.n), others=others)
+
+    engine = Engine(answer, dollars=10.0)
+    gateway = HostedGateway(engine, tmp_path)
+    gateway.begin("one", 0, tokens=100_000)
+    asked = question("x", n=3, max_tokens=50)
+    reply = gateway.ask("one", asked).result()
+    assert [each["message"]["content"] for each in reply["choices"]] == ["reply 0", "reply 1", "reply 2"]
+    assert reply["usage"] == {"prompt_tokens": 100, "completion_tokens": 30, "total_tokens": 130}
+    assert gateway.budget.spent["dollars"] == pytest.approx((100 * 3 + 30 * 15) / 1e6)
+    record = gateway.finish("one")
+    assert (record.tokens, record.replies, record.peak) == (130, 3, engine.asked[0].most_tokens() + 150)
+    gateway.begin("one", 0)
+    assert gateway.ask("one", asked).result() == reply
+    assert len(engine.asked) == 1
+    gateway.close()
+
+
+def test_a_server_that_refuses_so_many_replies_is_asked_for_each(tmp_path: Path) -> None:
+    """llama.cpp gives no more of them than it has slots."""
+    refused = CallFailed("status 400: n: Value must be between 1 <= value <= 2", retry=False, refused=True)
+    engine = Engine(lambda request: refused if request.n > 2 else f"for {request.n}")
+    gateway = HostedGateway(engine, tmp_path)
+    gateway.begin("one", 0)
+    for text in ("x", "y"):
+        reply = gateway.ask("one", question(text, n=3)).result()
+        assert [each["message"]["content"] for each in reply["choices"]] == ["for 1"] * 3
+    assert [each.n for each in engine.asked] == [3, 1, 1, 1, 1, 1, 1]
+    assert gateway.finish("one").tokens == 6 * 110
+    gateway.close()
+
+
+def test_replies_for_which_the_tokens_do_not_suffice_are_refused_after_those_that_are_paid_for(tmp_path: Path) -> None:
+    engine = Engine(lambda _: "so")
+    gateway = HostedGateway(engine, tmp_path)
+    most = Ask("any", ("be brief",), ({"role": "user", "text": "x"},), max_tokens=50, n=2).most_tokens() + 100
+    gateway.begin("one", 0, tokens=most + 50)
+    refused = gateway.ask("one", question("x", n=2, max_tokens=50)).result()
+    assert refused["error"]["code"] == "insufficient_quota"
+    record = gateway.finish("one")
+    assert (record.tokens, record.short, len(engine.asked)) == (110, True, 1)
+    gateway.close()
+
+
+def test_log_probabilities_are_the_servers_and_end_where_the_text_does(tmp_path: Path) -> None:
+    rows = tuple(Logprob(each, -0.5, tuple(each.encode())) for each in ("ü", "b", "END", "more"))
+    engine = Engine(lambda _: Reply("übENDmore", (), "end", Usage(100, 10), logprobs=rows))
+    gateway = HostedGateway(engine, tmp_path)
+    gateway.begin("one", 0)
+    (choice,) = gateway.ask("one", question("x", logprobs=True, stop="END")).result()["choices"]
+    assert choice["message"]["content"] == "üb"
+    assert choice["logprobs"]["content"] == [
+        {"token": "ü", "logprob": -0.5, "bytes": [195, 188], "top_logprobs": []},
+        {"token": "b", "logprob": -0.5, "bytes": [98], "top_logprobs": []},
+    ]
+    assert gateway.ask("one", question("x", logprobs=True, stop="END")).result()["choices"] == [choice]
+    assert engine.asked[0].logprobs
+    gateway.close()
+
+
+def test_log_probabilities_that_the_server_does_not_give_are_refused(tmp_path: Path) -> None:
+    gateway = HostedGateway(Engine(lambda _: "so"), tmp_path)
+    gateway.begin("one", 0)
+    error = gateway.ask("one", question("x", logprobs=True)).result()["error"]
+    assert (error["param"], "server gives none" in error["message"]) == ("logprobs", True)
+    assert gateway.finish("one").tokens == 110
+    gateway.close()
+
+
+def test_top_p_is_sent_where_the_harness_names_one(tmp_path: Path) -> None:
+    engine = Engine(lambda _: "so")
+    gateway = HostedGateway(engine, tmp_path)
+    gateway.begin("one", 0)
+    for more in ({}, {"top_p": 0.9}):
+        gateway.ask("one", question("x", **more)).result()
+    assert [each.top_p for each in engine.asked] == [1.0, 0.9]
     gateway.close()
 
 
@@ -229,7 +312,6 @@ def test_a_request_that_is_at_fault_is_the_harnesss_error_and_no_end_of_the_run(
     gateway.begin("one", 0)
     assert "too long" in gateway.ask("one", question("x" * 10)).result()["error"]["message"]
     assert "error" in gateway.ask("one", {"messages": []}).result()
-    assert "logprobs" in gateway.ask("one", question("x", logprobs=True)).result()["error"]["message"]
     assert "no rollout" in gateway.ask("nobody", question("x")).result()["error"]["message"]
     gateway.finish("one")
     gateway.close()

@@ -11,7 +11,7 @@ import pytest
 
 from sia_litellm.provider import Completions
 from sia_llm.hosted_policy import HostedGateway
-from sia_llm.models import Ask, CallFailed, Patience, Reply, Usage, told
+from sia_llm.models import Ask, CallFailed, Logprob, Patience, Reply, Usage, told
 from sia_testing.model_server import Fault, ModelServer, Turn
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # litellm leaves clients and an event loop to the garbage collector
@@ -51,10 +51,10 @@ def completion(**message: Any) -> bytes:
     return json.dumps({"object": "chat.completion", "choices": [choice]}).encode()
 
 
-def got(body: bytes, headers: Any = STREAM, model: str = "openai/m") -> Reply | CallFailed:
+def got(body: bytes, headers: Any = STREAM, model: str = "openai/m", n: int = 1) -> Reply | CallFailed:
     with ModelServer([Turn(fault=Fault(body=body, headers=headers))]) as server:
         try:
-            return Completions(server.openai_url, 5.0, None).complete(Ask(model, (), (told("hello"),)))
+            return Completions(server.openai_url, 5.0, None).complete(Ask(model, (), (told("hello"),), n=n))
         except CallFailed as failure:
             return failure
 
@@ -80,6 +80,67 @@ def test_tokens_are_counted_wherever_they_stand(usage: dict[str, Any]) -> None:
     reply = got(sse(SAID, END, {"choices": [], **usage}, DONE))
     assert isinstance(reply, Reply)
     assert reply.usage == Usage(9, 2)
+
+
+def choice(index: Any, content: str, finish: str | None = "stop") -> dict[str, Any]:
+    return {"choices": [{"index": index, "delta": {"content": content}, "finish_reason": finish}]}
+
+
+SEVERAL = [choice(1, "b"), choice(0, "a", None), choice(2, "c"), choice(0, "a")]
+ONE_USAGE = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 2}}
+
+
+@pytest.mark.parametrize(
+    ("events", "usage"),
+    [
+        ([*SEVERAL, {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 6}}], Usage(9, 6)),
+        ([*SEVERAL, ONE_USAGE, ONE_USAGE, ONE_USAGE], Usage(9, 6)),  # llama.cpp: one a choice
+        ([*SEVERAL, ONE_USAGE, choice(7, "x"), choice("1", "x"), choice([1], "x")], Usage(9, 2)),
+    ],
+)
+def test_several_replies_are_put_together_by_their_index_and_what_was_not_asked_for_is_left_out(
+    events: list[Any], usage: Usage
+) -> None:
+    reply = got(sse(*events, DONE), n=3)
+    assert isinstance(reply, Reply)
+    assert [reply.text, *(each.text for each in reply.others)] == ["aa", "b", "c"]
+    assert reply.usage == usage
+    assert Reply.from_json(reply.to_json()) == reply
+    alone = got(sse(*SEVERAL, DONE))
+    assert isinstance(alone, Reply)
+    assert (alone.text, alone.others) == ("aa", ())
+
+
+def test_one_of_several_replies_that_is_cut_makes_the_call_fail() -> None:
+    assert isinstance(got(sse(choice(0, "a"), choice(1, "b", None), DONE), n=2), CallFailed)
+
+
+def with_logprobs(*content: Any) -> dict[str, Any]:
+    told = choice(0, "ü")
+    told["choices"][0]["logprobs"] = {"content": list(content)}
+    return told
+
+
+def test_log_probabilities_are_read_and_what_is_none_is_a_failed_call() -> None:
+    row = {"token": "ü", "logprob": -0.5, "bytes": [195, 188], "id": 7, "top_logprobs": [{"token": "x"}]}
+    reply = got(sse(with_logprobs(row, {**row, "bytes": [999]}), DONE))
+    assert isinstance(reply, Reply)
+    assert reply.logprobs == (Logprob("ü", -0.5, (195, 188)),) * 2
+    assert Reply.from_json(reply.to_json()) == reply
+    for wrong in ({**row, "logprob": None}, {**row, "logprob": True}, {**row, "token": 7}, "x"):
+        assert isinstance(got(sse(with_logprobs(wrong), DONE)), CallFailed)
+    assert isinstance(got(sse(with_logprobs(row), DONE).replace(b"-0.5", b"NaN")), CallFailed)
+
+
+def test_what_a_request_says_of_its_sampling_is_sent() -> None:
+    settings = {"temperature": 0.5, "top_p": 0.9, "stop": ("END",), "n": 2, "logprobs": True}
+    with ModelServer([Turn("so"), Turn("so")]) as server:
+        provider = Completions(server.openai_url, 5.0, None)
+        provider.complete(Ask("openai/m", (), (told("hello"),), **settings))
+        provider.complete(Ask("openai/m", (), (told("hello"),)))
+        full, plain = (asked.body for asked in server.asked)
+    assert {name: full[name] for name in settings} == {**settings, "stop": ["END"]}
+    assert not settings.keys() & plain.keys()
 
 
 @pytest.mark.parametrize("model", ["openai/m", "hosted_vllm/m"])

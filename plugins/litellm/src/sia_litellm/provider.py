@@ -84,7 +84,7 @@ class Completions:
             stream = self._opened(request)
         try:
             with self._sorted(request.model, begun=True):
-                return reply(stream)
+                return reply(stream, request.n)
         finally:
             _close(stream)
 
@@ -178,7 +178,15 @@ def _body(request: Ask) -> dict[str, Any]:
             }
             for tool in request.tools
         ]
-    return body if request.temperature is None else {**body, "temperature": request.temperature}
+    if request.temperature is not None:
+        body["temperature"] = request.temperature
+    if request.top_p < 1:
+        body["top_p"] = request.top_p
+    if request.stop:
+        body["stop"] = list(request.stop)
+    if request.n > 1:
+        body["n"] = request.n
+    return {**body, "logprobs": True} if request.logprobs else body
 
 
 def _messages(message: Message) -> list[dict[str, Any]]:

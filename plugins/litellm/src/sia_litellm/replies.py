@@ -7,15 +7,16 @@ read, so the bytes are read here wherever litellm hands them on.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from typing import Any
 
 import httpx
 
 from sia_core.evidence import excerpt
-from sia_llm.models import REFUSED, CallFailed, Ended, Reply, ToolCall, Usage
+from sia_llm.models import REFUSED, CallFailed, Ended, Logprob, Reply, ToolCall, Usage
 
 MOST_BYTES = 64 * 2**20
 """Of one reply, with all that a stream wraps around it."""
@@ -49,15 +50,15 @@ _FIELDS = ("data:", "event:", "id:", "retry:", ":")
 """How a line of a stream begins."""
 
 
-def reply(stream: Any) -> Reply:
-    """The reply of what litellm opened; CallFailed where it is not there, or not whole."""
+def reply(stream: Any, n: int = 1) -> Reply:
+    """The reply of what litellm opened, with up to ``n`` - 1 others; CallFailed where it is not there, or not whole."""
     opened = stream.completion_stream
     response = getattr(opened, "response", None)
     if isinstance(response, httpx.Response):  # the OpenAI SDK's
-        return _put_together(_documents(_lines(response)))
+        return _put_together(_documents(_lines(response)), n)
     if any(kind.__name__ in _HANDLERS for kind in type(opened).__mro__):
-        return _put_together(_documents(iter(opened.streaming_response)))
-    whole = _put_together(chunk.model_dump(warnings=False) for chunk in stream)
+        return _put_together(_documents(iter(opened.streaming_response)), n)
+    whole = _put_together((chunk.model_dump(warnings=False) for chunk in stream), n)
     if stream.received_finish_reason is None:
         raise _cut()
     return whole
@@ -131,38 +132,83 @@ class _Call:
         self.arguments += arguments if isinstance(arguments, str) else json.dumps(arguments)
 
 
-def _put_together(documents: Iterable[Any]) -> Reply:
-    texts: list[str] = []
-    calls: list[_Call] = []
-    usage, ended = Usage(), ""
+@dataclass
+class _Said:
+    """One of the replies that are being put together."""
+
+    texts: list[str] = field(default_factory=list)
+    calls: list[_Call] = field(default_factory=list)
+    logprobs: list[Logprob] | None = None
+    ended: str = ""
+
+    def add(self, choice: Mapping[str, Any]) -> None:
+        delta, whole = choice.get("delta"), choice.get("message")
+        if delta is None and "message" in choice and not isinstance(whole, Mapping):
+            raise CallFailed("the server sent a completion without a message", retry=True, paid=True)
+        said = delta or whole or {}
+        self.ended = str(choice.get("finish_reason") or self.ended or ("stop" if whole else ""))
+        self.texts.append(_text(said.get("content")))
+        legacy = said.get("function_call")
+        _add(self.calls, [*(said.get("tool_calls") or ()), *([{"function": legacy}] if legacy else ())])
+        rows = choice.get("logprobs")
+        content = rows.get("content") if isinstance(rows, Mapping) else None
+        if isinstance(content, list):
+            self.logprobs = [*(self.logprobs or ()), *map(_logprob, content)]
+
+    def reply(self, usage: Usage) -> Reply:
+        if not self.ended:
+            raise _cut()
+        if self.ended in _BROKEN:
+            raise CallFailed(f"the server ended its reply with {self.ended!r}", retry=True, paid=True)
+        logprobs = None if self.logprobs is None else tuple(self.logprobs)
+        return Reply("".join(self.texts), _named(self.calls), _ENDED.get(self.ended, "end"), usage, logprobs=logprobs)
+
+
+def _put_together(documents: Iterable[Any], n: int) -> Reply:
+    replies: dict[int, _Said] = {}
+    usages: list[Usage] = []
+    usage = Usage()
     for document in documents:
-        choices = _choices(document, begun=bool(texts or calls))
-        usage = _usage(document.get("usage") or document.get("x_groq")) or usage
+        choices = _choices(document, n, begun=any(each.texts or each.calls for each in replies.values()))
+        if told := _usage(document.get("usage") or document.get("x_groq")):
+            usage = told
+            usages += [told] if not choices else []
         for choice in choices:
-            said, whole = choice.get("delta"), choice.get("message")
-            if said is None and "message" in choice and not isinstance(whole, Mapping):
-                raise CallFailed("the server sent a completion without a message", retry=True, paid=True)
-            said = said or whole or {}
-            ended = str(choice.get("finish_reason") or ended or ("stop" if whole else ""))
-            texts.append(_text(said.get("content")))
-            legacy = said.get("function_call")
-            _add(calls, [*(said.get("tool_calls") or ()), *([{"function": legacy}] if legacy else ())])
-    if not ended:
+            replies.setdefault(choice.get("index") or 0, _Said()).add(choice)
+    if 0 not in replies:
         raise _cut()
-    if ended in _BROKEN:
-        raise CallFailed(f"the server ended its reply with {ended!r}", retry=True, paid=True)
-    return Reply("".join(texts), _named(calls), _ENDED.get(ended, "end"), usage)
+    if 1 < n == len(usages):
+        usage = replace(usage, output=sum(each.output for each in usages))  # llama.cpp counts each reply by itself
+    first, *others = (replies[index] for index in sorted(replies))
+    return replace(first.reply(usage), others=tuple(each.reply(Usage()) for each in others))
 
 
-def _choices(document: Any, *, begun: bool) -> Sequence[Mapping[str, Any]]:
-    """The first choice, of which alone a reply is made; none where a chunk has none."""
+def _choices(document: Any, n: int, *, begun: bool) -> Sequence[Mapping[str, Any]]:
+    """The choices of which replies are made: those of the first ``n`` indices, each once."""
     if isinstance(document, Mapping) and (document.get("error") or document.get("object") == "error"):
         raise _refused(document.get("error") or document, begun)
     choices = document.get("choices") if isinstance(document, Mapping) else None
     if not isinstance(choices, Sequence) or not all(isinstance(each, Mapping) for each in choices):
         shown = excerpt(json.dumps(document), 200)
         raise CallFailed(f"the server sent what is no completion: {shown}", retry=True, paid=True)
-    return [each for each in choices if not each.get("index")][:1]
+    given = [(choice.get("index") or 0, choice) for choice in reversed(choices)]
+    return list({at: choice for at, choice in given if isinstance(at, int) and at in range(n)}.values())
+
+
+def _logprob(row: Any) -> Logprob:
+    """A token's log-probability; CallFailed where it is none."""
+    token, logprob = (row.get("token"), row.get("logprob")) if isinstance(row, Mapping) else (None, None)
+    if (
+        not isinstance(token, str)
+        or isinstance(logprob, bool)
+        or not isinstance(logprob, int | float)
+        or not math.isfinite(logprob)
+    ):
+        shown = excerpt(json.dumps(row), 200)
+        raise CallFailed(f"the server sent what is no log-probability: {shown}", retry=True, paid=True)
+    given = row.get("bytes")
+    whole = isinstance(given, list) and all(isinstance(each, int) and 0 <= each < 256 for each in given)
+    return Logprob(token, float(logprob), tuple(given if whole else token.encode(errors="replace")))
 
 
 def _refused(error: Any, begun: bool) -> CallFailed:

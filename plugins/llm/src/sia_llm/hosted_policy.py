@@ -7,12 +7,13 @@ rollout, in a ledger of its own beside the run's, before its reply is used.
 from __future__ import annotations
 
 import logging
+import math
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ class HostedGateway:
         self._mutex = threading.Lock()
         self._noticed = ""
         self._rollouts: dict[str, _HostedCaller] = {}
+        self._refused_n: float = math.inf  # as many replies of one call, or more, the server does not give
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="sia-served")
 
     def begin(
@@ -133,10 +135,6 @@ class HostedGateway:
         """One call; the future holds the reply, or ``{"error": {"message", "type", "param", "code"}}``."""
         try:
             chat = parse(request)
-            if chat.logprobs:
-                raise Refused("logprobs: a policy that is served elsewhere gives none", "logprobs")
-            if chat.top_p < 1:
-                raise Refused("top_p: a policy that is served elsewhere is asked at 1; leave it out", "top_p")
             if chat.forced:
                 chat = chat.instructed()
             with self._mutex:
@@ -149,9 +147,10 @@ class HostedGateway:
                 if rollout.asked > MOST_CALLS:
                     raise Refused(f"a rollout may make {MOST_CALLS} calls", kind="rate_limit_error")
                 asked = self._asked(chat, limited=rollout.tokens is not None or self._engine.dollars is not None)
-                most = chat.n * (asked.most_tokens() + asked.most_output)
-                _hold(rollout, most)
-            return self._threads.submit(self._answered, key, rollout, chat, asked, most)
+                if chat.n >= self._refused_n:
+                    asked = replace(asked, n=1)
+                held = _hold(rollout, asked)
+            return self._threads.submit(self._answered, key, rollout, chat, asked, held)
         except (Refused, RuntimeError) as error:
             refused: Future[Mapping[str, Any]] = Future()
             known = error if isinstance(error, Refused) else Refused("the run is ending", kind="server_error")
@@ -196,29 +195,59 @@ class HostedGateway:
         if not repeated:
             _LOG.warning(text)
 
-    def _answered(self, key: str, rollout: _HostedCaller, chat: Chat, asked: Ask, most: int) -> Mapping[str, Any]:
+    def _answered(self, key: str, rollout: _HostedCaller, chat: Chat, asked: Ask, held: int) -> Mapping[str, Any]:
         try:
-            replies = [rollout.calls.complete(f"policy/{key}", asked) for _ in range(chat.n)]
+            replies, read, said = self._replies(f"policy/{key}", rollout, chat.n, asked, held)
         except RequestRefused as error:
             too_long = _TOO_LONG.search(str(error))
             return Refused(str(error), code="context_length_exceeded" if too_long else None).body()
+        except Refused as error:
+            return error.body()
         except SiaError as error:
             rollout.stopped = rollout.stopped or error
             return Refused("the run is stopping", kind="server_error").body()
         messages = [_said(reply, chat) for reply in replies]
         with self._mutex:
-            read = sum(max(0, reply.usage.read) for reply in replies)
-            said = sum(max(0, reply.usage.output) for reply in replies)
-            rollout.read, rollout.said = rollout.read + read, rollout.said + said
-            rollout.held, rollout.used = rollout.held - most, rollout.used + min(most, read + said)
             cut = sum(reply.ended == "length" for reply in replies)
             rollout.truncated |= cut > 0
             rollout.replies, rollout.cut = rollout.replies + len(replies), rollout.cut + cut * chat.may_shrink
             _note(rollout, chat, messages)
+        if chat.logprobs and any(reply.logprobs is None for reply in replies):
+            return Refused("logprobs: this policy's server gives none; leave it out", "logprobs").body()
         if not all(keeps(chat, each) for each in messages):
             return no_call(chat).body()
-        choices = [(message, _FINISH[reply.ended], None) for message, reply in zip(messages, replies, strict=True)]
+        choices = [
+            (message, _FINISH[reply.ended], _logprobs(reply, message["content"]) if chat.logprobs else None)
+            for message, reply in zip(messages, replies, strict=True)
+        ]
         return completion(chat.digest.hex()[:24], choices, (read, said))
+
+    def _replies(
+        self, purpose: str, rollout: _HostedCaller, n: int, asked: Ask, held: int
+    ) -> tuple[list[Reply], int, int]:
+        """So many replies, and the tokens read and written: of one call, or as many as the server makes necessary."""
+        replies: list[Reply] = []
+        read = said = 0
+        while True:
+            try:
+                reply = rollout.calls.complete(purpose, asked)
+            except RequestRefused as error:
+                if asked.n == 1 or _TOO_LONG.search(str(error)):
+                    raise
+                with self._mutex:
+                    self._refused_n = min(self._refused_n, asked.n)
+                    rollout.held -= held
+            else:
+                here, there = max(0, reply.usage.read), max(0, reply.usage.output)
+                replies, read, said = [*replies, reply, *reply.others][:n], read + here, said + there
+                with self._mutex:
+                    rollout.read, rollout.said = rollout.read + here, rollout.said + there
+                    rollout.held, rollout.used = rollout.held - held, rollout.used + min(held, here + there)
+            if len(replies) == n:
+                return replies, read, said
+            asked = replace(asked, n=1)
+            with self._mutex:
+                held = _hold(rollout, asked)
 
     def _asked(self, chat: Chat, *, limited: bool) -> Ask:
         """A conversation of chat completions as a provider takes it. What cannot be constrained is asked freely."""
@@ -235,6 +264,10 @@ class HostedGateway:
             tuple(Tool(each["name"], each.get("description", ""), each.get("parameters", {})) for each in tools),
             max_tokens=longest if chat.may_shrink else chat.max_tokens,
             temperature=chat.temperature,
+            top_p=chat.top_p,
+            stop=chat.stop,
+            n=chat.n,
+            logprobs=chat.logprobs,
         ).cleaned()
 
 
@@ -255,8 +288,9 @@ class HostedPolicy:
         self.gateway.close()
 
 
-def _hold(rollout: _HostedCaller, most: int) -> None:
-    """Reserve the tokens of a call before it is made; Refused where they do not fit."""
+def _hold(rollout: _HostedCaller, asked: Ask) -> int:
+    """Reserve the tokens that a call may take before it is made, and say how many; Refused where they do not fit."""
+    most = asked.most_tokens() + asked.most_output
     taken = rollout.used + rollout.held
     if rollout.tokens is not None and taken + most > rollout.tokens:
         rollout.short = True
@@ -264,6 +298,7 @@ def _hold(rollout: _HostedCaller, most: int) -> None:
         raise Refused(f"{why}, and the run's budget has no more", code="insufficient_quota")
     rollout.held += most
     rollout.peak = max(rollout.peak, rollout.used + rollout.held)
+    return most
 
 
 def _note(rollout: _HostedCaller, chat: Chat, replies: Sequence[Message]) -> None:
@@ -306,6 +341,18 @@ def _said(reply: Reply, chat: Chat) -> Message:
         calls = reply.calls if chat.parallel else reply.calls[:1]
         message["tool_calls"] = [tool_call(call.id, call.name, call.arguments) for call in calls]
     return message
+
+
+def _logprobs(reply: Reply, text: str) -> Mapping[str, Any]:
+    """The log-probabilities of a reply's tokens, up to where its text was cut."""
+    content: list[dict[str, Any]] = []
+    length = 0
+    for each in reply.logprobs or ():
+        if length >= len(text) and text != reply.text:
+            break
+        content.append({**asdict(each), "bytes": list(each.bytes), "top_logprobs": []})
+        length += len(each.token)
+    return {"content": content, "refusal": None}
 
 
 def _dollars(row: Mapping[str, Any]) -> float:

@@ -85,7 +85,8 @@ class Usage:
 class Ask:
     """One request. ``system`` are parts of the system prompt, the longest-lived first, so that a provider may cache.
 
-    Without ``max_tokens`` a reply is as long as the server allows.
+    Without ``max_tokens`` a reply is as long as the server allows. The reply ends before one of the texts
+    ``stop``. It is one of ``n``, which a provider may give together, as :attr:`Reply.others`.
     """
 
     model: str
@@ -94,39 +95,67 @@ class Ask:
     tools: tuple[Tool, ...] = ()
     max_tokens: int | None = 16_000
     temperature: float | None = None
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    logprobs: bool = False
 
     def cleaned(self) -> Ask:
         """The same, so that it can be sent whatever programs and models wrote into its messages."""
         tools = tuple(Tool(**cleaned(asdict(each))) for each in self.tools)
-        return replace(self, system=cleaned(self.system), messages=cleaned(self.messages), tools=tools)
+        told = {"system": cleaned(self.system), "messages": cleaned(self.messages), "stop": cleaned(self.stop)}
+        return replace(self, **told, tools=tools)
+
+    def to_json(self) -> dict[str, Any]:
+        """The request, without settings of the sampling that say nothing: its digest is that of earlier versions."""
+        fields = asdict(self)
+        return {name: value for name, value in fields.items() if name not in _PLAIN or value != _PLAIN[name]}
 
     @property
     def digest(self) -> str:
         """SHA-256 of all that decides on the reply."""
-        return hashlib.sha256(canonical(asdict(self)).encode()).hexdigest()
+        return hashlib.sha256(canonical(self.to_json()).encode()).hexdigest()
 
     @property
     def most_output(self) -> int:
-        """Tokens that are set aside for the reply."""
-        return self.max_tokens or UNLIMITED
+        """Tokens that are set aside for the replies."""
+        return (self.max_tokens or UNLIMITED) * self.n
 
     def most_tokens(self, known: Ask | None = None, known_tokens: int = 0) -> int:
         """An upper bound of the tokens read: one for each byte, except for an earlier request whose count is known."""
         begun = known is not None and (known.model, known.system, known.tools) == (self.model, self.system, self.tools)
         if known is not None and begun and self.messages[: len(known.messages)] == known.messages:
             return known_tokens + _bytes(list(self.messages[len(known.messages) :]))
-        return _ENVELOPE + _bytes(asdict(self))
+        return _ENVELOPE + _bytes(self.to_json())
+
+
+_PLAIN: Mapping[str, Any] = {"top_p": 1.0, "stop": (), "n": 1, "logprobs": False}
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """A sampled token as text, its natural log-probability, and its bytes, which may be a part of a character."""
+
+    token: str
+    logprob: float
+    bytes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply of a model. ``raw`` is the provider's own form of it."""
+    """A reply of a model. ``raw`` is the provider's own form of it.
+
+    ``others`` are further replies to the same request; ``usage`` counts the prompt once, and them all.
+    ``logprobs`` is None where none were asked for, or the server gives none.
+    """
 
     text: str
     calls: tuple[ToolCall, ...]
     ended: Ended
     usage: Usage
     raw: Any = None
+    logprobs: tuple[Logprob, ...] | None = None
+    others: tuple[Reply, ...] = ()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Reply:
@@ -134,11 +163,20 @@ class Reply:
         value = cleaned(value)
         calls = tuple(ToolCall(**each) for each in value["calls"])
         usage = Usage(**{name: count or 0 for name, count in value["usage"].items()})
-        return cls(**{**value, "calls": calls, "usage": usage})
+        logprobs = value.get("logprobs")
+        if logprobs is not None:
+            logprobs = tuple(Logprob(each["token"], each["logprob"], tuple(each["bytes"])) for each in logprobs)
+        others = tuple(cls.from_json(each) for each in value.get("others", ()))
+        return cls(**{**value, "calls": calls, "usage": usage, "logprobs": logprobs, "others": others})
 
     def to_json(self) -> dict[str, Any]:
+        """The reply; log-probabilities and further replies are there where it has some."""
         calls = [asdict(each) for each in self.calls]
-        return {**vars(self), "calls": calls, "usage": asdict(self.usage)}  # ``raw`` may be nested too deep for asdict
+        told = {**vars(self), "calls": calls, "usage": asdict(self.usage)}  # ``raw`` may be nested too deep for asdict
+        del told["logprobs"], told["others"]
+        if self.logprobs is not None:
+            told["logprobs"] = [asdict(each) for each in self.logprobs]
+        return {**told, "others": [each.to_json() for each in self.others]} if self.others else told
 
     @property
     def message(self) -> Message:

@@ -57,14 +57,15 @@ class _Call:
 
         Dollars for figures that are missing, or cannot be right, are booked at the bound.
         """
-        usage, silent = reply.usage, not (reply.text or reply.calls)
-        longest = self.request.max_tokens or usage.output
+        replies = (reply, *reply.others)
+        usage, silent = reply.usage, not any(each.text or each.calls for each in replies)
+        longest = self.request.most_output if self.request.max_tokens else usage.output
         if min(asdict(usage).values()) < 0 or usage.read > self.most_read or usage.output > longest:
             return reply, self.bound, f"the usage figures cannot be right: {asdict(usage)}; {_AT_THE_MOST}"
         if usage.read and (usage.output or silent):
             return reply, self.prices.cost(usage), ""
-        read = usage.input if usage.read else _estimate(asdict(self.request))
-        output = usage.output if usage.output or silent else _estimate(reply.message)
+        read = usage.input if usage.read else _estimate(self.request.to_json())
+        output = usage.output if usage.output or silent else sum(_estimate(each.message) for each in replies)
         return replace(reply, usage=replace(usage, input=read, output=output)), self.bound, _ESTIMATED
 
 
