@@ -79,6 +79,28 @@ def test_a_run_shows_scores_lineage_budget_and_how_far_it_holds(tell: Tell, clie
     assert "initial agent, words" in shown
 
 
+def test_a_candidate_names_the_incumbent_that_it_was_compared_with_and_its_change_against_its_parent(
+    tell: Tell, client: TestClient
+) -> None:
+    change = {"value": 0.05, "n": 20, "ci95": [-0.02, 0.12]}
+    story = tell().begins().gates().gates(index=1, agent="c" * 12, against="b" * 12, against_parent=change)
+    story.gates(1, agent="d" * 12, accepted=False)
+    shown = text_of(client, "/runs/fake-1")
+    assert "0.0 change words +0.0500 [-0.0200, +0.1200]" in shown
+    assert "+0.3000 [+0.1000, +0.5000] first agent the same" in shown
+    shown = text_of(client, "/runs/fake-1/candidates/0.1")
+    assert "Compared with 0.0 change words (bbbbbbbbbbbb), the incumbent of that moment" in shown
+    assert "Change against its parent +0.0500 [-0.0200, +0.1200]" in shown
+
+
+def test_a_hostile_name_of_an_incumbent_is_text(tell: Tell, client: TestClient) -> None:
+    tell(say=HOSTILE).begins().gates().gates(1, agent="c" * 12, against="b" * 12, parent="b" * 12)
+    for address in ("/runs/fake-1", "/runs/fake-1/candidates/1.0"):
+        page = client.get(address).text
+        assert "0.0 change &#34;&gt;&lt;script&gt;" in page
+        assert "<script>document" not in page
+
+
 def test_sealed_rollouts_are_not_shown_one_by_one(tell: Tell, client: TestClient) -> None:
     story = tell().whole()
     assert "sealed" not in client.get("/runs/fake-1/rollouts").text

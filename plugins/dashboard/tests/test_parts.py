@@ -23,8 +23,34 @@ FINITE = st.floats(-1e9, 1e9)
 def test_an_axis_holds_its_values_and_its_ticks(values: list[float]) -> None:
     axis = charts.Axis.over(values, 10, 200)
     assert all(10 <= axis.at(value) <= 200 for value in values)
-    assert all(10 <= at <= 200 for at, _ in axis.ticks())
+    assert [axis.ticks()[0][0], axis.ticks()[-1][0]] == [10, 200]
     assert len(axis.ticks()) <= 6
+
+
+@given(st.lists(FINITE, min_size=1))
+def test_an_axis_holds_zero_or_says_that_it_does_not(values: list[float]) -> None:
+    axis = charts.Axis.over(values, 10, 200)
+    assert axis.cut or axis.low <= 0 <= axis.high
+    assert not axis.cut or max(values) - min(values) < 0.05 * max(map(abs, values))
+
+
+@pytest.mark.parametrize(
+    ("values", "ends", "cut"),
+    [
+        ([0.3, 0.99], (0, 1), False),
+        ([0.8, 0.85], (0, 1), False),
+        ([3.1, 0.9], (0, 4), False),
+        ([-86446.0, -80000.0], (-100000, 0), False),
+        ([2.6349, 2.6358], (2.6348, 2.6358), True),
+        ([0.5, 0.5], (0, 0.5), False),
+    ],
+)
+def test_an_axis_begins_at_zero_unless_that_would_hide_the_differences(
+    values: list[float], ends: tuple[float, float], cut: bool
+) -> None:
+    axis = charts.Axis.over(values, 10, 200)
+    assert (axis.low, axis.high) == pytest.approx(ends)
+    assert axis.cut is cut
 
 
 def test_an_axis_knows_nothing_of_what_is_not_finite() -> None:
@@ -42,8 +68,8 @@ def test_no_rewards_have_no_histogram() -> None:
     assert charts.histogram([], "rewards") is None
 
 
-def row(index: int, parent: str, agent: str | None, *, accepted: bool = False) -> dict[str, Any]:
-    gate = {"incumbent": 0.5, "delta": 0.1, "ci95": [0.0, 0.2]} if agent else None
+def row(index: int, parent: str, agent: str | None, *, accepted: bool = False, delta: float = 0.1) -> dict[str, Any]:
+    gate = {"incumbent": 0.5, "delta": delta, "ci95": [delta - 0.1, delta + 0.1]} if agent else None
     return {
         "index": index,
         "candidate": 0,
@@ -64,6 +90,51 @@ def test_the_incumbents_line_rises_where_a_candidate_was_accepted() -> None:
     assert heights == sorted(heights, reverse=True)
     assert len(set(heights)) == 2
     assert [point.candidate for point in chart.points] == ["", "0.0", "1.0"]
+
+
+def test_a_candidate_that_was_stopped_early_stands_below_the_incumbent_that_it_did_not_reach() -> None:
+    """Compared on the first, easy instances alone, where the incumbent scores 0.9 and not 0.5."""
+    stopped = row(0, "a", "b", delta=-0.05)
+    stopped["gate"]["incumbent"] = 0.9
+    chart = charts.scores({"value": 0.5, "ci95": [0.4, 0.6]}, [stopped])
+    assert chart
+    first, candidate = chart.points
+    assert candidate.y > first.y  # pixels count downwards
+    assert candidate.label == "0.0 edit: -0.0500 against the incumbent's 0.5000, rejected"
+
+
+def test_an_interval_on_the_chart_of_scores_ends_where_the_metric_does() -> None:
+    rows = [row(0, "a", "b", accepted=True, delta=0.5)]
+    chart = charts.scores({"value": 0.5, "ci95": [0.4, 0.6]}, rows, (0.0, 1.0))
+    assert chart
+    assert chart.y[-1][1] == "1.0"
+    assert chart.points[-1].high == chart.points[-1].y == chart.y[-1][0]
+
+
+def test_the_labels_of_an_upright_axis_have_room() -> None:
+    (chart,) = charts.curves([{"step": n, "loss": -86446.25 + 0.001 * n} for n in range(100)])
+    assert chart.cut
+    assert chart.left >= 6.5 * max(len(label) for _, label in chart.y) + 6
+
+
+def test_the_last_candidates_of_a_long_run_begin_at_their_incumbent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charts, "MOST_POINTS", 2)
+    rows = [row(n, "a", "b", accepted=True) for n in range(4)]
+    chart = charts.scores({"value": 0.0, "ci95": [0.0, 0.0]}, rows, (0.0, 1.0))
+    assert chart
+    assert [point.candidate for point in chart.points] == ["2.0", "3.0"]
+    assert chart.line.split()[0].endswith(f",{chart.points[0].y + (chart.y[0][0] - chart.y[-1][0]) * 0.2}")
+
+
+def test_histograms_of_a_page_share_the_ends_of_the_metric() -> None:
+    metric = {"bounds": [0.0, 1.0]}
+    assert charts.ends(metric, [1.0, 1.0]) == (0.0, 1.0)
+    assert charts.ends({"bounds": [0.0, 20.0]}, [0.5, 0.9]) == (0.5, 0.9)
+    assert charts.ends({}, []) is None
+    chart = charts.histogram([1.0, 1.0], "rewards", (0.0, 1.0))
+    assert chart
+    assert [label for _, label in chart.x][-1] == "1.0"
+    assert [label for _, label in chart.y] == ["0", "2"]
 
 
 def test_a_run_without_scores_has_no_chart() -> None:

@@ -91,7 +91,9 @@ class Story:
         self.ledger.record(f"generation/{generation}/train/1/{first:05d}", {"steps": steps, "adapter": "a" * 64})
         return self
 
-    def gates(self, generation: int = 0, index: int = 0, agent: str = "b" * 12, *, accepted: bool = True) -> Story:
+    def gates(
+        self, generation: int = 0, index: int = 0, agent: str = "b" * 12, *, accepted: bool = True, **more: Any
+    ) -> Story:
         lever = "weights" if index else "harness"
         self.ledger.record(f"generation/{generation}/diff/{index}", DIFF.replace('"b"', f'"{self.say}"'))
         self.rolls_out("search", agent, [1.0, 1.0, 0.0, 1.0])
@@ -117,6 +119,9 @@ class Story:
             "estimate": {"rollouts": 10.0, "memory": 2.0**20} if index else {},
             "took": {"rollouts": 9.0} if index else {},
             "stopped": self.say if index else "",
+            "against": self.first,
+            "against_parent": None,
+            **more,
         }
         self.ledger.record(f"generation/{generation}/gated/{index}", row)
         return self

@@ -19,41 +19,118 @@ MOST_ROWS = 100
 SMALLEST = 1e-100
 """A spread below this is none: the steps of its axis would be no numbers."""
 
+SQUEEZED = 0.05
+"""The least share of an axis with zero that values must take."""
+
+FEW = 6
+"""Candidates that fit side by side on a telephone."""
+
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear axis from ``low`` to ``high``, drawn from pixel ``start`` to pixel ``end``."""
+    """A linear axis from ``low`` to ``high``, drawn from pixel ``start`` to pixel ``end``, a tick at each ``step``.
+
+    ``cut`` says that it leaves out zero.
+    """
 
     low: float
     high: float
     start: float
     end: float
+    step: float
+    cut: bool = False
 
     @classmethod
-    def over(cls, values: Sequence[float], start: float, end: float, *, room: float = 0.05) -> Axis:
-        """An axis that holds finite values with a little room at both ends."""
-        known = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
-        low, high = max(min(known), -LARGEST_REWARD), min(max(known), LARGEST_REWARD)
-        low = min(low, high)
-        wide = high - low > 1e-9 * max(abs(low), abs(high)) and high - low > SMALLEST
-        more = (high - low) * room if wide else max(abs(high), 1.0) * room
-        return cls(low - more, high + more, start, end)
+    def over(cls, values: Sequence[float], start: float, end: float, count: int = 5) -> Axis:
+        """An axis that holds zero and all finite values, and begins and ends at a tick; at most ``count`` steps.
+
+        Zero is left out where it would squeeze the values into less than a twentieth of the axis.
+        """
+        known = [max(-LARGEST_REWARD, min(LARGEST_REWARD, each)) for each in values if math.isfinite(each)]
+        low, high = min(known, default=0.0), max(known, default=0.0)
+        spread, bottom, top = high - low, min(low, 0.0), max(high, 0.0)
+        differ = spread > 1e-9 * max(abs(low), abs(high)) and spread > SMALLEST
+        cut = differ and spread < SQUEEZED * (top - bottom)
+        if not cut:
+            low, high = bottom, top if top - bottom > SMALLEST else bottom + 1.0
+        step = 10.0 ** math.floor(math.log10((high - low) / count))
+        for each in (1, 2, 5, 10, 20):
+            first, last = _down(low / (step * each)), -_down(-high / (step * each))
+            if last - first <= count:
+                step *= each
+                break
+        return cls(first * step, last * step, start, end, step, cut)
+
+    @classmethod
+    def between(cls, low: float, high: float, start: float, end: float, count: int = 4) -> Axis:
+        """An axis with exactly these ends, and at most ``count`` steps."""
+        step = 10.0 ** math.floor(math.log10((high - low) / count))
+        step *= next(each for each in (1, 2, 5, 10) if (high - low) / (step * each) <= count)
+        return cls(low, high, start, end, step)
 
     def at(self, value: float) -> float:
         """The pixel of a value, kept on the axis."""
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return round(self.start + share * (self.end - self.start), 2)
 
-    def ticks(self, count: int = 5) -> list[tuple[float, str]]:
-        """Round values along the axis, at most about ``count``: pixel and label."""
-        span = self.high - self.low
-        step = 10 ** math.floor(math.log10(span / count))
-        step *= next(each for each in (1, 2, 5, 10) if span / (step * each) <= count)
-        places = max(0, -math.floor(math.log10(step)))
-        first = math.ceil(self.low / step)
-        values = [number * step for number in range(first, math.floor(self.high / step) + 1)]
-        plain = 1e-6 < step < 1e9
+    def ticks(self) -> list[tuple[float, str]]:
+        """Round values along the axis: pixel and label."""
+        places = max(0, -math.floor(math.log10(self.step)))
+        first, last = -_down(-self.low / self.step), _down(self.high / self.step)
+        values = [number * self.step for number in range(first, last + 1)]
+        plain = 1e-6 < self.step < 1e9
         return [(self.at(value), f"{value:,.{places}f}" if plain else f"{value:.4g}") for value in values]
+
+
+def _down(value: float) -> int:
+    """The next whole number below; one that is whole but for rounding stays itself."""
+    near = round(value)
+    return near if math.isclose(value, near, rel_tol=1e-12, abs_tol=1e-9) else math.floor(value)
+
+
+def _room(ticks: Sequence[tuple[float, str]]) -> float:
+    """Pixels that the labels of an upright axis take."""
+    return 14.0 + 6.5 * max((len(label) for _, label in ticks), default=0)
+
+
+def _half(ticks: Sequence[tuple[float, str]]) -> float:
+    """Pixels by which the last label of a level axis may stand out."""
+    return max(10.0, 3.5 * len(ticks[-1][1])) if ticks else 10.0
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A candidate that was compared on the gate: the incumbent's score there before and after, and its own."""
+
+    row: Mapping[str, Any]
+    name: str
+    before: float
+    score: float
+    low: float
+    high: float
+
+    @property
+    def after(self) -> float:
+        return self.score if self.row["accepted"] else self.before
+
+
+def compared(
+    first: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]], bounds: Sequence[float] | None
+) -> list[Compared]:
+    """The candidates that were compared, in order.
+
+    A candidate's score is the incumbent's on the whole gate plus the paired change. One that was stopped early was
+    compared on the first instances alone, whose mean is another. No interval leaves the metric's bounds.
+    """
+    least, most = bounds or (-math.inf, math.inf)
+    found: list[Compared] = []
+    for row in rows:
+        if gate := row["gate"]:
+            start = first["value"] if first else gate["incumbent"]
+            before = found[-1].after if found else start
+            low, high = (min(max(before + each, least), most) for each in gate["ci95"])
+            found.append(Compared(row, f"{row['index']}.{row['candidate']}", before, before + gate["delta"], low, high))
+    return found
 
 
 @dataclass(frozen=True)
@@ -76,10 +153,13 @@ class Scores:
 
     width: float
     height: float
+    left: float
     points: Sequence[Point]
     line: str
     y: Sequence[tuple[float, str]]
     x: Sequence[tuple[float, str]]
+    cut: bool
+    few: bool
 
 
 @dataclass(frozen=True)
@@ -89,9 +169,11 @@ class Line:
     title: str
     width: float
     height: float
+    left: float
     points: str
     y: Sequence[tuple[float, str]]
     x: Sequence[tuple[float, str]]
+    cut: bool
     first: float
     last: float
 
@@ -116,17 +198,18 @@ class Histogram:
     title: str
     width: float
     height: float
+    left: float
     bars: Sequence[Bar]
+    y: Sequence[tuple[float, str]]
     x: Sequence[tuple[float, str]]
     total: int
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its interval, as a mark on a row of its own."""
+    """A figure with its interval, as a mark on its row."""
 
     label: str
-    y: float
     value: float
     low: float
     high: float
@@ -139,44 +222,47 @@ class Forest:
 
     title: str
     width: float
-    height: float
     rows: Sequence[Interval]
     x: Sequence[tuple[float, str]]
+    cut: bool
 
 
-def scores(first: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]]) -> Scores | None:
-    """The chart of a run's gate scores; None before there is one.
-
-    A candidate stands at the incumbent of its moment plus its paired change, whose interval it wears.
-    """
-    gated = [row for row in rows if row["gate"]][-MOST_POINTS:]
-    if first is None and not gated:
+def scores(
+    first: Mapping[str, Any] | None,
+    rows: Sequence[Mapping[str, Any]],
+    bounds: Sequence[float] | None = None,
+) -> Scores | None:
+    """The chart of a run's gate scores; None before there is one."""
+    placed = compared(first, rows, bounds)
+    if first is None and not placed:
         return None
-    width, height, left, right, top, bottom = 720.0, 260.0, 48.0, 12.0, 10.0, 30.0
-    begin = first["value"] if first else gated[0]["gate"]["incumbent"]
-    spans = [tuple(row["gate"]["incumbent"] + each for each in row["gate"]["ci95"]) for row in gated]
-    values = [begin, *(first["ci95"] if first else ()), *(each for span in spans for each in span)]
+    beyond, placed = placed[:-MOST_POINTS], placed[-MOST_POINTS:]
+    begin = placed[0].before if placed else first["value"] if first else 0.0
+    few = len(placed) <= FEW
+    width, height, right, top, bottom = 400.0 if few else 720.0, 260.0, 12.0, 10.0, 30.0
+    start = first if first and not beyond else None
+    values = [begin, *(start["ci95"] if start else ())]
+    values += [value for each in placed for value in (each.score, each.low, each.high)]
     y = Axis.over(values, height - bottom, top)
-    x = Axis(-0.5, len(gated) + 0.5, left, width - right)
-    now, path, points = begin, [f"{x.at(0)},{y.at(begin)}"], []
-    if first:
-        low, high = first["ci95"]
+    left = _room(y.ticks())
+    x = Axis.between(-0.5, len(placed) + 0.5, left, width - right)
+    path, points = [f"{x.at(0)},{y.at(begin)}"], []
+    if start:
+        low, high = start["ci95"]
         points.append(Point(x.at(0), y.at(begin), y.at(low), y.at(high), f"first agent {begin:.4f}", "", "", True))
-    for place, (row, (low, high)) in enumerate(zip(gated, spans, strict=True), 1):
-        score = row["gate"]["incumbent"] + row["gate"]["delta"]
+    for place, each in enumerate(placed, 1):
+        row, before = each.row, each.before
         verdict = "accepted" if row["accepted"] else "rejected"
-        name = f"{row['index']}.{row['candidate']}"
-        label = f"{name} {row['name']}: {score:.4f}, {verdict}"
-        where = x.at(place), y.at(score), y.at(low), y.at(high)
-        points.append(Point(*where, label, name, row["lever"], row["accepted"]))
-        path.append(f"{x.at(place)},{y.at(now)}")
-        if row["accepted"]:
-            now = score
-            path.append(f"{x.at(place)},{y.at(now)}")
-    path.append(f"{x.at(len(gated) + 0.5)},{y.at(now)}")
-    labels = [(x.at(0), "start"), *((x.at(n), f"{row['index']}.{row['candidate']}") for n, row in enumerate(gated, 1))]
-    every = -(-len(labels) // 16)
-    return Scores(width, height, points, " ".join(path), y.ticks(), labels[::every])
+        change = f"{row['gate']['delta']:+.4f} against the incumbent's {before:.4f}"
+        label = f"{each.name} {row['name']}: {change}, {verdict}"
+        where = x.at(place), y.at(each.score), y.at(each.low), y.at(each.high)
+        points.append(Point(*where, label, each.name, row["lever"], row["accepted"]))
+        path += [f"{x.at(place)},{y.at(before)}", f"{x.at(place)},{y.at(each.after)}"]
+    path.append(f"{x.at(len(placed) + 0.5)},{y.at(placed[-1].after if placed else begin)}")
+    begins = "start" if start else "before"
+    labels = [(x.at(0), begins), *((x.at(place), each.name) for place, each in enumerate(placed, 1))]
+    some = labels[:: -(-len(labels) // 16)]
+    return Scores(width, height, left, points, " ".join(path), y.ticks(), some, y.cut, few)
 
 
 CURVES = (
@@ -200,20 +286,24 @@ def curves(steps: Sequence[Mapping[str, Any]]) -> list[Line]:
 
 
 def _line(title: str, known: Sequence[tuple[float, float]]) -> Line:
-    width, height, left, right, top, bottom = 340.0, 160.0, 52.0, 8.0, 8.0, 24.0
-    y = Axis.over([value for _, value in known], height - bottom, top)
-    x = Axis.over([step for step, _ in known], left, width - right, room=0.02)
+    width, height, top, bottom = 340.0, 160.0, 8.0, 24.0
+    y = Axis.over([value for _, value in known], height - bottom, top, 4)
+    steps = [step for step, _ in known]
+    left, low, high = _room(y.ticks()), min(steps), max(steps)
+    x = Axis.between(low, high if high > low else low + 1, left, width - 24.0)
     points = " ".join(f"{x.at(step)},{y.at(value)}" for step, value in known)
-    return Line(title, width, height, points, y.ticks(4), x.ticks(4), known[0][1], known[-1][1])
+    return Line(title, width, height, left, points, y.ticks(), x.ticks(), y.cut, known[0][1], known[-1][1])
 
 
-def histogram(rewards: Sequence[float], title: str) -> Histogram | None:
-    """The distribution of rewards; None where there are none."""
+def histogram(rewards: Sequence[float], title: str, ends: tuple[float, float] | None = None) -> Histogram | None:
+    """The distribution of rewards; None where there are none. Its axis has these ``ends``, or fits the rewards."""
     rewards = [max(-LARGEST_REWARD, min(LARGEST_REWARD, reward)) for reward in rewards if not math.isnan(reward)]
     if not rewards:
         return None
-    width, height, left, right, top, bottom = 340.0, 160.0, 10.0, 10.0, 8.0, 24.0
+    width, height, top, bottom = 340.0, 160.0, 8.0, 24.0
     low, high = min(rewards), max(rewards)
+    if ends and ends[0] <= low and high <= ends[1]:
+        low, high = ends
     if not high - low > max(SMALLEST, 1e-9 * max(abs(low), abs(high))):
         room = max(0.5, 0.01 * abs(high))
         low, high = low - room, high + room
@@ -221,8 +311,11 @@ def histogram(rewards: Sequence[float], title: str) -> Histogram | None:
     counts = [0] * BINS
     for reward in rewards:
         counts[min(BINS - 1, int((reward - low) / step))] += 1
-    x = Axis(low, high, left, width - right)
-    y = Axis(0, max(counts), height - bottom, top)
+    y = Axis.between(0, max(counts), height - bottom, top)
+    labels = [(y.at(number), f"{number:,}") for number in (0, max(counts))]
+    left = _room(labels)
+    right = _half(Axis.between(low, high, left, width).ticks())
+    x = Axis.between(low, high, left, width - right)
     bars = [
         Bar(
             x.at(low + n * step) + 0.5,
@@ -236,21 +329,33 @@ def histogram(rewards: Sequence[float], title: str) -> Histogram | None:
         for n, count in enumerate(counts)
         if count
     ]
-    return Histogram(title, width, height, bars, x.ticks(4), len(rewards))
+    return Histogram(title, width, height, left, bars, labels, x.ticks(), len(rewards))
+
+
+def ends(metric: Mapping[str, Any], rewards: Sequence[float]) -> tuple[float, float] | None:
+    """The ends of the axis that charts of these rewards share; the metric's bounds, unless that would squeeze them."""
+    known = [reward for reward in rewards if math.isfinite(reward)]
+    if not known:
+        return None
+    low, high = min(known), max(known)
+    bounds = metric.get("bounds")
+    if bounds and bounds[0] <= low and high <= bounds[1]:
+        whole = bounds[1] - bounds[0]
+        if high - low >= SQUEEZED * whole or whole <= 1.0:
+            return float(bounds[0]), float(bounds[1])
+    return low, high
 
 
 def forest(title: str, rows: Sequence[tuple[str, Mapping[str, Any]]], sign: str = "") -> Forest | None:
-    """Figures with their intervals (label, ``{"value", "ci95"}``), a change beside zero; None where there are none."""
+    """Figures with their intervals (label, ``{"value", "ci95"}``); None where there are none."""
     rows = rows[:MOST_ROWS]
     if not rows:
         return None
-    width, left, right, line, top = 720.0, 220.0, 170.0, 26.0, 8.0
-    ends = [end for _, each in rows for end in each["ci95"]] + ([0.0] if sign else [])
-    x = Axis.over(ends, left, width - right)
+    width, side = 420.0, 24.0
+    x = Axis.over([end for _, each in rows for end in (each["value"], *each["ci95"])], side, width - side)
     drawn = []
-    for place, (label, each) in enumerate(rows):
+    for label, each in rows:
         low, high = each["ci95"]
         text = f"{each['value']:{sign}.4f} [{low:{sign}.4f}, {high:{sign}.4f}]"
-        y = top + line * (place + 0.5)
-        drawn.append(Interval(label, y, x.at(each["value"]), x.at(low), x.at(high), text))
-    return Forest(title, width, top + line * len(rows) + 24, drawn, x.ticks(5))
+        drawn.append(Interval(label, x.at(each["value"]), x.at(low), x.at(high), text))
+    return Forest(title, width, drawn, x.ticks(), x.cut)

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from sia_cli.figures import better, narrow
+from sia_cli.figures import better, narrow, sees
 from sia_dashboard import charts, diffs, words
 from sia_dashboard.bounds import SHOWN
 from sia_dashboard.lineage import lineage
@@ -105,29 +105,40 @@ def run_page(record: Record) -> dict[str, Any]:
     report = record.report()
     rows = report["generations"]
     sealed, holds = report["sealed"], report["robustness"]
-    names = {record.first: "first agent", **{row["agent"]: row["name"] for row in rows if row["agent"]}}
+    names = names_of(record)
     agents = _by_agent(record.rows())
     shown = {key: found for key, found in agents.items() if key[0] != "smoke"}
+    on_search = [(agent, found) for (purpose, agent), found in agents.items() if purpose == "search"][:DRAWN]
+    drawn = {agent: [row.reward for row in found] for agent, found in on_search}
+    ends = charts.ends(report["metric"], [reward for rewards in drawn.values() for reward in rewards])
     return {
         "report": report,
         "narrow": narrow(report["narrow"]) if report.get("narrow") else "",
         "sealed": sealed and charts.forest("Sealed scores", [(which, sealed[which]) for which in sealed]),
-        "scores": charts.scores(record.first_gate(), rows),
+        "scores": charts.scores(record.first_gate(), rows, report["metric"].get("bounds")),
+        "names": names,
+        "sees": sees(report) if report["smallest_gain"] else "",
         "under_way": record.under_way(),
         "lineage": lineage(record.first, record.draft, rows[:MOST_NODES]),
         "beyond": max(0, len(rows) - MOST_NODES),
         "outcomes": [_outcome(*key, found, names) for key, found in islice(shown.items(), SHOWN)],
         "agents": len(shown),
         "histograms": [
-            charts.histogram([row.reward for row in found], f"Rewards on search: {names.get(agent, agent)}")
-            for (purpose, agent), found in agents.items()
-            if purpose == "search"
-        ][:DRAWN],
+            charts.histogram(rewards, f"Rewards on search: {names.get(agent, agent)}", ends)
+            for agent, rewards in drawn.items()
+        ],
         "history": holds
         and charts.forest(
             "The incumbents on sealed", [(row["change"] or "initial agent", row) for row in holds["history"]]
         ),
     }
+
+
+def names_of(record: Record) -> dict[str, str]:
+    """The names of a run's agents, by their ids: a candidate's place and what was changed."""
+    rows = record.report()["generations"]
+    named = {row["agent"]: f"{row['index']}.{row['candidate']} {row['name']}" for row in rows if row["agent"]}
+    return {**named, record.first: "first agent"}
 
 
 def candidate_page(record: Record, generation: int, index: int) -> dict[str, Any] | None:
@@ -137,8 +148,9 @@ def candidate_page(record: Record, generation: int, index: int) -> dict[str, Any
         return None
     row, agent = each["row"], each["agent"]
     rewards = {who: [one.reward for one in record.rollouts_of(who, "search")] for who in (each["parent"], agent) if who}
+    ends = charts.ends(record.report()["metric"], [reward for found in rewards.values() for reward in found])
     histograms = (
-        charts.histogram(found, f"On search: {'this agent' if who == agent else 'its parent'}")
+        charts.histogram(found, f"On search: {'this agent' if who == agent else 'its parent'}", ends)
         for who, found in rewards.items()
     )
     gate = row and row["gate"]
@@ -146,6 +158,7 @@ def candidate_page(record: Record, generation: int, index: int) -> dict[str, Any
     purposes = {found.purpose: None for found in record.rows() if found.agent == agent} if agent else {}
     return {
         **each,
+        "names": names_of(record),
         "title": row["name"] if row else each["decision"].get("name") or each["decision"].get("algorithm"),
         "forest": change and charts.forest("Change on the gate against the incumbent", change, "+"),
         "curves": charts.curves(each["steps"]),
@@ -177,7 +190,7 @@ def comparison_page(reports: Sequence[Mapping[str, Any]], records: Sequence[Reco
         "mixed": len({(report["task"], report["seed"]) for report in reports}) > 1,
         "kinds": kinds,
         "drawn": [
-            (report, charts.scores(record.first_gate(), report["generations"]))
+            (report, charts.scores(record.first_gate(), report["generations"], report["metric"].get("bounds")))
             for report, record in zip(reports, records, strict=True)
         ],
     }

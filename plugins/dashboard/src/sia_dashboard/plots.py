@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sia_core.errors import UsageError
 from sia_core.types import LARGEST_REWARD
+from sia_dashboard import charts
 from sia_dashboard.bounds import SHOWN
 from sia_dashboard.charts import CURVES
 from sia_dashboard.records import Record
@@ -26,7 +27,7 @@ def draw(record: Record, folder: Path) -> list[Path]:
         raise UsageError("--png draws with matplotlib: `pip install sia-dashboard[png]`") from None
     report = record.report()
     rows, sealed = report.get("generations", []), report.get("sealed")
-    about = report["metric"] if rows or sealed else {"name": ""}
+    about: dict[str, Any] = report["metric"] if rows or sealed else {"name": ""}
     metric, lower = _label(about["name"]), ", lower is better" if about.get("direction") == "minimize" else ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +41,7 @@ def draw(record: Record, folder: Path) -> list[Path]:
 
     if any(row["gate"] for row in rows):
         figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-        _scores(figure.subplots(), f"{metric} on the gate{lower}", record.first_gate(), rows)
+        _scores(figure.subplots(), f"{metric} on the gate{lower}", record.first_gate(), rows, about.get("bounds"))
         save(figure, "scores.png")
     if sealed:
         figure = Figure(figsize=(4.8, 1.8), layout="constrained")
@@ -54,6 +55,7 @@ def draw(record: Record, folder: Path) -> list[Path]:
             for axes, (key, title) in zip(figure.subplots(len(drawn), squeeze=False)[:, 0], drawn, strict=True):
                 known = [(step["step"], _drawable(step[key])) for step in steps if step.get(key) is not None]
                 axes.plot(*zip(*known, strict=True))
+                _whole(axes, [value for _, value in known])
                 axes.set_ylabel(title, fontsize="small")
             axes.set_xlabel("step")
             save(figure, f"learner-{row['index']}.{row['candidate']}.png")
@@ -70,19 +72,30 @@ def _drawable(value: float) -> float:
     return max(-LARGEST_REWARD, min(LARGEST_REWARD, value))
 
 
-def _scores(axes: Axes, label: str, first: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]]) -> None:
+def _whole(axes: Axes, values: Sequence[float]) -> None:
+    """An upright axis as on the pages."""
+    axis = charts.Axis.over(values, 0, 1)
+    axes.set_ylim(axis.low, axis.high)
+
+
+def _scores(
+    axes: Axes,
+    label: str,
+    first: Mapping[str, Any] | None,
+    rows: Sequence[Mapping[str, Any]],
+    bounds: Sequence[float] | None,
+) -> None:
     """Each candidate on the gate, with the interval of its paired change; the incumbent as a line."""
-    gated = [row for row in rows if row["gate"]][-SHOWN:]
-    now = _drawable(first["value"] if first else gated[0]["gate"]["incumbent"])
-    incumbents = [now]
-    for place, row in enumerate(gated, 1):
-        base, low, high, change = map(_drawable, (row["gate"]["incumbent"], *row["gate"]["ci95"], row["gate"]["delta"]))
-        score = base + change
-        marker, fill = "s" if row["lever"] == "weights" else "o", "full" if row["accepted"] else "none"
-        spread = [[max(0.0, score - base - low)], [max(0.0, base + high - score)]]
+    compared = charts.compared(first, rows, bounds)[-SHOWN:]
+    incumbents = [_drawable(compared[0].before)]
+    for place, each in enumerate(compared, 1):
+        score, low, high = map(_drawable, (each.score, each.low, each.high))
+        marker, fill = "s" if each.row["lever"] == "weights" else "o", "full" if each.row["accepted"] else "none"
+        spread = [[max(0.0, score - low)], [max(0.0, high - score)]]
         axes.errorbar(place, score, spread, marker=marker, fillstyle=fill, color="black", capsize=2)
-        now = score if row["accepted"] else now
-        incumbents.append(now)
+        incumbents.append(_drawable(each.after))
+    _whole(axes, [*incumbents, *(end for each in compared for end in (each.low, each.high))])
+    gated = [each.row for each in compared]
     axes.step(range(len(incumbents)), incumbents, where="post")
     axes.set_xticks(range(1, len(gated) + 1), [f"{row['index']}.{row['candidate']}" for row in gated], fontsize="small")
     axes.set_xlabel("candidate (square: weights; filled: accepted)")
