@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +18,7 @@ import tinker
 import torch
 from tinker import types
 
-from sia_core.errors import SiaError, TrainingError, UsageError
+from sia_core.errors import ModelError, SiaError, TrainingError, UsageError
 from sia_core.learning import Datum, Engine, Request, Trace
 from sia_tinker.engine import Tinker, open_engine
 from sia_tinker.settings import Settings
@@ -116,28 +119,48 @@ class Trainer:
         self.table = self.states[path].clone().requires_grad_()
         return Done(lambda: None)
 
-    def save_weights_and_get_sampling_client(self) -> Sampler:
+    def save_weights_and_get_sampling_client(self) -> Any:
         return Sampler(self.table)
 
 
 class Service:
+    """The SDK's from 0.38 on, but for clients: it gives those themselves, as earlier ones did."""
+
     def __init__(self) -> None:
         self.states: dict[str, torch.Tensor] = {}
+        self.ended: list[str] = []
 
-    def create_lora_training_client(self, base_model: str, **_: Any) -> Trainer:
+    def close(self, status: str) -> Done:
+        return Done(lambda: self.ended.append(status))
+
+    def create_lora_training_client(self, base_model: str, **_: Any) -> Any:
         return Trainer(self.states)
 
     def get_server_capabilities(self) -> types.GetServerCapabilitiesResponse:
         known = [types.SupportedModel(model_name="toy", max_context_length=30)]
         return types.GetServerCapabilitiesResponse(supported_models=known)
 
-    def create_sampling_client(self, base_model: str) -> Sampler:
+    def create_sampling_client(self, base_model: str) -> Any:
         return Sampler(torch.zeros(SIZE, SIZE))
 
 
-@pytest.fixture
-def engine() -> Tinker:
-    return Tinker(Service(), Settings(policy="toy"))
+class Promising(Service):
+    """A service that gives futures of clients, which must not be used as the clients themselves."""
+
+    def create_lora_training_client(self, base_model: str, **_: Any) -> Any:
+        class PromisingTrainer(Trainer):
+            def save_weights_and_get_sampling_client(self) -> Done:
+                return Done(partial(Sampler, self.table))
+
+        return Done(lambda: PromisingTrainer(self.states))
+
+    def create_sampling_client(self, base_model: str) -> Any:
+        return Done(lambda: Sampler(torch.zeros(SIZE, SIZE)))
+
+
+@pytest.fixture(params=[Service, Promising], ids=["clients", "futures of clients"])
+def engine(request: pytest.FixtureRequest) -> Tinker:
+    return Tinker(request.param(), Settings(policy="toy"))
 
 
 def sampled(engine: Tinker, seeds: int = 8) -> list[Trace]:
@@ -226,6 +249,66 @@ def test_a_service_that_fails_says_so(engine: Tinker) -> None:
     learn(engine, sampled(engine))
     with pytest.raises(SiaError, match="Tinker: TimeoutError: no answer"):
         engine.optim_step()
+
+
+def test_log_probabilities_may_leave_out_the_first_tokens_or_say_none_of_it(
+    engine: Tinker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traces = sampled(engine)
+    expected, plain = engine.logprobs(traces), Sampler.compute_logprobs
+    monkeypatch.setattr(
+        Sampler, "compute_logprobs", lambda self, prompt: Done(lambda: plain(self, prompt).result()[1:])
+    )
+    assert engine.logprobs(traces) == expected
+    monkeypatch.setattr(Sampler, "compute_logprobs", lambda self, prompt: Done(list))
+    with pytest.raises(ModelError, match="gave 0 log-probabilities"):
+        engine.logprobs(traces)
+
+
+def test_a_reply_that_the_sdk_cannot_read_is_told_as_the_services(engine: Tinker) -> None:
+    def fail() -> None:
+        raise ValueError("Proto deserialization not supported")
+
+    engine._trainer.save_state = lambda name, overwrite: Done(fail)
+    with pytest.raises(ModelError, match="Tinker: ValueError: Proto"):
+        engine.save(Path("nowhere"))
+
+
+def test_an_error_of_a_loss_is_the_losss(engine: Tinker) -> None:
+    data = [Datum(each, [1.0] * len(each.tokens), normaliser=4.0) for each in sampled(engine)]
+    with pytest.raises(ValueError, match="not this one"):
+        engine.forward_backward(data, f"{__name__}:refused")
+
+
+def refused(logprobs_BT: Any, batch: Any, values_BT: Any, settings: Any) -> Any:
+    raise ValueError("not this one")
+
+
+def test_the_place_of_an_adapter_is_given_back(engine: Tinker) -> None:
+    engine.close()
+    assert engine._service.ended == ["success"]
+
+
+def test_the_place_of_an_adapter_is_given_back_through_an_sdk_that_cannot_end_a_session(
+    engine: Tinker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Service, "close")
+    unloaded: list[str] = []
+
+    class Holder:
+        @contextmanager
+        def aclient(self, pool: Any) -> Iterator[Any]:
+            async def unload(request: types.UnloadModelRequest) -> None:
+                unloaded.append(request.model_id)
+
+            yield SimpleNamespace(models=SimpleNamespace(unload=unload))
+
+        def run_coroutine_threadsafe(self, work: Any) -> Done:
+            return Done(lambda: asyncio.run(work))
+
+    engine._trainer.holder, engine._trainer.model_id = Holder(), "model_1"
+    engine.close()
+    assert unloaded == ["model_1"]
 
 
 def test_without_a_key_the_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,9 @@ import hashlib
 import importlib
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -43,13 +44,15 @@ class Tinker:
     def __init__(self, service: Any, settings: Settings) -> None:
         self._service, self.settings = service, settings
         with _sorted():
-            self._trainer = service.create_lora_training_client(
-                base_model=settings.policy,
-                rank=settings.rank,
-                seed=settings.seed,
-                train_mlp=settings.mlp,
-                train_attn=settings.attention,
-                train_unembed=settings.unembed,
+            self._trainer = self._client(
+                service.create_lora_training_client(
+                    base_model=settings.policy,
+                    rank=settings.rank,
+                    seed=settings.seed,
+                    train_mlp=settings.mlp,
+                    train_attn=settings.attention,
+                    train_unembed=settings.unembed,
+                )
             )
             self.tokens = Tokens(self._trainer.get_tokenizer(), settings.policy)
         self.context = _context(service, settings.policy)
@@ -77,7 +80,10 @@ class Tinker:
             asked = [sampler.compute_logprobs(types.ModelInput.from_ints(list(each.tokens))) for each in traces]
             rows = [self._wait(each) for each in asked]
         return [
-            [float(value or 0.0) if chosen else 0.0 for value, chosen in zip(row, trace.mask, strict=True)]
+            [
+                float(value or 0.0) if chosen else 0.0
+                for value, chosen in zip(_aligned(row, trace), trace.mask, strict=True)
+            ]
             for row, trace in zip(rows, traces, strict=True)
         ]
 
@@ -107,18 +113,28 @@ class Tinker:
         """Add the gradient of a loss, ``"module:attribute"``, over data; sums to watch, and the ``loss``."""
         function = _named(loss)
         told: dict[str, float] = {}
+        faults: list[Exception] = []
 
         def custom(_: Any, rows: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
-            width = max(len(datum.trace.tokens) for datum in data)
-            first = rows[0].new_zeros(1)  # nothing comes before the first token
-            padded = [torch.nn.functional.pad(torch.cat([first, row]), (0, width - 1 - len(row))) for row in rows]
-            batch = Batch.of(data, torch.tensor, torch.tensor, width)
-            scalar, watched = function(torch.stack(padded), batch, None, settings or {})
+            try:
+                width = max(len(datum.trace.tokens) for datum in data)
+                first = rows[0].new_zeros(1)  # nothing comes before the first token
+                padded = [torch.nn.functional.pad(torch.cat([first, row]), (0, width - 1 - len(row))) for row in rows]
+                batch = Batch.of(data, torch.tensor, torch.tensor, width)
+                scalar, watched = function(torch.stack(padded), batch, None, settings or {})
+            except Exception as error:
+                faults.append(error)
+                raise
             told.update({"loss": float(scalar.detach())}, **{name: float(value) for name, value in watched.items()})
             return scalar, {}
 
-        with _sorted():
-            self._wait(self._trainer.forward_backward_custom([_datum(each.trace) for each in data], custom))
+        try:
+            with _sorted():
+                self._wait(self._trainer.forward_backward_custom([_datum(each.trace) for each in data], custom))
+        except Exception:
+            if faults:  # the loss's own, which the SDK only passed on
+                raise faults[0] from None
+            raise
         if not all(map(_finite, told.values())):
             raise TrainingError(f"the loss of {loss} is {told['loss']}; lower the learning rate, or load a snapshot")
         self._pending = True
@@ -165,20 +181,36 @@ class Tinker:
         if record["policy"] != self.settings.policy:
             raise UsageError(f"{folder} holds an adapter of {record['policy']}, not of {self.settings.policy}")
         with _sorted():
-            self._wait(self._trainer.load_state_with_optimizer(record["path"]))
+            # What the SDK wants instead is another trainer, which takes another of a server's few places.
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "DEPRECATED: TrainingClient.load_state", FutureWarning)
+                loading = self._trainer.load_state_with_optimizer(record["path"])
+            self._wait(loading)
         self._state, self._steps, self._pending, self._sampler = record["path"], record["steps"], False, None
+
+    def close(self) -> None:
+        """Give back the adapter's place on the server, which has few; those of killed runs it frees later."""
+        with suppress(SiaError), _sorted():
+            if hasattr(self._service, "close"):
+                self._wait(self._service.close("success"))
+            else:  # the SDK before 0.38
+                self._wait(self._trainer.holder.run_coroutine_threadsafe(_unload(self._trainer)))
 
     def _sampling(self) -> Any:
         if self._sampler is None:
             with _sorted():
-                self._sampler = self._trainer.save_weights_and_get_sampling_client()
+                self._sampler = self._client(self._trainer.save_weights_and_get_sampling_client())
         return self._sampler
 
     def _reference(self) -> Any:
         if self._base is None:
             with _sorted():
-                self._base = self._service.create_sampling_client(base_model=self.settings.policy)
+                self._base = self._client(self._service.create_sampling_client(base_model=self.settings.policy))
         return self._base
+
+    def _client(self, made: Any) -> Any:
+        """A client of the SDK, which from 0.38 on makes a future of it."""
+        return self._wait(made) if hasattr(made, "result") else made
 
     def _asked(self, sampler: Any, request: Request, seed: int) -> Any:
         told = types.SamplingParams(
@@ -209,7 +241,7 @@ def open_engine(**settings: Any) -> Tinker:
 
     told = Settings(**settings)
     if not os.environ.get(KEY):
-        raise UsageError(f"the engine tinker needs a key in the environment: {KEY} (for a server of your own, any)")
+        raise UsageError(f"the engine tinker needs a key in the environment: {KEY} (for a server of your own, tml-any)")
     with _sorted():
         return Tinker(ServiceClient(base_url=told.base_url or None), told)
 
@@ -221,6 +253,24 @@ def _context(service: Any, model: str) -> int | None:
     except (TinkerError, TimeoutError, ValueError):  # a self-hosted server may not support the request
         return None
     return next((each.max_context_length for each in models if each.model_name == model), None)
+
+
+async def _unload(trainer: Any) -> None:
+    from tinker.lib.client_connection_pool_type import ClientConnectionPoolType
+
+    with trainer.holder.aclient(ClientConnectionPoolType.TRAIN) as client:
+        await client.models.unload(request=types.UnloadModelRequest(model_id=trainer.model_id))
+
+
+def _aligned(row: Sequence[float | None], trace: Trace) -> list[float | None]:
+    """(T,) log-probabilities of a trace's tokens. Of the first there is none: servers say None, or leave it out."""
+    missing = len(trace.tokens) - len(row)
+    if missing not in (0, 1):
+        raise ModelError(
+            f"Tinker: the service gave {len(row)} log-probabilities of {len(trace.tokens)} tokens; is it of a version "
+            "that sia-tinker knows?"
+        )
+    return [*[None] * missing, *row]
 
 
 def _datum(trace: Trace) -> types.Datum:
@@ -248,7 +298,7 @@ def _sorted() -> Iterator[None]:
     """Errors of the service as errors of the run."""
     try:
         yield
-    except (TinkerError, TimeoutError) as error:
+    except (TinkerError, TimeoutError, ValueError) as error:  # the SDK raises the last where a reply is none
         # What is wrong with one request is that request's; anything else is no fault of who asked.
         kind = SiaError if getattr(error, "status_code", None) in REFUSED else ModelError
         raise kind(f"Tinker: {type(error).__name__}: {error}. Go on with `sia resume` when it answers") from error
