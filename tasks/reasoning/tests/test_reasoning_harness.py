@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sia_core.errors import UsageError
 from sia_core.harness import applies, apply_edits
 from sia_reasoning.cases import SPLITS
 from sia_reasoning.task import Reasoning
@@ -60,6 +61,18 @@ def test_where_answers_are_no_numbers_the_last_line_counts(
     done = tried(words, says("Let me see: 3 words.\napple, pear \n\n"), ["sort: pear apple"])
     assert done.answers == ["apple, pear"]
     assert done.requests[0]["max_tokens"] == 96
+
+
+@pytest.mark.parametrize(("told", "tokens"), [({}, 12), ({"tokens": "40"}, 40)])
+def test_a_reply_is_as_long_as_the_setting_says(tried: Try, told: dict[str, str], tokens: int) -> None:
+    done = tried(Reasoning(**told), says("5"), ["nine minus four"])
+    assert done.requests[0]["max_tokens"] == tokens
+
+
+@pytest.mark.parametrize("tokens", ["0", "many", "-1"])
+def test_a_length_that_is_none_is_refused(tokens: str) -> None:
+    with pytest.raises(UsageError, match=f"--set tokens={tokens}: say how many new tokens a reply has, from 1 to"):
+        Reasoning(tokens=tokens)
 
 
 def test_the_harness_needs_the_standard_library_alone() -> None:

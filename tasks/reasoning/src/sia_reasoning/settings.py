@@ -37,7 +37,7 @@ class Settings:
     ) -> Settings:
         """Settings as a command line or Python gives them; UsageError says which one is wrong, and how."""
         told = {"search": search, "gate": gate, "sealed": sealed}
-        sizes = {name: _size(name, value) for name, value in told.items()}
+        sizes = {name: counted(name, value, "questions") for name, value in told.items()}
         return cls(dataset, json.dumps(_object(difficulty), sort_keys=True), **sizes, seed=seed)
 
     @property
@@ -61,13 +61,14 @@ class Settings:
         return Library(self.dataset, difficulty, self.seed, self.sizes)
 
 
-def _size(name: str, value: int | str) -> int:
+def counted(name: str, value: int | str, of: str) -> int:
+    """A setting that is a count, as a number; UsageError where it is none."""
     try:
         size = int(value)
     except ValueError:
         size = 0
     if not 1 <= size <= MOST:
-        raise UsageError(f"reasoning: --set {name}={value}: say how many questions, from 1 to {MOST:,}")
+        raise UsageError(f"reasoning: --set {name}={value}: say how many {of}, from 1 to {MOST:,}")
     return size
 
 

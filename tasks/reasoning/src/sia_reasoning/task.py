@@ -16,12 +16,12 @@ from sia_core.playbook import PLAYBOOK, Playbook
 from sia_core.types import Instance, Kind, Limits, Metric, OfferRef, Split
 from sia_reasoning.cases import SPLITS
 from sia_reasoning.guard import MOST
-from sia_reasoning.settings import WORDS, Settings
+from sia_reasoning.settings import WORDS, Settings, counted
 
 HERE = Path(__file__).parent
 
-TOKENS = {True: 12, False: 96}
-"""New tokens of a reply, by whether the data set is ``words``."""
+SHORT, NUMBER, LONG = 12, 32, 96
+"""New tokens of a reply: to ``words``, where every answer is a number, and elsewhere."""
 
 MARK = b"    # examples\n"
 """The line of the catalogue in whose place the worked examples stand."""
@@ -65,7 +65,8 @@ class Reasoning:
 
     ``dataset`` is ``words`` or the name of a data set of reasoning-gym, ``difficulty`` a JSON
     object with settings of it; ``search``, ``gate`` and ``sealed`` are how many questions each
-    split has. ``seed`` decides which questions there are, and which split each is in.
+    split has. ``tokens`` is how many new ones a reply has, by default what suits the data set.
+    ``seed`` decides which questions there are, and which split each is in.
     """
 
     name = "reasoning"
@@ -82,13 +83,15 @@ class Reasoning:
         search: int | str = 192,
         gate: int | str = 80,
         sealed: int | str = 152,
+        tokens: int | str | None = None,
         seed: int = 0,
     ) -> None:
         settings = Settings.of(dataset, difficulty, search, gate, sealed, seed)
         self._source = settings.source()
         self._deal = self._source.deal
         self._expressions = list(self._source.expressions.items())
-        self._tokens = TOKENS[dataset == WORDS]
+        usual = SHORT if dataset == WORDS else NUMBER if self._source.numeric else LONG
+        self._tokens = usual if tokens is None else counted("tokens", tokens, "new tokens a reply has")
         self.verifier = OfferRef("reasoning", settings.to_json())
         self.fingerprint = self._source.digest
         shown = self._labelled(("public",))
