@@ -266,7 +266,10 @@ class _Choice:
 
 @dataclass(frozen=True)
 class _Rule:
-    """One line of ``.siaignore``."""
+    """One line of ``.siaignore``, which matches as in git: ``!docs/`` keeps the folder, and no ``.env`` in it.
+
+    The library pathspec takes such a line to be about all that is in the folder.
+    """
 
     parts: tuple[str, ...]
     leaves_out: bool

@@ -92,6 +92,7 @@ def test_dotfiles_and_large_files_are_left_out_and_named(agent: Path) -> None:
         ("# a comment\n\nnotes.*\n/models/\n", {"harness.py"}, {".cache/", ".env"}),
         ("models/*\n!models/big.bin", {"models/big.bin", "harness.py", "notes.txt"}, {".cache/", ".env"}),
         ("a/**/b\n**/notes.txt", {"harness.py"}, {".cache/", ".env", "models/big.bin (1.0 MB)"}),
+        ("!models/", {"harness.py", "notes.txt"}, {".cache/", ".env", "models/big.bin (1.0 MB)"}),
         ("notes.txt/", {"harness.py", "notes.txt"}, {".cache/", ".env", "models/big.bin (1.0 MB)"}),
     ],
 )
