@@ -167,7 +167,7 @@ def test_what_prompts_begin_with_alike_is_computed_once_and_changes_no_sample(
     add = Fused._add_chunks
 
     def watched(self: Fused, names: Sequence[Any], start: int) -> None:
-        blocks.extend(start + at * self._chunk for at in range(len(names)))
+        blocks.extend(start + at * self._chunks.size for at in range(len(names)))
         add(self, names, start)
 
     monkeypatch.setattr(Fused, "_add_chunks", watched)

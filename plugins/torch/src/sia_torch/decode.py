@@ -11,8 +11,7 @@ of the hidden state, H query heads on K key heads of E numbers each.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sia_torch.adapter import FEWEST, FULL, Map, by_onednn, fused, merged
+from sia_torch.chunks import Chunks, Name
 from sia_torch.policy import Policy
 from sia_torch.tiny import NOTHING
 from sia_torch.tree import turn
@@ -28,11 +28,8 @@ from sia_torch.tree import turn
 FUSED_TYPES = frozenset({"llama", "qwen2", "qwen3", "sia_tiny"})
 FUSED_BYTES = 2 * 2**30
 """A model past this is not copied for merging; it decodes through its own forward."""
-CHUNK, SHORT = 32, 8
-"""Tokens of a prompt that are kept together: of any policy, and of one that need not fill up its blocks."""
-KEPT, BLOCK = 8192, 512
-"""How many tokens of prompts are kept until the next update, and how many are computed at once where that may vary."""
-_Name = tuple[int, tuple[int, ...]]
+BLOCK = 512
+"""How many tokens of prompts are computed at once where that may vary."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +101,8 @@ class Fused:
         self._layers = [_layer(each) for each in trunk.layers]
         self._norm = merged(trunk.norm)
         self._rotary = trunk.rotary_emb
-        self._chunks: OrderedDict[_Name, tuple[Tensor, Tensor, Tensor]] = OrderedDict()
         self.varies = by_onednn(self._norm)
-        self._chunk = SHORT if self.varies else CHUNK
+        self._chunks = Chunks(varies=self.varies)
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]], layout: Layout) -> Tensor:
@@ -179,48 +175,26 @@ class Fused:
 
         How a chunk is computed follows from the tokens up to its end and from ``rows`` alone.
         """
-        size = self._chunk
-        paths = [[(rows, tuple(prompt[: start + size])) for start in range(0, len(prompt), size)] for prompt in prompts]
-        for first, names in self._missing(paths):
+        size, paths = self._chunks.size, self._chunks.paths(prompts, rows)
+        for first, names in self._chunks.missing(paths):
             start, stop = first * size, (first + len(names)) * size
             some = max(1, BLOCK // (stop - start)) if self.varies else rows
             for at in range(0, len(names[0]), some):
                 self._add_chunks([each[at : at + some] for each in names], start)
         for place, path in enumerate(paths):
             for depth, name in enumerate(path):
-                self._chunks.move_to_end(name)
                 here = slice(depth * size, (depth + 1) * size)
-                keys, values, hidden_PD[place] = self._chunks[name]
+                keys, values, hidden_PD[place] = self._chunks.take(name)
                 self._prompt_keys[:, place, :, here], self._prompt_values[:, place, :, here] = keys, values
-        while len(self._chunks) > KEPT // size:
-            self._chunks.popitem(last=False)
+        self._chunks.forget()
 
-    def _missing(self, paths: Sequence[Sequence[_Name]]) -> Iterator[tuple[int, list[list[_Name]]]]:
-        """Chunks to compute: the place in their paths of the first, and names of those at each place from there on.
-
-        A name goes on in the one at its place in the next list. There is more than one list
-        where no path forks or ends in between and blocks need not be filled up.
-        """
-        first, run = 0, list[list[_Name]]()
-        for depth in range(max(map(len, paths))):
-            reached = {path[depth]: path[depth - 1] for path in paths if depth < len(path)}
-            missing = [name for name in reached if name not in self._chunks]
-            if run and not (self.varies and [reached[name] for name in missing] == run[-1]):
-                yield first, run
-                run = []
-            if missing:
-                first = first if run else depth
-                run.append(missing)
-        if run:
-            yield first, run
-
-    def _add_chunks(self, names: Sequence[Sequence[_Name]], start: int) -> None:
+    def _add_chunks(self, names: Sequence[Sequence[Name]], start: int) -> None:
         """Compute chunks that follow one another from ``start``: keys, values, and the state after each's last token.
 
         The maps read all of them at once, attention one after the other, so that its shapes
         follow from a chunk's place alone.
         """
-        size, device = self._chunk, self._policy.device
+        size, device = self._chunks.size, self._policy.device
         filled, rows = len(names[-1]), max(FEWEST, len(names[-1])) if self.varies else names[-1][0][0]
         stop = start + len(names) * size
         padded = [[*tokens[start:], *[0] * (stop - len(tokens))] for _, tokens in names[-1]]
@@ -259,16 +233,14 @@ class Fused:
         for at, some in enumerate(names):
             part = slice(at * size, (at + 1) * size)
             for row, name in enumerate(some):
-                self._chunks[name] = keys[row, :, :, part].clone(), values[row, :, :, part].clone(), hidden[row, at]
+                kept_keys, kept_values = (each[row, :, :, part].clone() for each in (keys, values))
+                self._chunks.keep(name, kept_keys, kept_values, hidden[row, at])
 
-    def _before(self, names: Sequence[_Name], rows: int, start: int) -> tuple[Tensor, Tensor]:
+    def _before(self, names: Sequence[Name], rows: int, start: int) -> tuple[Tensor, Tensor]:
         """Keys and values (rows, layers, K, start, E) of the chunks before ``start``."""
         shape = (rows, len(self._layers), self._keys, start, self._size)
         keys, values = (torch.zeros(shape, dtype=self._norm.dtype, device=self._policy.device) for _ in "kv")
-        for row, (width, tokens) in enumerate(names):
-            for first in range(0, start, self._chunk):
-                here = slice(first, first + self._chunk)
-                keys[row, :, :, here], values[row, :, :, here], _ = self._chunks[width, tokens[: here.stop]]
+        self._chunks.fill_before(names, keys, values)
         return keys, values
 
     def _look_back(self, query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
