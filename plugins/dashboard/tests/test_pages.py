@@ -155,7 +155,68 @@ def test_rollouts_are_filtered_by_failure(tell: Tell, client: TestClient, failur
     story.begins().rolls_out("search", "d" * 12, [0.0, 0.0, 1.0, 0.5, 0.5, 0.5, 1.0], outcomes=ends)
     address = f"/runs/fake-1/rollouts?agent=dddddddddddd&outcome={failure}"
     assert f"{found} rollouts" in text_of(client, address)
-    assert f"<option selected>{failure}</option>" in client.get(address).text
+    assert f'<option value="{failure}" selected>{failure}</option>' in client.get(address).text
+
+
+@pytest.fixture
+def graded(tell: Tell) -> Story:
+    """A run of a metric from 0 to 1, and an agent whose answers were right, wrong, in between, and none."""
+    story = tell()
+    story.metric = {"bounds": [0.0, 1.0]}
+    ends = {0: "timeout", 1: "invalid-answer"}
+    story.begins().rolls_out("search", "d" * 12, [0.0, 0.0, 1.0, 0.5, 0.0], outcomes=ends)
+    return story
+
+
+def test_each_kind_of_failure_is_a_link_with_its_count(graded: Story, client: TestClient) -> None:
+    page = client.get("/runs/fake-1/rollouts?agent=dddddddddddd&outcome=wrong").text
+    assert "all 5 wrong 2 crashed 1 invalid 1" in text_of(client, "/runs/fake-1/rollouts?agent=dddddddddddd")
+    assert (
+        '<a href="/runs/fake-1/rollouts?agent=dddddddddddd&amp;outcome=wrong" aria-current="true">wrong <span' in page
+    )
+    assert '<a href="/runs/fake-1/rollouts?agent=dddddddddddd&amp;outcome=crashed">crashed' in page
+
+
+def test_an_answer_that_came_is_said_to_be_right_partial_or_wrong(graded: Story, client: TestClient) -> None:
+    page = client.get("/runs/fake-1/rollouts?agent=dddddddddddd").text
+    found = re.findall(r'<td><span class="(\w*)">([\w-]+)</span>', page)
+    assert found == [
+        ("bad", "timeout"),
+        ("bad", "invalid-answer"),
+        ("good", "right"),
+        ("bad", "partial"),
+        ("bad", "wrong"),
+    ]
+    assert "1 timeout , 1 invalid-answer , 1 right, 1 partial , 1 wrong" in text_of(client, "/runs/fake-1")
+
+
+def test_of_what_is_minimised_the_lowest_is_right(tell: Tell, client: TestClient) -> None:
+    story = tell()
+    story.metric = {"bounds": [0.0, 20.0], "direction": "minimize"}
+    story.begins().rolls_out("search", "d" * 12, [-5.0, 0.0, -20.0, -1.0])
+    page = client.get("/runs/fake-1/rollouts?agent=dddddddddddd").text
+    assert re.findall(r">(right|partial|wrong)</span>", page) == ["right", "wrong", "partial"]
+
+
+def test_from_a_rollout_the_list_that_was_filtered_is_read_on(graded: Story, client: TestClient) -> None:
+    listed = client.get("/runs/fake-1/rollouts?agent=dddddddddddd&outcome=wrong").text
+    address = "/runs/fake-1/rollouts/search/dddddddddddd/0000/3?agent=dddddddddddd&amp;outcome=wrong"
+    assert f'href="{address}"' in listed
+    page = client.get(address.replace("&amp;", "&")).text
+    assert "1 of 2" in page
+    assert "Previous rollout" not in page
+    following = address.replace("/3?", "/4?")
+    assert f'<a rel="next" href="{following}">' in page
+    last = client.get(following.replace("&amp;", "&")).text
+    assert f'<a rel="prev" href="{address}">' in last
+    assert "Next rollout" not in last
+
+
+def test_a_rollouts_page_leads_to_the_same_case_by_other_agents(graded: Story, client: TestClient) -> None:
+    shown = text_of(client, "/runs/fake-1/rollouts/search/dddddddddddd/0000/2")
+    assert "other rollouts agent result reward answer or message purpose first agent wrong 0.0000" in shown
+    page = client.get("/runs/fake-1/rollouts/search/dddddddddddd/0000/2").text
+    assert f'href="/runs/fake-1/rollouts/search/{graded.first}/0000/2"' in page
 
 
 class LabelledTask(FakeTask):
@@ -187,6 +248,20 @@ def test_a_rollouts_page_has_its_input_and_on_search_the_expected_answer(
     assert all("<h2>Input</h2><h3>text</h3><pre>asked " in page for page in pages.values())
     assert "<h2>Expected answer</h2><pre>right " in pages["search"]
     assert "Expected answer" not in pages["gate"]
+    assert not any("<script>document" in page or "\u202e" in page for page in pages.values())
+
+
+@pytest.mark.parametrize("say", ["words", HOSTILE])
+def test_the_list_of_rollouts_has_inputs_and_on_search_the_expected_answers(
+    say: str, tell: Tell, client: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tell(say=say).begins()
+    monkeypatch.setattr(records, "recorded_task", lambda *_: LabelledTask(tmp_path, say))
+    pages = {purpose: client.get(f"/runs/fake-1/rollouts?purpose={purpose}").text for purpose in ("search", "gate")}
+    assert all('<td class="cut">asked ' in page for page in pages.values())
+    assert '<td class="cut">right ' in pages["search"]
+    assert '<td class="cut">right ' not in pages["gate"]
+    assert ">expected</th>" not in pages["gate"]
     assert not any("<script>document" in page or "\u202e" in page for page in pages.values())
 
 

@@ -205,6 +205,21 @@ def test_an_answer_stands_as_people_write_it(text: str | None, parts: list[tuple
     assert words.answer(text) == parts
 
 
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ({"text": "one\n plus  two"}, "one plus two"),
+        ({"a": 1, "b": [2]}, '{"a": 1, "b": [2]}'),
+        ({}, "{}"),
+        (None, "null"),
+        ("x" * 500, "x" * 120),
+        (["x" * 500] * 500, '["' + "x" * 118),
+    ],
+)
+def test_an_excerpt_of_a_value_is_one_short_line(value: Any, line: str) -> None:
+    assert words.excerpt(value) == line
+
+
 def test_an_answer_nested_without_end_is_shown_all_the_same() -> None:
     assert words.answer("[" * 100_000)
 

@@ -34,7 +34,7 @@ class Links(Protocol):
 
     def candidate(self, name: str) -> str | None: ...
 
-    def rollouts(self, purpose: str, agent: str) -> str | None: ...
+    def rollouts(self, purpose: str, agent: str, outcome: str = "") -> str | None: ...
 
     def harness(self, digest: str) -> str | None: ...
 
@@ -57,8 +57,8 @@ class Served:
     def candidate(self, name: str) -> str:
         return f"{self.run()}/candidates/{name}"
 
-    def rollouts(self, purpose: str = "", agent: str = "", **more: str) -> str:
-        query = {"purpose": purpose, "agent": agent, **more}
+    def rollouts(self, purpose: str = "", agent: str = "", outcome: str = "", words: str = "") -> str:
+        query = {"purpose": purpose, "agent": agent, "outcome": outcome, "words": words}
         return f"{self.run()}/rollouts?{urlencode({key: value for key, value in query.items() if value})}"
 
     def rollout(self, row: Row) -> str:
@@ -75,7 +75,7 @@ class Filed:
     def candidate(self, name: str) -> str:
         return f"#candidate-{name}"
 
-    def rollouts(self, purpose: str, agent: str) -> None:
+    def rollouts(self, purpose: str, agent: str, outcome: str = "") -> None:
         return None
 
     def harness(self, digest: str) -> None:
@@ -92,6 +92,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters.update(figure=words.figure, interval=words.interval, count=words.count, amount=words.amount)
+    found.filters.update(excerpt=words.excerpt)
     return found
 
 
@@ -238,14 +239,14 @@ def _by_agent(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
 
 
 def _outcome(purpose: str, agent: str, found: Sequence[Row], names: Mapping[str, str]) -> dict[str, Any]:
-    ended = Counter(row.outcome for row in found)
+    ended = Counter((row.ended, row.failure) for row in found)
     return {
         "purpose": purpose,
         "agent": agent,
         "name": f"{names[agent]} ({agent})" if agent in names else agent,
         "count": len(found),
         "mean": fmean(row.reward for row in found),
-        "ended": ", ".join(f"{words.count(number)} {name}" for name, number in ended.most_common()),
+        "ended": [(number, name, failure) for (name, failure), number in ended.most_common(SHOWN)],
     }
 
 

@@ -72,7 +72,11 @@ BROKEN = (
 
 @dataclass(frozen=True)
 class Row:
-    """A rollout in a list: where it stands in the record, and enough to choose it by."""
+    """A rollout in a list: where it stands in the record, and enough to choose it by.
+
+    ``failure`` is empty for a right answer; ``ended`` says right, partial or wrong of an answer whose metric has
+    bounds, and else how the rollout ended.
+    """
 
     purpose: str
     agent: str
@@ -85,7 +89,13 @@ class Row:
     tokens: int
     answer: str
     failure: str
+    ended: str
     text: str = field(repr=False)
+
+    @property
+    def where(self) -> tuple[str, str, str, int]:
+        """The rollout's place in the record: purpose, agent, batch, and number in the batch."""
+        return self.purpose, self.agent, self.batch, self.place
 
     def matches(self, words: str) -> bool:
         """Whether a text occurs in what the rollout asked, was told, answered or printed; case does not matter."""
@@ -251,13 +261,21 @@ class Record:
     @property
     def _best(self) -> float:
         """The best reward; of a metric without bounds it is not known, and each answer that counts is right."""
-        metric = self._record.run["metric"] if self._record.run else {}
-        return best_reward(metric, (-math.inf,))
+        return best_reward(self._metric, (-math.inf,))
+
+    @property
+    def _worst(self) -> float:
+        bounds = self._metric.get("bounds") or (-math.inf, math.inf)
+        return float(-bounds[1] if self._direction == "minimize" else bounds[0])
+
+    @property
+    def _metric(self) -> Mapping[str, Any]:
+        return self._record.run["metric"] if self._record.run else {}
 
     @property
     def _direction(self) -> str:
         """The direction of the run's metric: the record has rewards, of which more is always better."""
-        return str(self._record.run["metric"].get("direction", "")) if self._record.run else ""
+        return str(self._metric.get("direction", ""))
 
     def _in_units(self, rollout: Rollout) -> Rollout:
         return replace(rollout, reward=in_units(self._direction, rollout.reward, "reward"))
@@ -297,7 +315,7 @@ class Record:
         if named is None or named[0] in HIDDEN or len(key) > MOST_KEY:
             return
         purpose, agent, batch = named
-        found, direction, best = self._record.batch(purpose, agent, batch), self._direction, self._best
+        found, direction, best, worst = self._record.batch(*named), self._direction, self._best, self._worst
         for place, each in enumerate(found.rows if found else ()):
             turns = [m["content"] for turn in each.get("turns", ()) for m in (*turn["messages"], *turn["replies"])]
             said = (each["instance"], each["answer"] or "", each["message"], each["feedback"], each["log"], *turns)
@@ -315,8 +333,15 @@ class Record:
                 tokens=each.get("tokens", 0),
                 answer=(each["answer"] or each["message"])[:HEAD],
                 failure=failure_of(each["outcome"], each["reward"], best) or "",
+                ended=_ended(each["outcome"][:HEAD], each["reward"], worst, best),
                 text=text,
             )
+
+
+def _ended(outcome: str, reward: float, worst: float, best: float) -> str:
+    if outcome != "ok" or not math.isfinite(best):
+        return outcome
+    return "right" if reward >= best else "wrong" if reward <= worst else "partial"
 
 
 MOST_KEY = 300

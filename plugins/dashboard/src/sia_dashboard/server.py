@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
-from statistics import fmean
 from typing import Any
 
 import anyio
@@ -21,12 +20,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from sia_core.errors import LedgerError
-from sia_dashboard import charts, diffs, pages, words
-from sia_dashboard.bounds import MOST_WORDS, SHOWN, bounded, cut
+from sia_dashboard import diffs, pages, rollout_pages
+from sia_dashboard.bounds import MOST_WORDS, SHOWN, cut
 from sia_dashboard.guard import Guard
 from sia_dashboard.pages import Served
 from sia_dashboard.records import BROKEN, HEAD, LISTED, MOST_RUNS, Library, Record, Wanted
-from sia_reading.outcomes import FAILURES
 
 SIZE = 100
 """Rollouts a page."""
@@ -140,52 +138,37 @@ class Site:
     def rollouts(self, request: Request) -> Response:
         """The rollouts of a run, a page of them."""
         record, links = self._record(request)
-        asked = {key: request.query_params.get(key, "") for key in ("purpose", "agent", "outcome", "words")}
-        every = record.rows()
-        found = [row for row in every if Wanted(**asked).takes(row)]
+        wanted = _wanted(request)
+        page, found = rollout_pages.list_page(record, links, wanted)
         turned = Turned.over(len(found), SIZE, request)
-        rewards = [row.reward for row in found]
+        shown = found[turned.first : turned.last]
         return self._page(
             "rollouts.html",
             f"Rollouts of {record.name}",
             [("Runs", "/"), (record.name, links.run()), ("Rollouts", "")],
             links=links,
-            wanted=asked,
-            choices=[
-                (key, key, [*kinds, *islice(dict.fromkeys(getattr(row, key) for row in every), SHOWN)])
-                for key, kinds in (("purpose", ()), ("agent", ()), ("outcome", FAILURES))
-            ],
-            rows=found[turned.first : turned.last],
-            total=len(found),
-            left_out=record.left_out,
-            mean=fmean(rewards) if rewards else 0.0,
-            histogram=charts.histogram(rewards, "Rewards"),
+            rows=[(row, record.case(row.purpose, row.instance)) for row in shown],
             turned=turned,
+            **page,
         )
 
     def rollout(self, request: Request) -> Response:
         """One rollout: its conversation, answer, score."""
         record, links = self._record(request)
-        where = {key: request.path_params[key] for key in ("purpose", "agent", "batch")}
-        rollout = record.rollout(**where, place=_place(request.path_params["place"]))
+        purpose, agent, batch = (request.path_params[key] for key in ("purpose", "agent", "batch"))
+        where = purpose, agent, batch, _place(request.path_params["place"])
+        rollout = record.rollout(*where)
         if rollout is None:
             raise HTTPException(404, f"{record.name} has no such rollout that may be looked at")
-        back = links.rollouts(where["purpose"], where["agent"])
-        case = record.case(where["purpose"], rollout.instance)
+        wanted = _wanted(request)
+        back = links.rollouts(**asdict(wanted)) if wanted != Wanted() else links.rollouts(purpose, agent)
+        title = cut(rollout.instance, HEAD)
         return self._page(
             "rollout.html",
-            f"Rollout of {cut(rollout.instance, HEAD)}",
-            [("Runs", "/"), (record.name, links.run()), ("Rollouts", back), (cut(rollout.instance, HEAD), "")],
+            f"Rollout of {title}",
+            [("Runs", "/"), (record.name, links.run()), ("Rollouts", back), (title, "")],
             links=links,
-            rollout=rollout,
-            metrics=bounded(rollout.metrics),
-            steps=rollout.step_rewards[:SHOWN],
-            purpose=where["purpose"],
-            agent=where["agent"],
-            given=words.fields(case.input),
-            expected=[part for each in case.expected for part in words.value(each)],
-            talk=words.conversation(rollout.turns),
-            answer=words.answer(rollout.answer),
+            **rollout_pages.rollout_page(record, links, rollout, where, wanted),
         )
 
     def harness(self, request: Request) -> Response:
@@ -347,6 +330,11 @@ def stream(look: Callable[[], tuple[Any, bool]], ending: threading.Event) -> Res
 
 def _number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 1
+
+
+def _wanted(request: Request) -> Wanted:
+    """The filter of a list of rollouts, as an address has it."""
+    return Wanted(**{key: request.query_params.get(key, "") for key in ("purpose", "agent", "outcome", "words")})
 
 
 def _place(text: str) -> int:

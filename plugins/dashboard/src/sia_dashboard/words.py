@@ -16,6 +16,9 @@ from sia_dashboard.bounds import MOST_TEXT, SHOWN, cut
 MOST_MESSAGE = 20_000
 """Characters of a message."""
 
+MOST_EXCERPT = 120
+"""Characters of a value in a table."""
+
 CALLS_TRIED = 8
 """Places in a message at which its tool calls may begin. Each costs a reading of what follows."""
 
@@ -129,6 +132,18 @@ def value(found: Any) -> list[tuple[str, str]]:
 def fields(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The fields of a JSON object for people, as labelled texts."""
     return [(key, each if isinstance(each, str) else _pretty(each)) for key, each in islice(found.items(), SHOWN)]
+
+
+def excerpt(found: Any) -> str:
+    """A JSON value in one short line; of an object with one field that field."""
+    if isinstance(found, Mapping) and len(found) == 1:
+        (found,) = found.values()
+    if not isinstance(found, str):
+        try:
+            found = "".join(islice(json.JSONEncoder(ensure_ascii=False).iterencode(found), MOST_EXCERPT))
+        except RecursionError:
+            return "nested too deeply to be shown"
+    return " ".join(found[: 2 * MOST_EXCERPT].split())[:MOST_EXCERPT]
 
 
 def _pretty(value: Any) -> str:

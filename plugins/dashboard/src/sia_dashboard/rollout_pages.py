@@ -1,0 +1,105 @@
+"""The pages of rollouts: the list with its filters, and one rollout with its neighbours."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import islice
+from statistics import fmean
+from typing import Any
+from urllib.parse import urlencode
+
+from sia_core.evidence import Rollout
+from sia_dashboard import charts, words
+from sia_dashboard.bounds import SHOWN, bounded
+from sia_dashboard.pages import Served, names_of
+from sia_dashboard.records import Record, Row, Wanted
+from sia_reading.outcomes import FAILURES
+
+OTHERS = 50
+"""Rollouts of the same case that a rollout's page lists."""
+
+
+def list_page(record: Record, links: Served, wanted: Wanted) -> tuple[dict[str, Any], list[Row]]:
+    """The values of the list, and all rows that the filter takes."""
+    every, names = record.rows(), names_of(record)
+    found = [row for row in every if wanted.takes(row)]
+    rewards = [row.reward for row in found]
+    metric = record.report().get("metric", {})
+    choices = [
+        (
+            key,
+            [
+                (value, _named(value, names))
+                for value in islice(dict.fromkeys(getattr(row, key) for row in every), SHOWN)
+            ],
+        )
+        for key in ("purpose", "agent")
+    ]
+    ended = dict.fromkeys([*FAILURES, *islice(dict.fromkeys(row.outcome for row in every), SHOWN)])
+    choices.append(("outcome", [(value, value) for value in ended]))
+    return {
+        "wanted": asdict(wanted),
+        "filters": _filters(every, links, wanted),
+        "choices": choices,
+        "names": names,
+        "total": len(found),
+        "left_out": record.left_out,
+        "mean": fmean(rewards) if rewards else 0.0,
+        "histogram": charts.histogram(rewards, "Rewards", charts.ends(metric, rewards)),
+        "query": _query(wanted),
+    }, found
+
+
+def rollout_page(
+    record: Record, links: Served, rollout: Rollout, where: tuple[str, str, str, int], wanted: Wanted
+) -> dict[str, Any]:
+    """The values of one rollout's page: its own, its neighbours in the list, and the same case by other agents."""
+    purpose, agent, *_ = where
+    rows = record.rows()
+    found = [row for row in rows if wanted.takes(row)]
+    place = next((number for number, row in enumerate(found) if row.where == where), None)
+    here = next((row for row in rows if row.where == where), None)
+    beside = {} if place is None else {"previous": place - 1, "next": place + 1}
+    same = (row for row in rows if row.instance == (here and here.instance) and row.where != where)
+    case, names = record.case(purpose, rollout.instance), names_of(record)
+    return {
+        "rollout": rollout,
+        "here": here,
+        "names": names,
+        "beside": {
+            name: f"{links.rollout(found[number])}{_query(wanted)}"
+            for name, number in beside.items()
+            if 0 <= number < len(found)
+        },
+        "number": 0 if place is None else place + 1,
+        "total": len(found),
+        "others": list(islice(same, OTHERS)),
+        "metrics": bounded(rollout.metrics),
+        "steps": rollout.step_rewards[:SHOWN],
+        "purpose": purpose,
+        "agent": _named(agent, names),
+        "given": words.fields(case.input),
+        "expected": [part for each in case.expected for part in words.value(each)],
+        "talk": words.conversation(rollout.turns),
+        "answer": words.answer(rollout.answer),
+    }
+
+
+def _filters(every: Sequence[Row], links: Served, wanted: Wanted) -> list[tuple[str, int, str, bool]]:
+    """Each kind of result: name, number of rollouts, the address of its list, and if that is the list shown."""
+    base = {key: value for key, value in asdict(wanted).items() if key != "outcome"}
+    chosen = [row for row in every if Wanted(**base).takes(row)]
+    counts = Counter(row.failure for row in chosen)
+    kinds = [("all", "", len(chosen)), *((kind, kind, counts[kind]) for kind in FAILURES)]
+    return [(name, count, links.rollouts(**base, outcome=kind), kind == wanted.outcome) for name, kind, count in kinds]
+
+
+def _query(wanted: Wanted) -> str:
+    chosen = {key: value for key, value in asdict(wanted).items() if value}
+    return f"?{urlencode(chosen)}" if chosen else ""
+
+
+def _named(value: str, names: dict[str, str]) -> str:
+    return f"{names[value]} ({value})" if value in names else value
