@@ -27,7 +27,6 @@ from typing import Any
 import pluggy
 
 from sia_core import hookspecs
-from sia_core.advice import advice
 from sia_core.errors import PluginError, SiaError
 from sia_core.hookspecs import HOOK_OF_KIND, SIA_API, Event, Offer
 
@@ -188,6 +187,8 @@ class Plugins:
                 _normal, (source.plugin, source.distribution, source.distribution.removeprefix("sia-"))
             ):
                 return f"{kind} {name!r}: the plugin {source.distribution} {source.version} is broken: {cause}"
+        from sia_core.advice import advice  # only where something is wrong
+
         names = sorted({*others, *(offer.name for offer in self.of_kind(kind))})
         package = next(iter(advice("distribution", kind, name)), "")
         near = [] if package else difflib.get_close_matches(name, {*names, *advice("names", kind)}, n=3, cutoff=0.5)
@@ -233,6 +234,8 @@ def _normal(name: str) -> str:
 
 def _what(error: BaseException) -> str:
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    from sia_core.advice import advice  # only where something is wrong
+
     return "".join([what, *advice("import", error)])
 
 

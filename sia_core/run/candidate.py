@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sia_core.advice import advice
 from sia_core.decision import Change
 from sia_core.errors import SiaError, UsageError
 from sia_core.evidence import AgentView, Rollout, excerpt
@@ -73,6 +72,8 @@ def within_bounds(rollouts: list[Rollout]) -> list[Rollout]:
 
 def unrunnable(fault: str) -> SiaError:
     """The first harness does not run; with what to do where that is known."""
+    from sia_core.advice import advice  # only where something is wrong
+
     first, *lines = advice("rollout", fault) or [excerpt(fault)]
     return SiaError("\n".join([f"the first harness does not run: {first}", *lines, _ANEW]))
 

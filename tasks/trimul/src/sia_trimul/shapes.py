@@ -47,15 +47,6 @@ class Shape:
         """Of x and y alone, in float32: what even one perfectly fused kernel moves."""
         return 2.0 * 4 * self.b * self.n**2 * self.c
 
-    def staged_bytes(self, width: int = 2) -> float:
-        """Bytes moved by three stages with ``width`` bytes per result element.
-
-        LayerNorm, projections and gates read x and write left, right and the output gate;
-        the product reads left and right and writes o; the last stage reads o and the gate
-        and writes y.
-        """
-        return self.io_bytes + 2.0 * width * 4 * self.b * self.n**2 * H
-
 
 def _both(*shapes: tuple[int, int, int]) -> list[Shape]:
     return [
