@@ -13,8 +13,8 @@ from sia_claude.provider import PRICES, Messages
 from sia_cli import main
 from sia_core.errors import UsageError
 from sia_llm import Settings
-from sia_llm.models import Provider, told
-from sia_testing.model_server import ModelServer, Turn
+from sia_llm.models import Provider, results, told
+from sia_testing.model_server import ModelServer, Turn, Use
 from sia_testing.providers import KEY, ProviderContract
 
 
@@ -36,14 +36,29 @@ class TestMessages(ProviderContract):
 
         return opened
 
-    def test_what_stands_still_is_marked_for_the_cache_and_so_is_the_end(self, opened: Any) -> None:
-        with ModelServer([Turn("so")]) as server, opened(server.url) as provider:
-            provider.complete(self.ask(told("first"), told("second")))
-            body = server.asked[0].body
-        assert [part.get("cache_control") for part in body["system"]] == [{"type": "ephemeral"}] * 2
-        marks = [message["content"][-1].get("cache_control") for message in body["messages"]]
-        assert marks == [None, {"type": "ephemeral"}]
+    def test_the_ends_of_what_stands_still_are_marked_for_the_cache_and_so_is_the_end(self, opened: Any) -> None:
+        use = Use("read", {"path": "harness.py"})
+        with ModelServer([Turn("so", [use]), Turn("so")]) as server, opened(server.url) as provider:
+            reply = provider.complete(self.ask())
+            given = results([(reply.calls[0], "a line", False)])
+            folded = {**given, "folded": True}
+            exchange = (reply.message, folded, reply.message, folded, reply.message, given)
+            provider.complete(self.ask(told("first"), *exchange))
+            body = server.asked[1].body
+        assert [part.get("cache_control") for part in body["system"]] == [None, {"type": "ephemeral"}]
+        marked = [place for place, each in enumerate(body["messages"]) if "cache_control" in each["content"][-1]]
+        assert marked == [0, 4, 6]
         assert body["stream"] is True
+
+    def test_arguments_of_calls_are_handed_back_as_the_conversation_keeps_them(self, opened: Any) -> None:
+        use = Use("read", {"path": "a long path"})
+        with ModelServer([Turn("so", [use]), Turn("so")]) as server, opened(server.url) as provider:
+            reply = provider.complete(self.ask())
+            short = {**reply.message, "calls": [{**reply.message["calls"][0], "arguments": {"path": "short"}}]}
+            provider.complete(self.ask(told("first"), short, results([(reply.calls[0], "a line", False)])))
+            sent = server.asked[1]
+        assert [block.get("input") for block in sent.body["messages"][1]["content"]] == [None, {"path": "short"}]
+        assert "a long path" not in sent.text
 
     def test_cache_writes_are_counted(self, asked_of: Any) -> None:
         assert asked_of(Turn("so", usage={"cache_write": 30})).usage.cache_write == 30

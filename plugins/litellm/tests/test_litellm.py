@@ -15,9 +15,9 @@ from sia_core.errors import UsageError
 from sia_litellm.improver import LiteLLM
 from sia_litellm.policy import Served
 from sia_litellm.provider import Completions, _plain
-from sia_llm.models import Ask, CallFailed, Prices, Provider, Tool, told
-from sia_testing.model_server import ModelServer, Turn
-from sia_testing.providers import KEY, ProviderContract
+from sia_llm.models import Ask, CallFailed, Prices, Provider, Tool, ToolCall, results, told
+from sia_testing.model_server import Asked, ModelServer, Turn
+from sia_testing.providers import KEY, READ, ProviderContract
 
 # litellm leaves clients and an event loop to the garbage collector, and uses what pydantic has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -55,6 +55,38 @@ def test_a_policy_is_sent_the_limit_that_the_user_named_and_else_none(
         engine = Served("openai/m", base_url=server.openai_url, **settings)
         engine.provider.complete(Ask("openai/m", (), (told("hello"),), max_tokens=engine.max_tokens))
         assert server.asked[0].body.get("max_tokens") == sent
+
+
+def conversation(model: str) -> Ask:
+    """A conversation of which the first of two exchanges was folded."""
+    call = ToolCall("call_1", "read", {"path": "harness.py"})
+    said = {"role": "assistant", "text": "", "calls": [vars(call)], "raw": None}
+    given = results([(call, "a line", False)])
+    messages = (told("first"), said, {**given, "folded": True}, said, given)
+    return Ask(model, ("rules", "task"), messages, (READ,), max_tokens=500)
+
+
+def marked(asked: Asked) -> list[int]:
+    """The messages that are marked for a cache."""
+    return [place for place, message in enumerate(asked.body["messages"]) if "cache_control" in str(message)]
+
+
+def test_a_model_of_claude_has_the_ends_of_what_stands_still_marked_for_its_cache() -> None:
+    model = "anthropic/claude-sonnet-4-6"
+    with ModelServer([Turn("so"), Turn("so")]) as server:
+        provider = Completions(server.url, 5.0, None)
+        provider.complete(conversation(model))
+        provider.complete(Ask(model, ("rules",), (told("a single question"),)))
+        conversed, single = server.asked
+    assert marked(conversed) == [0, 2, 4]
+    assert conversed.body["system"][-1]["cache_control"] == {"type": "ephemeral"}
+    assert "cache_control" not in single.text
+
+
+def test_a_model_whose_provider_caches_by_itself_is_sent_no_marks() -> None:
+    with ModelServer([Turn("so")]) as server:
+        Completions(server.openai_url, 5.0, None).complete(conversation("openai/gpt-4o"))
+        assert "cache_control" not in server.asked[0].text
 
 
 class Stream:

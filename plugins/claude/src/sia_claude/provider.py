@@ -112,13 +112,20 @@ class Messages:
 
 
 def _body(request: Ask) -> dict[str, Any]:
-    """The request; what stands still is marked for caching, and so is the end of the conversation."""
+    """The request. This API takes four marks for its cache, and caches all that stands up to each of them.
+
+    They stand at the ends of what changes at different times: the system prompt, which a run's conversations share;
+    the first message, which a conversation keeps; what was folded, until more is; and the end.
+    """
     messages = [_message(each) for each in request.messages]
-    messages[-1]["content"][-1]["cache_control"] = _EPHEMERAL
+    folded = [place for place, each in enumerate(request.messages) if each.get("folded")]
+    for place in {0, *folded[-1:], len(messages) - 1}:
+        messages[place]["content"][-1]["cache_control"] = _EPHEMERAL
+    system = [{"type": "text", "text": part} for part in request.system]
     body: dict[str, Any] = {
         "model": request.model,
         "max_tokens": request.most_output,  # this API wants a limit
-        "system": [{"type": "text", "text": part, "cache_control": _EPHEMERAL} for part in request.system],
+        "system": [*system[:-1], *({**part, "cache_control": _EPHEMERAL} for part in system[-1:])],
         "messages": messages,
         "tools": [
             {"name": tool.name, "description": tool.description, "input_schema": dict(tool.schema)}
@@ -132,7 +139,8 @@ def _message(message: Message) -> dict[str, Any]:
     if message["role"] == "user":
         return {"role": "user", "content": [{"type": "text", "text": message["text"]}]}
     if message["role"] == "assistant":
-        return {"role": "assistant", "content": [dict(block) for block in message["raw"]]}
+        given = {call["id"]: call["arguments"] for call in message["calls"]}
+        return {"role": "assistant", "content": [_handed_back(block, given) for block in message["raw"]]}
     results = [
         {
             "type": "tool_result",
@@ -143,6 +151,14 @@ def _message(message: Message) -> dict[str, Any]:
         for each in message["results"]
     ]
     return {"role": "user", "content": results}
+
+
+def _handed_back(block: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A block of a reply. The input of a call must be an object, whatever the model wrote."""
+    if block["type"] != "tool_use":
+        return dict(block)
+    arguments = given.get(block["id"])
+    return {**block, "input": arguments if isinstance(arguments, dict) else {}}
 
 
 @contextmanager
@@ -219,13 +235,10 @@ def _reply(blocks: list[dict[str, Any]], ended: str, usage: Mapping[str, int]) -
 
 
 def _call(block: dict[str, Any], place: int) -> ToolCall:
-    """The call of a tool. What is handed back to the model later must be an object, whatever it wrote."""
+    """The call of a tool, whose arguments the block then leaves to it."""
     block["id"] = block.get("id") or f"toolu_{place}"
-    call = ToolCall.written(
-        block["id"], block.get("name") or "", block.pop("partial_json", "") or block.get("input") or ""
-    )
-    block["input"] = call.arguments if isinstance(call.arguments, dict) else {}
-    return call
+    whole = block.pop("input", None)
+    return ToolCall.written(block["id"], block.get("name") or "", block.pop("partial_json", "") or whole or "")
 
 
 def _kept(block: Mapping[str, Any]) -> dict[str, Any]:

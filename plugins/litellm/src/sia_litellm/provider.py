@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
@@ -104,7 +104,7 @@ class Completions:
 
     def _asked(self, request: Ask, **more: Any) -> Any:
         return self._library.completion(
-            **_body(request),
+            **_body(request, self._marks(request)),
             **({"api_base": self._base_url} if self._base_url else {}),
             **self._key(request.model),
             stream=True,
@@ -115,6 +115,17 @@ class Completions:
             _skip_mcp_handler=True,  # litellm 1.106 imports it for any tool, and it needs another package
             **more,
         )
+
+    def _marks(self, request: Ask) -> tuple[int, ...]:
+        """The messages up to which a cache is asked for; none where a provider caches by itself, or not at all.
+
+        Claude's are such models. A request without tools is a single question, and nothing comes back to it.
+        """
+        marked = "claude" in request.model and self._library.utils.supports_prompt_caching(request.model)
+        if not (marked and request.tools):
+            return ()
+        folded = [place for place, each in enumerate(request.messages) if each.get("folded")]
+        return (0, *folded[-1:], len(request.messages) - 1)
 
     @cached_property
     def _library(self) -> Any:
@@ -162,12 +173,13 @@ class Completions:
             raise CallFailed(why, retry=retry, after=asked_wait(_headers(error)), refused=refused) from None
 
 
-def _body(request: Ask) -> dict[str, Any]:
+def _body(request: Ask, marks: Sequence[int] = ()) -> dict[str, Any]:
+    """The request; the system prompt and the messages of ``marks`` are marked for a cache at their ends."""
     system = [{"role": "system", "content": "\n\n".join(request.system)}] if request.system else []
-    body: dict[str, Any] = {
-        "model": request.model,
-        "messages": [*system, *(each for message in request.messages for each in _messages(message))],
-    }
+    parts = [_messages(message) for message in request.messages]
+    for marked in (system, *(parts[place] for place in set(marks))) if marks else ():
+        _mark(marked[-1])
+    body: dict[str, Any] = {"model": request.model, "messages": [*system, *(each for part in parts for each in part)]}
     if request.max_tokens is not None:
         body["max_tokens"] = request.max_tokens
     if request.tools:
@@ -187,6 +199,15 @@ def _body(request: Ask) -> dict[str, Any]:
     if request.n > 1:
         body["n"] = request.n
     return {**body, "logprobs": True} if request.logprobs else body
+
+
+def _mark(message: dict[str, Any]) -> None:
+    """Mark a message, in the form that litellm takes of its role."""
+    mark = {"type": "ephemeral"}
+    if message["role"] == "tool":
+        message["cache_control"] = mark
+    else:
+        message["content"] = [{"type": "text", "text": message["content"], "cache_control": mark}]
 
 
 def _messages(message: Message) -> list[dict[str, Any]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+from sia_llm.folding import Folding, refused
 from sia_llm.models import Ask, Message, Reply, ToolCall, results, told
 from sia_llm.paid_calls import Calls
 from sia_llm.toolbox import Arguments, Offered, Toolbox, offer
@@ -41,17 +42,17 @@ class Conversation(Generic[_Result]):
         self._calls, self._purpose, self._replies = calls, purpose, replies
         self._ending = ending
         self._made: list[_Result] = []
+        self._folding = Folding()
         end = offer(ending.name, ending.description, ending.takes, self._end)
-        self._toolbox = Toolbox([*offered, end])
-        self._ask = Ask(ask.model, ask.system, ask.messages, self._toolbox.tools, ask.max_tokens, ask.temperature)
+        self._toolbox = Toolbox([*offered, self._folding.offered, end])
+        self._ask = replace(ask, tools=self._toolbox.tools)
         self._faults: dict[str, int] = {}
 
     def run(self) -> _Result:
         """The ending's result; GivenUpOn where the model does not get there."""
         messages = list(self._ask.messages)
         for left in range(self._replies - 1, -1, -1):
-            asked = Ask(self._ask.model, self._ask.system, tuple(messages), self._ask.tools, self._ask.max_tokens)
-            reply = self._calls.complete(self._purpose, asked)
+            reply = self._calls.complete(self._purpose, replace(self._ask, messages=self._folding.sent(messages)))
             messages += self._answered(reply, left)
             if self._made:
                 return self._made[0]
@@ -79,7 +80,8 @@ class Conversation(Generic[_Result]):
     def _used(self, call: ToolCall) -> tuple[str, bool]:
         if self._made:
             return "not done: the conversation had ended", True
-        text, failed = self._toolbox.use(call)
+        folded = refused(call)
+        text, failed = (folded, True) if folded else self._toolbox.use(call)
         if failed and call.name == self._ending.name:
             self._fault(f"ended wrongly: {text}")
         return text, failed

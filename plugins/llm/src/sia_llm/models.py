@@ -3,8 +3,10 @@
 A conversation is JSON: messages with a ``role`` of
 
 - ``user``: ``text``;
-- ``assistant``: ``text``, ``calls`` and ``raw``, what the provider itself said, to be handed back as it was;
-- ``tools``: ``results``, each with the ``id`` and ``name`` of its call, ``text``, and whether it ``failed``.
+- ``assistant``: ``text``, ``calls`` and ``raw``, what the provider itself said, to be handed back as it was but for the
+  arguments of calls, which are those of ``calls``;
+- ``tools``: ``results``, each with the ``id`` and ``name`` of its call, ``text``, and whether it ``failed``; it is
+  ``folded`` where long texts in it are lines (:mod:`sia_llm.folding`). What stands up to there stays the same for long.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from itertools import zip_longest
 from typing import Any, Literal, Protocol
 
 from sia_core.run.ledger import canonical
@@ -122,11 +125,15 @@ class Ask:
         return (self.max_tokens or UNLIMITED) * self.n
 
     def most_tokens(self, known: Ask | None = None, known_tokens: int = 0) -> int:
-        """An upper bound of the tokens read: one for each byte, except for an earlier request whose count is known."""
-        begun = known is not None and (known.model, known.system, known.tools) == (self.model, self.system, self.tools)
-        if known is not None and begun and self.messages[: len(known.messages)] == known.messages:
-            return known_tokens + _bytes(list(self.messages[len(known.messages) :]))
-        return _ENVELOPE + _bytes(self.to_json())
+        """An upper bound of the tokens read: one for each byte, except for an earlier request whose count is known.
+
+        Messages of that request which have changed since are counted in both ways.
+        """
+        whole = _ENVELOPE + _bytes(self.to_json())
+        if known is None or (known.model, known.system, known.tools) != (self.model, self.system, self.tools):
+            return whole
+        pairs = zip_longest(self.messages, known.messages)
+        return min(whole, known_tokens + _bytes([now for now, before in pairs if now is not None and now != before]))
 
 
 _PLAIN: Mapping[str, Any] = {"top_p": 1.0, "stop": (), "n": 1, "logprobs": False}
