@@ -18,7 +18,7 @@ ALL_DISTRIBUTIONS := $(OWN) --editable .[dev] --editable plugins/attacks \
 	--editable backends/modal --editable backends/ray \
 	--editable plugins/claude --editable plugins/dashboard[test] --editable plugins/litellm \
 	--editable plugins/tinker --editable plugins/torch[test] \
-	--editable plugins/trackers[tensorboard,wandb] --editable plugins/vllm
+	--editable plugins/trackers[tensorboard,trackio,wandb,test] --editable plugins/vllm
 SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml */*/pyproject.toml)
 
 # What some tests need beside Python; without it they skip, and say so.

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -38,12 +37,13 @@ EVENTS = [
 ]
 TOLD = [
     ("gate/incumbent", 0, 0.25),
-    ("train/generation/0/train/0/reward", 0, 0.5),
+    ("train/generation-1/reward", 0, 0.5),
     ("gate/candidate", 2, 0.5),
     ("gate/gain", 2, 0.25),
     ("gate/incumbent", 2, 0.5),
     ("sealed/final", 0, 0.75),
 ]
+SERIES = list(dict.fromkeys(series for series, _, _ in TOLD))
 
 
 def test_events_become_series_and_what_is_no_number_is_left_out() -> None:
@@ -67,15 +67,18 @@ def test_a_gain_is_one_also_where_the_metric_is_to_be_minimised() -> None:
     ]
 
 
-def read(folder: Path) -> list[tuple[str, int, float]]:
-    """Events by TensorBoard's own reader."""
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+def test_updates_are_named_by_the_numbers_that_people_see() -> None:
+    event = Event("training.progress", {"key": "generation/2/train/1", "steps": [{"step": 4, "kl": 0.5}]})
+    assert [each.series for each in Figures().of(event)] == ["train/generation-3-candidate-2/kl"]
 
-    found = []
-    for file in sorted(folder.iterdir()):
-        for event in EventFileLoader(str(file)).Load():
-            found += [(each.tag, event.step, each.tensor.float_val[0]) for each in event.summary.value]
-    return found
+
+def read(folder: Path) -> list[tuple[str, int, float]]:
+    """The scalars that TensorBoard's own reader lists."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    reader = EventAccumulator(str(folder))
+    reader.Reload()
+    return [(tag, each.step, each.value) for tag in reader.Tags()["scalars"] for each in reader.Scalars(tag)]
 
 
 def test_tensorboard_reads_what_was_told_and_a_run_that_is_gone_on_with_is_told_anew(tmp_path: Path) -> None:
@@ -85,7 +88,7 @@ def test_tensorboard_reads_what_was_told_and_a_run_that_is_gone_on_with_is_told_
         for event in EVENTS:
             tracker(event)
         tracker.close()
-        assert read(tmp_path / "r-1") == TOLD
+        assert read(tmp_path / "r-1") == sorted(TOLD, key=lambda each: SERIES.index(each[0]))
 
 
 @pytest.mark.real
@@ -143,11 +146,42 @@ def test_weights_and_biases_offline_keeps_the_figures_and_nothing_of_the_machine
     assert [each.name for each in kept.parent.glob("files/*") if each.name != "config.yaml"] == []
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+@pytest.mark.real
+def test_trackio_keeps_the_figures_on_this_machine_and_prints_nothing_between_the_report(tmp_path: Path) -> None:
+    """In a process of its own: the library reads where its database is when it is imported."""
+    pytest.importorskip("trackio", reason="trackio is not installed")
+    program = """
+import json
+from sia_core.plugins import Plugins
+from test_trackers import EVENTS
+from trackio.sqlite_storage import SQLiteStorage
+for _ in range(2):
+    tracker = Plugins.discover().create("tracker", "trackio", where="mine")
+    for event in EVENTS:
+        tracker(event)
+    tracker.close()
+runs = SQLiteStorage.get_run_records("mine")
+logs = [SQLiteStorage.get_logs("mine", each["name"], run_id=each["id"]) for each in runs]
+print(json.dumps([[each["name"] for each in runs], logs]))
+"""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TRACKIO_", "HF_"))}
+    where = {"TRACKIO_DIR": str(tmp_path), "HF_HOME": str(tmp_path / "none"), "PYTHONPATH": str(Path(__file__).parent)}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=kept | where, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
+    names, logs = json.loads(ran.stdout.splitlines()[0])
+    assert names == ["r-1", "r-1"]
+    for rows in logs:
+        told = [(series, row["step"], row[series]) for row in rows for series in row.keys() - {"step", "timestamp"}]
+        assert told == TOLD
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "trackio", "wandb"])
 def test_without_its_library_the_command_that_installs_it_is_said(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    for module in ("tensorboard", "tensorboard.summary", "wandb"):
+    for module in ("tensorboard", "tensorboard.compat.proto.event_pb2", "trackio", "wandb"):
         monkeypatch.setitem(sys.modules, module, None)
     command = ["run", "--harness", str(SUMS / "agent"), "--data", str(SUMS / "cases.jsonl"), "--track", name]
     assert main([*command, "--runs-dir", str(tmp_path / "runs")]) == 2
@@ -169,49 +203,31 @@ def test_weights_and_biases_without_a_key_is_refused_before_the_run_begins(tmp_p
     assert not (tmp_path / "runs").exists()
 
 
-class Client:
-    """MLflow's client, as far as the page uses it."""
-
-    def __init__(self) -> None:
-        self.told: list[Any] = []
-
-    def get_experiment_by_name(self, name: str) -> None:
-        return None
-
-    def create_experiment(self, name: str) -> str:
-        return name
-
-    def create_run(self, experiment: str, run_name: str) -> Any:
-        self.told.append((experiment, run_name))
-        info = ModuleType("info")
-        info.info = info  # type: ignore[attr-defined]
-        info.run_id = "id"  # type: ignore[attr-defined]
-        return info
-
-    def log_param(self, run: str, key: str, value: str) -> None:
-        self.told.append((run, key, value))
-
-    def log_metric(self, run: str, key: str, value: float, step: int) -> None:
-        self.told.append((key, step, value))
-
-    def set_terminated(self, run: str) -> None:
-        self.told.append(run)
-
-
-def test_the_tracker_of_the_page_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a stand-in of MLflow's client, or the library itself would have to be installed."""
+@pytest.mark.real
+@pytest.mark.filterwarnings("ignore")  # it uses what SQLAlchemy has deprecated
+def test_the_tracker_of_the_page_works_and_mlflow_reads_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     page = (ROOT / "docs" / "tracking.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    client, library = Client(), ModuleType("mlflow")
-    library.MlflowClient = lambda: client  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "mlflow", library)
     space: dict[str, Any] = {"__name__": "sia_mlflow"}
     exec(code, space)
     tracker = space["MLflow"](where="mine")
     for event in EVENTS:
         tracker(event)
     tracker.close()
-    assert client.told == [("mine", "r-1"), ("id", "task", "t"), *TOLD, "id"]
+    client = mlflow.MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
+    assert (run.info.run_name, run.info.status, run.data.params) == ("r-1", "FINISHED", {"task": "t"})
+    told = [
+        (series, each.step, each.value)
+        for series in SERIES
+        for each in client.get_metric_history(run.info.run_id, series)
+    ]
+    assert told == sorted(TOLD, key=lambda each: SERIES.index(each[0]))
 
 
 @pytest.mark.parametrize("folder", ["wandb", ".wandb"])

@@ -1,1 +1,1 @@
-"""TensorBoard and Weights & Biases as observers of SIA's runs."""
+"""TensorBoard, Weights & Biases and Trackio as observers of SIA's runs."""

@@ -54,9 +54,16 @@ class Figures:
         yield Figure("gate/incumbent", place, best)
 
     def _trained(self, data: Any) -> Iterator[Figure]:
+        update = _update(data["key"])
         for row in data["steps"]:
             for name in sorted(row.keys() - {"step"}):
-                yield Figure(f"train/{data['key']}/{name}", row["step"], row[name])
+                yield Figure(f"train/{update}/{name}", row["step"], row[name])
 
     def _sealed(self, data: Any) -> Iterator[Figure]:
         yield Figure(f"sealed/{data['which']}", 0, data["value"])
+
+
+def _update(key: str) -> str:
+    """A weight update by the numbers that people see: generations and their candidates begin at 1."""
+    _, generation, _, candidate = key.split("/")
+    return f"generation-{int(generation) + 1}" + (f"-candidate-{int(candidate) + 1}" if int(candidate) else "")

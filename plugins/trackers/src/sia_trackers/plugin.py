@@ -11,5 +11,6 @@ sia_api = 1
 def sia_trackers() -> list[Offer]:
     return [
         Offer("tensorboard", "event files for TensorBoard, a folder a run", "sia_trackers.tensorboard:TensorBoard"),
+        Offer("trackio", "a run of Trackio, on this machine or in a Space", "sia_trackers.trackio:Trackio"),
         Offer("wandb", "a run of Weights & Biases, online or offline", "sia_trackers.wandb:WeightsAndBiases"),
     ]

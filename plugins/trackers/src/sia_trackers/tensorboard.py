@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ class TensorBoard:
 
     def __init__(self, where: str = "tensorboard") -> None:
         try:
-            from tensorboard.summary import Writer
+            from tensorboard.compat.proto.event_pb2 import Event as Entry
+            from tensorboard.compat.proto.summary_pb2 import Summary
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError:
             raise UsageError(
                 "--track tensorboard: it is not installed; `pip install 'sia-trackers[tensorboard]'`"
             ) from None
-        self._where, self._make = Path(where), Writer
+        self._where, self._open, self._entry, self._summary = Path(where), EventFileWriter, Entry, Summary
         self._figures = Figures()
         self._writer: Any = None
 
@@ -30,11 +33,13 @@ class TensorBoard:
         if event.kind == "run.started":
             folder = self._where / event.data["run"]
             _clear(folder)
-            self._writer = self._make(str(folder))
+            self._writer = self._open(str(folder))
         if self._writer is None:
             return
         for series, place, value in self._figures.of(event):
-            self._writer.add_scalar(series, value, place)
+            # As a plain scalar, and not as tensorboard.summary.Writer's tensor: every reader lists it.
+            summary = self._summary(value=[self._summary.Value(tag=series, simple_value=value)])
+            self._writer.add_event(self._entry(wall_time=time.time(), step=place, summary=summary))
         self._writer.flush()
 
     def close(self) -> None:
