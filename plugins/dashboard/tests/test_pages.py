@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
-from told_runs import Story, Tell
+from told_runs import LabelledTask, Story, Tell
 
 from sia_core.run.ledger import Ledger
-from sia_core.types import Instance, Split
 from sia_dashboard import records, server
 from sia_dashboard.guard import HEADERS
 from sia_dashboard.records import Library
-from sia_testing.fakes import FakeTask
 
 HOSTILE = "\"><script>document.title='owned'</script>{{7*7}}\u202e</style><!--'onload=alert(1)"
 
@@ -50,6 +47,15 @@ def test_the_list_shows_each_run_with_its_sealed_scores(tell: Tell, client: Test
     assert "fake-1 finished" in shown
     assert "fake-2 unfinished" in shown
     assert "0.5000 [0.3520, 0.6480]" in shown
+
+
+def test_the_list_has_what_a_run_cost_and_how_long_it_took(tell: Tell, client: TestClient) -> None:
+    tell().whole()
+    tell("fake-2").begins().gates()
+    page, shown = client.get("/").text, text_of(client, "/")
+    assert "0.5000 [0.3520, 0.6480] 0.5000 [0.3520, 0.6480] words 0.5000 12 s words" in shown
+    assert "0.8000 on the gate so far" in shown
+    assert page.count(">dollars</th>") == 1
 
 
 def test_the_list_is_searched(tell: Tell, client: TestClient) -> None:
@@ -217,22 +223,6 @@ def test_a_rollouts_page_leads_to_the_same_case_by_other_agents(graded: Story, c
     assert "other rollouts agent result reward answer or message purpose first agent wrong 0.0000" in shown
     page = client.get("/runs/fake-1/rollouts/search/dddddddddddd/0000/2").text
     assert f'href="/runs/fake-1/rollouts/search/{graded.first}/0000/2"' in page
-
-
-class LabelledTask(FakeTask):
-    """A task whose cases are the ones of a story, with labels that no page may interpret."""
-
-    def __init__(self, folder: Path, say: str) -> None:
-        super().__init__()
-        self._folder, self._say = folder, say
-
-    def instances(self, split: Split) -> list[Instance]:
-        return [Instance(f"case-{place}-{self._say}", split, {"text": f"asked {self._say}"}) for place in range(20)]
-
-    def public_dir(self, splits: Sequence[Split]) -> Path:
-        cases = [{"id": each.id, "answer": f"right {self._say}"} for each in self.instances("search")]
-        (self._folder / "cases.jsonl").write_text("".join(json.dumps(each) + "\n" for each in cases))
-        return self._folder
 
 
 @pytest.mark.parametrize("say", ["words", HOSTILE])

@@ -206,6 +206,13 @@ def test_an_answer_stands_as_people_write_it(text: str | None, parts: list[tuple
 
 
 @pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (156, "2 min 36 s"), (11_100, "3 h 5 min")]
+)
+def test_a_duration_is_in_its_two_largest_units(seconds: float, text: str) -> None:
+    assert words.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
     ("value", "line"),
     [
         ({"text": "one\n plus  two"}, "one plus two"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from sia_core.harness import HarnessTree
 from sia_core.run.intervals import beside, estimate
 from sia_core.run.ledger import Ledger
 from sia_core.run.trees import Trees
+from sia_core.types import Instance, Split
+from sia_testing.fakes import FakeTask
 
 DIFF = """\
 --- a/harness.py
@@ -146,3 +149,19 @@ class Story:
 
 
 Tell = Callable[..., Story]
+
+
+class LabelledTask(FakeTask):
+    """A task whose cases are the ones of a story, with labels that no page may interpret."""
+
+    def __init__(self, folder: Path, say: str) -> None:
+        super().__init__()
+        self._folder, self._say = folder, say
+
+    def instances(self, split: Split) -> list[Instance]:
+        return [Instance(f"case-{place}-{self._say}", split, {"text": f"asked {self._say}"}) for place in range(20)]
+
+    def public_dir(self, splits: Sequence[Split]) -> Path:
+        cases = [{"id": each.id, "answer": f"right {self._say}"} for each in self.instances("search")]
+        (self._folder / "cases.jsonl").write_text("".join(json.dumps(each) + "\n" for each in cases))
+        return self._folder

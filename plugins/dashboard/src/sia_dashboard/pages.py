@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from sia_cli.figures import better, narrow, sees
-from sia_dashboard import charts, diffs, words
+from sia_dashboard import cases, charts, diffs, words
 from sia_dashboard.bounds import SHOWN
 from sia_dashboard.lineage import lineage
 from sia_dashboard.records import Record, Row
@@ -190,6 +190,7 @@ def comparison_page(reports: Sequence[Mapping[str, Any]], records: Sequence[Reco
         "forests": [charts.forest(f"Sealed {name}", found) for name, found in rows.items()],
         "mixed": len({(report["task"], report["seed"]) for report in reports}) > 1,
         "kinds": kinds,
+        "cases": cases.compare(*records) if len(records) == 2 else None,
         "drawn": [
             (report, charts.scores(record.first_gate(), report["generations"], report["metric"].get("bounds")))
             for report, record in zip(reports, records, strict=True)
@@ -247,6 +248,23 @@ def _outcome(purpose: str, agent: str, found: Sequence[Row], names: Mapping[str,
         "count": len(found),
         "mean": fmean(row.reward for row in found),
         "ended": [(number, name, failure) for (name, failure), number in ended.most_common(SHOWN)],
+    }
+
+
+def summary(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's line in the list: its scores, what it cost, and how long it took, as far as these are known."""
+    sealed, spent = report.get("sealed"), report.get("budget", {}).get("spent", {})
+    accepted = [row["gate"]["candidate"] for row in report["generations"] if row["accepted"] and row["gate"]]
+    metric = report.get("metric", {})
+    return {
+        **report,
+        "first": words.interval(sealed["initial"]) if sealed else "",
+        "final": words.interval(sealed["final"]) if sealed else "",
+        "so_far": words.figure(accepted[-1]) if accepted and not sealed else "",
+        "metric_text": better(metric) or metric.get("name", ""),
+        "tokens": words.count(spent["tokens"]) if spent.get("tokens") else "",
+        "dollars": words.amount(spent["dollars"], "dollars") if spent.get("dollars") else "",
+        "duration": words.duration(spent["seconds"]) if spent.get("seconds") else "",
     }
 
 

@@ -102,7 +102,7 @@ class Site:
             [("Runs", "")],
             "/live",
             links=Served(),
-            reports=self._library.reports(names[turned.first : turned.last]),
+            reports=[pages.summary(each) for each in self._library.reports(names[turned.first : turned.last])],
             words=wanted,
             turned=turned,
             full=MOST_RUNS if len(names) >= MOST_RUNS else 0,

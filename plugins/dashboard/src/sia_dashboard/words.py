@@ -52,7 +52,18 @@ def amount(value: float, kind: str) -> str:
     """So much of what a budget or an estimate counts."""
     if kind == "memory":
         return f"{value / 2**20:,.0f} MiB"
+    if kind == "seconds":
+        return duration(value)
     return f"{value:,.4f}" if kind == "dollars" else f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """A time in its two largest units."""
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes} min"
+    return f"{minutes} min {left} s" if minutes else f"{left} s"
 
 
 @dataclass(frozen=True)
