@@ -79,6 +79,21 @@ class Budget:
         with self._mutex:
             return dict(self._spent)
 
+    @property
+    def reserved(self) -> dict[str, float]:
+        """The amounts set aside, by kind."""
+        with self._mutex:
+            return dict(self._reserved)
+
+    def shares(self, among: int) -> list[Budget]:
+        """A budget for each of several that work at the same time: an even share of what is left of every limit.
+
+        What is spent of a share is booked here by whoever asked for it. Seconds are not shared out.
+        """
+        with self._mutex:
+            amounts = {kind: max(0.0, self._left(kind)) / among for kind in self.limit.amounts if kind != "seconds"}
+        return [Budget(Limit(amounts)) for _ in range(among)]
+
     def left(self, kind: str) -> float:
         """The amounts that can still be reserved; infinite where there is no limit."""
         with self._mutex:

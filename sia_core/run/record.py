@@ -12,11 +12,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, cast
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sia_core.evidence import Rollout
 from sia_core.run.budget import KINDS
 from sia_core.run.ledger import Ledger
+
+if TYPE_CHECKING:
+    from sia_core.run.record_rows import GatedRow, RunRow
 
 RUN = "run"
 SANDBOX = "sandbox"
@@ -37,7 +41,7 @@ SEAL = "seal"
 CALLS = "calls/"
 """Paid calls of language models: intents, failures and replies."""
 
-_GIVEN_UP = f"{CALLS}given-up/"
+_GIVEN_UP, _ENDED, _CHOSEN = f"{CALLS}given-up/", f"{CALLS}ended/", f"{CALLS}chosen/"
 _APPROVAL = "approval/"
 _ASKED, _ANSWERED = f"{_APPROVAL}asked/", f"{_APPROVAL}said/"
 
@@ -55,6 +59,11 @@ def generation(index: int) -> str:
 def decided(index: int) -> str:
     """The decisions of a generation."""
     return f"{generation(index)}/decide"
+
+
+def proposed(index: int, place: int) -> str:
+    """One of the conversations of a generation that go on at the same time."""
+    return f"{generation(index)}/propose/{place}"
 
 
 def diff(index: int, candidate: int) -> str:
@@ -142,6 +151,16 @@ def given_up(conversation: str) -> str:
     return f"{_GIVEN_UP}{conversation}"
 
 
+def ended(conversation: str) -> str:
+    """The end that was put to a conversation while others went on: it gets no further reply."""
+    return f"{_ENDED}{conversation}"
+
+
+def chosen(conversation: str) -> str:
+    """The models that propose in place of the one that a conversation of this name would be with."""
+    return f"{_CHOSEN}{conversation}"
+
+
 def asked(question: str) -> str:
     """A question to a person."""
     return f"{_ASKED}{question}"
@@ -152,6 +171,7 @@ def answered(question: str) -> str:
     return f"{_ANSWERED}{question}"
 
 
+_CALL = re.compile(r"calls/(.+)/[0-9a-f]{16}/\d{1,9}/(intent|failed|reply)(?:/\d{1,9})?")
 _DECIDED = re.compile(r"generation/(\d{1,9})/decide")
 _GATED = re.compile(r"generation/(\d{1,9})/gated/(\d{1,9})")
 _PURE = re.compile(
@@ -168,45 +188,6 @@ def is_pure(key: str) -> bool:
 def is_beside(key: str) -> bool:
     """Whether a step stands beside the run's own, which no later step asks for: paid calls and persons' words."""
     return key.startswith((CALLS, _APPROVAL))
-
-
-class RunRow(TypedDict):
-    """The beginning of a run: its configuration and the task that it was started with."""
-
-    config: dict[str, Any]
-    task: str
-    kind: str
-    metric: dict[str, Any]
-    fingerprint: str
-    version: str
-
-
-class GatedRow(TypedDict):
-    """A candidate's verdict, with the figures of the gate, which no improver is shown."""
-
-    generation: int
-    candidate: int
-    lever: str
-    name: str
-    algorithm: str | None
-    parent: str
-    agent: str | None
-    harness: str | None
-    adapter: str | None
-    reason: str
-    predicted: float
-    outcome: str
-    accepted: bool
-    verdict: str
-    why: str
-    gain: float | None
-    table: str
-    estimate: dict[str, float]
-    took: dict[str, float]
-    stopped: str
-    gate: dict[str, Any] | None
-    against: str | None
-    against_parent: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -256,7 +237,7 @@ class RunRecord:
     def run(self) -> RunRow | None:
         row = self.get(RUN)
         # Runs of before tasks to discover have no kind.
-        return cast(RunRow, {"kind": "solve", **row}) if row is not None else None
+        return cast("RunRow", {"kind": "solve", **row}) if row is not None else None
 
     @property
     def sandbox(self) -> dict[str, Any] | None:
@@ -288,7 +269,7 @@ class RunRecord:
         for key, row, _ in self._ledger.events("generation/"):
             if named := _GATED.fullmatch(key):
                 early = "promoted" if row.get("accepted") else ""
-                rows.append(cast(GatedRow, {**_EARLY, "outcome": early, **row, "candidate": int(named[2])}))
+                rows.append(cast("GatedRow", {**_EARLY, "outcome": early, **row, "candidate": int(named[2])}))
         return rows
 
     def decisions(self, index: int) -> list[dict[str, Any]]:
@@ -340,8 +321,13 @@ class RunRecord:
         return [row for _, row, _ in self._ledger.events(f"{given_up(conversation)}/")]
 
     def replies(self) -> Iterator[dict[str, Any]]:
-        """The replies of language models, in order."""
-        return (row for key, row, _ in self._ledger.events(CALLS) if key.endswith("/reply"))
+        """The replies of language models, one conversation after the other; without what came too late to be used."""
+        found = [
+            (_by_number(call[1]), row)
+            for key, row, _ in self._ledger.events(CALLS)
+            if (call := _CALL.fullmatch(key)) and call[2] == "reply" and "late" not in row
+        ]
+        return (row for _, row in sorted(found, key=itemgetter(0)))
 
     def questions(self) -> dict[str, str]:
         """The questions that wait for a person's word, by name."""
@@ -355,6 +341,11 @@ class RunRecord:
             for kind, amount in _taken(key, row).items():
                 total[kind] += amount
         return total
+
+
+def _by_number(key: str) -> list[tuple[int, str]]:
+    """A key to sort by, in which 10 comes after 9."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in key.split("/")]
 
 
 def is_verdict(key: str) -> bool:

@@ -8,15 +8,17 @@ the evidence does, and of the sealed split nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol, runtime_checkable
 
 from sia_core.evidence import Rollout
 from sia_core.harness import HarnessTree
 from sia_core.run.allowance import Allowance
-from sia_core.run.budget import Cost
+from sia_core.run.budget import Budget, Cost
 from sia_core.run.parts import Parts
 from sia_core.run.plan import Samples
 from sia_core.run.record import RunRecord, verified
@@ -69,6 +71,13 @@ class RunView:
         self._parts, self._samples = parts, samples
         self.ledger, self.budget = parts.ledger, parts.budget
         self._record = RunRecord(parts.ledger)
+        self._checking: dict[str, Lock] = {}
+
+    def paid_from(self, budget: Budget) -> RunView:
+        """The same view, whose checks are paid from another budget."""
+        view = copy(self)
+        view.budget = budget
+        return view
 
     def notice(self, text: str) -> None:
         """Send an event to the run's observers."""
@@ -107,18 +116,19 @@ class RunView:
         drafting = self._record.draft is None
         kept = self._samples.look(parts.levers.values()) if drafting else Cost()  # the first agent's
         reserved = (Cost(len(instances), len(instances)) + kept).kinds
-        parts.budget.reserve(**reserved)
-        allowance = Allowance(parts.budget.left("tokens") / SHARE)
+        self.budget.reserve(**reserved)
+        allowance = Allowance(self.budget.left("tokens") / SHARE)
         done: list[Rollout] = []
         stopped, short = "", False
         try:
-            done += parts.rollouts.run(sweep, allowance)
+            with self._checking.setdefault(agent, Lock()):  # the second to check it finds the record of the first
+                done += parts.rollouts.run(sweep, allowance)
         except GivenUp as error:
             done += error.done
             stopped, short = str(error), error.short
         finally:
             spent = {"rollouts": len(done), "verifications": verified(done), "tokens": allowance.spent}
-            parts.budget.settle(reserved, spent)
+            self.budget.settle(reserved, spent)
         return Checked(done, stopped, short)
 
     def decided(self, generation: int, candidate: int) -> dict[str, Any] | None:

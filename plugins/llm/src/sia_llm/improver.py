@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any
 
 from pydantic import Field
 
 from sia_core.decision import Stop
 from sia_core.errors import BudgetExhausted, ModelError, SiaError
-from sia_core.evidence import Evidence, TaskView
+from sia_core.evidence import AgentView, Evidence, TaskView
 from sia_core.harness import HarnessTree
 from sia_core.run.candidate import make_agent
 from sia_core.run.record import DRAFT, decided
@@ -18,15 +19,14 @@ from sia_llm import prompts
 from sia_llm.archive import Archive
 from sia_llm.conversation import Conversation, Ending, GivenUpOn
 from sia_llm.models import Ask, Patience, Provider, told
-from sia_llm.parents import DEFAULT, parents
+from sia_llm.parents import DEFAULT, Rule, beside, dealt, parents
 from sia_llm.proposal import Decided, Proposal, Proposals
 from sia_llm.recorded import Recorded
 from sia_llm.settings import Settings
-from sia_llm.toolbox import Arguments, Offered, ToolError
+from sia_llm.side_by_side import Proposing, SideBySide
+from sia_llm.toolbox import Arguments, ToolError
 from sia_llm.workbench import Workbench
 from sia_llm.workshop import Workshop, public_files, runs, shown
-
-_Result = TypeVar("_Result")
 
 
 class Finish(Arguments):
@@ -41,6 +41,7 @@ class ModelImprover:
     def __init__(self, provider: Provider, settings: Settings) -> None:
         self.settings = settings
         self._provider = Recorded.read(settings.replay, provider) if settings.replay else provider
+        self._patience = Patience(tries=settings.tries, first=settings.first_wait)
         self._bench: Workbench | None = None
 
     def check(self) -> None:
@@ -48,8 +49,7 @@ class ModelImprover:
 
     def equip(self, run: RunView) -> None:
         """Set up to ask the model on behalf of a run."""
-        patience = Patience(tries=self.settings.tries, first=self.settings.first_wait)
-        self._bench = Workbench(run, self._provider, patience)
+        self._bench = Workbench(run, self._provider, self._patience)
 
     def draft(self, task: TaskView, seed: int) -> HarnessTree:
         """The model's own first harness, once it runs."""
@@ -68,49 +68,78 @@ class ModelImprover:
         told_first = prompts.draft(public_files(task.public))
         system = prompts.system(task.brief, task.metric, task.seed, discovers=task.kind == "discover")
         ask = self._ask(self.settings.draft_model or self.settings.model, system, told_first)
-        return self._conversation(DRAFT, ask, workshop.offered, ending)
+        bench = self._needed()
+        purpose = bench.begin(DRAFT)
+        try:
+            return Conversation(bench.calls, purpose, ask, workshop.offered, ending, self.settings.replies).run()
+        except GivenUpOn as error:
+            bench.give_up(purpose, str(error))
+            raise _stopped(error, "draft") from error
 
     def decide(self, evidence: Evidence) -> Sequence[Decided]:
         """The model's decisions; where the dollars do not cover another call, those set aside, or a stop."""
-        run = self._needed().run
-        rule = self.settings.parents or DEFAULT[run.kind]
-        begins = parents(rule, evidence, run.rewards)
+        bench = self._needed()
+        rule = self.settings.parents or DEFAULT[bench.run.kind]
+        begins = parents(rule, evidence, bench.run.rewards)
+        among = min(self.settings.parallel, len(begins))
+        if among > 1:
+            return self._several(evidence, rule, dealt(begins, among))
+        purpose = bench.begin(decided(evidence.generation))
+        talk = self._proposing(bench, purpose, evidence, begins, prompts.start_of(rule, begins))
+        try:
+            return talk.run()
+        except BudgetExhausted as error:
+            gone = f"no call of {talk.model} fits into the budget any more: {error}"
+            return talk.aside or [Stop(reason=gone)]
+        except GivenUpOn as error:
+            if talk.aside:
+                bench.run.notice(f"{error}; what it had set aside is tried")
+                return talk.aside
+            bench.give_up(purpose, str(error))
+            raise _stopped(error, "decision") from error
+
+    def _several(self, evidence: Evidence, rule: Rule, shares: Sequence[Sequence[AgentView]]) -> list[Decided]:
+        """The decisions of several conversations at once, each of which starts from its share of the parents."""
+        run, generation = self._needed().run, evidence.generation
+        seconds = self.settings.conversation_seconds
+        side = SideBySide(run, self._provider, self._patience, generation, len(shares), seconds)
+        talks = []
+        for seat, begins in zip(side.seats, shares, strict=True):
+            told_start = f"{prompts.start_of(rule, begins)} {beside(seat.number, shares)}"
+            its = replace(evidence, candidates=len(begins))
+            talks.append(self._proposing(seat.bench, seat.purpose, its, begins, told_start))
+        try:
+            return side.decided(talks)
+        except GivenUpOn as error:
+            raise _stopped(error, "decision") from error
+
+    def _proposing(
+        self, bench: Workbench, purpose: str, evidence: Evidence, begins: Sequence[AgentView], told_start: str
+    ) -> Proposing:
+        """A conversation that proposes changes of agents."""
+        run = bench.run
         workshop = Workshop(run, evidence.agents, begins)
         proposals = Proposals(evidence, workshop)
         ending = Ending("decide", "What to change next. This ends the conversation.", Proposal, proposals.decided)
         first = prompts.first_agent(evidence).files
         system = prompts.system(evidence.brief, evidence.metric, first, discovers=evidence.discovers)
-        told_first = prompts.decide(evidence, public_files(run.public), prompts.start_of(rule, begins))
-        ask = self._ask(self.settings.model, system, told_first)
+        ask = self._ask(self.settings.model, system, prompts.decide(evidence, public_files(run.public), told_start))
         offered = [*Archive(run, evidence).offered, *workshop.offered, *proposals.offered]
-        try:
-            return self._conversation(decided(evidence.generation), ask, offered, ending, proposals.aside)
-        except BudgetExhausted as error:
-            gone = f"no call of {ask.model} fits into the budget any more: {error}"
-            return proposals.aside or [Stop(reason=gone)]
+        talk = Conversation(bench.calls, purpose, ask, offered, ending, self.settings.replies)
+        return Proposing(ask.model, talk.run, proposals.aside)
 
     def _ask(self, model: str, system: tuple[str, ...], first: str) -> Ask:
         return Ask(model, system, (told(first),), max_tokens=self.settings.max_tokens)
-
-    def _conversation(
-        self, of: str, ask: Ask, offered: list[Offered], ending: Ending[_Result], aside: _Result | None = None
-    ) -> _Result:
-        """The conversation's result; where the model gets to none, what was set ``aside``, else ModelError."""
-        bench = self._needed()
-        purpose = bench.begin(of)
-        try:
-            return Conversation(bench.calls, purpose, ask, offered, ending, self.settings.replies).run()
-        except GivenUpOn as error:
-            if aside:
-                bench.run.notice(f"{error}; what it had set aside is tried")
-                return aside
-            bench.give_up(purpose, str(error))
-            raise ModelError(
-                f"{error}. All that was said is kept in the run's record; `sia resume` asks anew, from the beginning "
-                f"of this {'draft' if of == 'draft' else 'decision'}"
-            ) from error
 
     def _needed(self) -> Workbench:
         if self._bench is None:
             raise SiaError(f"{type(self).__qualname__} was not equipped by a run, so it cannot ask a model")
         return self._bench
+
+
+def _stopped(error: GivenUpOn, what: str) -> ModelError:
+    """The run stops here, and can be resumed."""
+    return ModelError(
+        f"{error}. All that was said is kept in the run's record; `sia resume` asks anew, from the beginning of this "
+        f"{what}"
+    )

@@ -36,6 +36,38 @@ class RequestRefused(ModelError):
     """The provider will not answer this request, whoever asks and whenever."""
 
 
+class Over(Exception):
+    """No further call is made for this conversation; the message says why."""
+
+
+class Permit:
+    """The permission to make calls, until it is taken back with a reason. Safe to use from several threads.
+
+    A reply that arrives once it is ``recorded`` that it was taken back is recorded as late, and used by nobody.
+    """
+
+    def __init__(self, over: str = "") -> None:
+        self.mutex = threading.Lock()
+        """Held while a reply is recorded, so that it comes either before the end or after it."""
+        self.why, self.recorded = over, bool(over)
+        self._over = threading.Event()
+        if over:
+            self._over.set()
+
+    def take_back(self, why: str) -> None:
+        self.why = self.why or why
+        self._over.set()
+
+    def check(self) -> None:
+        """Over where it was taken back."""
+        if self._over.is_set():
+            raise Over(self.why)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for so long, or until it is taken back."""
+        self._over.wait(seconds)
+
+
 Notice = Callable[[str], None]
 
 
@@ -72,7 +104,8 @@ class _Call:
 class Calls:
     """Asks one provider, recorded in ``store`` and booked as ``dollars``. Safe to use from several threads.
 
-    ``booked`` says that the budget holds already what the store had recorded before.
+    ``booked`` says that the budget holds already what the store had recorded before. Once ``permit`` is taken back,
+    recorded replies are given and no call is made.
     """
 
     def __init__(
@@ -85,9 +118,11 @@ class Calls:
         patience: Patience | None = None,
         sleep: Callable[[float], None] = time.sleep,
         booked: bool = False,
+        permit: Permit | None = None,
     ) -> None:
         self._provider, self._store, self._budget, self._notice = provider, store, budget, notice
         self._patience, self._sleep, self._booked = patience or Patience(), sleep, booked
+        self._permit = permit or Permit()
         self._asked: Counter[str] = Counter()
         self._mutex = threading.Lock()
         self._wrong = ""
@@ -96,13 +131,17 @@ class Calls:
     def complete(self, purpose: str, request: Ask) -> Reply:
         """The recorded reply, or a new one. ModelError or BudgetExhausted where there is none; resume asks again."""
         call = self._call(purpose, request.cleaned())
-        tried = self._replay(call)
         recorded = self._store.get(record.reply(call.key))
+        if new := recorded is None or "late" in recorded[0]:
+            self._permit.check()
+        tried = self._replay(call)
         if recorded:
             row = recorded[0]
             self._book(row)
         else:
             row = self._answered(call, tried)
+        if new:
+            self._permit.check()
         reply = Reply.from_json(row["reply"])
         with self._mutex:
             self._last[purpose] = call.request, call.most_read if row["wrong"] else reply.usage.read
@@ -150,6 +189,7 @@ class Calls:
     def _answered(self, call: _Call, tried: int) -> Mapping[str, Any]:
         failures = 0
         while True:
+            self._permit.check()
             self._budget.reserve(dollars=call.bound)
             spent = 0.0
             try:
@@ -179,7 +219,9 @@ class Calls:
         reply = Reply.from_json(self._provider.complete(request).to_json())
         reply, dollars, wrong = call.booked(reply)
         row = {"reply": reply.to_json(), "digest": request.digest, "dollars": dollars, "wrong": wrong}
-        recorded: Mapping[str, Any] = self._store.record(record.reply(call.key), row)
+        with self._permit.mutex:
+            late = {"late": True} if self._permit.recorded else {}
+            recorded: Mapping[str, Any] = self._store.record(record.reply(call.key), {**row, **late})
         if wrong and wrong != self._wrong:  # a server counts all of its replies alike
             self._notice(f"{self._provider.name}: {wrong}")
         self._wrong = wrong
@@ -212,8 +254,10 @@ def _new(request: Ask) -> Mapping[str, Any]:
 
 
 @contextmanager
-def finishing(notice: Notice) -> Iterator[None]:
+def finishing(notice: Notice, asked_to: Callable[[], None] = lambda: None) -> Iterator[None]:
     """In the main thread one Ctrl-C or SIGTERM waits until the block is done, and a second one stops it at once.
+
+    The first one also calls ``asked_to``, so that the block may come to its end.
 
     A signal that the process ignores, or that would end it without a word, is left as it is.
     """
@@ -227,6 +271,7 @@ def finishing(notice: Notice) -> Iterator[None]:
         if asked:
             raise KeyboardInterrupt
         asked = True
+        asked_to()
         notice("stopping once the model has answered, so that its reply is kept; Ctrl-C again stops now")
 
     for each in before:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from sia_core.evidence import AgentView, Evidence
@@ -56,3 +56,22 @@ def best_on(earned: Mapping[str, Mapping[str, float]]) -> dict[str, int]:
 
 def _beats(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
     return all(one[name] >= reward for name, reward in other.items()) and one != other
+
+
+def dealt(begins: Sequence[AgentView], among: int) -> list[list[AgentView]]:
+    """The parents of each of several conversations, in turn, so that no two differ by more than one."""
+    return [list(begins[place::among]) for place in range(among)]
+
+
+def beside(place: int, shares: Sequence[Sequence[AgentView]]) -> str:
+    """Tell a conversation of those that go on at the same time: their parents, not their thoughts."""
+    others = "; ".join(
+        f"number {at + 1} from agent {', then '.join(each.id for each in share)}"
+        for at, share in enumerate(shares)
+        if at != place
+    )
+    return (
+        f"You are number {place + 1} of {len(shares)} who propose changes for this generation at the same time. All "
+        f"have the same evidence, and none sees what another does. The others start: {others}. What stands out to "
+        "you stands out to them as well, and a change that two propose is tried once: look for one of your own."
+    )

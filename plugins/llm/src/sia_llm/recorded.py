@@ -50,6 +50,6 @@ class Recorded:
 
 
 def recording(ledger: Ledger) -> str:
-    """The calls of a run as such a file."""
+    """The calls of a run as such a file: one conversation after the other, also those that went on side by side."""
     rows = RunRecord(ledger).replies()
     return "".join(canonical({"digest": row["digest"], "reply": row["reply"]}) + "\n" for row in rows)

@@ -34,6 +34,10 @@ class Settings(BaseModel):
     cache_read_price: float | None = Field(default=None, ge=0)
     cache_write_price: float | None = Field(default=None, ge=0)
     parents: Rule | None = Field(default=None, description="what a generation starts from; by the kind of task")
+    parallel: int = Field(default=1, ge=1, le=16, description="conversations of a generation at once")
+    conversation_seconds: float = Field(
+        default=3600.0, gt=0, description="of each of several at once, after which the others go on without it"
+    )
     replay: str = ""
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from sia_core.run import record
 from sia_core.run.record import RunRecord
@@ -14,9 +15,9 @@ from sia_llm.paid_calls import Calls
 class Workbench:
     """One run's. A conversation that led nowhere is recorded with its cost, and begun anew when the run is resumed."""
 
-    def __init__(self, run: RunView, provider: Provider, patience: Patience) -> None:
+    def __init__(self, run: RunView, provider: Provider, patience: Patience, **more: Any) -> None:
         self.run = run
-        self.calls = Calls(provider, run.ledger, run.budget, run.notice, patience=patience)
+        self.calls = Calls(provider, run.ledger, run.budget, run.notice, patience=patience, **more)
         self._began: Mapping[str, float] = {}
 
     def begin(self, of: str) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 from sia_core.run.discover import Verified
 from sia_core.run.intervals import normal
-from sia_core.run.record import GatedRow, RunRecord, RunRow, verified_answer
+from sia_core.run.record import RunRecord, verified_answer
+from sia_core.run.record_rows import GatedRow, RunRow
 
 Scores = Mapping[str, tuple[float, Mapping[str, float]]]
 """Reward and metrics, by instance."""

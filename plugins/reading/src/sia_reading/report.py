@@ -9,8 +9,9 @@ from typing import Any
 from sia_core.run.gate import Levels
 from sia_core.run.intervals import in_units, narrow
 from sia_core.run.ledger import Ledger, readable
-from sia_core.run.record import OUT_OF_BOUNDS, ROBUSTNESS, Batch, GatedRow, RunRecord, answer, verified
+from sia_core.run.record import OUT_OF_BOUNDS, ROBUSTNESS, Batch, RunRecord, answer, verified
 from sia_core.run.record import sealed as sealed_key
+from sia_core.run.record_rows import GatedRow
 from sia_reading.outcomes import outcomes
 from sia_reading.parting import parted
 
