@@ -1,4 +1,4 @@
-"""Remedies and notices for people, which other distributions have: the core names none of them, and knows no sandbox.
+"""Remedies and notices for people, which other distributions have: the core has no table of them and knows no sandbox.
 
 Whatever gives them is an entry point of the group ``sia_advice``, a function that returns a list of texts:
 

@@ -26,6 +26,7 @@ def completions(line: str) -> list[str]:
         return [each.strip() for each in offered.read().split(SEPARATOR) if each.strip()]
 
 
+@pytest.mark.real
 def test_commands_and_options_are_completed() -> None:
     assert completions("sia re") == ["resume", "replay", "report"]
     assert completions("sia run --gener") == ["--generations"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lazy_jobs import Lazy, wait
 from table_policy import TableEngine
 
 from sia_core.errors import SandboxError, SiaError
@@ -112,12 +113,6 @@ class OwnWords(TableEngine):
 @pytest.fixture(autouse=True)
 def _waiting_lets_the_fake_backend_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """The futures of the fake backend below are finished by whoever asks for a result."""
-
-    def wait(futures: Sequence[Future[Any]]) -> None:
-        for future in futures:
-            with suppress(SiaError):
-                future.result()
-
     monkeypatch.setattr(rollouts_module, "wait", wait)
 
 
@@ -348,14 +343,7 @@ class PermutedBackend:
         self.submitted: list[int] = []
 
     def submit(self, job: Job) -> Future[Any]:
-        backend = self
-
-        class Lazy(Future[Any]):
-            def result(self, timeout: float | None = None) -> Any:
-                backend.finish()
-                return super().result(timeout)
-
-        self.waiting.append((job, Lazy()))
+        self.waiting.append((job, Lazy(self.finish)))
         self.submitted.append(job.payload["sweep"]["batch"])
         return self.waiting[-1][1]
 

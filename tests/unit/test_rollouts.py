@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lazy_jobs import Lazy, wait
 
 from sia_core.errors import SiaError
 from sia_core.hookspecs import Event
@@ -31,12 +31,6 @@ SETTING = Setting("/nowhere", OfferRef("fake"), OfferRef("exact"), "none", 0)
 @pytest.fixture(autouse=True)
 def _waiting_lets_the_fake_backend_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """The futures of the fake backend below are finished by whoever asks for a result."""
-
-    def wait(futures: Sequence[Future[Any]]) -> None:
-        for future in futures:
-            with suppress(SiaError):
-                future.result()
-
     monkeypatch.setattr(rollouts_module, "wait", wait)
 
 
@@ -54,15 +48,8 @@ class Batches:
         self.most = 0
 
     def submit(self, job: Job) -> Future[Any]:
-        backend = self
-
-        class Lazy(Future[Any]):
-            def result(self, timeout: float | None = None) -> Any:
-                backend.finish()
-                return super().result(timeout)
-
         self.jobs.append(job)
-        self.waiting.append((job, Lazy()))
+        self.waiting.append((job, Lazy(self.finish)))
         self.most = max(self.most, len(self.waiting))
         return self.waiting[-1][1]
 
