@@ -136,7 +136,10 @@ class Improver(Protocol):
         """The first harness; most often ``task.seed``."""
 
     def decide(self, evidence: Evidence) -> Sequence[Decision]:
-        """Decide what to change next. Several decisions are candidates of one generation, each with its parent."""
+        """Decide what to change next. Several decisions are candidates of one generation, each with its parent.
+
+        None at all lets the generation pass; ``Stop`` ends the run.
+        """
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,13 @@ class Lever(ABC):
         """
         return evidence
 
+    def objection(self, decision: Any) -> str:
+        """Why a decision would be refused whatever its parent is, such as wrong settings; empty if it would not.
+
+        An improver that can still mend its decision is told so, where :meth:`plan` would lose it a candidate.
+        """
+        return ""
+
     @abstractmethod
     def plan(self, decision: Any, parent: AgentView) -> PullPlan:
         """Plan a decision on its parent: a ``RewriteHarness``, an ``UpdateWeights``, else a ``PullLever``."""

@@ -94,6 +94,7 @@ class Loop:
     def generation(self, index: int) -> str:
         """One generation, steps 1 to 6 of the design. Returns why the run should stop, or an empty string.
 
+        One without any decision passes, and the next begins.
         Steps 1 to 3, rolling the parents out on the search sample, were done when each entered the archive.
         """
         if self.parts.budget.left("seconds") <= 0:
@@ -106,7 +107,7 @@ class Loop:
         decisions = self.decide(index)
         changes = [each for each in decisions if not isinstance(each, Stop)]
         if not changes:
-            return " ".join(each.reason for each in decisions if isinstance(each, Stop)) or "nothing was proposed"
+            return " ".join(each.reason for each in decisions if isinstance(each, Stop))
         candidates = self.apply(index, changes)
         self.judge(index, candidates)
         return "the budget is spent" if all(each.out_of_budget for each in candidates) else ""

@@ -45,7 +45,7 @@ class Samples:
     """The instances that each purpose takes, fixed for the run; those that decide, ``repeats`` times each.
 
     Agents are estimated on ``search``, of which nothing is in ``training``: what updates learn from.
-    Where the task is to ``discover``, each rollout on search and gate may have so many ``evaluations``.
+    Where the task is to ``discover``, each rollout of smoke, search and gate may have so many ``evaluations``.
     """
 
     smoke: tuple[str, ...]
@@ -63,7 +63,7 @@ class Samples:
 
     def evaluated(self, purpose: str) -> int:
         """The evaluations that a rollout of this purpose may ask for."""
-        return self.evaluations if purpose in ("search", "gate") else 0
+        return self.evaluations if purpose in ("smoke", "search", "gate") else 0
 
     def cost(self, *purposes: str) -> Cost:
         """The most that rolling out one agent for these purposes takes."""

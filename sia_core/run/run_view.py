@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol, runtime_checkable
 
+from sia_core.decision import Change
 from sia_core.evidence import Rollout
 from sia_core.harness import HarnessTree
 from sia_core.run.allowance import Allowance
@@ -98,6 +99,16 @@ class RunView:
         """The search instances by id."""
         return {each.id: each for each in self._parts.task.instances("search")}
 
+    @property
+    def evaluations(self) -> int:
+        """The answers that a rollout may have evaluated, in a task to ``discover``; else 0."""
+        return self._samples.evaluations
+
+    def objection(self, decision: Change) -> str:
+        """Why a decision would be refused whatever its parent is; empty if it would not."""
+        lever = self._parts.levers.get(decision.lever)
+        return lever.objection(decision) if lever else ""
+
     def rollouts(self, agent: str) -> list[Rollout]:
         """An agent's rollouts on the search sample, with their turns."""
         return self._record.rollouts("search", agent)
@@ -112,10 +123,11 @@ class RunView:
         name = parts.trees.put(tree)
         instances = self._samples.search[:CHECKED]
         agent = f"{name[:12]}-{(adapter or 'base')[:12]}"
-        sweep = Sweep("check", agent, name, "search", instances, hasty=True, adapter=adapter)
+        evaluations = self._samples.evaluations
+        sweep = Sweep("check", agent, name, "search", instances, hasty=True, adapter=adapter, evaluations=evaluations)
         drafting = self._record.draft is None
         kept = self._samples.look(parts.levers.values()) if drafting else Cost()  # the first agent's
-        reserved = (Cost(len(instances), len(instances)) + kept).kinds
+        reserved = (Cost(len(instances), len(instances) * (1 + evaluations)) + kept).kinds
         self.budget.reserve(**reserved)
         allowance = Allowance(self.budget.left("tokens") / SHARE)
         done: list[Rollout] = []

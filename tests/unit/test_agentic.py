@@ -71,6 +71,7 @@ WRONG = [
     (use("decide", changes=[{"lever": "harness", "name": "x"}]), "reason: Field required"),
     (use("decide", changes=rewrite("x")[1]["changes"] * 3), "this run tries 2 changes a generation"),
     (use("decide", changes=[{"lever": "magic"}]), "magic"),
+    (use("decide", changes=[*STOP[1]["changes"], *rewrite("x")[1]["changes"]]), "a stop ends the run"),
     (("decide", '{"changes": ['), "not a JSON object"),
     (("decide", '{"changes": [NaN]}'), "not a JSON object (NaN is not a number here)"),
     (("decide", '{"changes": [], "changes": []}'), "the same key twice"),
@@ -126,12 +127,39 @@ def test_a_fault_or_three_are_forgiven(tmp_path: Path, fault: Any, why: str) -> 
     assert len(world.provider.asked) == 5
 
 
-@pytest.mark.parametrize(("fault", "why"), FAULTS)
-def test_after_too_many_the_run_stops_keeps_what_was_paid_and_a_resumed_one_asks_anew(
-    tmp_path: Path, fault: Any, why: str
+@pytest.mark.parametrize(("fault", "why"), FAULTS[1:])
+def test_after_too_many_the_generation_passes_and_the_next_one_is_decided(tmp_path: Path, fault: Any, why: str) -> None:
+    world = World(tmp_path, [FINISH], *[again(fault)] * 4, [skill(0.9), rewrite("most")], [STOP])
+    report = world.run()
+    assert [(row["index"], row["name"]) for row in report["generations"]] == [(1, "most")]
+    assert report["budget"]["spent"]["dollars"] == pytest.approx(7 * (100 * 3 + 10 * 15) / 1e6)
+    assert any(why in each and "generation 0 passes" in each for each in world.notices)
+
+
+def test_four_decisions_that_are_wrong_for_different_reasons_are_four_faults_and_not_one_made_again(
+    tmp_path: Path,
 ) -> None:
-    with pytest.raises(ModelError, match=f"a-model {why}.*sia resume"):
-        World(tmp_path, [FINISH], *[again(fault)] * 4).run()
+    wrong = [[call] for call, _ in WRONG if call[0] == "decide"]
+    report = World(tmp_path, [FINISH], *wrong, [skill(0.9), rewrite("most")], [STOP]).run()
+    assert len(wrong) > 4
+    assert [(row["index"], row["name"]) for row in report["generations"]] == [(0, "most")]
+
+
+@pytest.mark.parametrize("call", range(5))
+def test_killed_while_a_generation_is_lost_and_resumed_it_ends_as_it_would_have(tmp_path: Path, call: int) -> None:
+    script = [[FINISH], *[[rewrite("nothing")]] * 4, [skill(0.9), rewrite("most")], [STOP]]
+    whole = World(tmp_path / "whole", *script).run()
+    with pytest.raises(Killed):
+        World(tmp_path / "killed", *script[: call + 1], Killed()).run()
+    report = World(tmp_path / "killed", *script[call + 1 :]).run()
+    assert {**report, "run": "", "budget": ""} == {**whole, "run": "", "budget": ""}
+
+
+def test_a_model_that_declines_four_times_stops_the_run_which_keeps_what_was_paid_and_asks_anew_when_resumed(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ModelError, match=r"a-model declined to answer.*sia resume"):
+        World(tmp_path, [FINISH], *[said(ended="refusal")] * 4).run()
     world = World(tmp_path, [STOP])
     report = world.run()
     assert report["stopped"] == "enough"
@@ -139,10 +167,12 @@ def test_after_too_many_the_run_stops_keeps_what_was_paid_and_a_resumed_one_asks
     assert report["budget"]["spent"]["dollars"] == pytest.approx(6 * (100 * 3 + 10 * 15) / 1e6)
 
 
-def test_a_model_that_never_decides_is_given_up_after_so_many_replies_and_is_warned_before(tmp_path: Path) -> None:
-    world = World(tmp_path, [FINISH], *[[use("list_files")]] * 4, replies="4")
-    with pytest.raises(ModelError, match="within 4 replies"):
-        world.run()
+def test_a_model_that_never_decides_loses_the_generation_after_so_many_replies_and_is_warned_before(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, [FINISH], *[[use("list_files")]] * 4, [STOP], replies="4")
+    assert world.run()["stopped"] == "enough"
+    assert any("within 4 replies" in each for each in world.notices)
     assert "[1 more replies of yours" in world.told(4)
 
 
@@ -289,7 +319,10 @@ def update(**more: Any) -> Proposal:
 
 
 class Passing:
-    """Every check is passed."""
+    """Every check is passed, and every learner takes its settings but one that learns at the rate 1."""
+
+    def objection(self, decision: Any) -> str:
+        return "ppo does not take these settings: lr" if decision.config else ""
 
     def check(self, tree: HarnessTree, adapter: str | None) -> Checked:
         return Checked([Rollout("search-0", "ok", 1.0)])
@@ -320,6 +353,7 @@ def test_an_update_is_trained_as_its_algorithm_advises_but_for_what_the_model_sa
         ({}, {"algorithm": "dpo"}, "no pair differs"),
         ({}, {"parent": "nobody"}, "no agent 'nobody'"),
         ({}, {"training": {"steps": 0}}, "steps: Input should be greater"),
+        ({}, {"config": {"lr": 1}}, "does not take these settings: lr"),
         ({"weights": WeightsView("its engine only samples")}, {}, "only samples"),
         ({"weights": None}, {}, "no policy to train"),
         ({"levers": ("harness",)}, {}, "does not pull the weights lever"),
@@ -346,7 +380,7 @@ def test_both_levers_may_be_pulled_in_one_generation() -> None:
 def pages() -> Iterator[tuple[str, Callable[[], str]]]:
     given = evidence()
     yield "system", lambda: "\n\n-----\n\n".join(prompts.system(given.brief, given.metric, harness(0.2)))
-    yield "discover", lambda: prompts.system(given.brief, given.metric, harness(0.2), discovers=True)[1]
+    yield "discover", lambda: prompts.system(given.brief, given.metric, harness(0.2), evaluations=8)[1]
     yield "draft", lambda: prompts.draft(["cases.jsonl", "labels.json"])
     one, two = given.agents["one"], view("two")
     begins = prompts.start_of("pareto", [one, two])

@@ -142,7 +142,7 @@ def test_more_candidates_than_planned_are_refused_because_the_gate_shares_out_it
 
 
 def test_an_improver_that_proposes_nothing_or_stops_ends_the_run_with_a_report(tmp_path: Path) -> None:
-    assert World(tmp_path / "nothing", []).run()["stopped"] == "nothing was proposed"
+    assert World(tmp_path / "nothing", [], [edit("half", 0.5)]).run()["generations"][0]["index"] == 1
     assert World(tmp_path / "stop", [Stop(reason="enough")]).run()["stopped"] == "enough"
 
 
@@ -316,7 +316,7 @@ def test_a_fault_of_the_improver_is_raised_under_its_name(tmp_path: Path) -> Non
 
 
 def test_an_improver_is_told_verdicts_of_the_gate_and_figures_of_the_search_sample_only(tmp_path: Path) -> None:
-    world = World(tmp_path, [edit("good", 0.7)], [])
+    world = World(tmp_path, [edit("good", 0.7)], [Stop(reason="enough")])
     row = world.run()["generations"][0]
     (trial,) = world.improver.seen[1].trials
     assert (trial.outcome, trial.why) == ("promoted", "better")
@@ -407,7 +407,14 @@ def test_gate_instances_come_in_a_random_order_of_the_seed_the_same_for_every_ag
 
 
 def test_an_improver_is_not_told_that_or_when_a_sweep_was_stopped(tmp_path: Path) -> None:
-    world = World(tmp_path, [edit("bad", 0.1)], [], task=FakeTask(640), search_sample=40, budget="rollouts=9000")
+    world = World(
+        tmp_path,
+        [edit("bad", 0.1)],
+        [Stop(reason="enough")],
+        task=FakeTask(640),
+        search_sample=40,
+        budget="rollouts=9000",
+    )
     report = world.run()
     assert report["generations"][0]["gate"]["n"] < 640
     first, second = world.improver.seen

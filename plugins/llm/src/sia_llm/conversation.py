@@ -12,7 +12,7 @@ from sia_llm.paid_calls import Calls
 from sia_llm.toolbox import Arguments, Offered, Toolbox, offer
 
 FAULTS = 3
-"""Times that a conversation may be declined, cut short, left without a tool, or ended wrongly, each."""
+"""Times that a conversation may be declined, cut short, left without a tool, or ended wrongly for one reason, each."""
 
 NEAR_THE_END = 5
 
@@ -21,6 +21,10 @@ _Result = TypeVar("_Result")
 
 class GivenUpOn(Exception):
     """The model did not come to an end that can be used; the message says why."""
+
+
+class Declined(GivenUpOn):
+    """The model, or its provider, declines to answer at all."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Conversation(Generic[_Result]):
     def _answered(self, reply: Reply, left: int) -> list[Message]:
         """The messages that come next."""
         if reply.ended == "refusal":
-            self._fault("declined to answer")
+            self._fault("declined to answer", kind=Declined)
             return []  # and is asked the same again
         said = [reply.message] if reply.text or reply.calls else []
         if reply.ended == "length":
@@ -83,15 +87,14 @@ class Conversation(Generic[_Result]):
         folded = refused(call)
         text, failed = (folded, True) if folded else self._toolbox.use(call)
         if failed and call.name == self._ending.name:
-            self._fault(f"ended wrongly: {text}")
+            self._fault(f"ended wrongly: {text}")  # other reasons are other faults: it is learning
         return text, failed
 
     def _end(self, given: Arguments) -> str:
         self._made.append(self._ending.make(given))
         return "done"
 
-    def _fault(self, what: str) -> None:
-        kind = what.partition(":")[0]
-        self._faults[kind] = self._faults.get(kind, 0) + 1
-        if self._faults[kind] > FAULTS:
-            raise GivenUpOn(f"{self._ask.model} {what} ({self._faults[kind]} times)")
+    def _fault(self, what: str, kind: type[GivenUpOn] = GivenUpOn) -> None:
+        self._faults[what] = self._faults.get(what, 0) + 1
+        if self._faults[what] > FAULTS:
+            raise kind(f"{self._ask.model} {what} ({self._faults[what]} times)")

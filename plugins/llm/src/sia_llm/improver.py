@@ -17,7 +17,7 @@ from sia_core.run.record import DRAFT, decided
 from sia_core.run.run_view import RunView
 from sia_llm import prompts
 from sia_llm.archive import Archive
-from sia_llm.conversation import Conversation, Ending, GivenUpOn
+from sia_llm.conversation import Conversation, Declined, Ending, GivenUpOn
 from sia_llm.models import Ask, Patience, Provider, told
 from sia_llm.parents import DEFAULT, Rule, beside, dealt, parents
 from sia_llm.proposal import Decided, Proposal, Proposals
@@ -66,7 +66,7 @@ class ModelImprover:
 
         ending = Ending("finish", "Your working copy is to be the first harness.", Finish, finished)
         told_first = prompts.draft(public_files(task.public))
-        system = prompts.system(task.brief, task.metric, task.seed, discovers=task.kind == "discover")
+        system = prompts.system(task.brief, task.metric, task.seed, evaluations=self._needed().run.evaluations)
         ask = self._ask(self.settings.draft_model or self.settings.model, system, told_first)
         bench = self._needed()
         purpose = bench.begin(DRAFT)
@@ -77,7 +77,10 @@ class ModelImprover:
             raise _stopped(error, "draft") from error
 
     def decide(self, evidence: Evidence) -> Sequence[Decided]:
-        """The model's decisions; where the dollars do not cover another call, those set aside, or a stop."""
+        """The model's decisions; none where it comes to no decision, which costs the run this generation alone.
+
+        Where the dollars do not cover another call: those set aside, or a stop.
+        """
         bench = self._needed()
         rule = self.settings.parents or DEFAULT[bench.run.kind]
         begins = parents(rule, evidence, bench.run.rewards)
@@ -96,7 +99,7 @@ class ModelImprover:
                 bench.run.notice(f"{error}; what it had set aside is tried")
                 return talk.aside
             bench.give_up(purpose, str(error))
-            raise _stopped(error, "decision") from error
+            return _passed(bench.run, evidence, error)
 
     def _several(self, evidence: Evidence, rule: Rule, shares: Sequence[Sequence[AgentView]]) -> list[Decided]:
         """The decisions of several conversations at once, each of which starts from its share of the parents."""
@@ -111,7 +114,7 @@ class ModelImprover:
         try:
             return side.decided(talks)
         except GivenUpOn as error:
-            raise _stopped(error, "decision") from error
+            return _passed(run, evidence, error)
 
     def _proposing(
         self, bench: Workbench, purpose: str, evidence: Evidence, begins: Sequence[AgentView], told_start: str
@@ -122,7 +125,7 @@ class ModelImprover:
         proposals = Proposals(evidence, workshop)
         ending = Ending("decide", "What to change next. This ends the conversation.", Proposal, proposals.decided)
         first = prompts.first_agent(evidence).files
-        system = prompts.system(evidence.brief, evidence.metric, first, discovers=evidence.discovers)
+        system = prompts.system(evidence.brief, evidence.metric, first, evaluations=run.evaluations)
         ask = self._ask(self.settings.model, system, prompts.decide(evidence, public_files(run.public), told_start))
         offered = [*Archive(run, evidence).offered, *workshop.offered, *proposals.offered]
         talk = Conversation(bench.calls, purpose, ask, offered, ending, self.settings.replies)
@@ -135,6 +138,14 @@ class ModelImprover:
         if self._bench is None:
             raise SiaError(f"{type(self).__qualname__} was not equipped by a run, so it cannot ask a model")
         return self._bench
+
+
+def _passed(run: RunView, evidence: Evidence, error: GivenUpOn) -> list[Decided]:
+    """No decision: the generation passes. ModelError, which stops the run, where the model declines to answer."""
+    if isinstance(error, Declined):
+        raise _stopped(error, "decision") from error
+    run.notice(f"{error}; generation {evidence.generation} passes without a change")
+    return []
 
 
 def _stopped(error: GivenUpOn, what: str) -> ModelError:

@@ -82,6 +82,11 @@ class Proposals:
     def decided(self, proposal: Proposal) -> list[Decided]:
         """The run's decisions; ToolError, for the model to read, where one would only be refused."""
         levers = [change.lever for change in proposal.changes]
+        if "stop" in levers and (len(levers) > 1 or self.aside):
+            raise ToolError(
+                "a stop ends the run, so it is decided alone; to try changes, leave it out"
+                + (" (an empty list tries what you set aside)" if self.aside else "")
+            )
         if not levers and not self.aside:
             raise ToolError("decide on a change, or to stop")
         self._within(len(levers) - levers.count("stop"))
@@ -113,7 +118,12 @@ class Proposals:
     def _decision(self, change: HarnessChange | WeightUpdate | End) -> Decided:
         if isinstance(change, End):
             return Stop(reason=change.reason)
-        return _update(change, self._evidence) if isinstance(change, WeightUpdate) else self._rewrite(change)
+        if isinstance(change, HarnessChange):
+            return self._rewrite(change)
+        update = _update(change, self._evidence)
+        if objection := self._workshop.run.objection(update):
+            raise ToolError(objection)
+        return update
 
     def _rewrite(self, candidate: Candidate) -> RewriteHarness:
         made = self._workshop.candidate()

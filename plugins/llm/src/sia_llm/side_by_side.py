@@ -16,7 +16,7 @@ from sia_core.decision import Stop, UpdateWeights
 from sia_core.errors import BudgetExhausted, ModelError
 from sia_core.run import record
 from sia_core.run.run_view import RunView
-from sia_llm.conversation import GivenUpOn
+from sia_llm.conversation import Declined, GivenUpOn
 from sia_llm.models import Patience, Provider
 from sia_llm.paid_calls import Over, Permit, finishing
 from sia_llm.proposal import Decided
@@ -145,7 +145,8 @@ class SideBySide:
             seat.book(self._run)
         if not useful:
             failed = next((seat.error for seat in self.seats if isinstance(seat.error, ModelError)), None)
-            raise failed or GivenUpOn("; ".join(f"number {seat.number + 1}: {seat.error}" for seat in self.seats))
+            kind = Declined if all(isinstance(seat.error, Declined) for seat in self.seats) else GivenUpOn
+            raise failed or kind("; ".join(f"number {seat.number + 1}: {seat.error}" for seat in self.seats))
         for seat in self.seats:
             if seat.error:
                 kept = "; what it had set aside is tried" if without_repeats(seat.decisions) else ""

@@ -71,7 +71,7 @@ class Workshop:
     """
 
     def __init__(self, run: RunView, agents: Mapping[str, AgentView], parents: Sequence[AgentView]) -> None:
-        self._run, self._agents, self._parents = run, agents, parents
+        self.run, self._agents, self._parents = run, agents, parents
         self.parent, self.tree = parents[0], parents[0].files
         self.edits: list[Edit] = []
         self._checks = 0
@@ -104,7 +104,7 @@ class Workshop:
     def checked(self) -> Checked:
         """The working copy's results on a few search instances; run once for the same copy."""
         if self._now not in self._checked:
-            self._checked[self._now] = self._run.check(self.tree, self.parent.adapter)
+            self._checked[self._now] = self.run.check(self.tree, self.parent.adapter)
         return self._checked[self._now]
 
     def candidate(self) -> Made:
@@ -140,7 +140,7 @@ class Workshop:
             return ""
         if not runs(checked):
             return f"It must run before it can be tried. {shown(checked)}"
-        answered = {each.instance for each in self._run.rollouts(self.parent.id) if each.outcome == "ok"}
+        answered = {each.instance for each in self.run.rollouts(self.parent.id) if each.outcome == "ok"}
         before = [each for each in checked.rollouts if each.instance in answered]
         if before and not any(each.outcome == "ok" for each in checked.rollouts):
             return f"None of its answers is valid, and agent {self.parent.id} had valid ones. {shown(checked)}"
@@ -188,10 +188,10 @@ class Workshop:
         self.parent, self.tree, self.edits = parent, parent.files, []
 
     def _public(self, look: Look) -> str:
-        files = public_files(self._run.public)
+        files = public_files(self.run.public)
         if look.path not in files:
             raise ToolError(f"no file {look.path!r}; ctx.public holds {', '.join(files) or 'nothing'}")
-        with (self._run.public / look.path).open(encoding="utf-8", errors="replace") as file:
+        with (self.run.public / look.path).open(encoding="utf-8", errors="replace") as file:
             wanted = [line for number, line in enumerate(file, 1) if 0 <= number - look.first_line < look.lines]
         return fenced("".join(wanted), f"{look.path} from line {look.first_line}", SHOWN)
 

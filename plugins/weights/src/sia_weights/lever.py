@@ -86,6 +86,16 @@ class WeightLever(Lever):
     def describe(self, evidence: Evidence) -> Evidence:
         return replace(evidence, algorithms=self._algorithms(), weights=WeightsView(self.refused))
 
+    def objection(self, decision: UpdateWeights) -> str:
+        """Why no agent can be trained like that: wrong settings of the learner, or an engine that cannot."""
+        try:
+            learner = self._learner(decision.algorithm, decision.config)
+        except SiaError as error:
+            return str(error)
+        if missing := sorted(learner.needs - self.run.can):
+            return f"{decision.algorithm} needs an engine that can {', '.join(missing)}, and this run's cannot"
+        return ""
+
     def plan(self, decision: UpdateWeights, parent: AgentView) -> PullPlan:
         table = self._table(parent)
         if reason := self._refusal(decision, parent):
@@ -155,18 +165,14 @@ class WeightLever(Lever):
 
     def _refusal(self, decision: UpdateWeights, parent: AgentView) -> str:
         """Why this update is not worth starting, before anything is spent on it; empty if it is."""
-        try:
-            learner = self._learner(decision.algorithm, decision.config)
-        except SiaError as error:
-            return str(error)
-        if missing := sorted(learner.needs - self.run.can):
-            return f"{decision.algorithm} needs an engine that can {', '.join(missing)}, and this run's cannot"
+        if objection := self.objection(decision):
+            return objection
         exploration = self._explorations.get(parent.id)
         if exploration is None:
             return f"the budget is too small to explore agent {parent.id} first"
         if exploration.fault:
             return exploration.fault
-        return "; ".join(learner.objections(exploration.stats))
+        return "; ".join(self._learner(decision.algorithm, decision.config).objections(exploration.stats))
 
     def _algorithms(self) -> tuple[AlgorithmView, ...]:
         """The learners that this run's engine can train with, and what they object to each explored agent."""

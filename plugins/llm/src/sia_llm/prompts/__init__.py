@@ -34,11 +34,12 @@ _TURNED = {
 LINE = 300
 
 
-def system(brief: str, metric: Metric, seed: HarnessTree, *, discovers: bool = False) -> tuple[str, ...]:
-    """The system prompt, in parts."""
+def system(brief: str, metric: Metric, seed: HarnessTree, *, evaluations: int = 0) -> tuple[str, ...]:
+    """The system prompt, in parts; with ``evaluations`` a rollout, that of a search for the best answer."""
     unit = f" in {metric.unit}" if metric.unit else ""
     about = {"brief": brief, "metric": metric.name + unit, "direction": metric.direction + _TURNED[metric.direction]}
-    task = _filled("task", **about, code=code(seed)) + ("\n" + _text("discover") if discovers else "")
+    search = "\n" + _filled("discover", evaluations=str(evaluations)) if evaluations else ""
+    task = _filled("task", **about, code=code(seed)) + search
     return (_text("rules") + "\n" + _filled("table", table=as_text()), task)
 
 
