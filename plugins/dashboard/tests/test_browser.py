@@ -102,6 +102,38 @@ def test_every_page_is_accessible_and_nothing_complains(tell: Tell, browser: Any
     assert all(url.startswith((site, "data:")) for url in reader.asked)
 
 
+@pytest.mark.parametrize("width", [420, 768, 1280])
+@pytest.mark.parametrize("say", ["words", "long" * 200])
+def test_no_page_is_wider_than_its_window_as_tables_scroll_in_a_box(
+    say: str, width: int, tell: Tell, browser: Any, site: str
+) -> None:
+    story = tell(say=say)
+    story.metric = {"bounds": [0.0, 1.0]}
+    story.whole()
+    other = tell("fake-2", say)
+    other.metric = story.metric
+    other.begins()
+    page = Reader(browser, site).page
+    page.set_viewport_size({"width": width, "height": 800})
+    for address in addresses(story):
+        assert page.goto(site + address).ok
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, address
+        boxes = page.locator(".wide, .code").evaluate_all(
+            "boxes => boxes.map(box => box.getBoundingClientRect().right)"
+        )
+        assert all(right <= width for right in boxes), address
+
+
+def test_a_text_of_a_chart_can_be_read_on_a_telephone(tell: Tell, browser: Any, site: str) -> None:
+    tell().whole()
+    page = Reader(browser, site).page
+    page.set_viewport_size({"width": 420, "height": 800})
+    page.goto(f"{site}/runs/fake-1")
+    heights = page.locator("svg text").evaluate_all("texts => texts.map(text => text.getBoundingClientRect().height)")
+    assert heights
+    assert min(heights) >= 9
+
+
 def test_a_hostile_run_does_nothing(tell: Tell, browser: Any, site: str) -> None:
     story = tell(say=HOSTILE).whole()
     tell("fake-2", HOSTILE).begins()
@@ -172,6 +204,21 @@ def test_the_keyboard_alone_leads_from_the_list_to_a_candidate(tell: Tell, brows
                 break
         page.keyboard.press("Enter")
         playwright.expect(page.get_by_role("heading", level=1)).to_contain_text(name)
+
+
+def test_the_keyboard_alone_leads_from_failure_to_failure(tell: Tell, browser: Any, site: str) -> None:
+    story = tell()
+    story.metric = {"bounds": [0.0, 1.0]}
+    story.begins()
+    page = Reader(browser, site).opens("/runs/fake-1/rollouts?purpose=search")
+    for name, heading in (("wrong 2", "Rollouts of fake-1"), ("case-2-words", "case-2"), ("Next rollout", "case-3")):
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.textContent") == name:
+                break
+        page.keyboard.press("Enter")
+        playwright.expect(page.get_by_role("heading", level=1)).to_contain_text(heading)
+    playwright.expect(page.get_by_text("2 of 2")).to_be_visible()
 
 
 def test_the_policy_stops_a_script_that_got_into_a_page(tell: Tell, browser: Any, site: str) -> None:
