@@ -352,7 +352,8 @@ class Engine(Protocol):
     reply its policy can have together says so in a further attribute, ``context``; what
     asks for more is refused before it is sampled. One whose policy is slow, or learns from few
     rollouts, says how many suit an update in ``rollouts``, to which a learner's advice is cut.
-    One that samples so many sequences side by side says it in ``rows``: as many rollouts ask at once.
+    One that samples so many sequences side by side says it in ``rows``: as many rollouts ask at once. One whose
+    server goes on with another request whenever a reply ends says in ``at_once`` by how many threads it may be asked.
     """
 
     can: frozenset[str]

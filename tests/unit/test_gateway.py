@@ -596,6 +596,117 @@ def test_closing_fails_the_calls_that_wait(gated: tuple[Gated, Gateway]) -> None
     assert "ending" in gateway.answer("a", ask())["error"]["message"]
 
 
+# An engine whose server goes on with others whenever a reply ends.
+
+
+class Served(ScriptedEngine):
+    """Answers each request when it is let, by its text; ``most`` is how many it had under way at once."""
+
+    at_once = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changed = threading.Condition()
+        self.under_way: list[str] = []
+        self.let: set[str] = set()
+        self.most = 0
+
+    def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
+        (request,) = requests
+        name = next(each for each in ("slow", "first", "second", "third") if each in self.tokens.decode(request.prompt))
+        with self.changed:
+            self.under_way.append(name)
+            self.most = max(self.most, len(self.under_way))
+            self.changed.notify_all()
+            assert self.changed.wait_for(lambda: name in self.let, 20)
+            self.under_way.remove(name)
+            return super().sample(requests)
+
+    def answers(self, *names: str) -> None:
+        with self.changed:
+            self.let.update(names)
+            self.changed.notify_all()
+
+    def has(self, *names: str) -> bool:
+        with self.changed:
+            return self.changed.wait_for(lambda: sorted(self.under_way) == sorted(names), 20)
+
+
+@pytest.fixture
+def served() -> Iterator[tuple[Served, Gateway]]:
+    engine = Served()
+    gateway = Gateway(engine)
+    yield engine, gateway
+    engine.answers("slow", "first", "second", "third")
+    gateway.close()
+
+
+def test_a_server_gets_the_next_call_as_soon_as_one_is_answered_whatever_others_take(
+    served: tuple[Served, Gateway],
+) -> None:
+    engine, gateway = served
+    waiting = {}
+    for name in ("slow", "first", "second", "third"):
+        gateway.begin(name, 0)
+        waiting[name] = gateway.ask(name, ask(name))
+    assert engine.has("slow", "first")
+    engine.answers("first")
+    assert text_of(waiting["first"].result(20))
+    assert engine.has("slow", "second")
+    engine.answers("second", "third")
+    assert text_of(waiting["third"].result(20))
+    assert not waiting["slow"].done()
+    engine.answers("slow")
+    assert text_of(waiting["slow"].result(20))
+    assert engine.most == 2
+
+
+def test_what_is_sampled_and_recorded_does_not_depend_on_which_call_was_answered_first(
+    served: tuple[Served, Gateway],
+) -> None:
+    engine, gateway = served
+    batched = Gateway(ScriptedEngine())
+    rows = []
+    for each in (gateway, batched):
+        each.begin("one", 7)
+        asked = [each.ask("one", ask("slow"))]
+        if each is gateway:
+            assert engine.has("slow")
+        asked.append(each.ask("one", ask("first")))
+        if each is gateway:
+            engine.answers("first")
+            asked[1].result(20)
+            engine.answers("slow")
+        rows.append(([text_of(reply.result(20)) for reply in asked], each.finish("one")))
+    batched.close()
+    assert rows[0] == rows[1]
+
+
+def test_a_served_engine_is_had_alone_once_all_calls_are_answered(served: tuple[Served, Gateway]) -> None:
+    engine, gateway = served
+    gateway.begin("slow", 0)
+    gateway.ask("slow", ask("slow"))
+    assert engine.has("slow")
+    alone = threading.Event()
+
+    def claim() -> None:
+        with gateway.exclusive():
+            alone.set()
+
+    claimer = threading.Thread(target=claim)
+    claimer.start()
+    with gateway._changed:
+        gateway._changed.wait_for(lambda: gateway._claims, 20)
+    gateway.begin("first", 0)
+    later = gateway.ask("first", ask("first"))
+    assert engine.has("slow")
+    assert not alone.is_set()
+    engine.answers("slow", "first")
+    claimer.join(20)
+    assert alone.is_set()
+    assert text_of(later.result(20))
+
+
 # What a rollout may use.
 
 

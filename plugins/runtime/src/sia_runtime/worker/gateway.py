@@ -1,5 +1,8 @@
 """The policy as harnesses ask it: calls in the shape of chat completions, answered by one engine, recorded exactly.
 
+An engine that computes here samples what waits in one batch after another. One whose server goes on
+with others whenever a reply ends (:class:`sia_core.learning.Engine`, ``at_once``) gets each call as it comes.
+
 What is sampled follows from the weights, the rollout's seed, the request, and how
 often the rollout had asked it before; never from the order in which calls arrive.
 """
@@ -9,18 +12,19 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from sia_core.errors import ModelError, SiaError, UsageError
 from sia_core.learning import Engine, Request, Sampled
 from sia_runtime.worker.chat import Chat, keeps, no_call, parse, reply, said
-from sia_runtime.worker.completions import Message, Refused
-from sia_runtime.worker.gateway_record import Book, Record
+from sia_runtime.worker.completions import Refused
+from sia_runtime.worker.gateway_calls import Call, Caller, seed_of
+from sia_runtime.worker.gateway_record import Record
 
 __all__ = ["Gateway", "Record"]
 
@@ -43,60 +47,6 @@ _KNOWN = 64
 _Reply = Mapping[str, Any]
 
 
-@dataclass(eq=False)
-class _Caller:
-    """A rollout that may ask. ``pending`` is how many of its calls wait for their replies.
-
-    Of the ``tokens`` that it may use, ``used`` are gone, and ``held`` are what those calls may take at most.
-    """
-
-    seed: int
-    group: int
-    training: bool
-    place: int | None
-    tokens: int | None
-    used: int = 0
-    held: int = 0
-    peak: int = 0
-    short: bool = False
-    stopped: ModelError | None = None
-    book: Book = field(default_factory=Book)
-    asked: Counter[bytes] = field(default_factory=Counter)
-    calls: int = 0
-    pending: int = 0
-    ended: bool = False
-
-
-@dataclass(eq=False)
-class _Call:
-    """A call that waits. ``name`` is a digest of what decides on its reply, ``most`` the tokens that it may take.
-
-    ``request`` samples the replies that are still ``missing``, by their index; ``kept`` are the others.
-    """
-
-    rollout: _Caller
-    chat: Chat
-    name: str
-    rendered: list[int]
-    prompt: list[int]
-    request: Request
-    most: int
-    future: Future[_Reply] = field(default_factory=Future)
-    kept: dict[int, tuple[Message, Sampled]] = field(default_factory=dict)
-    tries: int = 1
-    used: int = 0
-
-    @property
-    def missing(self) -> list[int]:
-        return [index for index in range(self.chat.n) if index not in self.kept]
-
-    def again(self) -> None:
-        """Sample what is missing once more, by other seeds."""
-        seeds = [_seed(f"{self.name}/{self.tries}", index) for index in self.missing]
-        self.request = replace(self.request, seeds=seeds)
-        self.tries += 1
-
-
 class Gateway:
     """A :class:`~sia_runtime.sandbox.contract.ModelAccess` to one engine. Safe to use from several threads."""
 
@@ -104,14 +54,17 @@ class Gateway:
         self._engine, self._context = engine, context
         self._changed = threading.Condition()
         self._rendering = threading.Lock()
-        self._rollouts: dict[str, _Caller] = {}
+        self._rollouts: dict[str, Caller] = {}
         self._known: OrderedDict[int, tuple[Mapping[str, Any], Chat]] = OrderedDict()
         self._rendered: OrderedDict[bytes, list[int]] = OrderedDict()
-        self._queue: list[_Call] = []
+        self._queue: list[Call] = []
         self._at_work = 0  # rollouts that may ask, none of whose calls waits
         self._claims = 0
-        self._busy = self._closed = False
+        self._closed = False
         self._last_seconds = 0.0
+        self._one_by_one: int = getattr(engine, "at_once", 0)
+        self._free = self._lanes = self._one_by_one or 1  # batches that may be under way at once
+        self._threads = ThreadPoolExecutor(self._lanes, "sia-sampling") if self._one_by_one else None
         self._thread = threading.Thread(target=self._serve, name="sia-gateway", daemon=True)
         self._thread.start()
 
@@ -130,7 +83,7 @@ class Gateway:
         with self._changed:
             earlier = self._rollouts.get(key)
             used = earlier.used + earlier.held if earlier else 0
-            self._rollouts[key] = _Caller(seed, group, training, place, tokens, used)
+            self._rollouts[key] = Caller(seed, group, training, place, tokens, used)
             self._at_work += 1
 
     def ask(self, key: str, request: Mapping[str, Any]) -> Future[_Reply]:
@@ -179,21 +132,23 @@ class Gateway:
             self._claims += 1
             self._changed.notify_all()
             try:
-                self._changed.wait_for(lambda: not self._busy)
+                self._changed.wait_for(lambda: self._free == self._lanes)
             finally:
                 self._claims -= 1
-            self._busy = True
+            self._free = 0
         try:
             yield self._engine
         finally:
-            self._release()
+            self._release(self._lanes)
 
     def close(self) -> None:
-        """End the engine's thread, after the batch that is under way; calls that wait get an error."""
+        """End, after what is being sampled; calls that wait get an error."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         self._thread.join()
+        if self._threads:
+            self._threads.shutdown()
 
     # A call on its way to the engine.
 
@@ -221,7 +176,7 @@ class Gateway:
                 self._rendered.popitem(last=False)
         return self._rendered[name]
 
-    def _prepared(self, key: str, chat: Chat) -> _Call:
+    def _prepared(self, key: str, chat: Chat) -> Call:
         with self._changed:
             rollout = self._rollouts.get(key)
             if rollout is None or rollout.ended:
@@ -229,7 +184,7 @@ class Gateway:
             rollout.calls += 1
             if rollout.calls > MOST_CALLS:
                 raise Refused(f"a rollout may make {MOST_CALLS} calls", kind="rate_limit_error")
-            occurrence = rollout.asked[chat.digest]
+            place, occurrence = rollout.calls, rollout.asked[chat.digest]
             rollout.asked[chat.digest] += 1
         constrained = "constrain" in self._engine.can
         if chat.forced and not constrained:
@@ -243,7 +198,7 @@ class Gateway:
         name = hashlib.sha256(f"{rollout.seed}/{chat.digest.hex()}/{occurrence}".encode()).hexdigest()
         request = Request(
             prompt=prompt,
-            seeds=[_seed(name, index) for index in range(chat.n)],
+            seeds=[seed_of(name, index) for index in range(chat.n)],
             max_tokens=chat.max_tokens,
             group=rollout.group * chat.n,
             stop=chat.stop,
@@ -254,7 +209,7 @@ class Gateway:
             top_p=1.0 if rollout.training else chat.top_p,
             place=rollout.place if constrained and chat.choices else None,
         )
-        return _Call(rollout, chat, name[:24], rendered, prompt, request, most)
+        return Call(rollout, place, chat, name[:24], rendered, prompt, request, most)
 
     def _fitting(self, prompt: int, chat: Chat) -> Chat:
         """The request, with no longer a reply than fits behind its prompt; Refused where it does not fit as it is."""
@@ -269,7 +224,7 @@ class Gateway:
             raise Refused(f"messages: {why}", "messages", "context_length_exceeded")
         return chat
 
-    def _hold(self, rollout: _Caller, most: int) -> None:
+    def _hold(self, rollout: Caller, most: int) -> None:
         """Reserve the tokens of a call before it is made; Refused where they do not fit."""
         with self._changed:
             taken = rollout.used + rollout.held
@@ -280,7 +235,7 @@ class Gateway:
             rollout.held += most
             rollout.peak = max(rollout.peak, rollout.used + rollout.held)
 
-    def _enqueue(self, call: _Call) -> None:
+    def _enqueue(self, call: Call) -> None:
         with self._changed:
             if self._closed:
                 raise SiaError("the policy is not there any more: the run is ending")
@@ -290,7 +245,7 @@ class Gateway:
             self._queue.append(call)
             self._changed.notify_all()
 
-    def _settle(self, call: _Call, answer: _Reply, used: int = 0) -> None:
+    def _settle(self, call: Call, answer: _Reply, used: int = 0) -> None:
         with self._changed:
             rollout = call.rollout
             rollout.pending -= 1
@@ -299,42 +254,53 @@ class Gateway:
             self._at_work += not (rollout.pending or rollout.ended)
         call.future.set_result(answer)
 
-    # The engine's thread.
+    # The threads that ask the engine.
 
     def _serve(self) -> None:
         while batch := self._next_batch():
-            started = time.monotonic()
-            self._sample([call for call in batch if not call.rollout.ended])
-            self._last_seconds = time.monotonic() - started
-            for call in batch:
-                if not call.future.done():
-                    self._settle(call, _failure(SiaError("the rollout has ended")))
-            self._release()
+            if self._threads:
+                self._threads.submit(self._answer, batch)
+            else:
+                self._answer(batch)
         for call in self._queue:
             self._settle(call, _failure(SiaError("the policy is not there any more: the run is ending")))
 
-    def _next_batch(self) -> list[_Call]:
-        """The waiting calls, once the engine is free and no others are expected soon; empty when closed."""
+    def _answer(self, batch: Sequence[Call]) -> None:
+        started = time.monotonic()
+        self._sample([call for call in batch if not call.rollout.ended])
+        self._last_seconds = time.monotonic() - started
+        for call in batch:
+            if not call.future.done():
+                self._settle(call, _failure(SiaError("the rollout has ended")))
+        self._release(1)
+
+    def _next_batch(self) -> list[Call]:
+        """The calls to sample next, once they may be; empty when closed.
+
+        Those that wait, once no others are expected soon, or the first of them where each is sampled by itself.
+        """
         with self._changed:
             while not self._closed:
                 self._changed.wait_for(self._may_sample)
-                patience = min(_PATIENCE_SECONDS, _PATIENCE_SHARE * self._last_seconds)
-                self._changed.wait_for(lambda: self._closed or self._claims or not self._at_work, patience)
-                if not (self._closed or self._claims or self._busy):
-                    self._busy = True
-                    batch, self._queue = self._queue, []
+                if not self._one_by_one:
+                    patience = min(_PATIENCE_SECONDS, _PATIENCE_SHARE * self._last_seconds)
+                    self._changed.wait_for(lambda: self._closed or self._claims or not self._at_work, patience)
+                if self._free and not (self._closed or self._claims):
+                    self._free -= 1
+                    size = 1 if self._one_by_one else len(self._queue)
+                    batch, self._queue = self._queue[:size], self._queue[size:]
                     return batch
         return []
 
     def _may_sample(self) -> bool:
-        return self._closed or (bool(self._queue) and not (self._busy or self._claims))
+        return self._closed or bool(self._queue and self._free and not self._claims)
 
-    def _release(self) -> None:
+    def _release(self, lanes: int) -> None:
         with self._changed:
-            self._busy = False
+            self._free += lanes
             self._changed.notify_all()
 
-    def _sample(self, batch: Sequence[_Call]) -> None:
+    def _sample(self, batch: Sequence[Call]) -> None:
         """Answer a batch. What one request breaks, the others are asked again without: it changes none of them."""
         try:
             done = self._engine.sample([call.request for call in batch]) if batch else []
@@ -357,22 +323,23 @@ class Gateway:
         if again:
             self._sample(again)
 
-    def _taken(self, call: _Call, sampled: Sequence[Sampled]) -> bool:
+    def _taken(self, call: Call, sampled: Sequence[Sampled]) -> bool:
         """Note what was sampled, and answer the call; False where it has to be sampled again."""
         call.used += len(call.prompt) + sum(len(each.tokens) for each in sampled)
         try:
-            answer = self._reply(call, sampled)
+            with self._rendering:
+                answer = self._reply(call, sampled)
         except Exception as error:  # what a policy can be talked into saying must not end this thread
             answer = _failure(error)
         if answer is not None:
             self._settle(call, answer, call.used)
         return answer is not None
 
-    def _reply(self, call: _Call, sampled: Sequence[Sampled]) -> _Reply | None:
+    def _reply(self, call: Call, sampled: Sequence[Sampled]) -> _Reply | None:
         """The reply, once each of its choices calls what it has to; None where some are still to be sampled."""
         chat, rows = call.chat, list(zip(call.missing, sampled, strict=True))
         named = [(said(chat, each.text, f"{call.name}_{at}"), each) for at, each in rows]
-        call.rollout.book.add(chat, call.rendered, call.prompt, named)
+        call.rollout.book.add(chat, call.rendered, call.prompt, named, call.place)
         for (at, _), (message, each) in zip(rows, named, strict=True):
             if keeps(chat, message) or each.finish == "length":
                 call.kept[at] = message, each
@@ -383,10 +350,6 @@ class Gateway:
             return no_call(chat).body()
         replies = [call.kept[at] for at in sorted(call.kept)]
         return reply(chat, call.name, replies, len(call.prompt), self._engine.tokens.decode)
-
-
-def _seed(name: str, index: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{name}/{index}".encode()).digest()[:6])
 
 
 def _failure(error: Exception) -> _Reply:

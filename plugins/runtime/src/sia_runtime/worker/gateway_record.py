@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from sia_core.learning import Sampled, Tokens, Trace
@@ -59,11 +60,11 @@ class _Said:
 
 @dataclass
 class Book:
-    """The calls of one rollout, in the order in which they were answered."""
+    """The calls of one rollout, in the order of their places, whichever was answered first."""
 
-    _calls: list[tuple[list[int], list[Sampled]]] = field(default_factory=list)
+    _calls: list[tuple[int, list[int], list[Sampled]]] = field(default_factory=list)
     _said: dict[bytes, _Said] = field(default_factory=dict)
-    _turns: list[dict[str, Any]] = field(default_factory=list)
+    _turns: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     _cut: int = 0
 
     def prompt(self, chat: Chat, rendered: list[int], tokens: Tokens) -> list[int]:
@@ -87,26 +88,28 @@ class Book:
         rendered: list[int],
         prompt: list[int],
         continuations: Sequence[tuple[Message, Sampled]],
+        place: int,
     ) -> None:
-        """Note an answered call."""
+        """Note an answered call, which was asked as the one at that place."""
         before = self._last(chat)
         new = chat.messages[before.messages if before else 0 :]
-        self._calls.append((prompt, [sampled for _, sampled in continuations]))
+        self._calls.append((place, prompt, [sampled for _, sampled in continuations]))
         self._cut += sum(chat.may_shrink and sampled.finish == "length" for _, sampled in continuations)
         for message, sampled in continuations:
             self._said.setdefault(chat.after(message), _Said(rendered, prompt, sampled, len(chat.messages) + 1))
         if len(self._turns) < SHOWN_TURNS:
-            self._turns.append(turn(new, [message for message, _ in continuations]))
+            self._turns.append((place, turn(new, [message for message, _ in continuations])))
 
     def record(self) -> Record:
         """All of it."""
-        sampled = [each for _, some in self._calls for each in some]
+        calls = [(prompt, some) for _, prompt, some in sorted(self._calls, key=_place)]
+        sampled = [each for _, some in calls for each in some]
         return Record(
-            traces=tuple(_traces(self._calls)),
+            traces=tuple(_traces(calls)),
             truncated=any(each.finish == "length" for each in sampled),
-            prompt_tokens=sum(len(prompt) for prompt, _ in self._calls),
+            prompt_tokens=sum(len(prompt) for prompt, _ in calls),
             sampled_tokens=sum(len(each.tokens) for each in sampled),
-            turns=tuple(self._turns),
+            turns=tuple(each for _, each in sorted(self._turns, key=_place)),
             replies=len(sampled),
             cut=self._cut,
         )
@@ -116,6 +119,9 @@ class Book:
         if not self._said:
             return None
         return next((self._said[each] for each in reversed(chat.digests) if each in self._said), None)
+
+
+_place = itemgetter(0)
 
 
 def _traces(calls: Sequence[tuple[list[int], list[Sampled]]]) -> list[Trace]:
