@@ -61,7 +61,7 @@ RELEASED: Mapping[str, tuple[str, ...]] = {
     "sia-testing": (),
     "sia-tinker": ("engine tinker",),
     "sia-torch": ("engine torch",),
-    "sia-trackers": ("tracker tensorboard", "tracker wandb"),
+    "sia-trackers": ("tracker tensorboard", "tracker trackio", "tracker wandb"),
     "sia-trimul": ("task trimul", "verifier trimul", "verifier trimul-cuda"),
     "sia-vllm": ("engine vllm",),
     "sia-weights": ("lever weights",),
