@@ -171,7 +171,7 @@ def answered(question: str) -> str:
     return f"{_ANSWERED}{question}"
 
 
-_CALL = re.compile(r"calls/(.+)/[0-9a-f]{16}/\d{1,9}/(intent|failed|reply)(?:/\d{1,9})?")
+_CALL = re.compile(r"(calls/.+/[0-9a-f]{16}/\d{1,9})/(intent|failed|reply)(?:/\d{1,9})?")
 _DECIDED = re.compile(r"generation/(\d{1,9})/decide")
 _GATED = re.compile(r"generation/(\d{1,9})/gated/(\d{1,9})")
 _PURE = re.compile(
@@ -320,13 +320,15 @@ class RunRecord:
         """The times that a conversation led nowhere."""
         return [row for _, row, _ in self._ledger.events(f"{given_up(conversation)}/")]
 
+    def calls(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """The key of a paid call, ``intent``, ``failed`` or ``reply``, and that record of it, in order."""
+        for key, row, _ in self._ledger.events(CALLS):
+            if call := _CALL.fullmatch(key):
+                yield call[1], call[2], row
+
     def replies(self) -> Iterator[dict[str, Any]]:
         """The replies of language models, one conversation after the other; without what came too late to be used."""
-        found = [
-            (_by_number(call[1]), row)
-            for key, row, _ in self._ledger.events(CALLS)
-            if (call := _CALL.fullmatch(key)) and call[2] == "reply" and "late" not in row
-        ]
+        found = [(_place(call), row) for call, what, row in self.calls() if what == "reply" and "late" not in row]
         return (row for _, row in sorted(found, key=itemgetter(0)))
 
     def questions(self) -> dict[str, str]:
@@ -343,9 +345,9 @@ class RunRecord:
         return total
 
 
-def _by_number(key: str) -> list[tuple[int, str]]:
-    """A key to sort by, in which 10 comes after 9."""
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in key.split("/")]
+def _place(call: str) -> list[tuple[int, str]]:
+    """The conversation of a call, to sort by: 10 comes after 9."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in call.split("/")[1:-2]]
 
 
 def is_verdict(key: str) -> bool:

@@ -49,6 +49,9 @@ def test_a_run_drafts_rewrites_twice_and_stops(tmp_path: Path) -> None:
     assert report["budget"]["spent"]["dollars"] == pytest.approx(5 * (100 * 3 + 10 * 15) / 1e6)
     with Ledger.read(tmp_path) as ledger:
         assert RunRecord(ledger).spent() == pytest.approx(report["budget"]["spent"])
+    assert report["models"] == [
+        {"model": "a-model", "calls": 5, "tokens_in": 500, "cached": 0, "tokens_out": 50, "dollars": 0.00225}
+    ]
     told = world.told(3)
     assert "| 0.0 | harness | half |" in told
     assert "+0.3000 |" in told

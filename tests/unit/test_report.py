@@ -102,3 +102,9 @@ def test_what_was_sorted_out_before_a_full_evaluation_is_told_and_nothing_where_
     assert "Triage: of 5 harnesses that were checked 2 did not run;" in shown
     assert "of 4 candidates 0 were refused, 1 failed, 1 were not better than the incumbent on search." in shown
     assert "Triage" not in printed(capsys, triage=dict.fromkeys(sorted_out, 0))
+
+
+def test_the_report_says_what_each_language_model_was_asked_and_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = {"calls": 12, "tokens_in": 54_000, "cached": 40_000, "tokens_out": 3_000, "dollars": 0.12}
+    shown = printed(capsys, models=[{"model": "a-model", **counts}])
+    assert "a-model: 12 calls, 54,000 tokens in (40,000 of them cached), 3,000 out, 0.1200 dollars" in shown

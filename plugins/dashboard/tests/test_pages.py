@@ -99,6 +99,16 @@ def test_a_candidate_names_the_incumbent_that_it_was_compared_with_and_its_chang
     assert "Change against its parent +0.0500 [-0.0200, +0.1200]" in shown
 
 
+def test_a_run_shows_what_each_language_model_was_asked_and_cost(tell: Tell, client: TestClient) -> None:
+    story = tell().begins()
+    usage = {"input": 1200, "output": 300, "cache_read": 800, "cache_write": 0}
+    story.ledger.record(f"calls/draft/0/{'a' * 16}/0/intent/0", {"model": HOSTILE, "digest": "", "most": 1.0})
+    story.ledger.record(f"calls/draft/0/{'a' * 16}/0/reply", {"reply": {"usage": usage}, "dollars": 0.25})
+    page, shown = client.get("/runs/fake-1").text, text_of(client, "/runs/fake-1")
+    assert "1 2,000 800 300 0.2500" in shown
+    assert HOSTILE not in page
+
+
 def test_a_hostile_name_of_an_incumbent_is_text(tell: Tell, client: TestClient) -> None:
     tell(say=HOSTILE).begins().gates().gates(1, agent="c" * 12, against="b" * 12, parent="b" * 12)
     for address in ("/runs/fake-1", "/runs/fake-1/candidates/1.0"):

@@ -61,6 +61,8 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
         if amount
     )
     out.print(plain(f"Spent: {spent or 'nothing yet'}."))
+    for asked in model_lines(report.get("models", ())):
+        out.print(plain(asked), soft_wrap=True)
     name = run_argument(folder)
     if report.get("waiting"):
         what = "; ".join(report["waiting"])
@@ -175,6 +177,16 @@ def _print_sealed(report: Mapping[str, Any], out: Console) -> None:
         if short := sealed[which].get("out_of_tokens", 0):
             line = f"{short} sealed rollouts of the {which} agent ran out of the tokens that the budget had left."
             out.print(plain((line, "yellow")))
+
+
+def model_lines(models: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The calls, tokens and dollars of each language model that was asked to improve, a line each."""
+    lines = []
+    for each in models:
+        calls = f"{each['calls']:,} {'call' if each['calls'] == 1 else 'calls'}"
+        read = f"{each['tokens_in']:,} tokens in ({each['cached']:,} of them cached)"
+        lines.append(f"  {each['model']}: {calls}, {read}, {each['tokens_out']:,} out, {each['dollars']:,.4f} dollars")
+    return lines
 
 
 def outcome_lines(ends: Mapping[str, Any]) -> list[Text]:

@@ -13,7 +13,7 @@ from sia_cli.configuration import count
 from sia_cli.figures import better, interval, mark
 from sia_cli.options import add_run, add_trust, run_argument
 from sia_cli.output import console, plain, print_json, shown
-from sia_cli.report_text import outcome_lines
+from sia_cli.report_text import model_lines, outcome_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,6 +105,8 @@ def _print_run(about: dict[str, Any], folder: Path) -> None:
         out.print(plain(told))
     for line in outcome_lines(about.get("outcomes", {})):
         out.print(line)
+    if spent := model_lines(about.get("models", ())):
+        out.print(plain("\n".join(["Asked to improve:", *spent])), soft_wrap=True)
     for row in about["generations"]:
         verdict = mark(row["outcome"])
         out.print(plain("\n", (f"{row['index']}.{row['candidate']} {row['name']}", "bold"), "  ", verdict))

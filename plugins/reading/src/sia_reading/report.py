@@ -14,6 +14,7 @@ from sia_core.run.record import sealed as sealed_key
 from sia_core.run.record_rows import GatedRow
 from sia_reading.outcomes import outcomes
 from sia_reading.parting import parted
+from sia_reading.spending import by_model
 
 GATE = ("incumbent", "candidate", "delta", "ci95", "n", "wins", "losses", "p", "level")
 """The figures of a comparison; runs of before the exact test have no more than the first five."""
@@ -72,6 +73,7 @@ def _build(ledger: Ledger) -> dict[str, Any]:
         "repeats": config["plan"].get("repeats", 1),
         "replies": _replies(batches),
         "budget": {"limit": config["budget"], "spent": finished["spent"] if finished else record.spent()},
+        "models": by_model(record),
         "stopped": closed["why"] if closed else None,
         "waiting": list(record.questions().values()),
         "policy": config.get("engine"),
