@@ -96,10 +96,14 @@ class World:
         emit = Emitter([(None, self._notice)])  # type: ignore[list-item]
         setting = Setting(str(self.folder), OfferRef("fake"), OfferRef("exact"), "none", 0)
         rollouts, trees = Rollouts(setting, ledger, self.backend, emit), Trees(self.folder)
-        improver = ModelImprover(self.provider, self.settings)
+        improver = self.improver()
         loop = Loop(self.plan, Parts(self.task, improver, rollouts, ledger, trees, Budget(self.limit), emit))
         improver.equip(RunView(loop.parts, loop.samples))
         return loop
+
+    def improver(self) -> Any:
+        """The run's improver."""
+        return ModelImprover(self.provider, self.settings)
 
     def _notice(self, event: Any) -> None:
         if event.kind == "model.notice":

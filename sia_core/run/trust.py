@@ -127,7 +127,8 @@ def _effects(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"score by the verifier {_line(verifier)}"
     improver = {"name": config["improver"], "settings": config["improver_settings"]}
     if improver["name"] != "playbook" or not _plain_offer(improver):
-        yield f"ask the improver {_offer(improver)}, which may send your keys there"
+        does = "run as you" if improver["name"] == "command" else "ask"
+        yield f"{does} the improver {_offer(improver)}, which may send your keys there"
     if engine is not None and (engine["name"] != "torch" or not _plain_offer(engine)):
         yield f"ask or train a policy by the engine {_offer(engine)}, which may send your keys there"
     backend = {"name": config["backend"], "settings": config["backend_settings"]}

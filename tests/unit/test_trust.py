@@ -62,6 +62,10 @@ ACTS: dict[str, tuple[dict[str, Any], str]] = {
         {"improver": "litellm", "improver_settings": {"base_url": "http://evil"}},
         "litellm .*http://evil.*may send your keys",
     ),
+    "an improver's program": (
+        {"improver": "command", "improver_settings": {"model": "sh -c id"}},
+        'run as you the improver command {"model":"sh -c id"}',
+    ),
     "an improver's file": ({"improver_settings": {"replay": "/dev/zero"}}, "/dev/zero"),
     "a backend": ({"backend": "ray", "backend_settings": {"address": "ray://evil"}}, "ray://evil"),
     "a weak sandbox": ({"sandbox": "process", "allow_weak_sandbox": True}, r"does not isolate all of it \(process\)"),

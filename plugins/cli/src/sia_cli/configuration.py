@@ -33,7 +33,7 @@ def add_configuration(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
         "--improver",
         default=IMPROVER,
         metavar="NAME[:MODEL]",
-        help="who decides: playbook, claude, litellm:MODEL, or a plugin's (default: playbook)",
+        help="who decides: playbook, claude, litellm:MODEL, command:PROGRAM, or a plugin's (default: playbook)",
     )
     how.add_argument(
         "--meta-agent-profile", metavar="FILE", help="who decides, by a profile of the released SIA (JSON)"

@@ -33,7 +33,7 @@ RELEASED: Mapping[str, tuple[str, ...]] = {
     "sia-deploy": (),
     "sia-lawbench": ("task lawbench", "verifier lawbench"),
     "sia-litellm": ("engine litellm", "improver litellm"),
-    "sia-llm": (),
+    "sia-llm": ("improver command",),
     "sia-modal": ("backend modal",),
     "sia-playbook": (
         "improver best-of-n",

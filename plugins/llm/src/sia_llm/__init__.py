@@ -7,7 +7,20 @@ A plugin brings a :class:`sia_llm.models.Provider` and gets an improver::
             super().__init__(MyProvider(), Settings.of(model, settings))
 """
 
-from sia_llm.improver import ModelImprover
-from sia_llm.settings import Settings
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sia_llm.improver import ModelImprover
+    from sia_llm.settings import Settings
 
 __all__ = ["ModelImprover", "Settings"]
+
+_WHERE = {"ModelImprover": "sia_llm.improver", "Settings": "sia_llm.settings"}
+
+
+def __getattr__(name: str) -> object:
+    """An improver's base and settings are imported when asked for, so that listing plugins imports nothing heavy."""
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)

@@ -1,0 +1,163 @@
+"""The improver ``command``: a program of the user's, such as a coding agent, that gets a folder and leaves a decision.
+
+What it left is recorded when it ends, so a resumed run does not start it again for the same decision.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import tempfile
+import threading
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+
+from sia_core.errors import BudgetExhausted, ModelError, SiaError, UsageError
+from sia_core.evidence import Evidence, TaskView, excerpt
+from sia_core.given_files import read_file
+from sia_core.harness import HarnessTree
+from sia_core.run.record import attempt, call, decided
+from sia_core.run.run_view import RunView
+from sia_llm.folder import GivenFolder, Left
+from sia_llm.parents import DEFAULT, parents
+from sia_llm.proposal import Decided
+from sia_llm.toolbox import ToolError
+from sia_llm.workshop import CHECKS
+from sia_runtime.answers import time_limit
+from sia_runtime.bounded_command import run_command
+
+SECONDS = "3600"
+TRIES = 3
+"""Times that the program is started for a decision, where what it left cannot be used."""
+
+_TICK_SECONDS = 0.05
+
+
+class Command:
+    """``model`` is the program with its arguments, which runs as the user; ``seconds`` the longest that it may take.
+
+    The first agent is the task's own.
+    """
+
+    def __init__(self, model: str = "", seconds: str = SECONDS) -> None:
+        try:
+            self._command = shlex.split(model)
+        except ValueError as error:
+            raise UsageError(f"--improver command:{model}: {error}") from None
+        if not self._command:
+            raise UsageError("--improver command: give the program, for example --improver 'command:./my-agent'")
+        self._seconds = time_limit(seconds, "--improver-set seconds")
+        self._run: RunView | None = None
+
+    def check(self) -> None:
+        """UsageError where there is no such program."""
+        if shutil.which(self._command[0]) is None:
+            raise UsageError(f"the improver's program {self._command[0]!r} cannot be run: there is no such program")
+
+    def equip(self, run: RunView) -> None:
+        """Work on behalf of a run."""
+        self._run = run
+
+    def draft(self, task: TaskView, seed: int) -> HarnessTree:
+        """The task's own harness."""
+        return task.seed
+
+    def decide(self, evidence: Evidence) -> Sequence[Decided]:
+        """The program's decisions; none where it leaves none that can be tried."""
+        if self._run is None:
+            raise SiaError("the improver was not equipped by a run")
+        begins = parents(DEFAULT[self._run.kind], evidence, self._run.rewards)
+        given = GivenFolder(self._run, evidence, begins)
+        left, why = Left(), ""
+        for number in range(TRIES):
+            left = self._left(call(decided(evidence.generation), f"program-{number}"), given, left, why)
+            if left.late:
+                why = f"it took more than {self._seconds:g} s; --improver-set seconds=N gives it longer"
+                break
+            try:
+                return given.decided(left)
+            except ToolError as error:
+                why = str(error)
+        self._run.notice(
+            f"{self._command[0]} left no decision that can be tried: {excerpt(why)}; generation {evidence.generation} "
+            "passes without a change"
+        )
+        return []
+
+    def _left(self, key: str, given: GivenFolder, before: Left, objection: str) -> Left:
+        """The files of the program, from the record where it had ended before the run was resumed."""
+        assert self._run is not None
+        ledger = self._run.ledger
+        recorded = ledger.get(key)
+        if recorded:
+            return Left.from_json(recorded[0])
+        started = next(each for number in count() if ledger.get(each := attempt(key, "intent", number)) is None)
+        ledger.record(
+            started, {"program": self._command}
+        )  # before it is started: a replay, which records nothing, ends
+        with tempfile.TemporaryDirectory(prefix="sia-improver-", ignore_cleanup_errors=True) as name:
+            folder = Path(name)
+            given.write(folder, self._seconds, before, objection)
+            ended = self._ended(folder, given)
+            left = given.read(folder) if ended else Left(late=True)
+        return Left.from_json(ledger.record(key, left.to_json()))
+
+    def _ended(self, folder: Path, given: GivenFolder) -> bool:
+        """Run the program, and answer its checks; whether it ended in time. ModelError where it failed."""
+        with Checks(folder, given):
+            try:
+                done = run_command(self._command, self._seconds, env=os.environ, cwd=folder)
+            except OSError as error:
+                raise UsageError(
+                    f"the improver's program {self._command[0]!r} cannot be run: {error.strerror}"
+                ) from None
+        if done.code:
+            told = (done.stderr or done.stdout).decode(errors="replace").strip()[-1000:]
+            raise ModelError(
+                f"the improver's program {self._command[0]!r} ended with {done.code}: {told or 'it printed nothing'}. "
+                "`sia resume` starts it again"
+            )
+        return done.code == 0
+
+
+class Checks:
+    """Answers what a program asks by the script ``check``, while the ``with`` block lasts."""
+
+    def __init__(self, folder: Path, given: GivenFolder) -> None:
+        self._folder, self._given = folder, given
+        self._place = folder / "checks"
+        self._place.mkdir()
+        (self._place / "run").write_text(str(os.getpid()))
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="sia-improver-checks")
+        self._left = CHECKS
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while not self._ended.wait(_TICK_SECONDS):
+            for asked in sorted(self._place.glob("*.asked")):
+                answer = asked.with_suffix(".answered")
+                if not answer.exists():
+                    answer.with_suffix(".text").write_text(self._answer(asked), encoding="utf-8", errors="replace")
+                    answer.with_suffix(".text").rename(answer)
+
+    def _answer(self, asked: Path) -> str:
+        try:
+            name = read_file(self._place, asked.name, most_bytes=1000).decode(errors="replace").strip()
+            left = self._given.read(self._folder)
+            if name == "decision":
+                return f"decision.json can be used: {len(self._given.decided(left))} changes"
+            if not self._left:
+                return f"{CHECKS} checks were made; decide with what they showed"
+            self._left -= 1
+            return self._given.checked(name, left)
+        except (ToolError, BudgetExhausted, SiaError, OSError) as error:
+            return f"it cannot be used: {error}"
