@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sia_core.run.parts import Parts
 from sia_core.run.rollouts import Rollouts, Setting
 from sia_core.run.run_view import RunView
 from sia_core.run.trees import Trees
-from sia_core.types import OfferRef
+from sia_core.types import Job, OfferRef
 from sia_llm import ModelImprover, Settings
 from sia_llm.models import Ask, Prices, Reply, ToolCall, Usage
 from sia_reading.report import build
@@ -68,6 +69,28 @@ def said(*calls: tuple[str, Any], ended: Any = None, text: str = "") -> Reply:
     return Reply(text, made, ended or ("tools" if calls else "end"), Usage(100, 10))
 
 
+class Laboratory(InstantBackend):
+    """Runs code as an experiment, too: says what it was given, and remembers which sandboxes were ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran: list[str] = []
+        self.ended: list[str] = []
+
+    def submit(self, job: Job) -> Future[Any]:
+        if job.function.startswith("sia_runtime.worker.batch:"):
+            return super().submit(job)
+        future: Future[Any] = Future()
+        if job.function.endswith(":end"):
+            self.ended.append(job.payload["place"])
+            future.set_result(None)
+        else:
+            self.ran.append(job.payload["code"])
+            printed = f"ran {job.payload['code']}\n"
+            future.set_result({"ended": "ok", "message": "", "printed": printed, "seconds": 0.2})
+        return future
+
+
 class World:
     """A run of the fake task whose improver is a model that plays a script."""
 
@@ -80,7 +103,7 @@ class World:
         plan: Plan | None = None,
         **more: Any,
     ) -> None:
-        self.folder, self.backend, self.task = folder, InstantBackend(), task or FakeTask()
+        self.folder, self.backend, self.task = folder, Laboratory(), task or FakeTask()
         self.provider = Played(*script)
         self.limit, self.settings = Limit.parse(budget), Settings.of("a-model", more)
         self.plan = plan or Plan()

@@ -101,6 +101,11 @@ def batch(purpose: str, agent: str, number: int) -> str:
     return f"rollouts/{purpose}/{agent}/{number:04d}"
 
 
+def experiment(digest: str) -> str:
+    """Code that an improver had run, by its digest."""
+    return f"experiment/{digest}"
+
+
 def explored(agent: str) -> str:
     """The distribution of an agent's rewards, as a learner would meet it."""
     return f"explore/{agent}"
@@ -375,6 +380,8 @@ def _taken(key: str, row: Any) -> dict[str, float]:
             done = [Rollout.from_json(each) for each in row["rollouts"]]
             tokens = float(sum(each.tokens for each in done))
             return {"rollouts": len(done), "verifications": verified(done), "tokens": tokens}
+        case ["experiment", _]:
+            return {"rollouts": 1.0}
         case ["explore", _]:
             counts = {kind: row.get(kind, 0.0) for kind in ("rollouts", "verifications")}
             return {**counts, "tokens": row.get("tokens", 0.0) * counts["rollouts"]}

@@ -79,7 +79,8 @@ class Sweep:
     from the policy as it learns, ``distinct`` rollouts without replacement. A ``perturbed``
     one shows each instance in its other guise. Each rollout may have ``evaluations`` answers
     scored, and begins with its instance's place in ``starts``, an earlier answer, if there are
-    any. As a job's payload it is one ``batch`` of the whole, by its place, of which each
+    any. Of a harness that may never be run again, a sweep is run ``once``: as one batch, with which its
+    sandbox ends. As a job's payload it is one ``batch`` of the whole, by its place, of which each
     rollout may use so many ``tokens``; None is no limit.
     """
 
@@ -99,10 +100,11 @@ class Sweep:
     tokens: int | None = None
     evaluations: int = 0
     starts: tuple[Json, ...] = ()
+    once: bool = False
 
     def batches(self) -> list[tuple[str, Sweep]]:
         """The steps of the sweep: each with its key."""
-        size = max(1, BATCH // (self.group * (1 + self.evaluations)))
+        size = len(self.instances) if self.once else max(1, BATCH // (self.group * (1 + self.evaluations)))
         return [
             (batch_key(self.purpose, self.agent, batch), self.part(first, first + size, batch))
             for batch, first in enumerate(range(0, len(self.instances), size))

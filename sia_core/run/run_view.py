@@ -7,9 +7,10 @@ the evidence does, and of the sealed split nothing.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -18,16 +19,20 @@ from typing import Any, Protocol, runtime_checkable
 from sia_core.decision import Change
 from sia_core.evidence import Rollout
 from sia_core.harness import HarnessTree
+from sia_core.run import record
 from sia_core.run.allowance import Allowance
 from sia_core.run.budget import Budget, Cost
 from sia_core.run.parts import Parts
 from sia_core.run.plan import Samples
 from sia_core.run.record import RunRecord, verified
 from sia_core.run.rollouts import GivenUp, Sweep
-from sia_core.types import Instance, Kind
+from sia_core.types import Instance, Kind, Limits
 
 CHECKED = 10
 """Search instances that a check of a harness runs."""
+
+EXPERIMENT_SECONDS = 120.0
+"""The time that an improver's code may run."""
 
 SHARE = 10
 """A check may use this part of the tokens that are left."""
@@ -73,6 +78,7 @@ class RunView:
         self.ledger, self.budget = parts.ledger, parts.budget
         self._record = RunRecord(parts.ledger)
         self._checking: dict[str, Lock] = {}
+        self._experimenting: set[str] = set()
 
     def paid_from(self, budget: Budget) -> RunView:
         """The same view, whose checks are paid from another budget."""
@@ -117,14 +123,60 @@ class RunView:
         """An agent's rewards on the search sample, by instance."""
         return {each.instance: each.reward for each in self.rollouts(agent)}
 
-    def check(self, tree: HarnessTree, adapter: str | None) -> Checked:
-        """Run a harness in the sandbox on a few search instances; BudgetExhausted where that does not fit."""
+    @property
+    def sample(self) -> tuple[str, ...]:
+        """The search sample, on which agents are estimated, in a random order."""
+        return self._samples.search
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of a harness."""
+        return self._parts.task.limits
+
+    def run_code(self, place: str, code: str, tree: HarnessTree) -> Mapping[str, Any]:
+        """Run Python code in the sandbox, beside a harness's files, with the public files and no instance.
+
+        It has ``EXPERIMENT_SECONDS`` and counts as a rollout; BudgetExhausted where that does not fit. The result
+        says how it ``ended`` (``ok``, ``raised``, or a failure's class), its ``seconds``, what it ``printed``, and
+        a ``message``. Code that was run before, beside the same files, is not run again. Experiments of one
+        ``place`` share a sandbox, until :meth:`end_experiments`.
+        """
+        name = self._parts.trees.put(tree)
+        digest = hashlib.sha256(f"{name} {code}".encode()).hexdigest()[:24]
+        payload = {"place": place, "code": code, "copy": {"harness": name}, "seconds": EXPERIMENT_SECONDS}
+
+        def work() -> Any:
+            self._experimenting.add(place)
+            return self._parts.rollouts.job("sia_runtime.worker.experiment:run_code", payload)
+
+        once = {"rollouts": 1.0}
+        self.budget.reserve(**once)
+        try:
+            result: Mapping[str, Any] = self.ledger.step(record.experiment(digest), work)
+        finally:
+            self.budget.settle(once, once)
+        return result
+
+    def end_experiments(self, place: str) -> None:
+        """End the sandbox in which a place's experiments ran, if any did."""
+        if place in self._experimenting:
+            self._experimenting.remove(place)
+            self._parts.rollouts.job("sia_runtime.worker.experiment:end", {"place": place})
+
+    def check(self, tree: HarnessTree, adapter: str | None, chosen: Sequence[str] = ()) -> Checked:
+        """Run a harness in the sandbox on ``chosen`` search instances, or the sample's first few.
+
+        BudgetExhausted where that does not fit.
+        """
         parts = self._parts
         name = parts.trees.put(tree)
-        instances = self._samples.search[:CHECKED]
+        instances = tuple(chosen) or self._samples.search[:CHECKED]
         agent = f"{name[:12]}-{(adapter or 'base')[:12]}"
+        if chosen:
+            agent += f"-{hashlib.sha256(' '.join(chosen).encode()).hexdigest()[:8]}"
         evaluations = self._samples.evaluations
-        sweep = Sweep("check", agent, name, "search", instances, hasty=True, adapter=adapter, evaluations=evaluations)
+        sweep = Sweep("check", agent, name, "search", instances, hasty=True, adapter=adapter, once=True)
+        sweep = replace(sweep, evaluations=evaluations)
         drafting = self._record.draft is None
         kept = self._samples.look(parts.levers.values()) if drafting else Cost()  # the first agent's
         reserved = (Cost(len(instances), len(instances) * (1 + evaluations)) + kept).kinds

@@ -21,6 +21,7 @@ from sia_core.run.record import RunRecord
 from sia_core.run.run_view import Checked
 from sia_core.types import Metric
 from sia_llm import prompts
+from sia_llm.check_report import shown
 from sia_llm.models import Ask, Reply, Usage
 from sia_llm.proposal import Proposal, Proposals
 from sia_llm.quoting import outside
@@ -265,6 +266,90 @@ def _texts(ask: Ask) -> str:
     return "\n".join(parts)
 
 
+# Experiments and checks.
+
+
+def test_code_is_run_beside_the_working_copy_counts_as_a_rollout_and_its_sandbox_ends_with_the_conversation(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, [FINISH], [use("run", code="print(1)")], [use("run", code="print(1)")], [STOP])
+    report = world.run()
+    assert "ran print(1)" in world.told(2)
+    assert "29 experiments left" in world.told(2)
+    assert world.backend.ran == ["print(1)"]
+    assert world.backend.ended == ["generation/0/decide/0"]
+    swept = sum(len(sweep.instances) * sweep.group for sweep in world.backend.sweeps)
+    assert report["budget"]["spent"]["rollouts"] == swept + 2
+    with Ledger.read(tmp_path) as ledger:
+        assert RunRecord(ledger).spent()["rollouts"] == swept + 1
+
+
+@pytest.mark.parametrize("end", [Killed(), ModelError("a wrong key"), said(ended="refusal")])
+def test_the_sandbox_of_experiments_ends_however_the_conversation_comes_out(tmp_path: Path, end: Any) -> None:
+    world = World(tmp_path, [FINISH], [use("run", code="print(1)")], *[end] * 4)
+    with pytest.raises(BaseException):  # noqa: B017, PT011 - whichever it is
+        world.run()
+    assert world.backend.ended == ["generation/0/decide/0"]
+
+
+def test_a_resumed_conversation_runs_no_code_again_whose_result_is_recorded(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        World(tmp_path, [FINISH], [use("run", code="print(1)")], Killed()).run()
+    world = World(tmp_path, [STOP])
+    assert world.run()["stopped"] == "enough"
+    assert world.backend.ran == []
+    assert "ran print(1)" in world.told(0)
+
+
+def test_a_check_is_beside_what_the_agent_earned_on_the_same_instances_and_says_how_many_are_left(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, [FINISH], [skill(1.0), use("check", which="failed", count=7)], [STOP])
+    world.run()
+    agent = harness(0.2).digest[:12]
+    assert "It runs: 7 of 7 answers are valid." in world.told(2)
+    assert f"Mean reward 1.0000; agent {agent} earned 0.0000 on the same 7. Better on 7, worse on 0." in world.told(2)
+    assert "11 checks left" in world.told(2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"which": "timeout"}, "has no instance that is 'timeout'; its outcomes: ok"),
+        ({"instances": ["gate-1"]}, "'gate-1' is not in the search sample"),
+        ({"count": 41}, "less than or equal to 40"),
+    ],
+)
+def test_instances_that_cannot_be_checked_are_named_and_no_check_is_lost(tmp_path: Path, asked: Any, why: str) -> None:
+    world = World(tmp_path, [FINISH], [use("check", **asked)], [use("check", which="random", count=3)], [STOP])
+    world.run()
+    assert why in world.told(2)
+    assert "11 checks left" in world.told(3)
+    assert len(world.backend.sweeps[-1].instances) != 10
+
+
+def test_a_check_says_each_text_once_and_how_many_answers_are_valid() -> None:
+    wrong = "the answer is none of " + ", ".join(f"charge {number}" for number in range(191))
+    rollouts = [Rollout(f"search-{at}", "invalid-answer", 0.0, answer='"x"', message=wrong) for at in range(9)]
+    text = shown(Checked(rollouts))
+    assert text.startswith("It runs, but none of its 9 answers is valid.")
+    assert text.count("charge 1,") == 1
+    one = Rollout("search-9", "ok", 0.5, answer="1", metrics={"true_mse": 0.25})
+    text = shown(Checked([*rollouts, one]))
+    assert text.startswith("It runs: 1 of 10 answers are valid.")
+    assert "true_mse 0.25" in text
+
+
+def test_a_long_file_is_written_in_parts_and_a_file_is_reverted_and_compared(tmp_path: Path) -> None:
+    parts = [use("append_to_file", path="long.txt", text=f"part {number}\n") for number in range(2)]
+    looks = [use("diff"), use("revert_file", path="long.txt"), use("diff")]
+    world = World(tmp_path, [FINISH], [*parts, *looks], [STOP])
+    world.run()
+    text = world.told(2)
+    assert "+part 0\n+part 1" in text
+    assert text.endswith("your working copy is as it began")
+
+
 # Decisions with the weight lever.
 
 
@@ -327,7 +412,9 @@ class Passing:
     def objection(self, decision: Any) -> str:
         return "ppo does not take these settings: lr" if decision.config else ""
 
-    def check(self, tree: HarnessTree, adapter: str | None) -> Checked:
+    evaluations = 0
+
+    def check(self, tree: HarnessTree, adapter: str | None, chosen: Any = ()) -> Checked:
         return Checked([Rollout("search-0", "ok", 1.0)])
 
     def rollouts(self, agent: str) -> list[Rollout]:

@@ -185,7 +185,9 @@ def test_where_no_check_fits_into_the_budget_the_run_ends_well(tmp_path: Path) -
 
 def test_a_copy_that_was_short_of_tokens_in_its_check_is_not_held_to_be_broken() -> None:
     class Run:
-        def check(self, tree: HarnessTree, adapter: str | None) -> Checked:
+        evaluations = 0
+
+        def check(self, tree: HarnessTree, adapter: str | None, chosen: Any = ()) -> Checked:
             return Checked([Rollout("search-0", "crash", 0.0)], "1 rollouts need more tokens", short=True)
 
     workshop = Workshop(Run(), {}, [make_agent(harness(0.2), None, None)])  # type: ignore[arg-type]
@@ -296,7 +298,9 @@ def test_the_model_is_told_where_each_candidate_starts_and_by_which_rule(tmp_pat
 
 def test_each_candidate_that_is_set_aside_makes_way_for_the_next_parents_harness() -> None:
     class Run:
-        def check(self, tree: HarnessTree, adapter: str | None) -> Checked:
+        evaluations = 0
+
+        def check(self, tree: HarnessTree, adapter: str | None, chosen: Any = ()) -> Checked:
             return Checked([Rollout("search-0", "ok", 1.0)])
 
         def rollouts(self, agent: str) -> list[Rollout]:

@@ -206,6 +206,29 @@ def test_a_harness_that_is_forgotten_is_ended_and_set_up_anew_when_it_is_asked_a
     assert len(workers.made) == 3
 
 
+def test_a_sweep_that_is_run_once_leaves_no_sandbox_unless_another_sweep_used_it_too(
+    tmp_path: Path, workers: type[FakeWorker]
+) -> None:
+    host, kept, part = Host(FakePlugins()), sweep(tree(tmp_path, "kept")), sweep(tree(tmp_path, "checked"))
+    for each in (kept, replace(kept, once=True), replace(part, once=True)):
+        run(host, tmp_path, each)
+    assert [worker.closed for worker in workers.made] == [False, True]
+
+
+def test_the_experiments_of_a_conversation_share_a_sandbox_which_ends_with_it(
+    tmp_path: Path, workers: type[FakeWorker]
+) -> None:
+    host, own = Host(FakePlugins()), setting(tmp_path)
+    one, again, other = (host.experiments(own, place, (), 9.0) for place in ("a", "a", "b"))
+    assert one is again
+    host.end_experiments(own, "a")
+    host.end_experiments(own, "nobody's")
+    assert [worker.closed for worker in workers.made] == [True, False]
+    assert host.experiments(own, "b", ("numpy",), 9.0) is not other
+    host.stop()
+    assert all(worker.closed for worker in workers.made)
+
+
 def test_what_a_set_up_may_read_makes_another_worker(tmp_path: Path, workers: type[FakeWorker]) -> None:
     host, harness = Host(FakePlugins()), tree(tmp_path)
     run(host, tmp_path, sweep(harness))

@@ -17,7 +17,9 @@ from sia_core.run.record import DRAFT, decided
 from sia_core.run.run_view import RunView
 from sia_llm import prompts
 from sia_llm.archive import Archive
+from sia_llm.check_report import runs
 from sia_llm.conversation import Conversation, Declined, Ending, GivenUpOn
+from sia_llm.experiments import Experiments
 from sia_llm.models import Ask, Patience, Provider, told
 from sia_llm.parents import DEFAULT, Rule, beside, dealt, parents
 from sia_llm.proposal import Decided, Proposal, Proposals
@@ -26,7 +28,7 @@ from sia_llm.settings import Settings
 from sia_llm.side_by_side import Proposing, SideBySide
 from sia_llm.toolbox import Arguments, ToolError
 from sia_llm.workbench import Workbench
-from sia_llm.workshop import Workshop, public_files, runs, shown
+from sia_llm.workshop import Workshop, public_files
 
 
 class Finish(Arguments):
@@ -61,7 +63,7 @@ class ModelImprover:
                 return task.seed
             checked = workshop.checked()
             if not runs(checked):
-                raise ToolError(f"It must run before you finish. {shown(checked)}")
+                raise ToolError(f"It must run before you finish. {workshop.shown(checked)}")
             return workshop.tree
 
         ending = Ending("finish", "Your working copy is to be the first harness.", Finish, finished)
@@ -71,7 +73,9 @@ class ModelImprover:
         bench = self._needed()
         purpose = bench.begin(DRAFT)
         try:
-            return Conversation(bench.calls, purpose, ask, workshop.offered, ending, self.settings.replies).run()
+            with Experiments(bench.run, purpose, workshop) as experiments:
+                offered = [*workshop.offered, *experiments.offered]
+                return Conversation(bench.calls, purpose, ask, offered, ending, self.settings.replies).run()
         except GivenUpOn as error:
             bench.give_up(purpose, str(error))
             raise _stopped(error, "draft") from error
@@ -127,9 +131,10 @@ class ModelImprover:
         first = prompts.first_agent(evidence).files
         system = prompts.system(evidence.brief, evidence.metric, first, evaluations=run.evaluations)
         ask = self._ask(self.settings.model, system, prompts.decide(evidence, public_files(run.public), told_start))
-        offered = [*Archive(run, evidence).offered, *workshop.offered, *proposals.offered]
+        experiments = Experiments(run, purpose, workshop)
+        offered = [*Archive(run, evidence).offered, *workshop.offered, *experiments.offered, *proposals.offered]
         talk = Conversation(bench.calls, purpose, ask, offered, ending, self.settings.replies)
-        return Proposing(ask.model, talk.run, proposals.aside)
+        return Proposing(ask.model, experiments.around(talk.run), proposals.aside)
 
     def _ask(self, model: str, system: tuple[str, ...], first: str) -> Ask:
         return Ask(model, system, (told(first),), max_tokens=self.settings.max_tokens)

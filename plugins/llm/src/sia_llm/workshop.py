@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
 from sia_core.errors import BudgetExhausted, HarnessError
 from sia_core.evidence import AgentView, excerpt
-from sia_core.harness import Delete, Edit, HarnessTree, Replace, Write, apply_edits
-from sia_core.run.record import verified
+from sia_core.harness import Delete, Edit, HarnessTree, Replace, Write, apply_edits, unified_diff
 from sia_core.run.run_view import CHECKED, Checked, RunView
+from sia_llm.check_report import runs, shown
 from sia_llm.quoting import fenced
 from sia_llm.toolbox import SHOWN, Arguments, Offered, ToolError, offer
 
 CHECKS = 12
 """Checks that one conversation may ask for."""
+
+MOST_CHECKED = 40
+"""Instances of one check, at most."""
 
 LINES = 400
 
@@ -51,6 +56,25 @@ class Remove(Arguments):
     path: str
 
 
+class Append(Arguments):
+    path: str
+    text: str = Field(min_length=1, description="is put at the end of the file, which is created if it is not there")
+
+
+class Revert(Arguments):
+    path: str = Field(description="a file of your working copy, or of its agent's harness")
+
+
+class Check(Arguments):
+    which: str = Field(
+        default="first",
+        description="`first`: the same few each time; `random`: others each time; `failed`: those on which the agent "
+        "earned less than its most; or an outcome of the agent's, such as ok or timeout",
+    )
+    count: int = Field(default=CHECKED, ge=1, le=MOST_CHECKED)
+    instances: list[str] = Field(default_factory=list, max_length=MOST_CHECKED, description="instead: these, by id")
+
+
 class Begin(Arguments):
     agent: str = Field(description="the id of an agent in the archive")
 
@@ -75,7 +99,7 @@ class Workshop:
         self.parent, self.tree = parents[0], parents[0].files
         self.edits: list[Edit] = []
         self._checks = 0
-        self._checked: dict[tuple[str, str | None], Checked] = {}
+        self._checked: dict[tuple[Any, ...], Checked] = {}
         self._aside: set[tuple[str, str | None]] = set()
 
     @property
@@ -86,13 +110,21 @@ class Workshop:
             offer("search_files", "Where a text occurs in your working copy.", Find, self._search),
             offer("replace_text", "Replace the one occurrence of a text in a file.", Change, self._replace),
             offer("write_file", "Write a file anew, or create it.", Whole, self._write),
+            offer(
+                "append_to_file", "Put text at the end of a file: for one longer than a reply.", Append, self._append
+            ),
             offer("delete_file", "Remove a file.", Remove, self._delete),
+            offer(
+                "revert_file", "Make a file what it is in the harness that your copy began as.", Revert, self._revert
+            ),
+            offer("diff", "How your working copy differs from the harness that it began as.", Nothing, self._diff),
             offer("read_public", "Lines of a file that harnesses find in ctx.public.", Look, self._public),
             offer(
                 "check",
-                f"""Run your working copy in the sandbox on {CHECKED} search instances: does it import, are its answers
-                valid, what do they earn? Costs {CHECKED} rollouts of the run's budget; at most {CHECKS} times.""",
-                Nothing,
+                f"""Run your working copy in the sandbox on some search instances, {CHECKED} if you do not say how many:
+                does it run, are its answers valid, what do they earn, and what did its agent earn on the same ones?
+                Each instance costs a rollout of the run's budget{self._evaluated}; at most {CHECKS} times.""",
+                Check,
                 self._check,
             ),
         ]
@@ -101,11 +133,21 @@ class Workshop:
             tools.append(offer("start_from", about, Begin, self._begin))
         return tools
 
-    def checked(self) -> Checked:
-        """The working copy's results on a few search instances; run once for the same copy."""
-        if self._now not in self._checked:
-            self._checked[self._now] = self.run.check(self.tree, self.parent.adapter)
-        return self._checked[self._now]
+    @property
+    def _evaluated(self) -> str:
+        each = self.run.evaluations
+        return f", and may take {each} evaluations as on search and gate" if each else ""
+
+    def checked(self, chosen: tuple[str, ...] = ()) -> Checked:
+        """The working copy's results on ``chosen`` search instances, or a few; run once for the same copy."""
+        key = (*self._now, *chosen)
+        if key not in self._checked:
+            self._checked[key] = self.run.check(self.tree, self.parent.adapter, chosen)
+        return self._checked[key]
+
+    def shown(self, checked: Checked) -> str:
+        """A check's outcome beside what the agent earned on the same instances, for the model to read."""
+        return shown(checked, self.run.rollouts(self.parent.id), f"agent {self.parent.id}")
 
     def candidate(self) -> Made:
         """The working copy, where it may be tried; ToolError where it would be refused, or does not pass its check."""
@@ -139,11 +181,11 @@ class Workshop:
         if checked.short:
             return ""
         if not runs(checked):
-            return f"It must run before it can be tried. {shown(checked)}"
+            return f"It must run before it can be tried. {self.shown(checked)}"
         answered = {each.instance for each in self.run.rollouts(self.parent.id) if each.outcome == "ok"}
         before = [each for each in checked.rollouts if each.instance in answered]
         if before and not any(each.outcome == "ok" for each in checked.rollouts):
-            return f"None of its answers is valid, and agent {self.parent.id} had valid ones. {shown(checked)}"
+            return f"None of its answers is valid, and agent {self.parent.id} had valid ones. {self.shown(checked)}"
         return ""
 
     def _list(self, _: Nothing) -> str:
@@ -166,6 +208,21 @@ class Workshop:
 
     def _write(self, whole: Whole) -> str:
         return self._edit(Write(path=whole.path, text=whole.text))
+
+    def _append(self, more: Append) -> str:
+        before = self.tree.text(more.path) if more.path in self.tree.files else ""
+        done = self._edit(Write(path=more.path, text=before + more.text))
+        return f"{done}; {more.path} has {len(self.tree.files[more.path]):,} bytes"
+
+    def _revert(self, revert: Revert) -> str:
+        was = self.parent.files
+        if revert.path in was.files:
+            return self._edit(Write(path=revert.path, text=was.text(revert.path)))
+        return self._edit(Delete(path=revert.path))
+
+    def _diff(self, _: Nothing) -> str:
+        diff = unified_diff(self.parent.files, self.tree)
+        return fenced(diff, f"against agent {self.parent.id}", SHOWN) if diff else "your working copy is as it began"
 
     def _delete(self, remove: Remove) -> str:
         return self._edit(Delete(path=remove.path))
@@ -195,30 +252,36 @@ class Workshop:
             wanted = [line for number, line in enumerate(file, 1) if 0 <= number - look.first_line < look.lines]
         return fenced("".join(wanted), f"{look.path} from line {look.first_line}", SHOWN)
 
-    def _check(self, _: Nothing) -> str:
+    def _check(self, asked: Check) -> str:
         if self._checks >= CHECKS:
             raise ToolError(f"{CHECKS} checks were made; decide with what they showed")
+        chosen = self._chosen(asked)
         self._checks += 1
-        return shown(self.checked())
+        return f"{self.shown(self.checked(chosen))}\n{CHECKS - self._checks} checks left"
 
-
-def runs(checked: Checked) -> bool:
-    """Whether a harness runs at all: at least one instance got an answer, right or wrong."""
-    return verified(checked.rollouts) > 0
-
-
-def shown(checked: Checked) -> str:
-    """A check's outcome, for the model to read."""
-    rows = []
-    for each in checked.rollouts:
-        said = " ".join(part for part in (each.message, each.log) if part)
-        rows.append(
-            f"{each.instance}: {each.outcome}, reward {each.reward:g}, answer {excerpt(each.answer or '', 200)}"
-        )
-        rows += [f"  {excerpt(said, 400)}"] if said else []
-    stopped = f" It was stopped: {checked.stopped}." if checked.stopped else ""
-    verdict = "It runs." if runs(checked) else "It does not run."
-    return f"{verdict}{stopped}\n{fenced(chr(10).join(rows), 'what the check did', SHOWN)}"
+    def _chosen(self, asked: Check) -> tuple[str, ...]:
+        """The instances of a check; none for those that every check has by default."""
+        sample = self.run.sample
+        if asked.instances:
+            if strange := [each for each in asked.instances if each not in sample]:
+                raise ToolError(f"{strange[0]!r} is not in the search sample; `failures` names some that are")
+            return tuple(dict.fromkeys(asked.instances))
+        if asked.which == "first":
+            return () if asked.count == CHECKED else sample[: asked.count]
+        if asked.which == "random":
+            return tuple(random.Random(f"check {self._checks}").sample(sample, min(asked.count, len(sample))))
+        did = {each.instance: each for each in self.run.rollouts(self.parent.id)}
+        most = max((each.reward for each in did.values()), default=0.0)
+        fits = [
+            name
+            for name in sample
+            if name in did
+            and (did[name].reward < most if asked.which == "failed" else did[name].outcome == asked.which)
+        ]
+        if not fits:
+            outcomes = ", ".join(sorted({each.outcome for each in did.values()}))
+            raise ToolError(f"agent {self.parent.id} has no instance that is {asked.which!r}; its outcomes: {outcomes}")
+        return tuple(fits[: asked.count])
 
 
 def public_files(folder: Path) -> list[str]:

@@ -7,10 +7,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sia_core.harness import Manifest
 from sia_core.learning import Learner
 from sia_core.plugins import Plugins
 from sia_core.run.ledger import canonical
@@ -30,6 +31,9 @@ PATIENCE = 16
 
 WARM_HARNESSES = 6
 
+LABORATORY = Path(__file__).with_name("laboratory")
+"""The harness that runs code as an experiment."""
+
 
 class Host:
     """The state that one machine keeps between batches. Safe to use from several threads."""
@@ -45,6 +49,7 @@ class Host:
         self._policies: dict[str, Any] = {}
         self._sandboxes: dict[str, Sandbox] = {}
         self._workers: OrderedDict[tuple[str, ...], _Warm] = OrderedDict()
+        self._experiments: OrderedDict[tuple[str, str], tuple[tuple[str, ...], HarnessWorker]] = OrderedDict()
         self._stopped = False
 
     def task(self, ref: OfferRef) -> Task:
@@ -133,6 +138,37 @@ class Host:
         left = [request.key for request in requests if request.key not in solved]
         return solved | {key: SolveResult(key, "timeout", message=f"not run: {why}") for key in left}, why
 
+    def experiments(self, setting: Setting, place: str, requires: tuple[str, ...], seconds: float) -> HarnessWorker:
+        """The sandbox in which a conversation has code run: its own one, or a new one for other libraries."""
+        task, sandbox = self.task(setting.task), self._sandbox(setting.sandbox)
+        key = setting.run, place
+        with self._mutex:
+            known, worker = self._experiments.get(key, ((), None))
+            if worker is not None and known == requires:
+                self._experiments.move_to_end(key)
+                return worker
+            ended = [worker] if worker is not None else []
+            limits = replace(task.limits, solve_seconds=seconds)
+            worker = HarnessWorker(
+                sandbox, LABORATORY, Manifest(requires=requires), task.public_dir(("public",)), limits
+            )
+            self._experiments[key] = requires, worker
+            self._experiments.move_to_end(key)
+            while len(self._experiments) > WARM_HARNESSES:  # of conversations whose end another machine was told of
+                ended.append(self._experiments.popitem(last=False)[1][1])
+            if self._stopped:
+                ended.append(worker)
+        for each in ended:
+            each.close()
+        return worker
+
+    def end_experiments(self, setting: Setting, place: str) -> None:
+        """End the sandbox of a conversation's experiments, if it has one here."""
+        with self._mutex:
+            _, worker = self._experiments.pop((setting.run, place), ((), None))
+        if worker is not None:
+            worker.close()
+
     def forget(self, setting: Setting, sweep: Sweep) -> None:
         """End the sandbox of a sweep's harness, of which nothing more will be asked."""
         with self._mutex:
@@ -145,6 +181,7 @@ class Host:
         with self._mutex:
             self._stopped = True
             workers = [warm.worker for warm in self._workers.values() if warm.worker]
+            workers += [worker for _, worker in self._experiments.values()]
             verifiers = list(self._verifiers.values())
             policies = list(self._policies.values())
             evaluations = list(self._evaluations.values())
@@ -167,6 +204,7 @@ class Host:
             warm.users += 1
             idle = [each for each, other in self._workers.items() if not other.users]
             evicted = [self._workers.pop(each) for each in idle[: max(0, len(self._workers) - WARM_HARNESSES)]]
+        warm.once &= sweep.once
         try:
             for other in evicted:
                 if other.worker:
@@ -175,6 +213,9 @@ class Host:
         finally:
             with self._mutex:
                 warm.users -= 1
+                over = warm.once and not warm.users and self._workers.pop(key, None) is warm
+            if over and warm.worker:
+                warm.worker.close()
 
     def _sandbox(self, name: str) -> Sandbox:
         """A sandbox by its name, one for all: it may keep what makes its next start cheap."""
@@ -206,12 +247,14 @@ def _place(setting: Setting, sweep: Sweep) -> tuple[str, ...]:
 class _Warm:
     """A harness that is set up, or is going to be; used by one batch at a time.
 
-    ``given_up`` holds, by purpose, the first batch that timed out too often.
+    ``given_up`` holds, by purpose, the first batch that timed out too often. It ends with its last user
+    where all of their sweeps were to run ``once``.
     """
 
     worker: HarnessWorker | None = None
     mutex: threading.Lock = field(default_factory=threading.Lock)
     users: int = 0
+    once: bool = True
     given_up: dict[str, int] = field(default_factory=dict)
 
     def gives_up(self, sweep: Sweep) -> bool:

@@ -1,0 +1,87 @@
+"""A check of a harness, for a model to read: beside what its agent earned on the same instances, and each text once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from sia_core.evidence import Rollout, excerpt
+from sia_core.run.record import verified
+from sia_core.run.run_view import Checked
+from sia_llm.quoting import fenced
+from sia_llm.toolbox import SHOWN
+
+MESSAGE = 600
+ANSWER = 200
+
+
+def runs(checked: Checked) -> bool:
+    """Whether a harness runs at all: at least one instance got an answer, right or wrong."""
+    return verified(checked.rollouts) > 0
+
+
+def shown(checked: Checked, before: Sequence[Rollout] = (), of: str = "") -> str:
+    """A check's outcome; ``before`` is what its agent, ``of``, did on the search sample."""
+    done = checked.rollouts
+    parts = [_verdict(checked)]
+    if done:
+        parts.append(f"Mean reward {fmean(each.reward for each in done):.4f}{_against(done, before, of)}")
+        parts += _measured(done)
+        parts.append(f"The slowest took {seconds(max(each.seconds for each in done))}.")
+        parts.append(fenced("\n".join(_rows(done)), "what the check did", SHOWN))
+    return "\n".join(parts)
+
+
+def seconds(amount: float) -> str:
+    """A time, so coarse that a recorded run asks the same again."""
+    return "under a second" if amount < 1 else f"about {float(f'{amount:.1g}'):g} s"
+
+
+def means(rollouts: Sequence[Rollout]) -> Mapping[str, float]:
+    """The mean of each metric over the valid answers that have it."""
+    values: dict[str, list[float]] = {}
+    for each in rollouts:
+        for name, value in each.metrics.items() if each.outcome == "ok" else ():
+            values.setdefault(name, []).append(value)
+    return {name: fmean(each) for name, each in values.items()}
+
+
+def _verdict(checked: Checked) -> str:
+    done = checked.rollouts
+    valid = sum(each.outcome == "ok" for each in done)
+    stopped = f" It was stopped: {checked.stopped}." if checked.stopped else ""
+    if not runs(checked):
+        return f"It does not run.{stopped}"
+    if not valid:
+        return f"It runs, but none of its {len(done)} answers is valid.{stopped}"
+    return f"It runs: {valid} of {len(done)} answers are valid.{stopped}"
+
+
+def _against(done: Sequence[Rollout], before: Sequence[Rollout], of: str) -> str:
+    earned = {each.instance: each.reward for each in before}
+    pairs = [(each.reward, earned[each.instance]) for each in done if each.instance in earned]
+    if not pairs:
+        return "."
+    better, worse = sum(now > then for now, then in pairs), sum(now < then for now, then in pairs)
+    mean = fmean(then for _, then in pairs)
+    return f"; {of} earned {mean:.4f} on the same {len(pairs)}. Better on {better}, worse on {worse}."
+
+
+def _measured(done: Sequence[Rollout]) -> list[str]:
+    found = means(done)
+    return (
+        [f"Of the valid answers, on average: {', '.join(f'{k} {v:.4g}' for k, v in found.items())}."] if found else []
+    )
+
+
+def _rows(done: Sequence[Rollout]) -> list[str]:
+    """A row an instance; what several of them say alike stands below, once."""
+    says: dict[str, list[str]] = {}
+    rows = []
+    for each in done:
+        answer = excerpt(each.answer or "", ANSWER)
+        rows.append(f"{each.instance}: {each.outcome}, reward {each.reward:g}, answer {answer}".rstrip())
+        text = " ".join(part.strip() for part in (each.feedback, each.message, each.log) if part.strip())
+        if text:
+            says.setdefault(text, []).append(each.instance)
+    return rows + [f"{', '.join(names)}: {excerpt(text, MESSAGE)}" for text, names in says.items()]

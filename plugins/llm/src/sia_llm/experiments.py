@@ -1,0 +1,72 @@
+"""The tool with which a model runs code on public data: in one sandbox a conversation, which ends with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TypeVar
+
+from pydantic import Field
+
+from sia_core.run.run_view import EXPERIMENT_SECONDS, RunView
+from sia_llm.check_report import seconds
+from sia_llm.quoting import fenced
+from sia_llm.toolbox import SHOWN, Arguments, Offered, ToolError, offer
+from sia_llm.workshop import Workshop
+
+RUNS = 30
+"""Experiments that one conversation may run."""
+
+_ENDED = {
+    "ok": "It ended",
+    "raised": "It raised an exception",
+    "timeout": f"It was stopped after {EXPERIMENT_SECONDS:g} s",
+}
+_Result = TypeVar("_Result")
+
+
+class Code(Arguments):
+    code: str = Field(min_length=1, max_length=100_000, description="Python; what it prints comes back")
+
+
+class Experiments:
+    """The experiments of one conversation, beside the files of its working copy."""
+
+    def __init__(self, run: RunView, place: str, workshop: Workshop) -> None:
+        self._run, self._place, self._workshop = run, place, workshop
+        self._runs = 0
+
+    def __enter__(self) -> Experiments:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._run.end_experiments(self._place)
+
+    def around(self, talk: Callable[[], _Result]) -> Callable[[], _Result]:
+        """The conversation, after which its sandbox ends, however it comes out."""
+
+        def run() -> _Result:
+            with self:
+                return talk()
+
+        return run
+
+    @property
+    def offered(self) -> list[Offered]:
+        about = f"""Run Python code in a sandbox like a harness's: `ctx.public` is there, the files of your working copy
+            can be imported, and what its manifest requires; no instance and no policy. It has {EXPERIMENT_SECONDS:g} s,
+            you see the first {SHOWN:,} characters that it prints, and nothing is left for the next one.
+            Costs 1 rollout of the run's budget; at most {RUNS} times."""
+        return [offer("run", about, Code, self._try)]
+
+    def _try(self, given: Code) -> str:
+        if self._runs >= RUNS:
+            raise ToolError(f"{RUNS} experiments were run; decide with what they showed")
+        self._runs += 1
+        result = self._run.run_code(self._place, given.code, self._workshop.tree)
+        why = f": {result['message']}" if result["message"] else ""
+        ended = _ENDED.get(result["ended"], f"It ended as {result['ended']}")
+        head = f"{ended} in {seconds(result['seconds'])}; {RUNS - self._runs} experiments left."
+        return f"{head}\n{fenced(result['printed'] + why, 'what the code printed', SHOWN)}"

@@ -1,0 +1,1 @@
+"""A harness that runs code as an experiment."""
