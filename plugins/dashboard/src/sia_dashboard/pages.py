@@ -106,7 +106,7 @@ def run_page(record: Record) -> dict[str, Any]:
     report = record.report()
     rows = report["generations"]
     sealed, holds = report["sealed"], report["robustness"]
-    names = names_of(record)
+    names = record.names()
     agents = _by_agent(record.rows())
     shown = {key: found for key, found in agents.items() if key[0] != "smoke"}
     on_search = [(agent, found) for (purpose, agent), found in agents.items() if purpose == "search"][:DRAWN]
@@ -135,13 +135,6 @@ def run_page(record: Record) -> dict[str, Any]:
     }
 
 
-def names_of(record: Record) -> dict[str, str]:
-    """The names of a run's agents, by their ids: a candidate's place and what was changed."""
-    rows = record.report()["generations"]
-    named = {row["agent"]: f"{row['index']}.{row['candidate']} {row['name']}" for row in rows if row["agent"]}
-    return {**named, record.first: "first agent"}
-
-
 def candidate_page(record: Record, generation: int, index: int) -> dict[str, Any] | None:
     """All of one candidate; None where there is none."""
     each = record.candidate(generation, index)
@@ -149,7 +142,7 @@ def candidate_page(record: Record, generation: int, index: int) -> dict[str, Any
         return None
     row, agent = each["row"], each["agent"]
     rewards = {who: [one.reward for one in record.rollouts_of(who, "search")] for who in (each["parent"], agent) if who}
-    ends = charts.ends(record.report()["metric"], [reward for found in rewards.values() for reward in found])
+    ends = charts.ends(record.metric, [reward for found in rewards.values() for reward in found])
     histograms = (
         charts.histogram(found, f"On search: {'this agent' if who == agent else 'its parent'}", ends)
         for who, found in rewards.items()
@@ -159,7 +152,7 @@ def candidate_page(record: Record, generation: int, index: int) -> dict[str, Any
     purposes = {found.purpose: None for found in record.rows() if found.agent == agent} if agent else {}
     return {
         **each,
-        "names": names_of(record),
+        "names": record.names(),
         "title": row["name"] if row else each["decision"].get("name") or each["decision"].get("algorithm"),
         "forest": change and charts.forest("Change on the gate against the incumbent", change, "+"),
         "curves": charts.curves(each["steps"]),

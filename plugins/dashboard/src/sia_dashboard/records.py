@@ -112,11 +112,12 @@ class Wanted:
     words: str = ""
 
     def takes(self, row: Row) -> bool:
+        """Whether a list with this filter shows a row."""
         return (
             self.purpose in ("", row.purpose)
             and self.agent in ("", row.agent)
             and self.outcome in ("", row.outcome, row.failure)
-            and row.matches(self.words.casefold())
+            and (not self.words or row.matches(self.words.casefold()))
         )
 
 
@@ -142,6 +143,7 @@ class Record:
         self._rows: list[Row] = []
         self._text = 0
         self._cases: dict[str, dict[str, Case]] = {}
+        self._begun: Mapping[str, Any] = {}
         self.left_out = 0
         self._indexed = 0
         self._report: tuple[int, dict[str, Any]] = (-1, {})
@@ -261,21 +263,25 @@ class Record:
     @property
     def _best(self) -> float:
         """The best reward; of a metric without bounds it is not known, and each answer that counts is right."""
-        return best_reward(self._metric, (-math.inf,))
+        return best_reward(self.metric, (-math.inf,))
 
     @property
     def _worst(self) -> float:
-        bounds = self._metric.get("bounds") or (-math.inf, math.inf)
+        bounds = self.metric.get("bounds") or (-math.inf, math.inf)
         return float(-bounds[1] if self._direction == "minimize" else bounds[0])
 
     @property
-    def _metric(self) -> Mapping[str, Any]:
-        return self._record.run["metric"] if self._record.run else {}
+    def metric(self) -> Mapping[str, Any]:
+        """The run's metric; empty before the run's first step, which never changes."""
+        if not self._begun:
+            started = self._record.run
+            self._begun = started["metric"] if started else {}
+        return self._begun
 
     @property
     def _direction(self) -> str:
         """The direction of the run's metric: the record has rewards, of which more is always better."""
-        return str(self._metric.get("direction", ""))
+        return str(self.metric.get("direction", ""))
 
     def _in_units(self, rollout: Rollout) -> Rollout:
         return replace(rollout, reward=in_units(self._direction, rollout.reward, "reward"))
@@ -289,6 +295,15 @@ class Record:
     def draft(self) -> str:
         """The digest of the first harness; empty before it is drafted."""
         return self._record.draft or ""
+
+    def names(self) -> dict[str, str]:
+        """The names of the agents, by their ids: a candidate's place and what was changed. It costs no report."""
+        named = {
+            row["agent"]: cut(f"{row['generation']}.{row['candidate']} {row['name']}", MOST_WORDS)
+            for row in self._record.candidates()[:MOST_CANDIDATES]
+            if row["agent"]
+        }
+        return {**named, self.first: "first agent"}
 
     def first_gate(self) -> dict[str, Any] | None:
         """The first agent's gate score, once it has one."""

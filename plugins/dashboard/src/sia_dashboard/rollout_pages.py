@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from sia_core.evidence import Rollout
 from sia_dashboard import charts, words
 from sia_dashboard.bounds import SHOWN, bounded
-from sia_dashboard.pages import Served, names_of
+from sia_dashboard.pages import Served
 from sia_dashboard.records import Record, Row, Wanted
 from sia_reading.outcomes import FAILURES
 
@@ -23,10 +23,9 @@ OTHERS = 50
 
 def list_page(record: Record, links: Served, wanted: Wanted) -> tuple[dict[str, Any], list[Row]]:
     """The values of the list, and all rows that the filter takes."""
-    every, names = record.rows(), names_of(record)
+    every, names = record.rows(), record.names()
     found = [row for row in every if wanted.takes(row)]
     rewards = [row.reward for row in found]
-    metric = record.report().get("metric", {})
     choices = [
         (
             key,
@@ -47,7 +46,7 @@ def list_page(record: Record, links: Served, wanted: Wanted) -> tuple[dict[str, 
         "total": len(found),
         "left_out": record.left_out,
         "mean": fmean(rewards) if rewards else 0.0,
-        "histogram": charts.histogram(rewards, "Rewards", charts.ends(metric, rewards)),
+        "histogram": charts.histogram(rewards, "Rewards", charts.ends(record.metric, rewards)),
         "query": _query(wanted),
     }, found
 
@@ -63,7 +62,7 @@ def rollout_page(
     here = next((row for row in rows if row.where == where), None)
     beside = {} if place is None else {"previous": place - 1, "next": place + 1}
     same = (row for row in rows if row.instance == (here and here.instance) and row.where != where)
-    case, names = record.case(purpose, rollout.instance), names_of(record)
+    case, names = record.case(purpose, rollout.instance), record.names()
     return {
         "rollout": rollout,
         "here": here,
@@ -90,9 +89,9 @@ def rollout_page(
 def _filters(every: Sequence[Row], links: Served, wanted: Wanted) -> list[tuple[str, int, str, bool]]:
     """Each kind of result: name, number of rollouts, the address of its list, and if that is the list shown."""
     base = {key: value for key, value in asdict(wanted).items() if key != "outcome"}
-    chosen = [row for row in every if Wanted(**base).takes(row)]
-    counts = Counter(row.failure for row in chosen)
-    kinds = [("all", "", len(chosen)), *((kind, kind, counts[kind]) for kind in FAILURES)]
+    others = Wanted(**base)
+    counts = Counter(row.failure for row in every if others.takes(row))
+    kinds = [("all", "", counts.total()), *((kind, kind, counts[kind]) for kind in FAILURES)]
     return [(name, count, links.rollouts(**base, outcome=kind), kind == wanted.outcome) for name, kind, count in kinds]
 
 
