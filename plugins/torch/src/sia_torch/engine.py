@@ -93,6 +93,14 @@ class Torch:
         """For each trace (T,) the value head's estimates of the states in which its tokens were chosen."""
         return self._read(traces, reference=False, values=True)
 
+    def drop_gradients(self) -> None:
+        """Forget what was added up for a step."""
+        self._optimizer.zero_grad()
+
+    def forget_sampler(self) -> None:
+        """Make it anew for the next sample: the weights were changed from outside."""
+        self._sampler = None
+
     def _read(self, traces: Sequence[Trace], reference: bool, values: bool) -> list[list[float]]:
         result: list[list[float]] = [[] for _ in traces]
         alone = [[index] for index in range(len(traces))]

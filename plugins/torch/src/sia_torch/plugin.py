@@ -13,6 +13,6 @@ def sia_engines() -> list[Offer]:
         Offer(
             "torch",
             "a small embedded policy (tiny), SmolLM2, or any causal LM (hf:ID, gguf:FILE), trained by LoRA",
-            "sia_torch.engine:Torch",
+            "sia_torch.team:open_engine",
         )
     ]

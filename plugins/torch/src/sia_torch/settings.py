@@ -26,6 +26,7 @@ class Settings(BaseModel):
         multiplies it natively. ``tiny``, the adapter and the optimizer are float32 always.
     temperature : of sampling and of training's log-probabilities alike; by default 1 for ``tiny`` and
         harmony, and 0.7 for other pretrained models.
+    processes : of one machine that sample and train together, each with the whole base; on GPUs a card each.
     rows : samples that are decoded side by side; a batch is filled up to it where rounding depends on that.
     prefill_rows : prompts that are computed side by side.
     micro_tokens : the most positions of a training micro-batch.
@@ -51,6 +52,7 @@ class Settings(BaseModel):
     device: str = ""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     temperature: float = Field(default_factory=temperature_of, gt=0)
+    processes: int = Field(default=1, ge=1)
     rows: int = Field(default=32, ge=1)
     prefill_rows: int = Field(default=4, ge=1)
     micro_tokens: int = Field(default=8192, ge=1)
