@@ -122,7 +122,7 @@ def test_plugins_and_doctor_print_hostile_names(
     monkeypatch.setattr(Plugins, "rows", lambda self: [row])
     monkeypatch.setattr(Plugins, "of_kind", lambda self, kind: [Offer(HOSTILE, HOSTILE, "a:b")])
     assert plugins.run(argparse.Namespace(json=False)) == 0
-    assert doctor.run(argparse.Namespace(json=False, attacks=False)) == 1
+    assert doctor.run(argparse.Namespace(json=False, attacks=False, servers=[])) == 1
     said = capsys.readouterr().out
     assert "\x1b" not in said
     assert "[red]" in said
@@ -287,11 +287,11 @@ def test_a_sandbox_that_cannot_be_loaded_is_a_row_of_the_doctor(
     source = Source("bad", "sia-bad", "1")
     found = Plugins(offers=[("sandbox", Offer("bad", "no", "no.such.module:Thing"), source)])
     monkeypatch.setattr(Plugins, "discover", lambda: found)
-    assert doctor.run(argparse.Namespace(json=True, attacks=False)) == 1
+    assert doctor.run(argparse.Namespace(json=True, attacks=False, servers=[])) == 1
     (row,) = json.loads(capsys.readouterr().out)["sandboxes"]
     assert (row["name"], row["usable"], row["may_not_stop"]) == ("bad", False, [])
     assert "sia-bad 1 cannot be loaded" in row["cause"]
-    assert doctor.run(argparse.Namespace(json=False, attacks=False)) == 1
+    assert doctor.run(argparse.Namespace(json=False, attacks=False, servers=[])) == 1
     assert "cannot be used" in capsys.readouterr().out
 
 

@@ -141,3 +141,14 @@ def test_a_conversation_that_is_longer_than_the_context_is_told_by_its_code(gate
     error = ask(gateway, "word " * 2 * CONTEXT)["error"]
     assert error["code"] == "context_length_exceeded"
     assert said(ask(gateway))[0]
+
+
+def test_the_doctor_says_what_of_sia_works_with_it(server: LlamaServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--servers", server.url, "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    able = {name for name, there in found["can"].items() if there}
+    assert able - {"tools"} == {"chat", "streaming", "stop", "n", "logprobs"}
+    assert found["context"] == CONTEXT
+    works = {each["use"]: each["works"] for each in found["uses"]}
+    assert works["the model that harnesses ask"]
+    assert not works["rollouts for training weights"]

@@ -1,4 +1,4 @@
-"""``sia doctor``: what this machine can do."""
+"""``sia doctor``: abilities of this machine, and of servers of language models."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sia_cli.output import console, plain, print_json
 from sia_cli.sandboxes import attacks, examine_sandbox
+
+if TYPE_CHECKING:
+    from sia_cli import servers
 
 KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "TINKER_API_KEY", "MODAL_TOKEN_ID")
 
@@ -23,9 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run every attack of the suite against every sandbox here, which takes minutes",
     )
+    parser.add_argument(
+        "--servers",
+        metavar="URL",
+        nargs="+",
+        default=[],
+        help="ask servers of language models, such as http://localhost:8000/v1, what they can do, and say what of SIA "
+        "works with them; they sample some 150 tokens each, and are sent no key",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.servers:
+        return _ask_servers(options)
     if options.attacks:
         return int(attacks().run(options))
     about = examine()
@@ -34,6 +47,37 @@ def run(options: argparse.Namespace) -> int:
     else:
         _print(about)
     return 0 if about["sandbox"] else 1
+
+
+def _ask_servers(options: argparse.Namespace) -> int:
+    from sia_cli import servers
+
+    found = [servers.examine(each) for each in options.servers]
+    if options.json:
+        print_json([each.to_json() for each in found])
+    else:
+        for each in found:
+            _print_server(each)
+    return 0 if all(any(use["works"] for use in each.to_json()["uses"]) for each in found) else 1
+
+
+def _print_server(found: servers.Findings) -> None:
+    from sia_cli.servers import ABILITIES, USES
+
+    out = console()
+    context = f", {found.context:,} tokens of context" if found.context else ""
+    out.print(plain((found.url, "bold"), f": {found.model or 'no model'}{context}"))
+    for name, there in found.can.items():
+        mark = ("yes", "green") if there else ("no ", "red")
+        why = "" if there else f": {found.why[name]}"
+        out.print(plain("  ", mark, f" {ABILITIES[name]}{why}"))
+    for use in USES:
+        if lacks := found.lacks(use):
+            out.print(plain(f"  {use.name}: ", ("no", "red"), f", it lacks {', '.join(lacks)}"))
+        else:
+            out.print(plain(f"  {use.name}: ", ("yes", "green"), f", {found.option(use)}"))
+    if found.can.get("chat") and not (found.can.get("n") and found.can.get("stop")):
+        out.print(plain("  without n, each reply is asked for by itself; without stop, it is cut once it is whole"))
 
 
 def examine() -> dict[str, Any]:
