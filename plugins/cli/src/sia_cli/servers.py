@@ -1,4 +1,4 @@
-"""Asks servers of language models by small requests for their abilities, and names the parts of SIA that work with them."""
+"""Asks servers of language models for their abilities, and names the parts of SIA that work with them."""
 
 from __future__ import annotations
 
