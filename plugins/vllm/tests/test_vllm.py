@@ -6,6 +6,7 @@ import json
 import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -147,6 +148,18 @@ def test_what_is_sampled_has_the_servers_ids_and_log_probabilities_and_depends_o
     assert one.finish == "stop"
     assert one.logprobs == [logprob(each, 0) for each in one.tokens]
     assert engine.tokens.decode(one.tokens) == one.text
+
+
+def test_many_threads_sample_at_once_and_one_of_them_loads_the_adapter(engine: Vllm, stand: Stand) -> None:
+    alone = [ask(engine, seed)[0] for seed in range(16)]
+    engine.optim_step()
+    engine.optim_step()
+    with ThreadPoolExecutor(engine.at_once) as threads:
+        together = list(threads.map(lambda seed: ask(engine, seed)[0], range(16)))
+    assert [each.tokens for each in together] == [each.tokens for each in alone]
+    assert len(stand.adapters) == 1
+    assert sum("prompt_logprobs" in body for body in stand.asked) == 2 * 2  # by adapter and server, and not by thread
+    assert all(each.logprobs[0] == logprob(each.tokens[0], 2) for each in together)
 
 
 def test_after_a_step_the_new_adapter_is_loaded_by_name_and_the_old_one_forgotten(

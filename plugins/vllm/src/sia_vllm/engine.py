@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -43,11 +44,13 @@ class Vllm:
         self.tokens: Tokens = trainer.tokens
         self.learning_rate = trainer.learning_rate
         self.rollouts = getattr(trainer, "rollouts", 0)
+        self.at_once = settings.at_once
         self._servers = [Server(each, settings.timeout) for each in settings.addresses]
         self._threads = ThreadPoolExecutor(settings.at_once, thread_name_prefix="sia-vllm")
         self._name: str | None = None  # None where what the servers hold is of other weights
         self._loaded = ""
         self._prompts: list[list[int]] = []
+        self._naming = threading.Lock()  # several threads sample, and one of them loads the adapter
 
     @cached_property
     def context(self) -> int | None:
@@ -60,8 +63,9 @@ class Vllm:
         """For each request its continuations; each seed is a request of its own, of any server."""
         if any(each.choices or each.schema or each.prior for each in requests):
             raise TrainingError("the engine vllm cannot constrain what it samples")
-        self._remember(requests)
-        model = self._current()
+        with self._naming:
+            self._remember(requests)
+            model = self._current()
         asked = [
             [
                 self._threads.submit(server.complete, _body(model, request, seed, self.tokens))
