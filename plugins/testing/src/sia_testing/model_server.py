@@ -59,16 +59,16 @@ class ModelServer:
     """Answers on loopback while its ``with`` block lasts; ``asked`` holds every request.
 
     A script is used up turn by turn, in the order of arrival, and afterwards every
-    request is answered with status 400; a rule is asked each time.
+    request is answered with status 400; a rule is asked each time. Without a ``port`` it listens at any.
     """
 
-    def __init__(self, script: Iterable[Turn] | Rule) -> None:
+    def __init__(self, script: Iterable[Turn] | Rule, port: int = 0) -> None:
         self.asked: list[Asked] = []
         self._rule = script if callable(script) else None
         self._script = None if callable(script) else iter(script)
         self._mutex = threading.Lock()
         self.closing = threading.Event()
-        self._http = _Http(self)
+        self._http = _Http(self, port)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), name="sia-model-server")
 
     @property
@@ -109,8 +109,8 @@ class _Http(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, owner: ModelServer) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, owner: ModelServer, port: int) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.owner = owner
 
 

@@ -23,7 +23,7 @@ from sia_core.harness import Delete, Edit, HarnessTree, Write, apply_edits
 from sia_core.run.run_view import CHECKED, RunView
 from sia_llm.proposal import Decided, End, HarnessChange, Proposal, Proposals, WeightUpdate
 from sia_llm.toolbox import Arguments, ToolError, faults
-from sia_llm.workshop import CHECKS, Workshop, shown
+from sia_llm.workshop import CHECKS, Workshop
 from sia_runtime.answers import InvalidAnswer, plain_json
 
 DECISION = "decision.json"
@@ -133,7 +133,8 @@ class GivenFolder:
 
     def checked(self, name: str, left: Left) -> str:
         """A working copy's check, for the program to read."""
-        return shown(self._workshop(name, "", left).checked())
+        workshop = self._workshop(name, "", left)
+        return workshop.shown(workshop.checked())
 
     def _decided(self, change: CopyChange | WeightUpdate | End, left: Left) -> list[Decided]:
         given: Any = change.model_dump()
