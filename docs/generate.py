@@ -49,6 +49,7 @@ API = (
     "sia_core.playbook",
     "sia_core.errors",
     "sia_core.cache",
+    "sia_core.settings",
     "sia_core.given_files",
     "sia_core.plugins",
     "sia_core.view_protocol",

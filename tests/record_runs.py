@@ -35,8 +35,8 @@ def record(name: str, improver: str, url: str) -> None:
     """A run of the example whose improver asks at ``url``, as a recording."""
     with tempfile.TemporaryDirectory() as folder:
         asks = ["--improver", improver, "--improver-set", f"base_url={url}", *PRICES]
-        assert main([*command(EXAMPLE, Path(folder)), *asks]) == 0
-        with Ledger.read(Path(folder) / "runs" / "agent-1") as ledger:
+        assert main([*command(EXAMPLE, Path(folder)), "--name", "recorded", *asks]) == 0
+        with Ledger.read(Path(folder) / "runs" / "recorded") as ledger:
             (RECORDED / f"{name}.jsonl").write_text(recording(ledger), encoding="utf-8")
 
 

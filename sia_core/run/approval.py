@@ -47,7 +47,7 @@ class Approval:
 
     def generation(self, index: int) -> bool:
         """Whether to begin another generation, which asks the improver and may cost money."""
-        return self._given(record.generation(index), f"generation {index + 1} would begin", {})
+        return self._given(record.generation(index), f"generation {index} would begin", {})
 
     def candidates(self, generation: int, planned: Sequence[Candidate], look: Cost) -> list[Candidate]:
         """The candidates, refused where they were declined. ``look`` is what each takes beside applying its lever."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sia_core.decision import Change
-from sia_core.errors import SiaError, UsageError
+from sia_core.errors import UsageError
 from sia_core.evidence import AgentView, Rollout, excerpt
 from sia_core.harness import HarnessTree
 from sia_core.run.levers import PullPlan, PullResult
@@ -66,16 +66,16 @@ def within_bounds(rollouts: list[Rollout]) -> list[Rollout]:
     Later such a rollout is a failure. Here nothing is lost yet, and most often it is the bounds that are wrong.
     """
     if wrong := [each for each in rollouts if each.outcome == OUT_OF_BOUNDS]:
-        raise UsageError(f"{wrong[0].message}\nThen start a new run: one that was begun keeps its bounds.")
+        raise UsageError(f"{wrong[0].message}\nThen start a new run.")
     return rollouts
 
 
-def unrunnable(fault: str) -> SiaError:
+def unrunnable(fault: str) -> UsageError:
     """The first harness does not run; with what to do where that is known."""
     from sia_core.advice import advice  # only where something is wrong
 
     first, *lines = advice("rollout", fault) or [excerpt(fault)]
-    return SiaError("\n".join([f"the first harness does not run: {first}", *lines, _ANEW]))
+    return UsageError("\n".join([f"the first harness does not run: {first}", *lines, _ANEW]))
 
 
-_ANEW = "Mend it, and start a new run: one that was begun keeps the harness that it began with."
+_ANEW = "Mend it, and start a new run."

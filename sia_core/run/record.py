@@ -241,8 +241,8 @@ class RunRecord:
     @property
     def run(self) -> RunRow | None:
         row = self.get(RUN)
-        # Runs of before tasks to discover have no kind.
-        return cast("RunRow", {"kind": "solve", **row}) if row is not None else None
+        # Runs of before tasks to discover have no kind, and earlier ones no verifier's name.
+        return cast("RunRow", {"kind": "solve", "verifier": None, **row}) if row is not None else None
 
     @property
     def sandbox(self) -> dict[str, Any] | None:

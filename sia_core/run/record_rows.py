@@ -12,6 +12,7 @@ class RunRow(TypedDict):
     task: str
     kind: str
     metric: dict[str, Any]
+    verifier: str | None
     fingerprint: str
     version: str
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
-from itertools import count
+from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 
 from sia_core.errors import UsageError
@@ -13,13 +14,17 @@ from sia_core.run.ledger import is_run, started_at
 
 
 def new_folder(runs: Path, task: str, name: str | None = None) -> Path:
-    """Claim the folder of a new run: by its ``name``, or the next free one of ``runs/lawbench-1``, ``-2`` and so on."""
-    stem = re.sub(r"[^\w.-]+", "-", task).strip("-.") or "run"
-    numbers = count(1)
+    """Claim the folder of a new run: by its ``name``, or by task and date.
+
+    ``runs/lawbench-2026-01-31`` is followed by ``runs/lawbench-2026-01-31-2`` and so on.
+    """
+    plain = re.sub(r"[^\w.-]+", "-", task).strip("-.") or "run"
+    stem = f"{plain}-{datetime.now().astimezone().date()}"
+    names = chain([stem], (f"{stem}-{number}" for number in count(2)))
     try:
         runs.mkdir(parents=True, exist_ok=True)
         while True:
-            folder = runs / f"{stem}-{next(numbers)}" if name is None else free_folder(runs, name)
+            folder = runs / next(names) if name is None else free_folder(runs, name)
             with suppress(FileExistsError):  # another run may claim it meanwhile
                 folder.mkdir()
                 return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -79,7 +80,8 @@ def start(
 ) -> Path:
     """Check all that can be checked, then start a run. Returns its folder when it is finished.
 
-    Its verifier draws by ``secret``, a new one by default.
+    Its verifier draws by ``secret``, a new one by default. What the first harness, the policy or an
+    option makes impossible is a UsageError that leaves no run behind.
     """
     secret = secret or new_secret()
     config, task = checked(config, plugins)
@@ -92,6 +94,7 @@ def start(
             "task": task.name,
             "kind": task.kind,
             "metric": asdict(task.metric),
+            "verifier": verifier_of(config, task).name,
             "fingerprint": fingerprint(task),
             "version": __version__,
         }
@@ -101,8 +104,22 @@ def start(
             remember(started)
         ledger.record(record.RUN, started)
         ledger.record(record.SANDBOX, sandbox)
-        _drive(config, task, ledger, secret, backend, plugins, observers)
+        try:
+            _drive(config, task, ledger, secret, backend, plugins, observers)
+        except LedgerError:  # such as a full disk: the run goes on when that is mended
+            raise
+        except UsageError:
+            if _holds_nothing(ledger):
+                ledger.close()
+                shutil.rmtree(folder)
+            raise
     return folder
+
+
+def _holds_nothing(ledger: Ledger) -> bool:
+    """Whether a run got no further than its smoke run, with no paid call and no person's word."""
+    beyond = any(batch.purpose != "smoke" for batch in RunRecord(ledger).batches())
+    return not beyond and not any(record.is_beside(key) for key, _, _ in ledger.events())
 
 
 def checked(config: Config, plugins: Plugins) -> tuple[Config, Task]:
@@ -278,6 +295,11 @@ def _drive(
         "run.started",
         run=ledger.folder.name,
         task=task.name,
+        verifier=verifier_of(config, task).name,
+        levers=list(config.plan.levers),
+        policy=config.engine.settings.get("policy", config.engine.name) if config.engine else None,
+        improver=config.improver,
+        seed=config.plan.seed,
         metric=asdict(task.metric),
         generations=config.plan.generations,
         sandbox=RunRecord(ledger).sandbox,

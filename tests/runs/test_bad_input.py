@@ -121,9 +121,9 @@ def test_a_second_process_on_the_same_run_is_kept_out(
     sums: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (sums / "agent" / "harness.py").write_text("def solve(instance, ctx):\n    while True: pass\n")
-    process = subprocess.Popen([sys.executable, "-m", "sia_cli", *command(sums, tmp_path)])
+    process = subprocess.Popen([sys.executable, "-m", "sia_cli", *command(sums, tmp_path), "--name", "first"])
     try:
-        folder = tmp_path / "runs" / "agent-1"
+        folder = tmp_path / "runs" / "first"
         while process.poll() is None and not (folder / "ledger.db-wal").is_file():
             os.sched_yield()
         while process.poll() is None and not (folder / "lock").read_text():
@@ -153,9 +153,9 @@ def test_a_full_disk_stops_the_run_with_a_clear_error_and_it_can_be_resumed(
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "none", str(disk)], check=True)
     try:
-        refused(command(sums, tmp_path), capsys, "the disk is full", "sia resume agent-1")
+        refused([*command(sums, tmp_path), "--name", "full"], capsys, "the disk is full", "sia resume full")
         subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
-        assert main(["resume", "agent-1", "--runs-dir", str(disk), "--json"]) == 0
+        assert main(["resume", "full", "--runs-dir", str(disk), "--json"]) == 0
         resumed = json.loads(capsys.readouterr().out)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -410,7 +410,7 @@ def test_bars_have_the_names_of_candidates_and_go_when_a_sweep_was_given_up(scre
     screen.tell("rollouts.progress", purpose="gate", agent="b", done=64, total=200, mean=0.0)
     shows = screen.tell("candidate.gated", name=name, outcome="rejected", why=why, agent=None)
     assert "/200" not in shows
-    assert "generation 1 of at most 8 · 64 of 20,000 rollouts" in shows
+    assert "generation 0, at most 8 in all · 64 of 20,000 rollouts" in shows
     assert "sealed report" in screen.tell("seal.started", which="initial", agent="a", why=name)
 
 

@@ -153,10 +153,10 @@ def test_killed_and_resumed_the_report_is_the_same(
 def _killed(arguments: list[str], after: float, runs: Path, environment: dict[str, str]) -> str:
     """Start a run and kill it so many seconds after its first step is recorded, if it still runs; its name."""
     process = subprocess.Popen(
-        [*SIA, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        [*SIA, *arguments, "--name", "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
     )
     deadline = time.monotonic() + 60
-    while not _begun(runs / "peaks-1"):
+    while not _begun(runs / "killed"):
         assert time.monotonic() < deadline, "it did not start"
         time.sleep(0.01)
     try:
@@ -164,7 +164,7 @@ def _killed(arguments: list[str], after: float, runs: Path, environment: dict[st
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    return "peaks-1"
+    return "killed"
 
 
 def _begun(folder: Path) -> bool:

@@ -29,8 +29,25 @@ FOLDS = 5
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished demo run."""
     runs = tmp_path_factory.mktemp("runs")
-    assert main(["run", "--plugin", "lawbench", "--levers", "harness", "--seed", "0", "--runs-dir", str(runs)]) == 0
-    return runs / "lawbench-1"
+    assert (
+        main(
+            [
+                "run",
+                "--plugin",
+                "lawbench",
+                "--levers",
+                "harness",
+                "--seed",
+                "0",
+                "--runs-dir",
+                str(runs),
+                "--name",
+                "law",
+            ]
+        )
+        == 0
+    )
+    return runs / "law"
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +86,7 @@ def test_the_sealed_score_is_within_two_points_of_the_same_harnesss_cross_valida
 
 def test_the_exported_agent_names_charges(folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "agent"
-    assert main(["export", "lawbench-1", str(target), "--runs-dir", str(folder.parent)]) == 0
+    assert main(["export", "law", str(target), "--runs-dir", str(folder.parent)]) == 0
     assert "scikit-learn==" in (target / "requirements.txt").read_text()
     assert len((target / "public" / "cases.jsonl").read_text(encoding="utf-8").splitlines()) > 5000
 

@@ -19,8 +19,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
 def test_a_client_asks_the_agent_as_it_asks_a_model_and_the_run_stays_as_it_was(run: Run, tmp_path: Path) -> None:
-    run("--generations", "2")
-    folder = tmp_path / "runs" / "agent-1"
+    folder = tmp_path / "runs" / run("--generations", "2")["run"]
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with Agent(folder, Plugins.discover()) as agent, bound("127.0.0.1", 0) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"

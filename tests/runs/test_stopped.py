@@ -98,14 +98,14 @@ def test_a_run_that_is_told_to_stop_says_how_to_go_on_and_leaves_nothing_behind(
     numbers: list[signal.Signals], ignored: list[signal.Signals], sums: Path, tmp_path: Path
 ) -> None:
     (sums / "agent" / "harness.py").write_text("def solve(instance, ctx):\n    while True: pass\n")
-    run = Started([*command(sums, tmp_path), *SHORT], tmp_path, ignored)
+    run = Started([*command(sums, tmp_path), *SHORT, "--name", "told"], tmp_path, ignored)
     said = run.stopped("sandbox", *numbers)
     assert run.process.returncode == 130
     assert f"go on with `sia resume --runs-dir {tmp_path / 'runs'}`" in said
     assert "Traceback" not in said
     assert run.survivors() == []
     assert [path.name for path in run.temporary.iterdir()] == []
-    with Ledger.open(tmp_path / "runs" / "agent-1") as ledger:  # no lock is left, and its chain holds
+    with Ledger.open(tmp_path / "runs" / "told") as ledger:  # no lock is left, and its chain holds
         assert ledger.get("run")
 
 
@@ -131,7 +131,7 @@ def test_a_served_agent_that_is_told_to_stop_while_it_answers_leaves_nothing_beh
     done = subprocess.run([*SIA, *command(sums, tmp_path), *SHORT], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        argv = ["serve", "agent-1", "--runs-dir", str(tmp_path / "runs"), "--port", "0"]
+        argv = ["serve", "--runs-dir", str(tmp_path / "runs"), "--port", "0"]
         served = Started(argv, tmp_path, stdout=subprocess.PIPE)
         assert served.process.stdout
         url = next(line.partition("=")[2] for line in served.process.stdout if line.startswith("OPENAI_BASE_URL="))
@@ -186,8 +186,8 @@ def _asked(port: int, question: str) -> socket.socket:
 
 def test_what_a_run_does_is_told_line_by_line_where_there_is_no_terminal(sums: Path, tmp_path: Path) -> None:
     (sums / "agent" / "harness.py").write_text("def solve(instance, ctx):\n    while True: pass\n")
-    run = Started([*command(sums, tmp_path), *SHORT], tmp_path)
-    assert run.stopped("sandbox", signal.SIGTERM).startswith("agent-1: sandbox ")
+    run = Started([*command(sums, tmp_path), *SHORT, "--name", "told"], tmp_path)
+    assert run.stopped("sandbox", signal.SIGTERM).startswith("told: task sums, verifier exact, ")
 
 
 @pytest.fixture(scope="module")

@@ -100,12 +100,14 @@ def test_killed_in_the_middle_of_an_update_and_resumed_the_adapter_is_the_same(t
     assert whole["agent"]["adapter"]
     for steps in (0, 20):
         runs = tmp_path / f"killed-{steps}"
-        process = subprocess.Popen(argv(runs, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            argv(runs, *more, "--name", "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         after = f"generation/0/train/0/{steps:05d}" if steps else "generation/0/train/0/estimate"
-        wait_for(runs / "agent-1" / "ledger.db", after, process)
+        wait_for(runs / "killed" / "ledger.db", after, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        resumed = finish([*SIA, "resume", "agent-1", "--runs-dir", str(runs), "--json"])
+        resumed = finish([*SIA, "resume", "--runs-dir", str(runs), "--json"])
         assert resumed["agent"] == whole["agent"]
         assert counted(resumed) == counted(whole)
 

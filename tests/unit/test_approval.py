@@ -75,7 +75,7 @@ def test_what_is_declined_is_refused_and_the_run_goes_on_without_it(tmp_path: Pa
 
 
 def test_a_generation_that_is_declined_closes_the_run_with_its_report(tmp_path: Path) -> None:
-    with pytest.raises(Paused, match="generation 1 would begin"):
+    with pytest.raises(Paused, match="generation 0 would begin"):
         go_on(tmp_path, "rollouts=100")
     report = go_on(tmp_path, "rollouts=100", word=False)
     assert report["stopped"] == "another generation was declined"

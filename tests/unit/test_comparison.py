@@ -30,6 +30,15 @@ DESIGN = Design(("--plugin", "fake"), ("--policy", "tiny"), (), QUICK, 3, "rollo
 # What is run
 
 
+def test_an_option_on_a_comparison_that_was_begun_is_refused_with_what_to_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["compare", "cmp", "--seeds", "4"]) == 2
+    assert "--seeds: what is compared is decided once, when a comparison begins. `sia compare cmp` alone goes on" in (
+        capsys.readouterr().err
+    )
+
+
 def test_each_arm_runs_with_each_seed_at_the_same_budget() -> None:
     cells = DESIGN.cells()
     assert [cell.name for cell in cells[:5]] == ["none-0", "harness-0", "weights-0", "both-0", "none-1"]

@@ -79,7 +79,7 @@ def test_a_log_says_the_phase_where_nothing_is_rolled_out(log: Log) -> None:
 
 def test_a_line_of_the_run_puts_the_next_one_off(log: Log) -> None:
     log.now = 20.0
-    assert "generation 1" in log.tell("generation.started", index=0, incumbent="a")
+    assert "generation 0" in log.tell("generation.started", index=0, incumbent="a")
     assert log.beat(20) == ""
     assert log.beat(10)
 

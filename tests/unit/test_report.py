@@ -25,6 +25,8 @@ def report(**more: Any) -> dict[str, Any]:
         "status": "finished",
         "task": "fake",
         "metric": {"name": "right"},
+        "verifier": "exact",
+        "policy": None,
         "levers": ["harness"],
         "seed": 0,
         "improver": "scripted",
@@ -36,7 +38,7 @@ def report(**more: Any) -> dict[str, Any]:
         "to_halve": 4016,
         "sealed": {"initial": score(500, 510), "final": score(700, 790)},
         "robustness": None,
-        "budget": {"spent": {"rollouts": 1.0}},
+        "budget": {"limit": {"rollouts": 5000.0}, "spent": {"rollouts": 1.0}},
         **more,
     }
 
@@ -48,6 +50,14 @@ def printed(capsys: pytest.CaptureFixture[str], **more: Any) -> str:
 
 def test_the_smallest_gain_stands_with_what_would_halve_it() -> None:
     assert sees(report()) == "with 80% power it sees a gain of 0.056 or more; 4,016 more instances would halve that"
+
+
+def test_the_header_says_what_the_run_is_made_of(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "fake-1: task fake, verifier exact, levers harness, policy none, improver scripted, seed 0, budget rollouts="
+    assert f"{line}5,000, sandbox none" in printed(capsys)
+    engine = {"name": "torch", "settings": {"policy": "smollm2"}}
+    shown = printed(capsys, policy=engine, levers=["harness", "weights"], budget={"limit": {}, "spent": {}})
+    assert "levers harness+weights, policy smollm2, improver scripted, seed 0, budget unlimited" in shown
 
 
 def test_a_candidate_that_was_stopped_early_says_after_how_many_instances(capsys: pytest.CaptureFixture[str]) -> None:

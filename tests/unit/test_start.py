@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -190,7 +191,7 @@ def refused(world: World, says: str, error: type[SiaError] = UsageError, **more:
 
 def test_a_run_records_how_it_was_started_and_ends_with_a_report(world: World, verifier: type[FakeVerifier]) -> None:
     folder = world.run(verifier="exact")
-    assert folder == world.runs / "fake-1"
+    assert re.fullmatch(r"fake-\d{4}-\d\d-\d\d", folder.name)
     with Ledger.read(folder) as ledger:
         (recorded,), (sandbox,) = ledger.get("run") or (), ledger.get("sandbox") or ()
         assert ledger.get("finished")
@@ -201,7 +202,7 @@ def test_a_run_records_how_it_was_started_and_ends_with_a_report(world: World, v
     before = (folder / "ledger.db").read_bytes()
     resume(folder, world, [])  # a finished one is left as it is
     assert (folder / "ledger.db").read_bytes() == before
-    assert world.run() == world.runs / "fake-2"
+    assert world.run() == world.runs / f"{folder.name}-2"
 
 
 def test_a_stopped_run_goes_on(world: World) -> None:
@@ -632,7 +633,7 @@ def test_a_run_with_a_command_goes_on_in_another_folder_until_its_data_are_edite
     (folder,) = runs_in(real / "runs")
     whole = (real / "cases.jsonl").read_text()
     (real / "cases.jsonl").write_text(whole.replace('"answer": 0', '"answer": 1', 1))
-    with pytest.raises(LedgerError, match="data, brief or catalogue of task 'agent' are not those"):
+    with pytest.raises(LedgerError, match=r"data, brief or catalogue of task '.*' are not those"):
         resume(folder, plugins, [])
     (real / "cases.jsonl").write_text(whole)
     resume(folder, plugins, [])
@@ -660,3 +661,27 @@ def test_a_policy_that_cannot_be_had_is_told_before_the_improver_is_asked(world:
     world.parts[("engine", "torch")] = dict
     with pytest.raises(UsageError, match="no chat template"):
         world.run(engine=OfferRef("torch", {"policy": "hf:base"}))
+
+
+@pytest.mark.real
+def test_a_first_harness_that_does_not_run_leaves_no_run_behind_and_its_name_free(real: Path) -> None:
+    config, plugins, runs = Config(cases(real), Plan(generations=0, seed=1)), Plugins.discover(), real / "runs"
+    harness = real / "agent" / "harness.py"
+    harness.write_text("import nothing_like_it\n")
+    with pytest.raises(UsageError, match="the first harness does not run: setup-crash: ModuleNotFoundError"):
+        start(config, runs, plugins, [], "fix-1")
+    assert list(runs.iterdir()) == []
+    harness.write_text("def solve(instance, ctx):\n    return 1\n")
+    folder = start(config, runs, plugins, [], "fix-1")
+    assert runs_in(runs) == [folder]
+
+
+def test_a_run_that_paid_for_a_call_is_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def paid(config: Config, task: Task, ledger: Ledger, *_: Any) -> None:
+        ledger.record("calls/draft/0123/reply", {"dollars": 1.0})
+        raise UsageError("the first harness does not run")
+
+    monkeypatch.setattr("sia_core.run.start._drive", paid)
+    with pytest.raises(UsageError):
+        world.run()
+    assert len(runs_in(world.runs)) == 1

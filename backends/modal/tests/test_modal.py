@@ -109,7 +109,7 @@ def test_a_service_that_does_not_answer_is_not_waited_for() -> None:
 
 
 def test_a_setting_that_cannot_be_is_a_users_mistake() -> None:
-    with pytest.raises(UsageError, match=r"containers.*The settings of modal are app, containers"):
+    with pytest.raises(UsageError, match=r"containers.*The settings are app, containers"):
         ModalBackend(Plugins(), containers="many")
 
 

@@ -37,7 +37,7 @@ EVENTS = [
 ]
 TOLD = [
     ("gate/incumbent", 0, 0.25),
-    ("train/generation-1/reward", 0, 0.5),
+    ("train/generation-0/reward", 0, 0.5),
     ("gate/candidate", 2, 0.5),
     ("gate/gain", 2, 0.25),
     ("gate/incumbent", 2, 0.5),
@@ -69,7 +69,7 @@ def test_a_gain_is_one_also_where_the_metric_is_to_be_minimised() -> None:
 
 def test_updates_are_named_by_the_numbers_that_people_see() -> None:
     event = Event("training.progress", {"key": "generation/2/train/1", "steps": [{"step": 4, "kl": 0.5}]})
-    assert [each.series for each in Figures().of(event)] == ["train/generation-3-candidate-2/kl"]
+    assert [each.series for each in Figures().of(event)] == ["train/generation-2-candidate-1/kl"]
 
 
 def read(folder: Path) -> list[tuple[str, int, float]]:

@@ -9,6 +9,7 @@ import pytest
 
 from sia_cli import main
 from sia_core.run.ledger import Ledger
+from sia_core.run.run_folders import runs_in
 
 SIZES = ("--set", "search=16", "--set", "gate=12", "--set", "sealed=12")
 
@@ -36,7 +37,7 @@ def test_a_run_on_a_data_set_of_the_library_scores_in_the_verifiers_process(
 ) -> None:
     pytest.importorskip("reasoning_gym")
     run(tmp_path, capsys, "--set", "dataset=chain_sum", "--policy", "tiny", "--levers", "harness", "--generations", "0")
-    with Ledger.read(tmp_path / "runs/reasoning-1") as ledger:
+    with Ledger.read(*runs_in(tmp_path / "runs")) as ledger:
         batches = [batch for _, batch, _ in ledger.events("rollouts/search/")]
     outcomes = [each["outcome"] for batch in batches for each in batch["rollouts"]]
     assert outcomes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from sia_core.errors import UsageError
+from sia_core.settings import checked
 
 LARGEST = 86400
 """Seconds that Modal lets a function run."""
@@ -48,12 +48,7 @@ class Settings(BaseModel):
     @classmethod
     def of(cls, given: dict[str, Any]) -> Settings:
         """The settings, from text as a command line gives it; UsageError where one cannot be."""
-        try:
-            return cls.model_validate(given)
-        except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-            known = ", ".join(cls.model_fields)
-            raise UsageError(f"--backend-set: {wrong}. The settings of modal are {known}") from None
+        return checked(cls, given, "--backend-set")
 
     @property
     def at_once(self) -> int:

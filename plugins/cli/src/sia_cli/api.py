@@ -148,19 +148,23 @@ async def improve_async(*args: Any, **kwargs: Any) -> Run:
 
     A task that is cancelled ends with the batch of rollouts that is under way; the run can be resumed.
     """
-    whole = partial(improve, *args, **kwargs)
+    return await _in_thread(partial(improve, *args, **kwargs))
+
+
+async def _in_thread(work: Callable[[], Run]) -> Run:
+    """Do it in a thread; a task that is cancelled has it stop, and waits for that."""
     stop = threading.Event()
     before = _STOP.set(stop)
-    work = asyncio.ensure_future(asyncio.to_thread(whole))  # it gets a copy of this context
+    thread = asyncio.ensure_future(asyncio.to_thread(work))  # it gets a copy of this context
     _STOP.reset(before)
     try:
-        while not work.done():  # the stop button of a notebook cancels this task, and does not wake its loop
-            await asyncio.wait([work], timeout=TICK_SECONDS)
-        return work.result()
+        while not thread.done():  # the stop button of a notebook cancels this task, and does not wake its loop
+            await asyncio.wait([thread], timeout=TICK_SECONDS)
+        return thread.result()
     except asyncio.CancelledError:
         stop.set()
-        await asyncio.wait([work])
-        work.exception()
+        await asyncio.wait([thread])
+        thread.exception()
         raise
 
 
@@ -205,7 +209,7 @@ class Run:
         return _table(rows)
 
     def rollouts(self, purpose: Split = "search", agent: str | None = None) -> Any:
-        """A table of rollouts, each with its input, the agent's answer, and the ``expected`` one if it may be shown.
+        """A table of rollouts, each with its input, the agent's answer, and on ``search`` the ``expected`` one.
 
         ``purpose`` is ``search``, ``gate``, or ``sealed`` once the run is finished. ``agent`` is an agent of
         ``candidates``; without it, every agent's are there.
@@ -242,12 +246,17 @@ class Run:
     def resume(self, *, approved: bool | None = None, on_event: OnEvent | None = None) -> Run:
         """Go on with a run that was stopped, and return it when it is finished.
 
-        ``approved`` is your word on what the run waits for, if it waits for one.
+        ``approved`` is your word on what the run waits for, if it waits for one. A run that needs no more work is
+        left as it is.
         """
         watch = _Watch()
         with watch.resumable(self.folder.parent), front.watching(on_event) as observers:
             resume(self.folder, Plugins.discover(), [watch, *observers], approved, self._trust)
         return self
+
+    async def resume_async(self, *, approved: bool | None = None, on_event: OnEvent | None = None) -> Run:
+        """The same as :meth:`resume`, in a thread, as :func:`improve_async` is."""
+        return await _in_thread(partial(self.resume, approved=approved, on_event=on_event))
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The recorded steps of the run in their order: ``step``, ``at`` in seconds since 1970, and ``data``."""
@@ -283,14 +292,14 @@ class Run:
         ]
 
     def _cases(self, ledger: Ledger, split: Split) -> dict[str, dict[str, Any]]:
-        """Inputs by instance, and the answers of those splits whose answers a task may show."""
+        """Inputs by instance, and on search the answers: those of gate and sealed are shown to nobody."""
         try:
             task = recorded_task(ledger, Plugins.discover(), self._trust)
         except UsageError as error:  # its data have changed, or another user's run is not trusted yet
             warnings.warn(f"inputs and expected answers are left out: {error}", stacklevel=4)
             return {}
         cases: dict[str, dict[str, Any]] = {each.id: {"input": dict(each.input)} for each in task.instances(split)}
-        shown = task.public_dir((split,)) / "cases.jsonl" if split != "sealed" else Path()
+        shown = task.public_dir(("search",)) / "cases.jsonl" if split == "search" else Path()
         if shown.is_file():
             for line in shown.read_text(encoding="utf-8").split("\n"):
                 case = json.loads(line or "{}")

@@ -120,10 +120,12 @@ class Display:
         generations: int,
         metric: Mapping[str, Any] | None = None,
         notices: Sequence[str] = (),
-        **_: Any,
+        **about: Any,
     ) -> None:
         self._budget, self._generations, self._phase = budget, generations, "first agent"
-        self._say((run, "bold"), f": sandbox {sandbox['name']}, {gate} instances on the gate")
+        if "task" in about:
+            self._say((run, "bold"), f": {figures.made_of({**about, 'budget': budget})}")
+        self._say(f"sandbox {sandbox['name']}, {gate} instances on the gate")
         if told := figures.better(metric or {}):
             self._say(told)
         if sandbox["lacks"]:
@@ -142,8 +144,8 @@ class Display:
 
     def _on_generation_started(self, *, index: int, incumbent: str, **_: Any) -> None:
         self._clear()
-        self._phase = f"generation {index + 1} of at most {self._generations}"
-        self._say((f"generation {index + 1}, incumbent {self._name(incumbent)}", "dim"))
+        self._phase = f"generation {index}, at most {self._generations} in all"
+        self._say((f"generation {index}, incumbent {self._name(incumbent)}", "dim"))
 
     def _on_candidate_started(self, *, name: str, agent: str, **_: Any) -> None:
         self._names[agent] = one_line(name)

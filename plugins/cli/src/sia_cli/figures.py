@@ -9,6 +9,16 @@ EXAMPLE = 160
 """Characters of an error's message in a line."""
 
 
+def made_of(about: Mapping[str, Any]) -> str:
+    """The parts of a run in a line: its task, verifier, levers, policy, improver, seed and budget."""
+    budget = ", ".join(f"{kind}={amount:,.12g}" for kind, amount in about["budget"].items()) or "unlimited"
+    verifier = about["verifier"] or "the task's"
+    return (
+        f"task {about['task']}, verifier {verifier}, levers {'+'.join(about['levers'])}, policy "
+        f"{about['policy'] or 'none'}, improver {about['improver']}, seed {about['seed']}, budget {budget}"
+    )
+
+
 def sees(gate: Mapping[str, Any]) -> str:
     """The smallest gain that the gate sees, and how many more instances would halve it."""
     if gate.get("gains"):

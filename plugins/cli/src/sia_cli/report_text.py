@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sia_cli.figures import better, ended, held_out, interval, narrow, sees
+from sia_cli.figures import better, ended, held_out, interval, made_of, narrow, sees
 from sia_cli.options import run_argument
 from sia_cli.output import console, plain
 from sia_cli.sandboxes import may_pass
@@ -22,9 +22,7 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
     if "task" not in report:
         out.print(plain(f"{report['run']} was stopped before its first step; start it again with `sia run`."))
         return
-    levers = ", ".join(report["levers"])
-    out.print(plain("\n", (report["run"], "bold"), f"  {report['task']}, levers: {levers}, seed {report['seed']}, "
-                    f"improver {report['improver']}, sandbox {report['sandbox']}"))  # fmt: skip
+    out.print(plain("\n", (report["run"], "bold"), f": {_header(report)}"))
     if report["sandbox_lacks"]:
         out.print(plain((f"This sandbox does not guarantee: {', '.join(report['sandbox_lacks'])}.", "yellow")))
         if attacks := ", ".join(may_pass(report["sandbox_lacks"])):
@@ -74,6 +72,14 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
         hint = f"`sia show {name}` tells more; `sia export {name} DIR` writes the {what}."
     out.print(plain(hint), soft_wrap=True)
     out.print(plain((str(folder), "dim")), soft_wrap=True)
+
+
+def _header(report: Mapping[str, Any]) -> str:
+    """The parts that the run is made of."""
+    engine = report["policy"]
+    policy = engine["settings"].get("policy", engine["name"]) if engine else None
+    about = {**report, "policy": policy, "budget": report["budget"]["limit"]}
+    return f"{made_of(about)}, sandbox {report['sandbox']}"
 
 
 def _print_candidates(rows: Sequence[Mapping[str, Any]], out: Console) -> None:

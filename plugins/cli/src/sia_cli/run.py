@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--save-config", metavar="FILE", help="write these options to a file for -f; start nothing")
     add_track(where)
     add_runs_dir(where)
-    where.add_argument("--name", metavar="NAME", help="the run's name in it (default: the task's, and a number)")
+    where.add_argument("--name", metavar="NAME", help="the run's name in it (default: the task's, and the date)")
 
 
 def run(options: argparse.Namespace) -> int:

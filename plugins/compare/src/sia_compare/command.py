@@ -39,6 +39,12 @@ Less where answers are evaluated on the way, since such an answer is a program t
 SPENT = ("rollouts", "tokens", "seconds", "dollars")
 QUICK_SEEDS, SEEDS = 3, 8
 
+DESIGN = (
+    *("data", "input_column", "answer_column", "set", "verifier", "metric", "arms", "seeds", "budget", "quick"),
+    *("improver", "improver_set", "generations", "candidates", "train", "gate", "policy", "engine_set"),
+)
+"""Options that are decided when a comparison begins."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="the comparison's folder; one that is there is continued")
@@ -111,6 +117,12 @@ def asked(options: argparse.Namespace) -> Design | None:
     from sia_core.errors import UsageError
 
     if options.plugin is None and options.harness is None:
+        if given := [f"--{name.replace('_', '-')}" for name in DESIGN if getattr(options, name)]:
+            raise UsageError(
+                f"{', '.join(given)}: what is compared is decided once, when a comparison begins. "
+                f"`sia compare {shlex.quote(options.folder)}` alone goes on with the one in that folder; to begin "
+                "another, name its task too (--plugin or --harness) and a new folder"
+            )
         return None
     arms = parse_arms(options.arms) if options.arms else QUICK if options.quick else USUAL
     trains = any("weights" in ARMS[name].levers for name in arms if name in ARMS)

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sia_core.errors import UsageError
+from sia_core.settings import checked
 from sia_llm.models import Prices
 from sia_llm.parents import Rule
 
@@ -53,13 +54,7 @@ class Settings(BaseModel):
         """Read settings; UsageError, with what there is, where one is unknown or out of bounds."""
         if secret := next((name for name in settings if "key" in name or "token" in name.split("_")), None):
             raise UsageError(f"{option} {secret}: keys come from the environment only, and are never recorded")
-        try:
-            return cls.model_validate({"model": model, **settings})
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"])) or "settings"
-            known = ", ".join(cls.model_fields)
-            raise UsageError(f"{option} {where}: {first['msg']}; the settings are {known}") from None
+        return checked(cls, {"model": model, **settings}, option)
 
     @property
     def prices(self) -> Prices | None:

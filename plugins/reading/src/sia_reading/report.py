@@ -47,6 +47,7 @@ def _build(ledger: Ledger) -> dict[str, Any]:
         "task": started["task"],
         "kind": started["kind"],
         "metric": metric,
+        "verifier": started["verifier"],
         "levers": config["plan"]["levers"],
         "improver": config["improver"],
         "seed": config["plan"]["seed"],

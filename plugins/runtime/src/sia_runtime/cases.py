@@ -34,6 +34,9 @@ SHARES: tuple[tuple[Split, float], ...] = (("public", 0.25), ("search", 0.25), (
 
 LEAST = 8
 
+NAMELESS = ("agent", "harness")
+"""Names of folders that say nothing: such a task is named after the folder that holds it."""
+
 
 class Answer(RootModel[Any]):
     """Any JSON value; the verifier compares it."""
@@ -103,6 +106,11 @@ def _copy(cases: Sequence[Case]) -> bytes:
     return "\n".join([*lines, ""]).encode()
 
 
+def _name(folder: Path) -> str:
+    """The task's name, after the agent's folder."""
+    return folder.parent.name or folder.name if folder.name in NAMELESS else folder.name
+
+
 class Cases:
     """A ``solve`` task made of a harness's folder and a file of cases, split by seed and content.
 
@@ -128,7 +136,7 @@ class Cases:
         self.metric = metric_of(metric)
         self.failure_reward = worst(self.metric)
         self._data, self._folder, self._seed = Path(data).resolve(), Path(harness), seed
-        self.name = self._folder.resolve().name
+        self.name = _name(self._folder.resolve())
         self._cases = read_cases(self._data, Columns(input_column, answer_column))
         limit = time_limit(seconds, f"--set seconds={seconds}")
         self.limits = Limits(setup_seconds=10 * limit, solve_seconds=limit)

@@ -23,6 +23,7 @@ from torch import Tensor
 from sia_core.agreement import mean_gap
 from sia_core.errors import ModelError, SiaError, TrainingError, UsageError
 from sia_core.learning import Batch, Datum, Request, Sampled, Trace
+from sia_core.settings import checked
 from sia_llm.models import REFUSED
 from sia_tinker.settings import Settings
 from sia_tinker.tokens import Tokens
@@ -239,7 +240,7 @@ def open_engine(**settings: Any) -> Tinker:
     """The factory of the offer ``tinker``, which takes :class:`sia_tinker.settings.Settings`' fields."""
     from tinker import ServiceClient
 
-    told = Settings(**settings)
+    told = checked(Settings, settings, "--engine-set")
     if not os.environ.get(KEY):
         raise UsageError(f"the engine tinker needs a key in the environment: {KEY} (for a server of your own, tml-any)")
     with _sorted():

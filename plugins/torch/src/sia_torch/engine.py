@@ -23,6 +23,7 @@ from torch.nn import functional
 from sia_core.agreement import mean_gap
 from sia_core.errors import TrainingError, UsageError
 from sia_core.learning import Batch, Datum, Request, Sampled, Trace
+from sia_core.settings import checked
 from sia_torch import memory, store
 from sia_torch.adapter import Map
 from sia_torch.constrain import Constraints
@@ -42,8 +43,8 @@ class Torch:
     can: ClassVar[frozenset[str]] = frozenset({"train", "values", "reference", "custom_loss", "constrain"})
 
     def __init__(self, **settings: Any) -> None:
-        checked, held = Settings(**settings), memory.resident()
-        self._take(build(checked), checked, held)
+        told, held = checked(Settings, settings, "--engine-set"), memory.resident()
+        self._take(build(told), told, held)
 
     @classmethod
     def of(cls, policy: Policy, settings: Settings) -> Torch:

@@ -64,6 +64,6 @@ class Figures:
 
 
 def _update(key: str) -> str:
-    """A weight update by the numbers that people see: generations and their candidates begin at 1."""
+    """A weight update by the numbers of the report, where candidate 0.1 is the second of the first generation."""
     _, generation, _, candidate = key.split("/")
-    return f"generation-{int(generation) + 1}" + (f"-candidate-{int(candidate) + 1}" if int(candidate) else "")
+    return f"generation-{generation}" + (f"-candidate-{candidate}" if int(candidate) else "")

@@ -21,6 +21,7 @@ from sia_core.agreement import mean_gap
 from sia_core.errors import ModelError, SiaError, TrainingError, UsageError
 from sia_core.learning import Datum, Engine, Request, Sampled, Tokens, Trace
 from sia_core.plugins import Plugins
+from sia_core.settings import checked
 from sia_vllm.server import Server
 from sia_vllm.settings import Settings
 
@@ -184,7 +185,7 @@ class Vllm:
 
 def open_engine(**settings: Any) -> Vllm:
     """The factory of the offer ``vllm``, which takes :class:`sia_vllm.settings.Settings`' fields and the trainer's."""
-    told = Settings(**settings)
+    told = checked(Settings, settings, "--engine-set")
     trainer: Engine = Plugins.discover().create("engine", told.trainer, **told.for_trainer)
     return Vllm(trainer, told)
 
