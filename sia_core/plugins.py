@@ -138,9 +138,7 @@ class Plugins:
             raise
         except TypeError as error:
             if error.__traceback__ and error.__traceback__.tb_next is None:
-                raise PluginError(
-                    f"{label} does not take these settings: {_untaken(error)}. {_accepted(factory)}"
-                ) from error
+                raise PluginError(f"{label} does not take these settings: {error}. {_accepted(factory)}") from error
             raise PluginError(f"{label} failed to start: {_what(error)}") from error
         except (Exception, SystemExit) as error:
             raise PluginError(f"{label} failed to start: {_what(error)}") from error
@@ -235,19 +233,10 @@ def _normal(name: str) -> str:
 
 
 def _what(error: BaseException) -> str:
-    if type(error).__name__ == "ValidationError" and type(error).__module__.startswith("pydantic"):
-        from sia_core.settings import faults
-
-        return faults(error)  # type: ignore[arg-type]
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     from sia_core.advice import advice  # only where something is wrong
 
     return "".join([what, *advice("import", error)])
-
-
-def _untaken(error: TypeError) -> str:
-    """Why a factory does not take its settings, without its Python name."""
-    return re.sub(r"^\S+\(\) got an unexpected keyword argument '(\w+)'.*", r"there is no '\1'", str(error))
 
 
 def _accepted(factory: Callable[..., Any]) -> str:
@@ -256,8 +245,7 @@ def _accepted(factory: Callable[..., Any]) -> str:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):
         return "See its documentation for those that it takes."
-    named = (each for each in parameters if each.kind is not each.POSITIONAL_ONLY and each.name != "plugins")
-    taken = [str(each.replace(annotation=each.empty)) for each in named]
+    taken = [str(each.replace(annotation=each.empty)) for each in parameters if each.kind is not each.POSITIONAL_ONLY]
     return f"It takes: {', '.join(taken)}." if taken else "It takes none."
 
 

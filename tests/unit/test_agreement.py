@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sia_core.agreement import mean_gap
 from sia_core.errors import TrainingError
+from sia_runtime.agreement import mean_gap
 
 
 def test_a_large_gap_on_one_token_is_rounding() -> None:

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from sia_core.errors import UsageError
-from sia_core.settings import checked
+from sia_runtime.settings import checked
 
 
 class Settings(BaseModel):

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sia_core.settings import checked
+from sia_runtime.settings import checked
 
 LARGEST = 86400
 """Seconds that Modal lets a function run."""

@@ -8,6 +8,7 @@ _SANDBOXES = "sia_runtime.sandbox.contract"
 
 MOVED = {
     "sia_core.adapters": "sia_adapters",
+    "sia_core.agreement": "sia_runtime.agreement",
     "sia_core.api": "sia_cli.api",
     "sia_core.agentic": "sia_llm",
     "sia_core.cases": "sia_runtime.cases",

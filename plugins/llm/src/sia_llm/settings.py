@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sia_core.errors import UsageError
-from sia_core.settings import checked
 from sia_llm.models import Prices
 from sia_llm.parents import Rule
+from sia_runtime.settings import checked
 
 
 class Settings(BaseModel):

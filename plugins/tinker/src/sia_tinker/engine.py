@@ -20,11 +20,11 @@ import torch
 from tinker import TinkerError, types
 from torch import Tensor
 
-from sia_core.agreement import mean_gap
 from sia_core.errors import ModelError, SiaError, TrainingError, UsageError
 from sia_core.learning import Batch, Datum, Request, Sampled, Trace
-from sia_core.settings import checked
 from sia_llm.models import REFUSED
+from sia_runtime.agreement import mean_gap
+from sia_runtime.settings import checked
 from sia_tinker.settings import Settings
 from sia_tinker.tokens import Tokens
 

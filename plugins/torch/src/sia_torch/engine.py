@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sia_core.agreement import mean_gap
 from sia_core.errors import TrainingError, UsageError
 from sia_core.learning import Batch, Datum, Request, Sampled, Trace
-from sia_core.settings import checked
+from sia_runtime.agreement import mean_gap
+from sia_runtime.settings import checked
 from sia_torch import memory, store
 from sia_torch.adapter import Map
 from sia_torch.constrain import Constraints

@@ -17,11 +17,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from sia_core.agreement import mean_gap
 from sia_core.errors import ModelError, SiaError, TrainingError, UsageError
 from sia_core.learning import Datum, Engine, Request, Sampled, Tokens, Trace
 from sia_core.plugins import Plugins
-from sia_core.settings import checked
+from sia_runtime.agreement import mean_gap
+from sia_runtime.settings import checked
 from sia_vllm.server import Server
 from sia_vllm.settings import Settings
 
