@@ -19,7 +19,7 @@ from sia_core.run.candidate import make_agent
 from sia_core.run.ledger import Ledger
 from sia_core.run.record import RunRecord
 from sia_core.run.run_view import Checked
-from sia_core.types import Metric
+from sia_core.types import Limits, Metric
 from sia_llm import prompts
 from sia_llm.check_report import shown
 from sia_llm.models import Ask, Reply, Usage
@@ -348,6 +348,49 @@ def test_a_long_file_is_written_in_parts_and_a_file_is_reverted_and_compared(tmp
     text = world.told(2)
     assert "+part 0\n+part 1" in text
     assert text.endswith("your working copy is as it began")
+
+
+def test_failures_say_what_was_right_and_go_on_where_they_ended(tmp_path: Path) -> None:
+    looks = [use("failures"), use("failures", skip=40)]
+    world = World(tmp_path, [FINISH], looks, [STOP])
+    world.run()
+    text = world.told(2)
+    right = sum(each["reward"] == 1 for each in _searched(tmp_path))
+    assert f"Of 200: {right} right; {200 - right} answered but wrong." in text
+    assert f"{160 - right} more; skip=40 shows the next" in text
+    first, second = (row["text"] for row in world.provider.asked[2].messages[-1]["results"])
+    assert not set(first.splitlines()[2:-2]) & set(second.splitlines()[2:-2])
+
+
+def _searched(folder: Path) -> list[dict[str, Any]]:
+    with Ledger.read(folder) as ledger:
+        agent = harness(0.2).digest[:12]
+        return [each.to_json() for each in RunRecord(ledger).rollouts("search", agent)]
+
+
+def test_a_run_that_trains_nothing_is_told_nothing_of_training(tmp_path: Path) -> None:
+    world = World(tmp_path, [FINISH], [STOP])
+    world.run()
+    asked = world.provider.asked[1]
+    decide = next(tool for tool in asked.tools if tool.name == "decide")
+    assert "weights" not in str(decide.schema)
+    assert "grpo" not in str(asked.system)
+
+
+def test_what_a_model_may_rely_on_is_told_with_its_real_figures() -> None:
+    told = prompts.system("b", Metric("m", bounds=None), harness(0.2), limits=Limits(solve_seconds=7, processes=9))[1]
+    assert "`solve` 7 s an instance" in told
+    assert "9 processes" in told
+    unbounded = prompts.decide(evidence(metric=Metric("m", bounds=None), smallest_gain=0.795), [], "")
+    assert "by any amount, is above the share that it loses by 0.795 or more" in unbounded
+
+
+def test_statistics_of_continuous_rewards_claim_no_successes() -> None:
+    rollouts = [Rollout(f"search-{at}", "ok", at / 30, answer="1") for at in range(30)]
+    agent = replace(view(), search=summarise(rollouts, 0.0), exploration=None)
+    told = prompts.decide(evidence(agents={"one": agent}), [], "")
+    assert "30 rollouts of 30 instances, mean 0.4833; deviation" in told
+    assert "success_rate" not in told
 
 
 # Decisions with the weight lever.

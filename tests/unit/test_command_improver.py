@@ -73,7 +73,7 @@ def test_a_program_edits_a_working_copy_checks_it_and_stops(tmp_path: Path) -> N
     assert report["agent"]["harness"] == harness(0.7).digest
     assert report["stopped"] == "enough"
     told = world.log.read_text()
-    assert "It runs." in told
+    assert "It runs: 10 of 10 answers are valid." in told
     assert "decision.json can be used" in told
     assert "no working copy 'nothing'; there are working-1, working-2" in told
 

@@ -16,11 +16,13 @@ from sia_llm.toolbox import SHOWN, Arguments, Offered, ToolError, offer
 
 ROWS = 40
 PART = 4_000
+_OWN = "written by an improver earlier"
 
 
 class Failures(Arguments):
     agent: str = Field(default="", description="an agent's id; the incumbent's, if empty")
     outcome: str = Field(default="", description="only this class, such as ok (answered, but wrong) or timeout")
+    skip: int = Field(default=0, ge=0, description="as many of the worst were read already")
 
 
 class Trajectory(Arguments):
@@ -77,10 +79,12 @@ class Archive:
         classes = Counter(each.outcome for each in failed)
         chosen = [each for each in failed if asked.outcome in ("", each.outcome)]
         chosen.sort(key=lambda each: (each.reward, each.instance))
-        head = ", ".join(f"{count} {outcome}" for outcome, count in classes.most_common()) or "none"
-        rows = [self._row(each) for each in chosen[:ROWS]]
-        more = f"\n{len(chosen) - ROWS} more of them are not shown" if len(chosen) > ROWS else ""
-        return f"Of {len(rollouts)}: {head}.\n{fenced(chr(10).join(rows), 'failures', SHOWN)}{more}"
+        part = chosen[asked.skip : asked.skip + ROWS]
+        rows = [self._row(each) for each in part]
+        left = len(chosen) - asked.skip - len(part)
+        more = f"\n{left} more; skip={asked.skip + len(part)} shows the next" if left > 0 else ""
+        head = _counted(rollouts, best, classes)
+        return f"{head}\n{fenced(chr(10).join(rows), 'failures', SHOWN)}{more}"
 
     def _row(self, each: Rollout) -> str:
         said = excerpt(" ".join(part for part in (each.feedback, each.message) if part), 160)
@@ -99,6 +103,7 @@ class Archive:
         texts = {
             "input": _json(dict(instance.input)),
             "answer": rollout.answer,
+            "metrics": _json(dict(rollout.metrics)) if rollout.metrics else "",
             "what the verifier said": rollout.feedback,
             "message": rollout.message,
             "log": rollout.log,
@@ -118,16 +123,28 @@ class Archive:
         parts = [
             f"{trial.lever} {trial.name} on agent {trial.parent}: {trial.outcome}; predicted {trial.predicted:+.4f}, "
             f"measured on search {measured(trial)}",
-            fenced(decided["reason"], "the reason given then", PART),
-            fenced(prediction["where"], "where it was to help", PART),
+            fenced(decided["reason"], "the reason given then", PART, by=_OWN),
+            fenced(prediction["where"], "where it was to help", PART, by=_OWN),
         ]
         if trial.why:
-            parts.append(fenced(trial.why, "what came of it", PART))
+            parts.append(fenced(trial.why, "what came of it", PART, by="by SIA or the agent under test"))
         if decided["diff"]:
-            parts.append(fenced(decided["diff"], "diff", SHOWN // 2))
+            parts.append(fenced(decided["diff"], "diff", SHOWN // 2, by=_OWN))
         if trial.agent:
             parts.append(_changes(self._run.rollouts(trial.parent), self._run.rollouts(trial.agent)))
         return "\n".join(parts)
+
+
+def _counted(rollouts: Sequence[Rollout], best: float, classes: Counter[str]) -> str:
+    """How many rollouts earned the most there is among them, and how the others ended."""
+    ended = dict(classes.most_common())
+    wrong, rest = ended.pop("ok", 0), [f"{count} ended as {outcome}" for outcome, count in ended.items()]
+    right = len(rollouts) - sum(classes.values())
+    if len({each.reward for each in rollouts}) <= 2:
+        parts = [f"{right} right", *([f"{wrong} answered but wrong"] if wrong else []), *rest]
+    else:
+        parts = [f"{right} earned the most, {best:g}", *([f"{wrong} answered and earned less"] if wrong else []), *rest]
+    return f"Of {len(rollouts)}: {'; '.join(parts)}."
 
 
 def measured(trial: Trial) -> str:

@@ -22,13 +22,13 @@ from sia_llm.conversation import Conversation, Declined, Ending, GivenUpOn
 from sia_llm.experiments import Experiments
 from sia_llm.models import Ask, Patience, Provider, told
 from sia_llm.parents import DEFAULT, Rule, beside, dealt, parents
-from sia_llm.proposal import Decided, Proposal, Proposals
+from sia_llm.proposal import Decided, Proposals
 from sia_llm.recorded import Recorded
 from sia_llm.settings import Settings
 from sia_llm.side_by_side import Proposing, SideBySide
 from sia_llm.toolbox import Arguments, ToolError
 from sia_llm.workbench import Workbench
-from sia_llm.workshop import Workshop, public_files
+from sia_llm.workshop import Workshop, public_listing
 
 
 class Finish(Arguments):
@@ -67,8 +67,11 @@ class ModelImprover:
             return workshop.tree
 
         ending = Ending("finish", "Your working copy is to be the first harness.", Finish, finished)
-        told_first = prompts.draft(public_files(task.public))
-        system = prompts.system(task.brief, task.metric, task.seed, evaluations=self._needed().run.evaluations)
+        told_first = prompts.draft(public_listing(task.public))
+        run = self._needed().run
+        system = prompts.system(
+            task.brief, task.metric, task.seed, evaluations=run.evaluations, limits=run.limits, trains=False
+        )
         ask = self._ask(self.settings.draft_model or self.settings.model, system, told_first)
         bench = self._needed()
         purpose = bench.begin(DRAFT)
@@ -127,10 +130,15 @@ class ModelImprover:
         run = bench.run
         workshop = Workshop(run, evidence.agents, begins)
         proposals = Proposals(evidence, workshop)
-        ending = Ending("decide", "What to change next. This ends the conversation.", Proposal, proposals.decided)
+        ending = Ending(
+            "decide", "What to change next. This ends the conversation.", proposals.takes, proposals.decided
+        )
         first = prompts.first_agent(evidence).files
-        system = prompts.system(evidence.brief, evidence.metric, first, evaluations=run.evaluations)
-        ask = self._ask(self.settings.model, system, prompts.decide(evidence, public_files(run.public), told_start))
+        trains = "weights" in evidence.levers
+        system = prompts.system(
+            evidence.brief, evidence.metric, first, evaluations=run.evaluations, limits=run.limits, trains=trains
+        )
+        ask = self._ask(self.settings.model, system, prompts.decide(evidence, public_listing(run.public), told_start))
         experiments = Experiments(run, purpose, workshop)
         offered = [*Archive(run, evidence).offered, *workshop.offered, *experiments.offered, *proposals.offered]
         talk = Conversation(bench.calls, purpose, ask, offered, ending, self.settings.replies)

@@ -64,6 +64,12 @@ class Proposal(Arguments):
     changes: list[Change] = Field(description="beside what you set aside, if you did")
 
 
+class HarnessProposal(Arguments):
+    changes: list[Annotated[HarnessChange | End, Field(discriminator="lever")]] = Field(
+        description="beside what you set aside, if you did"
+    )
+
+
 class Proposals:
     """One conversation's decisions: candidates set aside one after the other, and its final proposal."""
 
@@ -79,7 +85,12 @@ class Proposals:
         another. It is checked first, unless it was since its last edit."""
         return [offer("set_aside", about, Candidate, self._set_aside)]
 
-    def decided(self, proposal: Proposal) -> list[Decided]:
+    @property
+    def takes(self) -> type[Proposal] | type[HarnessProposal]:
+        """A proposal in this run: of a lever that it does not pull nothing need be read."""
+        return Proposal if "weights" in self._evidence.levers else HarnessProposal
+
+    def decided(self, proposal: Proposal | HarnessProposal) -> list[Decided]:
         """The run's decisions; ToolError, for the model to read, where one would only be refused."""
         levers = [change.lever for change in proposal.changes]
         if "stop" in levers and (len(levers) > 1 or self.aside):

@@ -250,7 +250,7 @@ class Workshop:
             raise ToolError(f"no file {look.path!r}; ctx.public holds {', '.join(files) or 'nothing'}")
         with (self.run.public / look.path).open(encoding="utf-8", errors="replace") as file:
             wanted = [line for number, line in enumerate(file, 1) if 0 <= number - look.first_line < look.lines]
-        return fenced("".join(wanted), f"{look.path} from line {look.first_line}", SHOWN)
+        return fenced("".join(wanted), f"{look.path} from line {look.first_line}", SHOWN, by="the task's public data")
 
     def _check(self, asked: Check) -> str:
         if self._checks >= CHECKS:
@@ -288,6 +288,15 @@ def public_files(folder: Path) -> list[str]:
     """Relative paths of the public folder's files."""
     plain = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return sorted(path.relative_to(folder).as_posix() for path in plain)
+
+
+def public_listing(folder: Path) -> list[str]:
+    """The public folder's files, each with its size and its lines."""
+    rows = []
+    for path in public_files(folder):
+        content = (folder / path).read_bytes()
+        rows.append(f"{path} ({len(content):,} bytes, {len(content.splitlines()):,} lines)")
+    return rows
 
 
 def code(tree: HarnessTree, limit: int = SHOWN) -> str:

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import cache
 from importlib.resources import files
 from statistics import fmean
 from string import Template
 
-from sia_core.evidence import AgentView, AlgorithmView, Evidence, Trial, excerpt
+from sia_core.evidence import AgentView, AlgorithmView, Evidence, RewardStats, Trial, excerpt
 from sia_core.harness import HarnessTree
-from sia_core.types import Metric
+from sia_core.types import Limits, Metric
 from sia_llm.archive import measured
 from sia_llm.parents import WHY, Rule
 from sia_llm.quoting import fenced
 from sia_llm.workshop import code
-from sia_weights.selection import as_text
+from sia_weights.selection import as_text, verdict
 
 AGENTS = 16
 PUBLIC = 30
@@ -34,13 +33,35 @@ _TURNED = {
 LINE = 300
 
 
-def system(brief: str, metric: Metric, seed: HarnessTree, *, evaluations: int = 0) -> tuple[str, ...]:
-    """The system prompt, in parts; with ``evaluations`` a rollout, that of a search for the best answer."""
+def system(
+    brief: str,
+    metric: Metric,
+    seed: HarnessTree,
+    *,
+    evaluations: int = 0,
+    limits: Limits | None = None,
+    trains: bool = True,
+) -> tuple[str, ...]:
+    """The system prompt, in parts; with ``evaluations`` a rollout, that of a search for the best answer.
+
+    Where nothing is trained, the table of algorithms is left out.
+    """
+    bounds = limits or Limits()
     unit = f" in {metric.unit}" if metric.unit else ""
     about = {"brief": brief, "metric": metric.name + unit, "direction": metric.direction + _TURNED[metric.direction]}
     search = "\n" + _filled("discover", evaluations=str(evaluations)) if evaluations else ""
-    task = _filled("task", **about, code=code(seed)) + search
-    return (_text("rules") + "\n" + _filled("table", table=as_text()), task)
+    task = _filled("task", **about, code=code(seed), limits=_limits(bounds)) + search
+    table = "\n" + _filled("table", table=as_text()) if trains else ""
+    return (_text("rules") + table, task)
+
+
+def _limits(limits: Limits) -> str:
+    """What one rollout, and a set-up, may take."""
+    gigabytes = f"{limits.memory_bytes / 2**30:g} GiB a process, {limits.total_memory_bytes / 2**30:g} GiB together"
+    return (
+        f"`setup` has {limits.setup_seconds:g} s, `solve` {limits.solve_seconds:g} s an instance; memory {gigabytes}; "
+        f"{limits.processes} processes; an answer of {limits.answer_bytes:,} bytes"
+    )
 
 
 def draft(public: Sequence[str]) -> str:
@@ -68,8 +89,7 @@ def decide(evidence: Evidence, public: Sequence[str], begins: str) -> str:
         candidates=str(evidence.candidates),
         begins=begins,
         levers=", ".join(evidence.levers),
-        smallest_gain=f"{evidence.smallest_gain:.3f}"
-        + ("" if evidence.metric.bounds else " (of instances won, less those lost, as nothing bounds the reward)"),
+        gate=_gate(evidence),
         budget=_budget(evidence),
         public=_public(public),
         agents=_agents(evidence),
@@ -78,6 +98,17 @@ def decide(evidence: Evidence, public: Sequence[str], begins: str) -> str:
         weights=_weights(evidence),
         trials=_trials(evidence.trials),
     )
+
+
+def _gate(evidence: Evidence) -> str:
+    """What a candidate has to reach."""
+    least = evidence.smallest_gain
+    if evidence.metric.bounds is None:
+        return (
+            "Nothing bounds the reward, so the gate counts instances: a candidate is promoted most often where the "
+            f"share that it wins, by any amount, is above the share that it loses by {least:.3f} or more"
+        )
+    return f"The gate sees a gain of {least:.3f} or more with 80% power; a smaller one is most often not promoted"
 
 
 def _budget(evidence: Evidence) -> str:
@@ -112,7 +143,25 @@ def _agents(evidence: Evidence) -> str:
 def _stats(agent: AgentView) -> str:
     if agent.search is None:
         return "It was not rolled out."
-    return _facts(asdict(agent.search.stats))
+    return _rewards(agent.search.stats)
+
+
+def _rewards(stats: RewardStats) -> str:
+    """Statistics in words; of how many rollouts earned the most, only where that is a success."""
+    parts = [f"{stats.rollouts} rollouts of {stats.instances} instances, mean {stats.mean:.4f}"]
+    if stats.binary:
+        parts.append(f"{stats.success_rate:.1%} right")
+    else:
+        parts.append(f"deviation {stats.deviation:.4f}, {stats.density:.1%} earned something else than a failure")
+    if stats.flat_groups is not None:
+        parts.append(
+            f"groups of {stats.group_size:g}: in {stats.flat_groups:.1%} all earned the same, and in "
+            f"{stats.silent_groups:.1%} none earned more than a failure (pass@{stats.group_size:g} is "
+            f"{1 - stats.silent_groups:.1%})"
+        )
+    if stats.kl_to_base is not None:
+        parts.append(f"KL to the base {stats.kl_to_base:.4f} nats a token")
+    return "; ".join(parts) + "."
 
 
 def _failures(agent: AgentView) -> str:
@@ -124,15 +173,20 @@ def _failures(agent: AgentView) -> str:
 
 
 def _weights(evidence: Evidence) -> str:
-    if evidence.weights is None:
-        return "This run has no policy to train."
+    if "weights" not in evidence.levers or evidence.weights is None:
+        return "This run trains no policy."
     if evidence.weights.refused:
         return f"It cannot be pulled: {evidence.weights.refused}."
     incumbent = evidence.agents[evidence.incumbent]
     if incumbent.exploration is None:
         return "The incumbent was not explored."
-    found = [f"Groups of rollouts at the training temperature: {_facts(asdict(incumbent.exploration))}"]
-    found += [as_text(incumbent.exploration)]
+    found = [f"Groups of rollouts at the training temperature: {_rewards(incumbent.exploration)}"]
+    holds = verdict(incumbent.exploration, [each.name for each in evidence.algorithms])
+    found += [f"By the selection table: {holds}."] if holds else []
+    found.append(
+        "Updates learn from search instances outside of the sample, so the estimates of trained agents are none of "
+        "instances that they learned from."
+    )
     found += [_algorithm(each, evidence.incumbent) for each in evidence.algorithms]
     return "\n\n".join(found)
 
@@ -163,7 +217,14 @@ def _trials(trials: Sequence[Trial]) -> str:
             f"{trial.predicted:+.4f} | {measured(trial)} | {trial.outcome} | {trial.against or '-'} |"
         )
         if trial.outcome in ("failed", "refused"):
-            whys.append(fenced(trial.why, f"why {trial.generation}.{place} was {trial.outcome}", LINE))
+            whys.append(
+                fenced(
+                    trial.why,
+                    f"why {trial.generation}.{place} was {trial.outcome}",
+                    LINE,
+                    by="by SIA or the agent under test",
+                )
+            )
     return "\n".join([*lines, _calibration(trials), *whys])
 
 
@@ -177,11 +238,6 @@ def _calibration(trials: Sequence[Trial]) -> str:
         f"Over {len(pairs)} that were measured: predicted {fmean(each for each, _ in pairs):+.4f} on average, "
         f"measured {fmean(each for _, each in pairs):+.4f}, off by {off:.4f}."
     )
-
-
-def _facts(facts: dict[str, object]) -> str:
-    told = {name: round(value, 4) if isinstance(value, float) else value for name, value in facts.items()}
-    return ", ".join(f"{name} {value}" for name, value in told.items() if value is not None) + "."
 
 
 def _public(public: Sequence[str]) -> str:
