@@ -64,6 +64,15 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path: Path, monkeypat
     assert (tmp_path / "best-agent" / "run.py").is_file()
 
 
+def test_each_message_of_the_troubleshooting_page_is_in_the_code() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^### `(.+)`$", page, re.MULTILINE)
+    sources = [*(ROOT / "sia_core").rglob("*.py"), *ROOT.glob("plugins/*/src/**/*.py")]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    assert len(messages) > 10
+    assert not [part for message in messages for part in message.split("...") if part not in code]
+
+
 def test_the_plugin_of_the_readme_offers_what_it_says() -> None:
     (source,) = (text for text in blocks("python") if "hookimpl" in text)
     module: dict[str, object] = {}

@@ -117,7 +117,7 @@ def triaged(triage: Mapping[str, int]) -> str:
             f"of {lost + triage['compared']} candidates {triage['refused']} were refused, {triage['failed']} failed, "
             f"{triage.get('screened', 0)} were not better than the incumbent on search"
         )
-    return f"Triage: {'; '.join(told)}." if told else ""
+    return f"Dropped early: {'; '.join(told)}." if told else ""
 
 
 def levels(used: Mapping[str, Any]) -> str:
@@ -166,7 +166,8 @@ def _print_sealed(report: Mapping[str, Any], out: Console) -> None:
     sealed, metric = report["sealed"], report["metric"]
     if not sealed:
         return
-    about = f", on {sealed['final']['n']} instances that nothing in the loop saw, 95% intervals:"
+    gap = "; the gap is gate less sealed" if "gap" in sealed["final"] else ""
+    about = f", on {sealed['final']['n']} instances that nothing in the loop saw, 95% intervals{gap}:"
     out.print(plain((f"Sealed {metric['name']}", "bold"), about))
     discovers = report.get("kind") == "discover"
     first, final = ("first agent's answer", "best answer") if discovers else ("initial agent", "final agent")
