@@ -41,7 +41,7 @@ SEAL = "seal"
 CALLS = "calls/"
 """Paid calls of language models: intents, failures and replies."""
 
-_GIVEN_UP, _ENDED, _CHOSEN = f"{CALLS}given-up/", f"{CALLS}ended/", f"{CALLS}chosen/"
+_GIVEN_UP, _ENDED, _PROPOSERS = f"{CALLS}given-up/", f"{CALLS}ended/", f"{CALLS}proposers/"
 _APPROVAL = "approval/"
 _ASKED, _ANSWERED = f"{_APPROVAL}asked/", f"{_APPROVAL}said/"
 
@@ -161,9 +161,9 @@ def ended(conversation: str) -> str:
     return f"{_ENDED}{conversation}"
 
 
-def chosen(conversation: str) -> str:
-    """The models that propose in place of the one that a conversation of this name would be with."""
-    return f"{_CHOSEN}{conversation}"
+def proposers(index: int) -> str:
+    """The models that were ``asked`` in a generation's conversations, and that ``made`` each of its candidates."""
+    return f"{_PROPOSERS}{generation(index)}"
 
 
 def asked(question: str) -> str:

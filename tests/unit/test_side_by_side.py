@@ -17,6 +17,7 @@ from played_model import FINISH, STOP, Killed, World, rewrite, said, skill, use
 from sia_core.errors import ModelError
 from sia_core.run.ledger import Ledger
 from sia_core.run.loop import Plan
+from sia_core.run.record import RunRecord, proposers
 from sia_llm import side_by_side
 from sia_llm.models import Ask, CallFailed, Prices, Reply, Usage
 from sia_llm.recorded import recording
@@ -280,3 +281,43 @@ def test_a_harness_that_two_of_them_check_is_run_once(tmp_path: Path) -> None:
     report = made.run()
     assert [row["outcome"] for row in report["generations"]] == ["promoted", "refused", "refused", "refused"]
     assert sum(sweep.purpose == "check" and sweep.harness == harness(0.9).digest for sweep in made.backend.sweeps) == 1
+
+
+# Which model each is with.
+
+
+def proposed(folder: Path, generation: int = 0) -> dict[str, list[str]]:
+    with Ledger.read(folder) as ledger:
+        found: dict[str, list[str]] = RunRecord(ledger).get(proposers(generation))
+    return found
+
+
+@pytest.mark.parametrize("choose", ["weights", "ucb"])
+def test_conversations_are_with_the_chosen_models_which_are_the_same_when_resumed_and_replayed(
+    tmp_path: Path, choose: str
+) -> None:
+    more: dict[str, Any] = {"models": "dear,cheap", "choose": choose}
+    whole = world(tmp_path / "whole", **more)
+    report = whole.run()
+    assert {each["model"] for each in report["models"]} == {"a-model", "dear", "cheap"}
+    row = proposed(tmp_path / "whole")
+    assert row["asked"] == row["made"]
+    assert len(row["made"]) == AMONG
+    assert len(proposed(tmp_path / "whole", 1)["asked"]) == AMONG
+
+    def killed(stage: str, number: int, step: int) -> Reply:
+        if (stage, number) == ("1", 2):
+            raise Killed
+        return usual(stage, number, step)
+
+    first = world(tmp_path / "killed", killed, **more)
+    with pytest.raises(Killed):
+        first.run()
+    resumed = world(tmp_path / "killed", **more)
+    assert {**same(resumed.run()), "models": ""} == {**same(report), "models": ""}
+    asked = first.provider.places + resumed.provider.places  # type: ignore[attr-defined]
+    assert {where for where, times in asked.items() if times > 1} == {("1", 2, 0)}
+    assert recorded(tmp_path / "killed") == recorded(tmp_path / "whole")
+    (tmp_path / "recorded.jsonl").write_text(recorded(tmp_path / "whole"))
+    again = world(tmp_path / "again", replay=str(tmp_path / "recorded.jsonl"), **more)
+    assert {**same(again.run()), "models": ""} == {**same(report), "models": ""}

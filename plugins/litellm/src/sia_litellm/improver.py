@@ -25,5 +25,5 @@ class LiteLLM(ModelImprover):
     def check(self) -> None:
         """UsageError without a key, where one is needed, or for a model of nobody."""
         if not self.settings.replay:
-            for each in filter(None, (self.settings.model, self.settings.draft_model)):
+            for each in self.settings.every_model:
                 self._completions.check(each, f"--improver litellm:{each}")

@@ -13,11 +13,12 @@ from sia_core.errors import BudgetExhausted, ModelError, SiaError
 from sia_core.evidence import AgentView, Evidence, TaskView
 from sia_core.harness import HarnessTree
 from sia_core.run.candidate import make_agent
-from sia_core.run.record import DRAFT, decided
+from sia_core.run.record import DRAFT, RunRecord, decided, proposers
 from sia_core.run.run_view import RunView
 from sia_llm import prompts
 from sia_llm.archive import Archive
 from sia_llm.check_report import runs
+from sia_llm.choosing import chosen, drawn
 from sia_llm.conversation import Conversation, Declined, Ending, GivenUpOn
 from sia_llm.experiments import Experiments
 from sia_llm.models import Ask, Patience, Provider, told
@@ -92,10 +93,31 @@ class ModelImprover:
         rule = self.settings.parents or DEFAULT[bench.run.kind]
         begins = parents(rule, evidence, bench.run.rewards)
         among = min(self.settings.parallel, len(begins))
+        models = self._models(evidence, among)
         if among > 1:
-            return self._several(evidence, rule, dealt(begins, among))
+            return self._several(evidence, rule, dealt(begins, among), models)
+        decisions = self._one(evidence, rule, begins, models[0])
+        self._credit(evidence, models, [len(decisions)])
+        return decisions
+
+    def _models(self, evidence: Evidence, count: int) -> list[str]:
+        """The model of each conversation."""
+        settings, run = self.settings, RunRecord(self._needed().run.ledger)
+        if not settings.models:
+            return [settings.model] * count
+        return chosen(settings.choose, settings.models, count, evidence, run)
+
+    def _credit(self, evidence: Evidence, models: Sequence[str], made: Sequence[int]) -> None:
+        """Record which model made which candidate, where there are several models."""
+        if self.settings.models:
+            about = {"asked": list(models), "made": drawn(made, models)}
+            self._needed().run.ledger.step(proposers(evidence.generation), lambda: about)
+
+    def _one(self, evidence: Evidence, rule: Rule, begins: Sequence[AgentView], model: str) -> list[Decided]:
+        """The decisions of one conversation."""
+        bench = self._needed()
         purpose = bench.begin(decided(evidence.generation))
-        talk = self._proposing(bench, purpose, evidence, begins, prompts.start_of(rule, begins))
+        talk = self._proposing(bench, purpose, evidence, begins, prompts.start_of(rule, begins), model)
         try:
             return talk.run()
         except BudgetExhausted as error:
@@ -108,23 +130,33 @@ class ModelImprover:
             bench.give_up(purpose, str(error))
             return _passed(bench.run, evidence, error)
 
-    def _several(self, evidence: Evidence, rule: Rule, shares: Sequence[Sequence[AgentView]]) -> list[Decided]:
+    def _several(
+        self, evidence: Evidence, rule: Rule, shares: Sequence[Sequence[AgentView]], models: Sequence[str]
+    ) -> list[Decided]:
         """The decisions of several conversations at once, each of which starts from its share of the parents."""
         run, generation = self._needed().run, evidence.generation
         seconds = self.settings.conversation_seconds
         side = SideBySide(run, self._provider, self._patience, generation, len(shares), seconds)
         talks = []
-        for seat, begins in zip(side.seats, shares, strict=True):
+        for seat, begins, model in zip(side.seats, shares, models, strict=True):
             told_start = f"{prompts.start_of(rule, begins)} {beside(seat.number, shares)}"
             its = replace(evidence, candidates=len(begins))
-            talks.append(self._proposing(seat.bench, seat.purpose, its, begins, told_start))
+            talks.append(self._proposing(seat.bench, seat.purpose, its, begins, told_start, model))
         try:
-            return side.decided(talks)
+            decisions = side.decided(talks)
         except GivenUpOn as error:
             return _passed(run, evidence, error)
+        self._credit(evidence, models, side.made)
+        return decisions
 
     def _proposing(
-        self, bench: Workbench, purpose: str, evidence: Evidence, begins: Sequence[AgentView], told_start: str
+        self,
+        bench: Workbench,
+        purpose: str,
+        evidence: Evidence,
+        begins: Sequence[AgentView],
+        told_start: str,
+        model: str,
     ) -> Proposing:
         """A conversation that proposes changes of agents."""
         run = bench.run
@@ -138,7 +170,7 @@ class ModelImprover:
         system = prompts.system(
             evidence.brief, evidence.metric, first, evaluations=run.evaluations, limits=run.limits, trains=trains
         )
-        ask = self._ask(self.settings.model, system, prompts.decide(evidence, public_listing(run.public), told_start))
+        ask = self._ask(model, system, prompts.decide(evidence, public_listing(run.public), told_start))
         experiments = Experiments(run, purpose, workshop)
         offered = [*Archive(run, evidence).offered, *workshop.offered, *experiments.offered, *proposals.offered]
         talk = Conversation(bench.calls, purpose, ask, offered, ending, self.settings.replies)

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sia_core.errors import UsageError
+from sia_llm.choosing import Choice, parsed
 from sia_llm.models import Prices
 from sia_llm.parents import Rule
 from sia_runtime.settings import checked
@@ -35,11 +36,23 @@ class Settings(BaseModel):
     cache_read_price: float | None = Field(default=None, ge=0)
     cache_write_price: float | None = Field(default=None, ge=0)
     parents: Rule | None = Field(default=None, description="what a generation starts from; by the kind of task")
+    models: dict[str, float] = Field(default_factory=dict, description="several that propose, with their weights")
+    choose: Choice = Field(default="weights", description="which of them proposes: weights or ucb")
     parallel: int = Field(default=1, ge=1, le=16, description="conversations of a generation at once")
     conversation_seconds: float = Field(
         default=3600.0, gt=0, description="of each of several at once, after which the others go on without it"
     )
     replay: str = ""
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _weighed(cls, given: Any) -> Any:
+        return parsed(given) if isinstance(given, str) else given
+
+    @property
+    def every_model(self) -> list[str]:
+        """Each model that may be asked, once."""
+        return list(dict.fromkeys(filter(None, (self.model, self.draft_model, *self.models))))
 
     @model_validator(mode="after")
     def _prices_come_together(self) -> Settings:

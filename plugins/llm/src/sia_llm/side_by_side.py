@@ -95,6 +95,8 @@ class SideBySide:
     ) -> None:
         self._run, self._seconds = run, seconds
         self.seats: list[Seat] = []
+        self.made: list[int] = []
+        """The decisions that are of each conversation, once all are decided."""
         for number, share in enumerate(run.budget.shares(among)):
             permit = Permit()
             bench = Workbench(run.paid_from(share), provider, patience, permit=permit, sleep=permit.wait)
@@ -151,7 +153,9 @@ class SideBySide:
             if seat.error:
                 kept = "; what it had set aside is tried" if without_repeats(seat.decisions) else ""
                 self._run.notice(f"conversation {seat.number + 1} of {len(self.seats)}: {seat.error}{kept}")
-        return without_repeats([each for seat in useful for each in seat.decisions])
+        decisions = without_repeats([each for seat in useful for each in seat.decisions])
+        self.made = [sum(any(each is one for one in decisions) for each in seat.decisions) for seat in self.seats]
+        return decisions
 
 
 def without_repeats(decisions: Sequence[Decided]) -> list[Decided]:
