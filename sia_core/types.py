@@ -136,10 +136,7 @@ class Improver(Protocol):
         """The first harness; most often ``task.seed``."""
 
     def decide(self, evidence: Evidence) -> Sequence[Decision]:
-        """Decide what to change next. Several decisions are candidates of one generation, each with its parent.
-
-        None at all lets the generation pass; ``Stop`` ends the run.
-        """
+        """Decide what to change next: candidates of one generation, each with its parent. None lets it pass."""
 
 
 @dataclass(frozen=True)

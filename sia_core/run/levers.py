@@ -167,10 +167,7 @@ class Lever(ABC):
         return evidence
 
     def objection(self, decision: Any) -> str:
-        """Why a decision would be refused whatever its parent is, such as wrong settings; empty if it would not.
-
-        An improver that can still mend its decision is told so, where :meth:`plan` would lose it a candidate.
-        """
+        """Why a decision would be refused whatever its parent is, such as wrong settings; empty if it would not."""
         return ""
 
     @abstractmethod

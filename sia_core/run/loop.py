@@ -93,8 +93,6 @@ class Loop:
 
     def generation(self, index: int) -> str:
         """One generation, steps 1 to 6 of the design. Returns why the run should stop, or an empty string.
-
-        One without any decision passes, and the next begins.
         Steps 1 to 3, rolling the parents out on the search sample, were done when each entered the archive.
         """
         if self.parts.budget.left("seconds") <= 0:

@@ -19,20 +19,16 @@ from typing import Any, Protocol, runtime_checkable
 from sia_core.decision import Change
 from sia_core.evidence import Rollout
 from sia_core.harness import HarnessTree
-from sia_core.run import record
 from sia_core.run.allowance import Allowance
 from sia_core.run.budget import Budget, Cost
 from sia_core.run.parts import Parts
 from sia_core.run.plan import Samples
 from sia_core.run.record import RunRecord, verified
 from sia_core.run.rollouts import GivenUp, Sweep
-from sia_core.types import Instance, Kind, Limits
+from sia_core.types import Instance, Kind
 
 CHECKED = 10
 """Search instances that a check of a harness runs."""
-
-EXPERIMENT_SECONDS = 120.0
-"""The time that an improver's code may run."""
 
 SHARE = 10
 """A check may use this part of the tokens that are left."""
@@ -75,10 +71,11 @@ class RunView:
 
     def __init__(self, parts: Parts, samples: Samples) -> None:
         self._parts, self._samples = parts, samples
-        self.ledger, self.budget = parts.ledger, parts.budget
+        self.ledger, self.budget, self.trees = parts.ledger, parts.budget, parts.trees
+        self.sample, self.evaluations = samples.search, samples.evaluations
+        self.limits, self.job = parts.task.limits, parts.rollouts.job
         self._record = RunRecord(parts.ledger)
         self._checking: dict[str, Lock] = {}
-        self._experimenting: set[str] = set()
 
     def paid_from(self, budget: Budget) -> RunView:
         """The same view, whose checks are paid from another budget."""
@@ -105,11 +102,6 @@ class RunView:
         """The search instances by id."""
         return {each.id: each for each in self._parts.task.instances("search")}
 
-    @property
-    def evaluations(self) -> int:
-        """The answers that a rollout may have evaluated, in a task to ``discover``; else 0."""
-        return self._samples.evaluations
-
     def objection(self, decision: Change) -> str:
         """Why a decision would be refused whatever its parent is; empty if it would not."""
         lever = self._parts.levers.get(decision.lever)
@@ -123,51 +115,8 @@ class RunView:
         """An agent's rewards on the search sample, by instance."""
         return {each.instance: each.reward for each in self.rollouts(agent)}
 
-    @property
-    def sample(self) -> tuple[str, ...]:
-        """The search sample, on which agents are estimated, in a random order."""
-        return self._samples.search
-
-    @property
-    def limits(self) -> Limits:
-        """The limits of a harness."""
-        return self._parts.task.limits
-
-    def run_code(self, place: str, code: str, tree: HarnessTree) -> Mapping[str, Any]:
-        """Run Python code in the sandbox, beside a harness's files, with the public files and no instance.
-
-        It has ``EXPERIMENT_SECONDS`` and counts as a rollout; BudgetExhausted where that does not fit. The result
-        says how it ``ended`` (``ok``, ``raised``, or a failure's class), its ``seconds``, what it ``printed``, and
-        a ``message``. Code that was run before, beside the same files, is not run again. Experiments of one
-        ``place`` share a sandbox, until :meth:`end_experiments`.
-        """
-        name = self._parts.trees.put(tree)
-        digest = hashlib.sha256(f"{name} {code}".encode()).hexdigest()[:24]
-        payload = {"place": place, "code": code, "copy": {"harness": name}, "seconds": EXPERIMENT_SECONDS}
-
-        def work() -> Any:
-            self._experimenting.add(place)
-            return self._parts.rollouts.job("sia_runtime.worker.experiment:run_code", payload)
-
-        once = {"rollouts": 1.0}
-        self.budget.reserve(**once)
-        try:
-            result: Mapping[str, Any] = self.ledger.step(record.experiment(digest), work)
-        finally:
-            self.budget.settle(once, once)
-        return result
-
-    def end_experiments(self, place: str) -> None:
-        """End the sandbox in which a place's experiments ran, if any did."""
-        if place in self._experimenting:
-            self._experimenting.remove(place)
-            self._parts.rollouts.job("sia_runtime.worker.experiment:end", {"place": place})
-
     def check(self, tree: HarnessTree, adapter: str | None, chosen: Sequence[str] = ()) -> Checked:
-        """Run a harness in the sandbox on ``chosen`` search instances, or the sample's first few.
-
-        BudgetExhausted where that does not fit.
-        """
+        """Run a harness in the sandbox on ``chosen`` search instances, or a few; BudgetExhausted where none fits."""
         parts = self._parts
         name = parts.trees.put(tree)
         instances = tuple(chosen) or self._samples.search[:CHECKED]

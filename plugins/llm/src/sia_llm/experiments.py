@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import Field
 
-from sia_core.run.run_view import EXPERIMENT_SECONDS, RunView
+from sia_core.run import record
+from sia_core.run.run_view import RunView
 from sia_llm.check_report import seconds
 from sia_llm.quoting import fenced
 from sia_llm.toolbox import SHOWN, Arguments, Offered, ToolError, offer
 from sia_llm.workshop import Workshop
+
+EXPERIMENT_SECONDS = 120.0
+"""The time that the code of one may run."""
 
 RUNS = 30
 """Experiments that one conversation may run."""
@@ -34,7 +39,7 @@ class Experiments:
 
     def __init__(self, run: RunView, place: str, workshop: Workshop) -> None:
         self._run, self._place, self._workshop = run, place, workshop
-        self._runs = 0
+        self._runs, self._began = 0, False
 
     def __enter__(self) -> Experiments:
         return self
@@ -42,7 +47,9 @@ class Experiments:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._run.end_experiments(self._place)
+        if self._began:
+            self._began = False
+            self._run.job("sia_runtime.worker.experiment:end", {"place": self._place})
 
     def around(self, talk: Callable[[], _Result]) -> Callable[[], _Result]:
         """The conversation, after which its sandbox ends, however it comes out."""
@@ -65,8 +72,26 @@ class Experiments:
         if self._runs >= RUNS:
             raise ToolError(f"{RUNS} experiments were run; decide with what they showed")
         self._runs += 1
-        result = self._run.run_code(self._place, given.code, self._workshop.tree)
+        result = self._result(given.code)
         why = f": {result['message']}" if result["message"] else ""
         ended = _ENDED.get(result["ended"], f"It ended as {result['ended']}")
         head = f"{ended} in {seconds(result['seconds'])}; {RUNS - self._runs} experiments left."
         return f"{head}\n{fenced(result['printed'] + why, 'what the code printed', SHOWN)}"
+
+    def _result(self, code: str) -> Mapping[str, Any]:
+        """How code ended, which counts as a rollout. It is recorded, and not run again beside the same files."""
+        name = self._run.trees.put(self._workshop.tree)
+        digest = hashlib.sha256(f"{name} {code}".encode()).hexdigest()[:24]
+        payload = {"place": self._place, "code": code, "copy": {"harness": name}, "seconds": EXPERIMENT_SECONDS}
+
+        def work() -> Any:
+            self._began = True
+            return self._run.job("sia_runtime.worker.experiment:run_code", payload)
+
+        once = {"rollouts": 1.0}
+        self._run.budget.reserve(**once)
+        try:
+            result: Mapping[str, Any] = self._run.ledger.step(record.experiment(digest), work)
+        finally:
+            self._run.budget.settle(once, once)
+        return result
