@@ -25,7 +25,7 @@ SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml */*/pyproj
 DEBIAN_PACKAGES := bubblewrap strace
 BROWSER_PACKAGES := chromium
 
-.PHONY: demo demo-lawbench docs wheels try-wheels test test-fast test-all suite-of-runs suite-of-packages lint clean debian-packages browser-packages bench-rl bench-rollout bench-gate \
+.PHONY: demo demo-lawbench docs wheels try-wheels test test-fast test-all suite-of-runs suite-of-packages lint clean debian-packages browser-packages real-servers bench-rl bench-rollout bench-gate \
 	bench-start bench-evaluations bench-pages bench-cli bench-driver bench-trimul test-cuda check-modal
 
 demo: $(VENV)/demo.stamp  ## Edit a real model's harness and train its weights: no key, no GPU, no service.
@@ -100,6 +100,9 @@ wheels: $(VENV)/all.stamp  ## Build the wheel of every distribution into dist/, 
 try-wheels: wheels  ## Install them into a fresh environment of every Python there is, and run an example.
 	$(BIN)/python tools/release.py install
 
+real-servers: | $(BIN)/python  ## vLLM and SkyRL's server in .venv-vllm and .venv-skyrl, 6 GB: slow tests start those that are there.
+	$(BIN)/python tools/real_servers.py vllm skyrl
+
 debian-packages: PACKAGES = $(DEBIAN_PACKAGES)
 browser-packages: PACKAGES = $(BROWSER_PACKAGES)
 debian-packages browser-packages:  ## What tests need of the system, where root may install it.
@@ -116,7 +119,7 @@ lint: $(VENV)/all.stamp
 	$(BIN)/lint-imports --no-cache
 
 clean:
-	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-vllm $(VENV)-skyrl build dist site .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
