@@ -90,7 +90,8 @@ class Killing:
 
 def tries(folder: Path) -> tuple[Counter[str], set[str]]:
     """How often each call was sent, and those whose reply is recorded."""
-    with Ledger.read(folder / "runs" / "agent-1") as ledger:
+    (run,) = (folder / "runs").glob("*/ledger.db")
+    with Ledger.read(run.parent) as ledger:
         calls = list(RunRecord(ledger).calls())
     sent, replied = ([call for call, what, _ in calls if what == wanted] for wanted in ("intent", "reply"))
     return Counter(sent), set(replied)

@@ -156,7 +156,7 @@ def test_killed_while_a_generation_is_lost_and_resumed_it_ends_as_it_would_have(
     with pytest.raises(Killed):
         World(tmp_path / "killed", *script[: call + 1], Killed()).run()
     report = World(tmp_path / "killed", *script[call + 1 :]).run()
-    assert {**report, "run": "", "budget": ""} == {**whole, "run": "", "budget": ""}
+    assert {**report, "run": "", "budget": "", "models": ""} == {**whole, "run": "", "budget": "", "models": ""}
 
 
 def test_a_model_that_declines_four_times_stops_the_run_which_keeps_what_was_paid_and_asks_anew_when_resumed(
@@ -193,7 +193,7 @@ def test_killed_at_any_call_and_resumed_nothing_is_paid_for_twice_whose_reply_ha
     assert len(resumed.provider.asked) == len(BOTH) - call
     assert len(resumed.notices) == 1
     assert "paid for twice" in resumed.notices[0]
-    assert {**report, "run": "", "budget": ""} == {**whole, "run": "", "budget": ""}
+    assert {**report, "run": "", "budget": "", "models": ""} == {**whole, "run": "", "budget": "", "models": ""}
     rest = [
         {k: v for k, v in each["budget"]["spent"].items() if k in ("rollouts", "verifications")}
         for each in (report, whole)
@@ -217,7 +217,7 @@ def test_a_recorded_run_goes_the_same_way_with_nobody_to_ask(tmp_path: Path) -> 
     with Ledger.read(tmp_path / "whole") as ledger:
         (tmp_path / "recorded.jsonl").write_text(recording(ledger))
     world = World(tmp_path / "again", replay=str(tmp_path / "recorded.jsonl"))
-    assert {**world.run(), "run": "", "budget": ""} == {**whole, "run": "", "budget": ""}
+    assert {**world.run(), "run": "", "budget": "", "models": ""} == {**whole, "run": "", "budget": "", "models": ""}
     assert world.provider.asked == []
 
 

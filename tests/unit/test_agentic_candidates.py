@@ -78,7 +78,7 @@ def test_killed_at_any_call_and_resumed_the_same_candidates_are_made_and_nothing
     resumed = World(tmp_path / "killed", *PAIR[call:], parents="puct")
     report = resumed.run()
     assert len(resumed.provider.asked) == len(PAIR) - call
-    assert {**report, "run": "", "budget": ""} == {**whole, "run": "", "budget": ""}
+    assert {**report, "run": "", "budget": "", "models": ""} == {**whole, "run": "", "budget": "", "models": ""}
     for kind in ("rollouts", "verifications"):
         assert report["budget"]["spent"][kind] == whole["budget"]["spent"][kind]
 
@@ -88,7 +88,7 @@ def test_a_recorded_run_of_several_candidates_goes_the_same_way_with_nobody_to_a
     with Ledger.read(tmp_path / "whole") as ledger:
         (tmp_path / "recorded.jsonl").write_text(recording(ledger))
     again = World(tmp_path / "again", replay=str(tmp_path / "recorded.jsonl"), parents="pareto")
-    assert {**again.run(), "run": "", "budget": ""} == {**whole, "run": "", "budget": ""}
+    assert {**again.run(), "run": "", "budget": "", "models": ""} == {**whole, "run": "", "budget": "", "models": ""}
 
 
 # Triage: what is no candidate is handed back, and costs no evaluation.

@@ -88,7 +88,7 @@ def recorded(folder: Path) -> str:
 
 
 def same(report: dict[str, Any]) -> dict[str, Any]:
-    return {**report, "run": "", "budget": ""}
+    return {**report, "run": "", "budget": "", "models": ""}
 
 
 NAMES = [f"to {share}" for share in SHARES]
