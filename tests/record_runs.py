@@ -45,8 +45,8 @@ def record_lawbench() -> None:
     with tempfile.TemporaryDirectory() as folder, ModelServer(Lawyer().play) as server:
         asks = ["--improver", "litellm:openai/any", "--improver-set", f"base_url={server.openai_url}"]
         asks += ["--improver-set", f"replies={REPLIES}", "--generations", "1", "--runs-dir", folder]
-        assert main(["run", "--plugin", "lawbench", *asks]) == 0
-        with Ledger.read(Path(folder) / "lawbench-1") as ledger:
+        assert main(["run", "--plugin", "lawbench", "--name", "recorded", *asks]) == 0
+        with Ledger.read(Path(folder) / "recorded") as ledger:
             rows = "".join(CHINESE.sub("\u6848", row) + "\n" for row in conversed(ledger))
     (RECORDED / "lawbench.jsonl.gz").write_bytes(gzip.compress(rows.encode(), mtime=0))
 

@@ -208,6 +208,18 @@ def test_the_table_of_the_example_names_every_check_and_leaves_nothing_behind(tm
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_audit_gives_the_notices_that_a_run_gives(sums: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (sums / "agent" / ".env").write_text("KEY=secret\n")
+    with (sums / "agent" / "playbook.toml").open("a") as catalogue:
+        change = '[[edit.change]]\nop = "replace"\npath = "harness.py"\nold = "stands nowhere"\nnew = ""\n'
+        catalogue.write(f'\n[[edit]]\nname = "misspelt"\nsummary = "s"\n\n{change}')
+    assert main(["audit", "--harness", str(sums / "agent"), "--data", str(sums / "cases.jsonl")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "left out of the harness: .env" in shown
+    assert "the edit 'misspelt' cannot be tried" in shown
+    assert "secret" not in shown
+
+
 @pytest.mark.slow
 def test_tokens_are_told_where_the_agent_asks_a_policy(audited: Audited) -> None:
     words = EXAMPLE.parent / "words"

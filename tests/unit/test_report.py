@@ -118,3 +118,8 @@ def test_the_report_says_what_each_language_model_was_asked_and_cost(capsys: pyt
     counts = {"calls": 12, "tokens_in": 54_000, "cached": 40_000, "tokens_out": 3_000, "dollars": 0.12}
     shown = printed(capsys, models=[{"model": "a-model", **counts}])
     assert "a-model: 12 calls, 54,000 tokens in (40,000 of them cached), 3,000 out, 0.1200 dollars" in shown
+
+
+def test_a_report_says_where_its_words_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "docs/glossary.md explains the words" in printed(capsys)
+    assert (Path(__file__).parents[2] / "docs" / "glossary.md").is_file()

@@ -11,6 +11,7 @@ from sia_audit.findings import Audit
 from sia_audit.leaks import look_for_leaks
 from sia_audit.measures import judge_cost, judge_headroom, measure_noise
 from sia_audit.separation import judge_separation, separate
+from sia_cli.notices import notices
 from sia_core.plugins import Plugins
 from sia_core.run.plan import Plan
 from sia_core.run.start import Config
@@ -44,6 +45,7 @@ def audit(config: Config, plugins: Plugins, tell: Callable[[str], object]) -> Au
     tell("comparing the inputs of gate and sealed with all that a harness can read")
     leaks, leak_figures = look_for_leaks(task)
     figures = {
+        "notices": notices(task),
         "metric": {"name": task.metric.name, "direction": task.metric.direction},
         "separation": [group.to_json(task.metric) for group in separation.groups],
         "cheats": [asdict(each) for each in cheats],

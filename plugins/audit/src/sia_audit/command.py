@@ -89,6 +89,8 @@ def _print(found: Audit) -> None:
     out.print(plain("\n", (found.task, "bold"), ": ", (found.verdict, STYLES[found.verdict])))
     if told := better(found.figures["metric"]):
         out.print(plain(told))
+    for notice in found.figures["notices"]:
+        out.print(plain((" ".join(notice.split()), "yellow")), soft_wrap=True)
     out.print(table)
     out.print(classes)
     bad, look = (sum(each.verdict == verdict for each in found.findings) for verdict in ("bad", "look"))

@@ -71,6 +71,7 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
         what = "best answer" if report.get("kind") == "discover" else "final agent"
         hint = f"`sia show {name}` tells more; `sia export {name} DIR` writes the {what}."
     out.print(plain(hint), soft_wrap=True)
+    out.print("SIA's docs/glossary.md explains the words.")
     out.print(plain((str(folder), "dim")), soft_wrap=True)
 
 
