@@ -56,7 +56,7 @@ def test_a_run_drafts_rewrites_twice_and_stops(tmp_path: Path) -> None:
     told = world.told(3)
     assert "| 0.0 | harness | half |" in told
     assert "+0.3000 |" in told
-    assert "Over 1 that were measured" in told
+    assert "One prediction was measured" in told
 
 
 def test_a_draft_that_does_not_run_is_handed_back_and_one_that_runs_is_the_first_agent(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ WRONG = [
 def test_what_would_be_refused_or_does_not_run_is_handed_back_and_not_evaluated(
     tmp_path: Path, calls: Any, why: str
 ) -> None:
-    world = World(tmp_path, [FINISH], calls, [STOP], [STOP])
+    world = World(tmp_path, [FINISH], calls, [use("decide", changes=[])], [STOP], [STOP])
     world.run()
     assert why in world.told(2)
     smoked = {sweep.harness for sweep in world.backend.sweeps if sweep.purpose == "smoke"}
@@ -293,7 +293,8 @@ def test_the_model_is_told_where_each_candidate_starts_and_by_which_rule(tmp_pat
     world = World(tmp_path, *PAIR, parents="pareto")
     world.run()
     best = harness(0.9).digest[:12]
-    assert f"of agent {best}, and after you set one aside that of {best} (pareto: drawn by" in world.told(3)
+    assert f"of agent {best} (pareto: drawn by" in world.told(3)
+    assert f"After you set a change aside, it is that of agent {best}." in world.told(3)
 
 
 def test_each_candidate_that_is_set_aside_makes_way_for_the_next_parents_harness() -> None:
@@ -316,5 +317,5 @@ def test_each_candidate_that_is_set_aside_makes_way_for_the_next_parents_harness
 
 
 def test_a_rule_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--improver-set parents: .*'keep-best', 'pareto' or 'puct'"):
+    with pytest.raises(UsageError, match=r"--improver-set parents=magic: .*'keep-best', 'pareto' or 'puct'"):
         World(tmp_path, parents="magic")

@@ -14,7 +14,7 @@ from importlib.resources import files
 from statistics import fmean
 from string import Template
 
-from sia_core.evidence import AgentView, AlgorithmView, Evidence, RewardStats, Trial, excerpt
+from sia_core.evidence import AgentView, AlgorithmView, Evidence, RewardStats, Summary, Trial, excerpt
 from sia_core.harness import HarnessTree
 from sia_core.types import Limits, Metric
 from sia_llm.archive import measured
@@ -77,8 +77,8 @@ def first_agent(evidence: Evidence) -> AgentView:
 def start_of(rule: Rule, chosen: Sequence[AgentView]) -> str:
     """Whose harness the working copy holds, before and after one was set aside, and why."""
     first, *others = [agent.id for agent in chosen]
-    then = f", and after you set one aside that of {', then '.join(others)}" if others else ""
-    return f"Your working copy holds the harness of agent {first}{then} ({rule}: {WHY[rule]})."
+    then = f" After you set a change aside, it is that of agent {', then of agent '.join(others)}." if others else ""
+    return f"Your working copy holds the harness of agent {first} ({rule}: {WHY[rule]}).{then}"
 
 
 def decide(evidence: Evidence, public: Sequence[str], begins: str) -> str:
@@ -112,11 +112,12 @@ def _gate(evidence: Evidence) -> str:
 
 
 def _budget(evidence: Evidence) -> str:
-    """The budget left, and how much a candidate takes before anything is trained."""
+    """The budget left, and how much a candidate takes beside its training."""
     limits = sorted(evidence.budget_left)
     left = ", ".join(_amount(kind, evidence.budget_left[kind]) for kind in limits)
     look = ", ".join(_amount(kind, evidence.look[kind]) for kind in limits if evidence.look.get(kind))
-    return (left or "not limited") + (f"; looking at a candidate takes {look}, beside its training" if look else "")
+    has = f"The run has {left} left." if left else "The run's budget is not limited."
+    return has + (f" Testing one candidate takes at most {look}; training it comes on top." if look else "")
 
 
 def _amount(kind: str, amount: float) -> str:
@@ -167,9 +168,18 @@ def _rewards(stats: RewardStats) -> str:
 def _failures(agent: AgentView) -> str:
     if agent.search is None or not agent.search.failures:
         return "Every rollout gave a valid answer; what is wrong is what was answered."
-    return "\n".join(
-        f"{each.count} {each.outcome}:\n{fenced(each.example, 'one of them')}" for each in agent.search.failures
-    )
+    classes = [
+        f"{each.count} ended as {each.outcome}. One of them:\n{fenced(each.example, f'a {each.outcome}')}"
+        for each in agent.search.failures
+    ]
+    return "\n".join([*_answered(agent.search), *classes])
+
+
+def _answered(search: Summary) -> list[str]:
+    """How many gave a valid answer that was wrong, where rewards are for right or wrong."""
+    stats = search.stats
+    wrong = round(stats.rollouts * (1 - stats.success_rate)) - sum(each.count for each in search.failures)
+    return [f"{wrong} gave a valid answer that was wrong."] if stats.binary and wrong > 0 else []
 
 
 def _weights(evidence: Evidence) -> str:
@@ -184,8 +194,8 @@ def _weights(evidence: Evidence) -> str:
     holds = verdict(incumbent.exploration, [each.name for each in evidence.algorithms])
     found += [f"By the selection table: {holds}."] if holds else []
     found.append(
-        "Updates learn from search instances outside of the sample, so the estimates of trained agents are none of "
-        "instances that they learned from."
+        "Updates learn from search instances outside of the sample, so what a trained agent earns on the sample is not "
+        "what it has learned by heart."
     )
     found += [_algorithm(each, evidence.incumbent) for each in evidence.algorithms]
     return "\n\n".join(found)
@@ -195,7 +205,9 @@ def _algorithm(view: AlgorithmView, agent: str) -> str:
     objections, training, cost = view.objections.get(agent, ()), view.training.get(agent), view.costs.get(agent)
     parts = [f"- {view.name}: {view.summary}."]
     parts += [f"  It would learn nothing here: {'; '.join(objections)}."] if objections else []
-    parts += [f"  It advises {json.dumps(training.model_dump(exclude_none=True), sort_keys=True)}."] if training else []
+    if training:
+        size = f"{training.steps} steps of {training.prompts} prompts x {training.group} rollouts"
+        parts.append(f"  It advises {size}: {json.dumps(training.model_dump(exclude_none=True), sort_keys=True)}.")
     if cost:
         parts.append(f"  That takes about {cost['rollouts']:,.0f} rollouts and {_round(cost['tokens']):,.0f} tokens.")
     return "\n".join(parts)
@@ -205,7 +217,7 @@ def _trials(trials: Sequence[Trial]) -> str:
     if not trials:
         return "None yet."
     lines = [
-        "| decision | lever | name | parent | predicted | measured | outcome | compared with |",
+        "| decision | lever | name | parent | predicted | measured on search | outcome | compared with |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     places: dict[int, int] = {}
@@ -235,9 +247,13 @@ def _calibration(trials: Sequence[Trial]) -> str:
         return "None of them was measured."
     off = fmean(abs(predicted - gain) for predicted, gain in pairs)
     return (
-        f"Over {len(pairs)} that were measured: predicted {fmean(each for each, _ in pairs):+.4f} on average, "
+        f"{_predictions(len(pairs))} measured: predicted {fmean(each for each, _ in pairs):+.4f} on average, "
         f"measured {fmean(each for _, each in pairs):+.4f}, off by {off:.4f}."
     )
+
+
+def _predictions(count: int) -> str:
+    return "One prediction was" if count == 1 else f"{count} predictions were"
 
 
 def _public(public: Sequence[str]) -> str:
