@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documented_fields import documented
 from example_runs import EXAMPLE
 from plugin_sites import write_plugin
 
@@ -104,6 +105,7 @@ def audited(site: Path, sums: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         task = () if {"guarded", "unbounded"} & {*options} else ("--harness", str(sums / "agent"))
         code = main(["audit", *task, "--data", str(sums / "cases.jsonl"), "--json", *options])
         found = json.loads(capsys.readouterr().out)
+        assert found.keys() == documented()["sia audit"]
         assert found["verdict"] == ("bad" if code else found["verdict"])
         return code, {
             f"{each['check']}: {each['about']}": (each["verdict"], each["says"]) for each in found["findings"]
