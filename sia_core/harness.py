@@ -128,17 +128,17 @@ class HarnessTree:
             raise HarnessError(f"a harness holds at most {MAX_BYTES:,} bytes; this one has {size:,}")
 
     @classmethod
-    def from_folder(cls, folder: Path) -> HarnessTree:
-        """Read a folder. Links are refused: a tree must mean the same on every machine."""
-        if not folder.is_dir():
-            raise HarnessError(f"{folder}: no such folder; a harness is a folder with a {MANIFEST} or a harness.py")
+    def from_folder(cls, folder: Path, *names: str) -> HarnessTree:
+        """Read the folder at ``names`` below a folder. Links are refused: a tree must mean the same on every machine."""
+        if not (where := folder.joinpath(*names)).is_dir():
+            raise HarnessError(f"{where}: no such folder; a harness is a folder with a {MANIFEST} or a harness.py")
         try:
-            choice = _Choice(folder)
-            files = dict(read_folder(folder, skip=choice.leaves_out, most_files=MAX_FILES, most_bytes=MAX_BYTES))
-            return cls(files, tuple(choice.left_out))
+            choice = _Choice(where)
+            found = read_folder(folder, *names, skip=choice.leaves_out, most_files=MAX_FILES, most_bytes=MAX_BYTES)
+            return cls(dict(found), tuple(choice.left_out))
         except TooMuch:
             raise HarnessError(
-                f"{folder} is too large for a harness, which holds at most {MAX_FILES} files and "
+                f"{where} is too large for a harness, which holds at most {MAX_FILES} files and "
                 f"{MAX_BYTES:,} bytes; name what it does not need in {IGNORE_FILE}, or keep data elsewhere"
             ) from None
         except UsageError as error:

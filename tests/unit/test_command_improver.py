@@ -98,6 +98,10 @@ WRONG = [
     ("decide(change(folder='elsewhere'))", "no working copy 'elsewhere'"),
     ("decide(change(parent='nobody'))", "no agent 'nobody' in the archive"),
     ("(here / 'working-1' / 'link').symlink_to('/etc/passwd'); decide(change())", "working-1"),
+    (
+        "(here / 'working-1').rename(here / 'mine'); (here / 'working-1').symlink_to(here / 'mine'); decide(change())",
+        "is a link",
+    ),
     ("(here / 'working-1' / 'blob').write_bytes(b'\\xff'); decide(change())", "is not a text file"),
     ("skill('broken'); decide(change())", "It must run before it can be tried"),
 ]
@@ -114,6 +118,43 @@ def test_what_cannot_be_used_is_objected_to_and_the_program_is_started_again(
     told = world.log.read_text()
     assert told.count("started\n") == 2
     assert why in told
+
+
+ASKS = """
+def ask(name):
+    (here / 'checks' / 'new').write_text('nothing')
+    (here / 'checks' / 'new').rename(here / 'checks' / f'{name}.asked')
+"""
+IN_THE_WAY = [
+    "(here / 'checks' / 'odd.text').symlink_to(victim)",
+    "(here / 'checks' / 'odd.text').mkdir()",
+    "os.mkfifo(here / 'checks' / 'odd.text')",
+    "(here / 'checks' / 'odd.answered').mkdir()",
+    "(here / 'checks').rename(here / 'old'); (here / 'checks').symlink_to(victim.parent)",
+]
+
+
+@pytest.mark.parametrize("odd", IN_THE_WAY)
+def test_an_answer_to_a_check_leads_nowhere_else_and_keeps_no_other_back(tmp_path: Path, odd: str) -> None:
+    victim = tmp_path / "elsewhere" / "victim"
+    victim.parent.mkdir()
+    victim.write_text("precious")
+    ended = "check('nothing')" if "rename" not in odd else "''"
+    told = f"print({ended}, file=log.open('a'))"
+    program = f"import os{ASKS}victim = pathlib.Path({str(victim)!r})\n{odd}\nask('odd')\n{told}\n{STOPS}"
+    world = Programmed(tmp_path / "run", program)
+    assert world.run()["stopped"] == "enough"
+    assert victim.read_text() == "precious"
+    assert {path.name for path in victim.parent.iterdir()} <= {"victim", "odd.asked"}
+    assert not ended.startswith("check") or "no working copy 'nothing'" in world.log.read_text()
+
+
+def test_folders_in_folders_without_end_are_objected_to_as_other_things_are(tmp_path: Path) -> None:
+    deep = "import os\nos.chdir('working-1')\nfor _ in range(1500):\n    os.mkdir('d'); os.chdir('d')\nos.chdir(here)\n"
+    program = f"if again:\n    log.open('a').write(again)\n    decide(STOP)\n    sys.exit()\n{deep}decide(change())"
+    world = Programmed(tmp_path / "run", program)
+    assert world.run()["stopped"] == "enough"
+    assert "lies deeper than 32 folders" in world.log.read_text()
 
 
 def test_a_program_that_never_decides_costs_a_generation_and_that_is_said(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import subprocess
 import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -31,6 +33,9 @@ from sia_runtime.bounded_command import run_command
 SECONDS = "3600"
 TRIES = 3
 """Times that the program is started for a decision, where what it left cannot be used."""
+
+CHECKED = "checks"
+"""The folder in which a program asks for checks."""
 
 _TICK_SECONDS = 0.05
 
@@ -97,11 +102,14 @@ class Command:
         ledger.record(
             started, {"program": self._command}
         )  # before it is started: a replay, which records nothing, ends
-        with tempfile.TemporaryDirectory(prefix="sia-improver-", ignore_cleanup_errors=True) as name:
-            folder = Path(name)
+        folder = Path(tempfile.mkdtemp(prefix="sia-improver-"))
+        try:
             given.write(folder, self._seconds, before, objection)
             ended = self._ended(folder, given)
             left = given.read(folder) if ended else Left(late=True)
+        finally:
+            # shutil.rmtree fails on folders in folders without end.
+            subprocess.run(["rm", "-rf", "--", folder], stderr=subprocess.DEVNULL, check=False)
         return Left.from_json(ledger.record(key, left.to_json()))
 
     def _ended(self, folder: Path, given: GivenFolder) -> bool:
@@ -123,13 +131,17 @@ class Command:
 
 
 class Checks:
-    """Answers what a program asks by the script ``check``, while the ``with`` block lasts."""
+    """Answers what a program asks by the script ``check``, while the ``with`` block lasts.
+
+    A program may be confined to its folder, so no answer is written through a link that it put there.
+    """
 
     def __init__(self, folder: Path, given: GivenFolder) -> None:
         self._folder, self._given = folder, given
-        self._place = folder / "checks"
-        self._place.mkdir()
-        (self._place / "run").write_text(str(os.getpid()))
+        place = folder / CHECKED
+        place.mkdir()
+        (place / "run").write_text(str(os.getpid()))
+        self._inside = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="sia-improver-checks")
         self._left = CHECKS
@@ -140,18 +152,27 @@ class Checks:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
+        os.close(self._inside)
 
     def _serve(self) -> None:
+        seen: set[str] = set()
         while not self._ended.wait(_TICK_SECONDS):
-            for asked in sorted(self._place.glob("*.asked")):
-                answer = asked.with_suffix(".answered")
-                if not answer.exists():
-                    answer.with_suffix(".text").write_text(self._answer(asked), encoding="utf-8", errors="replace")
-                    answer.with_suffix(".text").rename(answer)
+            fresh = [each for each in os.listdir(self._inside) if each.endswith(".asked") and each not in seen]
+            for asked in sorted(fresh):
+                seen.add(asked)
+                with suppress(OSError):  # the program has put something else there, and waits for itself
+                    self._write(asked.removesuffix(".asked"), self._answer(asked))
 
-    def _answer(self, asked: Path) -> str:
+    def _write(self, name: str, text: str) -> None:
+        """Answer, with a file that appears whole."""
+        kind = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(os.open(f"{name}.text", kind, 0o644, dir_fd=self._inside), "wb") as file:
+            file.write(text.encode(errors="replace"))
+        os.rename(f"{name}.text", f"{name}.answered", src_dir_fd=self._inside, dst_dir_fd=self._inside)
+
+    def _answer(self, asked: str) -> str:
         try:
-            name = read_file(self._place, asked.name, most_bytes=1000).decode(errors="replace").strip()
+            name = read_file(self._folder, CHECKED, asked, most_bytes=1000).decode(errors="replace").strip()
             left = self._given.read(self._folder)
             if name == "decision":
                 return f"decision.json can be used: {len(self._given.decided(left))} changes"

@@ -100,8 +100,8 @@ class GivenFolder:
         edits, wrong, decision = {}, {}, ""
         for name, agent in self._begins.items():
             try:
-                edits[name] = _changes(agent.files, folder / name)
-            except HarnessError as error:
+                edits[name] = _changes(agent.files, folder, name)
+            except (HarnessError, OSError) as error:
                 wrong[name] = str(error)
         try:
             decision = read_file(folder, DECISION, most_bytes=MOST_BYTES).decode()
@@ -237,10 +237,10 @@ def _algorithm(view: Any) -> dict[str, Any]:
     }
 
 
-def _changes(before: HarnessTree, folder: Path) -> list[Edit]:
-    """The edits that make a folder of a harness. What the rules for harnesses leave out of a folder is as it was."""
-    after = HarnessTree.from_folder(folder)
-    gone = {path for path in before.files if path not in after.files and not (folder / path).exists()}
+def _changes(before: HarnessTree, folder: Path, name: str) -> list[Edit]:
+    """The edits that make a working copy of a harness. What the rules for harnesses leave out is as it was."""
+    after = HarnessTree.from_folder(folder, name)
+    gone = {path for path in before.files if path not in after.files and not (folder / name / path).exists()}
     return list(_between(before, after, gone))
 
 
