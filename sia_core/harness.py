@@ -129,7 +129,7 @@ class HarnessTree:
 
     @classmethod
     def from_folder(cls, folder: Path, *names: str) -> HarnessTree:
-        """Read the folder at ``names`` below ``folder``. A link in it is refused: a tree is the same on every machine."""
+        """Read the folder at ``names`` below ``folder``. Links are refused: a tree is the same on every machine."""
         if not (where := folder.joinpath(*names)).is_dir():
             raise HarnessError(f"{where}: no such folder; a harness is a folder with a {MANIFEST} or a harness.py")
         try:
