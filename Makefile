@@ -1,4 +1,4 @@
-# Two commands are all that a newcomer needs: `make demo` and `make test`.
+# A newcomer needs `make install`, `make demo` and `make test`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,8 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 
 OWN := --editable . --editable plugins/runtime --editable plugins/adapters --editable plugins/reading --editable plugins/weights --editable plugins/llm --editable plugins/audit \
 	--editable plugins/compare --editable plugins/testing --editable plugins/released --editable plugins/deploy --editable plugins/playbook --editable plugins/cli
-DEMO_DISTRIBUTIONS := $(OWN) --editable tasks/lawbench --editable tasks/reasoning --editable algorithms --editable plugins/torch
+DISTRIBUTIONS := $(OWN) --editable tasks/lawbench
+DEMO_DISTRIBUTIONS := $(DISTRIBUTIONS) --editable tasks/reasoning --editable algorithms --editable plugins/torch
 ALL_DISTRIBUTIONS := $(OWN) --editable .[dev] --editable plugins/attacks \
 	--editable tasks/bundled --editable tasks/denoising[h5ad,picture,test] --editable tasks/lawbench --editable tasks/reasoning \
 	--editable tasks/trimul[test] \
@@ -25,8 +26,10 @@ SOURCES := pyproject.toml constraints.txt $(wildcard */pyproject.toml */*/pyproj
 DEBIAN_PACKAGES := bubblewrap strace
 BROWSER_PACKAGES := chromium
 
-.PHONY: demo demo-lawbench docs wheels try-wheels test test-fast test-all suite-of-runs suite-of-packages lint clean debian-packages browser-packages real-servers bench-rl bench-rollout bench-gate \
+.PHONY: install demo demo-lawbench docs wheels try-wheels test test-fast test-all suite-of-runs suite-of-packages lint clean debian-packages browser-packages real-servers bench-rl bench-rollout bench-gate \
 	bench-start bench-evaluations bench-pages bench-cli bench-driver bench-trimul test-cuda check-modal
+
+install: $(VENV)/install.stamp  ## The command sia with what it stands on, and LawBench.
 
 demo: $(VENV)/demo.stamp  ## Edit a real model's harness and train its weights: no key, no GPU, no service.
 	$(BIN)/sia run --plugin reasoning --policy smollm2 --levers harness,weights --generations 2 --seed 0 --budget seconds=420
@@ -124,9 +127,13 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
+$(VENV)/install.stamp: $(SOURCES) | $(BIN)/python
+	$(PIP) $(DISTRIBUTIONS)
+	touch $@
+
 $(VENV)/demo.stamp: $(SOURCES) | $(BIN)/python
 	$(PIP) $(DEMO_DISTRIBUTIONS)
-	touch $@
+	touch $@ $(VENV)/install.stamp
 
 $(VENV)/all.stamp: $(SOURCES) | $(BIN)/python
 	$(PIP) $(ALL_DISTRIBUTIONS)
@@ -134,4 +141,4 @@ $(VENV)/all.stamp: $(SOURCES) | $(BIN)/python
 		echo "sia-reasoning[gym] could not be installed (a part of it takes a C compiler); the tests that need it skip"
 	$(PIP) --editable plugins/litellm[llama-cpp] || \
 		echo "sia-litellm[llama-cpp] could not be installed (there may be no wheel for this machine); the tests that need it skip"
-	touch $@ $(VENV)/demo.stamp
+	touch $@ $(VENV)/demo.stamp $(VENV)/install.stamp

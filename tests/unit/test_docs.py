@@ -18,7 +18,6 @@ from example_runs import smaller
 from stranger import blocks as blocks_of
 
 from sia_cli import main, parser_of
-from sia_core.hookspecs import Offer
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -52,15 +51,13 @@ def test_a_first_page_says_what_to_do_where_pip_finds_no_distribution(name: str)
 @pytest.mark.real
 @pytest.mark.slow
 def test_the_commands_of_the_readme_run_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("sums", "words"):
-        smaller(ROOT / "examples" / name, tmp_path / "examples" / name, 160)
+    smaller(ROOT / "examples" / "sums", tmp_path / "examples" / "sums", 160)
     monkeypatch.chdir(tmp_path)
     commands = [shlex.split(line) for block in blocks("sh") for line in block.splitlines()]
-    assert len(commands) == 5
+    assert len(commands) == 4
     for program, *arguments in commands:
         assert program == "sia"
-        short = ["--budget", "seconds=12"] if "weights" in arguments else []  # the whole of it is in test_words.py
-        subprocess.run([sys.executable, "-m", "sia_cli", *arguments, *short], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-m", "sia_cli", *arguments], check=True, capture_output=True)
     assert (tmp_path / "best-agent" / "run.py").is_file()
 
 
@@ -73,17 +70,10 @@ def test_each_message_of_the_troubleshooting_page_is_in_the_code() -> None:
     assert not [part for message in messages for part in message.split("...") if part not in code]
 
 
-def test_the_plugin_of_the_readme_offers_what_it_says() -> None:
-    (source,) = (text for text in blocks("python") if "hookimpl" in text)
-    module: dict[str, object] = {}
-    exec(source, module)
-    assert module["sia_tasks"]() == [Offer("mytask", "one line for people", "my_package.task:MyTask")]  # type: ignore[operator]
-
-
 @pytest.mark.real
 @pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
 def test_the_python_of_a_page_runs_as_one_script_without_a_main_guard(page: str, tmp_path: Path) -> None:
-    texts = [text for language, _, text in blocks_of(ROOT / page) if language == "python" and "hookimpl" not in text]
+    texts = [text for language, _, text in blocks_of(ROOT / page) if language == "python"]
     (tmp_path / "script.py").write_text("\n".join(texts))
     command = [sys.executable, "script.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
