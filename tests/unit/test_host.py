@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -219,14 +219,30 @@ def test_the_experiments_of_a_conversation_share_a_sandbox_which_ends_with_it(
     tmp_path: Path, workers: type[FakeWorker]
 ) -> None:
     host, own = Host(FakePlugins()), setting(tmp_path)
-    one, again, other = (host.experiments(own, place, (), 9.0) for place in ("a", "a", "b"))
-    assert one is again
+    for place in ("a", "a", "b"):
+        with host.experiments(own, place, (), 9.0):
+            pass
+    assert len(workers.made) == 2
     host.end_experiments(own, "a")
     host.end_experiments(own, "nobody's")
     assert [worker.closed for worker in workers.made] == [True, False]
-    assert host.experiments(own, "b", ("numpy",), 9.0) is not other
+    with host.experiments(own, "b", ("numpy",), 9.0):
+        assert [worker.closed for worker in workers.made] == [True, True, False]
     host.stop()
     assert all(worker.closed for worker in workers.made)
+
+
+def test_no_experiment_that_is_under_way_is_ended_for_another_conversations(
+    tmp_path: Path, workers: type[FakeWorker]
+) -> None:
+    host, own = Host(FakePlugins()), setting(tmp_path)
+    with ExitStack() as under_way:
+        for place in range(2 * WARM_HARNESSES):
+            under_way.enter_context(host.experiments(own, str(place), (), 9.0))
+        assert not any(worker.closed for worker in workers.made)
+    with host.experiments(own, "another", (), 9.0):
+        assert sum(not worker.closed for worker in workers.made) == WARM_HARNESSES
+    host.stop()
 
 
 def test_what_a_set_up_may_read_makes_another_worker(tmp_path: Path, workers: type[FakeWorker]) -> None:

@@ -23,9 +23,9 @@ def run_code(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
     setting = Setting.from_json(payload["setting"])
     tree = Trees(Path(setting.run)).get(payload["copy"]["harness"])
     files: Json = {path: base64.b64encode(content).decode() for path, content in tree.files.items()}
-    worker = host.experiments(setting, payload["place"], tree.manifest.requires, payload["seconds"])
+    place, requires, seconds = payload["place"], tree.manifest.requires, payload["seconds"]
     request = SolveRequest("experiment", {"id": "experiment", "input": {"code": payload["code"], "files": files}}, 0)
-    with closing(worker.solve([request])) as results:
+    with host.experiments(setting, place, requires, seconds) as worker, closing(worker.solve([request])) as results:
         result = next(results)
     ended = "raised" if result.outcome == "ok" and result.answer != "true" else result.outcome
     return {"ended": ended, "message": result.message, "printed": result.log, "seconds": round(result.seconds, 3)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -50,6 +50,7 @@ class Host:
         self._sandboxes: dict[str, Sandbox] = {}
         self._workers: OrderedDict[tuple[str, ...], _Warm] = OrderedDict()
         self._experiments: OrderedDict[tuple[str, str], tuple[tuple[str, ...], HarnessWorker]] = OrderedDict()
+        self._experimenting: Counter[tuple[str, str]] = Counter()
         self._stopped = False
 
     def task(self, ref: OfferRef) -> Task:
@@ -138,29 +139,39 @@ class Host:
         left = [request.key for request in requests if request.key not in solved]
         return solved | {key: SolveResult(key, "timeout", message=f"not run: {why}") for key in left}, why
 
-    def experiments(self, setting: Setting, place: str, requires: tuple[str, ...], seconds: float) -> HarnessWorker:
-        """The sandbox in which a conversation has code run: its own one, or a new one for other libraries."""
+    @contextmanager
+    def experiments(
+        self, setting: Setting, place: str, requires: tuple[str, ...], seconds: float
+    ) -> Iterator[HarnessWorker]:
+        """The sandbox in which a conversation has code run: its own one, or a new one for other libraries.
+
+        It is kept at least as long as the ``with`` block lasts.
+        """
         task, sandbox = self.task(setting.task), self._sandbox(setting.sandbox)
-        key = setting.run, place
+        key, ended = (setting.run, place), []
         with self._mutex:
             known, worker = self._experiments.get(key, ((), None))
-            if worker is not None and known == requires:
-                self._experiments.move_to_end(key)
-                return worker
-            ended = [worker] if worker is not None else []
-            limits = replace(task.limits, solve_seconds=seconds)
-            worker = HarnessWorker(
-                sandbox, LABORATORY, Manifest(requires=requires), task.public_dir(("public",)), limits
-            )
-            self._experiments[key] = requires, worker
+            if worker is None or known != requires:
+                ended += [worker] if worker else []
+                limits = replace(task.limits, solve_seconds=seconds)
+                worker = HarnessWorker(
+                    sandbox, LABORATORY, Manifest(requires=requires), task.public_dir(("public",)), limits
+                )
+                self._experiments[key] = requires, worker
+                ended += [worker] if self._stopped else []
             self._experiments.move_to_end(key)
-            while len(self._experiments) > WARM_HARNESSES:  # of conversations whose end another machine was told of
-                ended.append(self._experiments.popitem(last=False)[1][1])
-            if self._stopped:
-                ended.append(worker)
-        for each in ended:
-            each.close()
-        return worker
+            self._experimenting[key] += 1
+            # Of conversations whose end another machine was told of.
+            idle = [each for each in self._experiments if not self._experimenting[each]]
+            over = idle[: max(0, len(self._experiments) - WARM_HARNESSES)]
+            ended += [self._experiments.pop(each)[1] for each in over]
+        try:
+            for each in ended:
+                each.close()
+            yield worker
+        finally:
+            with self._mutex:
+                self._experimenting -= Counter([key])
 
     def end_experiments(self, setting: Setting, place: str) -> None:
         """End the sandbox of a conversation's experiments, if it has one here."""
