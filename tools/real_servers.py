@@ -44,7 +44,7 @@ def _mend_skyrl(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to install, and what to mend then. ``version`` changes with the second."""
+    """The distributions to install, and the repairs to make then. ``version`` changes with the repairs."""
 
     packages: tuple[str, ...]
     mend: Callable[[Path], None]

@@ -94,7 +94,7 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[In
 
 @pytest.fixture(scope="module")
 def asking() -> dict[str, str]:
-    """What makes a process that asks the server: an SDK of its time, and any key."""
+    """The environment of a process that asks the server: an SDK of its time, and any key."""
     return {"PYTHONPATH": str(environment("skyrl") / "client"), "TINKER_API_KEY": "tml-any"}
 
 

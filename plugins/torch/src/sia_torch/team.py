@@ -201,7 +201,7 @@ class _Process:
             raise self._lost() from None
 
     def hear(self) -> Any:
-        """What came of it; its error."""
+        """The result of it; raise its error."""
         try:
             done, result = self._channel.recv()
         except (EOFError, OSError):

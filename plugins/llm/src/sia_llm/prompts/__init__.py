@@ -56,7 +56,7 @@ def system(
 
 
 def _limits(limits: Limits) -> str:
-    """What one rollout, and a set-up, may take."""
+    """The limits of a rollout and of a set-up."""
     gigabytes = f"{limits.memory_bytes / 2**30:g} GiB a process, {limits.total_memory_bytes / 2**30:g} GiB together"
     return (
         f"`setup` has {limits.setup_seconds:g} s, `solve` {limits.solve_seconds:g} s an instance; memory {gigabytes}; "
@@ -101,7 +101,7 @@ def decide(evidence: Evidence, public: Sequence[str], begins: str) -> str:
 
 
 def _gate(evidence: Evidence) -> str:
-    """What a candidate has to reach."""
+    """The bar for a candidate."""
     least = evidence.smallest_gain
     if evidence.metric.bounds is None:
         return (
