@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sia_litellm.provider import Completions
+from sia_litellm.replies import reply
 from sia_llm.hosted_policy import HostedGateway
 from sia_llm.models import Ask, CallFailed, Logprob, Patience, Reply, Usage, told
 from sia_testing.model_server import Fault, ModelServer, Turn
@@ -340,8 +342,32 @@ def test_no_stream_is_left_to_the_garbage_collector(model: str) -> None:
             provider.complete(Ask(model, (), (told("hello"),)))
 
 
-def test_a_reply_that_does_not_end_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("model", ["openai/m", "groq/m", "openrouter/m", "hosted_vllm/m"])
+@pytest.mark.parametrize("body", [sse(*[SAID] * 200, END), b"data: " + b"x" * 50_000])
+def test_a_reply_that_does_not_end_is_not_read_for_ever(
+    monkeypatch: pytest.MonkeyPatch, model: str, body: bytes
+) -> None:
     monkeypatch.setattr("sia_litellm.replies.MOST_BYTES", 10_000)
-    failure = got(sse(*[SAID] * 200, END))
+    failure = got(body, model=model)
     assert isinstance(failure, CallFailed)
+    assert "more than 10,000 bytes" in str(failure)
     assert not failure.retry
+
+
+class Endless:
+    """A stream of a provider whose bytes litellm does not hand on."""
+
+    completion_stream = None
+    received_finish_reason = None
+
+    def __iter__(self) -> Iterator[Any]:
+        from litellm.types.utils import ModelResponseStream
+
+        while True:
+            yield ModelResponseStream(choices=[{"index": 0, "delta": {"content": "ok"}}])
+
+
+def test_nor_is_one_whose_bytes_are_litellms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sia_litellm.replies.MOST_BYTES", 10_000)
+    with pytest.raises(CallFailed, match="more than 10,000 bytes"):
+        reply(Endless())

@@ -15,7 +15,7 @@ from typing import Any
 
 from sia_core.errors import UsageError
 from sia_core.evidence import excerpt
-from sia_litellm.replies import reply
+from sia_litellm.replies import reply, response_of
 from sia_llm.models import REFUSED, Ask, CallFailed, Message, Prices, Reply, asked_wait
 
 _UNSENT = {
@@ -82,11 +82,12 @@ class Completions:
         """The whole reply; it is streamed, since a long one would outlast any time limit."""
         with self._sorted(request.model):
             stream = self._opened(request)
+        response = response_of(stream.completion_stream)
         try:
             with self._sorted(request.model, begun=True):
                 return reply(stream, request.n)
         finally:
-            _close(stream)
+            _close(stream, response)
 
     def _opened(self, request: Ask) -> Any:
         """A stream of litellm's, without the settings that the model does not take; without tools there is none."""
@@ -231,13 +232,13 @@ def _messages(message: Message) -> list[dict[str, Any]]:
     return [{**said, "tool_calls": calls} if calls else said]
 
 
-def _close(stream: Any) -> None:
+def _close(stream: Any, response: Any) -> None:
     """Now, and not when it is collected: that may be amid another call, which then waits for its own lock for ever.
 
     httpcore's pool closes what it collects under a lock that the thread may hold already.
     """
     opened = stream.completion_stream
-    parts: tuple[Any, ...] = (opened, getattr(opened, "streaming_response", None))
+    parts: tuple[Any, ...] = (opened, getattr(opened, "streaming_response", None), response)
     for each in parts:
         with suppress(Exception):  # the reply is there, or its fault is on the way
             each.close()

@@ -6,12 +6,13 @@ read, so the bytes are read here wherever litellm hands them on.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -49,33 +50,59 @@ _HANDLERS = ("OpenAIChatCompletionStreamingHandler", "OpenRouterChatCompletionSt
 _FIELDS = ("data:", "event:", "id:", "retry:", ":")
 """How a line of a stream begins."""
 
+_Part = TypeVar("_Part")
+
 
 def reply(stream: Any, n: int = 1) -> Reply:
     """The reply of what litellm opened, with up to ``n`` - 1 others; CallFailed where it is not there, or not whole."""
     opened = stream.completion_stream
-    response = getattr(opened, "response", None)
-    if isinstance(response, httpx.Response):  # the OpenAI SDK's
+    response = response_of(opened)
+    if response is not None:
         return _put_together(_documents(_lines(response)), n)
-    if any(kind.__name__ in _HANDLERS for kind in type(opened).__mro__):
-        return _put_together(_documents(iter(opened.streaming_response)), n)
-    whole = _put_together((chunk.model_dump(warnings=False) for chunk in stream), n)
+    if _is_handler(opened):
+        return _put_together(_documents(_bounded(iter(opened.streaming_response), len)), n)
+    chunks = _bounded(iter(stream), lambda chunk: len(chunk.model_dump_json(warnings=False)))
+    whole = _put_together((chunk.model_dump(warnings=False) for chunk in chunks), n)
     if stream.received_finish_reason is None:
         raise _cut()
     return whole
 
 
+def response_of(opened: Any) -> httpx.Response | None:
+    """The HTTP response behind what litellm opened; None where its bytes cannot be had."""
+    response = getattr(opened, "response", None)  # the OpenAI SDK's
+    lines = opened.streaming_response if _is_handler(opened) else None
+    if inspect.isgenerator(lines) and inspect.getgeneratorstate(lines) == inspect.GEN_CREATED:
+        response = inspect.getgeneratorlocals(lines).get("self")  # httpx bounds no line, so its own lines are not read
+    return response if isinstance(response, httpx.Response) else None
+
+
+def _is_handler(opened: Any) -> bool:
+    return any(kind.__name__ in _HANDLERS for kind in type(opened).__mro__)
+
+
 def _lines(response: httpx.Response) -> Iterator[str]:
-    size, rest = 0, b""
+    line: list[bytes] = []
     try:
-        for piece in response.iter_bytes():
-            size += len(piece)
-            if size > MOST_BYTES:
-                raise CallFailed(f"the reply has more than {MOST_BYTES:,} bytes", retry=False, paid=True)
-            *whole, rest = (rest + piece).split(b"\n")
-            yield from (line.decode(errors="replace") for line in whole)
+        for piece in _bounded(response.iter_bytes(), len):
+            first, *more = piece.split(b"\n")
+            line.append(first)
+            for each in more:
+                yield b"".join(line).decode(errors="replace")
+                line = [each]
     except httpx.HTTPError as error:
         raise CallFailed(f"{type(error).__name__}: {error}", retry=True, paid=True) from None
-    yield rest.decode(errors="replace")
+    yield b"".join(line).decode(errors="replace")
+
+
+def _bounded(parts: Iterator[_Part], size: Callable[[_Part], int]) -> Iterator[_Part]:
+    """The parts of a reply; CallFailed once they have more than :data:`MOST_BYTES` together."""
+    room = MOST_BYTES
+    for each in parts:
+        room -= size(each)
+        if room < 0:
+            raise CallFailed(f"the reply has more than {MOST_BYTES:,} bytes", retry=False, paid=True)
+        yield each
 
 
 def _documents(lines: Iterator[str]) -> Iterator[Any]:
