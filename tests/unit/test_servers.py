@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shlex
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from email.message import Message
+from http.client import IncompleteRead
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 
 from sia_cli import main
-from sia_cli.servers import ABILITIES, examine
+from sia_cli.servers import ABILITIES, USES, examine
 
 Answer = Callable[[str, Mapping[str, Any]], tuple[int, Any]]
 
@@ -147,6 +152,32 @@ def test_the_command_prints_abilities_and_options_and_fails_where_nothing_works(
             assert main(["doctor", "--servers", broken]) == 1
     assert (able["can"]["chat"], unable["can"]["chat"]) == (True, False)
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_a_models_name_is_one_word_of_an_option_and_no_line_of_the_report() -> None:
+    name = "m'; touch ~/gone #\n  the improver: yes"
+
+    def hostile(path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
+        status, told = able(path, body)
+        return status, {"data": [{"id": name}]} if path == "/v1/models" else told
+
+    with serving(hostile) as url:
+        found = examine(url)
+    option = found.option(USES[0])
+    assert shlex.split(option)[3] == "openai/m'; touch ~/gone # the improver: yes"
+    assert shlex.split(option)[4:] == ["--engine-set", f"base_url={url}/v1"]
+
+
+def test_half_an_error_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Half(HTTPError):
+        def read(self, *_: Any) -> bytes:
+            raise IncompleteRead(b"ha")
+
+    def opened(request: Any, timeout: float) -> Any:
+        raise Half(request.full_url, 500, "", Message(), io.BytesIO())
+
+    monkeypatch.setattr("urllib.request.urlopen", opened)
+    assert "no answer" in examine("http://localhost:1").why["chat"]
 
 
 def test_where_nothing_listens_it_says_so() -> None:

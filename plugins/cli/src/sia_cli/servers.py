@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import shlex
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -100,7 +101,9 @@ class Findings:
         return {**asdict(self), "uses": uses}
 
     def option(self, use: Use) -> str:
-        return use.option.format(model=self.model, url=self.url, root=self.root)
+        """The option as a shell takes it: the model's name is the server's."""
+        words = use.option.split()
+        return shlex.join(each.format(model=self.model, url=self.url, root=self.root) for each in words)
 
 
 def examine(address: str) -> Findings:
@@ -109,12 +112,12 @@ def examine(address: str) -> Findings:
     status, told = _asked(f"{found.url}/models")
     rows = told.get("data") if isinstance(told, Mapping) else None
     models = [each for each in rows if isinstance(each, Mapping)] if isinstance(rows, list) else []
-    found.models = [str(each.get("id", "")) for each in models]
+    found.models = [_in_one_line(str(each.get("id", ""))) for each in models]
     if models:
         found.model = found.models[0]
         meta = models[0].get("meta")
         context = models[0].get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, Mapping) else None)
-        found.context = context if isinstance(context, int) else None
+        found.context = context if isinstance(context, int) and not isinstance(context, bool) else None
         _ask_chat(found)
     else:
         found.note("chat", False, _why(status, told, "it lists no models"))
@@ -226,17 +229,27 @@ def _asked(url: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=SECONDS) as reply:
+        with _opened(request) as reply:
             status, text = reply.status, reply.read(MOST_BYTES).decode(errors="replace")
-    except urllib.error.HTTPError as error:
-        with error:
-            status, text = error.code, error.read(MOST_BYTES).decode(errors="replace")
     except (OSError, http.client.HTTPException, ValueError) as error:
         return 0, f"no answer: {getattr(error, 'reason', error)}"
     try:
         return status, json.loads(text)
     except (ValueError, RecursionError):
         return status, text
+
+
+def _opened(request: urllib.request.Request) -> Any:
+    """The reply, whatever its status."""
+    try:
+        return urllib.request.urlopen(request, timeout=SECONDS)
+    except urllib.error.HTTPError as error:
+        return error
+
+
+def _in_one_line(text: str) -> str:
+    """A text of the server's that cannot pass for a line of the report."""
+    return excerpt(" ".join(text.split()), 200)
 
 
 def _why(status: int, told: Any, otherwise: str) -> str:
@@ -247,5 +260,5 @@ def _why(status: int, told: Any, otherwise: str) -> str:
         return "it wants a key, and none is sent"
     error = told.get("error") if isinstance(told, Mapping) else told
     message = error.get("message") if isinstance(error, Mapping) else error
-    text = excerpt(message if isinstance(message, str) else json.dumps(told), 200)
+    text = _in_one_line(message if isinstance(message, str) else json.dumps(told))
     return f"status {status}: {text}" if status else text
