@@ -94,6 +94,17 @@ def test_a_reply_that_was_written_while_no_server_ran_answers_the_request_when_i
     assert len(list(tmp_path.glob("*.request.json"))) == 1
 
 
+def test_a_request_steers_no_terminal_and_shows_what_it_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    closed = threading.Event()
+    closed.set()
+    messages = [{"role": "user", "content": "\x1b[2J\ud800 so"}, {"role": "user"}, {"role": "user", "content": [1, {}]}]
+    Table(tmp_path).answered(Asked(0, "/v1/chat/completions", {}, {"messages": messages}), closed)
+    main(["next", str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "\\x1b[2J? so" in shown
+    assert "\x1b" not in shown
+
+
 @pytest.mark.parametrize(
     ("reply", "why"),
     [("{", "Invalid JSON"), ('{"uses": [{}]}', "uses.0.name"), ('{"said": 1}', "said"), ("{}", "no request waits")],

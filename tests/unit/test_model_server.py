@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import Any
 
 import anthropic
@@ -158,3 +160,31 @@ def test_slow_bytes_run_into_the_clients_time_limit(protocol: Any) -> None:
 def test_a_script_that_is_used_up_is_an_error_that_no_client_retries(protocol: Any) -> None:
     with ModelServer([]) as server, pytest.raises(Exception, match="400"):
         protocol(server).ask()
+
+
+BODY = b'{"messages": []}'
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({**JSON, "host": "rebound.example:80"}, BODY, 421),
+        ({"content-type": "text/plain"}, BODY, 415),
+        ({**JSON, "content-length": "-1"}, BODY, 411),
+        ({**JSON, "content-length": str(2**40)}, BODY, 413),
+        (JSON, b"[" * 100_000, 400),
+        (JSON, b'{"messages": [7]}', 400),
+        (JSON, b"\xff", 400),
+    ],
+)
+def test_what_a_page_in_a_browser_may_send_and_what_is_no_conversation_is_refused(
+    headers: dict[str, str], body: bytes, status: int
+) -> None:
+    with ModelServer([Turn("no")]) as server:
+        address = server.url.removeprefix("http://")
+        connection = HTTPConnection(address, timeout=10)
+        with closing(connection):
+            connection.request("POST", "/v1/chat/completions", body, headers)
+            assert connection.getresponse().status == status
+    assert server.asked == []

@@ -52,7 +52,7 @@ class Table:
 
     def answered(self, asked: Asked, closing: threading.Event) -> Turn:
         """The reply to a request, which is waited for; one that comes again waits for the same one."""
-        text = json.dumps(asked.body, ensure_ascii=False, sort_keys=True)
+        text = json.dumps(asked.body, ensure_ascii=False, sort_keys=True).encode(errors="replace").decode()
         name = hashlib.sha256(text.encode()).hexdigest()[:12]
         with self._mutex:
             requests = sorted(self._folder.glob("*.request.json"))
@@ -78,7 +78,8 @@ class Table:
         while not (waits := self.waiting()):
             time.sleep(_TICK_SECONDS)
         body = json.loads(waits[0].read_text(encoding="utf-8"))
-        return "\n\n".join((f"# Request {waits[0].name.partition('-')[0]}", *_told(body)))
+        whole = "\n\n".join((f"# Request {waits[0].name.partition('-')[0]}", *_told(body)))
+        return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in whole)
 
     def reply(self, text: str) -> None:
         """Answer the next request; ValueError where the text is no reply, or nothing is asked."""
@@ -110,16 +111,17 @@ def _told(body: Mapping[str, Any]) -> Iterator[str]:
         for tool in body.get("tools") or ():
             about = tool.get("function", tool)
             schema = json.dumps(about.get("parameters", about.get("input_schema")), ensure_ascii=False)
-            yield f"## tool {about['name']}\n\n{about['description']}\n\n{schema}"
+            yield f"## tool {about.get('name')}\n\n{about.get('description')}\n\n{schema}"
     for message in messages[last + 1 :]:
-        yield f"## {message['role']}\n\n{_text(message['content'])}"
+        yield f"## {message['role']}\n\n{_text(message.get('content'))}"
 
 
 def _text(content: Any) -> str:
-    """The text of a message in either protocol."""
+    """The text of a message in either protocol, or of none."""
     if isinstance(content, str):
         return content
-    return "\n\n".join(block["text"] if "text" in block else _text(block.get("content", "")) for block in content)
+    blocks = [each for each in content if isinstance(each, dict)] if isinstance(content, list) else []
+    return "\n\n".join(str(each["text"]) if "text" in each else _text(each.get("content")) for each in blocks)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

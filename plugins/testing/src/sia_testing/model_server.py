@@ -20,6 +20,9 @@ from sia_testing.wire import ChatCompletions, Fault, Messages, Protocol, Turn, U
 
 __all__ = ["Asked", "Fault", "ModelServer", "Turn", "Use"]
 
+MOST_BYTES = 64 * 2**20
+"""Of a request."""
+
 _PROTOCOLS: tuple[Protocol, ...] = (Messages(), ChatCompletions())
 
 
@@ -126,9 +129,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         protocol = next((each for each in _PROTOCOLS if self.path.partition("?")[0] == each.path), None)
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        length = self.headers.get("content-length", "")
+        if (status := self._refused(length)) is not None:
+            self.close_connection = True
+            self._send(status, {"error": {"message": "send JSON with its length, to this machine by its own name"}})
+            return
+        content = self.rfile.read(int(length))
         if protocol is None:
             self._send(404, {"error": {"message": f"no such path: {self.path}"}})
+            return
+        if (body := _conversation(content)) is None:
+            self._send(400, {"error": {"message": "not the JSON of a conversation"}})
             return
         headers = {name.lower(): value for name, value in self.headers.items()}
         asked, turn = self._owner.next(self.path, headers, body)
@@ -136,6 +147,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(protocol, asked, turn)
         except (BrokenPipeError, ConnectionResetError):  # the client has gone: killed, or out of patience
             self.close_connection = True
+
+    def _refused(self, length: str) -> int | None:
+        """The status for a request that is not read, such as one that a page in a browser can send here."""
+        host = self.headers.get("host", "").rpartition(":")[0]
+        if host not in ("127.0.0.1", "localhost"):
+            return 421
+        if self.headers.get_content_type() != "application/json":
+            return 415
+        if not (length.isascii() and length.isdigit()):
+            return 411
+        return 413 if len(length) > 10 or int(length) > MOST_BYTES else None
 
     def _answer(self, protocol: Protocol, asked: Asked, turn: Turn) -> None:
         fault = turn.fault or Fault()
@@ -179,6 +201,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: a test looks at ``asked``."""
+
+
+def _conversation(content: bytes) -> Mapping[str, Any] | None:
+    """A request's body; None where it is none."""
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    messages = body.get("messages") if isinstance(body, dict) else None
+    whole = isinstance(messages, list) and all(isinstance(each, dict) and "role" in each for each in messages)
+    return body if whole else None
 
 
 def _text(content: Any) -> str:
