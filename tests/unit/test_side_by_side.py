@@ -6,18 +6,19 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from played_model import FINISH, STOP, Killed, World, rewrite, said, skill, use
+from played_model import FINISH, STOP, Killed, Laboratory, World, rewrite, said, skill, use
 
 from sia_core.errors import ModelError
 from sia_core.run.ledger import Ledger
 from sia_core.run.loop import Plan
 from sia_core.run.record import RunRecord, proposers
+from sia_core.types import Job
 from sia_llm import side_by_side
 from sia_llm.models import Ask, CallFailed, Prices, Reply, Usage
 from sia_llm.recorded import recording
@@ -281,6 +282,29 @@ def test_a_harness_that_two_of_them_check_is_run_once(tmp_path: Path) -> None:
     report = made.run()
     assert [row["outcome"] for row in report["generations"]] == ["promoted", "refused", "refused", "refused"]
     assert sum(sweep.purpose == "check" and sweep.harness == harness(0.9).digest for sweep in made.backend.sweeps) == 1
+
+
+def test_several_run_the_same_code_at_the_same_time(tmp_path: Path) -> None:
+    def rule(stage: str, number: int, step: int) -> Reply:
+        if stage != "0":
+            return usual(stage, number, step)
+        return said(use("run", code="print(1)")) if step == 0 else usual(stage, number, step - 1)
+
+    together = threading.Barrier(AMONG)
+
+    class Slow(Laboratory):
+        def submit(self, job: Job) -> Future[Any]:
+            if job.function.endswith(":run_code"):
+                together.wait(10)
+            return super().submit(job)
+
+    made = world(tmp_path, rule)
+    made.backend = Slow()
+    assert [row["name"] for row in made.run()["generations"]] == NAMES
+    assert made.backend.ran == ["print(1)"] * AMONG
+    again = world(tmp_path, rule)
+    again.run()
+    assert again.backend.ran == []
 
 
 # Which model each is with.

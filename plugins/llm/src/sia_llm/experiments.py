@@ -79,9 +79,12 @@ class Experiments:
         return f"{head}\n{fenced(result['printed'] + why, 'what the code printed', SHOWN)}"
 
     def _result(self, code: str) -> Mapping[str, Any]:
-        """How code ended, which counts as a rollout. It is recorded, and not run again beside the same files."""
+        """How code ended, which counts as a rollout. It is recorded, and not run again beside the same files.
+
+        Another conversation's record is another one: both may run the same code at the same time.
+        """
         name = self._run.trees.put(self._workshop.tree)
-        digest = hashlib.sha256(f"{name} {code}".encode()).hexdigest()[:24]
+        digest = hashlib.sha256(f"{self._place} {name} {code}".encode()).hexdigest()[:24]
         payload = {"place": self._place, "code": code, "copy": {"harness": name}, "seconds": EXPERIMENT_SECONDS}
 
         def work() -> Any:
