@@ -36,7 +36,6 @@ def rewrite(name: str, gain: float = 0.1) -> tuple[str, Any]:
     return use("decide", changes=[{"lever": "harness", "name": name, "reason": "why not", "prediction": prediction}])
 
 
-FINISH = use("finish", summary="as it was")
 STOP = use("decide", changes=[{"lever": "stop", "reason": "enough"}])
 
 

@@ -53,8 +53,6 @@ class Lawyer:
 
     def play(self, asked: Asked) -> Turn:
         messages = [each for each in asked.body["messages"] if each["role"] != "system"]
-        if messages[0]["content"].startswith("Write the first harness"):
-            return Turn(uses=[Use("finish", {"summary": "left as it is"})])
         self._instances += re.findall(r"^(\S+): \S+, reward 0", "\n".join(asked.results), re.MULTILINE)
         return self._reply(sum(message["role"] == "assistant" for message in messages))
 

@@ -1,4 +1,4 @@
-"""A model that improves the example of sums by script: it drafts, looks, edits twice, and stops."""
+"""A model that improves the example of sums by script: it looks, edits twice, and stops."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ def decided(name: str, gain: float) -> Use:
 STOP = Use("decide", {"changes": [{"lever": "stop", "reason": "it knows every operation"}]})
 
 SCRIPT = [
-    Turn("I look first.", [Use("read_file", {"path": "harness.py"})]),
-    Turn(uses=[Use("check")]),
-    Turn("It runs.", [Use("finish", {"summary": "left as it is"})]),
-    Turn(uses=[Use("failures")]),
+    Turn("I look first.", [Use("read_file", {"path": "harness.py"}), Use("failures")]),
     Turn(uses=[learn("minus", "-"), Use("check")]),
     Turn(uses=[decided("minus", 0.3)]),
     Turn(uses=[Use("earlier_decision", {"generation": 0})]),
@@ -35,7 +32,7 @@ SCRIPT = [
     Turn(uses=[decided("times", 0.4)]),
     Turn(uses=[STOP]),
 ]
-"""Two replies of the conversation that drafts are spent on looking, and every tool of its kind is used once."""
+"""Three replies a decision, and a stop."""
 
 
 def first_message(asked: Asked) -> str:
@@ -47,6 +44,5 @@ def first_message(asked: Asked) -> str:
 
 def play(asked: Asked) -> Turn:
     """The reply that a conversation is at: which one it is and how far it has come, its messages say."""
-    text = first_message(asked)
-    start = 0 if text.startswith("Write the first harness") else 3 + 3 * int(text.split(".")[0].split()[1])
+    start = 3 * int(first_message(asked).split(".")[0].split()[1])
     return SCRIPT[start + sum(message["role"] == "assistant" for message in asked.body["messages"])]

@@ -18,7 +18,7 @@ from record_runs import PRICES, RECORDED
 from scripted_model import SCRIPT, STOP, WORDS, play
 
 from sia_cli import main
-from sia_testing.model_server import Asked, Fault, ModelServer, Turn, Use
+from sia_testing.model_server import Asked, Fault, ModelServer, Turn
 
 pytestmark = pytest.mark.real
 
@@ -100,7 +100,7 @@ def _without_dollars(report: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "calls"), [("claude", range(len(SCRIPT))), ("litellm", (0, 4, 9))])
+@pytest.mark.parametrize(("kind", "calls"), [("claude", range(len(SCRIPT))), ("litellm", (0, 3, 6))])
 def test_killed_at_each_call_and_resumed_the_report_is_the_same_and_one_call_at_most_is_made_twice(
     sums: Path, tmp_path: Path, kind: str, calls: Any
 ) -> None:
@@ -132,14 +132,11 @@ def solve(instance, ctx):
     return int(reply["choices"][0]["message"]["content"])
 """
 
-STOPS = [Turn(uses=[Use("finish", {"summary": "as it was"})]), Turn(uses=[STOP])]
-
 
 def _adds(asked: Asked) -> Turn:
     """A policy that can add, and an improver that leaves the agent alone."""
     if asked.body.get("tools"):
-        text = asked.text
-        return STOPS["Write the first harness" not in text]
+        return Turn(uses=[STOP])
     left, operation, right = asked.body["messages"][-1]["content"].split()
     return Turn(str(WORDS.index(left) + WORDS.index(right)) if operation == "plus" else "0")
 
@@ -154,7 +151,7 @@ def test_a_policy_on_a_server_of_ones_own_is_asked_once_a_rollout_and_goes_along
         argv = [*command(sums, tmp_path), *policy, *improver("litellm", server), "--budget", "dollars=5"]
         report = _run(argv)
         calls = [asked for asked in server.asked if not asked.body.get("tools")]
-        assert len(server.asked) - len(calls) == 2
+        assert len(server.asked) - len(calls) == 1
         assert 0.2 < report["sealed"]["final"]["value"] < 0.5
         assert report["budget"]["spent"]["tokens"] > 0
         assert len(calls) == report["budget"]["spent"]["rollouts"]

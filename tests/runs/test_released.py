@@ -109,8 +109,6 @@ def test_a_folder_that_cannot_run_is_not_imported(tmp_path: Path, capsys: pytest
 def letters(asked: Asked) -> Turn:
     """Replies of a model that knows no science, in the asker's format; as an improver, it stops."""
     tools = {tool["function"]["name"] for tool in asked.body.get("tools") or ()}
-    if "finish" in tools:
-        return Turn(uses=[Use("finish", {"summary": "as it was"})])
     if "decide" in tools:
         return Turn(uses=[Use("decide", {"changes": [{"lever": "stop", "reason": "enough"}]})])
     if "knight" in asked.text:

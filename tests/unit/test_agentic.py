@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from played_model import FINISH, STOP, Killed, World, rewrite, said, skill, use
+from played_model import STOP, Killed, World, rewrite, said, skill, use
 
 from sia_core.decision import RewriteHarness, Training, UpdateWeights
-from sia_core.errors import ModelError
+from sia_core.errors import LedgerError, ModelError, UsageError
 from sia_core.evidence import AgentView, AlgorithmView, Evidence, Rollout, Trial, WeightsView, summarise
 from sia_core.harness import HarnessTree
 from sia_core.run.candidate import make_agent
 from sia_core.run.ledger import Ledger
-from sia_core.run.record import RunRecord
+from sia_core.run.record import DRAFT, RunRecord
 from sia_core.run.run_view import Checked
+from sia_core.run.trees import Trees
 from sia_core.types import Limits, Metric
 from sia_llm import prompts
 from sia_llm.check_report import shown
@@ -34,11 +35,11 @@ pytestmark = pytest.mark.thorough
 
 GOLDEN = Path(__file__).parents[1] / "data" / "prompts"
 
-BOTH = [[use("check"), FINISH], [skill(0.5)], [rewrite("half", 0.3)], [skill(0.9, 0.5), rewrite("most", 0.4)], [STOP]]
-"""A draft, two decisions of which the first takes two replies, and a stop."""
+BOTH = [[use("check")], [skill(0.5)], [rewrite("half", 0.3)], [skill(0.9, 0.5), rewrite("most", 0.4)], [STOP]]
+"""Two decisions of which the first takes three replies, and a stop."""
 
 
-def test_a_run_drafts_rewrites_twice_and_stops(tmp_path: Path) -> None:
+def test_a_run_rewrites_twice_and_stops(tmp_path: Path) -> None:
     world = World(tmp_path, *BOTH)
     report = world.run()
     assert [(row["name"], row["accepted"], row["predicted"]) for row in report["generations"]] == [
@@ -59,13 +60,32 @@ def test_a_run_drafts_rewrites_twice_and_stops(tmp_path: Path) -> None:
     assert "One prediction was measured" in told
 
 
-def test_a_draft_that_does_not_run_is_handed_back_and_one_that_runs_is_the_first_agent(tmp_path: Path) -> None:
-    broken, good = use("write_file", path=SKILL, text="broken\n"), use("write_file", path=SKILL, text="0.6\n")
-    world = World(tmp_path, [broken, FINISH], [good, use("finish", summary="better")], [STOP])
+def test_the_first_agent_is_the_one_that_was_given_and_the_model_is_first_asked_with_its_scores(tmp_path: Path) -> None:
+    world = World(tmp_path, [STOP])
     report = world.run()
-    assert "It must run before you finish" in world.told(1)
-    assert "SyntaxError" in world.told(1)
-    assert report["agent"]["harness"] == harness(0.6).digest
+    assert report["agent"]["harness"] == FakeTask().seed_harness().digest
+    assert "Generation 0." in world.told(0)
+    assert f"| {harness(0.2).digest[:12]} (incumbent) | - | 0.2" in world.told(0)
+
+
+def test_a_run_whose_first_harness_a_model_had_written_goes_on_from_it(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.step(DRAFT, lambda: Trees(tmp_path).put(harness(0.6)))
+    assert World(tmp_path, [STOP]).run()["agent"]["harness"] == harness(0.6).digest
+
+
+def test_a_run_that_was_stopped_while_a_model_wrote_its_first_harness_is_refused_with_what_to_do(
+    tmp_path: Path,
+) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.record("calls/draft/0/0123456789abcdef/0/intent/0", {"model": "any", "digest": "", "most": 1.0})
+    with pytest.raises(LedgerError, match="start a new run, which begins with the agent as given"):
+        World(tmp_path).run()
+
+
+def test_the_setting_of_a_model_for_drafts_is_gone_and_that_is_said_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--improver-set draft_model: there is no such setting.*Leave it out"):
+        World(tmp_path, draft_model="cheap")
 
 
 WRONG = [
@@ -94,22 +114,19 @@ WRONG = [
 
 @pytest.mark.parametrize(("wrong", "why"), WRONG)
 def test_what_cannot_be_done_is_said_to_the_model_which_goes_on(tmp_path: Path, wrong: Any, why: str) -> None:
-    world = World(tmp_path, [FINISH], [wrong], [STOP])
+    world = World(tmp_path, [wrong], [STOP])
     assert world.run()["stopped"] == "enough"
-    assert why in world.told(2)
-    assert world.provider.asked[2].messages[-1]["results"][0]["failed"] is True
+    assert why in world.told(1)
+    assert world.provider.asked[1].messages[-1]["results"][0]["failed"] is True
 
 
 def test_an_edit_of_what_the_manifest_fixes_is_refused(tmp_path: Path) -> None:
     task = FakeTask()
     fixed = HarnessTree({**task.seed_harness().files, "harness.toml": b'fixed = ["skill.txt"]\n'})
     task.seed_harness = lambda: fixed  # type: ignore[method-assign]
-    world = World(tmp_path, [skill(0.9), FINISH], [STOP], task=task)
-    world.run()
-    first = world.provider.asked[0]
-    assert "is fixed by this harness's manifest" not in str(first.messages)
-    with Ledger.read(tmp_path) as ledger:
-        assert ledger.get("draft") == (fixed.digest,)
+    world = World(tmp_path, [skill(0.9), rewrite("most")], [STOP], task=task)
+    assert world.run()["agent"]["harness"] == fixed.digest
+    assert "is fixed by this harness's manifest" in world.told(1)
 
 
 FAULTS: list[tuple[Any, str]] = [
@@ -126,17 +143,17 @@ def again(fault: Any) -> Any:
 
 @pytest.mark.parametrize(("fault", "why"), FAULTS)
 def test_a_fault_or_three_are_forgiven(tmp_path: Path, fault: Any, why: str) -> None:
-    world = World(tmp_path, [FINISH], *[again(fault)] * 3, [STOP])
+    world = World(tmp_path, *[again(fault)] * 3, [STOP])
     assert world.run()["stopped"] == "enough"
-    assert len(world.provider.asked) == 5
+    assert len(world.provider.asked) == 4
 
 
 @pytest.mark.parametrize(("fault", "why"), FAULTS[1:])
 def test_after_too_many_the_generation_passes_and_the_next_one_is_decided(tmp_path: Path, fault: Any, why: str) -> None:
-    world = World(tmp_path, [FINISH], *[again(fault)] * 4, [skill(0.9), rewrite("most")], [STOP])
+    world = World(tmp_path, *[again(fault)] * 4, [skill(0.9), rewrite("most")], [STOP])
     report = world.run()
     assert [(row["index"], row["name"]) for row in report["generations"]] == [(1, "most")]
-    assert report["budget"]["spent"]["dollars"] == pytest.approx(7 * (100 * 3 + 10 * 15) / 1e6)
+    assert report["budget"]["spent"]["dollars"] == pytest.approx(6 * (100 * 3 + 10 * 15) / 1e6)
     assert any(why in each and "generation 0 passes" in each for each in world.notices)
 
 
@@ -144,14 +161,14 @@ def test_four_decisions_that_are_wrong_for_different_reasons_are_four_faults_and
     tmp_path: Path,
 ) -> None:
     wrong = [[call] for call, _ in WRONG if call[0] == "decide"]
-    report = World(tmp_path, [FINISH], *wrong, [skill(0.9), rewrite("most")], [STOP]).run()
+    report = World(tmp_path, *wrong, [skill(0.9), rewrite("most")], [STOP]).run()
     assert len(wrong) > 4
     assert [(row["index"], row["name"]) for row in report["generations"]] == [(0, "most")]
 
 
 @pytest.mark.parametrize("call", range(5))
 def test_killed_while_a_generation_is_lost_and_resumed_it_ends_as_it_would_have(tmp_path: Path, call: int) -> None:
-    script = [[FINISH], *[[rewrite("nothing")]] * 4, [skill(0.9), rewrite("most")], [STOP]]
+    script = [*[[rewrite("nothing")]] * 4, [skill(0.9), rewrite("most")], [STOP]]
     whole = World(tmp_path / "whole", *script).run()
     with pytest.raises(Killed):
         World(tmp_path / "killed", *script[: call + 1], Killed()).run()
@@ -163,21 +180,21 @@ def test_a_model_that_declines_four_times_stops_the_run_which_keeps_what_was_pai
     tmp_path: Path,
 ) -> None:
     with pytest.raises(ModelError, match=r"a-model declined to answer.*sia resume"):
-        World(tmp_path, [FINISH], *[said(ended="refusal")] * 4).run()
+        World(tmp_path, *[said(ended="refusal")] * 4).run()
     world = World(tmp_path, [STOP])
     report = world.run()
     assert report["stopped"] == "enough"
     assert len(world.provider.asked) == 1
-    assert report["budget"]["spent"]["dollars"] == pytest.approx(6 * (100 * 3 + 10 * 15) / 1e6)
+    assert report["budget"]["spent"]["dollars"] == pytest.approx(5 * (100 * 3 + 10 * 15) / 1e6)
 
 
 def test_a_model_that_never_decides_loses_the_generation_after_so_many_replies_and_is_warned_before(
     tmp_path: Path,
 ) -> None:
-    world = World(tmp_path, [FINISH], *[[use("list_files")]] * 4, [STOP], replies="4")
+    world = World(tmp_path, *[[use("list_files")]] * 4, [STOP], replies="4")
     assert world.run()["stopped"] == "enough"
     assert any("within 4 replies" in each for each in world.notices)
-    assert "[1 more replies of yours" in world.told(4)
+    assert "[1 more replies of yours" in world.told(3)
 
 
 @pytest.mark.parametrize("call", range(len(BOTH)))
@@ -229,8 +246,8 @@ def test_a_request_that_was_not_recorded_is_an_error_and_not_a_guess(tmp_path: P
 
 
 def test_when_the_dollars_are_spent_the_run_is_closed_with_all_that_was_won(tmp_path: Path) -> None:
-    dear = replace(said(FINISH), usage=Usage(100, 16_000))
-    world = World(tmp_path, dear, *BOTH[1:], budget="dollars=0.5")
+    dear = replace(said(use("check")), usage=Usage(100, 16_000))
+    world = World(tmp_path, dear, budget="dollars=0.48")
     report = world.run()
     assert "no call of a-model fits into the budget any more" in report["stopped"]
     assert report["status"] == "finished"
@@ -250,7 +267,7 @@ def test_text_of_agents_reaches_the_model_in_fences_only(tmp_path: Path) -> None
 
     instance = "search-1"
     looks = [use("failures"), use("trajectory", instance=instance), use("check"), use("earlier_decision", generation=0)]
-    world = World(tmp_path, [FINISH], [skill(0.5), *looks, rewrite("half")], [*looks], [STOP])
+    world = World(tmp_path, [skill(0.5), *looks, rewrite("half")], [*looks], [STOP])
     world.backend = Hostile()
     world.run()
     everything = "\n".join(_texts(ask) for ask in world.provider.asked)
@@ -272,10 +289,10 @@ def _texts(ask: Ask) -> str:
 def test_code_is_run_beside_the_working_copy_counts_as_a_rollout_and_its_sandbox_ends_with_the_conversation(
     tmp_path: Path,
 ) -> None:
-    world = World(tmp_path, [FINISH], [use("run", code="print(1)")], [use("run", code="print(1)")], [STOP])
+    world = World(tmp_path, [use("run", code="print(1)")], [use("run", code="print(1)")], [STOP])
     report = world.run()
-    assert "ran print(1)" in world.told(2)
-    assert "29 experiments left" in world.told(2)
+    assert "ran print(1)" in world.told(1)
+    assert "29 experiments left" in world.told(1)
     assert world.backend.ran == ["print(1)"]
     assert world.backend.ended == ["generation/0/decide/0"]
     swept = sum(len(sweep.instances) * sweep.group for sweep in world.backend.sweeps)
@@ -286,7 +303,7 @@ def test_code_is_run_beside_the_working_copy_counts_as_a_rollout_and_its_sandbox
 
 @pytest.mark.parametrize("end", [Killed(), ModelError("a wrong key"), said(ended="refusal")])
 def test_the_sandbox_of_experiments_ends_however_the_conversation_comes_out(tmp_path: Path, end: Any) -> None:
-    world = World(tmp_path, [FINISH], [use("run", code="print(1)")], *[end] * 4)
+    world = World(tmp_path, [use("run", code="print(1)")], *[end] * 4)
     with pytest.raises(BaseException):  # noqa: B017, PT011 - whichever it is
         world.run()
     assert world.backend.ended == ["generation/0/decide/0"]
@@ -294,7 +311,7 @@ def test_the_sandbox_of_experiments_ends_however_the_conversation_comes_out(tmp_
 
 def test_a_resumed_conversation_runs_no_code_again_whose_result_is_recorded(tmp_path: Path) -> None:
     with pytest.raises(Killed):
-        World(tmp_path, [FINISH], [use("run", code="print(1)")], Killed()).run()
+        World(tmp_path, [use("run", code="print(1)")], Killed()).run()
     world = World(tmp_path, [STOP])
     assert world.run()["stopped"] == "enough"
     assert world.backend.ran == []
@@ -304,12 +321,12 @@ def test_a_resumed_conversation_runs_no_code_again_whose_result_is_recorded(tmp_
 def test_a_check_is_beside_what_the_agent_earned_on_the_same_instances_and_says_how_many_are_left(
     tmp_path: Path,
 ) -> None:
-    world = World(tmp_path, [FINISH], [skill(1.0), use("check", which="failed", count=7)], [STOP])
+    world = World(tmp_path, [skill(1.0), use("check", which="failed", count=7)], [STOP])
     world.run()
     agent = harness(0.2).digest[:12]
-    assert "It runs: 7 of 7 answers are valid." in world.told(2)
-    assert f"Mean reward 1.0000; agent {agent} earned 0.0000 on the same 7. Better on 7, worse on 0." in world.told(2)
-    assert "11 checks left" in world.told(2)
+    assert "It runs: 7 of 7 answers are valid." in world.told(1)
+    assert f"Mean reward 1.0000; agent {agent} earned 0.0000 on the same 7. Better on 7, worse on 0." in world.told(1)
+    assert "11 checks left" in world.told(1)
 
 
 @pytest.mark.parametrize(
@@ -321,10 +338,10 @@ def test_a_check_is_beside_what_the_agent_earned_on_the_same_instances_and_says_
     ],
 )
 def test_instances_that_cannot_be_checked_are_named_and_no_check_is_lost(tmp_path: Path, asked: Any, why: str) -> None:
-    world = World(tmp_path, [FINISH], [use("check", **asked)], [use("check", which="random", count=3)], [STOP])
+    world = World(tmp_path, [use("check", **asked)], [use("check", which="random", count=3)], [STOP])
     world.run()
-    assert why in world.told(2)
-    assert "11 checks left" in world.told(3)
+    assert why in world.told(1)
+    assert "11 checks left" in world.told(2)
     assert len(world.backend.sweeps[-1].instances) != 10
 
 
@@ -343,22 +360,22 @@ def test_a_check_says_each_text_once_and_how_many_answers_are_valid() -> None:
 def test_a_long_file_is_written_in_parts_and_a_file_is_reverted_and_compared(tmp_path: Path) -> None:
     parts = [use("append_to_file", path="long.txt", text=f"part {number}\n") for number in range(2)]
     looks = [use("diff"), use("revert_file", path="long.txt"), use("diff")]
-    world = World(tmp_path, [FINISH], [*parts, *looks], [STOP])
+    world = World(tmp_path, [*parts, *looks], [STOP])
     world.run()
-    text = world.told(2)
+    text = world.told(1)
     assert "+part 0\n+part 1" in text
     assert text.endswith("your working copy is as it began")
 
 
 def test_failures_say_what_was_right_and_go_on_where_they_ended(tmp_path: Path) -> None:
     looks = [use("failures"), use("failures", skip=40)]
-    world = World(tmp_path, [FINISH], looks, [STOP])
+    world = World(tmp_path, looks, [STOP])
     world.run()
-    text = world.told(2)
+    text = world.told(1)
     right = sum(each["reward"] == 1 for each in _searched(tmp_path))
     assert f"Of 200: {right} right; {200 - right} answered but wrong." in text
     assert f"{160 - right} more; skip=40 shows the next" in text
-    first, second = (row["text"] for row in world.provider.asked[2].messages[-1]["results"])
+    first, second = (row["text"] for row in world.provider.asked[1].messages[-1]["results"])
     assert not set(first.splitlines()[2:-2]) & set(second.splitlines()[2:-2])
 
 
@@ -369,9 +386,9 @@ def _searched(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_a_run_that_trains_nothing_is_told_nothing_of_training(tmp_path: Path) -> None:
-    world = World(tmp_path, [FINISH], [STOP])
+    world = World(tmp_path, [STOP])
     world.run()
-    asked = world.provider.asked[1]
+    asked = world.provider.asked[0]
     decide = next(tool for tool in asked.tools if tool.name == "decide")
     assert "weights" not in str(decide.schema)
     assert "grpo" not in str(asked.system)
@@ -514,7 +531,6 @@ def pages() -> Iterator[tuple[str, Callable[[], str]]]:
     given = evidence()
     yield "system", lambda: "\n\n-----\n\n".join(prompts.system(given.brief, given.metric, harness(0.2)))
     yield "discover", lambda: prompts.system(given.brief, given.metric, harness(0.2), evaluations=8)[1]
-    yield "draft", lambda: prompts.draft(["cases.jsonl", "labels.json"])
     one, two = given.agents["one"], view("two")
     begins = prompts.start_of("pareto", [one, two])
     yield "decide", lambda: prompts.decide(given, ["cases.jsonl"], begins)

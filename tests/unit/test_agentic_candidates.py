@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from played_model import FINISH, STOP, Killed, World, rewrite, said, skill, use
+from played_model import STOP, Killed, World, rewrite, said, skill, use
 
 from sia_core.decision import RewriteHarness
 from sia_core.errors import UsageError
@@ -40,13 +40,12 @@ BROKEN = use("write_file", path=SKILL, text="broken\n")
 
 
 PAIR = [
-    [FINISH],
     [skill(0.5), aside("half", 0.3), use("list_files")],
     [skill(0.9), rewrite("most", 0.7)],
     [skill(0.95, 0.9), rewrite("more")],
     [STOP],
 ]
-"""A draft, a generation of two candidates, one of one, and a stop."""
+"""A generation of two candidates, one of one, and a stop."""
 
 
 def test_one_conversation_makes_two_candidates_each_with_its_own_hypothesis(tmp_path: Path) -> None:
@@ -59,12 +58,12 @@ def test_one_conversation_makes_two_candidates_each_with_its_own_hypothesis(tmp_
     ]
     first = harness(0.2).digest[:12]
     assert [row["parent"] for row in report["generations"]] == [first, first, harness(0.9).digest[:12]]
-    assert "set aside, 1 of 2; your working copy is now agent" in world.told(2)
+    assert "set aside, 1 of 2; your working copy is now agent" in world.told(1)
     assert report["agent"]["harness"] in (harness(0.9).digest, harness(0.95).digest)
 
 
 def test_what_was_set_aside_is_enough_to_end_with(tmp_path: Path) -> None:
-    world = World(tmp_path, [FINISH], [skill(0.9), aside("most"), use("decide", changes=[])], [STOP])
+    world = World(tmp_path, [skill(0.9), aside("most"), use("decide", changes=[])], [STOP])
     assert [row["name"] for row in world.run()["generations"]] == ["most"]
 
 
@@ -114,16 +113,16 @@ WRONG = [
 def test_what_would_be_refused_or_does_not_run_is_handed_back_and_not_evaluated(
     tmp_path: Path, calls: Any, why: str
 ) -> None:
-    world = World(tmp_path, [FINISH], calls, [use("decide", changes=[])], [STOP], [STOP])
+    world = World(tmp_path, calls, [use("decide", changes=[])], [STOP], [STOP])
     world.run()
-    assert why in world.told(2)
+    assert why in world.told(1)
     smoked = {sweep.harness for sweep in world.backend.sweeps if sweep.purpose == "smoke"}
     assert smoked <= {harness(share).digest for share in (0.2, 0.5, 0.6)}
 
 
 def test_a_copy_is_checked_before_it_is_proposed_but_the_same_one_never_twice(tmp_path: Path) -> None:
     calls = [skill(0.5), use("check"), use("check"), aside("half"), skill(0.9), rewrite("most")]
-    world = World(tmp_path, [FINISH], calls, [STOP])
+    world = World(tmp_path, calls, [STOP])
     report = world.run()
     checked = [sweep.harness for sweep in world.backend.sweeps if sweep.purpose == "check"]
     assert checked == [harness(0.5).digest, harness(0.9).digest]
@@ -140,16 +139,16 @@ def test_a_copy_without_a_valid_answer_is_handed_back_where_its_agent_had_some(t
                     row.update(outcome=INVALID, message="not a number")
             return future
 
-    world = World(tmp_path, [FINISH], [skill(0.9), rewrite("wordy")], [STOP])
+    world = World(tmp_path, [skill(0.9), rewrite("wordy")], [STOP])
     world.backend = Wordy()
     assert world.run()["generations"] == []
-    assert "None of its answers is valid" in world.told(2)
+    assert "None of its answers is valid" in world.told(1)
 
 
 def test_the_report_tells_what_was_sorted_out_before_it_cost_an_evaluation(tmp_path: Path) -> None:
     hangs = use("write_file", path=SKILL, text="hangs\n")
     calls = [BROKEN, aside("broken"), hangs, aside("hangs"), skill(0.9), rewrite("most")]
-    report = World(tmp_path, [FINISH], calls, [STOP]).run()
+    report = World(tmp_path, calls, [STOP]).run()
     assert report["triage"] == {"checked": 3, "not_running": 1, "refused": 0, "failed": 1, "screened": 0, "compared": 1}
 
 
@@ -160,7 +159,7 @@ AFTER = [[skill(0.9), aside("most"), use("list_files")]]
 
 def test_when_the_dollars_are_spent_what_was_set_aside_is_still_tried(tmp_path: Path) -> None:
     dear = replace(said(*AFTER[0]), usage=Usage(100, 16_000))
-    report = World(tmp_path, [FINISH], dear, budget="dollars=0.45").run()
+    report = World(tmp_path, dear, budget="dollars=0.45").run()
     assert [(row["name"], row["accepted"]) for row in report["generations"]] == [("most", True)]
     assert "no call of a-model fits into the budget any more" in report["stopped"]
 
@@ -169,7 +168,7 @@ def test_when_the_dollars_are_spent_what_was_set_aside_is_still_tried(tmp_path: 
 def test_when_the_model_does_not_come_to_an_end_what_was_set_aside_is_tried_and_that_is_said(
     tmp_path: Path, fault: Reply
 ) -> None:
-    world = World(tmp_path, [FINISH], *AFTER, *[fault] * 4, [STOP])
+    world = World(tmp_path, *AFTER, *[fault] * 4, [STOP])
     report = world.run()
     assert [(row["name"], row["accepted"]) for row in report["generations"]] == [("most", True)]
     assert report["stopped"] == "enough"
@@ -178,7 +177,7 @@ def test_when_the_model_does_not_come_to_an_end_what_was_set_aside_is_tried_and_
 
 def test_where_no_check_fits_into_the_budget_the_run_ends_well(tmp_path: Path) -> None:
     once = 2 + 200 + 200 + 2 * 200  # the first agent, and the sealed report
-    report = World(tmp_path, [FINISH], [skill(0.9), rewrite("most")], budget=f"rollouts={once + 5}").run()
+    report = World(tmp_path, [skill(0.9), rewrite("most")], budget=f"rollouts={once + 5}").run()
     assert report["status"] == "finished"
     assert report["stopped"] == "the budget is spent"
 
@@ -196,10 +195,10 @@ def test_a_copy_that_was_short_of_tokens_in_its_check_is_not_held_to_be_broken()
 
 
 def test_a_run_of_one_candidate_a_generation_has_nothing_to_set_aside(tmp_path: Path) -> None:
-    world = World(tmp_path, [FINISH], [skill(0.9), rewrite("most")], [STOP], plan=Plan(candidates=1))
+    world = World(tmp_path, [skill(0.9), rewrite("most")], [STOP], plan=Plan(candidates=1))
     world.run()
-    assert "set_aside" not in {tool.name for tool in world.provider.asked[1].tools}
-    assert "set one aside" not in world.told(1)
+    assert "set_aside" not in {tool.name for tool in world.provider.asked[0].tools}
+    assert "set one aside" not in world.told(0)
 
 
 # What a generation starts from.
@@ -284,17 +283,17 @@ def test_tasks_whose_result_is_the_best_answer_start_by_puct_and_others_from_the
     for kind, rule in (("solve", "keep-best"), ("discover", "puct")):
         task = FakeTask()
         task.kind = kind  # type: ignore[assignment]
-        world = World(tmp_path / kind, [FINISH], [STOP], task=task)
+        world = World(tmp_path / kind, [STOP], task=task)
         world.run()
-        assert f"({rule}: " in world.told(1)
+        assert f"({rule}: " in world.told(0)
 
 
 def test_the_model_is_told_where_each_candidate_starts_and_by_which_rule(tmp_path: Path) -> None:
     world = World(tmp_path, *PAIR, parents="pareto")
     world.run()
     best = harness(0.9).digest[:12]
-    assert f"of agent {best} (pareto: drawn by" in world.told(3)
-    assert f"After you set a change aside, it is that of agent {best}." in world.told(3)
+    assert f"of agent {best} (pareto: drawn by" in world.told(2)
+    assert f"After you set a change aside, it is that of agent {best}." in world.told(2)
 
 
 def test_each_candidate_that_is_set_aside_makes_way_for_the_next_parents_harness() -> None:

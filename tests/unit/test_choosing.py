@@ -15,8 +15,8 @@ TWO = "dear=3,cheap=1"
 
 def test_models_have_weights_and_one_without_has_the_weight_of_one() -> None:
     assert parsed("openai/a:8b=3, b") == {"openai/a:8b": 3.0, "b": 1.0}
-    settings = Settings.of("a-model", {"models": TWO, "draft_model": "cheap"})
-    assert settings.every_model == ["a-model", "cheap", "dear"]
+    settings = Settings.of("a-model", {"models": TWO})
+    assert settings.every_model == ["a-model", "dear", "cheap"]
 
 
 @pytest.mark.parametrize("wrong", ["a=0", "a=-1", "a=inf", "a=nan", "a=much", "a,a", "=3"])

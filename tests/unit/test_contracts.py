@@ -117,15 +117,13 @@ class TestCommand(VerifierContract):
 
 
 class Agreeable:
-    """A provider that keeps the first harness, and decides on the first edit that it is told of."""
+    """A provider that decides to stop."""
 
     name = "agreeable"
 
     def complete(self, request: Ask) -> Reply:
-        offered = {tool.name for tool in request.tools}
         change = {"lever": "stop", "reason": "enough"}
-        use = ("finish", {"summary": "as it is"}) if "finish" in offered else ("decide", {"changes": [change]})
-        return Reply("", (ToolCall("id", *use),), "tools", Usage(1, 1))
+        return Reply("", (ToolCall("id", "decide", {"changes": [change]}),), "tools", Usage(1, 1))
 
     def prices(self, model: str) -> None:
         return None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from played_model import FINISH, STOP, Killed, Laboratory, World, rewrite, said, skill, use
+from played_model import STOP, Killed, Laboratory, World, rewrite, said, skill, use
 
 from sia_core.errors import ModelError
 from sia_core.run.ledger import Ledger
@@ -32,21 +32,18 @@ NUMBER = re.compile(r"You are number (\d) of")
 
 
 def place(request: Ask) -> tuple[str, int, int]:
-    """Where a request stands: draft or generation, number of its conversation, replies so far."""
+    """Where a request stands: generation, number of its conversation, replies so far."""
     first = request.messages[0]["text"]
     step = sum(message["role"] == "assistant" for message in request.messages)
     number = NUMBER.search(first)
-    stage = "draft" if first.startswith("Write the first harness") else first.partition(".")[0].split()[1]
-    return stage, int(number[1]) - 1 if number else 0, step
+    return first.partition(".")[0].split()[1], int(number[1]) - 1 if number else 0, step
 
 
 Rule = Callable[[str, int, int], Reply]
 
 
 def usual(stage: str, number: int, step: int) -> Reply:
-    """A draft, a generation in which each changes the skill otherwise, in two replies, and one that stops."""
-    if stage == "draft":
-        return said(FINISH)
+    """A generation in which each changes the skill otherwise, in two replies, and one that stops."""
     if stage == "1":
         return said(STOP)
     return said(skill(SHARES[number])) if step == 0 else said(rewrite(f"to {SHARES[number]}"))
@@ -107,7 +104,7 @@ def test_four_conversations_are_under_way_at_once_and_each_makes_a_candidate(tmp
     assert [row["name"] for row in report["generations"]] == NAMES
     assert report["agent"]["harness"] == harness(0.9).digest
     assert report["stopped"] == "enough"
-    assert report["budget"]["spent"]["dollars"] == pytest.approx((1 + 2 * AMONG + AMONG) * (100 * 3 + 10 * 15) / 1e6)
+    assert report["budget"]["spent"]["dollars"] == pytest.approx((2 * AMONG + AMONG) * (100 * 3 + 10 * 15) / 1e6)
 
 
 def test_each_is_told_which_parents_the_others_have_and_not_what_they_think(tmp_path: Path) -> None:
@@ -240,7 +237,7 @@ def test_a_slow_one_is_gone_on_without_its_pending_call_is_booked_and_its_late_r
     left = [NAMES[0], NAMES[1], NAMES[3]]
     assert [row["name"] for row in report["generations"]] == left
     assert any("conversation 3 of 4: it took longer" in notice for notice in made.notices)
-    replies = (1 + 2 * AMONG - 1 + AMONG) * (100 * 3 + 10 * 15) / 1e6
+    replies = (2 * AMONG - 1 + AMONG) * (100 * 3 + 10 * 15) / 1e6
     assert report["budget"]["spent"]["dollars"] > replies + 16_000 * 15 / 1e6
     (tmp_path / "recorded.jsonl").write_text(recorded(tmp_path / "slow"))
     again = world(tmp_path / "again", replay=str(tmp_path / "recorded.jsonl"))
@@ -323,7 +320,7 @@ def test_conversations_are_with_the_chosen_models_which_are_the_same_when_resume
     more: dict[str, Any] = {"models": "dear,cheap", "choose": choose}
     whole = world(tmp_path / "whole", **more)
     report = whole.run()
-    assert {each["model"] for each in report["models"]} == {"a-model", "dear", "cheap"}
+    assert {each["model"] for each in report["models"]} == {"dear", "cheap"}
     row = proposed(tmp_path / "whole")
     assert row["asked"] == row["made"]
     assert len(row["made"]) == AMONG

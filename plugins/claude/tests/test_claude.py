@@ -103,7 +103,7 @@ def test_without_a_key_the_variable_is_named_and_the_playbook_offered(
     ("given", "why"),
     [
         ({"api_key": "sk"}, "environment only"),
-        ({"colour": "red"}, "there is no such setting. The settings are draft_model"),
+        ({"colour": "red"}, "there is no such setting. The settings are base_url"),
         ({"max_tokens": "many"}, "max_tokens"),
         ({"input_price": "3"}, "belong together"),
         ({"base_url": "http://me:secret@localhost"}, "no password"),

@@ -9,4 +9,8 @@ sia_api = 1
 
 @hookimpl
 def sia_improvers() -> list[Offer]:
-    return [Offer("claude", "Claude drafts, reads trajectories and decides; needs a key", "sia_claude.improver:Claude")]
+    return [
+        Offer(
+            "claude", "Claude reads trajectories and decides what to change; needs a key", "sia_claude.improver:Claude"
+        )
+    ]

@@ -1,23 +1,18 @@
-"""An improver that is a language model: the paper's Meta-Agent in ``draft``, its Feedback-Agent in ``decide``."""
+"""An improver that is a language model: both agents of the paper, which write harnesses and read what they did."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
-
-from pydantic import Field
 
 from sia_core.decision import Stop
-from sia_core.errors import BudgetExhausted, ModelError, SiaError
+from sia_core.errors import BudgetExhausted, LedgerError, ModelError, SiaError
 from sia_core.evidence import AgentView, Evidence, TaskView
 from sia_core.harness import HarnessTree
-from sia_core.run.candidate import make_agent
-from sia_core.run.record import DRAFT, RunRecord, decided, proposers
+from sia_core.run.record import DRAFT, RunRecord, call, decided, proposers
 from sia_core.run.run_view import RunView
 from sia_llm import prompts
 from sia_llm.archive import Archive
-from sia_llm.check_report import runs
 from sia_llm.choosing import chosen, drawn
 from sia_llm.conversation import Conversation, Declined, Ending, GivenUpOn
 from sia_llm.experiments import Experiments
@@ -27,19 +22,12 @@ from sia_llm.proposal import Decided, Proposals
 from sia_llm.recorded import Recorded
 from sia_llm.settings import Settings
 from sia_llm.side_by_side import Proposing, SideBySide
-from sia_llm.toolbox import Arguments, ToolError
 from sia_llm.workbench import Workbench
 from sia_llm.workshop import Workshop, public_listing
 
 
-class Finish(Arguments):
-    """The working copy is the first harness."""
-
-    summary: str = Field(min_length=1, max_length=8000, description="what you changed, and why")
-
-
 class ModelImprover:
-    """Drafts with ``settings.draft_model``, decides with ``settings.model``, through one provider."""
+    """Decides with ``settings.model``, or one of ``settings.models``, through one provider."""
 
     def __init__(self, provider: Provider, settings: Settings) -> None:
         self.settings = settings
@@ -55,34 +43,18 @@ class ModelImprover:
         self._bench = Workbench(run, self._provider, self._patience)
 
     def draft(self, task: TaskView, seed: int) -> HarnessTree:
-        """The model's own first harness, once it runs."""
-        first = make_agent(task.seed, None, None)
-        workshop = Workshop(self._needed().run, {}, [first])
+        """The agent as it was given. What the model would make of it is a candidate of generation 0.
 
-        def finished(_: Any) -> HarnessTree:
-            if workshop.tree.digest == task.seed.digest:
-                return task.seed
-            checked = workshop.checked()
-            if not runs(checked):
-                raise ToolError(f"It must run before you finish. {workshop.shown(checked)}")
-            return workshop.tree
-
-        ending = Ending("finish", "Your working copy is to be the first harness.", Finish, finished)
-        told_first = prompts.draft(public_listing(task.public))
-        run = self._needed().run
-        system = prompts.system(
-            task.brief, task.metric, task.seed, evaluations=run.evaluations, limits=run.limits, trains=False
-        )
-        ask = self._ask(self.settings.draft_model or self.settings.model, system, told_first)
-        bench = self._needed()
-        purpose = bench.begin(DRAFT)
-        try:
-            with Experiments(bench.run, purpose, workshop) as experiments:
-                offered = [*workshop.offered, *experiments.offered]
-                return Conversation(bench.calls, purpose, ask, offered, ending, self.settings.replies).run()
-        except GivenUpOn as error:
-            bench.give_up(purpose, str(error))
-            raise _stopped(error, "draft") from error
+        LedgerError where an earlier version had begun a conversation about it, which this one cannot end.
+        """
+        ledger = self._needed().run.ledger
+        run = RunRecord(ledger)
+        if run.draft is None and any(key.startswith(call(DRAFT, "")) for key, *_ in run.calls()):
+            raise LedgerError(
+                f"{ledger.folder} was stopped while a model wrote its first harness, as earlier versions began a run; "
+                "start a new run, which begins with the agent as given"
+            )
+        return task.seed
 
     def decide(self, evidence: Evidence) -> Sequence[Decided]:
         """The model's decisions; none where it comes to no decision, which costs the run this generation alone.
@@ -188,14 +160,14 @@ class ModelImprover:
 def _passed(run: RunView, evidence: Evidence, error: GivenUpOn) -> list[Decided]:
     """No decision: the generation passes. ModelError, which stops the run, where the model declines to answer."""
     if isinstance(error, Declined):
-        raise _stopped(error, "decision") from error
+        raise _stopped(error) from error
     run.notice(f"{error}; generation {evidence.generation} passes without a change")
     return []
 
 
-def _stopped(error: GivenUpOn, what: str) -> ModelError:
+def _stopped(error: GivenUpOn) -> ModelError:
     """The run stops here, and can be resumed."""
     return ModelError(
         f"{error}. All that was said is kept in the run's record; `sia resume` asks anew, from the beginning of this "
-        f"{what}"
+        "decision"
     )

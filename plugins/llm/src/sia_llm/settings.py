@@ -16,7 +16,7 @@ from sia_runtime.settings import checked
 
 
 class Settings(BaseModel):
-    """``model`` decides, ``draft_model`` writes the first harness; prices are dollars for a million tokens.
+    """``model`` decides, or one of ``models``; prices are dollars for a million tokens.
 
     ``replay`` is a file of recorded replies, which are then all that is asked.
     """
@@ -24,7 +24,6 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(min_length=1)
-    draft_model: str = ""
     base_url: str = ""
     max_tokens: int = Field(default=16_000, ge=256, le=128_000)
     replies: int = Field(default=60, ge=2, le=1000, description="of the model in one conversation")
@@ -52,7 +51,7 @@ class Settings(BaseModel):
     @property
     def every_model(self) -> list[str]:
         """Each model that may be asked, once."""
-        return list(dict.fromkeys(filter(None, (self.model, self.draft_model, *self.models))))
+        return list(dict.fromkeys((self.model, *self.models)))
 
     @model_validator(mode="after")
     def _prices_come_together(self) -> Settings:
@@ -67,6 +66,12 @@ class Settings(BaseModel):
         """Read settings; UsageError, with what there is, where one is unknown or out of bounds."""
         if secret := next((name for name in settings if "key" in name or "token" in name.split("_")), None):
             raise UsageError(f"{option} {secret}: keys come from the environment only, and are never recorded")
+        if "draft_model" in settings:
+            raise UsageError(
+                f"{option} draft_model: there is no such setting any more, as a run begins with the agent as given and "
+                "a model's first harness is a candidate like others. Leave it out; a run that was started with it "
+                "cannot go on, so start a new one"
+            )
         return checked(cls, {"model": model, **settings}, option)
 
     @property

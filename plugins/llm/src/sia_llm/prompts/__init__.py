@@ -64,11 +64,6 @@ def _limits(limits: Limits) -> str:
     )
 
 
-def draft(public: Sequence[str]) -> str:
-    """The first message of a draft."""
-    return _filled("draft", public=_public(public))
-
-
 def first_agent(evidence: Evidence) -> AgentView:
     """The agent that the run began with."""
     return next(agent for agent in evidence.agents.values() if agent.parent is None)
