@@ -260,6 +260,44 @@ def test_a_run_that_is_killed_after_it_went_on_without_one_goes_on_without_it(
     assert {stage for stage, *_ in again.provider.places} == {"1"}  # type: ignore[attr-defined]
 
 
+def test_a_tool_that_was_under_way_when_its_conversation_was_ended_is_booked_once_also_by_a_resumed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, late = threading.Event(), Future[Any]()
+
+    class Stuck(Laboratory):
+        def submit(self, job: Job) -> Future[Any]:
+            if job.function.endswith(":run_code"):
+                begun.set()
+                return late
+            return super().submit(job)
+
+    def rule(stage: str, number: int, step: int) -> Reply:
+        tries = (stage, number, step) == ("0", 2, 0)
+        return said(use("run", code="print(1)")) if tries else usual(stage, number, step)
+
+    def others(futures: Sequence[Any], _: float) -> None:
+        wait([each for at, each in enumerate(futures) if at != 2])
+        assert begun.wait(60)
+
+    def stuck(name: str) -> World:
+        made = world(tmp_path / name, rule)
+        made.backend = Stuck()
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(side_by_side, "wait", others)
+        spent = stuck("whole").run()["budget"]["spent"]
+        patch.setattr(side_by_side, "without_repeats", lambda _: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            stuck("killed").run()
+    late.set_exception(ModelError("too late"))
+    again = world(tmp_path / "killed", rule)
+    now = again.run()["budget"]["spent"]
+    assert {**now, "seconds": 0.0} == pytest.approx({**spent, "seconds": 0.0})
+    assert again.backend.ran == ["print(1)"]
+
+
 def test_the_dollars_that_are_left_are_shared_out_and_one_that_spends_its_share_ends_alone(tmp_path: Path) -> None:
     def rule(stage: str, number: int, step: int) -> Reply:
         if stage == "0" and number == 3 and step < 9:

@@ -70,13 +70,19 @@ class Seat:
         if self.ended or not isinstance(self.error, ModelError | Over):
             return
         with self.permit.mutex:
-            about = {"why": str(self.error), "aside": len(self.decisions), "pending": self.bench.run.budget.reserved}
+            budget = self.bench.run.budget
+            # What is settled between the two is booked twice, and the same when the run is resumed.
+            about = {"pending": budget.reserved, "spent": budget.spent}
+            about = {"why": str(self.error), "aside": len(self.decisions), **about}
             self.ended = self.bench.run.ledger.record(record.ended(self.purpose), about)
             self.permit.recorded = True
 
     def book(self, run: RunView) -> None:
-        """Book what it spent; and what it still may, where a call was under way when it was ended."""
-        run.budget.settle({}, self.bench.run.budget.spent)
+        """Book what it spent; and what it still may, where something was under way when it was ended.
+
+        A tool that was under way may end later, and may be used again when the run is resumed.
+        """
+        run.budget.settle({}, self.ended["spent"] if self.ended else self.bench.run.budget.spent)
         if self.ended:
             run.budget.settle({}, self.ended["pending"])
 
