@@ -72,8 +72,8 @@ class Seat:
         with self.permit.mutex:
             budget = self.bench.run.budget
             # What is settled between the two is booked twice, and the same when the run is resumed.
-            about = {"pending": budget.reserved, "spent": budget.spent}
-            about = {"why": str(self.error), "aside": len(self.decisions), **about}
+            booked = {"pending": budget.reserved, "spent": budget.spent}
+            about = {"why": str(self.error), "aside": len(self.decisions), **booked}
             self.ended = self.bench.run.ledger.record(record.ended(self.purpose), about)
             self.permit.recorded = True
 
