@@ -54,7 +54,26 @@ def test_a_block_names_what_it_holds_and_says_what_was_cut() -> None:
     assert len(block) < EXCERPT + 250
 
 
-@pytest.mark.parametrize("hidden", ["\x1b[2J", "\u202e", "\u200b", "\u2028", "\ud800", "\U000e0041", "\r", "\xad"])
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        "\u034f",
+        "\u115f",
+        "\u180b",
+        "\u2800",
+        "\u3164",
+        "\uffa0",
+        "\U0001d173",
+        "\x1b[2J",
+        "\u202e",
+        "\u200b",
+        "\u2028",
+        "\ud800",
+        "\U000e0041",
+        "\r",
+        "\xad",
+    ],
+)
 def test_what_cannot_be_seen_is_shown(hidden: str) -> None:
     block = fenced(f"a{hidden}b", "log")
     assert hidden not in block

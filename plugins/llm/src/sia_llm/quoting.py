@@ -12,11 +12,12 @@ import re
 
 from sia_core.evidence import EXCERPT, excerpt
 
-# Control characters beside tab and newline; what has no width, turns the direction of text or tags it invisibly;
-# halves of surrogate pairs.
+# Control characters beside tab and newline; what has no width, turns the direction of text or tags it invisibly, which
+# are Unicode's Default_Ignorable_Code_Point; what is blank and no space; halves of surrogate pairs.
 _HIDDEN = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
-    r"\ud800-\udfff\U000e0000-\U000e0fff]"
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff"
+    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 _BLOCK = re.compile(r"<<<data ([0-9a-f]{24}) [^\n]*>>>\n.*?\n<<<end \1>>>", re.DOTALL)
 
