@@ -301,6 +301,16 @@ def test_code_is_run_beside_the_working_copy_counts_as_a_rollout_and_its_sandbox
         assert RunRecord(ledger).spent()["rollouts"] == swept + 1
 
 
+def test_beside_a_copy_that_is_too_large_to_be_sent_no_code_is_run_and_no_experiment_is_lost(tmp_path: Path) -> None:
+    large = use("write_file", path="large.txt", text="x" * 2_100_000)
+    small = use("delete_file", path="large.txt")
+    run = use("run", code="print(1)")
+    world = World(tmp_path, [large, run], [small, run], [STOP])
+    world.run()
+    assert "and code is run beside 2,000,000 at most" in world.told(1)
+    assert "29 experiments left" in world.told(2)
+
+
 @pytest.mark.parametrize("end", [Killed(), ModelError("a wrong key"), said(ended="refusal")])
 def test_the_sandbox_of_experiments_ends_however_the_conversation_comes_out(tmp_path: Path, end: Any) -> None:
     world = World(tmp_path, [use("run", code="print(1)")], *[end] * 4)

@@ -22,6 +22,9 @@ EXPERIMENT_SECONDS = 120.0
 RUNS = 30
 """Experiments that one conversation may run."""
 
+MOST_BYTES = 2_000_000
+"""Of a working copy that code can be run beside: it is sent into the sandbox with the code."""
+
 _ENDED = {
     "ok": "It ended",
     "raised": "It raised an exception",
@@ -71,6 +74,9 @@ class Experiments:
     def _try(self, given: Code) -> str:
         if self._runs >= RUNS:
             raise ToolError(f"{RUNS} experiments were run; decide with what they showed")
+        size = sum(map(len, self._workshop.tree.files.values()))
+        if size > MOST_BYTES:
+            raise ToolError(f"your working copy has {size:,} bytes, and code is run beside {MOST_BYTES:,} at most")
         self._runs += 1
         result = self._result(given.code)
         why = f": {result['message']}" if result["message"] else ""
