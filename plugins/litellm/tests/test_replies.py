@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from sia_litellm.provider import Completions
-from sia_litellm.replies import reply
+from sia_litellm.replies import MOST_CALLS, reply
 from sia_llm.hosted_policy import HostedGateway
-from sia_llm.models import Ask, CallFailed, Logprob, Patience, Reply, Usage, told
+from sia_llm.models import Ask, CallFailed, Logprob, Patience, Reply, ToolCall, Usage, told
 from sia_testing.model_server import Fault, ModelServer, Turn
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # litellm leaves clients and an event loop to the garbage collector
@@ -371,3 +371,20 @@ def test_nor_is_one_whose_bytes_are_litellms(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("sia_litellm.replies.MOST_BYTES", 10_000)
     with pytest.raises(CallFailed, match="more than 10,000 bytes"):
         reply(Endless())
+
+
+def test_a_reply_of_calls_without_end_is_none() -> None:
+    failure = got(sse(*[tools(part(each, f"id-{each}", "look", "{}")) for each in range(MOST_CALLS + 1)], END))
+    assert isinstance(failure, CallFailed)
+    assert "more than 256 times" in str(failure)
+
+
+def test_arguments_that_come_under_ever_new_ids_are_not_read_anew_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    written = ToolCall.written
+    monkeypatch.setattr(ToolCall, "written", lambda *given: [read.append(given), written(*given)][1])
+    parts = [tools(part(0, f"id-{each}", None, "a")) for each in range(4 * MOST_CALLS)]
+    reply = got(sse(tools(part(0, "id", "look", '{"path": "')), *parts, tools(part(0, None, None, '"}')), END))
+    assert isinstance(reply, Reply)
+    assert reply.calls[0].arguments == {"path": "a" * 4 * MOST_CALLS}
+    assert len(read) <= MOST_CALLS + 1

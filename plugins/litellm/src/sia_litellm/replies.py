@@ -22,6 +22,9 @@ from sia_llm.models import REFUSED, CallFailed, Ended, Logprob, Reply, ToolCall,
 MOST_BYTES = 64 * 2**20
 """Of one reply, with all that a stream wraps around it."""
 
+MOST_CALLS = 256
+"""Calls of tools in one reply, and times that the arguments of one are read to see if they are whole."""
+
 _ENDED: Mapping[str, Ended] = {
     "tool_calls": "tools",
     "function_call": "tools",
@@ -141,6 +144,7 @@ class _Call:
     id: str = ""
     name: str = ""
     arguments: str = ""
+    reads: int = 0
 
     def goes_on(self, part: Mapping[str, Any], name: str) -> bool:
         """Whether a part belongs to this call: some servers give every call the index 0, or none, or no id."""
@@ -151,7 +155,10 @@ class _Call:
 
     @property
     def _whole(self) -> bool:
-        return bool(self.arguments) and isinstance(ToolCall.written("", "", self.arguments).arguments, dict)
+        self.reads += 1
+        if not self.arguments or self.reads > MOST_CALLS:
+            return False
+        return isinstance(ToolCall.written("", "", self.arguments).arguments, dict)
 
     def add(self, part: Mapping[str, Any], name: str, arguments: Any) -> None:
         self.id = self.id or str(part.get("id") or "")
@@ -274,6 +281,8 @@ def _add(calls: list[_Call], parts: Sequence[Any]) -> None:
         if call is None or not call.goes_on(part, name) or (name and call in fresh):
             call = _Call(index)
             calls.append(call)
+            if len(calls) > MOST_CALLS:
+                raise CallFailed(f"the reply calls tools more than {MOST_CALLS} times", retry=True, paid=True)
         fresh.append(call)
         call.add(part, name, "" if arguments is None else arguments)
 
