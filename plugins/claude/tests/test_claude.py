@@ -13,8 +13,8 @@ from sia_claude.provider import PRICES, Messages
 from sia_cli import main
 from sia_core.errors import UsageError
 from sia_llm import Settings
-from sia_llm.models import Provider, results, told
-from sia_testing.model_server import ModelServer, Turn, Use
+from sia_llm.models import CallFailed, Provider, results, told
+from sia_testing.model_server import Fault, ModelServer, Turn, Use
 from sia_testing.providers import KEY, ProviderContract
 
 
@@ -59,6 +59,17 @@ class TestMessages(ProviderContract):
             sent = server.asked[1]
         assert [block.get("input") for block in sent.body["messages"][1]["content"]] == [None, {"path": "short"}]
         assert "a long path" not in sent.text
+
+    def test_the_key_goes_to_no_other_server_that_a_reply_points_to(self, opened: Any) -> None:
+        with ModelServer([Turn("so")]) as other:
+            elsewhere = Fault(307, headers={"location": f"{other.url}/v1/messages"})
+            with (
+                ModelServer([Turn(fault=elsewhere)]) as server,
+                opened(server.url) as provider,
+                pytest.raises(CallFailed, match="307"),
+            ):
+                provider.complete(self.ask())
+        assert other.asked == []
 
     def test_cache_writes_are_counted(self, asked_of: Any) -> None:
         assert asked_of(Turn("so", usage={"cache_write": 30})).usage.cache_write == 30

@@ -71,10 +71,11 @@ class Messages:
             return _put_together(event.model_dump(mode="json") for event in stream)
 
     def _client(self) -> Anthropic:
-        from anthropic import Anthropic
+        from anthropic import Anthropic, DefaultHttpxClient
 
-        url = self._settings.base_url or None
-        return Anthropic(api_key=self._key, base_url=url, max_retries=0, timeout=self._settings.timeout)
+        url, seconds = self._settings.base_url or None, self._settings.timeout
+        client = DefaultHttpxClient(follow_redirects=False)  # the key's header would go wherever a reply points
+        return Anthropic(api_key=self._key, base_url=url, max_retries=0, timeout=seconds, http_client=client)
 
     @contextmanager
     def _sorted(self) -> Iterator[None]:
