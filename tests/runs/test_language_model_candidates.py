@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -79,8 +80,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 def parents(server: ModelServer) -> list[str]:
     """Which agents each candidate of the second generation was to start from, as the model was told."""
     (first,) = {text for asked in server.asked if (text := first_message(asked)).startswith("Generation 1.")}
-    line = first.partition("\n")[0].partition("harness of agent ")[2]
-    return line.partition(" (")[0].split(", and after you set one aside that of ")
+    return re.findall(r"agent ([0-9a-f]{12})\b", first.partition("\n")[0])
 
 
 def _run(argv: list[str]) -> dict[str, Any]:

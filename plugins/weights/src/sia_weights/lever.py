@@ -10,6 +10,8 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
+from pydantic import ValidationError
+
 from sia_core.decision import Training, UpdateWeights
 from sia_core.errors import SiaError
 from sia_core.evidence import AgentView, AlgorithmView, Evidence, RewardStats, Rollout, WeightsView
@@ -91,7 +93,10 @@ class WeightLever(Lever):
         try:
             learner = self._learner(decision.algorithm, decision.config)
         except SiaError as error:
-            return str(error)
+            if not isinstance(error.__cause__, ValidationError):
+                return str(error)
+            faults = (f"{'.'.join(map(str, each['loc']))}: {each['msg'].lower()}" for each in error.__cause__.errors())
+            return f"{decision.algorithm} does not take these settings: {'; '.join(faults)}"
         if missing := sorted(learner.needs - self.run.can):
             return f"{decision.algorithm} needs an engine that can {', '.join(missing)}, and this run's cannot"
         return ""
