@@ -16,8 +16,11 @@ from sia_reading.report import build
 RUNS = ("sums", "words")
 """A run of edits alone, and one that trained a policy and promoted it."""
 
+DRAFTED = "drafted"
+"""A run whose first harness a language model had written, in a conversation that runs begin with no more."""
 
-@pytest.mark.parametrize("name", RUNS)
+
+@pytest.mark.parametrize("name", [*RUNS, DRAFTED])
 def test_a_run_of_an_earlier_version_is_reported_as_it_was(tmp_path: Path, name: str) -> None:
     with Ledger.read(restore(name, tmp_path / name)) as ledger:
         found = build(ledger)
@@ -41,3 +44,12 @@ def test_a_run_of_an_earlier_version_is_replayed_to_its_end(tmp_path: Path, name
     assert not [each.key for each in replayed.differences if not each.key.endswith("/decide")]
     assert not replayed.unreached
     assert replayed.compared >= 11
+
+
+def test_a_run_whose_first_harness_a_model_wrote_is_replayed_from_that_harness(tmp_path: Path) -> None:
+    pytest.importorskip("sia_claude")
+    replayed = replay(restore(DRAFTED, tmp_path / DRAFTED), Plugins.discover(), trust=True)
+    assert replayed.ends == "the run is finished"
+    # Today's run would begin with the agent as given, and says so; the conversation's cost is not booked again.
+    found = {each.key for each in replayed.differences if not each.key.endswith("/decide")}
+    assert found == {"draft", "finished"}
