@@ -76,7 +76,7 @@ class Plugins:
         allow = os.environ.get(ALLOW_VARIABLE) if allow is None else allow
         allowed = None if allow is None else {_normal(name) for name in allow.split(",")}
         plugins = cls(allow=allow)
-        points = plugins._installed() if found is None else [(point, _source(point)) for point in found]
+        points = plugins._installed() if found is None else [(point, _of(point.dist, point.name)) for point in found]
         for point, source in sorted(points, key=lambda each: (each[1].distribution, each[1].plugin)):
             names = {_normal(source.plugin), _normal(source.distribution)}
             if allowed is None or source.distribution in ALWAYS or names & allowed:
@@ -171,12 +171,12 @@ class Plugins:
             text = dist.read_text("entry_points.txt") or ""
             if f"[{GROUP}]" not in text:
                 continue
-            name = dist.name or "unknown"
+            name = _of(dist, "?").distribution
             if _normal(name) in seen or _first(name, text) != text:
                 continue
             seen.add(_normal(name))
             try:
-                points += [(point, _source(point)) for point in dist.entry_points.select(group=GROUP)]
+                points += [(point, _of(point.dist, point.name)) for point in dist.entry_points.select(group=GROUP)]
             except Exception as error:  # it is malformed
                 self.broken.append((_of(dist, "?"), f"its entry_points.txt cannot be read: {_what(error)}"))
         return points
@@ -218,13 +218,10 @@ def _first(name: str, text: str) -> str:
         return text
 
 
-def _source(point: EntryPoint) -> Source:
-    return _of(point.dist, point.name)
-
-
 def _of(dist: Distribution | None, plugin: str) -> Source:
-    # A folder without METADATA, such as pip leaves when it is killed, has neither name nor version.
-    return Source(plugin, (dist and dist.name) or "unknown", (dist and dist.version) or "0")
+    # A folder without METADATA, such as pip leaves when it is killed: an empty message, or None by importlib_metadata.
+    metadata: Any = (dist and dist.metadata) or {}
+    return Source(plugin, metadata.get("Name") or "unknown", metadata.get("Version") or "0")
 
 
 def _normal(name: str) -> str:

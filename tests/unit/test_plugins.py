@@ -9,8 +9,9 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
-from importlib.metadata import EntryPoint
+from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -265,6 +266,26 @@ def test_what_pip_leaves_behind_when_it_is_killed_harms_nobody(tmp_path: Path, m
     info.mkdir()
     (info / "entry_points.txt").write_text("[sia]\nhalf = no_such_module_either\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    assert row("half").status == "broken"
+
+
+def test_what_pip_leaves_behind_harms_nobody_either_where_a_library_brings_its_own_finder_of_distributions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Without(Distribution):
+        """As importlib_metadata has it, which some libraries import: no metadata is None, and its name an error."""
+
+        metadata = None  # type: ignore[assignment]
+        name = property(lambda self: self.metadata["Name"])
+
+        def read_text(self, filename: str) -> str | None:
+            return "[sia]\nhalf = no_such_module_either\n" if filename == "entry_points.txt" else None
+
+        def locate_file(self, path: Any) -> Any:
+            return tmp_path / path
+
+    found = [*distributions(), Without()]
+    monkeypatch.setattr("sia_core.plugins.distributions", lambda: iter(found))
     assert row("half").status == "broken"
 
 
