@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 WHEELS = (
     *("sia-core", "sia-runtime", "sia-weights", "sia-llm", "sia-cli", "sia-audit", "sia-compare", "sia-deploy"),
-    *("sia-playbook", "sia-released", "sia-testing", "sia-torch", "sia-adapters", "sia-algorithms"),
+    *("sia-playbook", "sia-reading", "sia-released", "sia-testing", "sia-torch", "sia-adapters", "sia-algorithms"),
 )
 """Wheels of this repository in `pip install sia-cli sia-testing sia-torch sia-algorithms`."""
 
