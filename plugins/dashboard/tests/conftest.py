@@ -19,7 +19,8 @@ if importlib.util.find_spec("sia_dashboard") is None:
 if TYPE_CHECKING:
     from told_runs import Story, Tell
 
-    from sia_dashboard.records import Library, Record
+    from sia_dashboard.library import Library
+    from sia_dashboard.records import Record
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def tell(tmp_path: Path) -> Iterator[Tell]:
 
 @pytest.fixture
 def library(tmp_path: Path) -> Iterator[Library]:
-    from sia_dashboard.records import Library
+    from sia_dashboard.library import Library
 
     with closing(Library(tmp_path / "runs")) as found:
         yield found

@@ -17,10 +17,11 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from told_runs import Tell
 
-from sia_dashboard import bounds, charts, diffs, records, server, words
+from sia_dashboard import bounds, charts, diffs, library, records, server, words
+from sia_dashboard.library import Library
 from sia_dashboard.pages import Served
 from sia_dashboard.plots import draw
-from sia_dashboard.records import Library, Record
+from sia_dashboard.records import Record
 
 LARGE = 2_000_000
 """Characters of a page, at most."""
@@ -199,15 +200,15 @@ def test_many_runs_are_turned_page_by_page(
     for number in range(250):
         (tmp_path / "runs" / f"copy-{number}").mkdir()
         shutil.copy(story.ledger.folder / "ledger.db", tmp_path / "runs" / f"copy-{number}")
-    monkeypatch.setattr(records, "OPEN", 5)
+    monkeypatch.setattr(library, "OPEN", 5)
     page = client.get("/").text
     assert "251 runs; 1 to 100 are shown" in page
     assert page.count("<tr id=") == 100
     assert "201 to 251 are shown" in client.get("/?page=3").text
     assert "111 runs; 101 to 111" in client.get("/?q=copy-1&page=2").text
-    monkeypatch.setattr(records, "LIST_SECONDS", 0.0)
+    monkeypatch.setattr(library, "LIST_SECONDS", 0.0)
     assert "Some records were not read yet" in client.get("/?page=2").text
-    monkeypatch.setattr(records, "MOST_RUNS", 20)
+    monkeypatch.setattr(library, "MOST_RUNS", 20)
     assert client.get("/").text.count("<tr id=") == 20
 
 

@@ -12,7 +12,7 @@ from told_runs import LabelledTask, Story, Tell
 
 from sia_core.types import Instance, Split
 from sia_dashboard import cases, records, server
-from sia_dashboard.records import Library
+from sia_dashboard.library import Library
 
 HOSTILE = "\"><script>document.title='owned'</script>{{7*7}}\u202e"
 ADDRESS = "/compare?run=fake-1&run=fake-2"

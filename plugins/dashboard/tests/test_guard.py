@@ -7,7 +7,7 @@ from starlette.testclient import TestClient
 
 from sia_dashboard import server
 from sia_dashboard.guard import is_loopback
-from sia_dashboard.records import Library
+from sia_dashboard.library import Library
 
 TOKEN = "a-token"
 

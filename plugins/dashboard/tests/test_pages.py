@@ -13,7 +13,7 @@ from told_runs import LabelledTask, Story, Tell
 from sia_core.run.ledger import Ledger
 from sia_dashboard import records, server
 from sia_dashboard.guard import HEADERS
-from sia_dashboard.records import Library
+from sia_dashboard.library import Library
 
 HOSTILE = "\"><script>document.title='owned'</script>{{7*7}}\u202e</style><!--'onload=alert(1)"
 

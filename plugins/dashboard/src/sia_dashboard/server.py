@@ -23,8 +23,9 @@ from sia_core.errors import LedgerError
 from sia_dashboard import diffs, pages, rollout_pages
 from sia_dashboard.bounds import MOST_WORDS, SHOWN, cut
 from sia_dashboard.guard import Guard
+from sia_dashboard.library import LISTED, MOST_RUNS, Library
 from sia_dashboard.pages import Served
-from sia_dashboard.records import BROKEN, HEAD, LISTED, MOST_RUNS, Library, Record, Wanted
+from sia_dashboard.records import BROKEN, HEAD, Record, Wanted
 
 SIZE = 100
 """Rollouts a page."""

@@ -13,8 +13,9 @@ from sia_core.plugins import Plugins
 from sia_core.run.ledger import Ledger
 from sia_core.view_protocol import Address
 from sia_dashboard.guard import is_loopback
+from sia_dashboard.library import Library
 from sia_dashboard.pages import Served, report_page
-from sia_dashboard.records import Library, Record
+from sia_dashboard.records import Record
 from sia_reading.artefact import artefact
 
 CONNECTIONS = 200
