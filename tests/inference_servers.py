@@ -144,7 +144,7 @@ def before_training(run: Path) -> int:
 
 
 class InferenceServer:
-    """A server in a process of its own while the ``with`` block lasts; it can be killed, and started again.
+    """A server process while the ``with`` block lasts; it can be killed, and started again.
 
     ``command`` starts it, with ``PORT`` in place of its port; ``ready`` is a path that it answers once it is there.
     """

@@ -32,7 +32,7 @@ def model(folder: Path) -> Path:
 
 
 class LlamaServer:
-    """A server in a process of its own while the ``with`` block lasts; it can be killed, and started again."""
+    """A server process while the ``with`` block lasts; it can be killed, and started again."""
 
     def __init__(self, gguf: Path, slots: int = 4) -> None:
         with socket.socket() as free:

@@ -1,4 +1,4 @@
-"""Real servers of models, each in an environment of its own: ``python tools/real_servers.py vllm skyrl``.
+"""Real servers of models, each in a separate environment: ``python tools/real_servers.py vllm skyrl``.
 
 Slow tests start those that are there (``make real-servers``). Where one cannot be installed, its folder says why, its
 tests skip with that reason, and this program ends well all the same. A folder is made anew once its recipe has changed.

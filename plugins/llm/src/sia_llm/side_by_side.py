@@ -1,4 +1,4 @@
-"""Several conversations that propose at the same time: each with a share of the budget and an end of its own.
+"""Several conversations that propose at the same time: each has a share of the budget, and ends by itself.
 
 What a conversation does follows from its requests, its share and its own replies alone. So neither a kill nor the
 order in which replies arrive changes what is asked, and a resumed run uses all that had arrived.
@@ -47,7 +47,7 @@ class Seat:
     """The recorded end that a stopped run put to it."""
     decisions: list[Decided] = field(default_factory=list)
     error: Exception | None = None
-    """Why it came to no decision of its own."""
+    """The reason why it decided nothing."""
 
     def take(self, talk: Proposing, future: Future[list[Decided]]) -> None:
         """Take what it decided, or what it had set aside and why it decided nothing."""

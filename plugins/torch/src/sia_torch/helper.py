@@ -1,6 +1,6 @@
 """A process that computes a share of what :class:`sia_torch.team.Team` is asked, with the team's weights.
 
-It has a base of its own, built by the same settings, and no optimizer's moments: weights come from the file that all
+It builds its base by the same settings, and has no optimizer's moments: weights come from the file that all
 of them map, before each answer, and the gradients of its share go there.
 """
 

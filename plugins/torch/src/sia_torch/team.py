@@ -1,4 +1,4 @@
-"""The engine ``torch`` on several processes of one machine, each with the whole base and, on a GPU, a card of its own.
+"""The engine ``torch`` on several processes of one machine, each with the whole base, and a GPU each if there are.
 
 What is asked is divided among them. A loss is a sum over data with one divisor, so the gradients of shares add up to
 the batch's. This process adds them and holds the only optimizer: it makes the step that one process alone would make,
@@ -227,7 +227,7 @@ class _Process:
 
 
 def _on_card(settings: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """The settings of a process, which has a card of its own where there are several."""
+    """The settings of a process, with its GPU where there are several."""
     told = str(settings.get("device", ""))
     if told in ("", "cuda") and torch.cuda.is_available():
         return {**settings, "device": f"cuda:{number % torch.cuda.device_count()}"}

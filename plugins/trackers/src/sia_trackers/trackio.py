@@ -12,7 +12,7 @@ from sia_trackers.figures import Figures
 
 
 class Trackio:
-    """Logs a run's figures to a run of its own name in the project ``where``; nothing of the machine."""
+    """Logs a run's figures under its name in the project ``where``; nothing of the machine."""
 
     def __init__(self, where: str = "sia") -> None:
         try:
