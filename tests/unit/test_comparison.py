@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -90,6 +91,23 @@ def test_a_comparison_that_another_process_is_on_is_left_alone(tmp_path: Path) -
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UsageError, match="another process"):
             Doing(tmp_path, DESIGN, lambda *_: None).all(1)
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [("import os; os.kill(os.getpid(), 9)", "runs out of memory: try again with --jobs 1"), ("exit(3)", "exit code 3")],
+)
+def test_a_run_that_failed_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, reason: str
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!{sys.executable}\n{end}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    heard: list[str] = []
+    doing = Doing(tmp_path, replace(DESIGN, arms=("none", "harness"), seeds=1), lambda cell, what: heard.append(what))
+    assert [cell.name for cell in doing.all(1)] == ["none-0", "harness-0"]
+    assert reason in heard[-1]
 
 
 def options(*more: str) -> Any:

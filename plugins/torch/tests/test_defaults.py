@@ -35,6 +35,13 @@ def test_the_temperature_is_the_users_first_and_the_policys_then() -> None:
     assert Settings(policy="hf:openai/gpt-oss-20b", chat="harmony").temperature == 1.0
 
 
+def test_a_real_model_on_a_cpu_trains_in_less_memory_at_once() -> None:
+    assert Settings(policy="smollm2", device="cpu").micro_tokens == 2048
+    assert Settings(policy="smollm2", device="cuda").micro_tokens == 8192
+    assert Settings(policy="tiny", device="cpu").micro_tokens == 8192
+    assert Settings.model_validate({"policy": "smollm2", "device": "cpu", "micro_tokens": "512"}).micro_tokens == 512
+
+
 def test_threads_that_wait_do_not_spin_unless_the_user_says_so() -> None:
     told = "import os, sia_torch; print(os.environ['OMP_WAIT_POLICY'], os.environ['GOMP_SPINCOUNT'])"
 

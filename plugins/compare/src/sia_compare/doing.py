@@ -74,9 +74,12 @@ class Doing:
         with self._mutex:
             self._running.discard(process)
         well = code == 0 and finished(run)
-        self._tell(
-            cell, "is finished" if well else f"failed with exit code {code}; {logs / f'{cell.name}.txt'} says why"
-        )
+        if well:
+            self._tell(cell, "is finished")
+        elif code == -signal.SIGKILL:
+            self._tell(cell, "was killed, as a system does that runs out of memory: try again with --jobs 1")
+        else:
+            self._tell(cell, f"failed with exit code {code}; {logs / f'{cell.name}.txt'} says why")
         return well
 
     def secret_of(self, cell: Cell) -> Path:

@@ -1,9 +1,11 @@
-"""Settings that follow from the policy: learning rate, size of an update, temperature."""
+"""Settings that follow from the policy: learning rate, size of an update and of a micro-batch, temperature."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
+
+import torch
 
 TINY_RATE = 3e-3
 LORA_RATE, LORA_WIDTH, LORA_FALL = 5e-4, 576, 0.781
@@ -23,6 +25,16 @@ def learning_rate_of(policy: str, width: int) -> float:
     if policy == "tiny":
         return TINY_RATE
     return LORA_RATE * min(1.0, math.pow(LORA_WIDTH / width, LORA_FALL))
+
+
+def micro_tokens_of(settings: dict[str, Any]) -> int:
+    """The positions of a micro-batch, by the other settings.
+
+    On a CPU a pretrained model with 2,048 takes half the memory that it takes with 8,192, and about a tenth more time:
+    SmolLM2 in bfloat16 4.5 of 8.2 GB, for 16 x 8 rollouts of 60 + 32 tokens.
+    """
+    on_cpu = settings["device"] == "cpu" or (not settings["device"] and not torch.cuda.is_available())
+    return 2048 if on_cpu and settings["policy"] != "tiny" else 8192
 
 
 def rollouts_of(policy: str) -> int:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sia_torch.defaults import temperature_of
+from sia_torch.defaults import micro_tokens_of, temperature_of
 
 
 class Settings(BaseModel):
@@ -29,7 +29,8 @@ class Settings(BaseModel):
     processes : of one machine that sample and train together, each with the whole base; on GPUs a card each.
     rows : samples that are decoded side by side; a batch is filled up to it where rounding depends on that.
     prefill_rows : prompts that are computed side by side.
-    micro_tokens : the most positions of a training micro-batch.
+    micro_tokens : the most positions of a training micro-batch: by default 2,048 for a pretrained model on a CPU,
+        else 8,192.
     vocabulary_chunk : logits are computed for so many ids at a time.
     checkpointing : recompute activations in the backward pass instead of keeping them.
     tolerance : the largest mean difference of log-probabilities between sampler and trainer, in nats; by
@@ -55,7 +56,7 @@ class Settings(BaseModel):
     processes: int = Field(default=1, ge=1)
     rows: int = Field(default=32, ge=1)
     prefill_rows: int = Field(default=4, ge=1)
-    micro_tokens: int = Field(default=8192, ge=1)
+    micro_tokens: int = Field(default_factory=micro_tokens_of, ge=1)
     vocabulary_chunk: int = Field(default=16384, ge=1)
     checkpointing: bool = False
     tolerance: float | None = Field(default=None, gt=0)
