@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from sia_algorithms.entropic import Entropic
 from sia_algorithms.grpo import Grpo
 from sia_algorithms.ppo import Ppo
 from sia_algorithms.reinforce import Reinforce
-from sia_core.learning import Batch, Datum, Learner, Loss, Sample, Trace
+from sia_core.learning import Batch, Datum, Learner, Sample, Trace
+from sia_testing.learners import named
 
 VOCABULARY = 7
 
@@ -107,51 +107,23 @@ class Toy:
             mask += [1] * rng.randint(1, 5) + [0] * rng.randint(0, 2)
         return self.trace([rng.randrange(VOCABULARY) for _ in mask], mask)
 
-    def gradient(
-        self, learner: Learner, data: Sequence[Datum], *, micro: int | None = None, length: int | None = None
-    ) -> Tensor:
-        """The gradient of the learner's loss at the policy, over micro-batches of ``micro`` pairs or sequences."""
+    def gradient(self, learner: Learner, data: Sequence[Datum]) -> Tensor:
+        """The gradient of the learner's loss at the policy."""
         self.policy.zero_grad()
-        for part in micro_batches(data, micro):
-            scalar, _ = self.loss(learner, part, length=length)
-            torch.autograd.backward(scalar)
+        torch.autograd.backward(self.loss(learner, data)[0])
         grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.policy.parameters()]
         return torch.cat([grad.flatten() for grad in grads])
 
-    def loss(
-        self, learner: Learner, data: Sequence[Datum], *, length: int | None = None
-    ) -> tuple[Tensor, Mapping[str, Any]]:
-        """The learner's loss of one micro-batch, and its sums to watch."""
-        batch = Batch.of(data, torch.tensor, floats, length)
+    def loss(self, learner: Learner, data: Sequence[Datum]) -> tuple[Tensor, Mapping[str, Any]]:
+        """The learner's loss, and its sums to watch."""
+        batch = Batch.of(data, torch.tensor, floats)
         logprobs_BT, values_BT = self.policy(batch.tokens_BT)
-        return _load(learner.loss)(logprobs_BT, batch, values_BT, learner.config.model_dump(mode="json"))
-
-
-def _load(name: str) -> Loss:
-    module, _, attribute = name.partition(":")
-    loss: Loss = getattr(importlib.import_module(module), attribute)
-    return loss
-
-
-def micro_batches(data: Sequence[Datum], micro: int | None) -> list[list[Datum]]:
-    """The data in parts of ``micro``; the data of one pair stay together."""
-    units: dict[object, list[Datum]] = {}
-    for number, datum in enumerate(data):
-        units.setdefault(("alone", number) if datum.pair is None else datum.pair, []).append(datum)
-    rows = list(units.values())
-    step = micro or len(rows)
-    return [[datum for row in rows[start : start + step] for datum in row] for start in range(0, len(rows), step)]
+        return named(learner.loss)(logprobs_BT, batch, values_BT, learner.config.model_dump(mode="json"))
 
 
 @pytest.fixture
 def toy() -> Toy:
     return Toy.new()
-
-
-@pytest.fixture
-def load() -> Callable[[str], Loss]:
-    """Imports a loss by its name, as an engine does."""
-    return _load
 
 
 @pytest.fixture(params=list(LEARNERS))

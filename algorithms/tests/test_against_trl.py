@@ -23,6 +23,7 @@ from sia_algorithms.dpo import Dpo
 from sia_algorithms.grpo import Grpo
 from sia_algorithms.reinforce import Reinforce
 from sia_core.learning import Batch, Datum, Learner, Sample, Trace
+from sia_testing.learners import named
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -130,9 +131,9 @@ def gradient(model: nn.Module, scalar: Tensor) -> Tensor:
     return torch.cat([g.flatten() for g in grads if g is not None])
 
 
-def ours(model: nn.Module, learner: Learner, data: Sequence[Datum], load: Any) -> Tensor:
+def ours(model: nn.Module, learner: Learner, data: Sequence[Datum]) -> Tensor:
     batch = Batch.of(data, torch.tensor, lambda rows: torch.tensor(rows, dtype=torch.float64))
-    scalar, sums = load(learner.loss)(logprobs_of(model, batch.tokens_BT), batch, None, learner.config.model_dump())
+    scalar, sums = named(learner.loss)(logprobs_of(model, batch.tokens_BT), batch, None, learner.config.model_dump())
     assert sums.get("clipped", 1) > 0, "no ratio is clipped: the clip is not compared"
     return gradient(model, scalar)
 
@@ -203,7 +204,7 @@ GRPO: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", GRPO)
-def test_grpo_and_its_variants(name: str, oracle: Any, load: Any) -> None:
+def test_grpo_and_its_variants(name: str, oracle: Any) -> None:
     theirs, settings = GRPO[name]
     trainer = oracle("GRPO", {"prompt": PROMPTS}, num_generations=GROUP, max_completion_length=LENGTH, **theirs)
     inputs, groups, old = rollouts(trainer)
@@ -218,9 +219,7 @@ def test_grpo_and_its_variants(name: str, oracle: Any, load: Any) -> None:
     torch.testing.assert_close(ours_B[sent_B], inputs["advantages"][sent_B].double(), rtol=1e-5, atol=1e-6)
 
     inputs["advantages"], inputs["old_per_token_logps"] = ours_B, old
-    agree(
-        ours(trainer.model, learner, data, load), gradient(trainer.model, trainer._compute_loss(trainer.model, inputs))
-    )
+    agree(ours(trainer.model, learner, data), gradient(trainer.model, trainer._compute_loss(trainer.model, inputs)))
 
 
 def _advantage_of(sample: Sample, data: Sequence[Datum]) -> float:
@@ -229,7 +228,7 @@ def _advantage_of(sample: Sample, data: Sequence[Datum]) -> float:
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.05])
-def test_reinforce_with_k1_in_the_reward_is_rloo(weight: float, oracle: Any, load: Any) -> None:
+def test_reinforce_with_k1_in_the_reward_is_rloo(weight: float, oracle: Any) -> None:
     trainer = oracle(
         "RLOO", {"prompt": PROMPTS}, num_generations=GROUP, max_completion_length=LENGTH, beta=weight, num_iterations=2
     )
@@ -245,9 +244,7 @@ def test_reinforce_with_k1_in_the_reward_is_rloo(weight: float, oracle: Any, loa
     data = learner.credit(groups)
     inputs["advantages"] = torch.tensor([max(d.advantages, key=abs) for d in data], dtype=torch.float64)
     inputs["old_logps"] = (old * inputs["completion_mask"]).sum(1)
-    agree(
-        ours(trainer.model, learner, data, load), gradient(trainer.model, trainer._compute_loss(trainer.model, inputs))
-    )
+    agree(ours(trainer.model, learner, data), gradient(trainer.model, trainer._compute_loss(trainer.model, inputs)))
 
 
 def _with_logprobs(sample: Sample, model: nn.Module) -> Sample:
@@ -256,7 +253,7 @@ def _with_logprobs(sample: Sample, model: nn.Module) -> Sample:
     return replace(sample, traces=[replace(trace, logprobs=(logprobs * torch.tensor(trace.mask)).tolist())])
 
 
-def test_dpo(oracle: Any, load: Any) -> None:
+def test_dpo(oracle: Any) -> None:
     words = {"prompt": PROMPTS, "chosen": ["w7 w8", "w9 w1 w2 w3"], "rejected": ["w3 w2 w1", "w5"]}
     trainer = oracle("DPO", words, beta=0.1)
     inputs = trainer.data_collator([trainer.train_dataset[n] for n in range(2)])
@@ -273,10 +270,10 @@ def test_dpo(oracle: Any, load: Any) -> None:
     ]
     learner = Dpo(beta=0.1)
     theirs = trainer._compute_loss(trainer.model, dict(inputs), return_outputs=False)
-    agree(ours(trainer.model, learner, learner.credit(groups), load), gradient(trainer.model, theirs))
+    agree(ours(trainer.model, learner, learner.credit(groups)), gradient(trainer.model, theirs))
 
 
-def test_best_of_n_is_sft_on_what_it_keeps(oracle: Any, load: Any) -> None:
+def test_best_of_n_is_sft_on_what_it_keeps(oracle: Any) -> None:
     trainer = oracle("SFT", {"prompt": PROMPTS, "completion": ["w7 w8", "w9 w1 w2 w3"]}, completion_only_loss=True)
     inputs = trainer.data_collator([trainer.train_dataset[n] for n in range(2)])
     groups = []
@@ -289,4 +286,4 @@ def test_best_of_n_is_sft_on_what_it_keeps(oracle: Any, load: Any) -> None:
         groups.append([worse, best])
     learner = BestOfN()
     theirs = trainer.compute_loss(trainer.model, dict(inputs))
-    agree(ours(trainer.model, learner, learner.credit(groups), load), gradient(trainer.model, theirs))
+    agree(ours(trainer.model, learner, learner.credit(groups)), gradient(trainer.model, theirs))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import pkgutil
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
 import sia_algorithms
 from sia_algorithms.plugin import sia_algorithms as offers
@@ -20,8 +19,7 @@ NAMES = ["ppo", "grpo", "entropic", "reinforce", "dpo", "best-of-n"]
 
 def factory(name: str) -> type:
     (found,) = [offer.factory for offer in offers() if offer.name == name]
-    module, _, attribute = found.partition(":")
-    made: type = getattr(import_module(module), attribute)
+    made: type = pkgutil.resolve_name(found)
     return made
 
 
@@ -30,20 +28,10 @@ def test_the_six_are_offered() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_keeps_the_contract(name: str) -> None:
+def test_each_is_a_learner_with_a_loss_that_no_service_has(name: str) -> None:
     learner = factory(name)()
     assert isinstance(learner, Learner)
-    assert {"train", "custom_loss"} <= learner.needs <= {"train", "custom_loss", "values", "reference"}
-    assert learner.epochs >= 1
-    module, _, attribute = learner.loss.partition(":")
-    assert callable(getattr(import_module(module), attribute))
-    assert learner.Config.model_validate(learner.config.model_dump(mode="json")) == learner.config
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_misspelt_setting_is_refused(name: str) -> None:
-    with pytest.raises(ValidationError, match="learning_rat"):
-        factory(name)(learning_rat=1)
+    assert {"train", "custom_loss"} <= learner.needs
 
 
 @pytest.mark.parametrize(("rewarded", "group"), [(16, 8), (2, 8), (1, 16), (0, 64)])

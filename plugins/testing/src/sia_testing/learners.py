@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import math
+import pkgutil
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -38,6 +38,8 @@ OFF_POLICY = 0.05
 """How far the policy has moved on from the sampler, in nats: no clip stops a gradient there."""
 
 Tokens = tuple[int, ...]
+Rows = dict[tuple[str, Tokens], list[float]]
+"""Gradients at what the policy says of a trace: its ``logprobs``, or its ``values``."""
 
 
 class LearnerContract:
@@ -103,7 +105,7 @@ class LearnerContract:
         data = learner.credit(rollouts(REWARDS))
         clean, noisy = gradients(learner, data), gradients(learner, data, unsampled=math.nan)
         assert_same(noisy, clean)
-        for tokens, row in clean.items():
+        for (_, tokens), row in clean.items():
             mask = next(datum.trace.mask for datum in data if tuple(datum.trace.tokens) == tokens)
             assert not any(g for g, m in zip(row, mask, strict=True) if not m), "an unsampled token has a gradient"
 
@@ -129,7 +131,7 @@ class LearnerContract:
         learner, groups = make(), rollouts(REWARDS[:1])
         rows = gradients(learner, learner.credit(groups))
         best, worst = (
-            sum(sum(rows.get(tuple(trace.tokens), ())) for trace in pick(groups[0], key=_reward).traces)
+            sum(sum(rows.get(("logprobs", tuple(trace.tokens)), ())) for trace in pick(groups[0], key=_reward).traces)
             for pick in (max, min)
         )
         assert best < worst, "a step down its gradient prefers the worst rollout to the best"
@@ -141,8 +143,7 @@ def _reward(sample: Sample) -> float:
 
 def named(name: str) -> Loss:
     """A loss by its name, as an engine imports it."""
-    module, _, attribute = name.partition(":")
-    loss: Loss = getattr(importlib.import_module(module), attribute)
+    loss: Loss = pkgutil.resolve_name(name)
     return loss
 
 
@@ -171,14 +172,14 @@ def gradients(
     apart: bool = False,
     length: int | None = None,
     precision: str = "float64",
-) -> dict[Tokens, list[float]]:
-    """By a trace's tokens, the gradient of the learner's loss at each log-probability, of all its data together."""
+) -> Rows:
+    """The gradient of the learner's loss at each log-probability and value, of all its data together."""
     torch: Any = pytest.importorskip("torch")
 
     def floats(rows: list[Any]) -> Any:
         return torch.tensor(rows, dtype=getattr(torch, precision))
 
-    total: dict[Tokens, list[float]] = {}
+    total: Rows = {}
     for part in _pairs_together(data) if apart else [list(data)]:
         batch = Batch.of(part, torch.tensor, floats, length)
         hidden = torch.full_like(batch.mask_BT, unsampled)
@@ -187,10 +188,12 @@ def gradients(
         scalar, _ = named(learner.loss)(now_BT, batch, values_BT, _settings(learner))
         assert bool(torch.isfinite(scalar)), "the loss is not a finite number"
         scalar.backward()
-        for datum, row in zip(part, now_BT.grad.tolist(), strict=True):
-            tokens = tuple(datum.trace.tokens)
-            before = total.get(tokens, [0.0] * len(tokens))
-            total[tokens] = [a + b for a, b in zip(before, row[: len(tokens)], strict=True)]
+        for kind, said_BT in (("logprobs", now_BT), ("values", values_BT)):
+            gradient_BT = torch.zeros_like(said_BT) if said_BT.grad is None else said_BT.grad
+            for datum, row in zip(part, gradient_BT.tolist(), strict=True):
+                tokens = tuple(datum.trace.tokens)
+                before = total.get((kind, tokens), [0.0] * len(tokens))
+                total[kind, tokens] = [a + b for a, b in zip(before, row[: len(tokens)], strict=True)]
     return total
 
 
@@ -209,8 +212,9 @@ def _pairs_together(data: Sequence[Datum]) -> list[list[Datum]]:
     return list(units.values())
 
 
-def assert_same(one: Mapping[Tokens, Sequence[float]], other: Mapping[Tokens, Sequence[float]]) -> None:
-    """The same gradient for every trace; one without any may be missing on either side."""
-    for tokens in {*one, *other}:
+def assert_same(one: Rows, other: Rows) -> None:
+    """The same gradients for every trace; one without any may be missing on either side."""
+    for kind, tokens in {*one, *other}:
         zeros = [0.0] * len(tokens)
-        assert one.get(tokens, zeros) == pytest.approx(other.get(tokens, zeros), rel=1e-9, abs=1e-12)
+        row = other.get((kind, tokens), zeros)
+        assert one.get((kind, tokens), zeros) == pytest.approx(row, rel=1e-9, abs=1e-12)
