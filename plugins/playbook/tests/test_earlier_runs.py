@@ -16,8 +16,8 @@ from sia_core.evidence import AgentView, AlgorithmView, Evidence, Rollout, Trial
 from sia_core.harness import HarnessTree
 from sia_core.playbook import Playbook
 from sia_core.run.ledger import Ledger
-from sia_core.types import Metric
 from sia_playbook.improver import Bandit
+from sia_testing.improvers import plain_evidence
 
 TREE = HarnessTree({"harness.py": b"A = 1\nB = 1\nC = 1\n"})
 BOOK = Playbook.model_validate(
@@ -48,21 +48,7 @@ FIRST = AgentView("first", TREE.digest, None, None, TREE, (), summarise(rollouts
 
 
 def evidence(**changes: Any) -> Evidence:
-    plain = Evidence(
-        generation=0,
-        seed=0,
-        brief="",
-        metric=Metric("right"),
-        levers=("harness",),
-        incumbent="first",
-        agents={"first": FIRST},
-        trials=(),
-        playbook=BOOK,
-        candidates=6,
-        smallest_gain=0.05,
-        budget_left={},
-    )
-    return replace(plain, **changes)
+    return plain_evidence(FIRST, **{"playbook": BOOK, "candidates": 6, **changes})
 
 
 def earlier(store: Path, changes: Sequence[tuple[str, int | None]], task: str = "mine", **plan: Any) -> None:

@@ -11,9 +11,9 @@ from sia_core.decision import RewriteHarness, Stop
 from sia_core.evidence import AgentView, Evidence, Rollout, TaskView, Trial, summarise
 from sia_core.harness import HarnessTree
 from sia_core.playbook import Playbook
-from sia_core.types import Metric
 from sia_playbook.improver import Bandit
 from sia_testing.fakes import FakeTask
+from sia_testing.improvers import plain_evidence
 
 TREE = HarnessTree({"harness.py": b"A = 1\nB = 1\nC = 1\nD = 1\n"})
 
@@ -36,21 +36,8 @@ def agent(name: str, tree: HarnessTree = TREE, estimate: float = 0.5, edits: tup
 
 
 def evidence(*agents: AgentView, trials: tuple[Trial, ...] = (), **changes: Any) -> Evidence:
-    plain = Evidence(
-        generation=len(trials),
-        seed=0,
-        brief="",
-        metric=Metric("right"),
-        levers=("harness",),
-        incumbent="first",
-        agents={each.id: each for each in agents or (agent("first"),)},
-        trials=trials,
-        playbook=BOOK,
-        candidates=2,
-        smallest_gain=0.05,
-        budget_left={},
-    )
-    return replace(plain, **changes)
+    told = {"generation": len(trials), "incumbent": "first", "trials": trials, "playbook": BOOK}
+    return plain_evidence(*(agents or (agent("first"),)), **{**told, **changes})
 
 
 def trial(

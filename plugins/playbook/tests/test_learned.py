@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from sia_core.evidence import AgentView, AlgorithmView, Evidence, Rollout, Trial
 from sia_core.harness import HarnessTree
 from sia_core.playbook import Playbook
 from sia_core.run.ledger import Ledger
-from sia_core.types import Metric
 from sia_playbook.earlier_runs import read_runs
 from sia_playbook.learned import Learned, Lesson, Ridge, context_of, lessons_of
+from sia_testing.improvers import plain_evidence
 
 TREE = HarnessTree({"harness.py": b"A = 1\n"})
 EDIT = {"op": "replace", "path": "harness.py", "old": "A = 1", "new": "A = 2"}
@@ -30,23 +30,15 @@ def rollouts(right: int, of: int = 8) -> list[Rollout]:
 def evidence(right: int, trials: tuple[Trial, ...] = (), **changes: Any) -> Evidence:
     done = rollouts(right)
     agent = AgentView("first", TREE.digest, None, None, TREE, (), summarise(done, 0.0), reward_stats(done, 0.0))
-    plain = Evidence(
-        generation=0,
-        seed=0,
-        brief="",
-        metric=Metric("right"),
-        levers=("harness", "weights"),
-        incumbent="first",
-        agents={"first": agent},
-        trials=trials,
-        playbook=BOOK,
-        candidates=1,
-        smallest_gain=0.05,
-        budget_left={},
-        algorithms=(AlgorithmView("ppo", "ppo"), AlgorithmView("grpo", "grpo")),
-        weights=WeightsView(),
-    )
-    return replace(plain, **changes)
+    told = {
+        "levers": ("harness", "weights"),
+        "trials": trials,
+        "playbook": BOOK,
+        "candidates": 1,
+        "algorithms": (AlgorithmView("ppo", "ppo"), AlgorithmView("grpo", "grpo")),
+        "weights": WeightsView(),
+    }
+    return plain_evidence(agent, **{**told, **changes})
 
 
 def earlier(store: Path, name: str, right: int, outcomes: Sequence[tuple[str | None, float]]) -> None:

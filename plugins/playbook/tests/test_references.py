@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +11,8 @@ from sia_core.decision import RewriteHarness, Stop, UpdateWeights
 from sia_core.evidence import AgentView, AlgorithmView, Evidence, Rollout, Trial, WeightsView, reward_stats, summarise
 from sia_core.harness import HarnessTree
 from sia_core.playbook import Playbook
-from sia_core.types import Metric
 from sia_playbook.references import BestOfN, FixedAlternation, RandomChoice
+from sia_testing.improvers import plain_evidence
 
 TREE = HarnessTree({"harness.py": b"A = 1\nB = 1\n"})
 EDITS = [
@@ -39,23 +38,15 @@ def learner(name: str, **objections: tuple[str, ...]) -> AlgorithmView:
 
 def evidence(generation: int = 0, **changes: Any) -> Evidence:
     other = HarnessTree({"harness.py": b"A = 1\nB = 1\n# other\n"})
-    plain = Evidence(
-        generation=generation,
-        seed=0,
-        brief="",
-        metric=Metric("right"),
-        levers=("harness", "weights"),
-        incumbent="second",
-        agents={"first": agent("first"), "second": agent("second", "first", other)},
-        trials=(),
-        playbook=Playbook.model_validate({"edit": EDITS}),
-        candidates=2,
-        smallest_gain=0.05,
-        budget_left={},
-        algorithms=(learner("ppo"), learner("grpo"), learner("dpo", first=("no",), second=("no",))),
-        weights=WeightsView(),
-    )
-    return replace(plain, **changes)
+    told = {
+        "generation": generation,
+        "levers": ("harness", "weights"),
+        "incumbent": "second",
+        "playbook": Playbook.model_validate({"edit": EDITS}),
+        "algorithms": (learner("ppo"), learner("grpo"), learner("dpo", first=("no",), second=("no",))),
+        "weights": WeightsView(),
+    }
+    return plain_evidence(agent("first"), agent("second", "first", other), **{**told, **changes})
 
 
 def tried(lever: str, name: str, parent: str = "second") -> Trial:

@@ -25,6 +25,7 @@ from sia_core.harness import HarnessTree
 from sia_core.playbook import Playbook
 from sia_core.types import Metric
 from sia_playbook.improver import Bandit
+from sia_testing.improvers import plain_evidence
 
 NAMES = ("ppo", "grpo", "entropic", "reinforce", "dpo", "best-of-n")
 HOWS = {"first": Training(steps=7)}
@@ -74,23 +75,15 @@ def agent(
 
 
 def evidence(*agents: AgentView, trials: tuple[Trial, ...] = (), **changes: Any) -> Evidence:
-    plain = Evidence(
-        generation=len(trials),
-        seed=0,
-        brief="",
-        metric=Metric("right"),
-        levers=("harness", "weights"),
-        incumbent=agents[0].id,
-        agents={each.id: each for each in agents},
-        trials=trials,
-        playbook=BOOK,
-        candidates=2,
-        smallest_gain=0.05,
-        budget_left={},
-        algorithms=tuple(AlgorithmView(name, name, training=HOWS, costs=COSTS) for name in NAMES),
-        weights=WeightsView(),
-    )
-    return replace(plain, **changes)
+    told = {
+        "generation": len(trials),
+        "levers": ("harness", "weights"),
+        "trials": trials,
+        "playbook": BOOK,
+        "algorithms": tuple(AlgorithmView(name, name, training=HOWS, costs=COSTS) for name in NAMES),
+        "weights": WeightsView(),
+    }
+    return plain_evidence(*agents, **{**told, **changes})
 
 
 def trial(lever: str, name: str, gain: float | None, parent: str, outcome: str = "rejected") -> Trial:

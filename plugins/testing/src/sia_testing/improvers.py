@@ -95,24 +95,30 @@ def task_view(public: Path) -> TaskView:
     return TaskView("sum", "solve", "Add what stands left and right.", Metric("right"), TREE, public)
 
 
+def plain_evidence(*agents: AgentView, **fields: Any) -> Evidence:
+    """Evidence of a run's first generation, whose incumbent is the first agent; other fields by their names."""
+    plain: dict[str, Any] = {
+        "generation": 0,
+        "seed": 0,
+        "brief": "",
+        "metric": Metric("right"),
+        "levers": ("harness",),
+        "incumbent": agents[0].id,
+        "agents": {each.id: each for each in agents},
+        "trials": (),
+        "playbook": None,
+        "candidates": 2,
+        "smallest_gain": 0.05,
+        "budget_left": {},
+    }
+    return Evidence(**{**plain, **fields})
+
+
 def evidence_at(moment: str) -> Evidence:
     """A run's evidence at one of :data:`MOMENTS`."""
     rollouts = [Rollout(f"i{number}", "ok", float(number % 2)) for number in range(100)]
     first = AgentView("first", TREE.digest, None, None, TREE, (), summarise(rollouts, 0.0))
-    plain = Evidence(
-        generation=0,
-        seed=0,
-        brief="Add what stands left and right.",
-        metric=Metric("right"),
-        levers=("harness",),
-        incumbent="first",
-        agents={"first": first},
-        trials=(),
-        playbook=BOOK,
-        candidates=2,
-        smallest_gain=0.05,
-        budget_left={},
-    )
+    plain = plain_evidence(first, brief="Add what stands left and right.", playbook=BOOK)
     tried = tuple(
         Trial(0, "harness", entry.name, None, "first", None, "to see", 0.0, "rejected", "no better", 0.0)
         for entry in BOOK.edit
