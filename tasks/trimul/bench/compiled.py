@@ -65,13 +65,15 @@ def main() -> None:
     import measure
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, nargs="?", default=measure.RESULTS / "kernel_cuda.py")
+    parser.add_argument("file", type=Path, nargs="?", help="or the kernel of results/plan_cuda.json")
     parser.add_argument("--capability", type=int, choices=SHARED_BYTES, default=90)
     options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        module = module_of(options.file or measure.cuda_kernel(Path(folder)))
     print("| C | kernel | warps | registers | spilled | shared memory | programs at once | matrix instructions |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for c in sorted({shape.c for shape in TIMING}):
-        for each in compiled(module_of(options.file), Shape(32, 1, c), options.capability):
+        for each in compiled(module, Shape(32, 1, c), options.capability):
             parts = (c, each.name, each.warps, each.registers, each.spilled, each.shared)
             print(f"| {' | '.join(map(str, parts))} | {each.programs(options.capability)} | {each.products} |")
 

@@ -13,9 +13,11 @@ repository's own, and one of ``--against`` is one that you have read.
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -83,6 +85,14 @@ def kernel_of(path: Path) -> Kernel:
     module = module_of(path)
     kernel: Kernel | None = getattr(module, "kernel", None)
     return kernel or (lambda *given: module.custom_kernel(given))
+
+
+def cuda_kernel(folder: Path) -> Path:
+    """A file with the kernel for a CUDA device, rendered from its plan as the seed harness would."""
+    renderer = module_of(Path(sia_trimul.__file__).parent / "seed_cuda" / "renderer.py")
+    path = folder / "kernel_cuda.py"
+    path.write_text(renderer.render(json.loads((RESULTS / "plan_cuda.json").read_text())))
+    return path
 
 
 def given_for(shape: Shape, seed: int) -> tuple[Any, ...]:
@@ -160,7 +170,8 @@ def cuda_table(against: Sequence[Path]) -> list[str]:
         return ["CUDA: **not measured** (there was no CUDA device where this table was made)."]
     device = device_of(torch.cuda.get_device_name())
     own = "kernel_cuda"
-    kernels = {own: kernel_of(RESULTS / f"{own}.py"), "eager": reference.kernel}
+    with tempfile.TemporaryDirectory() as folder:
+        kernels = {own: kernel_of(cuda_kernel(Path(folder))), "eager": reference.kernel}
     kernels |= {str(path): kernel_of(path) for path in against}
     lines = [
         f"CUDA: {torch.cuda.get_device_name()}, PyTorch {torch.__version__}, microseconds "

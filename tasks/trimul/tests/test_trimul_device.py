@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ from sia_trimul.drawing import drawn_on
 from sia_trimul.judging import Refused
 from sia_trimul.shapes import CORRECTNESS, TIMING, Distribution, Shape, draw
 
-RESULTS = Path(__file__).parents[1] / "results"
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+
+import measure
+
 SMALL = Shape(8, 1, 16, masked=True)
 REFERENCE = (device.PROGRAMS / "reference.py").read_text()
 HONEST = REFERENCE.replace("def kernel", "def honest")
@@ -238,8 +242,8 @@ def test_a_kernel_may_write_to_the_output_that_it_is_given(device_judge: Judge) 
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_a_kernel_may_be_written_in_triton(triton_judge: Judge) -> None:
-    score = triton_judge((RESULTS / "kernel_cuda.py").read_text())
+def test_a_kernel_may_be_written_in_triton(triton_judge: Judge, tmp_path: Path) -> None:
+    score = triton_judge(measure.cuda_kernel(tmp_path).read_text())
     assert score.valid, score.feedback
 
 
