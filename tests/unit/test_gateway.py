@@ -17,6 +17,7 @@ from sia_runtime.worker.completions import chunks
 from sia_runtime.worker.gateway import MOST_CALLS, Gateway, Record
 from sia_testing.engines import END, ScriptedEngine
 
+ADD = {"type": "function", "function": {"name": "add"}}
 USER = {"role": "user", "content": "hello"}
 
 
@@ -115,9 +116,8 @@ def test_an_engine_that_cannot_constrain_is_asked_for_a_call_in_words() -> None:
     class Free(ScriptedEngine):
         can = frozenset({"train"})
 
-    tool = {"type": "function", "function": {"name": "add"}}
     engine = Free('<tool_call>{"name": "add", "arguments": {}}</tool_call>')
-    (reply,), record = using(engine, ask(tools=[tool], tool_choice="required"))
+    (reply,), record = using(engine, ask(tools=[ADD], tool_choice="required"))
     assert reply["choices"][0]["finish_reason"] == "tool_calls"
     assert engine.tokens.decode(engine.batches[0][0].prompt).endswith(
         "Answer with a call of the tool add, and with nothing else."
@@ -127,17 +127,15 @@ def test_an_engine_that_cannot_constrain_is_asked_for_a_call_in_words() -> None:
 
 
 def test_a_reply_that_was_cut_in_its_call_says_so() -> None:
-    tool = {"type": "function", "function": {"name": "add"}}
     (reply,), record = using(
-        ScriptedEngine('{"name": "add", "arg'), ask(tools=[tool], tool_choice="required", max_tokens=9)
+        ScriptedEngine('{"name": "add", "arg'), ask(tools=[ADD], tool_choice="required", max_tokens=9)
     )
     assert (text_of(reply), reply["choices"][0]["finish_reason"]) == ('{"name": ', "length")
     assert record.sampled_tokens == 9
 
 
 def test_tokens_of_tries_for_a_call_are_all_charged() -> None:
-    tool = {"type": "function", "function": {"name": "add"}}
-    (reply,), record = using(ScriptedEngine("no"), ask(tools=[tool], tool_choice="required", n=2))
+    (reply,), record = using(ScriptedEngine("no"), ask(tools=[ADD], tool_choice="required", n=2))
     assert reply["error"]["code"] == "tool_use_failed"
     assert len(record.traces) == 6
     prompts = sum(len(trace.tokens) - sum(trace.mask) for trace in record.traces) // 2
@@ -149,25 +147,22 @@ def test_tokens_of_tries_for_a_call_are_all_charged() -> None:
     ("written", "handed_on"), [(r'"{\"a\": 1}"', '{"a": 1}'), ('"a is 1"', "a is 1"), ('{"a": 1}', '{"a": 1}')]
 )
 def test_arguments_are_handed_on_as_json_once(written: str, handed_on: str) -> None:
-    tool = {"type": "function", "function": {"name": "add"}}
     engine = ScriptedEngine(f'<tool_call>{{"name": "add", "arguments": {written}}}</tool_call>')
-    (reply,), _ = using(engine, ask(tools=[tool]))
+    (reply,), _ = using(engine, ask(tools=[ADD]))
     assert reply["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == handed_on
 
 
 @pytest.mark.parametrize("arguments", ['{"a": NaN}', '{"a": 1e999}'])
 def test_what_is_no_number_in_json_is_no_call(arguments: str) -> None:
-    tool = {"type": "function", "function": {"name": "add"}}
     (reply,), _ = using(
-        ScriptedEngine(f'<tool_call>{{"name": "add", "arguments": {arguments}}}</tool_call>'), ask(tools=[tool])
+        ScriptedEngine(f'<tool_call>{{"name": "add", "arguments": {arguments}}}</tool_call>'), ask(tools=[ADD])
     )
     assert reply["choices"][0]["finish_reason"] == "stop"
 
 
 def test_half_of_a_surrogate_pair_in_a_call_is_replaced() -> None:
-    tool = {"type": "function", "function": {"name": "add"}}
     text = r'<tool_call>{"name": "add", "arguments": {"a": "\ud83d"}}</tool_call>'
-    (reply,), record = using(ScriptedEngine(text), ask(tools=[tool]))
+    (reply,), record = using(ScriptedEngine(text), ask(tools=[ADD]))
     assert reply["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == '{"a": "\ufffd"}'
     json.dumps(record.turns, ensure_ascii=False).encode()
 
@@ -179,9 +174,8 @@ def test_text_may_come_in_parts() -> None:
 
 
 def test_tool_calls_are_found_in_the_reply() -> None:
-    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
     engine = ScriptedEngine('let me see <tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>')
-    (reply, plain), _ = using(engine, ask(tools=[tool]), ask())
+    (reply, plain), _ = using(engine, ask(tools=[ADD]), ask())
     (choice,) = reply["choices"]
     assert choice["finish_reason"] == "tool_calls"
     assert choice["message"]["content"] == "let me see"
@@ -192,16 +186,14 @@ def test_tool_calls_are_found_in_the_reply() -> None:
 
 @pytest.mark.parametrize("broken", ['{"name": 3, "arguments": {}}', '{"name": "add"', "{}"])
 def test_what_only_looks_like_a_tool_call_is_text(broken: str) -> None:
-    tool = {"type": "function", "function": {"name": "add"}}
-    (reply,), _ = using(ScriptedEngine(f"<tool_call>{broken}</tool_call>"), ask(tools=[tool]))
+    (reply,), _ = using(ScriptedEngine(f"<tool_call>{broken}</tool_call>"), ask(tools=[ADD]))
     assert text_of(reply) == f"<tool_call>{broken}</tool_call>"
     assert reply["choices"][0]["finish_reason"] == "stop"
 
 
 def test_a_stream_holds_what_the_whole_reply_does() -> None:
-    tool = {"type": "function", "function": {"name": "add"}}
     text = 'well <tool_call>{"name": "add", "arguments": {}}</tool_call>'
-    (reply,), _ = using(ScriptedEngine(text), ask(tools=[tool], n=2))
+    (reply,), _ = using(ScriptedEngine(text), ask(tools=[ADD], n=2))
     parts = chunks(reply, usage=True)
     assert {part["object"] for part in parts} == {"chat.completion.chunk"}
     assert [part["usage"] for part in parts if "usage" in part] == [reply["usage"]]
@@ -429,13 +421,12 @@ def test_a_turn_that_the_harness_changed_starts_a_new_trace() -> None:
 
 
 def test_a_tool_call_and_its_result_are_one_trace() -> None:
-    tool = {"type": "function", "function": {"name": "add"}}
     text = '<tool_call>{"name":"add","arguments":{"a":1}}</tool_call>'
     gateway = Gateway(ScriptedEngine(lambda prompt, seed: "2" if "result" in prompt else text))
     gateway.begin("r", 1)
-    message = gateway.answer("r", ask(tools=[tool]))["choices"][0]["message"]
+    message = gateway.answer("r", ask(tools=[ADD]))["choices"][0]["message"]
     result = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "result: 2"}
-    gateway.answer("r", {"messages": [USER, message, result], "tools": [tool]})
+    gateway.answer("r", {"messages": [USER, message, result], "tools": [ADD]})
     record = gateway.finish("r")
     gateway.close()
     # This tokenizer writes tool calls with other blanks than were sampled, so its text alone does not fit.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,23 @@ def question(text: str, **more: Any) -> dict[str, Any]:
 
 def content(reply: Any) -> Any:
     return reply["choices"][0]["message"]["content"]
+
+
+Begun = Callable[..., HostedGateway]
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Iterator[Begun]:
+    """Opens a gateway to an engine, with the rollout ``one`` under way."""
+    with ExitStack() as opened:
+
+        def gateway(engine: Engine, **about: Any) -> HostedGateway:
+            made = HostedGateway(engine, tmp_path)
+            opened.callback(made.close)
+            made.begin("one", 0, **about)
+            return made
+
+        yield gateway
 
 
 def test_64_calls_at_once_each_get_their_own_answer_and_the_budget_is_exact(tmp_path: Path) -> None:
@@ -127,15 +145,14 @@ def test_a_rollout_that_is_begun_again_is_answered_as_before_also_by_another_pro
     assert spent == [pytest.approx(2 * COST)] * 2
 
 
-def test_conversations_with_tools_and_stops_and_several_replies_are_passed_on(tmp_path: Path) -> None:
+def test_conversations_with_tools_and_stops_and_several_replies_are_passed_on(begun: Begun) -> None:
     def answer(request: Ask) -> Any:
         if request.messages[-1]["role"] == "tools":
             return f"it gave {request.messages[-1]['results'][0]['text']} END and more"
         return Reply("", (ToolCall("id1", "read", {"path": "a"}),), "tools", Usage(100, 10))
 
     engine = Engine(answer)
-    gateway = HostedGateway(engine, tmp_path)
-    gateway.begin("one", 0)
+    gateway = begun(engine)
     tools = [{"type": "function", "function": {"name": "read", "parameters": {"type": "object"}}}]
     first = gateway.ask("one", question("look", tools=tools)).result()
     message = first["choices"][0]["message"]
@@ -153,14 +170,13 @@ def test_conversations_with_tools_and_stops_and_several_replies_are_passed_on(tm
     gateway.close()
 
 
-def test_several_replies_are_one_call_whose_prompt_is_counted_once(tmp_path: Path) -> None:
+def test_several_replies_are_one_call_whose_prompt_is_counted_once(begun: Begun) -> None:
     def answer(request: Ask) -> Reply:
         others = tuple(Reply(f"reply {number}", (), "end", Usage()) for number in range(1, request.n))
         return Reply("reply 0", (), "end", Usage(100, 10 * request.n), others=others)
 
     engine = Engine(answer, dollars=10.0)
-    gateway = HostedGateway(engine, tmp_path)
-    gateway.begin("one", 0, tokens=100_000)
+    gateway = begun(engine, tokens=100_000)
     asked = question("x", n=3, max_tokens=50)
     reply = gateway.ask("one", asked).result()
     assert [each["message"]["content"] for each in reply["choices"]] == ["reply 0", "reply 1", "reply 2"]
@@ -174,12 +190,11 @@ def test_several_replies_are_one_call_whose_prompt_is_counted_once(tmp_path: Pat
     gateway.close()
 
 
-def test_a_server_that_refuses_so_many_replies_is_asked_for_each(tmp_path: Path) -> None:
+def test_a_server_that_refuses_so_many_replies_is_asked_for_each(begun: Begun) -> None:
     """llama.cpp gives no more of them than it has slots."""
     refused = CallFailed("status 400: n: Value must be between 1 <= value <= 2", retry=False, refused=True)
     engine = Engine(lambda request: refused if request.n > 2 else f"for {request.n}")
-    gateway = HostedGateway(engine, tmp_path)
-    gateway.begin("one", 0)
+    gateway = begun(engine)
     for text in ("x", "y"):
         reply = gateway.ask("one", question(text, n=3)).result()
         assert [each["message"]["content"] for each in reply["choices"]] == ["for 1"] * 3
@@ -188,11 +203,10 @@ def test_a_server_that_refuses_so_many_replies_is_asked_for_each(tmp_path: Path)
     gateway.close()
 
 
-def test_replies_for_which_the_tokens_do_not_suffice_are_refused_after_those_that_are_paid_for(tmp_path: Path) -> None:
+def test_replies_for_which_the_tokens_do_not_suffice_are_refused_after_those_that_are_paid_for(begun: Begun) -> None:
     engine = Engine(lambda _: "so")
-    gateway = HostedGateway(engine, tmp_path)
     most = Ask("any", ("be brief",), ({"role": "user", "text": "x"},), max_tokens=50, n=2).most_tokens() + 100
-    gateway.begin("one", 0, tokens=most + 50)
+    gateway = begun(engine, tokens=most + 50)
     refused = gateway.ask("one", question("x", n=2, max_tokens=50)).result()
     assert refused["error"]["code"] == "insufficient_quota"
     record = gateway.finish("one")
@@ -200,11 +214,10 @@ def test_replies_for_which_the_tokens_do_not_suffice_are_refused_after_those_tha
     gateway.close()
 
 
-def test_log_probabilities_are_the_servers_and_end_where_the_text_does(tmp_path: Path) -> None:
+def test_log_probabilities_are_the_servers_and_end_where_the_text_does(begun: Begun) -> None:
     rows = tuple(Logprob(each, -0.5, tuple(each.encode())) for each in ("ü", "b", "END", "more"))
     engine = Engine(lambda _: Reply("übENDmore", (), "end", Usage(100, 10), logprobs=rows))
-    gateway = HostedGateway(engine, tmp_path)
-    gateway.begin("one", 0)
+    gateway = begun(engine)
     (choice,) = gateway.ask("one", question("x", logprobs=True, stop="END")).result()["choices"]
     assert choice["message"]["content"] == "üb"
     assert choice["logprobs"]["content"] == [
@@ -216,19 +229,17 @@ def test_log_probabilities_are_the_servers_and_end_where_the_text_does(tmp_path:
     gateway.close()
 
 
-def test_log_probabilities_that_the_server_does_not_give_are_refused(tmp_path: Path) -> None:
-    gateway = HostedGateway(Engine(lambda _: "so"), tmp_path)
-    gateway.begin("one", 0)
+def test_log_probabilities_that_the_server_does_not_give_are_refused(begun: Begun) -> None:
+    gateway = begun(Engine(lambda _: "so"))
     error = gateway.ask("one", question("x", logprobs=True)).result()["error"]
     assert (error["param"], "server gives none" in error["message"]) == ("logprobs", True)
     assert gateway.finish("one").tokens == 110
     gateway.close()
 
 
-def test_top_p_is_sent_where_the_harness_names_one(tmp_path: Path) -> None:
+def test_top_p_is_sent_where_the_harness_names_one(begun: Begun) -> None:
     engine = Engine(lambda _: "so")
-    gateway = HostedGateway(engine, tmp_path)
-    gateway.begin("one", 0)
+    gateway = begun(engine)
     for more in ({}, {"top_p": 0.9}):
         gateway.ask("one", question("x", **more)).result()
     assert [each.top_p for each in engine.asked] == [1.0, 0.9]
@@ -236,10 +247,9 @@ def test_top_p_is_sent_where_the_harness_names_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("written", ['{"path": ', '"a text"', '{"path": NaN}', '{"a": 1, "a": 2}', '{"path": "ü"}'])
-def test_the_arguments_of_a_tool_reach_the_harness_as_the_model_wrote_them(tmp_path: Path, written: str) -> None:
+def test_the_arguments_of_a_tool_reach_the_harness_as_the_model_wrote_them(begun: Begun, written: str) -> None:
     engine = Engine(lambda _: Reply("", (ToolCall.written("id1", "read", written),), "tools", Usage(100, 10)))
-    gateway = HostedGateway(engine, tmp_path)
-    gateway.begin("one", 0)
+    gateway = begun(engine)
     tools = [{"type": "function", "function": {"name": "read", "parameters": {"type": "object"}}}]
     message = gateway.ask("one", question("look", tools=tools)).result()["choices"][0]["message"]
     assert message["tool_calls"][0]["function"]["arguments"] == written
@@ -249,9 +259,8 @@ def test_the_arguments_of_a_tool_reach_the_harness_as_the_model_wrote_them(tmp_p
     gateway.close()
 
 
-def test_a_harness_that_sends_half_a_character_or_no_json_number_fails_alone_if_at_all(tmp_path: Path) -> None:
-    gateway = HostedGateway(Engine(lambda _: "so \ud83d"), tmp_path)
-    gateway.begin("one", 0)
+def test_a_harness_that_sends_half_a_character_or_no_json_number_fails_alone_if_at_all(begun: Begun) -> None:
+    gateway = begun(Engine(lambda _: "so \ud83d"))
     assert content(gateway.ask("one", question("half \ud83d")).result()) == "so \N{REPLACEMENT CHARACTER}"
     tool = {"type": "function", "function": {"name": "read", "parameters": {"maximum": float("inf"), "\ud83d": 1}}}
     gateway.ask("one", question("endless", tools=[tool])).result()
@@ -272,13 +281,12 @@ def test_a_harness_that_sends_half_a_character_or_no_json_number_fails_alone_if_
     ],
 )
 def test_a_reply_is_as_long_as_the_harness_the_user_or_the_server_says(
-    tmp_path: Path, of_engine: dict[str, Any], begin: dict[str, Any], request_: dict[str, Any], sent: int | None
+    begun: Begun, of_engine: dict[str, Any], begin: dict[str, Any], request_: dict[str, Any], sent: int | None
 ) -> None:
     """A model that thinks first answers nothing within 256 tokens, and an agent that is right scores 0."""
     engine = Engine(lambda _: "so")
     vars(engine).update(of_engine)
-    gateway = HostedGateway(engine, tmp_path)
-    gateway.begin("one", 0, **begin)
+    gateway = begun(engine, **begin)
     assert content(gateway.ask("one", question("x", **request_)).result()) == "so"
     assert engine.asked[0].max_tokens == sent
     gateway.finish("one")
@@ -296,10 +304,9 @@ def test_what_many_rollouts_meet_alike_is_said_once(tmp_path: Path, caplog: pyte
     gateway.close()
 
 
-def test_replies_that_a_limit_of_nobodys_cut_are_counted(tmp_path: Path) -> None:
+def test_replies_that_a_limit_of_nobodys_cut_are_counted(begun: Begun) -> None:
     engine = Engine(lambda _: Reply("so", (), "length", Usage(100, 10)))
-    gateway = HostedGateway(engine, tmp_path)
-    gateway.begin("one", 0)
+    gateway = begun(engine)
     gateway.ask("one", question("x")).result()
     gateway.ask("one", question("x", max_tokens=10)).result()
     record = gateway.finish("one")
@@ -307,9 +314,8 @@ def test_replies_that_a_limit_of_nobodys_cut_are_counted(tmp_path: Path) -> None
     gateway.close()
 
 
-def test_a_request_that_is_at_fault_is_the_harnesss_error_and_no_end_of_the_run(tmp_path: Path) -> None:
-    gateway = HostedGateway(Engine(lambda _: CallFailed("status 400: too long", retry=False, refused=True)), tmp_path)
-    gateway.begin("one", 0)
+def test_a_request_that_is_at_fault_is_the_harnesss_error_and_no_end_of_the_run(begun: Begun) -> None:
+    gateway = begun(Engine(lambda _: CallFailed("status 400: too long", retry=False, refused=True)))
     assert "too long" in gateway.ask("one", question("x" * 10)).result()["error"]["message"]
     assert "error" in gateway.ask("one", {"messages": []}).result()
     assert "no rollout" in gateway.ask("nobody", question("x")).result()["error"]["message"]
@@ -317,20 +323,18 @@ def test_a_request_that_is_at_fault_is_the_harnesss_error_and_no_end_of_the_run(
     gateway.close()
 
 
-def test_a_server_that_is_down_ends_the_batch_and_makes_no_rollout_a_failure_of_its_agent(tmp_path: Path) -> None:
-    gateway = HostedGateway(Engine(lambda _: CallFailed("status 503", retry=True)), tmp_path)
-    gateway.begin("one", 0)
+def test_a_server_that_is_down_ends_the_batch_and_makes_no_rollout_a_failure_of_its_agent(begun: Begun) -> None:
+    gateway = begun(Engine(lambda _: CallFailed("status 503", retry=True)))
     assert gateway.ask("one", question("x")).result()["error"]["message"] == "the run is stopping"
     with pytest.raises(ModelError, match=r"after 2 tries: status 503.*sia resume"):
         gateway.finish("one")
     gateway.close()
 
 
-def test_a_call_that_does_not_fit_into_its_rollouts_tokens_is_refused_and_nothing_is_paid(tmp_path: Path) -> None:
+def test_a_call_that_does_not_fit_into_its_rollouts_tokens_is_refused_and_nothing_is_paid(begun: Begun) -> None:
     engine = Engine(lambda _: "so")
-    gateway = HostedGateway(engine, tmp_path)
     most = Ask("any", ("be brief",), ({"role": "user", "text": "x"},), max_tokens=1000).most_tokens() + 1000
-    gateway.begin("one", 0, tokens=most + 50)
+    gateway = begun(engine, tokens=most + 50)
     assert content(gateway.ask("one", question("x", max_tokens=1000)).result()) == "so"
     refused = gateway.ask("one", question("x", max_tokens=1000)).result()
     assert "do not fit" in refused["error"]["message"]
@@ -340,11 +344,10 @@ def test_a_call_that_does_not_fit_into_its_rollouts_tokens_is_refused_and_nothin
     gateway.close()
 
 
-def test_a_call_that_is_required_is_asked_for_and_checked(tmp_path: Path) -> None:
+def test_a_call_that_is_required_is_asked_for_and_checked(begun: Begun) -> None:
     made = Reply("", (ToolCall("a", "add", {}), ToolCall("b", "add", {})), "tools", Usage(100, 10))
     engine = Engine(lambda request: made if "carefully" in last(request) else "three")
-    gateway = HostedGateway(engine, tmp_path)
-    gateway.begin("one", 0)
+    gateway = begun(engine)
     more = {"tools": [{"type": "function", "function": {"name": "add"}}], "tool_choice": "required"}
     reply = gateway.ask("one", question("carefully", parallel_tool_calls=False, **more)).result()
     assert [each["id"] for each in reply["choices"][0]["message"]["tool_calls"]] == ["a"]
@@ -364,10 +367,8 @@ def test_a_call_that_is_required_is_asked_for_and_checked(tmp_path: Path) -> Non
         "Input is too long for requested model.",
     ],
 )
-def test_a_conversation_that_is_too_long_for_the_provider_is_told_by_the_apis_code(tmp_path: Path, words: str) -> None:
+def test_a_conversation_that_is_too_long_for_the_provider_is_told_by_the_apis_code(begun: Begun, words: str) -> None:
     failure = CallFailed(f"status 400: {words}", retry=False, refused=True)
-    gateway = HostedGateway(Engine(lambda _: failure), tmp_path)
-    gateway.begin("one", 0)
+    gateway = begun(Engine(lambda _: failure))
     error = gateway.ask("one", question("x")).result()["error"]
-    gateway.close()
     assert (error["code"], words in error["message"]) == ("context_length_exceeded", True)
