@@ -7,9 +7,9 @@ sends them, gets the gradient with respect to each, and goes back through the mo
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
+import pkgutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -112,7 +112,10 @@ class Tinker:
         self, data: Sequence[Datum], loss: str, settings: Mapping[str, Any] | None = None
     ) -> dict[str, float]:
         """Add the gradient of a loss, ``"module:attribute"``, over data; sums to watch, and the ``loss``."""
-        function = _named(loss)
+        try:
+            function = pkgutil.resolve_name(loss)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise TrainingError(f"there is no loss {loss}: {error}") from None
         told: dict[str, float] = {}
         faults: list[Exception] = []
 
@@ -279,15 +282,6 @@ def _datum(trace: Trace) -> types.Datum:
     tokens, mask = list(trace.tokens), list(trace.mask)
     inputs: Any = {"target_tokens": tokens[1:], "weights": [float(each) for each in mask[1:]]}
     return types.Datum(model_input=types.ModelInput.from_ints(tokens[:-1]), loss_fn_inputs=inputs)
-
-
-def _named(name: str) -> Any:
-    """Import ``"module:attribute"``."""
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise TrainingError(f"there is no loss {name}: {error}") from None
 
 
 def _finite(value: float) -> bool:

@@ -8,8 +8,8 @@ The verbs are those of the Tinker API: :meth:`Torch.sample`, :meth:`Torch.logpro
 from __future__ import annotations
 
 import contextlib
-import importlib
 import math
+import pkgutil
 import resource
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -144,7 +144,10 @@ class Torch:
 
         TrainingError where the loss is not finite; the gradients are dropped then.
         """
-        function = _named(loss)
+        try:
+            function = pkgutil.resolve_name(loss)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise TrainingError(f"there is no loss {loss}: {error}") from None
         traces = [datum.trace for datum in data]
         sums: dict[str, float] = {"loss": 0.0}
         for rows in plan(traces, units(data), self.settings.micro_tokens):
@@ -280,12 +283,3 @@ class Torch:
     @cached_property
     def _precision(self) -> torch.dtype:
         return torch.promote_types(self.policy.head().dtype, torch.float32)
-
-
-def _named(name: str) -> Any:
-    """Import the object that ``"module:attribute"`` names."""
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise TrainingError(f"there is no loss {name}: {error}") from None
