@@ -19,7 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from llama_server import LlamaServer, model
+from inference_servers import InferenceServer
+from llama_server import llama_server, model
 
 from sia_core.learning import Request, Sampled
 from sia_runtime.worker.gateway import Gateway
@@ -30,7 +31,7 @@ class Tokens:
 
     size, stops = 49152, (2,)
 
-    def __init__(self, server: LlamaServer) -> None:
+    def __init__(self, server: InferenceServer) -> None:
         self._server = server
 
     def encode(self, text: str) -> list[int]:
@@ -48,7 +49,7 @@ class Lockstep:
 
     can: frozenset[str] = frozenset()
 
-    def __init__(self, server: LlamaServer) -> None:
+    def __init__(self, server: InferenceServer) -> None:
         self._server, self.tokens = server, Tokens(server)
         self._threads = ThreadPoolExecutor(256)
         self._mutex = threading.Lock()
@@ -71,7 +72,7 @@ class Lockstep:
 class Continuous(Lockstep):
     """The same, asked for each call as it comes."""
 
-    def __init__(self, server: LlamaServer, at_once: int) -> None:
+    def __init__(self, server: InferenceServer, at_once: int) -> None:
         super().__init__(server)
         self.at_once = at_once
 
@@ -106,7 +107,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=4, help="of each rollout, one after the other")
     parser.add_argument("--times", type=int, default=2)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, LlamaServer(model(Path(folder)), asked.slots) as server:
+    with tempfile.TemporaryDirectory() as folder, llama_server(model(Path(folder)), asked.slots) as server:
         measured(Lockstep(server), asked.slots, 1)  # warm
         for _ in range(asked.times):
             for engine in (Lockstep(server), Continuous(server, asked.slots)):

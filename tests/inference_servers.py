@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
@@ -18,10 +17,10 @@ from types import TracebackType
 from typing import Any
 
 import pytest
+from command_runs import SIA, finished, steps
 from example_runs import comparable
 
 ROOT = Path(__file__).parents[1]
-SIA = [sys.executable, "-m", "sia_cli"]
 PATIENCE = 600.0
 """Seconds that a server has to answer for the first time; a quiet machine takes 30."""
 
@@ -48,8 +47,8 @@ def environment(name: str) -> Path:
 def toy_model(folder: Path) -> Path:
     """A Qwen3 of 0.7 million random weights, with a tokenizer of bytes."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
+    from toy_tokenizer import byte_tokenizer
+    from transformers import AutoModelForCausalLM, Qwen3Config
 
     torch.manual_seed(0)
     config = Qwen3Config(
@@ -65,13 +64,7 @@ def toy_model(folder: Path) -> Path:
         tie_word_embeddings=False,
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    inner = Tokenizer(models.BPE(vocab={each: index for index, each in enumerate(alphabet)}, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>")
-    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
-    tokenizer.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
     return folder
 
 
@@ -90,12 +83,14 @@ def written_run(folder: Path) -> list[str]:
     return [*asked, "--runs-dir", str(folder / "runs"), "--json"]
 
 
-def finished(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
-    """The report of a run that ends well."""
-    done = subprocess.run([*SIA, *command], capture_output=True, text=True, env={**os.environ, **environment})
-    assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report
+def check_resumed(
+    command: Sequence[str], environment: Mapping[str, str], runs: Path, whole: dict[str, Any], server: InferenceServer
+) -> None:
+    """The run ``whole``, killed with its server once it trains, is resumed to the same report."""
+    killed([*command, "--name", "halved"], environment, runs / "halved", before_training(runs / "whole"), server)
+    server.start()
+    again = finished(["resume", "halved", "--runs-dir", str(runs), "--json"], environment)
+    assert results(again) == results(whole)
 
 
 def killed(
@@ -104,25 +99,12 @@ def killed(
     """Start a run, and kill it and its server once so many events are recorded."""
     with subprocess.Popen([*SIA, *command], stdout=subprocess.DEVNULL, env={**os.environ, **environment}) as process:
         try:
-            while process.poll() is None and len(recorded(run)) < events:
+            while process.poll() is None and len(steps(run)) < events:
                 time.sleep(0.02)
             assert process.poll() is None, "the run ended before it could be killed"
             server.kill()
         finally:
             process.kill()
-
-
-def recorded(run: Path) -> list[str]:
-    """The keys of a run's events."""
-    if not (run / "ledger.db").is_file():
-        return []
-    with sqlite3.connect(run / "ledger.db") as ledger:
-        try:
-            keys = [key for (key,) in ledger.execute("SELECT key FROM events ORDER BY seq")]
-        except sqlite3.OperationalError:  # the table is not there yet
-            keys = []
-    ledger.close()
-    return keys
 
 
 def results(report: dict[str, Any]) -> dict[str, Any]:
@@ -140,7 +122,7 @@ def results(report: dict[str, Any]) -> dict[str, Any]:
 
 def before_training(run: Path) -> int:
     """How many events a run that trained had recorded when it began to."""
-    return next(place for place, key in enumerate(recorded(run)) if "/train/" in key and key.endswith("/00000"))
+    return next(place for place, (_, key, _) in enumerate(steps(run)) if "/train/" in key and key.endswith("/00000"))
 
 
 class InferenceServer:
@@ -154,7 +136,8 @@ class InferenceServer:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self._command = [str(self.port) if each == "PORT" else each for each in command]
-        self._ready, self._log = f"http://127.0.0.1:{self.port}{ready}", log
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._ready, self._log = f"{self.url}{ready}", log
         # Threads that spin while they wait for each other take minutes on a busy machine.
         self._environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
         self._process: subprocess.Popen[bytes] | None = None
@@ -184,9 +167,12 @@ class InferenceServer:
             self._process.wait()
             self._process = None
 
-    def get(self, path: str) -> Any:
+    def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The JSON that it answers."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as reply:
+        data = json.dumps(body).encode() if body else None
+        headers = {"content-type": "application/json"}
+        request = urllib.request.Request(f"{self.url}{path}", data, headers)
+        with urllib.request.urlopen(request, timeout=60) as reply:
             return json.loads(reply.read())
 
     def _answers(self) -> bool:

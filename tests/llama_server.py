@@ -8,16 +8,15 @@ from __future__ import annotations
 import http.client
 import json
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from inference_servers import InferenceServer
 
 CONTEXT = 512
 """Tokens of prompt and reply together in each slot."""
@@ -31,52 +30,10 @@ def model(folder: Path) -> Path:
         return Path(files.extract(INSIDE, folder))
 
 
-class LlamaServer:
-    """A server process while the ``with`` block lasts; it can be killed, and started again."""
-
-    def __init__(self, gguf: Path, slots: int = 4) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self._command = [sys.executable, __file__, str(gguf), str(self.port), str(slots)]
-        self._process: subprocess.Popen[str] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
-
-    def start(self) -> None:
-        """Return once it answers."""
-        self._process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
-        )
-        assert self._process.stdout
-        if self._process.stdout.readline() != "ready\n":
-            raise RuntimeError(f"llama.cpp's server ended with {self._process.wait()} before it answered")
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-
-    def __enter__(self) -> LlamaServer:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.kill()
-
-    def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The JSON that it answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            connection.request("POST" if body else "GET", path, json.dumps(body) if body else None)
-            return json.loads(connection.getresponse().read())
-        finally:
-            connection.close()
+def llama_server(gguf: Path, slots: int = 4) -> InferenceServer:
+    """The server of the model in a file; its log lies beside that."""
+    command = [sys.executable, __file__, str(gguf), "PORT", str(slots)]
+    return InferenceServer(command, "/health", gguf.with_suffix(".log"), {})
 
 
 class Relay:
@@ -85,7 +42,7 @@ class Relay:
     ``asked`` holds the bodies of all requests.
     """
 
-    def __init__(self, server: LlamaServer) -> None:
+    def __init__(self, server: InferenceServer) -> None:
         self.asked: list[dict[str, Any]] = []
         self.last: int | None = None
         self._mutex = threading.Lock()
@@ -143,7 +100,6 @@ def _serve(gguf: str, port: str, slots: str) -> None:
     asked.n_ctx = CONTEXT * int(slots)
     asked.cpuparams.n_threads = asked.cpuparams_batch.n_threads = 1  # several wait for each other, on a busy machine
     server = xllamacpp.Server(asked)
-    print("ready", flush=True)
     signal.pause()
     del server
 

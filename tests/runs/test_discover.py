@@ -7,12 +7,12 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_runs import SIA, finished
 from example_runs import comparable
 
 from sia_core.errors import SiaError
@@ -21,7 +21,6 @@ from sia_core.run.record import RunRecord
 
 pytestmark = pytest.mark.real
 
-SIA = [sys.executable, "-m", "sia_cli"]
 PEAKS = Path(__file__).parents[2] / "examples" / "peaks"
 Whole = tuple[Path, dict[str, Any], float]
 """The folder of an uninterrupted run, its report, and the seconds that it took."""
@@ -39,18 +38,11 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(info.parent), str(PEAKS)])}
 
 
-def finish(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
-    done = subprocess.run([*SIA, *arguments], capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report
-
-
 @pytest.fixture(scope="module")
 def whole(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Whole:
     runs = tmp_path_factory.mktemp("runs")
     started = time.monotonic()
-    report = finish(["run", *ARGUMENTS, "--runs-dir", str(runs)], environment)
+    report = finished(["run", *ARGUMENTS, "--runs-dir", str(runs)], environment)
     return runs, report, time.monotonic() - started
 
 
@@ -102,7 +94,7 @@ def test_the_answer_is_exported_as_the_tasks_own_files(
 
 def test_todays_code_does_the_same_again(whole: Whole, environment: dict[str, str]) -> None:
     runs, report, _ = whole
-    assert finish(["replay", report["run"], "--runs-dir", str(runs), "--json"], environment)["agrees"]
+    assert finished(["replay", report["run"], "--runs-dir", str(runs), "--json"], environment)["agrees"]
 
 
 def test_an_unfinished_run_has_no_answer_to_export(environment: dict[str, str], tmp_path: Path) -> None:
@@ -119,8 +111,8 @@ def test_a_run_of_the_same_seed_draws_otherwise_unless_it_is_given_the_secret(
 ) -> None:
     runs, report, _ = whole
     again = ["run", *ARGUMENTS, "--runs-dir", str(tmp_path)]
-    other = finish(again, environment)
-    same = finish([*again, "--secret", str(runs / report["run"] / "secret")], environment)
+    other = finished(again, environment)
+    same = finished([*again, "--secret", str(runs / report["run"] / "secret")], environment)
     assert comparable(same) == comparable(report) != comparable(other)
 
 
@@ -146,7 +138,7 @@ def test_killed_and_resumed_the_report_is_the_same(
         after = choose.uniform(0.0, whole[2])
         secret = ["--secret", str(whole[0] / whole[1]["run"] / "secret")]  # or its verifier draws otherwise
         name = _killed(["run", *ARGUMENTS, *secret, "--runs-dir", str(runs)], after, runs, environment)
-        report = finish(["resume", name, "--runs-dir", str(runs), "--json"], environment)
+        report = finished(["resume", name, "--runs-dir", str(runs), "--json"], environment)
         assert comparable(report) == comparable(whole[1])
 
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command_runs import SIA, finished, steps
 from example_runs import command, comparable
 
 pytestmark = pytest.mark.real
-
-SIA = [sys.executable, "-m", "sia_cli"]
 
 
 @pytest.mark.parametrize("instants", [2, pytest.param(20, marks=pytest.mark.slow)])
@@ -26,7 +21,7 @@ def test_killed_at_random_instants_and_resumed_the_report_is_the_same_and_no_fin
     sums: Path, tmp_path: Path, instants: int
 ) -> None:
     started = time.monotonic()
-    whole = _finish([*SIA, *command(sums, tmp_path / "whole")])
+    whole = finished(command(sums, tmp_path / "whole"))
     lasted = time.monotonic() - started
     choose = random.Random(instants)
     for number in range(instants):
@@ -34,10 +29,10 @@ def test_killed_at_random_instants_and_resumed_the_report_is_the_same_and_no_fin
         name = _killed([*SIA, *command(sums, runs)], choose.uniform(0.3, lasted), runs / "runs")
         if name is None:  # it was killed before it had a folder, or had nothing recorded: nothing to resume
             continue
-        finished = _steps(runs / "runs" / name)
-        report = _finish([*SIA, "resume", name, "--runs-dir", str(runs / "runs"), "--json"])
+        before = steps(runs / "runs" / name)
+        report = finished(["resume", name, "--runs-dir", str(runs / "runs"), "--json"])
         assert comparable(report) == comparable(whole)
-        assert _steps(runs / "runs" / name)[: len(finished)] == finished
+        assert steps(runs / "runs" / name)[: len(before)] == before
 
 
 def test_when_the_orchestrator_is_killed_nothing_of_the_run_lives_on(sums: Path, tmp_path: Path) -> None:
@@ -59,13 +54,6 @@ def test_when_the_orchestrator_is_killed_nothing_of_the_run_lives_on(sums: Path,
         time.sleep(0.02)
 
 
-def _finish(argv: list[str]) -> dict[str, Any]:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report
-
-
 def _killed(argv: list[str], after: float, runs: Path) -> str | None:
     """Start a run and kill it; its name, if there is anything to resume."""
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -75,19 +63,7 @@ def _killed(argv: list[str], after: float, runs: Path) -> str | None:
         process.send_signal(signal.SIGKILL)
         process.wait()
     names = sorted(os.listdir(runs)) if runs.is_dir() else []
-    return names[0] if names and _steps(runs / names[0]) else None
-
-
-def _steps(folder: Path) -> list[Any]:
-    if not (folder / "ledger.db").is_file():
-        return []
-    with sqlite3.connect(folder / "ledger.db") as db:
-        try:
-            rows = db.execute("SELECT seq, key, chain FROM events ORDER BY seq").fetchall()
-        except sqlite3.OperationalError:  # killed before the table was there
-            rows = []
-    db.close()
-    return rows
+    return names[0] if names and steps(runs / names[0]) else None
 
 
 def _descendants(pid: int) -> list[tuple[int, str]]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from example_runs import command, comparable
+from command_runs import check_killed_at_calls, finished
+from example_runs import command
 from record_runs import PRICES
 from scripted_model import LAST, STOP, decided, first_message, learn
 
@@ -83,13 +79,6 @@ def parents(server: ModelServer) -> list[str]:
     return re.findall(r"agent ([0-9a-f]{12})\b", first.partition("\n")[0])
 
 
-def _run(argv: list[str]) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, "-m", "sia_cli", *argv], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report
-
-
 @pytest.mark.parametrize(
     ("kind", "rule"),
     [
@@ -105,7 +94,7 @@ def test_a_generation_has_two_candidates_that_start_where_the_rule_says(
     sums: Path, tmp_path: Path, kind: str, rule: str
 ) -> None:
     with ModelServer(play) as server:
-        report = _run([*command(sums, tmp_path), *options(kind, server, rule)])
+        report = finished([*command(sums, tmp_path), *options(kind, server, rule)])
     assert len(server.asked) == CALLS
     assert "It must run before it can be tried" in server.asked[1].text
     rows = report["generations"]
@@ -124,32 +113,9 @@ def test_a_generation_has_two_candidates_that_start_where_the_rule_says(
     assert report["triage"] == {"checked": 5, "not_running": 1, "refused": 0, "failed": 0, "screened": 0, "compared": 4}
 
 
-def _without_dollars(report: dict[str, Any]) -> dict[str, Any]:
-    same = comparable(report)
-    return {**same, "models": "", "budget": {**same["budget"], "spent": {**same["budget"]["spent"], "dollars": 0}}}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "calls"), [("claude", range(CALLS)), ("litellm", (2, 5))])
 def test_killed_at_each_call_and_resumed_the_same_candidates_are_tried_and_one_call_at_most_is_made_twice(
     sums: Path, tmp_path: Path, kind: str, calls: Any
 ) -> None:
-    with ModelServer(play) as server:
-        whole = _run([*command(sums, tmp_path / "whole"), *options(kind, server, "puct")])
-    for call in calls:
-        folder = tmp_path / f"killed-{call}"
-        process: list[subprocess.Popen[bytes]] = []
-
-        def kills(asked: Asked, call: int = call, process: Any = process) -> Turn:
-            if asked.number == call:
-                os.kill(process[0].pid, signal.SIGKILL)
-            return play(asked)
-
-        with ModelServer(kills) as server:
-            argv = [sys.executable, "-m", "sia_cli", *command(sums, folder), *options(kind, server, "puct")]
-            process.append(subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-            assert process[0].wait() == -signal.SIGKILL
-            report = _run(["resume", "--json", "--runs-dir", str(folder / "runs")])
-            assert len(server.asked) == CALLS + 1
-        assert _without_dollars(report) == _without_dollars(whole)
-        assert report["budget"]["spent"]["dollars"] > whole["budget"]["spent"]["dollars"]
+    check_killed_at_calls(calls, play, CALLS, sums, tmp_path, lambda server: options(kind, server, "puct"))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_runs import EXAMPLE, command, comparable
+from command_runs import check_killed_at_calls, finished
+from example_runs import EXAMPLE, command
 from record_runs import PRICES, RECORDED
 from scripted_model import SCRIPT, STOP, WORDS, play
 
@@ -87,43 +86,12 @@ def test_a_run_through_every_fault_is_stopped_resumed_and_ends_well_and_no_key_i
     assert all(asked.headers["authorization"] == f"Bearer {KEY}" for asked in server.asked)
 
 
-def _run(argv: list[str]) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, "-m", "sia_cli", *argv], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report
-
-
-def _without_dollars(report: dict[str, Any]) -> dict[str, Any]:
-    same = comparable(report)
-    return {**same, "models": "", "budget": {**same["budget"], "spent": {**same["budget"]["spent"], "dollars": 0}}}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "calls"), [("claude", range(len(SCRIPT))), ("litellm", (0, 3, 6))])
 def test_killed_at_each_call_and_resumed_the_report_is_the_same_and_one_call_at_most_is_made_twice(
     sums: Path, tmp_path: Path, kind: str, calls: Any
 ) -> None:
-    with ModelServer(play) as server:
-        whole = _run([*command(sums, tmp_path / "whole"), *improver(kind, server)])
-        assert len(server.asked) == len(SCRIPT)
-    for call in calls:
-        folder = tmp_path / f"killed-{call}"
-        process: list[subprocess.Popen[bytes]] = []
-
-        def kills(asked: Asked, call: int = call, process: Any = process) -> Turn:
-            if asked.number == call:
-                os.kill(process[0].pid, signal.SIGKILL)
-            return play(asked)
-
-        with ModelServer(kills) as server:
-            argv = [sys.executable, "-m", "sia_cli", *command(sums, folder), *improver(kind, server)]
-            process.append(subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-            assert process[0].wait() == -signal.SIGKILL
-            report = _run(["resume", "--json", "--runs-dir", str(folder / "runs")])
-            assert len(server.asked) == len(SCRIPT) + 1
-        assert _without_dollars(report) == _without_dollars(whole)
-        assert report["budget"]["spent"]["dollars"] > whole["budget"]["spent"]["dollars"]
+    check_killed_at_calls(calls, play, len(SCRIPT), sums, tmp_path, lambda server: improver(kind, server))
 
 
 ASKS = """
@@ -149,7 +117,7 @@ def test_a_policy_on_a_server_of_ones_own_is_asked_once_a_rollout_and_goes_along
     with ModelServer(_adds) as server:
         policy = ["--policy", "openai/adds", "--engine", "litellm", "--engine-set", f"base_url={server.openai_url}"]
         argv = [*command(sums, tmp_path), *policy, *improver("litellm", server), "--budget", "dollars=5"]
-        report = _run(argv)
+        report = finished(argv)
         calls = [asked for asked in server.asked if not asked.body.get("tools")]
         assert len(server.asked) - len(calls) == 1
         assert 0.2 < report["sealed"]["final"]["value"] < 0.5

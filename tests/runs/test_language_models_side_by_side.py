@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command_runs import SIA, finished
 from example_runs import command
 from scripted_model import STOP, decided, first_message, learn
 
@@ -58,13 +56,6 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-any")
 
 
-def finished(argv: list[str]) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, "-m", "sia_cli", *argv], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report
-
-
 class Killing:
     """Plays, and kills the run at its call number ``call``. The first of four is answered once all are under way."""
 
@@ -100,7 +91,7 @@ def test_killed_at_a_call_and_resumed_no_reply_is_paid_for_twice_but_those_that_
 ) -> None:
     rule = Killing(call)
     with ModelServer(rule) as server:
-        argv = [sys.executable, "-m", "sia_cli", *command(sums, tmp_path), *options(server)]
+        argv = [*SIA, *command(sums, tmp_path), *options(server)]
         rule.process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         assert rule.process.wait() == -signal.SIGKILL
         sent, replied = tries(tmp_path)

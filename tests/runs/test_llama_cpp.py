@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from example_runs import comparable
-from llama_server import CONTEXT, LlamaServer, Relay, model
+from inference_servers import InferenceServer
+from llama_server import CONTEXT, Relay, llama_server, model
 
 from sia_cli import main
 from sia_core.errors import UsageError
@@ -39,14 +40,14 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(gguf: Path) -> Iterator[LlamaServer]:
-    with LlamaServer(gguf) as running:
+def server(gguf: Path) -> Iterator[InferenceServer]:
+    with llama_server(gguf) as running:
         yield running
 
 
 @pytest.fixture
-def gateway(server: LlamaServer, tmp_path: Path) -> Iterator[HostedGateway]:
-    engine = Served("openai/smollm2", base_url=server.url)
+def gateway(server: InferenceServer, tmp_path: Path) -> Iterator[HostedGateway]:
+    engine = Served("openai/smollm2", base_url=f"{server.url}/v1")
     gateway = HostedGateway(engine, tmp_path / "policy")
     gateway.begin("one", 0)
     yield gateway
@@ -63,7 +64,7 @@ def said(reply: Any) -> list[str]:
 
 
 def test_a_run_whose_server_is_killed_and_started_again_ends_with_the_report_of_one_without(
-    server: LlamaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: InferenceServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "agent").mkdir()
@@ -143,8 +144,8 @@ def test_a_conversation_that_is_longer_than_the_context_is_told_by_its_code(gate
     assert said(ask(gateway))[0]
 
 
-def test_the_doctor_says_what_of_sia_works_with_it(server: LlamaServer, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "--servers", server.url, "--json"]) == 0
+def test_the_doctor_says_what_of_sia_works_with_it(server: InferenceServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--servers", f"{server.url}/v1", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     able = {name for name, there in found["can"].items() if there}
     assert able - {"tools"} == {"chat", "streaming", "stop", "n", "logprobs"}

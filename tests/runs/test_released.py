@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_runs import finished
 from released import AGENT, task_folder
 
 from sia_cli import main
@@ -39,11 +40,7 @@ def run(tmp_path: Path) -> Run:
     environment = {**os.environ, "OPENAI_API_KEY": "sk-any"}
 
     def start(*options: str) -> dict[str, Any]:
-        command = [sys.executable, "-m", "sia_cli", "run", "--runs-dir", str(tmp_path / "runs"), "--json", *options]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        report: dict[str, Any] = json.loads(done.stdout)
-        return report
+        return finished(["run", "--runs-dir", str(tmp_path / "runs"), "--json", *options], environment)
 
     return start
 

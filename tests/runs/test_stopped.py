@@ -9,19 +9,18 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_runs import SIA
 from example_runs import EXAMPLE, command, smaller
 
 from sia_core.run.ledger import Ledger
 
 pytestmark = pytest.mark.real
 
-SIA = [sys.executable, "-m", "sia_cli"]
 STRANGE = "ж中"
 Plain = Callable[[list[str]], subprocess.CompletedProcess[bytes]]
 SHORT = ("--generations", "0")

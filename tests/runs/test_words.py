@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_runs import SIA, finished, steps
 from example_runs import comparable, smaller
 
 from sia_cli import main
@@ -20,19 +20,11 @@ pytestmark = pytest.mark.real
 pytest.importorskip("torch", reason="the weight lever's engine is not installed")
 
 WORDS = Path(__file__).parents[2] / "examples" / "words"
-SIA = [sys.executable, "-m", "sia_cli"]
 
 
 def argv(folder: Path, *more: str, words: Path = WORDS) -> list[str]:
     case = ["--harness", str(words / "agent"), "--data", str(words / "cases.jsonl"), "--verifier", "exact"]
-    return [*SIA, "run", *case, "--runs-dir", str(folder), "--json", *more]
-
-
-def finish(command: list[str]) -> dict[str, Any]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report
+    return ["run", *case, "--runs-dir", str(folder), "--json", *more]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +37,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hurried(few: Path) -> dict[str, Any]:
     """The report of a run with too little time for its only update; it lies in ``few / "runs"``."""
     more = ("--levers", "weights", "--generations", "1", "--budget", "seconds=12")
-    return finish(argv(few / "runs", *more, words=few))
+    return finished(argv(few / "runs", *more, words=few))
 
 
 def test_an_update_that_ends_early_is_gated_with_what_it_had_learned(few: Path, hurried: dict[str, Any]) -> None:
@@ -60,7 +52,7 @@ def test_an_update_that_ends_early_is_gated_with_what_it_had_learned(few: Path, 
 
 @pytest.mark.slow
 def test_a_policy_is_asked_but_not_trained_where_only_the_harness_lever_is_pulled(tmp_path: Path, few: Path) -> None:
-    report = finish(argv(tmp_path, "--policy", "tiny", "--generations", "0", words=few))
+    report = finished(argv(tmp_path, "--policy", "tiny", "--generations", "0", words=few))
     assert report["policy"]["settings"]["policy"] == "tiny"
     assert report["budget"]["spent"]["tokens"] > 0
     assert report["agent"]["adapter"] is None
@@ -84,7 +76,7 @@ def test_an_exported_agent_asks_its_policy(tmp_path: Path, few: Path, hurried: d
 
 @pytest.mark.slow
 def test_the_policy_learns_what_the_words_mean(tmp_path: Path) -> None:
-    report = finish(argv(tmp_path, "--levers", "weights", "--generations", "2"))
+    report = finished(argv(tmp_path, "--levers", "weights", "--generations", "2"))
     assert report["sealed"]["initial"]["value"] < 0.4
     assert report["sealed"]["final"]["value"] > 0.9
     first = report["generations"][0]
@@ -96,40 +88,30 @@ def test_the_policy_learns_what_the_words_mean(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_killed_in_the_middle_of_an_update_and_resumed_the_adapter_is_the_same(tmp_path: Path) -> None:
     more = ("--levers", "weights", "--generations", "1", "--seed", "5")
-    whole = finish(argv(tmp_path / "whole", *more))
+    whole = finished(argv(tmp_path / "whole", *more))
     assert whole["agent"]["adapter"]
-    for steps in (0, 20):
-        runs = tmp_path / f"killed-{steps}"
+    for step in (0, 20):
+        runs = tmp_path / f"killed-{step}"
         process = subprocess.Popen(
-            argv(runs, *more, "--name", "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*SIA, *argv(runs, *more, "--name", "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        after = f"generation/0/train/0/{steps:05d}" if steps else "generation/0/train/0/estimate"
-        wait_for(runs / "killed" / "ledger.db", after, process)
+        after = f"generation/0/train/0/{step:05d}" if step else "generation/0/train/0/estimate"
+        wait_for(runs / "killed", after, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        resumed = finish([*SIA, "resume", "--runs-dir", str(runs), "--json"])
+        resumed = finished(["resume", "--runs-dir", str(runs), "--json"])
         assert resumed["agent"] == whole["agent"]
         assert counted(resumed) == counted(whole)
 
 
-def wait_for(ledger: Path, key: str, process: subprocess.Popen[bytes]) -> None:
+def wait_for(run: Path, key: str, process: subprocess.Popen[bytes]) -> None:
     """Until a step is recorded, and a little longer: the next one is under way then."""
     deadline = time.monotonic() + 300
-    while not (ledger.is_file() and recorded(ledger, key)):
+    while key not in (each for _, each, _ in steps(run)):
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(0.5)
-
-
-def recorded(ledger: Path, key: str) -> bool:
-    with sqlite3.connect(ledger) as db:
-        try:
-            found = db.execute("SELECT 1 FROM events WHERE key = ?", (key,)).fetchone()
-        except sqlite3.OperationalError:  # there is no table yet
-            found = None
-    db.close()
-    return found is not None
 
 
 def counted(report: dict[str, Any]) -> dict[str, Any]:

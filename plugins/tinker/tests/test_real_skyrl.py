@@ -12,13 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command_runs import finished
 from inference_servers import (
     InferenceServer,
-    before_training,
+    check_resumed,
     environment,
-    finished,
-    killed,
-    results,
     toy_model,
     written_run,
 )
@@ -101,7 +99,7 @@ def asking() -> dict[str, str]:
 def test_every_verb_does_what_the_torch_engine_does(
     server: InferenceServer, model: Path, asking: dict[str, str], tmp_path: Path
 ) -> None:
-    arguments = [str(model), f"http://127.0.0.1:{server.port}", str(tmp_path / "snapshot")]
+    arguments = [str(model), server.url, str(tmp_path / "snapshot")]
     done = subprocess.run(
         [sys.executable, "-c", VERBS, *arguments], capture_output=True, text=True, env={**os.environ, **asking}
     )
@@ -112,15 +110,6 @@ def test_a_run_that_is_killed_with_its_server_is_resumed_to_the_same_report(
     server: InferenceServer, model: Path, asking: dict[str, str], tmp_path: Path
 ) -> None:
     command = [*written_run(tmp_path), "--engine", "tinker", "--policy", str(model), "--engine-set", "rank=8"]
-    command += ["--engine-set", f"base_url=http://127.0.0.1:{server.port}"]
+    command += ["--engine-set", f"base_url={server.url}"]
     whole = finished([*command, "--name", "whole"], asking)
-    killed(
-        [*command, "--name", "halved"],
-        asking,
-        tmp_path / "runs" / "halved",
-        before_training(tmp_path / "runs" / "whole"),
-        server,
-    )
-    server.start()
-    again = finished(["resume", "halved", "--runs-dir", str(tmp_path / "runs"), "--json"], asking)
-    assert results(again) == results(whole)
+    check_resumed(command, asking, tmp_path / "runs", whole, server)

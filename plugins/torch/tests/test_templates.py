@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_policies import byte_tokenizer, write_model
+from toy_policies import write_model
+from toy_tokenizer import byte_tokenizer
 
 from sia_core.errors import UsageError
 from sia_runtime.chat_template import ChatTemplate

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from toy_tokenizer import byte_tokenizer
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
     GptOssConfig,
     LlamaConfig,
     OPTConfig,
-    PreTrainedTokenizerFast,
     Qwen3Config,
 )
 
@@ -97,16 +96,6 @@ def write_model(kind: str, target: Path) -> None:
             torch.nn.init.normal_(weight, std=0.3 if "experts" not in name else 0.1)
     model.save_pretrained(target)
     byte_tokenizer().save_pretrained(target)
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    inner = Tokenizer(models.BPE(vocab={each: index for index, each in enumerate(alphabet)}, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>")
-    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
-    return tokenizer
 
 
 def some_data(
