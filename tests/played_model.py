@@ -10,15 +10,12 @@ from sia_core.run.budget import Budget, Limit
 from sia_core.run.ledger import Ledger
 from sia_core.run.loop import Loop, Plan
 from sia_core.run.observe import Emitter
-from sia_core.run.parts import Parts
-from sia_core.run.rollouts import Rollouts, Setting
 from sia_core.run.run_view import RunView
-from sia_core.run.trees import Trees
-from sia_core.types import Job, OfferRef
+from sia_core.types import Job
 from sia_llm import ModelImprover, Settings
 from sia_llm.models import Ask, Prices, Reply, ToolCall, Usage
 from sia_reading.report import build
-from sia_testing.fakes import SKILL, FakeTask, InstantBackend
+from sia_testing.fakes import SKILL, FakeTask, InstantBackend, fake_parts
 
 CONFIG = {"plan": {"levers": ["harness"], "seed": 0}, "budget": {}, "improver": "model"}
 
@@ -116,10 +113,9 @@ class World:
 
     def loop(self, ledger: Ledger) -> Loop:
         emit = Emitter([(None, self._notice)])  # type: ignore[list-item]
-        setting = Setting(str(self.folder), OfferRef("fake"), OfferRef("exact"), "none", 0)
-        rollouts, trees = Rollouts(setting, ledger, self.backend, emit), Trees(self.folder)
-        improver = self.improver()
-        loop = Loop(self.plan, Parts(self.task, improver, rollouts, ledger, trees, Budget(self.limit), emit))
+        improver, budget = self.improver(), Budget(self.limit)
+        parts = fake_parts(ledger, improver, task=self.task, backend=self.backend, budget=budget, emit=emit)
+        loop = Loop(self.plan, parts)
         improver.equip(RunView(loop.parts, loop.samples))
         return loop
 

@@ -15,17 +15,12 @@ from sia_core.decision import Prediction, RewriteHarness
 from sia_core.evidence import AgentView, Evidence, TaskView
 from sia_core.harness import HarnessTree, Write
 from sia_core.playbook import Entry, Playbook
-from sia_core.run.budget import Budget, Limit
 from sia_core.run.ledger import Ledger
 from sia_core.run.loop import Loop
-from sia_core.run.observe import Emitter
-from sia_core.run.parts import Parts
 from sia_core.run.plan import Plan
-from sia_core.run.rollouts import Rollouts, Setting
-from sia_core.run.trees import Trees
-from sia_core.types import Improver, OfferRef
+from sia_core.types import Improver
 from sia_playbook.improver import Bandit
-from sia_testing.fakes import SKILL, FakeTask, InstantBackend
+from sia_testing.fakes import SKILL, FakeTask, fake_parts
 
 CANDIDATES = 2
 BETTER = 25
@@ -132,13 +127,10 @@ def grow(folder: Path, generations: int, every: int, improver: Improver) -> list
     with Ledger.create(folder) as ledger:
         ledger.record("run", {"config": {"plan": {"levers": ["harness"]}}})
         ledger._db.execute("PRAGMA synchronous=OFF")  # what a disk takes for a commit is no matter here
-        emit = Emitter()
-        setting = Setting(str(folder), OfferRef("fake"), OfferRef("exact"), "none", 0)
-        rollouts = Rollouts(setting, ledger, InstantBackend(), emit)
-        parts = Parts(task, improver, rollouts, ledger, Trees(folder), Budget(Limit({})), emit)
+        plan, parts = Plan(generations=generations, candidates=CANDIDATES), fake_parts(ledger, improver, task=task)
         started = time.monotonic()
         try:
-            Marking(Plan(generations=generations, candidates=CANDIDATES), parts).improve()
+            Marking(plan, parts).improve()
         finally:
             meter.off()
     return marks

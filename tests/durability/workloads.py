@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,18 +18,14 @@ from unittest import mock
 
 from sia_core.errors import SiaError
 from sia_core.harness import HarnessTree
-from sia_core.run.budget import Budget, Limit
 from sia_core.run.ledger import Ledger
 from sia_core.run.loop import Loop
-from sia_core.run.observe import Emitter
-from sia_core.run.parts import Parts
 from sia_core.run.plan import Plan
-from sia_core.run.rollouts import Rollouts, Setting
 from sia_core.run.trees import Trees
 from sia_core.types import Job, OfferRef
 from sia_runtime.local import LocalBackend
 from sia_runtime.worker.harness_folder import harness_folder
-from sia_testing.fakes import FakeTask, InstantBackend, ScriptedImprover, edit
+from sia_testing.fakes import FakeTask, InstantBackend, ScriptedImprover, edit, fake_parts
 
 Workload = Callable[[Path], Path]
 """Makes a run in a folder, or goes on with it; returns the folder of the run."""
@@ -54,19 +50,9 @@ def loop(folder: Path) -> Path:
     """The real loop with fakes around it: two generations, one promotion, a sealed report."""
     with Ledger.create(folder) as record:
         record.step("run", lambda: {"config": {"plan": {"levers": ["harness"]}}})
-        fakes = fake_parts(
-            folder, record, FakeTask(70), [[edit("good", 0.7), edit("bad", 0.1)], [edit("best", 0.9, 0.7)]]
-        )
-        Loop(Plan(generations=2), fakes).improve()
+        improver = ScriptedImprover([edit("good", 0.7), edit("bad", 0.1)], [edit("best", 0.9, 0.7)])
+        Loop(Plan(generations=2), fake_parts(record, improver, task=FakeTask(70))).improve()
     return folder
-
-
-def fake_parts(folder: Path, record: Ledger, task: FakeTask, script: Sequence[Any]) -> Parts:
-    """The parts of a run that needs no sandbox, verifier or model."""
-    emit = Emitter()
-    setting = Setting(str(folder), OfferRef("fake"), OfferRef("exact"), "none", 0)
-    rollouts = Rollouts(setting, record, InstantBackend(), emit)
-    return Parts(task, ScriptedImprover(*script), rollouts, record, Trees(folder), Budget(Limit({})), emit)
 
 
 def sums(folder: Path) -> Path:

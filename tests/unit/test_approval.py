@@ -12,15 +12,10 @@ from sia_core.run.approval import Approval, Paused, Rules, answer
 from sia_core.run.budget import Budget, Limit
 from sia_core.run.ledger import Ledger
 from sia_core.run.loop import Loop
-from sia_core.run.observe import Emitter
-from sia_core.run.parts import Parts
 from sia_core.run.plan import Plan
 from sia_core.run.record import RunRecord
-from sia_core.run.rollouts import Rollouts, Setting
-from sia_core.run.trees import Trees
-from sia_core.types import OfferRef
 from sia_reading.report import build
-from sia_testing.fakes import FakeTask, InstantBackend, ScriptedImprover, edit
+from sia_testing.fakes import ScriptedImprover, edit, fake_parts
 
 CONFIG = {"plan": {"levers": ["harness"], "seed": 0}, "budget": {}, "improver": "scripted"}
 LEVERS = ("harness", "weights")
@@ -30,17 +25,14 @@ LOOK = 2 + 200 + 200
 
 def go_on(folder: Path, approve: str, word: bool | None = None) -> dict[str, Any]:
     """Start or resume a run of the fake task, with a word or without one; its report."""
-    setting = Setting(str(folder), OfferRef("fake"), OfferRef("exact"), "none", 0)
     improver = ScriptedImprover([edit("good", 0.7), edit("bad", 0.1)], [edit("better", 0.9, 0.7)])
     with Ledger.create(folder) as ledger:
         ledger.step("run", lambda: {"config": CONFIG, "task": "fake", "metric": {"name": "right"}})
         if word is not None:
             answer(ledger, word)
-        emit, budget = Emitter([]), Budget(Limit({}))
-        rollouts = Rollouts(setting, ledger, InstantBackend(), emit)
+        budget = Budget(Limit({}))
         approval = Approval(Rules.parse(approve, LEVERS), ledger, budget) if approve else None
-        parts = Parts(FakeTask(), improver, rollouts, ledger, Trees(folder), budget, emit, approval)
-        Loop(Plan(), parts).improve()
+        Loop(Plan(), fake_parts(ledger, improver, budget=budget, approval=approval)).improve()
         return build(ledger)
 
 

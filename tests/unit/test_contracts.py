@@ -22,28 +22,26 @@ from sia_core.evidence import AgentView, Evidence, RewardStats, TaskView
 from sia_core.harness import HarnessTree, Write
 from sia_core.learning import Batch, Datum, Request, Sample, Sampled, Trace
 from sia_core.plugins import Plugins
-from sia_core.run.budget import Budget, Cost, Limit
+from sia_core.run.budget import Cost
 from sia_core.run.ledger import Ledger
 from sia_core.run.levers import Lever, NewAgent, PullPlan
-from sia_core.run.observe import Emitter
-from sia_core.run.parts import Parts
 from sia_core.run.plan import Plan, take_samples
-from sia_core.run.rollouts import Rollouts, Setting
 from sia_core.run.run_view import RunView
-from sia_core.run.trees import Trees
-from sia_core.types import Instance, OfferRef, Score, Split, Task, Verifier, VerifierContext
+from sia_core.types import Instance, Score, Split, Task, Verifier, VerifierContext
 from sia_llm import ModelImprover, Settings
 from sia_llm.models import Ask, Reply, ToolCall, Usage
 from sia_runtime.builtin_verifiers import Command, Exact, Numeric
 from sia_runtime.cases import Cases
 from sia_testing.engine_contract import EngineContract
 from sia_testing.engines import ScriptedEngine
-from sia_testing.fakes import FakeTask, InstantBackend
+from sia_testing.fakes import fake_parts
 from sia_testing.improvers import ImproverContract, evidence_at, task_view
 from sia_testing.learners import LearnerContract
 from sia_testing.levers import LeverContract, begin
 from sia_testing.tasks import TaskContract
 from sia_testing.verifiers import Judged, VerifierContract, context
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 CASES = [{"input": {"left": number, "right": 2}, "answer": number + 2} for number in range(40)]
 
@@ -63,11 +61,6 @@ def agent(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "harness.py").write_text("def solve(instance, ctx):\n    return instance.input['left'] + 2\n")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 # What the core offers.
@@ -134,16 +127,12 @@ class TestModelImprover(ImproverContract):
 
     @pytest.fixture
     def make(self, tmp_path: Path) -> Callable[[], ModelImprover]:
-        task, folders = FakeTask(), itertools.count()
+        folders = itertools.count()
 
         def made() -> ModelImprover:
-            folder = tmp_path / f"run-{next(folders)}"
-            ledger, emit, budget = Ledger.create(folder), Emitter([]), Budget(Limit({}))
-            setting = Setting(str(folder), OfferRef("fake"), OfferRef("exact"), "none", 0)
-            rollouts = Rollouts(setting, ledger, InstantBackend(), emit)
             improver = ModelImprover(Agreeable(), Settings.of("a-model", {}))
-            parts = Parts(task, improver, rollouts, ledger, Trees(folder), budget, emit)
-            improver.equip(RunView(parts, take_samples(task, Plan())))
+            parts = fake_parts(Ledger.create(tmp_path / f"run-{next(folders)}"), improver)
+            improver.equip(RunView(parts, take_samples(parts.task, Plan())))
             return improver
 
         return made

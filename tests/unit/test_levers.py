@@ -17,19 +17,15 @@ from sia_core.errors import PluginError, SiaError, UsageError
 from sia_core.evidence import Evidence
 from sia_core.hookspecs import Offer
 from sia_core.plugins import Plugins, Source
-from sia_core.run.budget import Budget, Limit
 from sia_core.run.ledger import Ledger
 from sia_core.run.loop import Loop
-from sia_core.run.observe import Emitter
-from sia_core.run.parts import Parts
 from sia_core.run.plan import Plan
 from sia_core.run.record import RunRecord
-from sia_core.run.rollouts import Rollouts, Setting
 from sia_core.run.start import levers_of
-from sia_core.run.trees import ADAPTERS, Trees
+from sia_core.run.trees import ADAPTERS
 from sia_core.types import OfferRef
 from sia_reading.report import build
-from sia_testing.fakes import ScriptedImprover
+from sia_testing.fakes import ScriptedImprover, fake_parts
 
 pytestmark = pytest.mark.thorough
 
@@ -143,19 +139,16 @@ def run(
 ) -> tuple[dict[str, Any], ScriptedImprover, TableHost]:
     """Start a run in a folder, or resume it: two updates of the first agent, ``then`` other decisions."""
     host = TableHost(TableEngine(), TableTask(80))
-    backend, emit, budget = TableBackend(host), Emitter(), Budget(Limit({}))
+    backend = TableBackend(host)
     engine = OfferRef("table", {"policy": "table", "seed": 0})
     config = {"plan": {"levers": levers, "seed": 0}, "budget": {}, "improver": "scripted", "engine": None}
     improver = ScriptedImprover([trained(10.0), trained(3.0)], lambda evidence: then(host, evidence))
     try:
         with Ledger.create(folder) as ledger:
             ledger.step("run", lambda: {"config": config, "task": "fake", "metric": {"name": "right"}})
-            setting = Setting(str(folder), OfferRef("fake"), OfferRef("exact"), "none", 0, engine)
-            rollouts, task = Rollouts(setting, ledger, backend, emit), host.task(OfferRef("fake"))
-            made = levers_of(levers, plugins)
-            can = host._engine.can
-            trees = Trees(folder)
-            parts = Parts(task, improver, rollouts, ledger, trees, budget, emit, None, made, plugins, can)
+            about: dict[str, Any] = {"levers": levers_of(levers, plugins), "plugins": plugins, "can": host._engine.can}
+            task = host.task(OfferRef("fake"))
+            parts = fake_parts(ledger, improver, task=task, backend=backend, engine=engine, **about)
             Loop(Plan(levers=levers), parts).improve()
             return build(ledger), improver, host
     finally:

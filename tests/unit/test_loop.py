@@ -20,15 +20,12 @@ from sia_core.run.candidate import make_agent, unrunnable
 from sia_core.run.ledger import Ledger
 from sia_core.run.loop import Loop
 from sia_core.run.observe import Emitter
-from sia_core.run.parts import Parts
 from sia_core.run.plan import Plan
 from sia_core.run.robustness import taken_back
-from sia_core.run.rollouts import Rollouts, Setting
-from sia_core.run.trees import Trees
-from sia_core.types import Instance, OfferRef
+from sia_core.types import Instance
 from sia_reading.report import build
 from sia_runtime.worker.batch import perturb
-from sia_testing.fakes import SKILL, FakeTask, InstantBackend, ScriptedImprover, edit, harness
+from sia_testing.fakes import SKILL, FakeTask, InstantBackend, ScriptedImprover, edit, fake_parts, harness
 
 CONFIG: dict[str, Any] = {
     "plan": {"levers": ["harness"], "seed": 0, "earned": 0.05},
@@ -54,9 +51,11 @@ class World:
 
     def loop(self, ledger: Ledger) -> Loop:
         emit = Emitter([(None, self.events.append)])  # type: ignore[list-item]
-        setting = Setting(str(self.folder), OfferRef("fake"), OfferRef("exact"), "none", self.plan.seed)
-        rollouts, trees, budget = Rollouts(setting, ledger, self.backend, emit), Trees(self.folder), Budget(self.limit)
-        return Loop(self.plan, Parts(self.task, self.improver, rollouts, ledger, trees, budget, emit))
+        budget, seed = Budget(self.limit), self.plan.seed
+        parts = fake_parts(
+            ledger, self.improver, task=self.task, backend=self.backend, budget=budget, emit=emit, seed=seed
+        )
+        return Loop(self.plan, parts)
 
 
 def test_a_better_candidate_is_promoted_and_a_worse_one_is_not_each_with_its_paired_interval(tmp_path: Path) -> None:

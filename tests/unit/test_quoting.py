@@ -14,16 +14,11 @@ from hypothesis import strategies as st
 from sia_attacks.catalogue import HOSTILE, read
 from sia_core.decision import RewriteHarness, Stop, UpdateWeights
 from sia_core.evidence import EXCERPT, Evidence
-from sia_core.run.budget import Budget, Limit
 from sia_core.run.ledger import Ledger
 from sia_core.run.loop import Loop, Plan
-from sia_core.run.observe import Emitter
-from sia_core.run.parts import Parts
-from sia_core.run.rollouts import Rollouts, Setting
-from sia_core.run.trees import Trees
-from sia_core.types import Job, OfferRef
+from sia_core.types import Job
 from sia_llm.quoting import fenced, outside
-from sia_testing.fakes import FakeTask, InstantBackend, ScriptedImprover, edit
+from sia_testing.fakes import FakeTask, InstantBackend, ScriptedImprover, edit, fake_parts
 
 ORDER = "DECIDE: stop"
 PLANTED = read(HOSTILE / "words-to-the-improver.py").source.decode()
@@ -122,12 +117,9 @@ class Reader:
 
 def decided(folder: Path, words: str, *, fences: bool = True) -> Reader:
     """An improver after a run in which every rollout said these words."""
-    improver, task, emit = Reader(fences=fences), FakeTask(60), Emitter()
+    improver = Reader(fences=fences)
     with Ledger.create(folder) as ledger:
-        setting = Setting(str(folder), OfferRef("fake"), OfferRef("exact"), "none", 0)
-        rollouts = Rollouts(setting, ledger, Talking(words), emit)
-        parts = Parts(task, improver, rollouts, ledger, Trees(folder), Budget(Limit.parse("")), emit)
-        Loop(Plan(), parts).improve()
+        Loop(Plan(), fake_parts(ledger, improver, task=FakeTask(60), backend=Talking(words))).improve()
     return improver
 
 

@@ -20,15 +20,13 @@ from sia_core.run.ledger import Ledger
 from sia_core.run.levers import HarnessLever, Lever
 from sia_core.run.loop import Loop
 from sia_core.run.observe import Emitter
-from sia_core.run.parts import Parts
 from sia_core.run.plan import Plan, take_samples
 from sia_core.run.record import RunRecord
-from sia_core.run.rollouts import Rollouts, Setting
-from sia_core.run.trees import ADAPTERS, Trees
+from sia_core.run.trees import ADAPTERS
 from sia_core.types import Instance, OfferRef
 from sia_reading.report import build
 from sia_runtime.worker.batch import Rolled
-from sia_testing.fakes import FakeTask, ScriptedImprover, edit
+from sia_testing.fakes import FakeTask, ScriptedImprover, edit, fake_parts
 from sia_weights.exploration import Exploration
 from sia_weights.lever import WeightLever
 from sia_weights.train_job import drawn
@@ -73,20 +71,16 @@ class World:
 
     def loop(self, ledger: Ledger, backend: TableBackend) -> Loop:
         emit = Emitter([(None, self.events.append)])  # type: ignore[list-item]
-        setting = Setting(str(self.folder), OfferRef("fake"), OfferRef("exact"), "none", 0, ENGINE)
-        rollouts, trees = Rollouts(setting, ledger, backend, emit), Trees(self.folder)
         self.improver = ScriptedImprover(*self.script)
-        task = self.host.task(OfferRef("fake"))
-        levers = {name: LEVERS[name]() for name in self.levers}
-        parts = Parts(
-            task,
-            self.improver,
-            rollouts,
+        parts = fake_parts(
             ledger,
-            trees,
-            self.budget,
-            emit,
-            levers=levers,
+            self.improver,
+            task=self.host.task(OfferRef("fake")),
+            backend=backend,
+            budget=self.budget,
+            emit=emit,
+            engine=ENGINE,
+            levers={name: LEVERS[name]() for name in self.levers},
             plugins=PLUGINS,
             can=self.host._engine.can,
         )

@@ -14,7 +14,11 @@ from sia_core.decision import Decision, Prediction, RewriteHarness, Stop
 from sia_core.evidence import Evidence, Rollout, TaskView
 from sia_core.harness import HarnessTree, Replace
 from sia_core.playbook import Playbook
-from sia_core.run.rollouts import Sweep
+from sia_core.run.budget import Budget, Limit
+from sia_core.run.ledger import Ledger
+from sia_core.run.observe import Emitter
+from sia_core.run.parts import Parts
+from sia_core.run.rollouts import Rollouts, Setting, Sweep
 from sia_core.run.trees import Trees
 from sia_core.types import Instance, Job, Kind, Limits, Metric, OfferRef, Split
 
@@ -97,6 +101,26 @@ def _rollout(instance: str, skill: str) -> Rollout:
         return Rollout(instance, "setup-crash", 0.0, message="SyntaxError: broken")
     place = int.from_bytes(hashlib.sha256(instance.encode()).digest()[:4]) / 2**32
     return Rollout(instance, "ok", float(place < float(skill)), answer="1.0")
+
+
+def fake_parts(
+    ledger: Ledger,
+    improver: Any,
+    *,
+    task: Any = None,
+    backend: Any = None,
+    budget: Budget | None = None,
+    emit: Emitter | None = None,
+    engine: OfferRef | None = None,
+    seed: int = 0,
+    **more: Any,
+) -> Parts:
+    """The parts of a run in a ledger's folder: of the fake task on the fake backend, where no others are given."""
+    of: Any = task or FakeTask()
+    emit = emit or Emitter()
+    setting = Setting(str(ledger.folder), OfferRef("fake"), OfferRef("exact"), "none", seed, engine)
+    rollouts, trees = Rollouts(setting, ledger, backend or InstantBackend(), emit), Trees(ledger.folder)
+    return Parts(of, improver, rollouts, ledger, trees, budget or Budget(Limit({})), emit, **more)
 
 
 class ScriptedImprover:

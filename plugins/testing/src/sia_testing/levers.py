@@ -6,23 +6,16 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sia_core.decision import Change, PullLever
 from sia_core.evidence import AgentView
 from sia_core.harness import HarnessTree
-from sia_core.plugins import Plugins
 from sia_core.run.allowance import Allowance
-from sia_core.run.budget import Budget, Limit
 from sia_core.run.ledger import Ledger
 from sia_core.run.levers import Lever, LeverRun
-from sia_core.run.observe import Emitter
-from sia_core.run.rollouts import Rollouts, Setting
-from sia_core.run.trees import Trees
-from sia_core.types import OfferRef
-from sia_testing.fakes import FakeTask, InstantBackend
+from sia_testing.fakes import fake_parts
 from sia_testing.improvers import evidence_at
 
 Begun = Callable[[], Lever]
@@ -72,14 +65,10 @@ class LeverContract:
 
 def begin(lever: Lever, ledger: Ledger) -> Lever:
     """The lever, in a run without a policy whose archive it has looked at."""
-    emit = Emitter()
-    task: Any = FakeTask()
-    setting = Setting(str(ledger.folder), OfferRef("fake"), OfferRef("exact"), "none", 0)
-    rollouts, trees = Rollouts(setting, ledger, InstantBackend(), emit), Trees(ledger.folder)
-    search = tuple(each.id for each in task.instances("search"))
-    budget, none = Budget(Limit({})), frozenset[str]()
-    parts = (task, Plugins(), ledger, trees, rollouts, budget, emit)
-    lever.begin(LeverRun(*parts, search, search, none, lambda count: ()))
+    of = fake_parts(ledger, None)
+    search = tuple(each.id for each in of.task.instances("search"))
+    parts = (of.task, of.plugins, ledger, of.trees, of.rollouts, of.budget, of.emit)
+    lever.begin(LeverRun(*parts, search, search, of.can, lambda count: ()))
     for agent in ARCHIVE.values():
         lever.look(agent, Allowance())
     lever.describe(replace(evidence_at("first generation"), agents=ARCHIVE))
