@@ -25,6 +25,7 @@ from sia_llm.models import Ask, Patience, Provider, Reply, Tool, ToolCall, resul
 from sia_llm.paid_calls import Calls, RequestRefused
 from sia_runtime.worker.chat import Chat, keeps, no_call, parse
 from sia_runtime.worker.completions import Message, Refused, completion, tool_call
+from sia_runtime.worker.gateway_calls import TokenShare
 from sia_runtime.worker.gateway_record import SHOWN_TURNS, Record, turn
 
 AT_ONCE = 64
@@ -69,19 +70,11 @@ class HostedEngine:
         return HostedGateway(self, folder)
 
 
-@dataclass(eq=False)
-class _HostedCaller:
-    """A rollout that may ask, what it read and was told, and what stopped the run in it.
-
-    Of the ``tokens`` that it may use, ``used`` are gone, and ``held`` are what calls under way may take at most.
-    """
+@dataclass(eq=False, kw_only=True)
+class _HostedCaller(TokenShare):
+    """A rollout that may ask, what it read and was told, and what stopped the run in it."""
 
     calls: Calls
-    tokens: int | None
-    used: int = 0
-    held: int = 0
-    peak: int = 0
-    short: bool = False
     turns: list[Mapping[str, Any]] = field(default_factory=list)
     seen: list[Message] = field(default_factory=list)
     asked: int = 0
@@ -129,7 +122,8 @@ class HostedGateway:
         )
         with self._mutex:
             earlier = self._rollouts.get(key)
-            self._rollouts[key] = _HostedCaller(calls, tokens, earlier.used + earlier.held if earlier else 0)
+            used = earlier.used + earlier.held if earlier else 0
+            self._rollouts[key] = _HostedCaller(tokens=tokens, used=used, calls=calls)
 
     def ask(self, key: str, request: Mapping[str, Any]) -> Future[Mapping[str, Any]]:
         """One call; the future holds the reply, or ``{"error": {"message", "type", "param", "code"}}``."""
@@ -149,7 +143,7 @@ class HostedGateway:
                 asked = self._asked(chat, limited=rollout.tokens is not None or self._engine.dollars is not None)
                 if chat.n >= self._refused_n:
                     asked = replace(asked, n=1)
-                held = _hold(rollout, asked)
+                held = rollout.hold(asked.most_tokens() + asked.most_output)
             return self._threads.submit(self._answered, key, rollout, chat, asked, held)
         except (Refused, RuntimeError) as error:
             refused: Future[Mapping[str, Any]] = Future()
@@ -247,7 +241,7 @@ class HostedGateway:
                 return replies, read, said
             asked = replace(asked, n=1)
             with self._mutex:
-                held = _hold(rollout, asked)
+                held = rollout.hold(asked.most_tokens() + asked.most_output)
 
     def _asked(self, chat: Chat, *, limited: bool) -> Ask:
         """A conversation of chat completions as a provider takes it. What cannot be constrained is asked freely."""
@@ -286,19 +280,6 @@ class HostedPolicy:
 
     def close(self) -> None:
         self.gateway.close()
-
-
-def _hold(rollout: _HostedCaller, asked: Ask) -> int:
-    """Reserve the tokens that a call may take before it is made, and say how many; Refused where they do not fit."""
-    most = asked.most_tokens() + asked.most_output
-    taken = rollout.used + rollout.held
-    if rollout.tokens is not None and taken + most > rollout.tokens:
-        rollout.short = True
-        why = f"{most} tokens do not fit: {taken} of the rollout's {rollout.tokens} are taken"
-        raise Refused(f"{why}, and the run's budget has no more", code="insufficient_quota")
-    rollout.held += most
-    rollout.peak = max(rollout.peak, rollout.used + rollout.held)
-    return most
 
 
 def _note(rollout: _HostedCaller, chat: Chat, replies: Sequence[Message]) -> None:

@@ -83,7 +83,9 @@ class Gateway:
         with self._changed:
             earlier = self._rollouts.get(key)
             used = earlier.used + earlier.held if earlier else 0
-            self._rollouts[key] = Caller(seed, group, training, place, tokens, used)
+            self._rollouts[key] = Caller(
+                tokens=tokens, used=used, seed=seed, group=group, training=training, place=place
+            )
             self._at_work += 1
 
     def ask(self, key: str, request: Mapping[str, Any]) -> Future[_Reply]:
@@ -194,7 +196,8 @@ class Gateway:
             prompt = rollout.book.prompt(chat, rendered, self._engine.tokens)
         chat = self._fitting(len(prompt), chat)
         most = (len(prompt) + chat.n * chat.max_tokens) * (_TRIES if chat.forced else 1)
-        self._hold(rollout, most)
+        with self._changed:
+            rollout.hold(most)
         name = hashlib.sha256(f"{rollout.seed}/{chat.digest.hex()}/{occurrence}".encode()).hexdigest()
         request = Request(
             prompt=prompt,
@@ -223,17 +226,6 @@ class Gateway:
             )
             raise Refused(f"messages: {why}", "messages", "context_length_exceeded")
         return chat
-
-    def _hold(self, rollout: Caller, most: int) -> None:
-        """Reserve the tokens of a call before it is made; Refused where they do not fit."""
-        with self._changed:
-            taken = rollout.used + rollout.held
-            if rollout.tokens is not None and taken + most > rollout.tokens:
-                rollout.short = True
-                why = f"{most} tokens do not fit: {taken} of the rollout's {rollout.tokens} are taken"
-                raise Refused(f"{why}, and the run's budget has no more", code="insufficient_quota")
-            rollout.held += most
-            rollout.peak = max(rollout.peak, rollout.used + rollout.held)
 
     def _enqueue(self, call: Call) -> None:
         with self._changed:

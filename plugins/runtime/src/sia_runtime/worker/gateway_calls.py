@@ -12,26 +12,43 @@ from typing import Any
 from sia_core.errors import ModelError
 from sia_core.learning import Request, Sampled
 from sia_runtime.worker.chat import Chat
-from sia_runtime.worker.completions import Message
+from sia_runtime.worker.completions import Message, Refused
 from sia_runtime.worker.gateway_record import Book
 
 
 @dataclass(eq=False)
-class Caller:
-    """A rollout that may ask. ``pending`` is how many of its calls wait for their replies.
+class TokenShare:
+    """A rollout's ``tokens``, None for no limit.
 
-    Of the ``tokens`` that it may use, ``used`` are gone, and ``held`` are what those calls may take at most.
+    Of these ``used`` are gone, and ``held`` are what its calls under way may take at most.
     """
 
-    seed: int
-    group: int
-    training: bool
-    place: int | None
     tokens: int | None
     used: int = 0
     held: int = 0
     peak: int = 0
     short: bool = False
+
+    def hold(self, most: int) -> int:
+        """Reserve the ``most`` that a call may take, before it is made; Refused where that does not fit."""
+        taken = self.used + self.held
+        if self.tokens is not None and taken + most > self.tokens:
+            self.short = True
+            why = f"{most} tokens do not fit: {taken} of the rollout's {self.tokens} are taken"
+            raise Refused(f"{why}, and the run's budget has no more", code="insufficient_quota")
+        self.held += most
+        self.peak = max(self.peak, self.used + self.held)
+        return most
+
+
+@dataclass(eq=False, kw_only=True)
+class Caller(TokenShare):
+    """A rollout that may ask. ``pending`` is how many of its calls wait for their replies."""
+
+    seed: int
+    group: int
+    training: bool
+    place: int | None
     stopped: ModelError | None = None
     book: Book = field(default_factory=Book)
     asked: Counter[bytes] = field(default_factory=Counter)
