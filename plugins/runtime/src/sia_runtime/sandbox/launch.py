@@ -48,14 +48,6 @@ _USERS = 1 << 22
 _INNER_USER = 1000
 _REAP_MS = 100
 _KILL_SECONDS = 5.0
-_NAMESPACES = (
-    linux.CLONE_NEWNS
-    | linux.CLONE_NEWCGROUP
-    | linux.CLONE_NEWUTS
-    | linux.CLONE_NEWIPC
-    | linux.CLONE_NEWPID
-    | linux.CLONE_NEWNET
-)
 
 
 def can_be_other_user(*, mounting: bool) -> bool:
@@ -199,9 +191,9 @@ def _listen() -> Any:
 
 def _unshare(privileged: bool) -> None:
     if privileged:
-        linux.unshare(_NAMESPACES)
+        linux.unshare(linux.NAMESPACES)
     else:
-        unshare_user(_NAMESPACES)
+        unshare_user(linux.NAMESPACES)
 
 
 def unshare_user(namespaces: int) -> None:
