@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -60,9 +59,6 @@ class Instant:
         outcome = _answer(tuple(sweep["instances"]), sweep["group"])
         return self._sender.keep(parcel, JobResult(**json.loads(outcome)), {})
 
-    def serve(self, name: str, payload: Mapping[str, Any]) -> Any:
-        raise NotImplementedError
-
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
 
@@ -72,7 +68,7 @@ def _answer(instances: tuple[str, ...], group: int) -> str:
     """The outcome that a worker sends."""
     each = Rollout("", "ok", 1.0, answer='"theft"', log="thought a while", seconds=0.01)
     rollouts = [replace(each, instance=name).to_json() for name in instances for _ in range(group)]
-    return json.dumps(JobResult({"sandbox": "none", "given_up": "", "rollouts": rollouts}).to_json())
+    return JobResult({"sandbox": "none", "given_up": "", "rollouts": rollouts}).text()
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ def test_a_reply_arrives_as_it_was_sent() -> None:
         JobResult(error=("SiaError", "x"), trace="t"),
         JobResult(files={"a": "b"}),
     ):
-        assert JobResult.read(json.dumps(outcome.to_json())) == outcome
+        assert JobResult.read(outcome.text()) == outcome
 
 
 def test_a_folder_with_a_link_is_not_sent_to_a_worker(worker: Worker, tmp_path: Path) -> None:

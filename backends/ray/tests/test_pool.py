@@ -89,7 +89,7 @@ class World:
 
 
 def result(value: Any) -> tuple[str, dict[str, bytes]]:
-    return json.dumps(JobResult(value).to_json()), {}
+    return JobResult(value).text(), {}
 
 
 @pytest.fixture

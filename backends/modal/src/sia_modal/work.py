@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sia_core.plugins import Plugins
-from sia_runtime.jobs import JobResult, Parcel, Receiver
+from sia_runtime.jobs import Parcel, Receiver
 from sia_runtime.worker.host import Host
 
 PREFIX = "sia-modal-"
@@ -31,17 +31,9 @@ class Work:
             return [self._read(digest) for digest in digests]
 
         outcome, files = self._receiver.run(Parcel(**json.loads(parcel)), fetch)
-        return written(outcome), files
+        return outcome.text(), files
 
     def stop(self) -> None:
         """Kill sandboxes and verifiers."""
         self._host.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def written(outcome: JobResult) -> str:
-    """An outcome as JSON; a result that is none is the job's error."""
-    try:
-        return json.dumps(outcome.to_json())
-    except (TypeError, ValueError) as error:
-        return json.dumps(JobResult(error=(type(error).__name__, f"its result is no JSON: {error}")).to_json())

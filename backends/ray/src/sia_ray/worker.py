@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_core.plugins import Plugins
-from sia_runtime.jobs import JobResult, Parcel, Receiver
+from sia_runtime.jobs import Parcel, Receiver
 from sia_runtime.sandbox.own_folder import claim, own_folder, sweep
 from sia_runtime.worker.host import Host
 
@@ -43,18 +43,10 @@ class Worker:
             return contents
 
         outcome, files = self._receiver.run(Parcel(**json.loads(parcel)), fetch)
-        return written(outcome), files
+        return outcome.text(), files
 
     def stop(self) -> None:
         """Kill sandboxes and verifiers; what waits for them ends."""
         self._host.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
         os.close(self._claim)
-
-
-def written(outcome: JobResult) -> str:
-    """An outcome as JSON; a result that is none is the job's error."""
-    try:
-        return json.dumps(outcome.to_json())
-    except (TypeError, ValueError) as error:
-        return json.dumps(JobResult(error=(type(error).__name__, f"its result is no JSON: {error}")).to_json())

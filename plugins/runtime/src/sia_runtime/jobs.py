@@ -8,9 +8,9 @@ an adapter that was trained is whole and durable here before anybody hears of it
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
+import pkgutil
 import re
 import shutil
 import stat
@@ -74,6 +74,13 @@ class JobResult:
     def to_json(self) -> dict[str, Any]:
         return dict(vars(self))
 
+    def text(self) -> str:
+        """It as JSON; a result that is none is the job's error."""
+        try:
+            return json.dumps(self.to_json())
+        except (TypeError, ValueError) as error:
+            return JobResult(error=(type(error).__name__, f"its result is no JSON: {error}")).text()
+
     @classmethod
     def read(cls, text: str) -> JobResult:
         """A worker's reply; SiaError where it is none. What it says is still the worker's word."""
@@ -92,8 +99,7 @@ def _no_number(text: str) -> None:
 
 def function_of(name: str) -> Callable[[Mapping[str, Any], Host], Any]:
     """The function of a job, ``"module:attribute"``."""
-    module, _, attribute = name.partition(":")
-    function: Callable[[Mapping[str, Any], Host], Any] = getattr(importlib.import_module(module), attribute)
+    function: Callable[[Mapping[str, Any], Host], Any] = pkgutil.resolve_name(name)
     return function
 
 
