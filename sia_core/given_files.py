@@ -85,7 +85,7 @@ def _below(
             continue
         if not name.isprintable():
             raise UsageError(f"{str(where / name)!a}: a name with characters that cannot be shown; rename it")
-        with _entered_one(inside, name, where / name) as handle:
+        with _handle(_opened(inside, name, where / name)) as handle:
             if stat.S_ISDIR(os.fstat(handle).st_mode):
                 yield from _below(handle, where / name, f"{path}/", room, skip)
             else:
@@ -105,12 +105,6 @@ def _entered(folder: Path, names: tuple[str, ...]) -> Iterator[int]:
         yield inside
     finally:
         os.close(inside)
-
-
-@contextmanager
-def _entered_one(inside: int, name: str, where: Path) -> Iterator[int]:
-    with _handle(_opened(inside, name, where)) as handle:
-        yield handle
 
 
 @contextmanager

@@ -8,19 +8,13 @@ something of it is asked for.
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import os
+import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import (
-    Distribution,
-    EntryPoint,
-    PackageNotFoundError,
-    distribution,
-    distributions,
-)
+from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, distributions
 from types import ModuleType
 from typing import Any
 
@@ -123,11 +117,8 @@ class Plugins:
         """Import an offer's factory and call it. Faults of the plugin are raised under its name."""
         offer, source = self.find(kind, name)
         label = f"{kind} {name!r} of {source.distribution} {source.version}"
-        module, _, attribute = offer.factory.partition(":")
         try:
-            factory: Any = importlib.import_module(module)
-            for part in attribute.split("."):
-                factory = getattr(factory, part)
+            factory: Any = pkgutil.resolve_name(offer.factory)
             if not callable(factory):
                 raise TypeError(f"it is a {type(factory).__name__}, which cannot be called")
         except (Exception, SystemExit) as error:

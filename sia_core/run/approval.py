@@ -74,14 +74,14 @@ class Approval:
         if said is None:
             why = f"{what}; with it {', '.join(over)} since the last word" if over else what
             self._ledger.step(record.asked(key), lambda: {"what": why})
-            raise Paused(f"the run waits for your word: {why}. {_how_to_answer(self._ledger.folder)}")
+            folder = self._ledger.folder
+            run = folder.name if folder.parent == Path("runs") else folder
+            raise Paused(
+                f"the run waits for your word: {why}. `sia resume {run} --approve` goes on with it, "
+                f"`sia resume {run} --decline` goes on without it."
+            )
         self._since = spent
         return bool(said[0]["approved"])
-
-
-def _how_to_answer(folder: Path) -> str:
-    run = folder.name if folder.parent == Path("runs") else folder
-    return f"`sia resume {run} --approve` goes on with it, `sia resume {run} --decline` goes on without it."
 
 
 def answer(ledger: Ledger, approved: bool) -> None:

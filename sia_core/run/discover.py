@@ -152,9 +152,10 @@ class Answers:
         for rollouts, starts in ((searched, True), (gated, False)):
             for found in found_in(agent, rollouts):
                 self._all.append(found)
-                if starts and found.reward > self._best_so_far(found.id):
+                known = self._searched.get(found.id)
+                if starts and (known is None or found.reward > known.reward):
                     # Its line is that of the first time: found again from what it led to, it would be its own ancestor.
-                    self._searched[found.id] = replace(found, start=self._searched.get(found.id, found).start)
+                    self._searched[found.id] = replace(found, start=(known or found).start)
 
     def starts(self, count: int) -> tuple[Json, ...]:
         """The starts of ``count`` rollouts; empty before the first answer."""
@@ -168,9 +169,6 @@ class Answers:
             if agents is None or each.agent in agents:
                 best.setdefault(each.id, each)
         return list(best.values())[: ROUNDS[0][0]]
-
-    def _best_so_far(self, name: str) -> float:
-        return self._searched[name].reward if name in self._searched else -float("inf")
 
 
 def found_in(agent: str, rollouts: Sequence[Rollout]) -> list[Found]:

@@ -35,7 +35,8 @@ class Gatekeeper:
     """Decides who is compared, for how long, and who is promoted."""
 
     def __init__(self, plan: Plan, samples: Samples, task: Task) -> None:
-        self._plan, self._samples, self._bounds = plan, samples, task.metric.reward_bounds
+        self._plan, self._samples = plan, samples
+        self._bounds, self._span = task.metric.reward_bounds, task.metric.span
         self._screens = task.kind != "discover" and len(samples.search) >= SCREENED
         self.levels = Levels(plan.comparisons, len(samples.gate), plan.earned or 0.0)
         self.discordance = DISCORDANCE
@@ -103,10 +104,6 @@ class Gatekeeper:
     def smallest_gain(self, asked: int) -> float:
         """The smallest gain that it sees now, where ``asked`` comparisons were possible so far."""
         return smallest_gain(self._size, self.levels.level(asked), self.discordance) * self._span
-
-    @property
-    def _span(self) -> float:
-        return self._bounds[1] - self._bounds[0] if self._bounds else 1.0
 
 
 # Looks at a sweep. They can only take a promotion away, so no rule for them changes the error of a run.
