@@ -7,7 +7,6 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -109,42 +108,6 @@ def test_a_damaged_ledger_is_noticed_and_left_as_it_is(
     assert json.loads(capsys.readouterr().out)[0]["status"] == "unreadable"
 
 
-def test_a_run_of_a_newer_version_is_not_touched(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "runs" / run("--generations", "0")["run"]
-    with sqlite3.connect(folder / "ledger.db") as db:
-        db.execute("PRAGMA user_version=99")
-    db.close()
-    refused(["resume", folder.name, "--runs-dir", str(folder.parent)], capsys, "newer sia-core", "pip install -U")
-
-
-def test_a_second_process_on_the_same_run_is_kept_out(
-    sums: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (sums / "agent" / "harness.py").write_text("def solve(instance, ctx):\n    while True: pass\n")
-    process = subprocess.Popen([sys.executable, "-m", "sia_cli", *command(sums, tmp_path), "--name", "first"])
-    try:
-        folder = tmp_path / "runs" / "first"
-        while process.poll() is None and not (folder / "ledger.db-wal").is_file():
-            os.sched_yield()
-        while process.poll() is None and not (folder / "lock").read_text():
-            os.sched_yield()
-        where = ["--runs-dir", str(folder.parent)]
-        refused(["resume", folder.name, *where], capsys, f"another process (pid {process.pid})")
-        assert main(["runs", *where]) == 0
-    finally:
-        process.kill()
-        process.wait()
-
-
-def test_data_that_changed_since_the_run_started_are_refused(
-    run: Run, sums: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "runs" / run("--generations", "0")["run"]
-    _unfinish(folder)
-    (sums / "cases.jsonl").write_text((sums / "cases.jsonl").read_text().replace("twelve", "eleven"))
-    refused(["resume", folder.name, "--runs-dir", str(folder.parent)], capsys, "cases.jsonl")
-
-
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs root, to mount a small disk")
 def test_a_full_disk_stops_the_run_with_a_clear_error_and_it_can_be_resumed(
     sums: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -160,10 +123,3 @@ def test_a_full_disk_stops_the_run_with_a_clear_error_and_it_can_be_resumed(
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
     assert resumed["sealed"]["final"]["value"] == 1.0
-
-
-def _unfinish(folder: Path) -> None:
-    """Take back the last steps, as if the run had been killed before them."""
-    with sqlite3.connect(folder / "ledger.db") as db:
-        db.execute("DELETE FROM events WHERE key = 'finished'")
-    db.close()

@@ -71,17 +71,6 @@ def test_a_changed_belief_of_the_playbook_is_named_at_the_decisions_that_it_chan
     assert "Today's code does not do the same." in told
 
 
-def test_a_changed_gate_is_named_at_the_verdicts(replayed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sia_core.run.gate.RUN_ERROR", 0.01)
-    code, told = replayed("--json")
-    about = json.loads(told)
-    assert code == 1
-    keys = [each["key"] for each in about["differences"]]
-    assert keys[0] == "gate"
-    assert "generation/0/gated/0" in keys
-    assert not about["unreached"]
-
-
 def test_a_run_that_is_not_there_is_the_users_mistake(replayed: Any) -> None:
     code, told = replayed("nowhere")
     assert code == 2
