@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def _refuse_processes(event: str, arguments: tuple[Any, ...]) -> None:
     if event in STARTS_A_PROCESS:
         pytest.fail(f"{event}{arguments[:1]} with --fast: a test that starts a process is marked `real`")
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache apart from the user's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -20,12 +20,21 @@ SIA = [sys.executable, "-m", "sia_cli"]
 
 
 def finished(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """What a command that ends well prints as JSON; ``environment`` is beside this process's."""
+    """The JSON that a command prints, which has to end well; ``environment`` comes on top of this process's."""
     variables = {**os.environ, **(environment or {})}
     done = subprocess.run([*SIA, *arguments], capture_output=True, text=True, check=False, env=variables)
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
     return report
+
+
+def kill_after(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Kill a command that has not ended within some seconds."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def steps(run: Path) -> list[tuple[int, str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import math
 import random
@@ -26,6 +25,7 @@ from sia_core.plugins import Plugins, Source
 from sia_core.run.rollouts import Setting, Sweep
 from sia_core.run.trees import ADAPTERS
 from sia_core.types import Instance, Job, OfferRef, OnProgress, Score, Split, Task
+from sia_runtime.jobs import function_of
 from sia_runtime.reporting import heard_by
 from sia_runtime.worker.harness_worker import SolveRequest, SolveResult
 from sia_runtime.worker.policy import Policy
@@ -259,11 +259,10 @@ class TableBackend:
         self.host = host
 
     def submit(self, job: Job) -> Future[Any]:
-        module, _, name = job.function.partition(":")
         future: Future[Any] = Future()
         try:
             payload = json.loads(json.dumps(job.payload))  # as on another machine
-            future.set_result(getattr(importlib.import_module(module), name)(payload, self.host))
+            future.set_result(function_of(job.function)(payload, self.host))
         except Exception as error:
             future.set_exception(error)
         return future

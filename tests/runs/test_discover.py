@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command_runs import SIA, finished
+from command_runs import SIA, finished, kill_after
 from example_runs import comparable
 
 from sia_core.errors import SiaError
@@ -151,11 +150,7 @@ def _killed(arguments: list[str], after: float, runs: Path, environment: dict[st
     while not _begun(runs / "killed"):
         assert time.monotonic() < deadline, "it did not start"
         time.sleep(0.01)
-    try:
-        process.wait(after)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    kill_after(process, after)
     return "killed"
 
 

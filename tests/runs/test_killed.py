@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from command_runs import SIA, finished, steps
+from command_runs import SIA, finished, kill_after, steps
 from example_runs import command, comparable
 
 pytestmark = pytest.mark.real
@@ -57,11 +56,7 @@ def test_when_the_orchestrator_is_killed_nothing_of_the_run_lives_on(sums: Path,
 def _killed(argv: list[str], after: float, runs: Path) -> str | None:
     """Start a run and kill it; its name, if there is anything to resume."""
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        process.wait(after)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    kill_after(process, after)
     names = sorted(os.listdir(runs)) if runs.is_dir() else []
     return names[0] if names and steps(runs / names[0]) else None
 

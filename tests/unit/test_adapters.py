@@ -22,6 +22,8 @@ from sia_core.types import VerifierContext
 from sia_testing.tasks import TaskContract
 from sia_testing.verifiers import Judged, VerifierContract, context, predictable
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 EXAMPLES = Path(__file__).parents[2] / "examples" / "adapters"
 
 
@@ -48,11 +50,6 @@ TASKS: Mapping[str, type[Adapted]] = {name: example(name) for name in NAMES}
 def name(request: pytest.FixtureRequest) -> str:
     asked: str = request.param
     return asked
-
-
-@pytest.fixture(autouse=True)
-def _cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def right(name: str, given: Mapping[str, Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -129,7 +130,7 @@ def test_64_threads_never_overshoot() -> None:
     one = {"rollouts": 1, "verifications": 1}
     mine, granted, go = Interrupted(Limit.parse("rollouts=1000,verifications=700")), [], threading.Barrier(64)
 
-    def work() -> None:
+    def work(_: int) -> None:
         go.wait()
         for _ in range(50):
             try:
@@ -139,11 +140,8 @@ def test_64_threads_never_overshoot() -> None:
             granted.append(1)
             mine.settle(one, one)
 
-    threads = [threading.Thread(target=work) for _ in range(64)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(64) as threads:
+        list(threads.map(work, range(64)))
     assert len(granted) == 700
     assert (mine.left("rollouts"), mine.left("verifications")) == (300, 0)
 
@@ -166,11 +164,8 @@ def test_64_threads_that_reserve_spend_a_part_and_settle_never_overshoot_and_the
             mine.settle(wants, takes)
             spent.append(takes)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(64)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(64) as threads:
+        list(threads.map(work, range(64)))
     totals = {kind: sum(each[kind] for each in spent) for kind in ("rollouts", "tokens")}
     assert len(spent) + len(refused) == 64 * 30
     assert refused

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -45,18 +46,14 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 
 
 def test_two_at_once_get_the_same_whole_folder(tmp_path: Path) -> None:
-    found, go = [], threading.Barrier(8)
+    go = threading.Barrier(8)
 
-    def work() -> None:
+    def work(_: int) -> dict[str, bytes]:
         go.wait()
-        found.append(content(write_once(tmp_path, FILES)))
+        return content(write_once(tmp_path, FILES))
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [FILES] * 8
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(work, range(8))) == [FILES] * 8
     assert len(list(tmp_path.iterdir())) == 1
 
 

@@ -15,12 +15,9 @@ from sia_core.errors import UsageError
 from sia_core.types import Instance, Perturbs, Split, Task
 from sia_runtime.cases import Case, Cases, read_cases
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 SPLITS: tuple[Split, ...] = ("public", "search", "gate", "sealed")
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def lines(n: int) -> list[str]:

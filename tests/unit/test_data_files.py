@@ -19,14 +19,11 @@ from sia_runtime import data_files
 from sia_runtime.builtin_verifiers import Numeric
 from sia_runtime.cases import Cases, read_cases
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 ROWS: list[dict[str, Any]] = [{"input": f"say {number}", "answer": number} for number in range(8)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 CSV = b"input,answer\n" + b"".join(f'"say {row["answer"]}",{row["answer"]}\n'.encode() for row in ROWS)
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def parquet(rows: list[dict[str, Any]]) -> bytes:

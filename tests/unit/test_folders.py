@@ -17,10 +17,7 @@ from sia_released.verifier import Evaluate
 from sia_testing.tasks import TaskContract
 from sia_testing.verifiers import Judged, VerifierContract, context
 
-
-@pytest.fixture(autouse=True)
-def _cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -763,11 +763,8 @@ def test_64_rollouts_that_ask_at_once_never_take_more_than_they_may() -> None:
                 future.result(30)
         records[number] = gateway.finish(key)
 
-    threads = [threading.Thread(target=rollout, args=(number,)) for number in range(64)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(64) as threads:
+        list(threads.map(rollout, range(64)))
     gateway.close()
     assert len(records) == 64
     assert all(0 < each.tokens <= allowed and each.peak <= allowed and each.short for each in records.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import pkgutil
 import re
 
 import pytest
@@ -50,5 +51,4 @@ def test_the_core_declares_the_contract_that_it_speaks() -> None:
     "offer", [offer for _, offer, _ in Plugins.discover(allow="").offers], ids=lambda offer: offer.name
 )
 def test_every_offer_of_the_core_is_there(offer: Offer) -> None:
-    module, _, attribute = offer.factory.partition(":")
-    assert callable(getattr(importlib.import_module(module), attribute))
+    assert callable(pkgutil.resolve_name(offer.factory))

@@ -19,12 +19,9 @@ from sia_core.hookspecs import Event
 from sia_core.playbook import Playbook
 from sia_runtime.cases import Cases
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 SEED = HarnessTree({"harness.py": b"a = 1\nb = 2\nb = 2\n"})
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def catalogue(*changes: tuple[str, str]) -> Playbook:

@@ -174,8 +174,7 @@ def verifier(monkeypatch: pytest.MonkeyPatch) -> type[FakeVerifier]:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verifier: type[FakeVerifier]) -> World:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def world(tmp_path: Path, own_cache: None, verifier: type[FakeVerifier]) -> World:
     return World(tmp_path / "runs")
 
 
@@ -588,8 +587,7 @@ def cases(folder: Path, n: int = 60) -> OfferRef:
 
 
 @pytest.fixture
-def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def real(tmp_path: Path, own_cache: None) -> Path:
     return tmp_path
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -95,17 +96,13 @@ def test_an_interrupted_folder_is_not_there(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_threads_may_ask_for_one_folder_at_once(tmp_path: Path) -> None:
-    trees, found, go = Trees(tmp_path), [], threading.Barrier(8)
-    trees.put(TREE)
+    go = threading.Barrier(8)
+    Trees(tmp_path).put(TREE)
 
-    def work() -> None:
+    def work(_: int) -> HarnessTree:
         go.wait()
-        found.append(HarnessTree.from_folder(harness_folder(tmp_path, TREE.digest)) == TREE)
+        return HarnessTree.from_folder(harness_folder(tmp_path, TREE.digest))
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [True] * 8
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(work, range(8))) == [TREE] * 8
     assert [path.name for path in (tmp_path / "trees").iterdir()] == [TREE.digest]

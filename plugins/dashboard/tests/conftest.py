@@ -17,6 +17,7 @@ if importlib.util.find_spec("sia_dashboard") is None:
     collect_ignore_glob = ["test_*.py"]
 
 if TYPE_CHECKING:
+    from starlette.testclient import TestClient
     from told_runs import Story, Tell
 
     from sia_dashboard.library import Library
@@ -44,6 +45,16 @@ def library(tmp_path: Path) -> Iterator[Library]:
     from sia_dashboard.library import Library
 
     with closing(Library(tmp_path / "runs")) as found:
+        yield found
+
+
+@pytest.fixture
+def client(library: Library) -> Iterator[TestClient]:
+    from starlette.testclient import TestClient
+
+    from sia_dashboard import server
+
+    with TestClient(server.application(library), base_url="http://127.0.0.1:8642") as found:
         yield found
 
 

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -25,12 +24,6 @@ from sia_dashboard.records import Record
 
 LARGE = 2_000_000
 """Characters of a page, at most."""
-
-
-@pytest.fixture
-def client(library: Library) -> Iterator[TestClient]:
-    with TestClient(server.application(library), base_url="http://127.0.0.1:8642") as found:
-        yield found
 
 
 # Texts

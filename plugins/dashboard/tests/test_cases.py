@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,18 +10,11 @@ from starlette.testclient import TestClient
 from told_runs import LabelledTask, Story, Tell
 
 from sia_core.types import Instance, Split
-from sia_dashboard import cases, records, server
-from sia_dashboard.library import Library
+from sia_dashboard import cases, records
 
 HOSTILE = "\"><script>document.title='owned'</script>{{7*7}}\u202e"
 ADDRESS = "/compare?run=fake-1&run=fake-2"
 BOUNDS = {"bounds": [0.0, 1.0]}
-
-
-@pytest.fixture
-def client(library: Library) -> Iterator[TestClient]:
-    with TestClient(server.application(library), base_url="http://127.0.0.1:8642") as found:
-        yield found
 
 
 def text_of(page: str) -> str:

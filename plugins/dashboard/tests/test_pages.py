@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from starlette.testclient import TestClient
 from told_runs import LabelledTask, Story, Tell
 
 from sia_core.run.ledger import Ledger
-from sia_dashboard import records, server
+from sia_dashboard import records
 from sia_dashboard.guard import HEADERS
 from sia_dashboard.library import Library
 
@@ -26,12 +25,6 @@ ADDRESSES = (
     "/runs/fake-1/find?q=because",
     "/compare?run=fake-1",
 )
-
-
-@pytest.fixture
-def client(library: Library) -> Iterator[TestClient]:
-    with TestClient(server.application(library), base_url="http://127.0.0.1:8642") as found:
-        yield found
 
 
 def text_of(client: TestClient, address: str) -> str:

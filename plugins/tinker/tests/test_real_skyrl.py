@@ -13,13 +13,7 @@ from pathlib import Path
 
 import pytest
 from command_runs import finished
-from inference_servers import (
-    InferenceServer,
-    check_resumed,
-    environment,
-    toy_model,
-    written_run,
-)
+from inference_servers import InferenceServer, check_resumed, environment, toy_model, written_run
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 

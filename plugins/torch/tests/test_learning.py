@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -54,8 +54,7 @@ def traced(engine: Torch, learner: Any, prompts: Sequence[list[int]], out: Seque
 def rewards(name: str, seed: int) -> list[float]:
     """The mean reward over all prompts, then that of each step's rollouts until it is high for ten steps."""
     path, settings, length, members, lr = LEARNERS[name]
-    module, _, attribute = path.partition(":")
-    learner = getattr(importlib.import_module(f"sia_algorithms.{module}"), attribute)(**settings)
+    learner = pkgutil.resolve_name(f"sia_algorithms.{path}")(**settings)
     engine = small_tiny(seed, VOCABULARY, tiny=POLICY)
     rng = random.Random(seed)
     prompts = [[rng.randrange(VOCABULARY) for _ in range(LENGTH)] for _ in range(PROMPTS)]

@@ -10,14 +10,7 @@ from typing import Any
 
 import torch
 from toy_tokenizer import byte_tokenizer
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    GptOssConfig,
-    LlamaConfig,
-    OPTConfig,
-    Qwen3Config,
-)
+from transformers import AutoModelForCausalLM, GPT2Config, GptOssConfig, LlamaConfig, OPTConfig, Qwen3Config
 
 from sia_core.learning import Datum, Trace
 from sia_torch.adapter import Learns

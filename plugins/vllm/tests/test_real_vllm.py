@@ -8,13 +8,7 @@ from typing import Any
 
 import pytest
 from command_runs import finished
-from inference_servers import (
-    InferenceServer,
-    check_resumed,
-    environment,
-    toy_model,
-    written_run,
-)
+from inference_servers import InferenceServer, check_resumed, environment, toy_model, written_run
 
 from sia_core.errors import ModelError, TrainingError
 from sia_core.learning import Datum, Request, Trace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import subprocess
 import sys
 from collections import Counter
@@ -153,8 +154,7 @@ def test_the_entry_module_is_light_and_names_what_exists() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     for offer in [*plugin.sia_tasks(), *plugin.sia_verifiers()]:
-        module, _, attribute = offer.factory.partition(":")
-        assert getattr(__import__(module, fromlist=[attribute]), attribute)
+        assert pkgutil.resolve_name(offer.factory)
 
 
 def run(capsys: pytest.CaptureFixture[str], folder: Path, *options: str) -> dict[str, Any]:

@@ -30,16 +30,7 @@ import sia_trimul
 from sia_trimul.device import module_of
 from sia_trimul.drawing import drawn_on, tensors
 from sia_trimul.judging import check, within
-from sia_trimul.shapes import (
-    TIMING,
-    H,
-    Shape,
-    device_of,
-    draw,
-    geometric_mean,
-    least_seconds,
-    staged_seconds,
-)
+from sia_trimul.shapes import TIMING, H, Shape, device_of, draw, geometric_mean, least_seconds, staged_seconds
 
 sys.path.insert(0, str(Path(sia_trimul.__file__).parent / "programs"))
 

@@ -5,16 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sia_trimul.shapes import (
-    CORRECTNESS,
-    TIMING,
-    Shape,
-    device_of,
-    draw,
-    geometric_mean,
-    least_seconds,
-    staged_seconds,
-)
+from sia_trimul.shapes import CORRECTNESS, TIMING, Shape, device_of, draw, geometric_mean, least_seconds, staged_seconds
 
 
 def test_the_work_of_the_seven_shapes() -> None:
