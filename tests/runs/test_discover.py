@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from command_runs import SIA, finished, kill_after
 from example_runs import comparable
+from plugin_sites import write_metadata
 
 from sia_core.errors import SiaError
 from sia_core.run.ledger import Ledger
@@ -30,11 +31,9 @@ ARGUMENTS = ["--plugin", "peaks", "--seed", "1", "--generations", "3", "--candid
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The example as it is installed."""
-    info = tmp_path_factory.mktemp("site") / "sia_peaks-0.1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sia-peaks\nVersion: 0.1\n")
-    (info / "entry_points.txt").write_text("[sia]\npeaks = sia_peaks\n")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(info.parent), str(PEAKS)])}
+    site = tmp_path_factory.mktemp("site")
+    write_metadata(site, "sia-peaks", "[sia]\npeaks = sia_peaks\n")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(PEAKS)])}
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from command_runs import finished
+from plugin_sites import write_metadata
 from released import AGENT, task_folder
 
 from sia_cli import main
@@ -78,10 +79,7 @@ def test_an_imported_folder_is_a_plugin(tmp_path: Path, capsys: pytest.CaptureFi
     assert "left out, as their names begin with a dot: .env" in printed
     package = tmp_path / "sia-larger-number"
     assert not list(package.rglob(".env"))
-    about = package / "src" / "sia_larger_number-0.1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: sia-larger-number\nVersion: 0.1.0\n")
-    (about / "entry_points.txt").write_text("[sia]\nlarger-number = sia_larger_number.plugin\n")
+    write_metadata(package / "src", "sia-larger-number", "[sia]\nlarger-number = sia_larger_number.plugin\n")
     environment = {**os.environ, "PYTHONPATH": str(package / "src")}
 
     def python(*arguments: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plugin_sites import write_metadata
 
 from sia_adapters import Episodes, Rows, SingleTurn
 from sia_adapters.adapted import Adapted, Judge, plain
@@ -208,10 +209,7 @@ def test_it_runs_by_its_name(name: str, tmp_path: Path) -> None:
         f"@hookimpl\ndef sia_tasks(): return {offers.format('')}\n"
         f"@hookimpl\ndef sia_verifiers(): return {offers.format('.judge')}\n"
     )
-    about = tmp_path / "offered-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: offered\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[sia]\noffered = offered\n")
+    write_metadata(tmp_path, "offered", "[sia]\noffered = offered\n")
     command = [sys.executable, "-m", "sia_cli", "run", "--plugin", task.name, "--generations", "0", "--json"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

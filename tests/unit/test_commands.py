@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from plugin_sites import write_metadata
 
 from sia_cli import commands, doctor, main, parser_of
 from sia_cli.sandboxes import may_pass
@@ -55,12 +56,10 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
         run: str = "return len(options.words)",
         add_arguments: str = "parser.add_argument('words', nargs='*')",
     ) -> None:
-        module, about = f"plugin_of_{distribution.replace('-', '_')}", tmp_path / f"{distribution}-1.0.dist-info"
-        about.mkdir()
+        module = f"plugin_of_{distribution.replace('-', '_')}"
         monkeypatch.delitem(sys.modules, module, raising=False)
         (tmp_path / f"{module}.py").write_text(MODULE.format(name=name, run=run, add_arguments=add_arguments))
-        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
-        (about / "entry_points.txt").write_text(f"[sia]\n{distribution} = {module}\n")
+        write_metadata(tmp_path, distribution, f"[sia]\n{distribution} = {module}\n")
         importlib.invalidate_caches()
 
     return _write

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from example_runs import smaller
+from plugin_sites import write_metadata
 from stranger import blocks as blocks_of
 
 from sia_cli import main, parser_of
@@ -92,13 +93,11 @@ def installed_from_the_plugin_page(site: Path, name: str, kind: str) -> str:
     """Install a plugin of docs/plugins.md into a folder; the source of the module that is not its entry module."""
     found = BLOCK.findall((ROOT / "docs" / "plugins.md").read_text(encoding="utf-8"))
     sources = {text.splitlines()[0]: text for language, text in found if language == "python"}
-    package, about = site / f"sia_{name}", site / f"sia_{name}-0.1.0.dist-info"
+    package = site / f"sia_{name}"
     package.mkdir()
     for module in ("plugin", kind):
         (package / f"{module}.py").write_text(sources[f"# sia_{name}/{module}.py"])
-    about.mkdir()
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: sia-{name}\nVersion: 0.1.0\n")
-    (about / "entry_points.txt").write_text(f"[sia]\n{name} = sia_{name}.plugin\n")
+    write_metadata(site, f"sia-{name}", f"[sia]\n{name} = sia_{name}.plugin\n")
     return sources[f"# sia_{name}/{kind}.py"]
 
 

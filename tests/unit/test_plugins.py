@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plugin_sites import write_metadata
 
 from sia_cli.released import RELEASED
 from sia_core.errors import PluginError, UsageError
@@ -41,11 +42,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     def _install(name: str, source: str, *, version: str = "1.2.3", plugin: str | None = None) -> str:
         module = f"entry_module_{next(_number)}"
         site = tmp_path / module
-        info = site / f"{name.replace('-', '_')}-{version}.dist-info"
-        info.mkdir(parents=True)
+        site.mkdir()
         (site / f"{module}.py").write_text(source)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text(f"[sia]\n{plugin or name.removeprefix('sia-')} = {module}\n")
+        write_metadata(site, name, f"[sia]\n{plugin or name.removeprefix('sia-')} = {module}\n", version)
         monkeypatch.syspath_prepend(str(site))
         return module
 
@@ -292,10 +291,7 @@ def test_what_pip_leaves_behind_harms_nobody_either_where_a_library_brings_its_o
 def test_a_malformed_list_of_entry_points_is_a_broken_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = Plugins.discover().rows()
     for name, text in (("sia_ours", "[sia]\nno equals sign\n"), ("not_ours", "[console_scripts]\nno equals sign\n")):
-        info = tmp_path / f"{name}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(text)
+        write_metadata(tmp_path, name, text)
     monkeypatch.syspath_prepend(str(tmp_path))
     rows = [each for each in Plugins.discover().rows() if each not in before]
     assert [(each.distribution, each.version, each.status) for each in rows] == [("sia_ours", "1.0", "broken")]
