@@ -16,6 +16,7 @@ from sia_denoising import reader
 from sia_denoising.counts import read_counts
 from sia_denoising.generator import Generator
 from sia_denoising.reader import read
+from sia_denoising.verifier import checked_file
 
 HEADER = b"%%MatrixMarket matrix coordinate integer general\n"
 
@@ -187,6 +188,112 @@ def test_without_h5py_it_says_what_to_install(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
     with pytest.raises(UsageError, match="pip install h5py"):
         read_counts(tmp_path / "some.h5ad")
+
+
+@pytest.mark.parametrize("kept", ["__categories", "nullable"])
+def test_antibodies_are_found_as_older_and_newer_anndata_write_their_type(tmp_path: Path, kept: str) -> None:
+    names, codes = np.array([b"Gene Expression", b"Antibody Capture"]), np.zeros(COUNTS.shape[1], dtype=np.int8)
+    codes[-ANTIBODIES:] = 1
+
+    def types(file: Any) -> None:
+        if kept == "__categories":
+            file["var/feature_types"], file["var/__categories/feature_types"] = codes, names
+        else:
+            file["var/feature_types/values"], file["var/feature_types/mask"] = names[codes], codes > 1
+
+    assert (read(h5ad(tmp_path / "x.h5ad", types)) != COUNTS[:, :-ANTIBODIES]).nnz == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("layout", ["csr", "csc", "dense"])
+def test_h5ad_as_people_have_them_with_float_counts_repeated_genes_categories_and_raw(
+    tmp_path: Path, layout: str
+) -> None:
+    anndata = pytest.importorskip("anndata", reason="anndata is not installed: sia-denoising[test]")
+    pandas = pytest.importorskip("pandas")
+    cells, genes = COUNTS.shape
+    matrix = COUNTS.astype(np.float32)
+    obs = pandas.DataFrame(index=pandas.Index([f"c{n}" for n in range(cells)], dtype=object))
+    # Categories are given as plain objects, as names are.
+    of = pandas.Categorical.from_codes
+    obs["batch"] = of(np.arange(cells) % 2, pandas.Index(["a", "b"], dtype=object))
+    var = pandas.DataFrame(index=pandas.Index(["MT-1"] * 2 + [f"g{n}" for n in range(genes - 2)], dtype=object))
+    var["genome"] = of(np.zeros(genes, dtype=int), pandas.Index(["GRCh38"], dtype=object))
+    var["feature_types"] = of(np.zeros(genes, dtype=int), pandas.Index(["Gene Expression"], dtype=object))
+    x = matrix.toarray() if layout == "dense" else getattr(sparse, f"{layout}_matrix")(matrix)
+    held = anndata.AnnData(X=x, obs=obs, var=var)
+    held.raw = held.copy()
+    held.write_h5ad(tmp_path / "x.h5ad", compression="gzip")
+    assert same(tmp_path / "x.h5ad")
+
+
+def tenx(path: Path, groups: dict[str, Any], types: list[str] | None = None) -> Path:
+    """A file as 10x writes it."""
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed: sia-denoising[h5ad]")
+    with h5py.File(path, "w") as file:
+        for name, counts in groups.items():
+            for part in ("data", "indices", "indptr"):
+                file[f"{name}/{part}"] = getattr(counts, part)
+            file[f"{name}/shape"], file[f"{name}/barcodes"] = counts.shape[::-1], [b"c"] * counts.shape[0]
+            if types:
+                file[f"{name}/features/feature_type"] = [each.encode() for each in types]
+    return path
+
+
+def test_h5_of_10x_in_both_versions(tmp_path: Path) -> None:
+    genes = COUNTS.shape[1]
+    types = ["Gene Expression"] * (genes - ANTIBODIES) + ["Antibody Capture"] * ANTIBODIES
+    assert (read(tenx(tmp_path / "v3.h5", {"matrix": COUNTS}, types)) != COUNTS[:, :-ANTIBODIES]).nnz == 0
+    assert same(tenx(tmp_path / "v2.h5", {"GRCh38": COUNTS}))
+
+
+def test_h5_of_several_genomes_or_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="matrices of hg19 and mm10; write the genome that you want"):
+        read_counts(tenx(tmp_path / "two.h5", {"hg19": COUNTS, "mm10": COUNTS}))
+    with pytest.raises(UsageError, match="no matrix as 10x writes it"):
+        read_counts(tenx(tmp_path / "none.h5", {}))
+
+
+def folder(path: Path, version: int, counts: Any = COUNTS) -> Path:
+    """A folder as 10x writes it: packed and with types since version 3, plain before."""
+    path.mkdir(parents=True)
+    lists = {
+        "barcodes.tsv": "c-1\n" * counts.shape[0],
+        "features.tsv" if version == 3 else "genes.tsv": "ENSG\tMT-1"
+        + ("\tGene Expression\n" if version == 3 else "\n"),
+    }
+    lists[list(lists)[1]] *= counts.shape[1]
+    io.mmwrite(path / "matrix.mtx", counts.T, field="integer")
+    for name, text in lists.items():
+        (path / name).write_text(text)
+    if version == 3:
+        for each in list(path.iterdir()):
+            each.with_name(each.name + ".gz").write_bytes(gzip.compress(each.read_bytes()))
+            each.unlink()
+    return path
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_folder_of_10x_stands_for_its_matrix(tmp_path: Path, version: int) -> None:
+    assert same(folder(tmp_path / "filtered", version))
+    given = checked_file("--data", str(tmp_path / "filtered"))
+    assert given is not None
+    assert same(Path(given))
+
+
+def test_a_folder_of_genomes_is_read_where_there_is_one_and_names_them_where_there_are_more(tmp_path: Path) -> None:
+    folder(tmp_path / "genomes" / "hg19", 2)
+    assert same(tmp_path / "genomes")
+    folder(tmp_path / "genomes" / "mm10", 2)
+    with pytest.raises(UsageError, match=r"several matrices, hg19/matrix\.mtx, mm10/matrix\.mtx; name one of them"):
+        read_counts(tmp_path / "genomes")
+    with pytest.raises(UsageError, match=r"--data .* holds several matrices"):
+        checked_file("--data", str(tmp_path / "genomes"))
+
+
+def test_a_folder_without_a_matrix_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is a folder without matrix\.mtx\.gz or matrix\.mtx; name a file"):
+        read_counts(tmp_path)
 
 
 INDEX_FAULTS: list[tuple[str, Callable[[Any], Any], str]] = [

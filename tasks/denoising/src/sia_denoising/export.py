@@ -14,9 +14,10 @@ README = """\
     python {module}.py COUNTS OUT.npz
 
 `COUNTS` holds raw counts: a `.npz` as `scipy.sparse.save_npz` writes it or with one dense array (cells x
-genes), an `.h5ad` (`pip install h5py`; its layer `counts`, else `X`), or a 10x `.mtx` with its list of genes or
-barcodes beside it. What is no matrix of counts is refused with the reason, and the exit code is 2. `OUT.npz`
-gets one array, `denoised`, with a row for each cell and a column for each gene of the file. From Python:
+genes), an `.h5ad` (`pip install h5py`; its layer `counts`, else `X`), or what 10x writes: an `.h5`, a `.mtx`
+with its list of genes or barcodes beside it, or the folder of these. What is no matrix of counts is refused
+with the reason, and the exit code is 2. `OUT.npz` gets one array, `denoised`, with a row for each cell and a column
+for each gene of the file. From Python:
 
     from pathlib import Path
 
@@ -39,7 +40,7 @@ def _command():
     from read_counts import NotCounts, read
 
     parser = argparse.ArgumentParser(description="Denoise single-cell counts.")
-    parser.add_argument("counts", type=Path, help="raw counts: .npz, .h5ad, .mtx or .mtx.gz")
+    parser.add_argument("counts", type=Path, help="raw counts: .npz, .h5ad, .h5, .mtx, or a folder of 10x")
     parser.add_argument("out", type=Path, help=".npz to write, with the array denoised: cells x genes")
     options = parser.parse_args()
     if options.out.suffix != ".npz":  # numpy would write to another name

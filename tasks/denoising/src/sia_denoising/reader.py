@@ -1,6 +1,6 @@
-"""Reads raw counts out of the files that people have: ``.npz``, ``.h5ad`` and ``.mtx``.
+"""Reads raw counts out of the files that people have: ``.npz``, ``.h5ad``, and what 10x writes.
 
-Needs numpy and scipy, and h5py for ``.h5ad``. An exported denoiser carries this file along, so it
+Needs numpy and scipy, and h5py for ``.h5ad`` and ``.h5``. An exported denoiser carries this file along, so it
 imports nothing of SIA. A file is hostile until it is checked: indices are compared with the shape
 before scipy's compiled code follows them, and sizes with the memory before anything is allocated.
 """
@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from scipy import io, sparse
 
-ENDINGS = (".npz", ".h5ad", ".mtx", ".mtx.gz")
+ENDINGS = (".npz", ".h5ad", ".h5", ".mtx", ".mtx.gz")
+MATRICES = ("matrix.mtx.gz", "matrix.mtx")
 
 MOST_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 """Arrays larger than half of the machine's memory are refused by what they declare."""
@@ -44,9 +45,11 @@ def read(path: Path) -> sparse.csr_array:
 
     A ``.npz`` is what ``scipy.sparse.save_npz`` writes, holds ``data``, ``indices``, ``indptr`` and
     ``shape`` of a CSR matrix, or one dense array. A ``.h5ad`` gives its layer ``counts``, else ``X``.
-    A ``.mtx`` wants the list of genes or barcodes that 10x puts beside it, which tells its sides apart.
+    A ``.mtx`` wants the list of genes or barcodes that 10x puts beside it, which tells its sides apart;
+    the folder that 10x writes stands for the matrix in it. A ``.h5`` is what 10x writes.
     """
-    readers = {".npz": _npz, ".h5ad": _h5ad, ".mtx": _mtx, ".gz": _mtx}
+    path = located(path)
+    readers = {".npz": _npz, ".h5ad": _h5ad, ".h5": _h5, ".mtx": _mtx, ".gz": _mtx}
     if not path.name.endswith(ENDINGS):
         raise NotCounts(f"{path} is none of {', '.join(ENDINGS)}; convert it to one of them")
     try:
@@ -61,6 +64,25 @@ def read(path: Path) -> sparse.csr_array:
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NotCounts(f"{path} cannot be read: {reason}; check the file, or write it anew") from None
+
+
+def located(path: Path) -> Path:
+    """The file that a path stands for: a folder of 10x for the matrix in it, or in the folder of its one genome."""
+    if not path.is_dir():
+        return path
+    for folders in ([path], sorted(each for each in path.iterdir() if each.is_dir())):
+        found = {
+            folder: next((folder / name for name in MATRICES if (folder / name).is_file()), None) for folder in folders
+        }
+        matrices = [matrix for matrix in found.values() if matrix]
+        if len(matrices) > 1:
+            names = ", ".join(str(matrix.relative_to(path)) for matrix in matrices)
+            raise NotCounts(f"{path} holds several matrices, {names}; name one of them")
+        if matrices:
+            return matrices[0]
+    raise NotCounts(
+        f"{path} is a folder without {' or '.join(MATRICES)}; name a file of counts, or the folder that 10x writes"
+    )
 
 
 def _counts(matrix: Any, path: Path) -> sparse.csr_array:
@@ -188,16 +210,38 @@ def _headers(path: Path) -> dict[str, tuple[int, str]]:
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-# --- .h5ad ------------------------------------------------------------------------
+# --- .h5ad and .h5 ------------------------------------------------------------------
 
 
-def _h5ad(path: Path) -> Any:
-    """The layer ``counts``, else X. Of the rest only the types of the features are read."""
+def _opened(path: Path) -> Any:
     try:
         import h5py
     except ImportError:
         raise NotCounts(f"{path} needs h5py, which is not installed; pip install h5py") from None
-    with h5py.File(path) as file:
+    return h5py.File(path)
+
+
+def _h5(path: Path) -> Any:
+    """The matrix of a 10x file: in the group ``matrix``, or before version 3 in a group for each genome."""
+    with _opened(path) as file:
+        parts = {"data", "indices", "indptr", "shape"}
+        groups = [name for name in file if parts <= set(_names(file, name, path))]
+        if not groups:
+            raise _malformed(path, "no matrix as 10x writes it")
+        if len(groups) > 1:
+            raise _malformed(path, f"matrices of {' and '.join(groups)}; write the genome that you want as .npz")
+        group = groups[0]
+        data, indices, indptr, shape = (_array(file, f"{group}/{name}", path) for name in sorted(parts))
+        # It is called CSC with genes as rows, which is CSR with cells as rows.
+        matrix = _compressed("csr", data, indices, indptr, shape[::-1], path)
+        kinds = "feature_type" in _names(file, f"{group}/features", path)
+        types = _texts(file, f"{group}/features/feature_type", path) if kinds else None
+        return _genes_alone(matrix, types, path)
+
+
+def _h5ad(path: Path) -> Any:
+    """The layer ``counts``, else X. Of the rest only the types of the features are read."""
+    with _opened(path) as file:
         names = {name: f"layers/{name}" for name in _names(file, "layers", path)}
         place = names.get("counts", "X")
         if not _has(file, place, path):
@@ -266,15 +310,22 @@ def _member(file: Any, place: str, path: Path) -> Any:
 
 
 def _feature_types(file: Any, path: Path) -> list[str] | None:
-    """``var["feature_types"]``: an array of text, or codes into categories."""
-    column = "var/feature_types"
+    """``var["feature_types"]``: texts, or codes into categories, which older files keep apart."""
+    column, older = "var/feature_types", "var/__categories/feature_types"
     if "feature_types" not in _names(file, "var", path):
         return None
-    if not {"categories", "codes"} <= set(_names(file, column, path)):
-        return [_text(value) for value in _array(file, column, path)]
-    categories = [_text(value) for value in _array(file, f"{column}/categories", path)]
-    codes = _array(file, f"{column}/codes", path)
+    kept_in = older if _has(file, older, path) else f"{column}/categories"
+    if not _has(file, kept_in, path):
+        return _texts(file, column, path)
+    categories = _texts(file, kept_in, path)
+    codes = _array(file, column if kept_in == older else f"{column}/codes", path)
     return [categories[code] if 0 <= code < len(categories) else "" for code in codes]
+
+
+def _texts(file: Any, place: str, path: Path) -> list[str]:
+    """An array of texts, or the values of one that may have gaps."""
+    values = "values" in _names(file, place, path)
+    return [_text(value) for value in _array(file, f"{place}/values" if values else place, path)]
 
 
 def _names(file: Any, place: str, path: Path) -> list[str]:

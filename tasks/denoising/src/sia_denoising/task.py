@@ -82,7 +82,7 @@ def digest_of(text: str) -> str:
 class Denoising:
     """Task ``denoising``.
 
-    ``data`` is a file of counts (``.npz``, ``.h5ad``, ``.mtx``), without which a tissue of known
+    ``data`` is a file of counts (``.npz``, ``.h5ad``, or what 10x writes), without which a tissue of known
     truth is made up; ``sealed_data`` another one, which the search never sees and the report is
     on; ``reward`` one of the metrics. ``seed`` decides which cells go to which split.
     """

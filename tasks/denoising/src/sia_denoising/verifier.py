@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from sia_core.errors import UsageError
 from sia_core.types import Instance, Limits, Score, VerifierContext
 from sia_denoising.metrics import REWARDS, Judge
 from sia_denoising.problems import Problems
+from sia_denoising.reader import ENDINGS, NotCounts, located
 
 MODULE = "denoiser"
 REQUIRES = ("numpy", "scipy", "scikit-learn")
@@ -85,9 +87,13 @@ def checked_file(option: str, path: str | None) -> str | None:
     """The file's absolute place, which other processes find too; UsageError where there is none."""
     if path is None:
         return None
-    if not os.path.isfile(path):
-        raise UsageError(f"denoising: {option} {path} is not a file; name one of counts: .npz, .h5ad or .mtx")
-    return os.path.abspath(path)
+    try:
+        found = located(Path(path))
+    except NotCounts as error:
+        raise UsageError(f"denoising: {option} {error}") from None
+    if not found.is_file():
+        raise UsageError(f"denoising: {option} {path} is not a file; name one of counts: {', '.join(ENDINGS)}")
+    return os.path.abspath(found)
 
 
 def settings(data: str | None, sealed_data: str | None, reward: str, seed: int) -> Mapping[str, Any]:
