@@ -10,60 +10,75 @@ from scipy import sparse
 PLAN = {}
 
 MOST_CELLS = 3000  # up to so many, components are exact
+BLOCK = 500  # cells or genes that are worked on at once: beside the result, little is dense
+SAMPLE = 100  # cells on which it is found how far to go
+AXES = 100  # principal axes of MAGIC; a plan takes the first of them
 HELD = 1 / 9  # of a cell's depth: what molecular cross-validation holds out
 PER_CELL = 1e4
 MOVED = 0.045  # a gene's mean share of a cell may move by so much
-APART = 0.4  # nats a molecule by which what is made of rates may explain one worse than they do
+FAINT = 1e-10  # added to shares before their logarithm is taken
 TINY = 1e-12
 
 
 def denoise(counts):
     """Expected counts (cells x genes, float32, not negative) of a matrix of counts, dense or sparse."""
-    counts = counts.toarray() if sparse.issparse(counts) else np.asarray(counts)
-    counts = counts.astype(np.float32)
+    counts = sparse.csr_array(counts).astype(np.float32)
     depth = counts.sum(axis=1, dtype=np.float64)
-    filled = depth > 0
-    made = np.zeros_like(counts)
-    if filled.sum() < 3:
-        made[filled] = counts[filled]
-        return made
+    filled = np.flatnonzero(depth)
+    if len(filled) < 3:
+        return counts.toarray()
+    if len(filled) == len(depth):
+        return pipeline(counts, depth)
+    made = np.zeros(counts.shape, dtype=np.float32)
     made[filled] = pipeline(counts[filled], depth[filled])
     return made
 
 
 def pipeline(counts, depth):
-    share = counts / depth[:, None].astype(np.float32)
-    rate = estimate(counts, share, depth)
-    if PLAN["posterior"] == "nb":
-        rate = posterior(counts, rate, depth)
-    if PLAN["rescale"] == "means":
-        rate *= share.mean(axis=0) / np.maximum(rate.mean(axis=0), TINY)
-    rate = normalised(rate)
-    if PLAN["output"] not in ("roots", "rates"):
-        rate = tempered(normalised(expected(rate, np.maximum(depth * HELD * float(PLAN["output"]), 1.0))), rate)
-    deep = depth[:, None].astype(np.float32)
+    share = sparse.diags_array((1 / depth).astype(np.float32)) @ counts
+    points = components(features(share, depth), AXES)
+    rate = estimate(counts, share, depth, points[:, : int(PLAN["components"])])
+    if PLAN["output"] != "roots":
+        plain = rate.copy()
+        heeded(rate, counts, share, depth)
+        toward(rate, plain, share, depth, points)
     if PLAN["clip"] == "seen":
-        rate = normalised(np.minimum(rate * deep, np.maximum(counts.max(axis=0), 1)))
-    return kept(rate, share) * deep
+        most = np.maximum(counts.max(axis=0).toarray(), 1)
+        for rows in blocks(len(rate)):
+            rate[rows] = np.minimum(rate[rows], most / depth[rows, None])
+        normalise(rate)
+    keep(rate, share)
+    rate *= depth[:, None].astype(np.float32)
+    return rate
+
+
+def blocks(size):
+    return [slice(at, min(at + BLOCK, size)) for at in range(0, size, BLOCK)]
 
 
 def normalised(rate):
     return rate / np.maximum(rate.sum(axis=1, keepdims=True), TINY)
 
 
+def normalise(rate):
+    rate /= np.maximum(rate.sum(axis=1, keepdims=True), TINY)
+
+
 # --- Rates ------------------------------------------------------------------------
 
 
-def estimate(counts, share, depth):
+def estimate(counts, share, depth, points):
     """Each gene's share of a cell's expression, from cells like it."""
-    points = components(features(share, depth), int(PLAN["components"]))
     rate = averaged(points, share, int(PLAN["neighbours"]))
     if PLAN["scales"] == "2":
-        rate = (rate + averaged(points, share, 2 * int(PLAN["neighbours"]))) / 2
+        rate += averaged(points, share, 2 * int(PLAN["neighbours"]))
+    normalise(rate)
     if PLAN["rank"] != "0":
-        rate = 0.7 * normalised(rate) + 0.3 * factorised(counts, points, int(PLAN["rank"]))
-    own = float(PLAN["own"])
-    return (1 - own) * normalised(rate) + own * share
+        rate *= 0.7
+        use, programs = factorised(counts, points, int(PLAN["rank"]))
+        for rows in blocks(len(rate)):
+            rate[rows] += 0.3 * normalised(use[rows] @ programs)
+    return rate
 
 
 def features(share, depth):
@@ -74,12 +89,13 @@ def features(share, depth):
 
 
 def components(values, wanted):
-    """Scores of the cells on the principal axes; the mean is left in."""
+    """Scores of the cells on the principal axes, the longest first; the mean is left in."""
     wanted = min(wanted, min(values.shape) - 1)
-    if len(values) <= MOST_CELLS:
+    if values.shape[0] <= MOST_CELLS:
+        values = values.toarray() if sparse.issparse(values) else values
         inner = (values @ values.T).astype(np.float64)
         length, vectors = np.linalg.eigh(inner)
-        return vectors[:, -wanted:] * np.sqrt(np.maximum(length[-wanted:], 0))
+        return (vectors[:, -wanted:] * np.sqrt(np.maximum(length[-wanted:], 0)))[:, ::-1]
     basis = np.random.default_rng(0).normal(size=(values.shape[1], wanted + 10)).astype(np.float32)
     for _ in range(4):
         basis = np.linalg.qr(values.T @ (values @ basis))[0]
@@ -90,10 +106,15 @@ def components(values, wanted):
 def averaged(points, share, knn):
     """Shares after a few steps of a random walk over near cells."""
     step = walk(points, knn, float(PLAN["decay"]))
-    values = np.sqrt(share) if PLAN["output"] == "roots" else share
-    for _ in range(int(PLAN["t"])):
-        values = step @ values
-    return np.square(values) if PLAN["output"] == "roots" else values
+    columns = share.tocsc()
+    made = np.empty(share.shape, dtype=np.float32)
+    for genes in blocks(share.shape[1]):
+        values = columns[:, genes].toarray()
+        values = np.sqrt(values) if PLAN["output"] == "roots" else values
+        for _ in range(int(PLAN["t"])):
+            values = step @ values
+        made[:, genes] = np.square(values) if PLAN["output"] == "roots" else values
+    return made
 
 
 def walk(points, knn, decay):
@@ -103,8 +124,8 @@ def walk(points, knn, decay):
     most = min(3 * knn, cells - 1)
     square = (points**2).sum(axis=1)
     nearest, distance = [], []
-    for at in range(0, cells, 1000):
-        rows = np.arange(at, min(at + 1000, cells))
+    for block in blocks(cells):
+        rows = np.arange(block.start, block.stop)
         apart = square[rows, None] + square[None] - 2 * points[rows] @ points.T
         apart[np.arange(len(rows)), rows] = -1.0  # a cell stands first among its own neighbours
         near = np.argpartition(apart, most, axis=1)[:, : most + 1]
@@ -121,7 +142,7 @@ def walk(points, knn, decay):
 
 
 def factorised(counts, points, rank, rounds=12):
-    """Shares from a Poisson factorisation (Lee and Seung 2001), begun from groups of near cells."""
+    """A Poisson factorisation (Lee and Seung 2001), begun from groups of near cells: use of programs, and programs."""
     rank = min(rank, len(points) - 1)
     random = np.random.default_rng(0)
     middle = points[random.permutation(len(points))[:rank]]
@@ -130,33 +151,117 @@ def factorised(counts, points, rank, rounds=12):
         group = apart.argmin(axis=1)
         for each in set(group.tolist()):
             middle[each] = points[group == each].mean(axis=0)
-    depth = counts.sum(axis=1, keepdims=True)
-    use = (np.eye(rank, dtype=np.float32)[group] * 0.8 + 0.2 / rank) * depth
+    member = np.eye(rank, dtype=np.float32)[group]
+    use = (member * 0.8 + 0.2 / rank) * counts.sum(axis=1)[:, None]
     whole = counts.sum(axis=0) / counts.sum()
-    sums = np.eye(rank, dtype=np.float32)[group].T @ counts
+    sums = member.T @ counts
     programs = 0.9 * sums / np.maximum(sums.sum(axis=1, keepdims=True), 1) + 0.1 * whole
     for _ in range(rounds):
-        use *= (counts / np.maximum(use @ programs, TINY)) @ programs.T / np.maximum(programs.sum(axis=1), TINY)
-        ratio = counts / np.maximum(use @ programs, TINY)
-        programs *= (use.T @ ratio) / np.maximum(use.sum(axis=0)[:, None], TINY)
-    return normalised(use @ programs)
+        total, heard = np.maximum(programs.sum(axis=1), TINY), np.zeros_like(programs)
+        for rows in blocks(len(use)):
+            seen = counts[rows].toarray()
+            use[rows] *= (seen / np.maximum(use[rows] @ programs, TINY)) @ programs.T / total
+            heard += use[rows].T @ (seen / np.maximum(use[rows] @ programs, TINY))
+        programs *= heard / np.maximum(use.sum(axis=0)[:, None], TINY)
+    return use, programs
 
 
-def posterior(counts, rate, depth):
-    """The mean of a gamma around each rate, once the cell's own counts are seen (negative binomial).
+# --- The cell's own counts --------------------------------------------------------------
+
+
+def heeded(rate, counts, share, depth):
+    """Rates pulled to the cell's own counts, in place."""
+    own = np.float32(PLAN["own"])
+    if own:
+        for rows in blocks(len(rate)):
+            rate[rows] = (1 - own) * rate[rows] + own * share[rows].toarray()
+    if PLAN["posterior"] == "nb":
+        posterior(rate, counts, depth)
+    if PLAN["rescale"] == "means":
+        rate *= (share.mean(axis=0) / np.maximum(rate.mean(axis=0), TINY)).astype(np.float32)
+    normalise(rate)
+
+
+def posterior(rate, counts, depth):
+    """The mean of a gamma around each rate, once the cell's own counts are seen (negative binomial); in place.
 
     A gene's dispersion is what its counts vary more than a Poisson would around the rates.
     """
-    mean = rate * depth[:, None].astype(np.float32)
-    excess = ((counts - mean) ** 2 - mean).sum(axis=0, dtype=np.float64)
-    dispersion = np.clip(excess / np.maximum((mean**2).sum(axis=0, dtype=np.float64), TINY), 0, 10)
+    excess, squares, total = np.zeros((3, rate.shape[1]))
+    for rows in blocks(len(rate)):
+        mean = rate[rows] * depth[rows, None].astype(np.float32)
+        square = mean**2
+        excess += ((counts[rows].toarray() - mean) ** 2 - mean).sum(axis=0, dtype=np.float64)
+        squares += square.sum(axis=0, dtype=np.float64)
+        total += mean.sum(axis=0, dtype=np.float64)
+    dispersion = np.clip(excess / np.maximum(squares, TINY), 0, 10)
     # A gene with few counts says little of its dispersion.
-    total = mean.sum(axis=0, dtype=np.float64)
     dispersion = (dispersion * total / (total + 20)).astype(np.float32)
-    return rate * (1 + dispersion * counts) / (1 + dispersion * mean)
+    for rows in blocks(len(rate)):
+        mean = rate[rows] * depth[rows, None].astype(np.float32)
+        rate[rows] *= (1 + dispersion * counts[rows].toarray()) / (1 + dispersion * mean)
 
 
 # --- From rates to the counts that a metric of logarithms asks for ---------------------
+
+
+def toward(rate, plain, share, depth, points):
+    """Rates turned into what the plan puts out, as far as that is no farther from the average shares than MAGIC is.
+
+    Average shares are nearest to the truth. Half of the way is for the cell's own counts, what is left for logarithms.
+    """
+    some = np.unique(np.linspace(0, len(rate) - 1, SAMPLE).astype(int))
+    most = apart(plain[some], roots(points, share, some))
+    part = least(rate[some], plain[some], plain[some], share[some], most / 2)
+    for rows in blocks(len(rate)):
+        rate[rows] = between(rate[rows], plain[rows], part)
+    part = least(asked(rate[some], depth[some]), rate[some], plain[some], share[some], most)
+    for rows in blocks(len(rate)):
+        rate[rows] = between(asked(rate[rows], depth[rows]), rate[rows], part)
+
+
+def least(made, near, plain, share, most):
+    """The least part of the way to what is near that takes shares within a distance of the average ones."""
+
+    def within(part):
+        found = between(made, near, part).copy()
+        keep(found, share)
+        return (apart(plain, found) <= most).all()
+
+    if within(0):
+        return 0
+    beyond, part = 0, 1
+    for _ in range(5):
+        middle = (beyond + part) / 2
+        beyond, part = (beyond, middle) if within(middle) else (middle, part)
+    return part
+
+
+def asked(rate, depth):
+    """The rates, or where the plan says so expected logarithms at some multiple of the depth that is held out."""
+    if PLAN["output"] == "rates":
+        return rate
+    return normalised(expected(rate, np.maximum(depth * HELD * float(PLAN["output"]), 1.0)))
+
+
+def roots(points, share, some):
+    """MAGIC of some cells: averages of roots, squared."""
+    step = walk(points, 5, 1.0)
+    return normalised(np.square((step[some] @ step @ step @ np.sqrt(share)).toarray()))
+
+
+def apart(plain, made):
+    """How far shares are from the average ones: mean square of logarithms, and nats a molecule."""
+    logarithms = np.log1p(PER_CELL * made) - np.log1p(PER_CELL * plain)
+    nats = plain * (np.log(plain + FAINT) - np.log(made + FAINT))
+    return np.array([np.square(logarithms).mean(), nats.sum(axis=1).mean()])
+
+
+def between(made, plain, part):
+    """Shares whose logarithms lie between those of two matrices, a part of the way to the second."""
+    if part == 0:
+        return made
+    return normalised(np.expm1((1 - part) * np.log1p(PER_CELL * made) + part * np.log1p(PER_CELL * plain)))
 
 
 def expected(rate, depth):
@@ -185,18 +290,8 @@ def log_means(grid, depth):
     return np.log1p(PER_CELL * k / depth[:, None]) @ chance.T
 
 
-def tempered(made, rate):
-    """``made``, mixed with the rates until it explains a molecule nearly as well as they do."""
-    for _ in range(20):
-        apart = (rate * np.log(np.maximum(rate, TINY) / np.maximum(made, TINY))).sum(axis=1)
-        if apart.mean() <= APART:
-            break
-        made = 0.9 * made + 0.1 * rate
-    return made
-
-
-def kept(rate, share):
-    """Rates whose mean share no gene moves far from that in the counts; others make room."""
+def keep(rate, share):
+    """Moves no gene's mean share far from that in the counts, in place; others make room."""
     before = share.mean(axis=0)
     for _ in range(20):
         after = rate.mean(axis=0)
@@ -204,5 +299,5 @@ def kept(rate, share):
         far = np.abs(after - wanted) > 1e-3
         if not far.any():
             break
-        rate = normalised(rate * np.where(far, wanted / np.maximum(after, TINY), 1).astype(np.float32))
-    return rate
+        rate *= np.where(far, wanted / np.maximum(after, TINY), 1).astype(np.float32)
+        normalise(rate)
