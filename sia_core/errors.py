@@ -23,7 +23,7 @@ class LedgerError(UsageError):
     """A run's folder cannot be used: corrupt, locked by another process, from a newer version, or closed."""
 
 
-class HarnessError(SiaError):
+class HarnessError(UsageError):
     """A harness tree or an edit of it is not acceptable: unknown path, fixed file, ambiguous match."""
 
 

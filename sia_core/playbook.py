@@ -92,7 +92,7 @@ class Playbook(BaseModel):
         try:
             return cls.model_validate(tomllib.loads(content.decode()))
         except ValidationError as error:
-            first = error.errors()[0]
-            raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            place, what = ".".join(map(str, error.errors()[0]["loc"])), error.errors()[0]["msg"]
+            raise UsageError(f"{path}: {place}: {what if place != 'edit' else 'each is a table [[edit]]'}") from None
         except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or deeper than Python reads
             raise UsageError(f"{path}: not a TOML file: {error}") from None

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from sia_core import __version__
 from sia_core.advice import advice
-from sia_core.errors import LedgerError, PluginError, UsageError
+from sia_core.errors import LedgerError, PluginError, SiaError, UsageError
 from sia_core.plugins import Plugins, Source
 from sia_core.run import record
 from sia_core.run.approval import Approval, Rules, answer
@@ -80,8 +80,7 @@ def start(
 ) -> Path:
     """Check all that can be checked, then start a run. Returns its folder when it is finished.
 
-    Its verifier draws by ``secret``, a new one by default. What the first harness, the policy or an
-    option makes impossible is a UsageError that leaves no run behind.
+    Its verifier draws by ``secret``, a new one by default. An error before any answer was scored leaves no run.
     """
     secret = secret or new_secret()
     config, task = checked(config, plugins)
@@ -108,7 +107,7 @@ def start(
             _drive(config, task, ledger, secret, backend, plugins, observers)
         except LedgerError:  # such as a full disk: the run goes on when that is mended
             raise
-        except UsageError:
+        except SiaError:
             if _holds_nothing(ledger):
                 ledger.close()
                 shutil.rmtree(folder)

@@ -7,8 +7,7 @@ import json
 import random
 import sys
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,13 @@ from sia_cli.configuration import config_from, config_of, earned_of
 from sia_compare.arms import ARMS, MANIFEST, QUICK, USUAL, Cell, Design, begun
 from sia_compare.command import asked, print_result
 from sia_compare.doing import Doing
-from sia_compare.result import _possible, result
+from sia_compare.result import result
 from sia_compare.statistics import contrast, flipped, holm, least_p, over_cases, over_seeds
 from sia_core.errors import UsageError
 from sia_core.run.intervals import beside, estimate
 from sia_core.run.ledger import Ledger
 
+METRIC = {"name": "right", "direction": "maximize", "bounds": [0.0, 1.0]}
 DESIGN = Design(("--plugin", "fake"), ("--policy", "tiny"), (), QUICK, 3, "rollouts=100")
 
 
@@ -221,7 +221,7 @@ def finish(folder: Path, cell: Cell, rewards: Sequence[float], rollouts: float =
     with Ledger.create(folder / cell.name) as ledger:
         plan = {"levers": ["harness"], "seed": cell.seed, "repeats": 1}
         config = {"plan": plan, "improver": "playbook", "budget": {}, "engine": None}
-        about = {"task": "fake", "metric": {"name": "right", "direction": "maximize"}, "version": "0.1.0"}
+        about = {"task": "fake", "metric": METRIC, "version": "0.1.0"}
         ledger.record("run", {"config": config, **about})
         ledger.record("draft", "d" * 64)
         ledger.record("closed", {"why": "all generations are done"})
@@ -260,13 +260,17 @@ def test_a_comparison_says_what_each_lever_added_alone_and_together(tmp_path: Pa
     }
 
 
-def test_an_interval_ends_where_the_metric_does() -> None:
-    near = asdict(contrast("both", {"both": 1}, {"both": {0: {"a": 1.0, "b": 1.0, "c": 0.9}, 1: {"a": 0.9, "b": 1.0}}}))
-    assert near["cases"]["ci95"][1] > 1
-    assert near["seeds"]["ci95"][1] > 1
-    for bounds, most in (((0.0, 1.0), 1.0), (None, near["cases"]["ci95"][1])):
-        assert _possible(deepcopy(near), bounds)["cases"]["ci95"] == (near["cases"]["ci95"][0], most)
-    assert _possible(deepcopy(near), (0.0, 1.0))["seeds"]["ci95"][1] == 1.0
+def test_intervals_of_means_and_differences_end_where_the_metric_does(tmp_path: Path) -> None:
+    design = replace(DESIGN, arms=("none", "both"), seeds=2)
+    for seed in range(2):
+        finish(tmp_path, Cell("none", seed), [0.0, 0.0, 0.1 * seed])
+        finish(tmp_path, Cell("both", seed), [1.0, 1.0, 1.0 - 0.1 * seed])
+    found = result(tmp_path, design)
+    none, both = (arm["final"] for arm in found["arms"])
+    for over in ("cases", "seeds"):
+        assert none[over]["ci95"][0] == 0.0
+        assert both[over]["ci95"][1] == 1.0
+        assert found["comparisons"][0][over]["ci95"][1] == found["attribution"][0][over]["ci95"][1] == 1.0
 
 
 def test_each_arm_is_tested_against_doing_nothing_and_plain_sampling(tmp_path: Path) -> None:

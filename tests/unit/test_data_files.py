@@ -155,7 +155,7 @@ def test_the_verifier_reads_the_cases_of_the_file_and_names_its_lines(tmp_path: 
         ("cases.jsonl", CSV, "line 1: not JSON"),
         ("cases.jsonl", CSV, "(char 0); each line is one JSON object"),
         ("cases.jsonl", b'{"text": "a", "label": 1}\n', "line 1: no `answer` among `text`, `label`; name the column"),
-        ("cases.json", b'{"data": []}', "data is one mapping, of `data`; give a list of rows"),
+        ("cases.json", b'{"data": []}', "cases.json is one mapping, of `data`; give the list of rows alone"),
         ("cases.json", json.dumps(ROWS).encode()[:-3], "not JSON: "),
         ("cases.json", json.dumps([*ROWS, 3]).encode(), "row 9: a int; a case is an object such as"),
         ("cases.json", json.dumps([*ROWS, ROWS[0]]).encode(), "row 9: the same input as in row 1;"),

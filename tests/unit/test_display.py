@@ -117,3 +117,13 @@ def test_a_closed_stream_stops_no_display(stream: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, stream, None)
     with closing(Display()) as display:
         display(Event("generation.started", {"index": 0, "incumbent": "a"}))
+
+
+def test_a_verdict_in_a_log_ends_its_interval_where_the_metric_does(log: Log) -> None:
+    metric = {"name": "error", "direction": "minimize", "bounds": (0.0, 1.0)}
+    about = {"sandbox": {"name": "process", "lacks": []}, "gate": 21, "budget": {}, "generations": 1}
+    log.tell("run.started", run="r", metric=metric, **about)
+    why = "better: gain +0.9524 [+0.8590, +1.0457] over 21 instances"
+    gate = {"delta": -0.9524, "ci95": [-1.0457, -0.8590]}
+    said = log.tell("candidate.gated", name="c", outcome="promoted", why=why, gate=gate)
+    assert "gain +0.9524 [+0.8590, +1.0000] over 21 instances" in said

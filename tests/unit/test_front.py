@@ -144,7 +144,7 @@ def test_a_folder_and_a_task_are_told_apart(config: Callable[..., Config], tmp_p
     ("arguments", "says"),
     [
         (("my_agent", ROWS), r"agent 'my_agent' is neither a folder in /.* nor a task here: lawbench"),
-        ((3, ROWS), r"agent is a int; give a folder, a function solve\(instance, ctx\), or a task"),
+        ((3, ROWS), r"agent 3 is neither a folder, a function solve\(instance, ctx\) nor a task; give one"),
         ((one, ROWS), r"one cannot be an agent: too many positional arguments; write def one\(instance, ctx\)"),
         ((waits, ROWS), r"waits is async, and an agent is not awaited; write def waits\(instance, ctx\)"),
         ((solve,), r"--harness needs cases to run on"),
@@ -162,7 +162,7 @@ def test_what_cannot_be_a_run_is_refused_with_what_to_do(
 def test_functions_to_try_need_a_function_to_begin_with(config: Callable[..., Config], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"put a playbook.toml into its folder"):
         config(tmp_path, ROWS, improver=reads)
-    with pytest.raises(UsageError, match=r"improver is a int; give a name, a function, or a list of functions"):
+    with pytest.raises(UsageError, match=r"improver: 3 is no function; give a name, a function,"):
         config(solve, ROWS, improver=3)
 
 
@@ -268,9 +268,9 @@ def test_a_value_that_json_has_not_is_named(value: Any) -> None:
         (["a"], r"row 0: a str; a case is an object such as"),
         (pandas.DataFrame({"x": [1.0, None], "answer": [1, 2]}), r"row 1: it holds a NaN .* dropna\(\)"),
         ([{"input": object(), "answer": 1}], r"row 0: .*object is not JSON serializable; make it a text"),
-        ({"input": [1], "answer": [1]}, r"data is one mapping, of `input`, `answer`; give a list of rows, or one part"),
+        ({"input": [1], "answer": [1]}, r"data is one mapping, of `input`, `answer`; give the list of rows alone"),
         ([{"input": 1, "answer": {1}}], r"row 0: .*set is not JSON serializable; make it a text"),
-        (3, r"data is a int; give a path, a list of mappings, a frame or a data set"),
+        (3, r"data is of type int; give a path, a list of mappings, a frame or a data set"),
     ],
 )
 def test_rows_that_are_no_cases_are_refused_by_their_place(data: Any, says: str) -> None:

@@ -110,7 +110,7 @@ def test_what_was_sorted_out_before_a_full_evaluation_is_told_and_nothing_where_
     sorted_out = {"checked": 5, "not_running": 2, "refused": 0, "failed": 1, "screened": 1, "compared": 2}
     shown = printed(capsys, triage=sorted_out)
     assert "Dropped early: of 5 harnesses that were checked 2 did not run;" in shown
-    assert "of 4 candidates 0 were refused, 1 failed, 1 were not better than the incumbent on search." in shown
+    assert "of 4 candidates 0 were refused, 1 failed, 1 was not better than the incumbent on search." in shown
     assert "Dropped early" not in printed(capsys, triage=dict.fromkeys(sorted_out, 0))
 
 

@@ -674,6 +674,25 @@ def test_a_first_harness_that_does_not_run_leaves_no_run_behind_and_its_name_fre
     assert runs_in(runs) == [folder]
 
 
+@pytest.mark.real
+@pytest.mark.parametrize("check", ["print('hello')", "raise SystemExit('broken')"])
+def test_a_verifier_that_judges_nothing_leaves_no_run_behind_and_its_name_free(real: Path, check: str) -> None:
+    (real / "check.py").write_text(check)
+    config = Config(cases(real), Plan(generations=0), verifier=f"command:python3 {real / 'check.py'}")
+    with pytest.raises(SiaError, match="the verifier's command"):
+        start(config, real / "runs", Plugins.discover(), [], "fix-1")
+    assert list((real / "runs").iterdir()) == []
+
+
+@pytest.mark.real
+def test_a_library_that_a_first_harness_cannot_have_is_the_users_mistake(real: Path) -> None:
+    config = Config(cases(real), Plan(generations=0))
+    (real / "agent" / "harness.toml").write_text('requires = ["sklearn"]\n')
+    with pytest.raises(UsageError, match="requires 'sklearn'"):
+        start(config, real / "runs", Plugins.discover(), [])
+    assert list((real / "runs").iterdir()) == []
+
+
 def test_a_run_that_paid_for_a_call_is_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def paid(config: Config, task: Task, ledger: Ledger, *_: Any) -> None:
         ledger.record("calls/draft/0123/reply", {"dollars": 1.0})

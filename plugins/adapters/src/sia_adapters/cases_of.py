@@ -85,10 +85,13 @@ def line_of(case: Mapping[str, Any], where: str) -> str:
         raise UsageError(f"{where}: {error}; make it a text, a number, a list or a mapping first") from None
 
 
-def by_split(data: Mapping[Any, Any]) -> Iterator[Mapping[str, Any]]:
+def by_split(data: Mapping[Any, Any], where: str = "data") -> Iterator[Mapping[str, Any]]:
     """The rows of a mapping from the names of splits; UsageError where it is none."""
     if not data or not all(str(name).casefold() in SPLIT_NAMES for name in data):
-        raise UsageError(f"data is one mapping, of {_listed(data)}; give a list of rows, or one part: data[...]")
+        raise UsageError(
+            f"{where} is one mapping, of {_listed(data)}; give the list of rows alone, or a list for each of the "
+            "splits train, validation and test"
+        )
     for name, part in data.items():
         for row in _rows(part):
             yield {**row, "split": str(name)} if isinstance(row, Mapping) else row
@@ -104,7 +107,9 @@ def _rows(data: Any) -> Iterable[Any]:
     elif isinstance(data, Iterable):
         rows = data
     else:
-        raise UsageError(f"data is a {type(data).__name__}; give a path, a list of mappings, a frame or a data set")
+        raise UsageError(
+            f"data is of type {type(data).__name__}; give a path, a list of mappings, a frame or a data set"
+        )
     return rows
 
 

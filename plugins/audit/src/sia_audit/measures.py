@@ -18,10 +18,11 @@ from sia_audit.findings import Finding, Verdict
 from sia_audit.separation import Separation
 from sia_core.evidence import Rollout
 from sia_core.run.gate import Levels, affordable
-from sia_core.run.intervals import estimate, in_units
+from sia_core.run.intervals import estimate
 from sia_core.run.plan import Plan
 from sia_core.run.power import smallest_gain
 from sia_core.types import LARGEST_REWARD, Task
+from sia_reading.possible import to_read
 
 NOISE_ANSWERS = 24
 NOISE_SECONDS = 15.0
@@ -112,7 +113,7 @@ def judge_headroom(bench: Bench, separation: Separation, plan: Plan) -> tuple[li
     allowed = affordable(plan.comparisons, gate)
     sees = smallest_gain(gate, Levels(plan.comparisons, gate, plan.earned or 0.0).level(0)) * span
     room = upper - mean.value
-    first_harness = in_units(metric.direction, asdict(mean))
+    first_harness = to_read(metric.direction, asdict(mean), metric.bounds)
     figures = {"first_harness": first_harness, "upper": metric.reward(upper), "bounded": bounds is not None,
                "best_class": metric.reward(best), "room": room, "gate": gate, "comparisons": allowed,
                "smallest_gain": sees}  # fmt: skip

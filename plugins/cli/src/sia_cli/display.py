@@ -31,6 +31,8 @@ from rich.text import Text
 from sia_cli import figures
 from sia_cli.output import plain
 from sia_core.hookspecs import Event
+from sia_core.run.intervals import in_units
+from sia_reading.possible import to_read
 
 QUIET_SECONDS = 30.0
 """Seconds without a line after which a log is told what is under way."""
@@ -62,6 +64,7 @@ class Display:
         self._sweeps: dict[tuple[str, str], Sweep] = {}
         self._names: dict[str, str] = {}
         self._budget: Mapping[str, float] = {}
+        self._metric: Mapping[str, Any] = {}
         self._generations, self._rollouts, self._began = 0, 0, time.monotonic()
         self._phase, self._spoke = "setting up", self._began
         self._mutex, self._closed = threading.RLock(), threading.Event()
@@ -123,10 +126,11 @@ class Display:
         **about: Any,
     ) -> None:
         self._budget, self._generations, self._phase = budget, generations, "first agent"
+        self._metric = metric or {}
         if "task" in about:
             self._say((run, "bold"), f": {figures.made_of({**about, 'budget': budget})}")
         self._say(f"sandbox {sandbox['name']}, {gate} instances on the gate")
-        if told := figures.better(metric or {}):
+        if told := figures.better(self._metric):
             self._say(told)
         if sandbox["lacks"]:
             self._say((f"This sandbox does not guarantee: {', '.join(sandbox['lacks'])}.", "yellow"))
@@ -199,8 +203,11 @@ class Display:
         if score:
             self._bars.update(sweep.bar, score=score)
 
-    def _on_candidate_gated(self, *, name: str, outcome: str, why: str, **_: Any) -> None:
+    def _on_candidate_gated(self, *, name: str, outcome: str, **row: Any) -> None:
         self._clear()
+        direction = self._metric.get("direction", "maximize")
+        row = in_units(direction, row)  # as it is recorded: events have the metric's units
+        why = to_read(direction, row, self._metric.get("bounds"))["why"]
         self._say("  ", figures.mark(outcome), f" {one_line(name)}: {one_line(why)}")
 
     def _on_seal_started(self, *, which: str, why: str, **_: Any) -> None:

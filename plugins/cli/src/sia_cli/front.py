@@ -106,7 +106,7 @@ def _agent(agent: Any, others: Sequence[Callable[..., Any]], inputs: Path, plugi
         return {"plugin": agent}
     if isinstance(agent, str):
         raise UsageError(f"agent {agent!r} is neither a folder in {os.getcwd()} nor a task here: {', '.join(tasks)}")
-    raise UsageError(f"agent is a {type(agent).__name__}; give a folder, a function solve(instance, ctx), or a task")
+    raise UsageError(f"agent {agent!r} is neither a folder, a function solve(instance, ctx) nor a task; give one")
 
 
 def _functions(improver: Any) -> Sequence[Callable[..., Any]]:
@@ -115,7 +115,9 @@ def _functions(improver: Any) -> Sequence[Callable[..., Any]]:
         return ()
     functions = [improver] if callable(improver) else improver
     if not isinstance(functions, Sequence) or not all(map(callable, functions)):
-        raise UsageError(f"improver is a {type(improver).__name__}; give a name, a function, or a list of functions")
+        parts = functions if isinstance(functions, Sequence) else [functions]
+        wrong = ", ".join(repr(each)[:60] for each in parts if not callable(each))
+        raise UsageError(f"improver: {wrong} is no function; give a name, a function, or a list of functions")
     return functions
 
 

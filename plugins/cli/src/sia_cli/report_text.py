@@ -114,9 +114,11 @@ def triaged(triage: Mapping[str, int]) -> str:
     if triage.get("checked"):
         told.append(f"of {triage['checked']} harnesses that were checked {triage['not_running']} did not run")
     if lost := triage.get("refused", 0) + triage.get("failed", 0) + triage.get("screened", 0):
+        tried, refused, screened = lost + triage["compared"], triage["refused"], triage.get("screened", 0)
         told.append(
-            f"of {lost + triage['compared']} candidates {triage['refused']} were refused, {triage['failed']} failed, "
-            f"{triage.get('screened', 0)} were not better than the incumbent on search"
+            f"of {tried} candidate{'s' * (tried != 1)} {refused} {'was' if refused == 1 else 'were'} refused, "
+            f"{triage['failed']} failed, {screened} {'was' if screened == 1 else 'were'} not better than the incumbent "
+            "on search"
         )
     return f"Dropped early: {'; '.join(told)}." if told else ""
 

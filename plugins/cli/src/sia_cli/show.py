@@ -163,8 +163,8 @@ def _show_answers(ledger: Ledger, count: int, trust: bool, as_json: bool) -> int
 
 def _show_candidate(ledger: Ledger, name: str, as_json: bool) -> int:
     from sia_core.errors import UsageError
-    from sia_core.run.intervals import in_units
     from sia_core.run.record import RunRecord
+    from sia_reading.possible import to_read
     from sia_runtime.sandbox_hints import with_hints
 
     record = RunRecord(ledger)
@@ -174,10 +174,11 @@ def _show_candidate(ledger: Ledger, name: str, as_json: bool) -> int:
     if row is None:
         raise UsageError(f"no candidate {name!r} in {ledger.folder.name}; there are: {', '.join(rows) or 'none yet'}")
     text = record.diff(row["generation"], row["candidate"])
+    seen = to_read(metric.get("direction", ""), row, metric.get("bounds"))
     if as_json:
-        print_json({**in_units(metric.get("direction", ""), row), "diff": text})
+        print_json({**seen, "diff": text})
         return 0
-    told = "\n".join(with_hints(row["why"]))
+    told = "\n".join(with_hints(seen["why"]))
     print(shown(f"{row['name']}: {mark(row['outcome'])[0]}"))
     print(shown(f"reason: {row['reason']}\npredicted gain: {row['predicted']:+.4f}\nverdict: {told}\n"))
     if sys.stdout.isatty():

@@ -5,18 +5,19 @@ Read from the runs' own records alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from sia_compare.arms import Cell, Design
-from sia_compare.statistics import ALPHA, Contrast, Scores, contrast, holm, least_p
+from sia_compare.statistics import ALPHA, Scores, contrast, holm, least_p
 from sia_core.errors import LedgerError
 from sia_core.run.intervals import in_units
 from sia_core.run.ledger import Ledger, readable
 from sia_core.run.record import RunRecord
+from sia_reading.possible import clipped
 from sia_reading.report import build
 
 BASE, SAMPLING, BOTH = "none", "best-of-n", "both"
@@ -50,8 +51,11 @@ def result(folder: Path, design: Design) -> dict[str, Any]:
         arm: {cell.seed: outcome.cases for cell, outcome in found.items() if cell.arm == arm} for arm in design.arms
     }
     metric = _metric(folder, found)
-    compared = _tested([contrast(f"{a} − {b}", {a: 1, b: -1}, scores) for a, b in _pairs(design.arms)])
-    attributed = [contrast(name, weights, scores) for name, weights in ATTRIBUTION if set(weights) <= set(design.arms)]
+    contrasts = [_contrast(f"{a} − {b}", {a: 1, b: -1}, scores, metric) for a, b in _pairs(design.arms)]
+    compared = _tested([each for each in contrasts if each])
+    attributed = [
+        _contrast(name, weights, scores, metric) for name, weights in ATTRIBUTION if set(weights) <= set(design.arms)
+    ]
     return {
         "folder": folder.name,
         "design": asdict(design),
@@ -59,9 +63,9 @@ def result(folder: Path, design: Design) -> dict[str, Any]:
         "direction": metric.get("direction", "maximize"),
         "finished": len(found),
         "runs": len(design.cells()),
-        "arms": [_arm(arm, found, contrast(arm, {arm: 1}, scores), metric.get("bounds")) for arm in design.arms],
+        "arms": [_arm(arm, found, _contrast(arm, {arm: 1}, scores, metric)) for arm in design.arms],
         "comparisons": compared,
-        "attribution": [asdict(each) for each in attributed if each],
+        "attribution": [each for each in attributed if each],
         "cannot_conclude": list(_limits(design, found, compared)),
     }
 
@@ -104,10 +108,8 @@ def _pairs(arms: tuple[str, ...]) -> list[tuple[str, str]]:
     return pairs or [(arm, arms[0]) for arm in arms[1:]]
 
 
-def _tested(contrasts: list[Contrast | None]) -> list[dict[str, Any]]:
+def _tested(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Differences with their p-values, adjusted for how many there are."""
-    known = [each for each in contrasts if each]
-    rows = [asdict(each) for each in known]
     for over in ("cases", "seeds"):
         tested = [row for row in rows if row[over]["p"] is not None]
         adjusted = holm([row[over]["p"] for row in tested])
@@ -116,28 +118,33 @@ def _tested(contrasts: list[Contrast | None]) -> list[dict[str, Any]]:
     return rows
 
 
-def _arm(
-    arm: str, found: Mapping[Cell, Outcome], mean: Contrast | None, bounds: Sequence[float] | None
-) -> dict[str, Any]:
+def _arm(arm: str, found: Mapping[Cell, Outcome], mean: dict[str, Any] | None) -> dict[str, Any]:
     outcomes = [outcome for cell, outcome in found.items() if cell.arm == arm]
     kinds = ("rollouts", "tokens", "seconds", "dollars")
     return {
         "arm": arm,
         "finished": len(outcomes),
         "initial": fmean(each.initial for each in outcomes) if outcomes else None,
-        "final": _possible(asdict(mean), bounds) if mean else None,
+        "final": mean,
         "accepted": fmean(each.accepted for each in outcomes) if outcomes else None,
         "spent": {kind: fmean(each.spent.get(kind, 0.0) for each in outcomes) for kind in kinds} if outcomes else {},
     }
 
 
-def _possible(mean: dict[str, Any], bounds: Sequence[float] | None) -> dict[str, Any]:
-    """A mean with intervals that end where the metric does: a normal one may go past it."""
-    for over in ("cases", "seeds"):
-        if bounds and mean[over]["ci95"]:
-            low, high = mean[over]["ci95"]
-            mean[over]["ci95"] = (max(low, bounds[0]), min(high, bounds[1]))
-    return mean
+def _contrast(
+    name: str, weights: Mapping[str, float], scores: Mapping[str, Scores], metric: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """A contrast as JSON, its intervals without what no such sum of scores can be: a normal one may go past it."""
+    found, bounds = contrast(name, weights, scores), metric.get("bounds")
+    if found is None:
+        return None
+    row = asdict(found)
+    if bounds:
+        ends = [sorted(weight * bound for bound in bounds) for weight in weights.values()]
+        possible = [sum(low for low, _ in ends), sum(high for _, high in ends)]
+        for each in (row["cases"], row["seeds"]):
+            each["ci95"] = each["ci95"] and clipped(each["ci95"], possible)
+    return row
 
 
 def _metric(folder: Path, found: Mapping[Cell, Outcome]) -> Mapping[str, Any]:

@@ -28,6 +28,7 @@ from sia_core.types import Split
 from sia_dashboard.bounds import MOST_WORDS, SHOWN, bounded, cut
 from sia_reading.artefact import recorded_task
 from sia_reading.outcomes import best_reward, failure_of, right_answers
+from sia_reading.possible import to_read
 from sia_reading.report import build
 
 HIDDEN = frozenset({"sealed", "perturbed"})
@@ -293,7 +294,9 @@ class Record:
     def first_gate(self) -> dict[str, Any] | None:
         """The first agent's gate score, once it has one."""
         rewards = [each.reward for each in self._record.rollouts("gate", self.first)] if self.first else []
-        found: dict[str, Any] | None = in_units(self._direction, asdict(estimate(rewards))) if rewards else None
+        if not rewards:
+            return None
+        found: dict[str, Any] = to_read(self._direction, asdict(estimate(rewards)), self.metric.get("bounds"))
         return found
 
     def under_way(self) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from sia_core.run.record import sealed as sealed_key
 from sia_core.run.record_rows import GatedRow
 from sia_reading.outcomes import outcomes
 from sia_reading.parting import parted
+from sia_reading.possible import to_read
 from sia_reading.spending import by_model
 
 GATE = ("incumbent", "candidate", "delta", "ci95", "n", "wins", "losses", "p", "level")
@@ -33,7 +34,7 @@ def _build(ledger: Ledger) -> dict[str, Any]:
         return {"run": ledger.folder.name, "status": "unfinished", "generations": []}
     config, closed, finished = started["config"], record.closed, record.finished
     rows, metric = record.candidates(), started["metric"]
-    direction = metric.get("direction", "maximize")
+    direction, bounds = metric.get("direction", "maximize"), metric.get("bounds")
     sealed = {end: record.get(sealed_key(end)) for end in ("initial", "final")}
     sandbox = record.sandbox
     gate, batches = record.gate, list(record.batches())
@@ -53,12 +54,12 @@ def _build(ledger: Ledger) -> dict[str, Any]:
         "seed": config["plan"]["seed"],
         "sandbox": sandbox["name"] if sandbox else None,
         "sandbox_lacks": sandbox["lacks"] if sandbox else [],
-        "sealed": in_units(direction, sealed) if all(sealed.values()) else None,
+        "sealed": to_read(direction, sealed, bounds) if all(sealed.values()) else None,
         "answer": record.get(answer("final")),
         "parted": parted(record, started, rows),
-        "robustness": in_units(direction, record.get(ROBUSTNESS)),
-        "generations": in_units(direction, [_row(row) for row in rows]),
-        "narrow": narrow(_first(batches, first, direction), metric.get("bounds")),
+        "robustness": to_read(direction, record.get(ROBUSTNESS), bounds),
+        "generations": to_read(direction, [_row(row) for row in rows], bounds),
+        "narrow": narrow(_first(batches, first, direction), bounds),
         "outcomes": outcomes(batches, {"initial": first, "final": accepted["agent"] if accepted else first}),
         "out_of_bounds": sum(each["outcome"] == OUT_OF_BOUNDS for batch in batches for each in batch.rows),
         "triage": _triage(record, rows),

@@ -75,7 +75,8 @@ def read_cases(path: Path, columns: Columns = USUAL) -> list[Case]:
                 )
         cases.append(case)
     if len(cases) < LEAST:
-        raise UsageError(f"--data {path}: {len(cases)} cases; at least {LEAST} are needed for four disjoint splits")
+        count = "1 case" if len(cases) == 1 else f"{len(cases)} cases"
+        raise UsageError(f"--data {path}: {count}; at least {LEAST} are needed for four disjoint splits")
     return cases
 
 

@@ -59,7 +59,7 @@ def rows_in(content: bytes, name: str, where: str) -> Iterator[Row]:
     if begin == "[":
         return _numbered(_array(text, where))
     if suffix == ".json" and (whole := _whole(text)) is not None:
-        return _numbered(by_split(whole))
+        return _numbered(by_split(whole, where))
     return _lines(text, where)
 
 

@@ -20,6 +20,7 @@ import torch
 
 from sia_core.errors import ModelError
 from sia_core.learning import Datum, Request, Sampled, Trace
+from sia_runtime.settings import checked
 from sia_torch.engine import Torch
 from sia_torch.helper import Shared
 from sia_torch.settings import Settings
@@ -31,14 +32,14 @@ PATIENCE = 10.0
 
 def open_engine(**settings: Any) -> Torch:
     """The factory of the offer ``torch``, which takes :class:`sia_torch.settings.Settings`' fields."""
-    return Team(**settings) if Settings(**settings).processes > 1 else Torch(**settings)
+    return Team(**settings) if checked(Settings, settings, "--engine-set").processes > 1 else Torch(**settings)
 
 
 class Team(Torch):
     """A policy that samples and learns on several processes."""
 
     def __init__(self, **settings: Any) -> None:
-        count, threads = Settings(**settings).processes, torch.get_num_threads()
+        count, threads = checked(Settings, settings, "--engine-set").processes, torch.get_num_threads()
         self._others = [_Process(each) for each in range(1, count)]
         self._version = 0
         try:
