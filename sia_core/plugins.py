@@ -222,12 +222,8 @@ def _normal(name: str) -> str:
 
 def _what(error: BaseException) -> str:
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    from pydantic import ValidationError  # these two only where something is wrong
+    from sia_core.advice import advice  # only where something is wrong
 
-    from sia_core.advice import advice
-
-    if isinstance(error, ValidationError):  # as it prints itself, it has lines of addresses and types
-        what = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
     return "".join([what, *advice("import", error)])
 
 
