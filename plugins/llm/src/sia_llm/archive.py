@@ -9,14 +9,14 @@ from typing import Any
 
 from pydantic import Field
 
-from sia_core.evidence import Evidence, Rollout, Trial, excerpt
+from sia_core.evidence import Evidence, Rollout, excerpt
 from sia_core.run.run_view import RunView
+from sia_llm.earlier import IMPROVER, measured
 from sia_llm.quoting import fenced
 from sia_llm.toolbox import SHOWN, Arguments, Offered, ToolError, offer
 
 ROWS = 40
 PART = 4_000
-_OWN = "written by an improver earlier"
 
 
 class Failures(Arguments):
@@ -123,13 +123,13 @@ class Archive:
         parts = [
             f"{trial.lever} {trial.name} on agent {trial.parent}: {trial.outcome}; predicted {trial.predicted:+.4f}, "
             f"measured on search {measured(trial)}",
-            fenced(decided["reason"], "the reason given then", PART, by=_OWN),
-            fenced(prediction["where"], "where it was to help", PART, by=_OWN),
+            fenced(decided["reason"], "the reason given then", PART, by=IMPROVER),
+            fenced(prediction["where"], "where it was to help", PART, by=IMPROVER),
         ]
         if trial.why:
             parts.append(fenced(trial.why, "what came of it", PART, by="by SIA or the agent under test"))
         if decided["diff"]:
-            parts.append(fenced(decided["diff"], "diff", SHOWN // 2, by=_OWN))
+            parts.append(fenced(decided["diff"], "diff", SHOWN // 2, by=IMPROVER))
         if trial.agent:
             parts.append(_changes(self._run.rollouts(trial.parent), self._run.rollouts(trial.agent)))
         return "\n".join(parts)
@@ -145,11 +145,6 @@ def _counted(rollouts: Sequence[Rollout], best: float, classes: Counter[str]) ->
     else:
         parts = [f"{right} earned the most, {best:g}", *([f"{wrong} answered and earned less"] if wrong else []), *rest]
     return f"Of {len(rollouts)}: {'; '.join(parts)}."
-
-
-def measured(trial: Trial) -> str:
-    """The gain on the search sample."""
-    return "nothing" if trial.gain is None else f"{trial.gain:+.4f}"
 
 
 def _changes(before: Sequence[Rollout], after: Sequence[Rollout]) -> str:

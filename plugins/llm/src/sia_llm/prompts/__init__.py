@@ -11,13 +11,12 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from statistics import fmean
 from string import Template
 
-from sia_core.evidence import AgentView, AlgorithmView, Evidence, RewardStats, Summary, Trial, excerpt
+from sia_core.evidence import AgentView, AlgorithmView, Evidence, RewardStats, Summary, excerpt
 from sia_core.harness import HarnessTree
 from sia_core.types import Limits, Metric
-from sia_llm.archive import measured
+from sia_llm.earlier import cell, earlier
 from sia_llm.parents import WHY, Rule
 from sia_llm.quoting import fenced
 from sia_llm.workshop import code
@@ -91,7 +90,7 @@ def decide(evidence: Evidence, public: Sequence[str], begins: str) -> str:
         stats=_stats(evidence.agents[evidence.incumbent]),
         failures=_failures(evidence.agents[evidence.incumbent]),
         weights=_weights(evidence),
-        trials=_trials(evidence.trials),
+        trials=earlier(evidence.trials),
     )
 
 
@@ -129,7 +128,7 @@ def _agents(evidence: Evidence) -> str:
     for agent in kept:
         mark = " (incumbent)" if agent.id == evidence.incumbent else ""
         trained = agent.adapter[:12] if agent.adapter else "base"
-        changes = " > ".join(_cell(each) for each in agent.edits) or "none"
+        changes = " > ".join(cell(each) for each in agent.edits) or "none"
         row = (f"{agent.id}{mark}", agent.parent or "-", f"{agent.estimate:.4f}", trained, excerpt(changes, LINE))
         lines.append(f"| {' | '.join(row)} |")
     left = len(evidence.agents) - len(kept)
@@ -208,57 +207,9 @@ def _algorithm(view: AlgorithmView, agent: str) -> str:
     return "\n".join(parts)
 
 
-def _trials(trials: Sequence[Trial]) -> str:
-    if not trials:
-        return "None yet."
-    lines = [
-        "| decision | lever | name | parent | predicted | measured on search | outcome | compared with |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    places: dict[int, int] = {}
-    whys = []
-    for trial in trials:
-        place = places[trial.generation] = places.get(trial.generation, -1) + 1
-        lines.append(
-            f"| {trial.generation}.{place} | {trial.lever} | {_cell(trial.name)} | {trial.parent} | "
-            f"{trial.predicted:+.4f} | {measured(trial)} | {trial.outcome} | {trial.against or '-'} |"
-        )
-        if trial.outcome in ("failed", "refused"):
-            whys.append(
-                fenced(
-                    trial.why,
-                    f"why {trial.generation}.{place} was {trial.outcome}",
-                    LINE,
-                    by="by SIA or the agent under test",
-                )
-            )
-    return "\n".join([*lines, _calibration(trials), *whys])
-
-
-def _calibration(trials: Sequence[Trial]) -> str:
-    """How predictions and measurements compare, over all of them."""
-    pairs = [(trial.predicted, trial.gain) for trial in trials if trial.gain is not None]
-    if not pairs:
-        return "None of them was measured."
-    off = fmean(abs(predicted - gain) for predicted, gain in pairs)
-    return (
-        f"{_predictions(len(pairs))} measured: predicted {fmean(each for each, _ in pairs):+.4f} on average, "
-        f"measured {fmean(each for _, each in pairs):+.4f}, off by {off:.4f}."
-    )
-
-
-def _predictions(count: int) -> str:
-    return "One prediction was" if count == 1 else f"{count} predictions were"
-
-
 def _public(public: Sequence[str]) -> str:
     more = f" and {len(public) - PUBLIC} more" if len(public) > PUBLIC else ""
     return (", ".join(public[:PUBLIC]) or "none") + more
-
-
-def _cell(text: str) -> str:
-    """A model's text, fit for a cell of a table."""
-    return excerpt(" ".join(text.split()).replace("|", "/"), 80)
 
 
 def _round(number: float) -> float:

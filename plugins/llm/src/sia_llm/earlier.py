@@ -1,0 +1,86 @@
+"""Earlier decisions, for the model that decides next: predictions, what came of them, and the reasons given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from sia_core.evidence import Trial, excerpt
+from sia_llm.quoting import fenced
+
+ROWS = 60
+"""Decisions in the table, the latest ones."""
+
+REMEMBERED = 8
+"""Decisions whose reasons are shown, the latest ones."""
+
+REASON, WHY = 500, 300
+"""Characters of a reason, and of why a decision could not be measured."""
+
+IMPROVER = "written by an improver earlier"
+"""Whose text a reason, a diff or a prediction of an earlier decision is."""
+
+
+def earlier(trials: Sequence[Trial]) -> str:
+    """The latest decisions as a table, how all predictions fared, and the reasons of the very latest."""
+    if not trials:
+        return "None yet."
+    places: dict[int, int] = {}
+    named = []
+    for trial in trials:
+        place = places[trial.generation] = places.get(trial.generation, -1) + 1
+        named.append((f"{trial.generation}.{place}", trial))
+    table, latest = named[-ROWS:], named[-REMEMBERED:]
+    left = len(named) - len(table)
+    lines = [
+        "| decision | lever | name | parent | predicted | measured on search | outcome | compared with |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        *(_row(name, trial) for name, trial in table),
+        *([f"{left} older ones are not listed; `earlier_decision` shows each."] if left else []),
+        _calibration(trials),
+        f"The reasons for {'them' if len(latest) == len(named) else f'the latest {len(latest)}'}, as given then:",
+        *(text for name, trial in latest for text in _words(name, trial)),
+    ]
+    return "\n".join(lines)
+
+
+def measured(trial: Trial) -> str:
+    """The gain on the search sample."""
+    return "nothing" if trial.gain is None else f"{trial.gain:+.4f}"
+
+
+def cell(text: str) -> str:
+    """A model's text, fit for a cell of a table."""
+    return excerpt(" ".join(text.split()).replace("|", "/"), 80)
+
+
+def _row(name: str, trial: Trial) -> str:
+    return (
+        f"| {name} | {trial.lever} | {cell(trial.name)} | {trial.parent} | {trial.predicted:+.4f} | "
+        f"{measured(trial)} | {trial.outcome} | {trial.against or '-'} |"
+    )
+
+
+def _words(name: str, trial: Trial) -> list[str]:
+    """The reason of a decision, and why it was not measured, if it was not."""
+    words = [fenced(trial.reason, f"the reason for {name}", REASON, by=IMPROVER)]
+    if trial.outcome in ("failed", "refused"):
+        why = f"why {name} was {trial.outcome}"
+        words.append(fenced(trial.why, why, WHY, by="by SIA or the agent under test"))
+    return words
+
+
+def _calibration(trials: Sequence[Trial]) -> str:
+    """How predictions and measurements compare, over all of them."""
+    pairs = [(trial.predicted, trial.gain) for trial in trials if trial.gain is not None]
+    if not pairs:
+        return "None of them was measured."
+    off = fmean(abs(predicted - gain) for predicted, gain in pairs)
+    return (
+        f"{_predictions(len(pairs))} measured: predicted {fmean(each for each, _ in pairs):+.4f} on average, "
+        f"measured {fmean(each for _, each in pairs):+.4f}, off by {off:.4f}."
+    )
+
+
+def _predictions(count: int) -> str:
+    return "One prediction was" if count == 1 else f"{count} predictions were"
