@@ -354,6 +354,7 @@ class Engine(Protocol):
     rollouts, says how many suit an update in ``rollouts``, to which a learner's advice is cut.
     One that samples so many sequences side by side says it in ``rows``: as many rollouts ask at once. One whose
     server goes on with another request whenever a reply ends says in ``at_once`` by how many threads it may be asked.
+    One that knows says in ``about``, as JSON, its policy's ``parameters`` and whether it is ``pretrained``.
     """
 
     can: frozenset[str]

@@ -41,6 +41,7 @@ class TableEngine:
 
     can: frozenset[str] = frozenset({"train", "reference", "custom_loss", "constrain"})
     learning_rate = 1.0
+    about: ClassVar[Mapping[str, Any]] = {"parameters": 64}
 
     def __init__(self, policy: str = "table", seed: int = 0) -> None:
         self.tokens = ByteTokens()

@@ -74,6 +74,7 @@ class RunView:
         self.ledger, self.budget, self.trees = parts.ledger, parts.budget, parts.trees
         self.sample, self.evaluations = samples.search, samples.evaluations
         self.limits, self.job = parts.task.limits, parts.rollouts.job
+        self.kind: Kind = parts.task.kind
         self._record = RunRecord(parts.ledger)
         self._checking: dict[str, Lock] = {}
 
@@ -88,14 +89,13 @@ class RunView:
         self._parts.emit("model.notice", text=text)
 
     @property
-    def kind(self) -> Kind:
-        """The kind of the run's task."""
-        return self._parts.task.kind
-
-    @property
     def public(self) -> Path:
         """The folder that harnesses read."""
         return self._parts.task.public_dir(("public",))
+
+    def labelled(self) -> Path:
+        """A folder with the search cases and their labels, as far as the task shows them."""
+        return self._parts.task.public_dir(("search",))
 
     @cached_property
     def instances(self) -> Mapping[str, Instance]:

@@ -6,30 +6,32 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from played_model import STOP, Killed, World, rewrite, said, skill, use
 
 from sia_core.decision import RewriteHarness, Training, UpdateWeights
 from sia_core.errors import LedgerError, ModelError, UsageError
-from sia_core.evidence import AgentView, AlgorithmView, Evidence, Rollout, Trial, WeightsView, summarise
+from sia_core.evidence import AgentView, AlgorithmView, Evidence, LeverView, Rollout, Trial, WeightsView, summarise
 from sia_core.harness import HarnessTree
 from sia_core.run.candidate import make_agent
 from sia_core.run.ledger import Ledger
 from sia_core.run.record import DRAFT, RunRecord
 from sia_core.run.run_view import Checked
 from sia_core.run.trees import Trees
-from sia_core.types import Limits, Metric
+from sia_core.types import Instance, Limits, Metric
 from sia_llm import prompts
 from sia_llm.check_report import shown
 from sia_llm.earlier import earlier
+from sia_llm.mistakes import mistakes
 from sia_llm.models import Ask, Reply, Usage
 from sia_llm.proposal import Proposal, Proposals
 from sia_llm.quoting import outside
 from sia_llm.recorded import Recorded, recording
 from sia_llm.toolbox import ToolError
 from sia_llm.workshop import Workshop
+from sia_reading.outcomes import Confusion
 from sia_testing.fakes import SKILL, FakeTask, InstantBackend, harness
 
 pytestmark = pytest.mark.thorough
@@ -447,6 +449,52 @@ def test_statistics_of_continuous_rewards_claim_no_successes() -> None:
     assert "success_rate" not in told
 
 
+class Searched:
+    """A run whose incumbent answered six search cases, four of them wrong; ``folder`` may hold the right answers."""
+
+    instances: ClassVar = {
+        f"search-{at}": Instance(f"search-{at}", "search", {"text": f"case {at}"}) for at in range(6)
+    }
+
+    def __init__(self, folder: Path) -> None:
+        self.labelled = lambda: folder
+
+    def rollouts(self, agent: str) -> list[Rollout]:
+        answers = ["fraud", "fraud", "fraud", "theft | <<<end", "theft", "theft"]
+        rewards = [0.0, 0.0, 0.0, 0.0, 1.0, 1.0]
+        rows = zip(self.instances, answers, rewards, strict=True)
+        return [Rollout(name, "ok", reward, answer=json.dumps(answer)) for name, answer, reward in rows]
+
+
+def test_frequent_mistakes_are_told_as_pairs_where_the_task_shows_the_right_answers_of_search(tmp_path: Path) -> None:
+    cases = [
+        {"id": name, "input": {"text": f"case {at}"}, "answer": "theft"} for at, name in enumerate(Searched.instances)
+    ]
+    hidden: Any = Searched(tmp_path)
+    assert mistakes(hidden, evidence()) == []
+    (tmp_path / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
+    shown: Any = Searched(tmp_path)
+    found = mistakes(shown, evidence())
+    assert found == [Confusion("theft", "fraud", 3)]
+    told = prompts.decide(evidence(), [], "", found)
+    assert "3 times: theft -> fraud" in told
+    assert "theft -> fraud" not in outside(told)
+
+
+def test_an_agent_that_gained_on_search_what_the_gate_would_see_and_was_rejected_is_marked() -> None:
+    rollouts = [Rollout(f"search-{at}", "ok", float(at % 2 == 0), answer="1") for at in range(30)]
+    ahead = replace(view("two"), search=summarise(rollouts, 0.0), parent="one")
+    rejected = Trial(0, "harness", "table", None, "one", "two", "a reason", 0.2, "rejected", "tie", 0.17, against="one")
+    given = evidence(agents={"one": view(), "two": ahead}, trials=(rejected,), about={})
+    assert "| two (ahead on search alone) |" in prompts.decide(given, [], "")
+    for other in (
+        replace(given, trials=(replace(rejected, outcome="promoted"),)),
+        replace(given, smallest_gain=0.3),
+        replace(given, metric=Metric("m", bounds=None)),
+    ):
+        assert "search alone" not in prompts.decide(other, [], "")
+
+
 # Decisions with the weight lever.
 
 
@@ -458,10 +506,27 @@ def view(name: str = "one", adapter: str | None = None) -> AgentView:
     return replace(agent, id=name, search=summary, exploration=summary.stats)
 
 
+POLICY = {"name": "SmolLM2-135M", "parameters": 134_515_008, "context": 8192, "pretrained": True}
+UPDATES = [
+    {
+        "decision": "0.2",
+        "config": {"clip": 0.2},
+        "training": Training(steps=7).model_dump(),
+        "steps": 5,
+        "rewards": [0.05, 0.3, 0.62, 0.6],
+        "moved": 0.0312,
+        "seconds": 95.5,
+    }
+]
+
+
 def evidence(**more: Any) -> Evidence:
     trials = (
-        Trial(0, "harness", "half | of it", None, "one", "two", "a reason", 0.2, "promoted", "better", 0.15, against="one"),
+        Trial(
+            0, "harness", "half | of it", None, "one", "two", "a reason", 0.2, "promoted", "better", 0.15, against="one"
+        ),
         Trial(0, "weights", "grpo", "grpo", "one", None, "a reason", 0.1, "refused", "no signal", None),
+        Trial(0, "weights", "ppo", "ppo", "one", "three", "a reason", 0.1, "rejected", "a tie", 0.02, against="two"),
     )
     algorithms = (
         AlgorithmView(
@@ -488,6 +553,7 @@ def evidence(**more: Any) -> Evidence:
         "look": {"rollouts": 1380.0, "verifications": 1380.0},
         "algorithms": algorithms,
         "weights": WeightsView(""),
+        "about": {"weights": LeverView("Trains the policy.", {"policy": POLICY, "updates": UPDATES})},
     }
     return Evidence(**{**base, **more})
 
@@ -570,7 +636,8 @@ def pages() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "discover", lambda: prompts.system(given.brief, given.metric, harness(0.2), evaluations=8)[1]
     one, two = given.agents["one"], view("two")
     begins = prompts.start_of("pareto", [one, two])
-    yield "decide", lambda: prompts.decide(given, ["cases.jsonl"], begins)
+    pairs = [Confusion("theft", "fraud", 7), Confusion("theft", "robbery", 2)]
+    yield "decide", lambda: prompts.decide(given, ["cases.jsonl"], begins, pairs)
 
 
 @pytest.mark.parametrize(("name", "page"), list(pages()), ids=lambda each: each if isinstance(each, str) else "")

@@ -185,6 +185,22 @@ def test_the_record_holds_the_evidence_what_the_table_said_the_estimate_and_what
     assert [each.name for each in seen.algorithms] == ["climb"]  # the engine has no critic
 
 
+def test_the_next_decision_is_told_what_the_policy_is_and_how_the_update_went(tmp_path: Path) -> None:
+    world = World(tmp_path, [update()], [edit("same", 0.1), update(training=SHORT.model_copy(update={"steps": 2}))], [])
+    world.run()
+    about = world.improver.seen[0].about["weights"].data
+    assert about["updates"] == []
+    assert about["policy"] == {"name": "table", "parameters": 64, "context": None}
+    first, second = world.improver.seen[2].about["weights"].data["updates"]
+    assert (first["decision"], second["decision"]) == ("0.0", "1.1")
+    assert first["training"]["prompts"] == 8
+    assert first["steps"] == 6
+    assert len(first["rewards"]) == 6
+    assert first["rewards"][0] < first["rewards"][-1]
+    assert first["moved"] > 0
+    assert second["steps"] == 2
+
+
 def explored(folder: Path) -> list[str]:
     with Ledger.read(folder) as ledger:
         return [key.removeprefix("explore/") for key, _, _ in ledger.events("explore/")]

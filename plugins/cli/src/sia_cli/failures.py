@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from sia_cli.answer_text import short, value_of, words
+from sia_cli.answer_text import short
 from sia_cli.output import console, plain, print_json
 from sia_core.errors import UsageError
 from sia_core.plugins import Plugins
 from sia_core.run.intervals import in_units
 from sia_core.run.record import RunRecord
 from sia_reading.artefact import recorded_task
-from sia_reading.outcomes import best_reward, failure_of, right_answers
+from sia_reading.outcomes import Confusion, best_reward, confusions, failure_of, right_answers, words
+from sia_runtime.answers import value_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,15 +47,6 @@ class Failed:
     reward: float
     feedback: str
     message: str
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """An answer in the place of the right one, and how often it was given."""
-
-    expected: Any
-    answer: Any
-    count: int
 
 
 @dataclass(frozen=True)
@@ -160,9 +152,7 @@ def _cases(ledger: Ledger, split: Split, trust: bool) -> tuple[Mapping[str, Any]
 def _confusions(failed: Sequence[Failed]) -> list[Confusion]:
     """Which answers stand in the place of which right ones, the most frequent first."""
     pairs = [(each.expected[0], each.answer) for each in failed if each.failure == "wrong" and each.expected]
-    counts = Counter((words(right), words(answer)) for right, answer in pairs)
-    values = {(words(right), words(answer)): (right, answer) for right, answer in pairs}
-    return [Confusion(*values[key], count) for key, count in counts.most_common()]
+    return confusions(pairs)
 
 
 def _classes(rollouts: Sequence[Rollout], right: Mapping[str, Any], best: float, direction: str) -> list[AnswerClass]:

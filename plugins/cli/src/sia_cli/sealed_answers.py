@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sia_cli.answer_text import short, value_of, words
+from sia_cli.answer_text import short
 from sia_cli.output import console, plain
 from sia_core.errors import UsageError
+from sia_reading.outcomes import words
+from sia_runtime.answers import value_of
 
 if TYPE_CHECKING:
     from sia_core.evidence import Rollout

@@ -7,6 +7,7 @@ from statistics import fmean
 
 from sia_core.evidence import Trial, excerpt
 from sia_llm.quoting import fenced
+from sia_weights.past import placed
 
 ROWS = 60
 """Decisions in the table, the latest ones."""
@@ -25,11 +26,7 @@ def earlier(trials: Sequence[Trial]) -> str:
     """The latest decisions as a table, how all predictions fared, and the reasons of the very latest."""
     if not trials:
         return "None yet."
-    places: dict[int, int] = {}
-    named = []
-    for trial in trials:
-        place = places[trial.generation] = places.get(trial.generation, -1) + 1
-        named.append((f"{trial.generation}.{place}", trial))
+    named = numbered(trials)
     table, latest = named[-ROWS:], named[-REMEMBERED:]
     left = len(named) - len(table)
     lines = [
@@ -42,6 +39,11 @@ def earlier(trials: Sequence[Trial]) -> str:
         *(text for name, trial in latest for text in _words(name, trial)),
     ]
     return "\n".join(lines)
+
+
+def numbered(trials: Sequence[Trial]) -> list[tuple[str, Trial]]:
+    """Each decision by its number, such as 2.0: the first of generation 2."""
+    return [(f"{trial.generation}.{place}", trial) for place, trial in placed(trials)]
 
 
 def measured(trial: Trial) -> str:

@@ -16,6 +16,7 @@ from sia_llm.archive import Archive
 from sia_llm.choosing import chosen, drawn
 from sia_llm.conversation import Conversation, Declined, Ending, GivenUpOn
 from sia_llm.experiments import Experiments
+from sia_llm.mistakes import mistakes
 from sia_llm.models import Ask, Patience, Provider, told
 from sia_llm.parents import DEFAULT, Rule, beside, dealt, parents
 from sia_llm.proposal import Decided, Proposals
@@ -134,15 +135,16 @@ class ModelImprover:
         run = bench.run
         workshop = Workshop(run, evidence.agents, begins)
         proposals = Proposals(evidence, workshop)
-        ending = Ending(
-            "decide", "What to change next. This ends the conversation.", proposals.takes, proposals.decided
-        )
         first = prompts.first_agent(evidence).files
         trains = "weights" in evidence.levers
         system = prompts.system(
             evidence.brief, evidence.metric, first, evaluations=run.evaluations, limits=run.limits, trains=trains
         )
-        ask = self._ask(model, system, prompts.decide(evidence, public_listing(run.public), told_start))
+        ending = Ending(
+            "decide", "What to change next. This ends the conversation.", proposals.takes, proposals.decided
+        )
+        frequent = mistakes(run, evidence)
+        ask = self._ask(model, system, prompts.decide(evidence, public_listing(run.public), told_start, frequent))
         experiments = Experiments(run, purpose, workshop)
         offered = [*Archive(run, evidence).offered, *workshop.offered, *experiments.offered, *proposals.offered]
         talk = Conversation(bench.calls, purpose, ask, offered, ending, self.settings.replies)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sia_core.run.intervals import summary
 from sia_core.run.record import INVALID, OUT_OF_BOUNDS, Batch
-from sia_core.types import Split, Task
+from sia_core.types import Instance, Split, Task
 
 Failure = Literal["wrong", "crashed", "invalid"]
 FAILURES: tuple[Failure, ...] = get_args(Failure)
@@ -54,11 +57,16 @@ def outcomes(batches: Sequence[Batch], agents: Mapping[str, str | None]) -> dict
 
 def right_answers(task: Task, split: Split) -> dict[str, Any]:
     """The right answers of a split by instance, as far as the task's labelled cases hold them; none where hidden."""
-    path = task.public_dir((split,)) / "cases.jsonl" if split in SHOWN else None
-    if path is None or not path.is_file():
+    return labels(task.public_dir((split,)), task.instances(split)) if split in SHOWN else {}
+
+
+def labels(folder: Path, instances: Iterable[Instance]) -> dict[str, Any]:
+    """The right answers of instances, as far as the labelled cases in a folder hold them."""
+    path = folder / "cases.jsonl"
+    if not path.is_file():
         return {}
     found = {}
-    inputs = {each.id: each.input for each in task.instances(split)}
+    inputs = {each.id: each.input for each in instances}
     for line in path.read_text(encoding="utf-8").split("\n"):
         case = json.loads(line or "{}")
         if (name := case.get("id")) in inputs:
@@ -66,3 +74,26 @@ def right_answers(task: Task, split: Split) -> dict[str, Any]:
             if "answer" in label or len(label) == 1:
                 found[name] = label["answer"] if "answer" in label else next(iter(label.values()))
     return found
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """An answer in the place of the right one, and how often it was given."""
+
+    expected: Any
+    answer: Any
+    count: int
+
+
+def confusions(pairs: Sequence[tuple[Any, Any]]) -> list[Confusion]:
+    """Right answers, each with the one that was given in its place: the most frequent pairs first."""
+    counts = Counter((words(right), words(answer)) for right, answer in pairs)
+    values = {(words(right), words(answer)): (right, answer) for right, answer in pairs}
+    return [Confusion(*values[key], count) for key, count in counts.most_common()]
+
+
+def words(value: Any) -> str:
+    """An input that is one text, as it is; any other as JSON."""
+    if isinstance(value, Mapping) and len(value) == 1:
+        (value,) = value.values()
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

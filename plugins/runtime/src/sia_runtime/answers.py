@@ -82,3 +82,11 @@ def number(value: Any) -> float | None:
     except (ValueError, OverflowError):
         return None
     return figure if math.isfinite(figure) else None
+
+
+def value_of(answer: str | None) -> Any:
+    """The value of a recorded answer; its text where that is no JSON, or is nested too deeply to be printed."""
+    try:
+        return plain_json(answer or "null")
+    except InvalidAnswer:
+        return answer

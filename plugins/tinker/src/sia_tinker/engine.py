@@ -40,6 +40,7 @@ class Tinker:
     """
 
     can: ClassVar[frozenset[str]] = frozenset({"train", "reference", "custom_loss"})
+    about: ClassVar[Mapping[str, Any]] = {"pretrained": True}
     learning_rate = 4e-5
 
     def __init__(self, service: Any, settings: Settings) -> None:

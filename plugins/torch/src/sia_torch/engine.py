@@ -56,7 +56,7 @@ class Torch:
     def _take(self, policy: Policy, settings: Settings, held: float) -> None:
         self._held, self._largest = held, 0.0
         self.policy, self.settings, self.tokens = policy, settings, policy.tokens
-        self.context = policy.limit
+        self.context, self.about = policy.limit, policy.about
         self.learning_rate = learning_rate_of(policy.name, policy.config.hidden_size)
         self.rollouts, self.rows = rollouts_of(policy.name), settings.rows
         self._learning = self.policy.learning()

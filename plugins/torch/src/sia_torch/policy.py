@@ -39,6 +39,7 @@ class Policy:
     tokens : the tokenizer.
     context : how many tokens before a token its embedding reads.
     limit : how many tokens it can read at once; None where its configuration does not say.
+    about : its parameters, those of the adapter among them that are trained, and whether it was trained before.
     """
 
     def __init__(self, model: PeftModel, tokens: Tokens, name: str, checkpointing: bool) -> None:
@@ -53,6 +54,10 @@ class Policy:
         self.value_head = nn.Linear(self.config.hidden_size, 1).to(self.device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
+        trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+        whole = sum(each.numel() for each in model.parameters())
+        fresh = isinstance(self.config, TinyConfig)
+        self.about = {"parameters": whole, "trained_parameters": trained, "pretrained": not fresh}
         self._windowed = set(getattr(self.config, "layer_types", None) or ())
         self.tree = self.config.model_type in TREE_TYPES and self._windowed <= {"full_attention"}
         if self.tree:

@@ -44,7 +44,7 @@ class Vllm:
         self.can = trainer.can - CANNOT
         self.tokens: Tokens = trainer.tokens
         self.learning_rate = trainer.learning_rate
-        self.rollouts = getattr(trainer, "rollouts", 0)
+        self.rollouts, self.about = getattr(trainer, "rollouts", 0), getattr(trainer, "about", {})
         self.at_once = settings.at_once
         self._servers = [Server(each, settings.timeout) for each in settings.addresses]
         self._threads = ThreadPoolExecutor(settings.at_once, thread_name_prefix="sia-vllm")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from sia_core.decision import Training
 from sia_core.evidence import RewardStats
@@ -26,7 +27,7 @@ class Exploration:
     per token; ``memory`` the bytes that the engine says training takes at most; ``trained``
     the share of the tokens that each learner, by name, would train on: one that imitates
     takes few; ``suits`` the rollouts that an update of this policy is worth, 0 where the
-    engine does not say.
+    engine does not say; ``policy`` what is known of it: its name, and what the engine says.
     """
 
     stats: RewardStats
@@ -41,6 +42,7 @@ class Exploration:
     peak: int = 0
     short: int = 0
     suits: int = 0
+    policy: Mapping[str, Any] = field(default_factory=dict)
 
     def estimate(self, algorithm: str, training: Training, epochs: int, instances: int) -> dict[str, float]:
         """Estimate the cost of an update on this number of instances: counts, tokens, seconds, bytes of memory.

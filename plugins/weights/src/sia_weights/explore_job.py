@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -52,7 +53,21 @@ def explore(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
         "memory": policy.engine.memory()["needed"],
         "suits": getattr(policy.engine, "rollouts", 0),
         "trained": _trained(payload["learners"], samples(rolled, sweep), host),
+        "policy": {**known(policy.engine), "name": _name(setting)},
     }
+
+
+def known(engine: Engine) -> dict[str, Any]:
+    """What an engine says of its policy: size, context, whether it was trained before."""
+    about = dict(getattr(engine, "about", {}))
+    return {**about, "context": getattr(engine, "context", None)}
+
+
+def _name(setting: Setting) -> str:
+    """The policy's name; of a folder on this machine the last part alone, as prompts go elsewhere."""
+    engine = setting.engine
+    name = str(engine.settings.get("policy", engine.name)) if engine else ""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def samples(rolled: Sequence[Rolled], sweep: Sweep) -> list[list[Sample]]:

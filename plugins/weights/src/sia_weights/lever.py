@@ -20,10 +20,12 @@ from sia_core.run import record
 from sia_core.run.allowance import Allowance
 from sia_core.run.budget import Cost
 from sia_core.run.levers import Lever, LeverRun, Looked, NewAgent, Pull, PullPlan, PullResult
+from sia_core.run.record import RunRecord
 from sia_core.run.rollouts import Solving, Sweep
 from sia_core.run.trees import adapter_folder
 from sia_core.types import OfferRef
 from sia_weights.exploration import EXPLORED, GROUP, Exploration, fitted
+from sia_weights.past import past_updates
 from sia_weights.selection import verdict
 from sia_weights.told import Told
 from sia_weights.update import Update
@@ -86,7 +88,11 @@ class WeightLever(Lever):
         return Looked(replace(agent, exploration=exploration.stats), spent)
 
     def describe(self, evidence: Evidence) -> Evidence:
-        return replace(evidence, algorithms=self._algorithms(), weights=WeightsView(self.refused))
+        """The evidence with what can train, what the policy is, and what earlier updates did."""
+        policy = next((dict(seen.policy) for seen in self._explorations.values() if seen.policy), {})
+        data = {"policy": policy, "updates": past_updates(evidence.trials, RunRecord(self.run.ledger))}
+        trains = replace(evidence, algorithms=self._algorithms(), weights=WeightsView(self.refused))
+        return trains.with_lever("weights", "Trains the policy.", data)
 
     def objection(self, decision: UpdateWeights) -> str:
         """Why no agent can be trained like that: wrong settings of the learner, or an engine that cannot."""

@@ -7,20 +7,22 @@ evidence for one decision.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from string import Template
 
-from sia_core.evidence import AgentView, AlgorithmView, Evidence, RewardStats, Summary, excerpt
+from sia_core.evidence import AgentView, Evidence, Summary, excerpt
 from sia_core.harness import HarnessTree
 from sia_core.types import Limits, Metric
 from sia_llm.earlier import cell, earlier
+from sia_llm.mistakes import in_words as as_pairs
 from sia_llm.parents import WHY, Rule
 from sia_llm.quoting import fenced
+from sia_llm.weight_lever import in_words, weight_lever
 from sia_llm.workshop import code
-from sia_weights.selection import as_text, verdict
+from sia_reading.outcomes import Confusion
+from sia_weights.selection import as_text
 
 AGENTS = 16
 PUBLIC = 30
@@ -75,8 +77,8 @@ def start_of(rule: Rule, chosen: Sequence[AgentView]) -> str:
     return f"Your working copy holds the harness of agent {first} ({rule}: {WHY[rule]}).{then}"
 
 
-def decide(evidence: Evidence, public: Sequence[str], begins: str) -> str:
-    """The first message of a decision: where it begins, and the evidence."""
+def decide(evidence: Evidence, public: Sequence[str], begins: str, mistakes: Sequence[Confusion] = ()) -> str:
+    """The first message of a decision: where it begins, and the evidence, with the incumbent's frequent mistakes."""
     return _filled(
         "decide",
         generation=str(evidence.generation),
@@ -88,8 +90,8 @@ def decide(evidence: Evidence, public: Sequence[str], begins: str) -> str:
         public=_public(public),
         agents=_agents(evidence),
         stats=_stats(evidence.agents[evidence.incumbent]),
-        failures=_failures(evidence.agents[evidence.incumbent]),
-        weights=_weights(evidence),
+        failures=_failures(evidence.agents[evidence.incumbent], mistakes),
+        weights=weight_lever(evidence),
         trials=earlier(evidence.trials),
     )
 
@@ -125,48 +127,55 @@ def _agents(evidence: Evidence) -> str:
     ]
     best = sorted(evidence.agents.values(), key=lambda agent: (-agent.estimate, agent.id))
     kept = [each for each in best if each.id == evidence.incumbent or each in best[:AGENTS]]
+    ahead = _ahead(evidence)
     for agent in kept:
-        mark = " (incumbent)" if agent.id == evidence.incumbent else ""
+        mark = " (incumbent)" if agent.id == evidence.incumbent else " (ahead on search alone)" * (agent.id in ahead)
         trained = agent.adapter[:12] if agent.adapter else "base"
         changes = " > ".join(cell(each) for each in agent.edits) or "none"
         row = (f"{agent.id}{mark}", agent.parent or "-", f"{agent.estimate:.4f}", trained, excerpt(changes, LINE))
         lines.append(f"| {' | '.join(row)} |")
     left = len(evidence.agents) - len(kept)
-    return "\n".join([*lines, *([f"{left} more that earned less"] if left else [])])
+    lines += [f"{left} more that earned less"] if left else []
+    lines += [_AHEAD] if any(each.id in ahead for each in kept) else []
+    return "\n".join(lines)
+
+
+def _ahead(evidence: Evidence) -> set[str]:
+    """Agents that were rejected although they were as far ahead on search as the gate sees four times out of five."""
+    if evidence.metric.bounds is None:
+        return set()
+    agents = evidence.agents
+    return {
+        trial.agent
+        for trial in evidence.trials
+        if trial.outcome == "rejected" and trial.agent in agents and trial.against in agents
+        if agents[trial.agent].estimate - agents[trial.against].estimate >= evidence.smallest_gain
+    }
+
+
+_AHEAD = (
+    "`ahead on search alone`: on search it was so far ahead of the agent that it was compared with that the gate would "
+    "see that gain four times out of five, and it was rejected. It may fit the search instances and no others."
+)
 
 
 def _stats(agent: AgentView) -> str:
     if agent.search is None:
         return "It was not rolled out."
-    return _rewards(agent.search.stats)
+    return in_words(agent.search.stats)
 
 
-def _rewards(stats: RewardStats) -> str:
-    """Statistics in words; of how many rollouts earned the most, only where that is a success."""
-    parts = [f"{stats.rollouts} rollouts of {stats.instances} instances, mean {stats.mean:.4f}"]
-    if stats.binary:
-        parts.append(f"{stats.success_rate:.1%} right")
-    else:
-        parts.append(f"deviation {stats.deviation:.4f}, {stats.density:.1%} earned something else than a failure")
-    if stats.flat_groups is not None:
-        parts.append(
-            f"groups of {stats.group_size:g}: in {stats.flat_groups:.1%} all earned the same, and in "
-            f"{stats.silent_groups:.1%} none earned more than a failure (pass@{stats.group_size:g} is "
-            f"{1 - stats.silent_groups:.1%})"
-        )
-    if stats.kl_to_base is not None:
-        parts.append(f"KL to the base {stats.kl_to_base:.4f} nats a token")
-    return "; ".join(parts) + "."
-
-
-def _failures(agent: AgentView) -> str:
+def _failures(agent: AgentView, mistakes: Sequence[Confusion]) -> str:
+    """Failures by class, and the most frequent mistakes, where there are some."""
+    pairs = [f"Its most frequent mistakes:\n{as_pairs(mistakes)}"] if mistakes else []
     if agent.search is None or not agent.search.failures:
-        return "Every rollout gave a valid answer; what is wrong is what was answered."
+        every = "Every rollout gave a valid answer; what is wrong is what was answered."
+        return "\n".join([every, *pairs])
     classes = [
         f"{each.count} ended as {each.outcome}. One of them:\n{fenced(each.example, f'a {each.outcome}')}"
         for each in agent.search.failures
     ]
-    return "\n".join([*_answered(agent.search), *classes])
+    return "\n".join([*_answered(agent.search), *classes, *pairs])
 
 
 def _answered(search: Summary) -> list[str]:
@@ -176,45 +185,9 @@ def _answered(search: Summary) -> list[str]:
     return [f"{wrong} gave a valid answer that was wrong."] if stats.binary and wrong > 0 else []
 
 
-def _weights(evidence: Evidence) -> str:
-    if "weights" not in evidence.levers or evidence.weights is None:
-        return "This run trains no policy."
-    if evidence.weights.refused:
-        return f"It cannot be pulled: {evidence.weights.refused}."
-    incumbent = evidence.agents[evidence.incumbent]
-    if incumbent.exploration is None:
-        return "The incumbent was not explored."
-    found = [f"Groups of rollouts at the training temperature: {_rewards(incumbent.exploration)}"]
-    holds = verdict(incumbent.exploration, [each.name for each in evidence.algorithms])
-    found += [f"By the selection table: {holds}."] if holds else []
-    found.append(
-        "Updates learn from search instances outside of the sample, so what a trained agent earns on the sample is not "
-        "what it has learned by heart."
-    )
-    found += [_algorithm(each, evidence.incumbent) for each in evidence.algorithms]
-    return "\n\n".join(found)
-
-
-def _algorithm(view: AlgorithmView, agent: str) -> str:
-    objections, training, cost = view.objections.get(agent, ()), view.training.get(agent), view.costs.get(agent)
-    parts = [f"- {view.name}: {view.summary}."]
-    parts += [f"  It would learn nothing here: {'; '.join(objections)}."] if objections else []
-    if training:
-        size = f"{training.steps} steps of {training.prompts} prompts x {training.group} rollouts"
-        parts.append(f"  It advises {size}: {json.dumps(training.model_dump(exclude_none=True), sort_keys=True)}.")
-    if cost:
-        parts.append(f"  That takes about {cost['rollouts']:,.0f} rollouts and {_round(cost['tokens']):,.0f} tokens.")
-    return "\n".join(parts)
-
-
 def _public(public: Sequence[str]) -> str:
     more = f" and {len(public) - PUBLIC} more" if len(public) > PUBLIC else ""
     return (", ".join(public[:PUBLIC]) or "none") + more
-
-
-def _round(number: float) -> float:
-    """To two digits: the rest is of no use, and would differ from machine to machine."""
-    return float(f"{number:.2g}")
 
 
 @cache
