@@ -21,14 +21,19 @@ def runs(checked: Checked) -> bool:
 
 
 def shown(checked: Checked, before: Sequence[Rollout] = (), of: str = "") -> str:
-    """A check's outcome; ``before`` is what its agent, ``of``, did on the search sample."""
+    """A check's outcome, instance by instance; ``before`` is what its agent, ``of``, did on the search sample."""
+    rows = [fenced("\n".join(_rows(checked.rollouts)), "what the check did", SHOWN)] if checked.rollouts else []
+    return "\n".join([summary(checked, before, of), *rows])
+
+
+def summary(checked: Checked, before: Sequence[Rollout] = (), of: str = "") -> str:
+    """A check's outcome as a whole, without a word of the agent's."""
     done = checked.rollouts
     parts = [_verdict(checked)]
     if done:
         parts.append(f"Mean reward {fmean(each.reward for each in done):.4f}{_against(done, before, of)}")
         parts += _measured(done)
         parts.append(f"The slowest took {seconds(max(each.seconds for each in done))}.")
-        parts.append(fenced("\n".join(_rows(done)), "what the check did", SHOWN))
     return "\n".join(parts)
 
 

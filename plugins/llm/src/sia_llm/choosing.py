@@ -12,6 +12,7 @@ from sia_core.evidence import Evidence
 from sia_core.run import record
 from sia_core.run.record import RunRecord
 from sia_llm.models import Usage
+from sia_llm.prompts import DECIDER
 
 Choice = Literal["weights", "ucb"]
 
@@ -66,6 +67,7 @@ def past(model: str, evidence: Evidence, run: RunRecord) -> Past:
     """A model's record in the generations before this one.
 
     Replies that came too late and calls that failed are left out: they depend on time, and a replay has none of them.
+    So are the verdicts of a model on what another proposed.
     """
     conversations, gain, dollars, tokens = 0, 0.0, 0.0, 0
     of: dict[str, str] = {}
@@ -80,6 +82,8 @@ def past(model: str, evidence: Evidence, run: RunRecord) -> Past:
     for call, what, row in run.calls():
         if what == "intent":
             of[call] = row["model"]
+        if DECIDER in call.split("/"):
+            continue
         if what == "reply" and "late" not in row and of.get(call) == model and call.startswith(earlier):
             used = Usage(**row["reply"]["usage"])
             dollars, tokens = dollars + row["dollars"], tokens + used.read + used.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from sia_core.decision import Stop
 from sia_core.errors import BudgetExhausted, LedgerError, ModelError, SiaError
@@ -15,6 +16,7 @@ from sia_llm import prompts
 from sia_llm.archive import Archive
 from sia_llm.choosing import chosen, drawn
 from sia_llm.conversation import Conversation, Declined, Ending, GivenUpOn
+from sia_llm.decider import Decider
 from sia_llm.experiments import Experiments
 from sia_llm.mistakes import mistakes
 from sia_llm.models import Ask, Patience, Provider, told
@@ -140,9 +142,11 @@ class ModelImprover:
         system = prompts.system(
             evidence.brief, evidence.metric, first, evaluations=run.evaluations, limits=run.limits, trains=trains
         )
-        ending = Ending(
-            "decide", "What to change next. This ends the conversation.", proposals.takes, proposals.decided
-        )
+        decide = proposals.decided
+        if strong := self.settings.decider:
+            asks = partial(self._ask, strong, prompts.judge(system[-1]))
+            decide = Decider(bench, purpose, evidence, workshop, proposals, asks).decided
+        ending = Ending("decide", "What to change next. This ends the conversation.", proposals.takes, decide)
         frequent = mistakes(run, evidence)
         ask = self._ask(model, system, prompts.decide(evidence, public_listing(run.public), told_start, frequent))
         experiments = Experiments(run, purpose, workshop)

@@ -16,9 +16,10 @@ from sia_runtime.settings import checked
 
 
 class Settings(BaseModel):
-    """``model`` decides, or one of ``models``; prices are dollars for a million tokens.
+    """``model`` proposes, or one of ``models``, and decides where there is no ``decider``.
 
-    ``replay`` is a file of recorded replies, which are then all that is asked.
+    Prices are dollars for a million tokens. ``replay`` is a file of recorded replies, which are
+    then all that is asked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,6 +38,7 @@ class Settings(BaseModel):
     parents: Rule | None = Field(default=None, description="what a generation starts from; by the kind of task")
     models: dict[str, float] = Field(default_factory=dict, description="several that propose, with their weights")
     choose: Choice = Field(default="weights", description="which of them proposes: weights or ucb")
+    decider: str = Field(default="", description="a stronger model that confirms or sends back what is proposed")
     parallel: int = Field(default=1, ge=1, le=16, description="conversations of a generation at once")
     conversation_seconds: float = Field(
         default=3600.0, gt=0, description="of each of several at once, after which the others go on without it"
@@ -51,7 +53,7 @@ class Settings(BaseModel):
     @property
     def every_model(self) -> list[str]:
         """Each model that may be asked, once."""
-        return list(dict.fromkeys((self.model, *self.models)))
+        return list(dict.fromkeys(filter(None, (self.model, *self.models, self.decider))))
 
     @model_validator(mode="after")
     def _prices_come_together(self) -> Settings:

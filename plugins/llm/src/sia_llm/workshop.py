@@ -145,6 +145,10 @@ class Workshop:
             self._checked[key] = self.run.check(self.tree, self.parent.adapter, chosen)
         return self._checked[key]
 
+    def checks(self, tree: HarnessTree, adapter: str | None) -> list[Checked]:
+        """The checks that were made of a harness with these weights, in order."""
+        return [checked for key, checked in self._checked.items() if key[:2] == (tree.digest, adapter)]
+
     def shown(self, checked: Checked) -> str:
         """A check's outcome beside what the agent earned on the same instances, for the model to read."""
         return shown(checked, self.run.rollouts(self.parent.id), f"agent {self.parent.id}")

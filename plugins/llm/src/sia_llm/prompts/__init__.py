@@ -26,6 +26,9 @@ from sia_weights.selection import as_text
 
 AGENTS = 16
 PUBLIC = 30
+DECIDER = "decider"
+"""A part of the purpose of calls that decide on what another model proposes."""
+
 _TURNED = {
     "maximize": "",
     "minimize": "; every reward, mean, prediction and gain that you see or give is of the metric negated, so that more "
@@ -93,6 +96,25 @@ def decide(evidence: Evidence, public: Sequence[str], begins: str, mistakes: Seq
         failures=_failures(evidence.agents[evidence.incumbent], mistakes),
         weights=weight_lever(evidence),
         trials=earlier(evidence.trials),
+    )
+
+
+def judge(task: str) -> tuple[str, ...]:
+    """The system prompt of a model that decides on what another proposes, with the same part about the task."""
+    return (_text("decider"), task)
+
+
+def proposed(evidence: Evidence, changes: str, turns: str) -> str:
+    """The message that such a model decides on; ``turns`` is how often it may still send back."""
+    return _filled(
+        "proposed",
+        generation=str(evidence.generation),
+        gate=_gate(evidence),
+        budget=_budget(evidence),
+        agents=_agents(evidence),
+        trials=earlier(evidence.trials),
+        changes=changes,
+        turns=turns,
     )
 
 
