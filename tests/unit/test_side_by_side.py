@@ -309,6 +309,26 @@ def test_the_dollars_that_are_left_are_shared_out_and_one_that_spends_its_share_
     assert any("conversation 4 of 4: no call of a-model fits into its share" in notice for notice in made.notices)
 
 
+def test_experiments_and_checks_of_all_of_them_together_stay_within_the_rollouts_of_the_run(tmp_path: Path) -> None:
+    def rule(stage: str, number: int, step: int) -> Reply:
+        if step:
+            return said(STOP)
+        runs = [use("run", code=f"print({number}, {at})") for at in range(30)]
+        return said(*runs, *[skill(SHARES[number]), *[use("check", which="random", count=40)] * 12])
+
+    made = world(tmp_path, rule, budget="rollouts=900")
+    report = made.run()
+    ran = len(made.backend.ran)
+    checked = sum(len(sweep.instances) for sweep in made.backend.sweeps if sweep.purpose == "check")
+    assert 0 < ran < AMONG * 30
+    assert report["budget"]["spent"]["rollouts"] <= 900
+    assert ran + checked <= 900 - (2 + 200 + 200 + 2 * 200)
+    assert report["status"] == "finished"
+    told = "".join(row["text"] for where, ask in made.provider.asked if where[2] for row in ask.messages[-1]["results"])  # type: ignore[attr-defined]
+    assert "rollouts" in told
+    assert "experiments were run" not in told
+
+
 def test_a_harness_that_two_of_them_check_is_run_once(tmp_path: Path) -> None:
     def rule(stage: str, number: int, step: int) -> Reply:
         return usual(stage, 1 if stage == "0" else number, step)
