@@ -636,6 +636,11 @@ def pages() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "discover", lambda: prompts.system(given.brief, given.metric, harness(0.2), evaluations=8)[1]
     one, two = given.agents["one"], view("two")
     begins = prompts.start_of("pareto", [one, two])
+    change = "1. A change of the harness of agent one; predicted gain +0.1000."
+    yield (
+        "decider",
+        lambda: f"{prompts.judge('')[0]}\n-----\n\n{prompts.proposed(given, change, 'You may send back twice.')}",
+    )
     pairs = [Confusion("theft", "fraud", 7), Confusion("theft", "robbery", 2)]
     yield "decide", lambda: prompts.decide(given, ["cases.jsonl"], begins, pairs)
 

@@ -19,7 +19,7 @@ REASON, WHY = 500, 300
 """Characters of a reason, and of why a decision could not be measured."""
 
 IMPROVER = "written by an improver earlier"
-"""Whose text a reason, a diff or a prediction of an earlier decision is."""
+"""The author of an earlier decision's reason, diff and prediction, as blocks name it."""
 
 
 def earlier(trials: Sequence[Trial]) -> str:

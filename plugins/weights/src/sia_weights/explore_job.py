@@ -58,7 +58,7 @@ def explore(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
 
 
 def known(engine: Engine) -> dict[str, Any]:
-    """What an engine says of its policy: size, context, whether it was trained before."""
+    """The facts that an engine tells about its policy: size, context, whether it was trained before."""
     about = dict(getattr(engine, "about", {}))
     return {**about, "context": getattr(engine, "context", None)}
 

@@ -158,21 +158,19 @@ def _agents(evidence: Evidence) -> str:
         lines.append(f"| {' | '.join(row)} |")
     left = len(evidence.agents) - len(kept)
     lines += [f"{left} more that earned less"] if left else []
-    lines += [_AHEAD] if any(each.id in ahead for each in kept) else []
+    lines += ["", _AHEAD] if any(each.id in ahead for each in kept) else []
     return "\n".join(lines)
 
 
 def _ahead(evidence: Evidence) -> set[str]:
     """Agents that were rejected although they were as far ahead on search as the gate sees four times out of five."""
-    if evidence.metric.bounds is None:
-        return set()
-    agents = evidence.agents
-    return {
-        trial.agent
-        for trial in evidence.trials
-        if trial.outcome == "rejected" and trial.agent in agents and trial.against in agents
-        if agents[trial.agent].estimate - agents[trial.against].estimate >= evidence.smallest_gain
-    }
+    found: set[str] = set()
+    for trial in evidence.trials if evidence.metric.bounds else ():
+        after, before = (evidence.agents.get(name or "") for name in (trial.agent, trial.against))
+        gained = after and before and after.estimate - before.estimate >= evidence.smallest_gain
+        if after and gained and trial.outcome == "rejected":
+            found.add(after.id)
+    return found
 
 
 _AHEAD = (
