@@ -67,7 +67,8 @@ def _name(setting: Setting) -> str:
     """The policy's name; of a folder on this machine the last part alone, as prompts go elsewhere."""
     engine = setting.engine
     name = str(engine.settings.get("policy", engine.name)) if engine else ""
-    return Path(name).name if Path(name).is_absolute() else name
+    place = Path(name.removeprefix("hf:"))
+    return place.name if place.is_absolute() else name
 
 
 def samples(rolled: Sequence[Rolled], sweep: Sweep) -> list[list[Sample]]:
