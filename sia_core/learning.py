@@ -344,17 +344,16 @@ class Tokens(Protocol):
 class Engine(Protocol):
     """Samples from a policy and trains it. The methods are named as in the Tinker API.
 
-    ``can`` is a set out of {train, values, reference, custom_loss, constrain}. Numbers
-    depend on what is asked for and on the weights, not on the order of arrival. Used
-    by one thread at a time. ``learning_rate`` is what suits this policy. Its factory
-    is called with the run's ``policy``, a name that the engine knows, its
-    ``seed``, and the engine's own settings. One that knows how many tokens of prompt and
-    reply its policy can have together says so in a further attribute, ``context``; what
-    asks for more is refused before it is sampled. One whose policy is slow, or learns from few
-    rollouts, says how many suit an update in ``rollouts``, to which a learner's advice is cut.
-    One that samples so many sequences side by side says it in ``rows``: as many rollouts ask at once. One whose
-    server goes on with another request whenever a reply ends says in ``at_once`` by how many threads it may be asked.
-    One that knows says in ``about``, as JSON, its policy's ``parameters`` and whether it is ``pretrained``.
+    ``can`` is a set out of {train, values, reference, custom_loss, constrain}. Numbers depend on what is asked
+    for and on the weights, not on the order of arrival. Used by one thread at a time. ``learning_rate`` is what
+    suits this policy. Its factory is called with the run's ``policy``, a name that the engine knows, its
+    ``seed``, and the engine's own settings. One that knows how many tokens of prompt and reply its policy can
+    have together says so in a further attribute, ``context``; what asks for more is refused before it is
+    sampled. One whose policy is slow, or learns from few rollouts, says how many suit an update in
+    ``rollouts``, to which a learner's advice is cut. One that samples so many sequences side by side says it in
+    ``rows``: as many rollouts ask at once. One whose server goes on with another request whenever a reply ends
+    says in ``at_once`` by how many threads it may be asked. One that knows says in ``about``, as JSON, its
+    policy's ``parameters`` and whether it is ``pretrained``.
     """
 
     can: frozenset[str]
