@@ -103,34 +103,15 @@ def judged(asked: Asked) -> Turn:
 
 @pytest.mark.slow
 def test_killed_while_a_stronger_model_decides_and_resumed_the_report_is_the_same(sums: Path, tmp_path: Path) -> None:
-    process: list[subprocess.Popen[bytes]] = []
-    verdicts = Counter[str]()
-
-    def kills(asked: Asked) -> Turn:
-        if asked.body["model"] == "strong":
-            verdicts[asked.text] += 1
-            if len(verdicts) == 2 and verdicts[asked.text] == 1:
-                os.kill(process[0].pid, signal.SIGKILL)
-        return judged(asked)
-
-    decider = ["--improver-set", "decider=strong"]
-    with ModelServer(judged) as server:
-        whole = _run([*command(sums, tmp_path / "whole"), *improver("claude", server), *decider])
-    assert {row["model"]: row["calls"] for row in whole["models"]}["strong"] == 3
-    with ModelServer(kills) as server:
-        argv = [
-            sys.executable,
-            "-m",
-            "sia_cli",
-            *command(sums, tmp_path / "killed"),
-            *improver("claude", server),
-            *decider,
-        ]
-        process.append(subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        assert process[0].wait() == -signal.SIGKILL
-        report = _run(["resume", "--json", "--runs-dir", str(tmp_path / "killed" / "runs")])
-        assert len(server.asked) == len(SCRIPT) + 3 + 1
-    assert _without_dollars(report) == _without_dollars(whole)
+    calls, verdicts = len(SCRIPT) + 3, (3, 7)
+    check_killed_at_calls(
+        verdicts,
+        judged,
+        calls,
+        sums,
+        tmp_path,
+        lambda server: [*improver("claude", server), "--improver-set", "decider=claude-opus-4-5"],
+    )
 
 
 ASKS = """
