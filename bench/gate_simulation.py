@@ -78,7 +78,9 @@ def stops(steps: Array, level: Array) -> Whole:
     bar = np.array([-NormalDist().inv_cdf(min(0.5, each)) if each > 0 else math.inf for each in level])
     for seen in itertools.takewhile(lambda seen: seen < planned, (BATCH << look for look in itertools.count())):
         total, n, left = steps[:, :seen].sum(axis=1), seen + 2, planned - seen
-        mean, square = total / n, ((steps[:, :seen] ** 2).sum(axis=1) + 2) / n
+        largest = np.abs(steps[:, :seen]).max(axis=1)
+        unseen = 2 * np.where(largest > 0, largest, 1) ** 2
+        mean, square = total / n, ((steps[:, :seen] ** 2).sum(axis=1) + unseen) / n
         gain = np.minimum(1, mean + OPTIMISM * np.sqrt(np.maximum(0, square - mean**2) / n))
         spread = np.maximum(1e-9, np.sqrt(left * np.maximum(0, square - gain**2)))
         hopeless = cdf((total + left * gain - bar * np.sqrt(planned * square)) / spread) < FUTILE

@@ -144,10 +144,10 @@ def hopeless(steps: Sequence[float], planned: int, level: float) -> bool:
 def optimistic(steps: Sequence[float]) -> tuple[float, float]:
     """The largest gain that the differences so far leave plausible, and their mean square.
 
-    Two more differences, one won and one lost, stand for what was not seen yet.
+    Two more differences, one won and one lost, each the largest there was, stand for what was not seen yet.
     """
-    n = len(steps) + 2
-    mean, square = math.fsum(steps) / n, (math.fsum(each * each for each in steps) + 2) / n
+    n, largest = len(steps) + 2, max(map(abs, steps), default=0.0) or 1.0
+    mean, square = math.fsum(steps) / n, (math.fsum(each * each for each in steps) + 2 * largest**2) / n
     return min(1.0, mean + OPTIMISM * math.sqrt(max(0.0, square - mean * mean) / n)), square
 
 

@@ -65,12 +65,20 @@ def test_the_smaller_the_level_the_sooner_a_sweep_is_ended_and_without_one_at_on
     assert hopeless([1.0] * 64, 1314, 0.0)
 
 
-@given(st.lists(st.floats(-1, 1), min_size=1, max_size=100))
+@given(st.lists(st.integers(-(2**30), 2**30).map(lambda step: step * GRAIN), min_size=1, max_size=100))
 def test_the_optimistic_gain_is_above_the_mean_and_at_most_the_range(steps: list[float]) -> None:
     gain, square = optimistic(steps)
     assert math.fsum(steps) / (len(steps) + 2) <= gain <= 1
     assert 0 < square <= 1
-    assert gain > optimistic([0.0] * 10_000)[0] or math.fsum(steps) < 0
+    largest = max(map(abs, steps))
+    assert gain >= largest * optimistic([0.0] * 10_000)[0] or math.fsum(steps) < 0
+
+
+def test_rewards_that_use_little_of_their_range_are_not_given_up_for_it() -> None:
+    wins = [0.008] * 22 + [0.0] * 42
+    assert not hopeless(wins, 100, LEVEL)
+    assert hopeless([-each for each in wins], 100, LEVEL)
+    assert optimistic(wins)[0] == pytest.approx(0.008 * optimistic([each / 0.008 for each in wins])[0])
 
 
 def test_after_nothing_but_ties_a_gain_is_still_plausible_and_less_of_one_the_longer_they_go_on() -> None:

@@ -63,7 +63,8 @@ class BettingGatekeeper(Gatekeeper):
     """The gate along a run, as it was: every comparison with the same share of the run's error, and no screen."""
 
     def __init__(self, plan: Plan, samples: Samples, task: Task) -> None:
-        self._alpha, self._samples, self._bounds = RUN_ERROR / plan.comparisons, samples, task.metric.bounds
+        self._alpha, self._samples = RUN_ERROR / plan.comparisons, samples
+        self._bounds, self._span = task.metric.bounds, task.metric.span
         self._discordance = DISCORDANCE
         self._rewards: tuple[float, ...] = ()
 
