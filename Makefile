@@ -36,7 +36,7 @@ demo: $(VENV)/demo.stamp  ## Edit a real model's harness and train its weights: 
 	$(BIN)/sia show --answers 3
 
 demo-lawbench: $(VENV)/demo.stamp  ## Both levers on the real LawBench data, with a small policy that starts from scratch.
-	$(BIN)/sia run --plugin lawbench --levers harness,weights --seed 0 --budget seconds=420
+	$(BIN)/sia run --plugin lawbench --levers harness,weights --generations 16 --seed 0 --budget seconds=420
 
 test-fast: $(VENV)/all.stamp  ## In two minutes: what starts no process, reads no real data and computes little.
 	$(BIN)/python -m pytest -q --fast tests/unit algorithms/tests plugins/playbook/tests

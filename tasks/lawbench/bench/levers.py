@@ -1,6 +1,6 @@
 """Each lever's score on LawBench: every arm with every seed, and the differences between the arms.
 
-    python tasks/lawbench/bench/levers.py [--seeds 3] [--seconds 420] [--runs-dir runs/levers]
+    python tasks/lawbench/bench/levers.py [--arms harness ...] [--seeds 3] [--seconds 420] [--runs-dir runs/levers]
 
 An arm is a separate run with the levers that it names, at the same safety stop in seconds.
 A run that is already in the folder is not repeated. Differences are paired: the same 913
@@ -29,7 +29,8 @@ ARMS = ("weights", "harness", "harness,weights")
 def run(arm: str, seed: int, seconds: int, folder: Path) -> Path:
     """The run's folder, made if it is missing; a run that was stopped is resumed."""
     if not list(folder.glob("lawbench-*")):
-        words = ["run", "--plugin", "lawbench", "--levers", arm, "--seed", str(seed), "--budget", f"seconds={seconds}"]
+        words = ["run", "--plugin", "lawbench", "--levers", arm, "--seed", str(seed)]
+        words += ["--generations", "16", "--budget", f"seconds={seconds}"]
     else:
         words = ["resume"]
     command = [sys.executable, "-m", "sia_cli", *words, "--runs-dir", str(folder)]
@@ -66,22 +67,23 @@ def row(arm: str, seed: int, report: dict[str, Any]) -> str:
 def main() -> None:
     """Print the table of runs, then the table of differences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=420, help="each run's budget")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs/levers"))
     options = parser.parse_args()
-    rewards: dict[str, dict[str, list[float]]] = {arm: defaultdict(list) for arm in ARMS}
+    rewards: dict[str, dict[str, list[float]]] = {arm: defaultdict(list) for arm in options.arms}
     print("| levers | seed | first agent | final agent, sealed top-1 [95%] | promoted, in order | took |")
     print("| --- | --- | --- | --- | --- | --- |")
     for seed in range(options.seeds):
-        for arm in ARMS:
+        for arm in options.arms:
             folder = options.runs_dir / f"{arm.replace(',', '-')}-{seed}"
             report, sealed = look(run(arm, seed, options.seconds, folder))
             for case, reward in sealed.items():
                 rewards[arm][case].append(reward)
             print(row(arm, seed, report), flush=True)
     print("\n| difference | mean over cases and seeds [95%] |\n| --- | --- |")
-    for less, more in combinations(ARMS, 2):
+    for less, more in combinations(options.arms, 2):
         a, b = ([fmean(rewards[arm][case]) for case in sorted(rewards[arm])] for arm in (less, more))
         paired = normal([after - before for before, after in zip(a, b, strict=True)])
         print(f"| {more} less {less} | {paired.value:+.4f} [{paired.ci95[0]:+.4f}, {paired.ci95[1]:+.4f}] |")
