@@ -445,7 +445,7 @@ def test_statistics_of_continuous_rewards_claim_no_successes() -> None:
     rollouts = [Rollout(f"search-{at}", "ok", at / 30, answer="1") for at in range(30)]
     agent = replace(view(), search=summarise(rollouts, 0.0), exploration=None)
     told = prompts.decide(evidence(agents={"one": agent}), [], "")
-    assert "30 rollouts of 30 instances, mean 0.4833; deviation" in told
+    assert "30 rollouts of 30 instances, mean reward 0.4833; deviation" in told
     assert "success_rate" not in told
 
 

@@ -293,7 +293,7 @@ def test_the_model_is_told_where_each_candidate_starts_and_by_which_rule(tmp_pat
     world.run()
     best = harness(0.9).digest[:12]
     assert f"of agent {best} (pareto: drawn by" in world.told(2)
-    assert f"After you set a change aside, it is that of agent {best}." in world.told(2)
+    assert f"Setting a change aside makes it that of agent {best}." in world.told(2)
 
 
 def test_each_candidate_that_is_set_aside_makes_way_for_the_next_parents_harness() -> None:

@@ -59,6 +59,7 @@ def test_it_reads_reason_diff_and_checks_and_no_word_of_others_outside_of_blocks
     told = world.told(1)
     assert world.provider.asked[1].system[0].startswith("You decide on changes that another model proposes")
     assert world.provider.asked[1].system[1] == world.provider.asked[0].system[1]
+    assert "read_file" not in " ".join(world.provider.asked[1].system), "a tool that it does not have"
     agent = harness(0.2).digest[:12]
     assert f"1. A change of the harness of agent {agent}; predicted gain +0.3000." in told
     assert "half: why not" in told

@@ -62,9 +62,12 @@ def test_the_winners_curse_of_an_error_is_a_gate_that_errs_less() -> None:
 def test_a_model_is_told_how_rewards_follow_from_the_metric() -> None:
     seed = HarnessTree({"harness.py": b"def solve(instance, ctx): return 1\n"})
     told = " ".join(prompts.system("b", RMSE, seed)[1].split())
-    assert "Metric: rmse (minimize; every reward, mean, prediction and gain that you see or give is of" in told
+    assert (
+        "Metric: rmse, from 1 to 20 (minimize; every reward, mean, prediction and gain that you see or give is of"
+        in told
+    )
     assert "a metric of 0.5 is a reward of -0.5" in told
-    assert "Metric: right (maximize)." in prompts.system("b", Metric("right"), seed)[1]
+    assert "Metric: right, from 0 to 1 (maximize)." in prompts.system("b", Metric("right"), seed)[1]
 
 
 @pytest.mark.parametrize(

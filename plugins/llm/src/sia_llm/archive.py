@@ -121,13 +121,13 @@ class Archive:
         trial = trials[asked.candidate]
         prediction = decided["prediction"]
         parts = [
-            f"{trial.lever} {trial.name} on agent {trial.parent}: {trial.outcome}; predicted {trial.predicted:+.4f}, "
-            f"measured on search {measured(trial)}",
+            f"{trial.lever} {trial.name} on agent {trial.parent}: {trial.outcome}; predicted gain "
+            f"{trial.predicted:+.4f}, gain on search {measured(trial)}",
             fenced(decided["reason"], "the reason given then", PART, by=IMPROVER),
             fenced(prediction["where"], "where it was to help", PART, by=IMPROVER),
         ]
         if trial.why:
-            parts.append(fenced(trial.why, "what came of it", PART, by="by SIA or the agent under test"))
+            parts.append(fenced(trial.why, "what came of it", PART, by="written by SIA or the agent under test"))
         if decided["diff"]:
             parts.append(fenced(decided["diff"], "diff", SHOWN // 2, by=IMPROVER))
         if trial.agent:

@@ -30,12 +30,12 @@ def earlier(trials: Sequence[Trial]) -> str:
     table, latest = named[-ROWS:], named[-REMEMBERED:]
     left = len(named) - len(table)
     lines = [
-        "| decision | lever | name | parent | predicted | measured on search | outcome | compared with |",
+        "| generation.place | lever | name | parent | predicted gain | gain on search | outcome | compared with |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *(_row(name, trial) for name, trial in table),
         *([f"{left} older ones are not listed; `earlier_decision` shows each."] if left else []),
         _calibration(trials),
-        f"The reasons for {'them' if len(latest) == len(named) else f'the latest {len(latest)}'}, as given then:",
+        f"The reasons{'' if len(latest) == len(named) else f' for the latest {len(latest)}'}, as given then:",
         *(text for name, trial in latest for text in _words(name, trial)),
     ]
     return "\n".join(lines)
@@ -48,7 +48,7 @@ def numbered(trials: Sequence[Trial]) -> list[tuple[str, Trial]]:
 
 def measured(trial: Trial) -> str:
     """The gain on the search sample."""
-    return "nothing" if trial.gain is None else f"{trial.gain:+.4f}"
+    return "not measured" if trial.gain is None else f"{trial.gain:+.4f}"
 
 
 def cell(text: str) -> str:
@@ -68,7 +68,7 @@ def _words(name: str, trial: Trial) -> list[str]:
     words = [fenced(trial.reason, f"the reason for {name}", REASON, by=IMPROVER)]
     if trial.outcome in ("failed", "refused"):
         why = f"why {name} was {trial.outcome}"
-        words.append(fenced(trial.why, why, WHY, by="by SIA or the agent under test"))
+        words.append(fenced(trial.why, why, WHY, by="written by SIA or the agent under test"))
     return words
 
 
@@ -80,7 +80,7 @@ def _calibration(trials: Sequence[Trial]) -> str:
     off = fmean(abs(predicted - gain) for predicted, gain in pairs)
     return (
         f"{_predictions(len(pairs))} measured: predicted {fmean(each for each, _ in pairs):+.4f} on average, "
-        f"measured {fmean(each for _, each in pairs):+.4f}, off by {off:.4f}."
+        f"measured {fmean(each for _, each in pairs):+.4f}; each was off by {off:.4f} on average."
     )
 
 

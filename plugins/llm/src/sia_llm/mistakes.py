@@ -32,8 +32,8 @@ def in_words(found: Sequence[Confusion]) -> str:
     """The most frequent ones, a row each."""
     rows = [f"{each.count} times: {_short(each.expected)} -> {_short(each.answer)}" for each in found[:MOST]]
     left = f"\n{len(found) - MOST} more pairs occur at least twice." if len(found) > MOST else ""
-    about = "the right answer -> what was answered, most frequent first"
-    return fenced("\n".join(rows), about, SHOWN, by="by the task's data and the agent under test") + left
+    about = "right answer -> given answer"
+    return fenced("\n".join(rows), about, SHOWN, by="from the task's data and the agent under test") + left
 
 
 def _short(value: object) -> str:

@@ -16,8 +16,8 @@ Rewards = Callable[[str], Mapping[str, float]]
 
 WHY: Mapping[Rule, str] = {
     "keep-best": "the incumbent",
-    "pareto": "drawn by how many search instances an agent is best on",
-    "puct": "by what came of an agent, and how rarely it was gone on from",
+    "pareto": "drawn by the number of search instances on which each agent is best",
+    "puct": "its changes earned most, or few were tried",
 }
 """The rules, as a model is told of them."""
 

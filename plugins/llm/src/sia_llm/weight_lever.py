@@ -28,10 +28,7 @@ def weight_lever(evidence: Evidence) -> str:
     parts.append(f"Groups of rollouts at the training temperature: {in_words(incumbent.exploration)}")
     holds = verdict(incumbent.exploration, [each.name for each in evidence.algorithms])
     parts += [f"By the selection table: {holds}."] if holds else []
-    parts.append(
-        "Updates learn from search instances outside of the sample, so what a trained agent earns on the sample is not "
-        "what it has learned by heart."
-    )
+    parts.append("Updates train on search instances outside of the sample; nothing on the sample is learned by heart.")
     parts += [_algorithm(each, evidence.incumbent) for each in evidence.algorithms]
     trials = dict(numbered(evidence.trials))
     if updates := about.get("updates", ()):
@@ -42,11 +39,11 @@ def weight_lever(evidence: Evidence) -> str:
 
 def in_words(stats: RewardStats) -> str:
     """Statistics in words; of how many rollouts earned the most, only where that is a success."""
-    parts = [f"{stats.rollouts} rollouts of {stats.instances} instances, mean {stats.mean:.4f}"]
+    parts = [f"{stats.rollouts} rollouts of {stats.instances} instances, mean reward {stats.mean:.4f}"]
     if stats.binary:
         parts.append(f"{stats.success_rate:.1%} right")
     else:
-        parts.append(f"deviation {stats.deviation:.4f}, {stats.density:.1%} earned something else than a failure")
+        parts.append(f"deviation {stats.deviation:.4f}, {stats.density:.1%} earned anything but a failure's reward")
     if stats.flat_groups is not None:
         parts.append(
             f"groups of {stats.group_size:g}: in {stats.flat_groups:.1%} all earned the same, and in "
@@ -54,7 +51,7 @@ def in_words(stats: RewardStats) -> str:
             f"{1 - stats.silent_groups:.1%})"
         )
     if stats.kl_to_base is not None:
-        parts.append(f"KL to the base {stats.kl_to_base:.4f} nats a token")
+        parts.append(f"KL to the base {stats.kl_to_base:.4f} nats per token")
     return "; ".join(parts) + "."
 
 
@@ -76,8 +73,7 @@ def _algorithm(view: AlgorithmView, agent: str) -> str:
     parts = [f"- {view.name}: {view.summary}."]
     parts += [f"  It would learn nothing here: {'; '.join(objections)}."] if objections else []
     if training:
-        size = f"{training.steps} steps of {training.prompts} prompts x {training.group} rollouts"
-        parts.append(f"  It advises {size}: {json.dumps(training.model_dump(exclude_none=True), sort_keys=True)}.")
+        parts.append(f"  It advises {json.dumps(training.model_dump(exclude_none=True), sort_keys=True)}.")
     if cost:
         parts.append(f"  That takes about {cost['rollouts']:,.0f} rollouts and {_round(cost['tokens']):,.0f} tokens.")
     return "\n".join(parts)
@@ -90,12 +86,12 @@ def _update(update: Mapping[str, Any], trial: Trial) -> str:
     settings = json.dumps({**told, **update["config"]}, sort_keys=True)
     rewards = " ".join(f"{each:.3f}" for each in update["rewards"])
     most = update["moved"]
-    moved = "" if most is None else f"; KL of a step at most {most:.2g} nats a token"
+    moved = "" if most is None else f"; KL of a step at most {most:.2g} nats per token"
     return (
         f"- {update['decision']} {trial.algorithm} on agent {trial.parent}: {update['steps']} of {training['steps']} "
         f"steps of {training['prompts']} prompts x {training['group']} rollouts, {settings}; mean reward in training, "
-        f"from the first step to the last: {rewards}{moved}; {_time(update['seconds'])}. Change on the search sample, "
-        f"which it did not train on: {measured(trial)}; {trial.outcome}."
+        f"from the first step to the last: {rewards}{moved}; {_time(update['seconds'])}. Change on the search sample: "
+        f"{measured(trial)}; {trial.outcome}."
     )
 
 

@@ -52,7 +52,12 @@ def system(
     """
     bounds = limits or Limits()
     unit = f" in {metric.unit}" if metric.unit else ""
-    about = {"brief": brief, "metric": metric.name + unit, "direction": metric.direction + _TURNED[metric.direction]}
+    span = f", from {metric.bounds[0]:g} to {metric.bounds[1]:g}" if metric.bounds else ""
+    about = {
+        "brief": brief,
+        "metric": metric.name + unit + span,
+        "direction": metric.direction + _TURNED[metric.direction],
+    }
     search = "\n" + _filled("discover", evaluations=str(evaluations)) if evaluations else ""
     task = _filled("task", **about, code=code(seed), limits=_limits(bounds)) + search
     table = "\n" + _filled("table", table=as_text()) if trains else ""
@@ -76,8 +81,8 @@ def first_agent(evidence: Evidence) -> AgentView:
 def start_of(rule: Rule, chosen: Sequence[AgentView]) -> str:
     """Whose harness the working copy holds, before and after one was set aside, and why."""
     first, *others = [agent.id for agent in chosen]
-    then = f" After you set a change aside, it is that of agent {', then of agent '.join(others)}." if others else ""
-    return f"Your working copy holds the harness of agent {first} ({rule}: {WHY[rule]}).{then}"
+    then = f" Setting a change aside makes it that of agent {', then of agent '.join(others)}." if others else ""
+    return f"Your working copy, which `read_file` shows, is the harness of agent {first} ({rule}: {WHY[rule]}).{then}"
 
 
 def decide(evidence: Evidence, public: Sequence[str], begins: str, mistakes: Sequence[Confusion] = ()) -> str:
@@ -126,7 +131,9 @@ def _gate(evidence: Evidence) -> str:
             "Nothing bounds the reward, so the gate counts instances: a candidate is promoted most often where the "
             f"share that it wins, by any amount, is above the share that it loses by {least:.3f} or more"
         )
-    return f"The gate sees a gain of {least:.3f} or more with 80% power; a smaller one is most often not promoted"
+    return (
+        f"The gate promotes a true gain of {least:.3f} in mean reward four times out of five; smaller ones less often"
+    )
 
 
 def _budget(evidence: Evidence) -> str:
@@ -192,7 +199,7 @@ def _failures(agent: AgentView, mistakes: Sequence[Confusion]) -> str:
         every = "Every rollout gave a valid answer; what is wrong is what was answered."
         return "\n".join([every, *pairs])
     classes = [
-        f"{each.count} ended as {each.outcome}. One of them:\n{fenced(each.example, f'a {each.outcome}')}"
+        f"{each.count} ended as {each.outcome}, for example:\n{fenced(each.example, f'a {each.outcome}')}"
         for each in agent.search.failures
     ]
     return "\n".join([*_answered(agent.search), *classes, *pairs])
