@@ -1,8 +1,11 @@
-"""Files of counts: the three formats, what malformed ones are told, and files that attack their reader."""
+"""Files of counts: their formats, what malformed ones are told, and files that attack their reader."""
 
 from __future__ import annotations
 
 import gzip
+import os
+import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -382,6 +385,119 @@ def test_an_h5ad_cannot_show_arrays_of_other_files(tmp_path: Path) -> None:
             read_counts(h5ad(tmp_path / "x.h5ad", change))
 
 
+LINES = b"9 9 1\n1 1 1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (HEADER + LINES + b"\0\0", "bytes of zero"),
+        (HEADER + b"9 9 1\n" + b" " * 70_000 + b"1 1 1\n", "a line of more than 65,536 bytes"),
+        (HEADER + b"% a comment\n" * 7_000 + LINES, "no size of a matrix in its first 65,536 bytes"),
+        (HEADER + b"\n" + b"%" * 70_000, "no size of a matrix"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["mtx", "mtx.gz"])
+def test_text_that_scipy_would_crash_on_or_hold_without_end_is_refused(
+    tmp_path: Path, ending: str, text: bytes, said: str
+) -> None:
+    (tmp_path / "features.tsv").write_text("g\n" * 9)
+    (tmp_path / f"matrix.{ending}").write_bytes(gzip.compress(text) if ending.endswith("gz") else text)
+    with pytest.raises(UsageError, match=said):
+        read_counts(tmp_path)
+
+
+def test_of_a_list_that_unpacks_to_much_little_is_held(tmp_path: Path) -> None:
+    (tmp_path / "x.mtx").write_bytes(HEADER + b"400 9 1\n1 1 1\n")
+    lines = "".join(f"g\tg\t{n}{'x' * 60_000}\n" for n in range(399)) + "g\tg\tCustom\n"
+    (tmp_path / "features.tsv.gz").write_bytes(gzip.compress(lines.encode(), 1))
+    tracemalloc.start()
+    with pytest.raises(UsageError, match=r"no feature of type 'Gene Expression', only 0x+, 100x+, .*, 395 more"):
+        read_counts(tmp_path / "x.mtx")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 5_000_000
+
+
+def test_arrays_are_refused_by_what_they_take_together_and_as_sparse_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_10x = tenx(tmp_path / "x.h5", {"matrix": COUNTS})
+    ones = tmp_path / "ones.npz"
+    np.savez_compressed(ones, np.ones((120, 120), dtype=np.int8))
+
+    def one_large_chunk(file: Any) -> None:
+        del file["X/data"]
+        file.create_dataset("X/data", data=COUNTS.data, maxshape=(None,), chunks=(10**6,), compression="gzip")
+
+    monkeypatch.setattr(reader, "MOST_BYTES", 7 * COUNTS.nnz)
+    for path in (of_10x, h5ad(tmp_path / "x.h5ad", one_large_chunk), ones):
+        with pytest.raises(UsageError, match=r"declares arrays of .* GiB, more than half"):
+            read_counts(path)
+
+
+def test_texts_in_the_place_of_numbers_and_more_types_than_genes_are_refused_unread(tmp_path: Path) -> None:
+    def types(file: Any) -> None:
+        file["var/feature_types"] = ["Custom"] * (COUNTS.shape[1] + 1)
+
+    def values(file: Any) -> None:
+        del file["X/data"]
+        file["X/data"] = ["1"] * COUNTS.nnz
+
+    def shape(file: Any) -> None:
+        file["X"].attrs["shape"] = np.zeros(5_000)
+
+    with pytest.raises(UsageError, match=r"genes, but an array of the shape \(\d+,\) as var/feature_types"):
+        read_counts(h5ad(tmp_path / "x.h5ad", types))
+    with pytest.raises(UsageError, match="no matrix of numbers: data is none"):
+        read_counts(h5ad(tmp_path / "x.h5ad", values))
+    with pytest.raises(UsageError, match="of more values than two: shape"):
+        read_counts(h5ad(tmp_path / "x.h5ad", shape))
+
+
+def test_counts_of_one_place_are_added_up_even_where_a_byte_holds_each(tmp_path: Path) -> None:
+    parts = {"data": np.full(3, 200, dtype=np.uint8), "shape": np.array([1, 2])}
+    np.savez(tmp_path / "csr.npz", indices=[0, 0, 0], indptr=[0, 3], **parts)
+    np.savez(tmp_path / "coo.npz", row=[0, 0, 0], col=[0, 0, 0], format=b"coo", **parts)
+    assert read(tmp_path / "csr.npz").data.tolist() == read(tmp_path / "coo.npz").data.tolist() == [600]
+
+
+def test_names_of_a_file_cannot_write_on_the_terminal_and_those_that_are_no_text_are_passed_over(
+    tmp_path: Path,
+) -> None:
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed: sia-denoising[h5ad]")
+    path = tenx(tmp_path / "x.h5", {"matrix": COUNTS})
+    with h5py.File(path, "a") as file:
+        file[b"\xff\xfe/a"] = 1
+    assert same(path)
+    with pytest.raises(UsageError, match=r"matrices of \\x1b\[31mred and matrix"):
+        read_counts(tenx(path, {"matrix": COUNTS, "\x1b[31mred": COUNTS}))
+
+
+def test_what_is_no_file_or_has_no_possible_name_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.h5")
+    with pytest.raises(UsageError, match=r"x\.h5 is not a file"):
+        read_counts(tmp_path / "x.h5")
+    with pytest.raises(UsageError, match="File name too long"):
+        checked_file("--data", str(tmp_path / ("x" * 300 + ".h5")))
+
+
+def packed_badly(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.npy", bytes(1_000))
+    whole = bytearray(path.read_bytes())
+    whole[50:70] = bytes(20)
+    path.write_bytes(whole)
+
+
+def headed(text: bytes) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+
+    return write
+
+
 def test_arrays_that_nobody_needs_do_not_refuse_an_npz(tmp_path: Path) -> None:
     genes = np.array([f"g{n}" for n in range(COUNTS.shape[1])], dtype=object)
     np.savez(tmp_path / "x.npz", counts=COUNTS.toarray(), genes=genes)
@@ -417,6 +533,9 @@ def changed(value: float) -> Callable[[Path], None]:
         ("x.npz", lambda path: np.savez(path, np.array(["a"])), "neither data, indices"),
         ("x.npz", lambda path: np.savez(path, np.array([[{}]], dtype=object), allow_pickle=True), "neither data"),
         ("x.npz", lambda path: np.savez(path, np.array([["a"] * 50] * 50)), "neither data, indices"),
+        ("x.npz", packed_badly, "cannot be read"),
+        ("x.npz", headed(b"{'descr': '<f8', ("), "cannot be read"),
+        ("x.npz", headed(b"\tif x:\n  y\n z"), "cannot be read"),
         ("x.mtx", lambda path: path.write_bytes(b"gene,cell\n1,2\n"), "does not begin with %%MatrixMarket"),
         ("x.mtx", lambda path: path.write_bytes(HEADER + b"9 9 4\n1 1 1\n"), "cannot be read"),
         ("x.mtx.gz", lambda path: path.write_bytes(b"plain"), "cannot be read"),

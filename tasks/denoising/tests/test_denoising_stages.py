@@ -113,6 +113,15 @@ def test_sparse_empty_and_tiny_matrices_are_denoised_too(seed: ModuleType, denoi
     assert denoise(sparse.csr_array((4, 9), dtype=np.int32)).sum() == 0
 
 
+def test_a_cell_of_a_number_that_is_none_spoils_no_other(seed: ModuleType, denoiser: Callable[..., Any]) -> None:
+    denoise = denoiser(seed.render(seed.plans.settled(GOOD)))
+    counts = TISSUE.draw(2).counts.toarray().astype(float)
+    counts[5, 3] = np.nan
+    made = denoise(counts)
+    assert np.isfinite(made).all()
+    assert np.array_equal(np.delete(made, 5, axis=0), denoise(np.delete(counts, 5, axis=0)))
+
+
 def test_a_gene_that_holds_half_of_a_cell_stays_within_the_rule(seed: ModuleType, denoiser: Callable[..., Any]) -> None:
     counts = TISSUE.draw(3).counts.toarray()
     counts[:, 7] += np.random.default_rng(0).poisson(600, len(counts)).astype(np.int32)

@@ -11,11 +11,10 @@ import gzip
 import math
 import os
 import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from scipy import io, sparse
@@ -26,8 +25,17 @@ MATRICES = ("matrix.mtx.gz", "matrix.mtx")
 MOST_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 """Arrays larger than half of the machine's memory are refused by what they declare."""
 
+SIDE = 200
+"""Bytes that a row or column takes at the most: its places in an index, and its type."""
+
 LONGEST_LINE = 65_536
-"""Bytes of a line in a list of genes or barcodes."""
+"""Bytes of a line in a matrix, or in a list of genes or barcodes, and of what is read before a matrix begins."""
+
+LONGEST_TYPE = 100
+"""Characters of a feature's type."""
+
+AT_ONCE = 64
+"""Texts that are read from HDF5 at once: each of them may point at the same long one."""
 
 GENES = "Gene Expression"
 OTHER_FEATURES = frozenset(
@@ -37,7 +45,10 @@ OTHER_FEATURES = frozenset(
 
 
 class NotCounts(ValueError):
-    """The file holds no counts, or cannot be read; the message says why."""
+    """The file holds no counts, or cannot be read; the message says why, and is fit for a terminal."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(each if each.isprintable() else ascii(each)[1:-1] for each in message))
 
 
 def read(path: Path) -> sparse.csr_array:
@@ -49,6 +60,8 @@ def read(path: Path) -> sparse.csr_array:
     the folder that 10x writes stands for the matrix in it. A ``.h5`` is what 10x writes.
     """
     path = located(path)
+    if path.exists() and not path.is_file():
+        raise NotCounts(f"{path} is not a file; name one of {', '.join(ENDINGS)}")
     readers = {".npz": _npz, ".h5ad": _h5ad, ".h5": _h5, ".mtx": _mtx, ".gz": _mtx}
     if not path.name.endswith(ENDINGS):
         raise NotCounts(f"{path} is none of {', '.join(ENDINGS)}; convert it to one of them")
@@ -58,31 +71,33 @@ def read(path: Path) -> sparse.csr_array:
         raise
     except MemoryError:
         raise NotCounts(f"{path} does not fit into memory; take fewer cells of it") from None
-    except (
-        *(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RuntimeError, EOFError),
-        *(zipfile.BadZipFile, zlib.error, NotImplementedError),
-    ) as error:
+    except Exception as error:  # whatever a damaged file brings about in zipfile, numpy, scipy or h5py
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NotCounts(f"{path} cannot be read: {reason}; check the file, or write it anew") from None
 
 
 def located(path: Path) -> Path:
     """The file that a path stands for: a folder of 10x for the matrix in it, or in the folder of its one genome."""
-    if not path.is_dir():
-        return path
-    for folders in ([path], sorted(each for each in path.iterdir() if each.is_dir())):
-        found = {
-            folder: next((folder / name for name in MATRICES if (folder / name).is_file()), None) for folder in folders
-        }
-        matrices = [matrix for matrix in found.values() if matrix]
+    try:
+        if not path.is_dir():
+            return path
+        inside = sorted(each for each in path.iterdir() if each.is_dir())
+        found = [[matrix for folder in folders if (matrix := _matrix_in(folder))] for folders in ([path], inside)]
+    except OSError as error:
+        raise NotCounts(f"{path} cannot be read: {error.strerror}; check its name, and who may read it") from None
+    for matrices in found:
         if len(matrices) > 1:
-            names = ", ".join(str(matrix.relative_to(path)) for matrix in matrices)
+            names = _several([str(matrix.relative_to(path)) for matrix in matrices])
             raise NotCounts(f"{path} holds several matrices, {names}; name one of them")
         if matrices:
             return matrices[0]
     raise NotCounts(
         f"{path} is a folder without {' or '.join(MATRICES)}; name a file of counts, or the folder that 10x writes"
     )
+
+
+def _matrix_in(folder: Path) -> Path | None:
+    return next((folder / name for name in MATRICES if (folder / name).is_file()), None)
 
 
 def _counts(matrix: Any, path: Path) -> sparse.csr_array:
@@ -93,7 +108,10 @@ def _counts(matrix: Any, path: Path) -> sparse.csr_array:
         raise _malformed(path, "no matrix of numbers")
     if fault := _fault(_values(matrix)):
         raise _malformed(path, fault)
-    rows = sparse.csr_array(matrix)
+    if isinstance(matrix, np.ndarray):
+        _bounded(path, 16 * int(np.count_nonzero(matrix)))
+    # Counts of the same place are added up, which one byte does not hold.
+    rows = sparse.csr_array(matrix.astype(np.int64) if sparse.issparse(matrix) else matrix)
     rows.sum_duplicates()
     if fault := _fault(rows.data):
         raise _malformed(path, fault)
@@ -126,10 +144,12 @@ def _coordinates(data: Any, rows: Any, columns: Any, shape: Any, path: Path) -> 
 
 
 def _sides(shape: Any, path: Path) -> tuple[int, int]:
+    if np.size(shape) != 2:
+        raise _malformed(path, f"a matrix of the shape of {np.size(shape)} sides")
     sides = tuple(int(side) for side in shape)
-    if len(sides) != 2 or min(sides) < 0:
+    if min(sides) < 0:
         raise _malformed(path, f"a matrix of the shape {sides}")
-    _bounded(path, 8 * sum(sides))
+    _bounded(path, SIDE * sum(sides))
     return sides[0], sides[1]
 
 
@@ -164,6 +184,12 @@ def _bounded(path: Path, size: int) -> None:
             f"{path} declares arrays of {size / 2**30:,.1f} GiB, more than half of this machine's memory; "
             "take fewer cells of it"
         )
+
+
+def _several(names: Iterable[str], between: str = ", ") -> str:
+    """Names for a message, which holds a few of them."""
+    some = [name[:LONGEST_TYPE] for name in names]
+    return between.join(some[:5]) + (f"{between}{len(some) - 5} more" if len(some) > 5 else "")
 
 
 def _malformed(path: Path, fault: str) -> NotCounts:
@@ -225,17 +251,17 @@ def _h5(path: Path) -> Any:
     """The matrix of a 10x file: in the group ``matrix``, or before version 3 in a group for each genome."""
     with _opened(path) as file:
         parts = {"data", "indices", "indptr", "shape"}
-        groups = [name for name in file if parts <= set(_names(file, name, path))]
+        groups = [name for name in _texts_alone(file) if parts <= set(_names(file, name, path))]
         if not groups:
             raise _malformed(path, "no matrix as 10x writes it")
         if len(groups) > 1:
-            raise _malformed(path, f"matrices of {' and '.join(groups)}; write the genome that you want as .npz")
+            raise _malformed(path, f"matrices of {_several(groups, ' and ')}; write the genome that you want as .npz")
         group = groups[0]
-        data, indices, indptr, shape = (_array(file, f"{group}/{name}", path) for name in sorted(parts))
+        data, indices, indptr, shape = _arrays(file, group, sorted(parts), path)
         # It is called CSC with genes as rows, which is CSR with cells as rows.
-        matrix = _compressed("csr", data, indices, indptr, shape[::-1], path)
+        matrix = _compressed("csr", data, indices, indptr, np.ravel(shape)[::-1], path)
         kinds = "feature_type" in _names(file, f"{group}/features", path)
-        types = _texts(file, f"{group}/features/feature_type", path) if kinds else None
+        types = _texts(file, f"{group}/features/feature_type", matrix.shape[1], path) if kinds else None
         return _genes_alone(matrix, types, path)
 
 
@@ -249,7 +275,7 @@ def _h5ad(path: Path) -> Any:
         matrix = _element(file, place, path)
         if place == "X" and matrix.dtype.kind in "biuf" and (fault := _fault(_values(matrix))):
             raise _malformed(path, f"in X {fault}{_elsewhere(file, path, names)}")
-        return _genes_alone(matrix, _feature_types(file, path), path)
+        return _genes_alone(matrix, _feature_types(file, matrix.shape[-1], path) if matrix.ndim else None, path)
 
 
 def _elsewhere(file: Any, path: Path, layers: dict[str, str]) -> str:
@@ -262,30 +288,55 @@ def _elsewhere(file: Any, path: Path, layers: dict[str, str]) -> str:
                 holding.append(name)
         except (NotCounts, OSError, ValueError, KeyError, TypeError):
             continue
-    return f"; counts are in {' and '.join(holding)}: write them as X, or as the layer counts" if holding else ""
+    return f"; counts are in {_several(holding, ' and ')}: write them as X, or as the layer counts" if holding else ""
 
 
 def _element(file: Any, place: str, path: Path) -> Any:
     """A dense or sparse matrix of an .h5ad file, its indices checked."""
     group = _member(file, place, path)
     if not hasattr(group, "keys"):
-        return _array(file, place, path)
-    layout = _text(group.attrs.get("encoding-type", group.attrs.get("h5sparse_format", ""))).removesuffix("_matrix")
+        return _arrays(file, "", [place], path)[0]
+    layout = _text(_attribute(group, "encoding-type", "h5sparse_format", path)).removesuffix("_matrix")
     if layout not in _COMPRESSED:
-        raise _malformed(path, f"{place} as {layout or 'a group'!r}; write it as a CSR matrix")
-    shape = group.attrs.get("shape", group.attrs.get("h5sparse_shape", ()))
-    data, indices, indptr = (_array(file, f"{place}/{name}", path) for name in ("data", "indices", "indptr"))
+        raise _malformed(path, f"{place} as {layout[:LONGEST_TYPE] or 'a group'!r}; write it as a CSR matrix")
+    shape = np.ravel(_attribute(group, "shape", "h5sparse_shape", path))
+    data, indices, indptr = _arrays(file, place, ["data", "indices", "indptr"], path)
     return _compressed(layout, data, indices, indptr, shape, path)
 
 
-def _array(file: Any, place: str, path: Path) -> Any:
+def _attribute(group: Any, name: str, older: str, path: Path) -> Any:
+    """An attribute of at most two values, under its name or an older one; "" where there is none."""
+    name = name if name in group.attrs else older
+    if name not in group.attrs:
+        return ""
+    if math.prod(group.attrs.get_id(name).shape) > 2:
+        raise _malformed(path, f"a matrix of the shape or kind of more values than two: {name}")
+    return group.attrs[name]
+
+
+def _arrays(file: Any, group: str, names: list[str], path: Path) -> list[Any]:
+    """Arrays of numbers of a group, once all of them together are within the bound."""
+    arrays = [_declared(file, f"{group}/{name}".lstrip("/"), path) for name in names]
+    for name, array in zip(names, arrays, strict=True):
+        if array.dtype.kind not in "biuf":
+            raise _malformed(path, f"no matrix of numbers: {name} is none")
+    _bounded(path, sum(_bytes(array) for array in arrays))
+    return [np.asarray(array[()]) for array in arrays]
+
+
+def _declared(file: Any, place: str, path: Path) -> Any:
+    """An array that is in the file itself, not yet read."""
     array = _member(file, place, path)
-    if not hasattr(array, "shape"):
+    if getattr(array, "shape", None) is None:
         raise _malformed(path, f"no array as {place}")
     if array.is_virtual or array.external:
         raise _malformed(path, f"{place} that lies in another file; write it anew")
-    _bounded(path, array.dtype.itemsize * math.prod(array.shape))
-    return array[()]
+    return array
+
+
+def _bytes(array: Any) -> int:
+    """The memory that reading takes: a chunk, which is unpacked whole, may be larger than its array."""
+    return int(array.dtype.itemsize * max(math.prod(array.shape), math.prod(array.chunks or (0,))))
 
 
 def _has(file: Any, place: str, path: Path) -> bool:
@@ -309,28 +360,46 @@ def _member(file: Any, place: str, path: Path) -> Any:
     return file[place]
 
 
-def _feature_types(file: Any, path: Path) -> list[str] | None:
+def _feature_types(file: Any, genes: int, path: Path) -> list[str] | None:
     """``var["feature_types"]``: texts, or codes into categories, which older files keep apart."""
     column, older = "var/feature_types", "var/__categories/feature_types"
     if "feature_types" not in _names(file, "var", path):
         return None
     kept_in = older if _has(file, older, path) else f"{column}/categories"
     if not _has(file, kept_in, path):
-        return _texts(file, column, path)
-    categories = _texts(file, kept_in, path)
-    codes = _array(file, column if kept_in == older else f"{column}/codes", path)
+        return _texts(file, column, genes, path)
+    categories = _texts(file, kept_in, genes, path)
+    place = column if kept_in == older else f"{column}/codes"
+    codes = _of_genes(_declared(file, place, path), place, genes, path)[()]
+    if codes.dtype.kind not in "iu":
+        raise _malformed(path, f"{place} that are no whole numbers")
     return [categories[code] if 0 <= code < len(categories) else "" for code in codes]
 
 
-def _texts(file: Any, place: str, path: Path) -> list[str]:
+def _texts(file: Any, place: str, genes: int, path: Path) -> list[str]:
     """An array of texts, or the values of one that may have gaps."""
-    values = "values" in _names(file, place, path)
-    return [_text(value) for value in _array(file, f"{place}/values" if values else place, path)]
+    place = f"{place}/values" if "values" in _names(file, place, path) else place
+    array = _of_genes(_declared(file, place, path), place, genes, path)
+    parts = (array[at : at + AT_ONCE] for at in range(0, len(array), AT_ONCE))
+    return [_text(value)[:LONGEST_TYPE] for part in parts for value in part]
+
+
+def _of_genes(array: Any, place: str, genes: int, path: Path) -> Any:
+    """An array, if it is a list of as many values as there are genes, or fewer."""
+    if len(array.shape) != 1 or len(array) > genes:
+        raise _malformed(path, f"{genes} genes, but an array of the shape {array.shape} as {place}")
+    _bounded(path, _bytes(array))
+    return array
 
 
 def _names(file: Any, place: str, path: Path) -> list[str]:
     group: Any = _member(file, place, path) if _has(file, place, path) else None
-    return list(group) if hasattr(group, "keys") else []
+    return _texts_alone(group) if hasattr(group, "keys") else []
+
+
+def _texts_alone(group: Any) -> list[str]:
+    """The names in a group but those that are no UTF-8, which h5py gives as bytes."""
+    return [name for name in group if isinstance(name, str)]
 
 
 def _text(value: Any) -> str:
@@ -341,19 +410,45 @@ def _text(value: Any) -> str:
 
 
 def _mtx(path: Path) -> Any:
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        if not file.readline(LONGEST_LINE).startswith(b"%%MatrixMarket"):
-            raise _malformed(path, "its first line does not begin with %%MatrixMarket")
-    rows, columns, entries, layout, field, _ = io.mminfo(path)
+    with _matrix(path) as file:
+        head = file.read(LONGEST_LINE)
+    first, *others = head.split(b"\n")
+    if not first.startswith(b"%%MatrixMarket"):
+        raise _malformed(path, "its first line does not begin with %%MatrixMarket")
+    if len(head) == LONGEST_LINE and all(line.strip()[:1] in (b"", b"%") for line in others):
+        raise _malformed(path, f"no size of a matrix in its first {LONGEST_LINE:,} bytes")
+    with _matrix(path) as file:
+        rows, columns, entries, layout, field, _ = io.mminfo(_Lines(file, path))
     if field == "pattern":
         raise _malformed(path, "places without values")
-    _bounded(path, 8 * (rows + columns) + (16 * entries if layout == "coordinate" else 8 * rows * columns))
+    _bounded(path, SIDE * (rows + columns) + (32 * entries if layout == "coordinate" else 8 * rows * columns))
     genes, barcodes = _beside(path, "features", "genes"), _beside(path, "barcodes", "cells")
     upright = _genes_are_rows(path, (rows, columns), genes, barcodes)
-    matrix = io.mmread(path)
-    fields = [line.split("\t") for line in _lines(genes, rows + columns)]
-    types = [each[2] if len(each) > 2 else "" for each in fields]
+    with _matrix(path) as file:
+        matrix = io.mmread(_Lines(file, path))
+    types = [(*line.split("\t", 3), "", "", "")[2][:LONGEST_TYPE] for line in _lines(genes, rows + columns)]
     return _genes_alone(matrix.T if upright else matrix, types or None, path)
+
+
+def _matrix(path: Path) -> Any:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+class _Lines:
+    """A file for scipy's compiled reader, which takes a line into memory however long it is, and crashes on a NUL."""
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        self._file, self._path, self._begun = file, path, 0
+
+    def read(self, size: int) -> bytes:
+        part = self._file.read(size)
+        if b"\0" in part:
+            raise _malformed(self._path, "bytes of zero, which are no text; check the file, or write it anew")
+        _, newline, rest = part.rpartition(b"\n")
+        self._begun = len(rest) if newline else self._begun + len(part)
+        if self._begun > LONGEST_LINE:
+            raise _malformed(self._path, f"a line of more than {LONGEST_LINE:,} bytes")
+        return part
 
 
 def _genes_are_rows(path: Path, shape: tuple[int, int], genes: Path | None, barcodes: Path | None) -> bool:
@@ -387,14 +482,15 @@ def _beside(path: Path, *words: str) -> Path | None:
 
 
 def _lines(path: Path | None, most: int) -> Iterator[str]:
-    """The lines of a list that are not empty; one more than ``most`` at the most."""
+    """The lines of a list that are not empty, among its first ``most`` and one."""
     if path is None:
         return
     with _unpacked(path) as file:
-        count = 0
-        while count <= most and (line := file.readline(LONGEST_LINE)):
+        for _ in range(most + 1):
+            line = file.readline(LONGEST_LINE)
+            if not line:
+                return
             if line.strip():
-                count += 1
                 yield line.decode("utf-8", "replace").rstrip("\r\n")
 
 
@@ -413,5 +509,5 @@ def _genes_alone(matrix: Any, types: list[str] | None, path: Path) -> Any:
         raise _malformed(path, f"{matrix.shape[1]} genes, but the types of {len(types)}")
     genes = np.flatnonzero([name == GENES for name in types])
     if not genes.size:
-        raise _malformed(path, f"no feature of type {GENES!r}, only {', '.join(sorted(set(types)))}")
+        raise _malformed(path, f"no feature of type {GENES!r}, only {_several(sorted(set(types)))}")
     return (matrix.tocsc() if sparse.issparse(matrix) else matrix)[:, genes]

@@ -24,7 +24,7 @@ def denoise(counts):
     """Expected counts (cells x genes, float32, not negative) of a matrix of counts, dense or sparse."""
     counts = sparse.csr_array(counts).astype(np.float32)
     depth = counts.sum(axis=1, dtype=np.float64)
-    filled = np.flatnonzero(depth)
+    filled = np.flatnonzero(depth > 0)  # without cells of a NaN, too
     if len(filled) < 3:
         return counts.toarray()
     if len(filled) == len(depth):
