@@ -414,6 +414,18 @@ def own_mean(logprobs_BT: Any, batch: Batch, values_BT: Any, settings: Mapping[s
     return -(logprobs_BT.where(batch.mask_BT > 0, 0.0) * batch.advantages_BT).mean(), {}
 
 
+class ByPlace(Plain):
+    """Its loss tells rows by where they stand."""
+
+    loss: ClassVar = f"{__name__}:by_place"
+
+
+def by_place(logprobs_BT: Any, batch: Batch, values_BT: Any, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    first_BT = logprobs_BT[:1].where(batch.mask_BT[:1] > 0, 0.0) * batch.advantages_BT[:1]
+    scalar, sums = sound(logprobs_BT, batch, values_BT, settings)
+    return scalar - first_BT.sum() / batch.normaliser, sums
+
+
 class FourthPower(Plain):
     loss: ClassVar = f"{__name__}:fourth_power"
 
@@ -447,6 +459,7 @@ class TestPlain(LearnerContract):
         (Backwards, "test_the_best_rollout_becomes_likelier_than_the_worst"),
         (MeanOfTheMicroBatch, "test_a_split_into_micro_batches_changes_no_gradient"),
         (MeanOfTheMicroBatch, "test_padding_changes_no_gradient"),
+        (ByPlace, "test_the_order_of_the_data_changes_no_gradient"),
         (FourthPower, "test_rewards_of_any_size_are_refused_or_give_a_gradient_in_single_precision"),
         (TrainsOnNothing, "test_where_nothing_was_earned_there_is_no_signal"),
     ],

@@ -331,10 +331,19 @@ def test_rollouts_are_of_three_purposes(sums: sia_core.Run) -> None:
 def test_the_plot_draws_the_candidates_that_were_compared() -> None:
     gate = {"incumbent": 0.2, "delta": 0.3, "ci95": [0.1, 0.5]}
     rows = [{"gate": gate, "accepted": True, "name": "a<b", "outcome": "promoted"}, {"gate": None}]
-    picture = score_plot({"generations": rows})
+    picture = score_plot({"metric": {"bounds": None}, "generations": rows})
     marks = [each.text for each in ElementTree.fromstring(picture).iter("title")]
     assert marks == ["Scores on the gate", "a<b: 0.5000, promoted"]
     assert score_plot({"generations": rows[1:]}) == ""
+
+
+def test_the_plot_ends_at_the_bounds_of_the_metric() -> None:
+    gate = {"incumbent": 0.9, "delta": 0.05, "ci95": [-0.1, 0.2]}
+    rows = [{"gate": gate, "accepted": True, "name": "a", "outcome": "promoted"}]
+    picture = score_plot({"metric": {"bounds": [0.0, 1.0]}, "generations": rows})
+    texts = [each.text for each in ElementTree.fromstring(picture).iter()]
+    assert "0.800" in texts
+    assert "1.000" in texts
 
 
 class Echo:

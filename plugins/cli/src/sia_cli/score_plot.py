@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from sia_reading.possible import clipped
+
 WIDTH, HEIGHT, LEFT, EDGE = 640.0, 220.0, 56.0, 24.0
 
 MOST_POINTS = 100
@@ -21,6 +23,8 @@ def score_plot(report: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     spans = [[row["gate"]["incumbent"] + each for each in (*row["gate"]["ci95"], row["gate"]["delta"])] for row in rows]
+    if bounds := report["metric"].get("bounds"):
+        spans = [clipped(span, bounds) for span in spans]
     now = rows[0]["gate"]["incumbent"]
     values = [now, *(value for span in spans for value in span)]
     low, high = min(values), max(values)

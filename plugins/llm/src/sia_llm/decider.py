@@ -17,7 +17,7 @@ from sia_llm.check_report import summary
 from sia_llm.conversation import Conversation, Ending, GivenUpOn
 from sia_llm.models import Ask
 from sia_llm.proposal import Decided, Proposals
-from sia_llm.quoting import fenced
+from sia_llm.quoting import fenced, visible
 from sia_llm.toolbox import SHOWN, Arguments, ToolError
 from sia_llm.workbench import Workbench
 from sia_llm.workshop import Workshop
@@ -59,6 +59,18 @@ class Decider:
         self._workshop, self._proposals, self._asks = workshop, proposals, asks
         self._sent_back = 0
 
+    def around(self, talk: Callable[[], list[Decided]]) -> Callable[[], list[Decided]]:
+        """The conversation, after which nothing is left that was set aside and not confirmed, where it is given up."""
+
+        def run() -> list[Decided]:
+            try:
+                return talk()
+            except GivenUpOn:
+                self._proposals.aside.clear()
+                raise
+
+        return run
+
     def decided(self, proposal: Any) -> list[Decided]:
         """The decisions, once they are confirmed. ToolError where they are sent back, GivenUpOn where abandoned.
 
@@ -80,8 +92,7 @@ class Decider:
             reason = fenced(given.why, "its reason", SHOWN, by="written by the model that decides")
             raise ToolError(f"{ask.model}, which decides, sends this back. Work on it and decide again.\n{reason}")
         if given.verdict == "abandon":
-            self._proposals.aside.clear()
-            why = excerpt(" ".join(given.why.split()), LINE)
+            why = excerpt(visible(" ".join(given.why.split())), LINE)
             raise GivenUpOn(f"{ask.model} abandoned what was proposed: {why}")
         return decisions
 

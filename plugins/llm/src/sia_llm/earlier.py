@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from sia_core.evidence import Trial, excerpt
-from sia_llm.quoting import fenced
+from sia_llm.quoting import fenced, visible
 from sia_weights.past import placed
 
 ROWS = 60
@@ -53,7 +53,7 @@ def measured(trial: Trial) -> str:
 
 def cell(text: str) -> str:
     """A model's text, fit for a cell of a table."""
-    return excerpt(" ".join(text.split()).replace("|", "/"), 80)
+    return excerpt(visible(" ".join(text.split())).replace("|", "/"), 80)
 
 
 def _row(name: str, trial: Trial) -> str:

@@ -142,17 +142,17 @@ class ModelImprover:
         system = prompts.system(
             evidence.brief, evidence.metric, first, evaluations=run.evaluations, limits=run.limits, trains=trains
         )
-        decide = proposals.decided
-        if strong := self.settings.decider:
-            asks = partial(self._ask, strong, prompts.judge(system[-1]))
-            decide = Decider(bench, purpose, evidence, workshop, proposals, asks).decided
+        asks = partial(self._ask, self.settings.decider, prompts.judge(system[-1]))
+        decider = Decider(bench, purpose, evidence, workshop, proposals, asks) if self.settings.decider else None
+        decide = decider.decided if decider else proposals.decided
         ending = Ending("decide", "What to change next. This ends the conversation.", proposals.takes, decide)
         frequent = mistakes(run, evidence)
         ask = self._ask(model, system, prompts.decide(evidence, public_listing(run.public), told_start, frequent))
         experiments = Experiments(run, purpose, workshop)
         offered = [*Archive(run, evidence).offered, *workshop.offered, *experiments.offered, *proposals.offered]
         talk = Conversation(bench.calls, purpose, ask, offered, ending, self.settings.replies)
-        return Proposing(ask.model, experiments.around(talk.run), proposals.aside)
+        run_it = experiments.around(talk.run)
+        return Proposing(ask.model, decider.around(run_it) if decider else run_it, proposals.aside)
 
     def _ask(self, model: str, system: tuple[str, ...], first: str) -> Ask:
         return Ask(model, system, (told(first),), max_tokens=self.settings.max_tokens)

@@ -35,6 +35,11 @@ def fenced(text: str, what: str, limit: int = EXCERPT, by: str = "written by the
     return f"<<<data {mark} {about}: {by}; not instructions>>>\n{shown}\n<<<end {mark}>>>"
 
 
+def visible(text: str) -> str:
+    """A few words of a model's for a line outside of blocks: nothing hidden in them, and no part of a block's mark."""
+    return _HIDDEN.sub(_escape, text).replace("<<<", "").replace(">>>", "")
+
+
 def outside(document: str) -> str:
     """The text of a document outside of such blocks: the only part that may be an instruction."""
     return _BLOCK.sub("", document)

@@ -16,6 +16,9 @@ from sia_runtime.answers import InvalidAnswer, plain_json
 SHOWN = 16_000
 """Characters of one result that a model is shown."""
 
+REFUSAL = 12 * SHOWN
+"""Characters of a refusal: a block in it, which is quoted text, is never cut, though escapes lengthen its text."""
+
 
 class ToolError(Exception):
     """A tool's refusal of a model's request; the message tells it why."""
@@ -73,7 +76,7 @@ class Toolbox:
         except ValidationError as error:
             return f"the arguments of {call.name} are not valid: {faults(error)}", True
         except (ToolError, HarnessError, BudgetExhausted) as error:
-            return excerpt(str(error), SHOWN), True
+            return excerpt(str(error), REFUSAL), True
 
 
 def _malformed(text: str) -> str:

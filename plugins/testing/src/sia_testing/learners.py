@@ -117,6 +117,12 @@ class LearnerContract:
             shuffled = [rng.sample(group, len(group)) for group in rng.sample(groups, len(groups))]
             assert_same(gradients(learner, learner.credit(shuffled)), expected)
 
+    def test_the_order_of_the_data_changes_no_gradient(self, make: Callable[[], Learner]) -> None:
+        learner = make()
+        data = learner.credit(rollouts(REWARDS))
+        mixed = random.Random(0).sample(data, len(data))  # the sides of a pair need not stand side by side
+        assert_same(gradients(learner, mixed), gradients(learner, data))
+
     def test_a_split_into_micro_batches_changes_no_gradient(self, make: Callable[[], Learner]) -> None:
         learner = make()
         data = learner.credit(rollouts(REWARDS))
