@@ -407,6 +407,13 @@ def test_text_that_scipy_would_crash_on_or_hold_without_end_is_refused(
         read_counts(tmp_path)
 
 
+def test_a_last_line_that_is_not_ended_is_read(tmp_path: Path) -> None:
+    (tmp_path / "features.tsv").write_text("g\n" * 9)
+    for end in (b"", b" ", b"\r", b" 7"):
+        (tmp_path / "matrix.mtx").write_bytes(HEADER + b"9 9 1\n1 1 5" + end)
+        assert read(tmp_path).data.tolist() == [5]
+
+
 def test_of_a_list_that_unpacks_to_much_little_is_held(tmp_path: Path) -> None:
     (tmp_path / "x.mtx").write_bytes(HEADER + b"400 9 1\n1 1 1\n")
     lines = "".join(f"g\tg\t{n}{'x' * 60_000}\n" for n in range(399)) + "g\tg\tCustom\n"

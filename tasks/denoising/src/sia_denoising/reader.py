@@ -435,13 +435,16 @@ def _matrix(path: Path) -> Any:
 
 
 class _Lines:
-    """A file for scipy's compiled reader, which takes a line into memory however long it is, and crashes on a NUL."""
+    """A file for scipy's compiled reader, which takes a line into memory however long it is.
+
+    It also reads past the end at a NUL, and at a last line that is not ended: that one is ended here.
+    """
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
         self._file, self._path, self._begun = file, path, 0
 
     def read(self, size: int) -> bytes:
-        part = self._file.read(size)
+        part = self._file.read(size) or b"\n"[: self._begun]
         if b"\0" in part:
             raise _malformed(self._path, "bytes of zero, which are no text; check the file, or write it anew")
         _, newline, rest = part.rpartition(b"\n")
