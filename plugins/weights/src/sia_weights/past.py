@@ -44,7 +44,8 @@ def _facts(decision: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> d
         "steps": len(steps),
         "rewards": [steps[at]["reward"] for at in _spread(len(steps))],
         "moved": max((step["kl"] for step in steps if "kl" in step), default=None),
-        "seconds": sum(step["seconds"] for step in steps),
+        # A step that failed after its rollouts has no time.
+        "seconds": sum(step.get("seconds", 0.0) for step in steps),
     }
 
 
