@@ -1,4 +1,4 @@
-"""The command ``sia`` in processes of its own, some of which are killed."""
+"""Runs of the command ``sia`` as separate processes, some of which are killed."""
 
 from __future__ import annotations
 
