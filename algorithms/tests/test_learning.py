@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from sia_algorithms.ppo import Ppo
 from sia_algorithms.reinforce import Reinforce
 from sia_core.errors import NoSignal
 from sia_core.learning import Batch, Learner, Sample, Trace
+from sia_testing.learners import named
 
 VOCABULARY, PROMPTS, STEPS, ROLLOUTS = 16, 32, 300, 64
 
@@ -99,13 +99,13 @@ def roll_out(
     return [samples[start : start + lesson.group] for start in range(0, ROLLOUTS, lesson.group)]
 
 
-def learn(lesson: Lesson, load: Any, seed: int) -> list[float]:
+def learn(lesson: Lesson, seed: int) -> list[float]:
     """The mean reward of each step's rollouts."""
     rng = random.Random(seed)
     prompts_PT = torch.tensor([[rng.randrange(VOCABULARY) for _ in range(lesson.length)] for _ in range(PROMPTS)])
     policy, base = Policy(lesson.length, seed), Policy(lesson.length, seed)
     optimizer = torch.optim.Adam(policy.parameters(), lr=lesson.rate, betas=(0.9, 0.95))
-    loss, settings = load(lesson.learner.loss), lesson.learner.config.model_dump(mode="json")
+    loss, settings = named(lesson.learner.loss), lesson.learner.config.model_dump(mode="json")
     means = []
     for _ in range(STEPS):
         groups = roll_out(lesson, prompts_PT, policy, base, rng)
@@ -128,11 +128,11 @@ def learn(lesson: Lesson, load: Any, seed: int) -> list[float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LESSONS)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_it_learns_to_reverse_its_prompt(name: str, seed: int, load: Any) -> None:
+def test_it_learns_to_reverse_its_prompt(name: str, seed: int) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # tensors this small are slower on more
     try:
-        means = learn(LESSONS[name], load, seed)
+        means = learn(LESSONS[name], seed)
     finally:
         torch.set_num_threads(threads)
     assert fmean(means[:5]) < 0.2

@@ -92,7 +92,7 @@ def test_smollm2_is_fetched_and_converted_once_and_answers() -> None:
         pytest.skip(f"the model is not at hand: {error}")
     assert folder is not None
     assert model_of("smollm2") == folder
-    engine = Torch(policy="smollm2")
+    engine = Torch(policy="smollm2", dtype="float32")  # its two best first tokens are closer than bfloat16 is exact
     prompt = engine.tokens.render([{"role": "user", "content": "What is the capital of France?"}])
     from sia_core.learning import Request
 
