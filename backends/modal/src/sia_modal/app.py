@@ -13,10 +13,9 @@ from packaging.utils import canonicalize_name
 
 from sia_core.errors import UsageError
 from sia_core.plugins import GROUP
-from sia_modal.container import BLOBS, Container
+from sia_modal.container import BLOBS, BLOBS_VOLUME, Container
 from sia_modal.settings import Settings
 
-BLOBS_VOLUME = "sia-blobs"
 CACHE = "/sia/cache"
 WHEELS = "/sia/wheels"
 DEBIAN = ("bubblewrap",)

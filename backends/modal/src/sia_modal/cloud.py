@@ -12,8 +12,8 @@ import modal
 from modal.config import config
 
 from sia_core.errors import SiaError, UsageError
-from sia_modal.app import BLOBS_VOLUME, build
-from sia_modal.container import place
+from sia_modal.app import build
+from sia_modal.container import BLOBS_VOLUME, place
 from sia_modal.settings import Settings
 
 VARIABLES = ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET")

@@ -9,6 +9,8 @@ from sia_modal.work import Work
 BLOBS = Path("/sia/blobs")
 """Where the volume of uploads is mounted."""
 
+BLOBS_VOLUME = "sia-blobs"
+
 
 class Container:
     """Methods of :class:`sia_modal.work.Work`, for Modal."""
@@ -36,7 +38,5 @@ def place(digest: str) -> str:
 def _uploaded(digest: str) -> bytes:
     path = BLOBS / place(digest).lstrip("/")
     if not path.exists():
-        from sia_modal.app import BLOBS_VOLUME
-
         modal.Volume.from_name(BLOBS_VOLUME).reload()  # it came after this container was started
     return path.read_bytes()

@@ -18,7 +18,7 @@ class Settings(BaseModel):
     Attributes
     ----------
     app : the name under which Modal shows it.
-    containers : at most so many at once.
+    containers : the most at once.
     gpu : kind and count, such as ``H100`` or ``H100:8``; empty is none. Such a container runs one job at a time.
     cpus, memory : of a container; memory in MiB.
     timeout : seconds that one job may take.

@@ -1,4 +1,4 @@
-"""The backend ``ray``: jobs on the workers of a cluster, each of which keeps a host of its own."""
+"""The backend ``ray``: jobs on the workers of a cluster, each of which keeps its own host."""
 
 from __future__ import annotations
 
