@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from sia_cli.commands import OWN, fault, offered, own
 from sia_cli.completion import ASKED, complete
-from sia_cli.config_file import with_file
 from sia_cli.output import shown
 
 if TYPE_CHECKING:
@@ -55,7 +54,10 @@ def _main(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> int:
     name = _named(arguments)
     try:
-        arguments = with_file(arguments)
+        if name is not None:
+            from sia_cli.config_file import with_file
+
+            arguments = with_file(arguments)
         parser = parser_of(arguments)
         options = parser.parse_args(arguments)
         if name is None:
