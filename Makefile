@@ -70,7 +70,7 @@ bench-gate: $(VENV)/all.stamp  ## The tables of docs/gate.md: what the gate prom
 bench-start: $(VENV)/all.stamp  ## How long a worker takes to start, with nothing, numpy and torch.
 	$(BIN)/python bench/start.py
 
-bench-evaluations: $(VENV)/all.stamp  ## New candidates a second, each in a sandbox of its own, and with endless loops among them.
+bench-evaluations: $(VENV)/all.stamp  ## New candidates a second, each in a separate sandbox, and with endless loops among them.
 	$(BIN)/python bench/evaluations.py
 
 bench-pages: $(VENV)/all.stamp browser-packages  ## How long 10,000 rollouts take to their first content in a browser.

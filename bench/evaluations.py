@@ -2,7 +2,7 @@
 
     python bench/evaluations.py [--candidates 300] [--at-once 2] [--least 60] [--loops 20]
 
-Each candidate is a harness of its own that nobody has seen before: stored as a tree,
+Each candidate is a harness that nobody has seen before: stored as a tree,
 started in its own sandbox, solved on one instance, scored by the verifier's process and
 recorded in the ledger, through the code that a run uses. ``--at-once`` candidates are
 evaluated side by side, by default one a core.

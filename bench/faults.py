@@ -22,7 +22,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", default="ledger,loop", help="of ledger, loop, sums (default: ledger,loop)")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="each N-th call only (default: 1)")
-    parser.add_argument("--show", type=int, default=5, metavar="N", help="so many faults that went wrong (default: 5)")
+    parser.add_argument(
+        "--show", type=int, default=5, metavar="N", help="print at most N faults that went wrong (default: 5)"
+    )
     options = parser.parse_args()
     print(faults.heading(), flush=True)
     bad = False

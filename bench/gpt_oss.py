@@ -55,7 +55,7 @@ def count(config: GptOssConfig, rank: int) -> Counted:
         maps = ["q_proj", "k_proj", "v_proj", "o_proj"]
         attention = get_peft_model(model, LoraConfig(r=rank, target_modules=maps))
         adapter = sum(each.numel() for name, each in attention.named_parameters() if "lora_" in name)
-    # PEFT gives each expert's matrix, (in, out), an adapter of its own: r (in + out) numbers.
+    # PEFT gives each expert's matrix, (in, out), its own adapter: r (in + out) numbers.
     shapes = [each.shape for name, each in named.items() if name.endswith(EXPERTS)]
     both = adapter + sum(shape[0] * rank * (shape[1] + shape[2]) for shape in shapes)
     return Counted(whole, experts, active, adapter, both)

@@ -22,7 +22,9 @@ from durability.growth import COLUMNS, IMPROVERS, grow
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--generations", type=int, default=200, metavar="N", help="in all (default: 200)")
-    parser.add_argument("--every", type=int, default=25, metavar="N", help="a row for so many (default: 25)")
+    parser.add_argument(
+        "--every", type=int, default=25, metavar="N", help="print a row for every N edits (default: 25)"
+    )
     parser.add_argument("--improver", choices=sorted(IMPROVERS), default="playbook", help="(default: playbook)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

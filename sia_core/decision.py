@@ -73,7 +73,7 @@ class Training(_Frozen):
         return self.first_group or self.group if step == 0 else self.group
 
     def rollouts(self, instances: int) -> int:
-        """The rollouts of the whole update, on so many instances."""
+        """The rollouts of the whole update, on this many instances."""
         return min(self.prompts, instances) * sum(map(self.group_of, range(self.steps)))
 
 

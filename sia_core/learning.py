@@ -350,7 +350,7 @@ class Engine(Protocol):
     ``seed``, and the engine's own settings. One that knows how many tokens of prompt and reply its policy can
     have together says so in a further attribute, ``context``; what asks for more is refused before it is
     sampled. One whose policy is slow, or learns from few rollouts, says how many suit an update in
-    ``rollouts``, to which a learner's advice is cut. One that samples so many sequences side by side says it in
+    ``rollouts``, to which a learner's advice is cut. One that samples sequences side by side says how many in
     ``rows``: as many rollouts ask at once. One whose server goes on with another request whenever a reply ends
     says in ``at_once`` by how many threads it may be asked. One that knows says in ``about``, as JSON, its
     policy's ``parameters`` and whether it is ``pretrained``.

@@ -96,7 +96,7 @@ def check_resumed(
 def killed(
     command: Sequence[str], environment: Mapping[str, str], run: Path, events: int, server: InferenceServer
 ) -> None:
-    """Start a run, and kill it and its server once so many events are recorded."""
+    """Start a run, and kill it and its server once a number of events is recorded."""
     with subprocess.Popen([*SIA, *command], stdout=subprocess.DEVNULL, env={**os.environ, **environment}) as process:
         try:
             while process.poll() is None and len(steps(run)) < events:

@@ -235,7 +235,7 @@ def test_reinforce_with_k1_in_the_reward_is_rloo(weight: float, oracle: Any) -> 
     inputs, groups, old = rollouts(trainer)
     learner = Reinforce(kl_weight=weight)
 
-    # TRL's KL is of its own sampler, the policy as it stands: give ours the same one for the advantages.
+    # TRL's KL is that of TRL's sampler, the policy as it stands: give ours the same one for the advantages.
     with torch.no_grad():
         now = [_with_logprobs(sample, trainer.model) for group in groups for sample in group]
     advantages = [max(datum.advantages, key=abs) for datum in learner.credit([now[:GROUP], now[GROUP:]])]

@@ -26,7 +26,7 @@ C = 1.0
 
 @dataclass(frozen=True)
 class Node:
-    """A member of the archive. ``reward`` is finite; ``visits`` counts how often it was itself gone on from.
+    """A member of the archive. ``reward`` is finite; ``visits`` counts the rollouts that started from it.
 
     A ``parent`` that is not in the archive counts as none. A node is not its own ancestor.
     """

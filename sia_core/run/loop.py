@@ -1,7 +1,7 @@
 """The loop: roll out, summarise, decide, apply, gate; again; then seal.
 
-Every step goes through the ledger, so a run that was stopped anywhere is gone on
-with by calling :meth:`Loop.improve` again: what is recorded is not done twice.
+Every step goes through the ledger, so :meth:`Loop.improve` continues a run that was stopped
+anywhere: what is recorded is not done twice.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Samples:
     """The instances that each purpose takes, fixed for the run; those that decide, ``repeats`` times each.
 
     Agents are estimated on ``search``, of which nothing is in ``training``: what updates learn from.
-    Where the task is to ``discover``, each rollout of smoke, search and gate may have so many ``evaluations``.
+    Where the task is to ``discover``, each rollout of smoke, search and gate may have ``evaluations`` answers scored.
     """
 
     smoke: tuple[str, ...]

@@ -74,14 +74,14 @@ class Setting:
 class Sweep:
     """One agent over some instances. ``purpose`` names the sweep in the ledger; ``public`` is what the set-up sees.
 
-    Each instance is rolled out ``group`` times, each time with a seed of its own. A ``hasty``
+    Each instance is rolled out ``group`` times, each time with its own seed. A ``hasty``
     sweep is given up when a batch of it times out too often. A ``training`` sweep samples
     from the policy as it learns, ``distinct`` rollouts without replacement. A ``perturbed``
     one shows each instance in its other guise. Each rollout may have ``evaluations`` answers
     scored, and begins with its instance's place in ``starts``, an earlier answer, if there are
     any. Of a harness that may never be run again, a sweep is run ``once``: as one batch, with which its
     sandbox ends. As a job's payload it is one ``batch`` of the whole, by its place, of which each
-    rollout may use so many ``tokens``; None is no limit.
+    rollout may use ``tokens``; None is no limit.
     """
 
     purpose: str
@@ -231,7 +231,7 @@ class Solving:
         return solved
 
     def recorded(self, batch: int, done: int) -> None:
-        """Note that a batch is recorded, which makes so many rollouts done."""
+        """Note that a batch is recorded. ``done`` counts the rollouts of all batches that are."""
         self._solved.pop(batch, None)
         self._recorded = done
 

@@ -56,7 +56,7 @@ def test_an_attack_is_stopped_and_changes_no_score_but_its_own(sandbox: str, nam
     for rollout in result.rollouts:
         assert rollout.outcome in KNOWN
         assert rollout.outcome == ENDS.get(name, rollout.outcome)
-        # Else it may have been stopped by a mistake of its own.
+        # Else it may have been stopped by its own mistake.
         assert not rollout.message.startswith(BROKEN), rollout.message
 
 
@@ -107,7 +107,7 @@ BY_THE_ROAD = {
     "order-kept-by-stateless": "what it kept is of no use to it",
     "output-flood": "what is printed is counted",
     "sleeping-import": "a clock of the host's",
-    "tcp-buffers": "who has no network of its own has no endpoint over TCP",
+    "tcp-buffers": "who shares the host's network has no endpoint over TCP",
     "step-rewards": "they are no scores",
     "time-by-order": "an instance's time is its own",
     "words-to-the-improver": "tests/unit/test_quoting.py shows what they would do without a fence",

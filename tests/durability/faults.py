@@ -101,7 +101,7 @@ class Outcome:
 
 
 class Bench:
-    """Makes runs of one workload with and without faults, in a folder of its own."""
+    """Makes runs of one workload with and without faults, in its own folder."""
 
     def __init__(self, name: str) -> None:
         self.name = name

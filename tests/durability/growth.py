@@ -24,7 +24,7 @@ from sia_testing.fakes import SKILL, FakeTask, fake_parts
 
 CANDIDATES = 2
 BETTER = 25
-"""Every so many-th edit is a better skill, so that the incumbent changes now and then."""
+"""One edit in this many is a better skill, so that the incumbent changes now and then."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def change(number: int, size: int) -> Write:
 
 
 def catalogue(size: int) -> Playbook:
-    """So many edits."""
+    """A number of edits."""
     return Playbook(
         edit=tuple(
             Entry(name=f"edit-{number:06}", summary="an edit", change=(change(number, size),), family=f"f{number % 40}")

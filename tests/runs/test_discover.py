@@ -141,7 +141,7 @@ def test_killed_and_resumed_the_report_is_the_same(
 
 
 def _killed(arguments: list[str], after: float, runs: Path, environment: dict[str, str]) -> str:
-    """Start a run and kill it so many seconds after its first step is recorded, if it still runs; its name."""
+    """Start a run and kill it some ``seconds`` after its first step is recorded, if it still runs; its name."""
     process = subprocess.Popen(
         [*SIA, *arguments, "--name", "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
     )

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 AMONG = 4
 EDITS = (("minus", "-"), ("times", "*"), ("minus", "- 0 -"), ("times", "* 1 *"))
-"""The operation that each conversation teaches, in words of its own."""
+"""The operation that each conversation teaches, in its own words."""
 
 
 def place(asked: Asked) -> tuple[str, int, int]:

@@ -37,7 +37,7 @@ assert len(questions) == 1, questions
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """A run in a process of its own: litellm warns of itself, and here a warning is an error."""
+    """A run in its own process: litellm warns of itself, and here a warning is an error."""
     environment = {**os.environ, "OPENAI_API_KEY": "sk-any"}
 
     def start(*options: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Policy:
-    """Answers each call with a function of (key, request), in a thread of its own; notes what began and ended."""
+    """Answers each call with a function of (key, request), in its own thread; notes what began and ended."""
 
     def __init__(self, call: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]) -> None:
         self._call = call

@@ -1,4 +1,4 @@
-"""A program that a candidate wrote runs once, in a sandbox of its own, and ends however it likes."""
+"""A program that a candidate wrote runs once, in its own sandbox, and ends however it likes."""
 
 from __future__ import annotations
 

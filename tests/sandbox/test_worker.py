@@ -1,4 +1,4 @@
-"""A worker solves instances with a harness, each in a fork of its own, and brings back what they did."""
+"""A worker solves instances with a harness, each in its own fork, and brings back what they did."""
 
 from __future__ import annotations
 

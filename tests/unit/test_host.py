@@ -374,7 +374,7 @@ def test_another_sweep_of_the_harness_has_patience_of_its_own(tmp_path: Path, wo
 
 
 class PermutedBackend:
-    """Runs the jobs that are under way on one host in an order of its own, once somebody waits for one of them."""
+    """Runs the jobs that are under way on one host in its own order, once somebody waits for one of them."""
 
     def __init__(self, host: Host, order: Sequence[int], slots: int) -> None:
         self.host, self.order, self.slots = host, order, slots

@@ -21,6 +21,8 @@ CORE = Path(sia_core.__file__).parent
 ROOT = CORE.parent
 FOLDERS = ("sia_core", "plugins", "algorithms", "backends", "tasks", "tests", "bench", "docs", "tools", "examples")
 # It matches texts that are no docstrings too, so a file with a match is parsed.
+TRANSLATED = re.compile(r"\b(of its own|so many|gone on (with|from|without))\b", re.IGNORECASE)
+"""Phrases that no page and no file of code has: readers stumble over them."""
 QUESTION = re.compile(r'^\s*[rf]?"""\s*(What|Who)\b', re.MULTILINE)
 
 
@@ -96,3 +98,18 @@ def test_a_docstring_opens_with_no_question_word() -> None:
         if QUESTION.search(path.read_text(encoding="utf-8"))
     }
     assert not {name: texts for name, texts in found.items() if texts}
+
+
+def test_no_page_or_file_has_a_phrase_that_sounds_translated() -> None:
+    paths = (path for folder in FOLDERS for kind in ("*.py", "*.md") for path in (ROOT / folder).rglob(kind))
+    # The text of a seed is a harness's content, by which runs name it.
+    read = [path for path in paths if not {"build", "data", "seed", "seed_cuda"} & set(path.parts)]
+    lines = {
+        f"{path.relative_to(ROOT)}:{number}": line.strip()
+        for path in read
+        if path != Path(__file__)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if TRANSLATED.search(line)
+    }
+    assert len(read) > 500
+    assert not lines

@@ -215,7 +215,7 @@ def test_a_run_stopped_after_any_step_and_resumed_gives_the_same_report_and_repe
 
 
 def _run_until_stopped(world: World, stop_after: int) -> set[Any]:
-    """Run, and fall dead after so many recorded steps; the jobs whose results were recorded."""
+    """Run, and fall dead after a number of recorded steps; the jobs whose results were recorded."""
     with Ledger.create(world.folder) as ledger:
         ledger.step("run", lambda: {"config": CONFIG, "task": "fake", "metric": {"name": "right"}})
         record, count = ledger.record, itertools.count(2)

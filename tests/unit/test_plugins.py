@@ -36,7 +36,7 @@ def offering(*names: str, hook: str = "sia_tasks", factory: str = "builtins:dict
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Installs a distribution in a folder of its own on sys.path; returns the name of its entry module."""
+    """Installs a distribution in its own folder on sys.path; returns the name of its entry module."""
     monkeypatch.delenv(ALLOW_VARIABLE, raising=False)
 
     def _install(name: str, source: str, *, version: str = "1.2.3", plugin: str | None = None) -> str:

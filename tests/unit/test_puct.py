@@ -1,4 +1,4 @@
-"""PUCT over an archive: what was good or rarely tried is gone on from, the same each time it is asked."""
+"""PUCT over an archive: it chooses what was good or rarely tried, the same each time it is asked."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_scores_are_those_of_the_formula() -> None:
     nodes = [Node("root", None, 1.0, visits=2), Node("good", "root", 3.0, visits=1), Node("bad", "root", 0.0)]
     root = math.sqrt(1 + 3)
     assert scores(nodes, c=0.5) == {
-        "root": pytest.approx(3.0 + 0.5 * 3.0 * (2 / 6) * root / (1 + 3)),  # two of its own, one of its child
+        "root": pytest.approx(3.0 + 0.5 * 3.0 * (2 / 6) * root / (1 + 3)),  # two are its own, one its child's
         "good": pytest.approx(3.0 + 0.5 * 3.0 * (3 / 6) * root / (1 + 1)),
         "bad": pytest.approx(0.0 + 0.5 * 3.0 * (1 / 6) * root / (1 + 0)),
     }

@@ -210,7 +210,7 @@ def test_where_nothing_can_be_remembered_trust_holds_for_that_call_and_says_so(
 
 
 class Weak:
-    """A sandbox without a network of its own, and the plugin that offers it."""
+    """A sandbox that shares the host's network, and the plugin that offers it."""
 
     name, guarantees = "weak", frozenset(GUARANTEES)
 

@@ -1,7 +1,7 @@
 """Entropic advantage weighting: a few good rollouts of a group, each worth a lot.
 
 Yuksekgonul et al. 2026, "Learning to Discover at Test Time" (TTT-Discover,
-arXiv 2601.16175). The objective is log E[exp(beta r)], with a beta of its own for each
+arXiv 2601.16175). The objective is log E[exp(beta r)], with its own beta for each
 group. Published with groups of 64, lr 4e-5, Adam (0.9, 0.95, 1e-8), one step a batch.
 """
 

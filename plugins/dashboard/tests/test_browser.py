@@ -43,7 +43,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[str]:
-    """The address of `sia view` on the folder of runs, a process of its own."""
+    """The address of `sia view` on the folder of runs, a separate process."""
     with serving(tmp_path) as line:
         address = re.search(r"http://[\d.:]+", line)
         assert address

@@ -31,7 +31,7 @@ Make = Callable[..., Torch]
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Engines with so many processes, which are closed after the test."""
+    """Engines with a number of processes, which are closed after the test."""
     made: list[Torch] = []
 
     def engine(**settings: Any) -> Torch:

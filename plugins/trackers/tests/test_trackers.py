@@ -148,7 +148,7 @@ def test_weights_and_biases_offline_keeps_the_figures_and_nothing_of_the_machine
 
 @pytest.mark.real
 def test_trackio_keeps_the_figures_on_this_machine_and_prints_nothing_between_the_report(tmp_path: Path) -> None:
-    """In a process of its own: the library reads where its database is when it is imported."""
+    """In its own process: the library reads where its database is when it is imported."""
     pytest.importorskip("trackio", reason="trackio is not installed")
     program = """
 import json

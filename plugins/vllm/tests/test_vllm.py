@@ -25,7 +25,7 @@ STOP = 256
 
 
 def logprob(token: int, steps: int) -> float:
-    """Of any token in any place, by weights of so many steps."""
+    """Of any token in any place, by weights of this many steps."""
     return -1.0 - (token % 7) / 10 - steps / 4
 
 

@@ -63,7 +63,7 @@ def one(which: str, counts: Path, result: Path | None) -> None:
 
 
 def measured(which: str, counts: Path, result: Path | None = None) -> dict[str, float]:
-    """One implementation in a process of its own."""
+    """One implementation in a separate process."""
     command = [sys.executable, __file__, "--one", which, "--counts", str(counts)]
     command += ["--result", str(result)] if result else []
     limits = {f"{name}_NUM_THREADS": str(THREADS) for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}

@@ -66,7 +66,7 @@ CHEATS = {
     "without the mask": "def kernel(x, mask, *rest):\n    return honest(x, torch.ones_like(mask), *rest)",
     "without the second half": "def kernel(x, *rest):\n    y = honest(x, *rest)\n    y[:, x.shape[1] // 2 :] = 0\n"
     "    return y",
-    "a wrong distribution of its own": "def kernel(x, *rest):\n    return honest(x.clamp(-6, 6), *rest)",
+    "a wrong distribution": "def kernel(x, *rest):\n    return honest(x.clamp(-6, 6), *rest)",
     # The channel.
     "an answer without a call": "import json, os, stat, struct, sys\ndef kernel(x, *rest):\n"
     "    at = sys._getframe()\n    while 'header' not in at.f_locals: at = at.f_back\n"

@@ -97,7 +97,7 @@ SHAPES = [pytest.param(each, marks=marks_of(each), id=str(each)) for each in COR
 
 
 def check_kernel(path: Path, device: str, shape: Shape) -> None:
-    """In a process of its own: whether Triton compiles or interprets is decided when it is imported."""
+    """In its own process: whether Triton compiles or interprets is decided when it is imported."""
     if gib_free() < gib_needed(shape):
         pytest.skip(f"{shape} takes {gib_needed(shape):.0f} GiB of memory, and {gib_free():.0f} are free")
     words = map(str, (shape.n, shape.b, shape.c, shape.distribution, shape.masked))

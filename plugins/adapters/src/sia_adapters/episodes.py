@@ -1,7 +1,7 @@
 """Environments in the style of gymnasium: ``reset(seed=)`` and ``step(action)``.
 
 An instance is a seed, an answer the list of actions of one episode, and its reward what the verifier gets when it plays
-these actions in an environment of its own. A harness that may import the environment can look ahead in a copy; its word
+these actions in its own environment. A harness that may import the environment can look ahead in a copy; its word
 on what it earned there counts for nothing. The seed decides where an episode starts. What chance does then comes from
 the run's secret, where the environment draws from ``np_random`` as gymnasium's do, so no copy foresees it.
 """

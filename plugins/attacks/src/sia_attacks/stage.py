@@ -63,7 +63,7 @@ class Attacked(Cases):
 
 
 def policy() -> ScriptedEngine:
-    """A policy that replies to each rollout with a secret of its own."""
+    """A policy that replies to each rollout with its own secret."""
     return ScriptedEngine(lambda prompt, seed: f"reply-{sha256(f'{seed}/{prompt}'.encode()).hexdigest()[:16]}")
 
 

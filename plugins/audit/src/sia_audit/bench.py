@@ -167,7 +167,7 @@ class Bench:
         return tried
 
     def size_of_samples(self, asks: int, seconds: float) -> int:
-        """On how many instances to ask ``asks`` questions each, for that to take about so many seconds."""
+        """On how many instances to ask ``asks`` questions each, for that to take about this many seconds."""
         times = [self.judge(tried.instance, tried.answer or "null").seconds for tried in self.tried[:4]]
         once = max(1e-4, median(times))
         return max(LEAST_INSTANCES, min(MOST_INSTANCES, int(seconds / once / asks)))

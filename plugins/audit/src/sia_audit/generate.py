@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 MOST_CHOICES = 20
-"""So many different strings among examples, each seen twice on average, are a choice; more are free text."""
+"""This many different strings among examples, each seen twice on average, are a choice; more are free text."""
 
 MOST_ITEMS = 4
 DEEPEST = 6

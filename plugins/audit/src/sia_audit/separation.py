@@ -40,7 +40,7 @@ PROBED = 3
 MANY = 24
 
 MOST_FAILURES = 3
-"""After so many answers that broke the verifier the rest of a class is not asked."""
+"""After this many answers that broke the verifier the rest of a class is not asked."""
 
 ASK_SECONDS = 30.0
 

@@ -37,7 +37,7 @@ ANCHOR = 16
 
 REST = 0.6
 CROWD = 500
-"""Of the hidden texts that share a gram so many are looked up by it; those of a larger crowd may be missed."""
+"""Of the hidden texts that share a gram this many are looked up by it; those of a larger crowd may be missed."""
 
 _NO_LETTER = re.compile(r"\W+")
 

@@ -331,7 +331,7 @@ def engine_of(options: argparse.Namespace, policy: str | None, more: Mapping[str
 
 
 def _pairs(option: str, pairs: list[str], reserved: tuple[str, ...]) -> dict[str, str]:
-    """KEY=VALUE options as a dictionary; UsageError for what is none, or has an option of its own."""
+    """KEY=VALUE options as a dictionary; UsageError for what is none, or has its own option."""
     from sia_core.errors import UsageError
 
     settings = {}

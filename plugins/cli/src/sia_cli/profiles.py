@@ -33,7 +33,7 @@ ANY = "openai"
 
 
 class Provider(BaseModel):
-    """Where a model is: the family of its protocol, its address if it has one of its own, and how litellm calls it."""
+    """Where a model is: the family of its protocol, its address if it has one, and how litellm calls it."""
 
     provider_id: str
     client_kind: Literal["anthropic", "openai", "google"]

@@ -1,8 +1,8 @@
 """A run again from its records alone: what today's code would do at each of its steps, beside what was recorded.
 
 Steps with effects (rollouts, explorations, training, times) are answered from the record.
-Pure ones (drafts, decisions, diffs, verdicts, scores) are computed again, compared, and
-also gone on from as they were recorded, so that one change is not reported as a hundred.
+Pure ones (drafts, decisions, diffs, verdicts, scores) are computed again, and compared;
+later steps take the recorded result, so that one change is not reported as a hundred.
 Nothing is written, and no model, verifier or sandbox is started.
 """
 

@@ -31,7 +31,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Scaled:
-    """A run on so many ``workers``: seconds by the clock, the share of them that the driver is busy, worker hours."""
+    """A run on ``workers`` workers: seconds by the clock, the share of them that the driver is busy, worker hours."""
 
     workers: int
     seconds: float

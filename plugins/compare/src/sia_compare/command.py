@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"none, harness, weights and both, {QUICK_SEEDS} seeds, a small budget in counts that is named",
     )
-    how.add_argument("--improver", metavar="NAME[:MODEL]", help="who decides where an arm has no rule of its own")
+    how.add_argument("--improver", metavar="NAME[:MODEL]", help="who decides where an arm has no rule")
     how.add_argument(
         "--improver-set", metavar="KEY=VALUE", action="append", default=[], help="a setting of it; repeatable"
     )

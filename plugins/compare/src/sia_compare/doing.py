@@ -1,4 +1,4 @@
-"""Doing the runs of a comparison, several at once, each by the command line in a process of its own."""
+"""Doing the runs of a comparison, several at once, each by the command line in its own process."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Doing:
             with self._mutex:
                 if self._stopped:
                     return False
-                # A session of its own: Ctrl-C is for us, and we hand it on once.
+                # A separate session: Ctrl-C is for us, and we hand it on once.
                 process = subprocess.Popen(
                     argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
                 )

@@ -66,7 +66,7 @@ def application(library: Library, token: str | None = None, ending: threading.Ev
 
 
 class Site:
-    """The pages. Each is made on a thread of its own, and reads what is recorded by then."""
+    """The pages. Each is made on its own thread, and reads what is recorded by then."""
 
     def __init__(self, library: Library, ending: threading.Event) -> None:
         self._library, self._ending = library, ending

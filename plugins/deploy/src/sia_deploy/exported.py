@@ -114,7 +114,7 @@ def no_constant(name: str) -> None:
 
 
 def solve_one(solver: "Agent | Forks", case: dict[str, Any], scratch: str) -> bytes:
-    """The answer to a case, as JSON; it has a scratch folder of its own."""
+    """The answer to a case, as JSON; it has its own scratch folder."""
     folder = tempfile.mkdtemp(dir=scratch)
     try:
         return solver.solve({**case, "scratch": folder})
@@ -127,7 +127,7 @@ def failure(message: str) -> bytes:
 
 
 class Policy:
-    """The model that the harness asks: a process of its own, a JSON object a line each way."""
+    """The model that the harness asks: a separate process, a JSON object a line each way."""
 
     def __init__(self) -> None:
         argv = [sys.executable, str(HERE / "policy.py")]

@@ -38,7 +38,7 @@ class Ending(Generic[_Result]):
 
 
 class Conversation(Generic[_Result]):
-    """Asks as ``ask`` says, with tools of its own, through calls that are recorded under ``purpose``."""
+    """Asks as ``ask`` says, with its own tools, through calls that are recorded under ``purpose``."""
 
     def __init__(
         self, calls: Calls, purpose: str, ask: Ask, offered: list[Offered], ending: Ending[_Result], replies: int

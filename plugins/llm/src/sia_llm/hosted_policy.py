@@ -1,7 +1,7 @@
 """A policy that somebody else serves: harnesses ask it, and it cannot be trained.
 
 Its calls are paid for and cannot be repeated by computing, so each is recorded under its
-rollout, in a ledger of its own beside the run's, before its reply is used.
+rollout, in its own ledger beside the run's, before its reply is used.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ class HostedGateway:
     def _replies(
         self, purpose: str, rollout: _HostedCaller, n: int, asked: Ask, held: int
     ) -> tuple[list[Reply], int, int]:
-        """So many replies, and the tokens read and written: of one call, or as many as the server makes necessary."""
+        """Some replies, and the tokens read and written: of one call, or as many as the server makes necessary."""
         replies: list[Reply] = []
         read = said = 0
         while True:

@@ -145,7 +145,7 @@ def _range(evidence: Evidence) -> float:
 
 
 def _family(entry: Entry) -> str:
-    """An edit without a family is one of its own."""
+    """The family of an edit; an edit without one is the only member of its family."""
     return entry.family or entry.name
 
 

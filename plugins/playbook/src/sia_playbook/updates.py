@@ -203,7 +203,7 @@ def _instances(advised: Training, cost: Mapping[str, float]) -> float:
 
 
 def _work(training: Training, steps: int) -> int:
-    """The rollouts of so many steps, an instance."""
+    """The rollouts of an instance over this many steps."""
     return sum(map(training.group_of, range(steps)))
 
 

@@ -13,8 +13,8 @@ _CACHED = ("cache_read", "cache_write")
 def by_model(record: RunRecord) -> list[dict[str, Any]]:
     """For each model, in the order of their first calls: its calls, tokens and dollars.
 
-    ``calls`` counts every try that was sent. Of the tokens that it read, ``tokens_in``, so many were read from the
-    provider's cache: ``cached``. Dollars are as the budget booked them, failed tries included.
+    ``calls`` counts every try that was sent. Of the tokens that it read, ``tokens_in``, ``cached`` came from the
+    provider's cache. Dollars are as the budget booked them, failed tries included.
     """
     models: dict[str, dict[str, Any]] = {}
     of: dict[str, str] = {}

@@ -26,7 +26,7 @@ TAIL = 2000
 
 
 class Evaluate:
-    """Runs the script in a folder of its own, with the part's answers as private data and the agent's files beside it.
+    """Runs the script in a separate folder, with the part's answers as private data and the agent's files beside it.
 
     The script is the task author's and trusted, as the verifier ``command`` is. It gets
     no environment but PATH, and is started outside of the folder that the agent filled.

@@ -141,7 +141,7 @@ class Cases:
         self._cases = read_cases(self._data, Columns(input_column, answer_column))
         limit = time_limit(seconds, f"--set seconds={seconds}")
         self.limits = Limits(setup_seconds=10 * limit, solve_seconds=limit)
-        # A copy of its own, so that a file that is edited meanwhile changes no score.
+        # A separate copy, so that a file that is edited meanwhile changes no score.
         copy = write_once(cache_folder("cases"), {"cases.jsonl": _copy(self._cases)}) / "cases.jsonl"
         self.verifier = OfferRef("exact", {"data": str(copy)})
         content = sorted(canonical([case.id, case.name, case.input, case.answer, case.split]) for case in self._cases)

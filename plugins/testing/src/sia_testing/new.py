@@ -74,7 +74,7 @@ def _rendered(kind: str, template: str, sort: Sort, name: str) -> dict[str, str]
         "data": ", ".join(f'"{each}"' for each in ("py.typed", *sort.data)),
     }
     files: dict[str, str] = {}
-    for folder in ("every", template):  # what a kind has of its own replaces what every one has
+    for folder in ("every", template):  # what a kind has itself replaces what every one has
         for path, text in _templates(resources.files("sia_testing") / "templates" / folder, ""):
             placed = f"src/{package}/{path.removeprefix('package/')}" if path.startswith("package/") else path
             files[placed] = Template(text).substitute(values)

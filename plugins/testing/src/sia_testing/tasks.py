@@ -141,7 +141,7 @@ class _Lenient:
         self._verifier = verifier
 
     def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
-        with suppress(SiaError):  # it may need a program of its own that runs
+        with suppress(SiaError):  # it may need a program that runs
             return self._verifier.score(instance, answer, ctx)
         return Score(0.0, valid=False)
 

@@ -22,7 +22,7 @@ NAME = "default"
 FULL = 4
 """Bytes of a number of full precision."""
 FEWEST, FEW = 2, 32
-"""Rows of a product: so many at least, as one alone is rounded otherwise; and those that weights are laid out for."""
+"""Rows of a product: at least this many, as one alone is rounded otherwise; and those that weights are laid out for."""
 EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 
 
@@ -64,7 +64,7 @@ def adapt(model: PreTrainedModel, learns: Learns, seed: int) -> PeftModel:
     )
     expected = _expected(model, learns)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # PEFT 0.21 asks transformers 5.23 for an old name of its own making; gone with a later PEFT.
+        # PEFT 0.21 asks transformers 5.23 for a deprecated name; gone with a later PEFT.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         torch.manual_seed(seed)
         peft = get_peft_model(model, config)

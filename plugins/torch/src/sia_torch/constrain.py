@@ -169,6 +169,6 @@ class Constraints:
         if key not in self._made:
             self._made[key] = Trie(choices, self._tokens) if choices else Grammar(schema or {}, self._tokens)
         self._made.move_to_end(key)
-        if len(self._made) > KEPT:  # a harness may ask with a shortlist of its own for every instance
+        if len(self._made) > KEPT:  # a harness may ask with its own shortlist for every instance
             self._made.popitem(last=False)
         return self._made[key]

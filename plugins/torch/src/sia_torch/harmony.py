@@ -2,7 +2,7 @@
 
 A turn of the model is a row of messages on channels: ``analysis`` is its reasoning, ``commentary``
 its calls of tools, ``final`` what it says. The reasoning of earlier turns is dropped when a
-conversation is rendered, as the format demands; of a turn of its own, the policy trains on all.
+conversation is rendered, as the format demands; a turn of the policy is trained on whole.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class Helper:
         self._engine = Torch(**settings)
 
     def share(self, file: str, processes: int, threads: int) -> None:
-        """Map the file, and compute with so many threads from now on."""
+        """Map the file, and compute with this number of threads from now on."""
         self._shared = Shared(Path(file), self._engine, processes)
         torch.set_num_threads(threads)
 

@@ -27,7 +27,7 @@ def resident() -> float:
 
 
 def activations(config: Any, settings: Settings, size: int, shape: Shape, rows: int) -> float:
-    """Bytes of a micro-batch of so many rows on the way back; ``size`` is that of a number of the base.
+    """Bytes of a micro-batch of this many rows on the way back; ``size`` is that of a number of the base.
 
     A layer keeps, a position: 9 D numbers of attention and norms, 4 I of a gated MLP, and three times the scores of
     H heads; and 4 D in float32, for norms and adapters. On top are two chunks of logits in float32, and one in the

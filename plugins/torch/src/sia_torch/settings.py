@@ -31,7 +31,7 @@ class Settings(BaseModel):
     prefill_rows : prompts that are computed side by side.
     micro_tokens : the most positions of a training micro-batch: by default 2,048 for a pretrained model on a CPU,
         else 8,192.
-    vocabulary_chunk : logits are computed for so many ids at a time.
+    vocabulary_chunk : logits are computed for this many ids at a time.
     checkpointing : recompute activations in the backward pass instead of keeping them.
     tolerance : the largest mean difference of log-probabilities between sampler and trainer, in nats; by
         default what rounding explains: 0.002 in float32 and 0.06 in bfloat16, over the temperature.

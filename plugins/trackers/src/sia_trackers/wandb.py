@@ -20,7 +20,7 @@ _SETTINGS_BYTES = 1 << 20
 
 
 class WeightsAndBiases:
-    """Logs a run's figures to a run of its own name in the project ``where``; no code and nothing of the machine."""
+    """Logs a run's figures to a run of the same name in the project ``where``; no code and nothing of the machine."""
 
     def __init__(self, where: str = "sia") -> None:
         try:

@@ -61,7 +61,7 @@ class Vllm:
         return min((each for each in known if each), default=None)
 
     def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
-        """For each request its continuations; each seed is a request of its own, of any server."""
+        """For each request its continuations; each seed is a separate request, of any server."""
         if any(each.choices or each.schema or each.prior for each in requests):
             raise TrainingError("the engine vllm cannot constrain what it samples")
         with self._naming:

@@ -1,8 +1,8 @@
 """MAGIC (van Dijk et al. 2018, "Recovering Gene Interactions from Single-Cell Data Using Data Diffusion").
 
-Cells are points in the space of their principal components. A kernel with a width
-of its own for each cell makes a random walk of them, and a few steps of that walk
-average each cell's expression over cells that are like it.
+Cells are points in the space of their principal components. A kernel, whose
+width differs from cell to cell, makes a random walk of them, and a few steps of that
+walk average each cell's expression over cells that are like it.
 
 Written from the paper; the widths, the symmetry and the treatment of the cell itself
 were settled by comparing numbers with the reference package.
@@ -30,7 +30,7 @@ Matrix = Any
 Floats = NDArray[np.floating[Any]]
 
 FEW_CELLS = 4_000
-"""Up to so many, components come from the cells' inner products, which is faster."""
+"""Up to this many, components come from the cells' inner products, which is faster."""
 
 OVERSAMPLED, ITERATIONS = 10, 5
 """Of the subspace iteration: dimensions beyond those wanted, and rounds."""

@@ -67,7 +67,7 @@ Twice the most that MAGIC and honest plans lift.
 """
 
 AMPLE = 3.0
-"""Mass is lifted where a gene has more than so many times what the cell's own counts or MAGIC give it."""
+"""Mass is lifted where a gene has more than this many times what the cell's own counts or MAGIC give it."""
 
 SURPRISE = 0.22
 """Nats a held-out molecule by which an answer may explain them worse than MAGIC does."""

@@ -22,7 +22,7 @@ from sia_denoising.generator import Generator
 from sia_denoising.metrics import Judge, deal
 
 SHARES: dict[Split, int] = {"search": 1, "gate": 1, "sealed": 2}
-"""How cells are dealt out, in quarters. Where sealed has a file of its own, search and gate get half each."""
+"""How cells are dealt out, in quarters. Where sealed has its own file, search and gate get half each."""
 
 SIZES: dict[Split, int] = {"public": 0, "search": 6, "gate": 14, "sealed": 8}
 """Instances of a split: that many draws of its cells, few on search, since one draw says much the same as another."""

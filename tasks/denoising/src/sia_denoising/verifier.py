@@ -36,7 +36,7 @@ class DenoisingVerifier:
 
     The settings are the task's own. What is made up and drawn follows from the context's seeds,
     which no harness can predict: whoever could would draw the molecules again. The module runs in
-    a sandbox of its own, once a score, and is given the train side alone: a matrix of int32, cells x genes.
+    its own sandbox, once a score, and is given the train side alone: a matrix of int32, cells x genes.
     """
 
     def __init__(

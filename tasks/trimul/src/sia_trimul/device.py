@@ -219,7 +219,7 @@ class DeviceJudge:
 
 
 class Limited:
-    """A kernel's process, which may take so many seconds in all its calls together."""
+    """A kernel's process, with a limit in seconds for all its calls together."""
 
     def __init__(self, program: OpenedProgram, seconds: float) -> None:
         self._program, self._all, self._left = program, seconds, seconds

@@ -18,7 +18,7 @@ SEARCH_TOLERANCE = 0.9 * TOLERANCE
 """On search and gate: of kernels near the tolerance, some would pass there by luck, and fail on sealed."""
 
 HOPELESS = 2.0
-"""A kernel that takes so many times as long as the baseline is timed once."""
+"""A kernel that takes this many times as long as the baseline is timed once."""
 
 
 class Refused(Exception):

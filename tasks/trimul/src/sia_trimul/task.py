@@ -72,7 +72,7 @@ EDITIONS = {
         {
             "config": '{"dim": C, "hidden_dim": H, "eps": 1e-5}',
             "halves": "bfloat16",
-            "where": "The kernel runs on one thread of a CPU, in a process of its own, with PyTorch and numpy and no "
+            "where": "The kernel runs on one thread of a CPU, in a separate process, with PyTorch and numpy and no "
             "compiler;\nno other thread or process starts there.",
             "reward": "The reward is how many times as fast it is, the geometric mean over the shapes.",
         },
@@ -89,7 +89,7 @@ EDITIONS = {
         {
             "config": '{"dim": C, "hidden_dim": H, "eps": 1e-5, "y": a float32 tensor that y may be written to}',
             "halves": "float16 or bfloat16",
-            "where": "The kernel runs on a CUDA device, {device}, in a process of its own, with PyTorch, and with\n"
+            "where": "The kernel runs on a CUDA device, {device}, in a separate process, with PyTorch, and with\n"
             "Triton and CuPy where they are installed; CuPy compiles CUDA C++ (`cupy.RawModule`), nothing else does.",
             "reward": "The reward is 1500 divided by the geometric mean of the microseconds of a call over the shapes.",
         },

@@ -36,7 +36,7 @@ def requires() -> tuple[str, ...]:
 def files() -> dict[str, bytes]:
     """Files beside the module of a kernel's process: its environment, and what Triton would have compiled there.
 
-    Triton builds a module of its own with a C compiler, once; a sandbox has none, so it is built here.
+    Triton builds its own module with a C compiler, once; a sandbox has none, so it is built here.
     UsageError where it cannot be.
     """
     environment = {_VISIBLE: os.environ[_VISIBLE]} if _VISIBLE in os.environ else {}

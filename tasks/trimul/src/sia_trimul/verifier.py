@@ -1,4 +1,4 @@
-"""Runs a kernel beside the baseline, each in a sandbox of its own, checks each output and takes the times by turns.
+"""Runs a kernel beside the baseline, each in its own sandbox, checks each output and takes the times by turns.
 
 Each call has inputs that nobody has seen, drawn after the kernel has loaded. The clock
 is this process's; it runs until the output has been copied here, and between its calls
@@ -33,7 +33,7 @@ PROGRAMS = Path(__file__).parent / "programs"
 
 _BASELINE_SECONDS, _FIRST_SECONDS = 60.0, 5.0
 _PATIENCE = 5.0
-"""A kernel that takes so many times as long as the baseline is stopped; two seconds are allowed anyway."""
+"""A kernel that takes this many times as long as the baseline is stopped; two seconds are allowed anyway."""
 
 _RATE_TRIES = 5
 _RATE_SHAPE = Shape(96, 1, 128)

@@ -1,4 +1,4 @@
-"""Puts labels of its own in place of the hidden ones."""
+"""Puts other labels in place of the hidden ones."""
 
 from inside import TARGETS
 

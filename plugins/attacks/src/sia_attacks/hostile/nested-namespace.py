@@ -1,4 +1,4 @@
-"""Makes a user namespace of its own, in which it would be root."""
+"""Makes a user namespace, in which it would be root."""
 
 import os
 
@@ -10,7 +10,7 @@ NEW_USER, NEW_MOUNT = 0x10000000, 0x20000
 
 def unshared():
     checked(LIBC.unshare(NEW_USER | NEW_MOUNT))
-    return succeeded("is root in a namespace of its own")
+    return succeeded("is root in a new namespace")
 
 
 def solve(instance, ctx):

@@ -121,7 +121,7 @@ def _walls(inside: layout.Inside, scratch_bytes: int, *, drop_user: bool) -> lis
         walls += ["--ro-bind", source, target]
     for name in (*launch.DEVICES, *inside.devices):
         walls += ["--dev-bind", name, name]
-    # The driver of a device reads of its own process there; without it, nothing else is needed of /proc.
+    # A device's driver reads about its own process there; without it, nothing else is needed of /proc.
     walls += ["--proc", "/proc"] if inside.devices else []
     for covered in layout.system().hidden:
         walls += ["--size", _NO_BYTES, "--tmpfs", covered, "--remount-ro", covered]

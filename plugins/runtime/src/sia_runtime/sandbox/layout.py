@@ -18,7 +18,7 @@ from sia_runtime.sandbox.contract import Mount, SandboxSpec
 from sia_runtime.sandbox.starting import interpreter
 
 INSIDE = "/sia"
-"""Where a sandbox with a file system of its own has what its spec mounts."""
+"""Where a sandbox with its own file system has what its spec mounts."""
 
 LIBRARIES = f"{INSIDE}/lib"
 

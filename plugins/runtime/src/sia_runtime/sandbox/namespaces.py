@@ -1,4 +1,4 @@
-"""The sandbox ``namespaces``: a file system, a network and processes of its own, made without any helper program."""
+"""The sandbox ``namespaces``: its own file system, network and processes, made without any helper program."""
 
 from __future__ import annotations
 

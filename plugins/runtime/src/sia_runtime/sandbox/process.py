@@ -22,7 +22,7 @@ _NO_LANDLOCK = "this kernel has no Landlock, so every file that others may read 
 
 
 class Process:
-    """Landlock, a system call filter, rlimits, a clean environment, and a user of its own where root starts it."""
+    """Landlock, a system call filter, rlimits, a clean environment, and its own user where root starts it."""
 
     name = "process"
 

@@ -49,7 +49,7 @@ def resource_limits(limits: Limits, processes: int, *, cuda: bool = False) -> di
 class Running:
     """A running sandbox; :class:`sia_runtime.sandbox.contract.SandboxProcess`.
 
-    A thread of its own starts the process and then watches it: the kernel kills a
+    A separate thread starts the process and then watches it: the kernel kills a
     sandbox whose parent *thread* has ended, so the caller's may not be its parent.
     """
 

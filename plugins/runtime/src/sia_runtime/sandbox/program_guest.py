@@ -44,7 +44,7 @@ def main(channel: int, world: World) -> None:
             os._exit(70)
     os.close(channel)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    # The first process of a namespace is deaf to signals of its own.
+    # The first process of a namespace is deaf to its own signals.
     os._exit(code if code >= 0 else _SIGNALLED - code)
 
 

@@ -203,7 +203,7 @@ class Program:
         memory = _shared_memory(0)
         for (start, _), array in zip(spots, arrays, strict=True):
             values.write(memory, array, start)
-        # The candidate may write to pages of its own alone, and keep nothing here.
+        # The candidate may write to its own pages alone, and keep nothing here.
         _seal_writes(memory)
         return memory, b""
 

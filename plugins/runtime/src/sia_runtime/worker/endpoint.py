@@ -37,7 +37,7 @@ HEADER_BYTES = 32 * 1024
 _TICK_SECONDS = 0.5
 _LOOK_SECONDS = 0.05
 _LOOKS = 6
-"""So many looks at it, with time for everybody in between, before a connection gives way."""
+"""This many looks at it, with time for everybody in between, before a connection gives way."""
 
 _STATUS = {
     "authentication_error": HTTPStatus.UNAUTHORIZED,

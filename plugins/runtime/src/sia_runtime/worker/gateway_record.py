@@ -32,7 +32,7 @@ class Record:
     not held before, and what was replied. ``tokens`` is what it is charged: all that it
     read and sampled, whatever became of it, and the most that a call without an answer may
     have taken. ``peak`` is the share with which none of its calls would have been refused,
-    and ``short`` says that one was. Of its ``replies``, so many were ``cut`` at a length that
+    and ``short`` says that one was. Of its ``replies``, ``cut`` ended at a length that
     the harness had not named.
     """
 
@@ -125,7 +125,7 @@ _place = itemgetter(0)
 
 
 def _traces(calls: Sequence[tuple[list[int], list[Sampled]]]) -> list[Trace]:
-    """Each continuation at the end of the longest trace that its prompt begins with, or as a trace of its own.
+    """Each continuation at the end of the longest trace that its prompt begins with, or as a separate trace.
 
     Several continuations of one call are traces of their own.
     """

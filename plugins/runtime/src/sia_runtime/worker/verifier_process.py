@@ -1,6 +1,6 @@
 """The verifier's process: started by the orchestrator, holds the hidden truth, runs no candidate code.
 
-Answers reach it as JSON text over a socket of its own, and scores come back as
+Answers reach it as JSON text over its own socket, and scores come back as
 JSON. Instances of the sealed split are scored only by a process that was started
 for them, which the loop does once a run is closed.
 
