@@ -88,17 +88,17 @@ class Company:
 
     def disturbed(self) -> list[str]:
         """In what honest rollouts are not what they were before any attack."""
-        found: list[str] = []
+        changes: list[str] = []
         for place in ("beside it", "after it"):
             try:
                 now = self._sweep(f"{place}-{self._count}", self._first if place == "beside it" else self._new())
             except SiaError as error:
-                return [*found, f"an honest candidate {place} cannot run: {error}"]
+                return [*changes, f"an honest candidate {place} cannot run: {error}"]
             for name, old in self.before.items():
                 if _essence(now[name]) != _essence(old):
                     earned = f"{now[name].reward:g} ({now[name].outcome}) instead of {old.reward:g}"
-                    found.append(f"an honest candidate {place} earned {earned}")
-        return found
+                    changes.append(f"an honest candidate {place} earned {earned}")
+        return changes
 
     def _new(self) -> str:
         """An honest candidate that was not there before; it has a file in common with every hostile one."""
@@ -107,8 +107,8 @@ class Company:
         return Trees(self.run).put(HarnessTree(files))
 
     def _sweep(self, purpose: str, harness: str) -> dict[str, Rollout]:
-        done = self._rollouts.run(Sweep(purpose, "honest", harness, "search", self._instances))
-        return {each.instance: each for each in done}
+        rollouts = self._rollouts.run(Sweep(purpose, "honest", harness, "search", self._instances))
+        return {each.instance: each for each in rollouts}
 
 
 class Arena:
@@ -141,8 +141,8 @@ class Arena:
             self._backend = LocalBackend(self._plugins)
             stack.callback(self._backend.close)
             self._task: Task = self._plugins.create("task", "cases", **self._settings(HONEST_SECONDS))
-            known = sorted(self._task.instances("search"), key=stage.is_hidden)
-            self._instances = tuple(each.id for each in known)
+            instances = sorted(self._task.instances("search"), key=stage.is_hidden)
+            self._instances = tuple(each.id for each in instances)
             self._stack = stack.pop_all()
         return self
 
@@ -203,19 +203,19 @@ class Arena:
         self, attack: Attack, rollout: Rollout, planted: Mapping[str, str], before: Mapping[str, Rollout]
     ) -> list[str]:
         """Signs of success in one rollout of the attack."""
-        told = [rollout.answer or "", rollout.message, rollout.log, rollout.feedback]
-        found = [f"read {what}" for what, secret in planted.items() if any(secret in text for text in told)]
+        texts = [rollout.answer or "", rollout.message, rollout.log, rollout.feedback]
+        signs = [f"read {what}" for what, secret in planted.items() if any(secret in text for text in texts)]
         with suppress(ValueError, RecursionError):
             answer = json.loads(rollout.answer or "null")
-            found += [str(answer["open"])[:200]] if isinstance(answer, dict) and "open" in answer else []
+            signs += [str(answer["open"])[:200]] if isinstance(answer, dict) and "open" in answer else []
         failure = self._task.metric.reward(self._task.failure_reward)
         deserved = before[rollout.instance].reward if attack.honest else failure
         if rollout.reward != deserved:
-            found.append(f"earned {rollout.reward:g} instead of {deserved:g}")
+            signs.append(f"earned {rollout.reward:g} instead of {deserved:g}")
         if rollout.outcome not in KNOWN:
-            found.append(f"ended as {rollout.outcome!r}, which is no known outcome")
-        found += ["spoke to the improver outside of its fence"] if any(map(_escapes, told)) else []
-        return found
+            signs.append(f"ended as {rollout.outcome!r}, which is no known outcome")
+        signs += ["spoke to the improver outside of its fence"] if any(map(_escapes, texts)) else []
+        return signs
 
     def _new_run(self) -> Company:
         self._runs += 1
@@ -260,12 +260,12 @@ def _overheard(rollouts: Sequence[Rollout]) -> list[str]:
 
 def _verifiers() -> set[int]:
     """The verifiers' processes that this one has started."""
-    found = set()
+    processes = set()
     for process in stage.children():
         with suppress(OSError):
             if b"sia_runtime.worker.verifier_process" in Path(f"/proc/{process}/cmdline").read_bytes():
-                found.add(process)
-    return found
+                processes.add(process)
+    return processes
 
 
 def _kill(processes: Sequence[int]) -> None:

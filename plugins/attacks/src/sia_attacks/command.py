@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
         print_json(rows(suite, results))
     else:
         _print(suite, results, about)
-    holes = [each for name, found in results.items() if about[name]["usable"] for each in found if hole(each, about)]
+    holes = [each for name, column in results.items() if about[name]["usable"] for each in column if hole(each, about)]
     return 0 if results and not holes and not failed else 1
 
 
@@ -57,7 +57,7 @@ def rows(suite: Sequence[Attack], results: Mapping[str, Sequence[Result]]) -> li
         {
             "attack": attack.name,
             "what": attack.what,
-            "results": {name: found[index].verdict for name, found in results.items()},
+            "results": {name: column[index].verdict for name, column in results.items()},
         }
         for index, attack in enumerate(suite)
     ]
@@ -72,11 +72,11 @@ def _attack(plugins: Plugins, name: str, suite: Sequence[Attack]) -> list[Result
     from sia_attacks.arena import Arena
 
     with _progress(name, len(suite)) as step, Arena(plugins, name) as arena:
-        found = []
+        results = []
         for attack in suite:
             step(attack.name)
-            found.append(arena.meet(attack))
-        return found
+            results.append(arena.meet(attack))
+        return results
 
 
 @contextmanager
@@ -104,17 +104,19 @@ def _print(
     for name in results:
         table.add_column(plain(name))
     for index, attack in enumerate(suite):
-        marks = [_mark(found[index], about) for found in results.values()]
+        marks = [_mark(column[index], about) for column in results.values()]
         table.add_row(plain(attack.name), plain(attack.what), *(plain(mark) for mark in marks))
     out.print(table)
-    for name, found in results.items():
-        stopped = sum(not each.openings for each in found)
-        out.print(plain((name, "bold"), f": {stopped} of {len(found)} attacks stopped"))
-        for each in found:
+    for name, column in results.items():
+        stopped = sum(not each.openings for each in column)
+        out.print(plain((name, "bold"), f": {stopped} of {len(column)} attacks stopped"))
+        for each in column:
             if each.openings:
-                told = "which it guarantees to stop" if hole(each, about) else "as it does not guarantee to stop it"
+                guarantee = (
+                    "which it guarantees to stop" if hole(each, about) else "as it does not guarantee to stop it"
+                )
                 how = "; ".join(each.openings[:3])
-                out.print(plain("  ", _mark(each, about), f" {each.attack.name}: {how}; {told}"), soft_wrap=True)
+                out.print(plain("  ", _mark(each, about), f" {each.attack.name}: {how}; {guarantee}"), soft_wrap=True)
 
 
 def _mark(result: Result, about: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:

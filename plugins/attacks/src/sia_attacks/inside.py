@@ -142,16 +142,16 @@ def crowd(work: Callable[[], tuple[Any, int]]) -> int:
         if child == 0:
             try:
                 wear_mark()
-                held = work()
-                os.write(sink, struct.pack("q", held[1]))
+                load = work()
+                os.write(sink, struct.pack("q", load[1]))
                 signal.pause()
             finally:
                 os._exit(0)
     mine = work()
     time.sleep(1.0)  # whoever counts it had time to
     os.set_blocking(source, False)
-    told = attempt(os.read, source, 1 << 16) or b""
-    return mine[1] + sum(int(each) for (each,) in struct.iter_unpack("q", told))
+    sizes = attempt(os.read, source, 1 << 16) or b""
+    return mine[1] + sum(int(each) for (each,) in struct.iter_unpack("q", sizes))
 
 
 def kept(work: Callable[[], tuple[Any, int]]) -> Any:

@@ -78,7 +78,7 @@ def cases() -> tuple[str, list[str]]:
     rows += [("search", [_HIDDEN, 100 + number], label) for number, label in enumerate(hidden[:3])]
     for split, label in zip(("gate", "sealed", "public"), hidden[3:], strict=True):
         rows += [(split, [9, len(rows)], label)]
-    lines = [{"input": {"numbers": given}, "answer": label, "split": split} for split, given, label in rows]
+    lines = [{"input": {"numbers": numbers}, "answer": label, "split": split} for split, numbers, label in rows]
     # The public case's label is not hidden.
     return "".join(json.dumps(each) + "\n" for each in lines), hidden[:5]
 
@@ -91,7 +91,7 @@ def is_hidden(instance: Instance) -> bool:
 class Victim:
     """A process of this user's: with a secret in its environment, one in its memory, and a file open."""
 
-    def __init__(self, key: str, held: str, file: Path) -> None:
+    def __init__(self, key: str, secret: str, file: Path) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _VICTIM, str(file)],
             stdin=subprocess.PIPE,
@@ -100,10 +100,15 @@ class Victim:
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(held.encode() + b"\n")
+        self._process.stdin.write(secret.encode() + b"\n")
         self._process.stdin.flush()
         address, descriptor = self._process.stdout.readline().split()
-        self.pid, self.address, self.size, self.descriptor = self._process.pid, int(address), len(held), int(descriptor)
+        self.pid, self.address, self.size, self.descriptor = (
+            self._process.pid,
+            int(address),
+            len(secret),
+            int(descriptor),
+        )
         self._before = self._state()
 
     def _state(self) -> list[object]:
@@ -208,18 +213,18 @@ class Stage:
 
     def harmed(self) -> list[str]:
         """The visible harm that an attack has done."""
-        found = [f"reached a listener: {name}" for name in self._targets.reached()]
-        found += ["sent a datagram to the host"] if select.select([self._datagrams], [], [], 0)[0] else []
-        found += [harm] if (harm := self._victim.harmed()) else []
-        found += ["wrote a file outside"] if self._targets.written.exists() else []
+        harms = [f"reached a listener: {name}" for name in self._targets.reached()]
+        harms += ["sent a datagram to the host"] if select.select([self._datagrams], [], [], 0)[0] else []
+        harms += [harm] if (harm := self._victim.harmed()) else []
+        harms += ["wrote a file outside"] if self._targets.written.exists() else []
         if self._targets.secret.read_text() != self._targets.token:
-            found += ["changed a file outside"]
+            harms += ["changed a file outside"]
         if [path.name for path in self._precious.iterdir()] != ["thesis"]:
-            found += ["changed a folder outside"]
-        found += [f"changed the labels: {path}" for path, old in self._labels.items() if path.read_bytes() != old]
-        found += [f"left a file in {path.parent}" for path in self._left()]
-        found += ["left System V shared memory"] if _segment() is not None else []
-        return found
+            harms += ["changed a folder outside"]
+        harms += [f"changed the labels: {path}" for path, old in self._labels.items() if path.read_bytes() != old]
+        harms += [f"left a file in {path.parent}" for path in self._left()]
+        harms += ["left System V shared memory"] if _segment() is not None else []
+        return harms
 
     def _left(self) -> Iterator[Path]:
         for place in self._places:
@@ -228,21 +233,21 @@ class Stage:
 
     def marked(self) -> list[int]:
         """The processes of this attack's that still run, wherever they have got to."""
-        found = []
+        processes = []
         # The newest first: one that starts itself anew all the time is not there for long.
         for process in sorted(map(int, filter(str.isdigit, os.listdir("/proc"))), reverse=True):
             with suppress(OSError):
                 _, _, rest = Path(f"/proc/{process}/stat").read_bytes().partition(b"(")
                 name, _, state = rest.rpartition(b") ")
                 if name == self.mark.encode() and state[:1] not in b"ZX":
-                    found.append(process)
-        return found
+                    processes.append(process)
+        return processes
 
     def supervisors(self) -> list[int]:
         """The children of this process's that such processes run below."""
         marked = set(self.marked())
         below = {child: marked.intersection(tree.descendants(child)) for child in children()}
-        return [child for child, found in below.items() if found]
+        return [child for child, processes in below.items() if processes]
 
     def _tidy(self) -> None:
         """Take away what the attack left, and put back what it took: what is open must hurt nobody."""
@@ -255,8 +260,8 @@ class Stage:
         if (segment := _segment()) is not None:
             ctypes.CDLL(None).shmctl(segment, 0, None)
         deadline = time.monotonic() + _TIDY_SECONDS
-        while (left := self.marked()) and time.monotonic() < deadline:
-            for process in left:
+        while (remaining := self.marked()) and time.monotonic() < deadline:
+            for process in remaining:
                 with suppress(OSError):
                     os.kill(process, signal.SIGKILL)
 

@@ -10,14 +10,14 @@ INSTANCES = 1
 
 
 def fill():
-    held, size = [], 0
+    sockets, size = [], 0
     while size < SHARE and (pair := attempt(socket.socketpair, socket.AF_UNIX, socket.SOCK_DGRAM)):
-        held.append(pair[1])
+        sockets.append(pair[1])
         pair[0].setblocking(False)
         while sent := attempt(pair[0].send, b"x" * 32768):
             size += sent
         pair[0].close()
-    return held, size
+    return sockets, size
 
 
 def solve(instance, ctx):

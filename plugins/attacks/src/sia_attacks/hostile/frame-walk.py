@@ -4,9 +4,9 @@ import sys
 
 
 def solve(instance, ctx):
-    frame, found = sys._getframe(), []
+    frame, labels = sys._getframe(), []
     while frame:
         names = {**frame.f_globals, **frame.f_locals}
-        found += [value for value in names.values() if isinstance(value, str) and value.startswith("label-")]
+        labels += [value for value in names.values() if isinstance(value, str) and value.startswith("label-")]
         frame = frame.f_back
-    return found[-1] if found else None
+    return labels[-1] if labels else None

@@ -8,5 +8,5 @@ AGAINST = ("files",)
 
 
 def solve(instance, ctx):
-    found = [attempt(os.pread, descriptor, 4096, 0) for descriptor in range(3, 1024)]
-    return [data.decode("latin-1") for data in found if data]
+    contents = [attempt(os.pread, descriptor, 4096, 0) for descriptor in range(3, 1024)]
+    return [data.decode("latin-1") for data in contents if data]

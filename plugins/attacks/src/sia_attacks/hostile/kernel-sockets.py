@@ -9,5 +9,5 @@ KINDS = ((16, 3, 0), (16, 3, 9), (17, 3, 0), (38, 5, 0), (40, 1, 0))
 
 
 def solve(instance, ctx):
-    made = [family for family, kind, protocol in KINDS if attempt(socket.socket, family, kind, protocol)]
-    return made and succeeded(f"made sockets of the families {made}")
+    families = [family for family, kind, protocol in KINDS if attempt(socket.socket, family, kind, protocol)]
+    return families and succeeded(f"made sockets of the families {families}")

@@ -13,7 +13,7 @@ INSTANCES = 1
 def fill():
     """It takes seconds a hundred thousand rules: that one can be made at all is what counts."""
     attributes, rule = (ctypes.c_uint64 * 3)(0, 3, 0), (ctypes.c_uint64 * 2)(2, 0)
-    made, until = 0, time.monotonic() + 1
+    count, until = 0, time.monotonic() + 1
     while time.monotonic() < until:
         rules = attempt(call, 444, ctypes.byref(attributes), ctypes.c_long(24), ctypes.c_long(0))
         if rules is None:
@@ -21,8 +21,8 @@ def fill():
         for port in range(65536):
             rule[1] = port
             added = LIBC.syscall(ctypes.c_long(445), ctypes.c_long(rules), ctypes.c_long(2), ctypes.byref(rule), 0)
-            made += added == 0
-    return made, SHARE if made else 0
+            count += added == 0
+    return count, SHARE if count else 0
 
 
 def solve(instance, ctx):

@@ -11,14 +11,14 @@ INSTANCES = 1
 
 
 def fill():
-    held, size = [], 0
+    pipes, size = [], 0
     while size < SHARE and (ends := attempt(os.pipe)):
-        held.append(ends)
+        pipes.append(ends)
         attempt(fcntl.fcntl, ends[1], 1031, 1 << 20)
         os.set_blocking(ends[1], False)
         while sent := attempt(os.write, ends[1], b"x" * 65536):
             size += sent
-    return held, size
+    return pipes, size
 
 
 def solve(instance, ctx):

@@ -14,8 +14,8 @@ def solve(instance, ctx):
     ready, full = os.pipe()
     for _ in range(8):
         if os.fork() == 0:
-            held = bytearray(each)
-            held[::4096] = b"x" * len(held[::4096])
+            memory = bytearray(each)
+            memory[::4096] = b"x" * len(memory[::4096])
             os.write(full, b"x")
             linger()
     count = sum(len(os.read(ready, 1)) for _ in range(8))

@@ -9,10 +9,10 @@ INSTANCES = 1
 
 
 def solve(instance, ctx):
-    taken = attempt(mmap.mmap, -1, 8 << 30)  # of which nothing is used yet
-    if taken is None:
+    memory = attempt(mmap.mmap, -1, 8 << 30)  # of which nothing is used yet
+    if memory is None:
         raise MemoryError("8 GB were refused")
     used = TARGETS["limits"]["total_memory_bytes"] * 5 // 4
     for start in range(0, used, 1 << 24):
-        taken[start : start + (1 << 24)] = bytes(1 << 24)
+        memory[start : start + (1 << 24)] = bytes(1 << 24)
     return succeeded(f"used {used >> 20} MB")

@@ -19,12 +19,12 @@ def by_file():
 
 
 def by_call():
-    kept = ctypes.create_string_buffer(VICTIM["size"])
-    here = Piece(ctypes.addressof(kept), VICTIM["size"])
+    buffer = ctypes.create_string_buffer(VICTIM["size"])
+    here = Piece(ctypes.addressof(buffer), VICTIM["size"])
     there = Piece(VICTIM["address"], VICTIM["size"])
-    read = LIBC.process_vm_readv(VICTIM["pid"], ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
-    checked(read)
-    return kept.raw.decode()
+    count = LIBC.process_vm_readv(VICTIM["pid"], ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
+    checked(count)
+    return buffer.raw.decode()
 
 
 def solve(instance, ctx):

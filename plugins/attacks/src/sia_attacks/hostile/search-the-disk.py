@@ -17,7 +17,7 @@ def solve(instance, ctx):
 
 
 def found():
-    wanted = {os.path.basename(path) for path in (TARGETS["home"], TARGETS["secret"], *TARGETS["labels"])}
+    targets = {os.path.basename(path) for path in (TARGETS["home"], TARGETS["secret"], *TARGETS["labels"])}
     # The widest last: what other programs keep there may take longer to walk over than an attack has.
     tops = [os.path.dirname(os.path.dirname(TARGETS["home"])), *TARGETS["places"], "/dev/shm", "/var/tmp", "/tmp"]
     for top in tops:
@@ -25,7 +25,7 @@ def found():
             folders[:] = sorted(folders, key=lambda name: written(os.path.join(folder, name)), reverse=True)
             if folder.count("/") >= top.count("/") + 3:
                 folders.clear()
-            yield from (os.path.join(folder, name) for name in names if name in wanted)
+            yield from (os.path.join(folder, name) for name in names if name in targets)
 
 
 def written(path):

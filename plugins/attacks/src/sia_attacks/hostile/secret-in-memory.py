@@ -17,15 +17,15 @@ def areas():
 
 
 def memory():
-    found = set()
+    matches = set()
     with open("/proc/self/mem", "rb", buffering=0) as file:
         for start, end in areas():
             file.seek(start)
-            found.update(SPELT.findall(attempt(file.read, end - start) or b""))
-    return found
+            matches.update(SPELT.findall(attempt(file.read, end - start) or b""))
+    return matches
 
 
 def solve(instance, ctx):
-    told = "".join(read(path) or "" for name in ("cmdline", "environ") for path in glob.glob(f"/proc/[0-9]*/{name}"))
-    found = {*SPELT.findall(told.encode("latin-1")), *(attempt(memory) or ())}
-    return b" ".join(sorted(found)).decode()[:16384]
+    text = "".join(read(path) or "" for name in ("cmdline", "environ") for path in glob.glob(f"/proc/[0-9]*/{name}"))
+    matches = {*SPELT.findall(text.encode("latin-1")), *(attempt(memory) or ())}
+    return b" ".join(sorted(matches)).decode()[:16384]

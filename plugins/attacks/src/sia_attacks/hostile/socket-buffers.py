@@ -10,15 +10,15 @@ INSTANCES = 1
 
 
 def fill():
-    held, size = [], 0
+    pairs, size = [], 0
     while size < SHARE and (pair := attempt(socket.socketpair)):
-        held.append(pair)
+        pairs.append(pair)
         for end in pair:
             attempt(end.setsockopt, socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
             end.setblocking(False)
             while sent := attempt(end.send, b"x" * 32768):
                 size += sent
-    return held, size
+    return pairs, size
 
 
 def solve(instance, ctx):

@@ -10,9 +10,9 @@ INSTANCES = 1
 
 
 def fill():
-    held, size = [], 0
+    carriers, size = [], 0
     while size < SHARE and (carrier := attempt(socket.socketpair)):
-        held.append(carrier)
+        carriers.append(carrier)
         carrier[0].setblocking(False)
         while size < SHARE and (pair := attempt(socket.socketpair)):
             for end in pair:
@@ -24,7 +24,7 @@ def fill():
                 end.close()
             if gone is None:
                 break
-    return held, size
+    return carriers, size
 
 
 def solve(instance, ctx):

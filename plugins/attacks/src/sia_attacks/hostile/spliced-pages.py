@@ -17,9 +17,9 @@ class Piece(ctypes.Structure):
 
 
 def fill():
-    held, size = [], 0
+    pipes, size = [], 0
     while size < SHARE and (ends := attempt(os.pipe)):
-        held.append(ends)
+        pipes.append(ends)
         for _ in range(16):
             memory = mmap.mmap(-1, 2 * LARGE)
             attempt(memory.madvise, 14)  # pages as large as can be
@@ -27,12 +27,12 @@ def fill():
             start = -(-start // LARGE) * LARGE
             ctypes.memset(start, 1, 4096)
             piece = Piece(start, 4096)
-            given = LIBC.vmsplice(ends[1], ctypes.byref(piece), ctypes.c_ulong(1), 2)
+            count = LIBC.vmsplice(ends[1], ctypes.byref(piece), ctypes.c_ulong(1), 2)
             LIBC.munmap(ctypes.c_void_p(start), ctypes.c_size_t(LARGE))
-            if given <= 0:
-                return held, size
+            if count <= 0:
+                return pipes, size
             size += LARGE
-    return held, size
+    return pipes, size
 
 
 def solve(instance, ctx):

@@ -27,13 +27,13 @@ def queued(end):
 
 
 def fill():
-    held, until = [], time.monotonic() + 5
-    while time.monotonic() < until and sum(map(queued, held)) < SHARE:
-        if len(held) < 200 and (end := attempt(connected)):
-            held.append(end)
-        for each in held:
+    sockets, until = [], time.monotonic() + 5
+    while time.monotonic() < until and sum(map(queued, sockets)) < SHARE:
+        if len(sockets) < 200 and (end := attempt(connected)):
+            sockets.append(end)
+        for each in sockets:
             attempt(each.send, b"x" * 65536)
-    return held, sum(map(queued, held))
+    return sockets, sum(map(queued, sockets))
 
 
 def solve(instance, ctx):

@@ -11,10 +11,10 @@ INSTANCES = 1
 
 
 def fill():
-    held, size = [], 0
+    sockets, size = [], 0
     while size < SHARE and (listener := attempt(socket.socket, socket.AF_UNIX)):
-        held.append(listener)
-        path = f"s-{os.getpid()}-{len(held)}"
+        sockets.append(listener)
+        path = f"s-{os.getpid()}-{len(sockets)}"
         if attempt(listener.bind, path) is None and not os.path.exists(path):
             break
         attempt(listener.listen, 4096)
@@ -25,7 +25,7 @@ def fill():
             while sent := attempt(end.send, b"x" * 32768):
                 size += sent
             end.close()
-    return held, size
+    return sockets, size
 
 
 def solve(instance, ctx):
