@@ -16,8 +16,8 @@ class Claude(ModelImprover):
     """``model`` decides; the other settings are those of :class:`sia_llm.Settings`."""
 
     def __init__(self, model: str = "claude-sonnet-4-6", **settings: Any) -> None:
-        read = Settings.of(model, settings)
-        super().__init__(Messages(os.environ.get(KEY, ""), read), read)
+        options = Settings.of(model, settings)
+        super().__init__(Messages(os.environ.get(KEY, ""), options), options)
 
     def check(self) -> None:
         """UsageError without a key, where one is needed."""

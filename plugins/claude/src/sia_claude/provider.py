@@ -52,8 +52,8 @@ class Messages:
 
     def prices(self, model: str) -> Prices | None:
         """The user's, or the table's."""
-        known = (price for begins, price in PRICES if model.startswith(begins))
-        return self._settings.prices or next(known, None)
+        matches = (price for begins, price in PRICES if model.startswith(begins))
+        return self._settings.prices or next(matches, None)
 
     def complete(self, request: Ask) -> Reply:
         """The whole reply; it is streamed, since a long one would outlast any time limit.
@@ -99,9 +99,9 @@ class Messages:
 
     def _status(self, error: Any) -> CallFailed:
         status, begun = error.status_code, error.status_code < 400  # an error in the middle of a stream comes with 200
-        told = error.api_message or error.message
+        message = error.api_message or error.message
         return CallFailed(
-            self._clean(f"status {status}: {told}"),
+            self._clean(f"status {status}: {message}"),
             retry=begun or status in (408, 409, 429) or status >= 500,
             after=asked_wait(error.response.headers),
             paid=begun,
@@ -140,8 +140,8 @@ def _message(message: Message) -> dict[str, Any]:
     if message["role"] == "user":
         return {"role": "user", "content": [{"type": "text", "text": message["text"]}]}
     if message["role"] == "assistant":
-        given = {call["id"]: call["arguments"] for call in message["calls"]}
-        return {"role": "assistant", "content": [_handed_back(block, given) for block in message["raw"]]}
+        inputs = {call["id"]: call["arguments"] for call in message["calls"]}
+        return {"role": "assistant", "content": [_handed_back(block, inputs) for block in message["raw"]]}
     results = [
         {
             "type": "tool_result",
@@ -154,11 +154,11 @@ def _message(message: Message) -> dict[str, Any]:
     return {"role": "user", "content": results}
 
 
-def _handed_back(block: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _handed_back(block: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
     """A block of a reply. The input of a call must be an object, whatever the model wrote."""
     if block["type"] != "tool_use":
         return dict(block)
-    arguments = given.get(block["id"])
+    arguments = inputs.get(block["id"])
     return {**block, "input": arguments if isinstance(arguments, dict) else {}}
 
 
@@ -203,8 +203,10 @@ def _put_together(events: Iterable[Mapping[str, Any]]) -> Reply:
 def _whole(body: Any) -> Reply:
     """The reply of a server that does not stream; CallFailed where it sent none."""
     if body.get("type") != "message":
-        told = body.get("error") or body
-        raise CallFailed(f"the server sent no message: {excerpt(str(told), 500)}", retry=True, paid="error" not in body)
+        error = body.get("error") or body
+        raise CallFailed(
+            f"the server sent no message: {excerpt(str(error), 500)}", retry=True, paid="error" not in body
+        )
     return _reply(
         [dict(block) for block in body["content"]], body.get("stop_reason") or "", _counted(body.get("usage"))
     )

@@ -46,8 +46,8 @@ def compare(first: Record, second: Record) -> dict[str, Any]:
     if metrics[0] != metrics[1]:
         return {"why": "Their metrics are not the same, so their cases do not compare."}
     answered = [_answered(record) for record in (first, second)]
-    known = [name for name in answered[0] if name in answered[1]]
-    shared = [name for name in known if _same(first, second, answered[0][name][0], answered[1][name][0])]
+    common = [name for name in answered[0] if name in answered[1]]
+    shared = [name for name in common if _same(first, second, answered[0][name][0], answered[1][name][0])]
     if not shared:
         return {"why": "Their final agents have answered no case in common outside the sealed split."}
     both = [(name, answered[0][name], answered[1][name]) for name in shared]
@@ -62,7 +62,7 @@ def compare(first: Record, second: Record) -> dict[str, Any]:
     return {
         "why": "",
         "total": len(shared),
-        "differ": len(known) - len(shared),
+        "differ": len(common) - len(shared),
         "by_right": by_right,
         "both_right": sum(_right(ours) and _right(theirs) for _, ours, theirs in both),
         "equal": len(groups["equal"]),
@@ -86,11 +86,11 @@ def final_agent(record: Record) -> str:
 
 def _answered(record: Record) -> dict[str, list[Row]]:
     agent = final_agent(record)
-    found: dict[str, list[Row]] = {}
+    by_instance: dict[str, list[Row]] = {}
     for row in record.rows():
         if row.agent == agent and row.purpose in SPLITS:
-            found.setdefault(row.instance, []).append(row)
-    return found
+            by_instance.setdefault(row.instance, []).append(row)
+    return by_instance
 
 
 def _same(first: Record, second: Record, ours: Row, theirs: Row) -> bool:

@@ -46,8 +46,8 @@ class Axis:
 
         Zero is left out where it would squeeze the values into less than a twentieth of the axis.
         """
-        known = [max(-LARGEST_REWARD, min(LARGEST_REWARD, each)) for each in values if math.isfinite(each)]
-        low, high = min(known, default=0.0), max(known, default=0.0)
+        finite = [max(-LARGEST_REWARD, min(LARGEST_REWARD, each)) for each in values if math.isfinite(each)]
+        low, high = min(finite, default=0.0), max(finite, default=0.0)
         spread, bottom, top = high - low, min(low, 0.0), max(high, 0.0)
         differ = spread > 1e-9 * max(abs(low), abs(high)) and spread > SMALLEST
         cut = differ and spread < SQUEEZED * (top - bottom)
@@ -123,14 +123,16 @@ def compared(
     compared on the first instances alone, whose mean is another. No interval leaves the metric's bounds.
     """
     least, most = bounds or (-math.inf, math.inf)
-    found: list[Compared] = []
+    comparisons: list[Compared] = []
     for row in rows:
         if gate := row["gate"]:
             start = first["value"] if first else gate["incumbent"]
-            before = found[-1].after if found else start
+            before = comparisons[-1].after if comparisons else start
             low, high = (min(max(before + each, least), most) for each in gate["ci95"])
-            found.append(Compared(row, f"{row['index']}.{row['candidate']}", before, before + gate["delta"], low, high))
-    return found
+            comparisons.append(
+                Compared(row, f"{row['index']}.{row['candidate']}", before, before + gate["delta"], low, high)
+            )
+    return comparisons
 
 
 @dataclass(frozen=True)
@@ -277,22 +279,22 @@ CURVES = (
 
 def curves(steps: Sequence[Mapping[str, Any]]) -> list[Line]:
     """A curve for each figure worth watching of a weight update; none for one recorded in fewer than two steps."""
-    found = []
+    lines = []
     for key, title in CURVES:
-        known = [(step["step"], step[key]) for step in steps if step.get(key) is not None]
-        if len(known) > 1:
-            found.append(_line(title, known[:: -(-len(known) // MOST_POINTS)]))
-    return found
+        series = [(step["step"], step[key]) for step in steps if step.get(key) is not None]
+        if len(series) > 1:
+            lines.append(_line(title, series[:: -(-len(series) // MOST_POINTS)]))
+    return lines
 
 
-def _line(title: str, known: Sequence[tuple[float, float]]) -> Line:
+def _line(title: str, series: Sequence[tuple[float, float]]) -> Line:
     width, height, top, bottom = 340.0, 160.0, 8.0, 24.0
-    y = Axis.over([value for _, value in known], height - bottom, top, 4)
-    steps = [step for step, _ in known]
+    y = Axis.over([value for _, value in series], height - bottom, top, 4)
+    steps = [step for step, _ in series]
     left, low, high = _room(y.ticks()), min(steps), max(steps)
     x = Axis.between(low, high if high > low else low + 1, left, width - 24.0)
-    points = " ".join(f"{x.at(step)},{y.at(value)}" for step, value in known)
-    return Line(title, width, height, left, points, y.ticks(), x.ticks(), y.cut, known[0][1], known[-1][1])
+    points = " ".join(f"{x.at(step)},{y.at(value)}" for step, value in series)
+    return Line(title, width, height, left, points, y.ticks(), x.ticks(), y.cut, series[0][1], series[-1][1])
 
 
 def histogram(rewards: Sequence[float], title: str, ends: tuple[float, float] | None = None) -> Histogram | None:
@@ -334,10 +336,10 @@ def histogram(rewards: Sequence[float], title: str, ends: tuple[float, float] | 
 
 def ends(metric: Mapping[str, Any], rewards: Sequence[float]) -> tuple[float, float] | None:
     """The ends of the axis that charts of these rewards share; the metric's bounds, unless that would squeeze them."""
-    known = [reward for reward in rewards if math.isfinite(reward)]
-    if not known:
+    finite = [reward for reward in rewards if math.isfinite(reward)]
+    if not finite:
         return None
-    low, high = min(known), max(known)
+    low, high = min(finite), max(finite)
     bounds = metric.get("bounds")
     if bounds and bounds[0] <= low and high <= bounds[1]:
         whole = bounds[1] - bounds[0]

@@ -49,31 +49,31 @@ def source(name: str, text: str) -> list[Line]:
 
 def diff(text: str) -> list[Line]:
     """A unified diff's lines; each side of a hunk is coloured as a whole, so that strings over lines are seen."""
-    found: list[Line] = []
+    output: list[Line] = []
     lexer: Lexer | None = None
     hunk: list[str] = []
     lines, more = _cut(text)
     for line in lines:
         if line.startswith(("--- ", "+++ ", "diff ", "Binary ", "new file", "deleted file")):
-            found += _hunk(hunk, lexer)
+            output += _hunk(hunk, lexer)
             hunk = []
-            found.append(Line("file", "", [Piece(line, "")]))
+            output.append(Line("file", "", [Piece(line, "")]))
             if line.startswith(("+++ b/", "--- a/")):
                 lexer = _lexer(line[6:].rstrip("\t"))
         elif line.startswith("@@"):
-            found += _hunk(hunk, lexer)
+            output += _hunk(hunk, lexer)
             hunk = []
-            found.append(Line("hunk", "", [Piece(line, "")]))
+            output.append(Line("hunk", "", [Piece(line, "")]))
         elif line:
             hunk.append(line)
-    return [*found, *_hunk(hunk, lexer), *more]
+    return [*output, *_hunk(hunk, lexer), *more]
 
 
 def _cut(text: str) -> tuple[list[str], list[Line]]:
     """The lines to show, cut before anything looks at them, and one that says how much there is beside them."""
-    text, left = text[:MOST_TEXT], max(0, len(text) - MOST_TEXT)
+    text, remaining = text[:MOST_TEXT], max(0, len(text) - MOST_TEXT)
     lines = text.split("\n", MOST)
-    rest = left + sum(max(0, len(line) - WIDEST) for line in lines[:MOST]) + sum(map(len, lines[MOST:]))
+    rest = remaining + sum(max(0, len(line) - WIDEST) for line in lines[:MOST]) + sum(map(len, lines[MOST:]))
     return [line[:WIDEST] for line in lines[:MOST]], [beyond(rest)] if rest else []
 
 
@@ -105,8 +105,8 @@ def _coloured(text: str, lexer: Lexer | None) -> list[list[Piece]]:
         return [[Piece(line, "")] for line in text.split("\n")]
     lines: list[list[Piece]] = [[]]
     # White space over many lines takes the lexer a time that grows with its square.
-    known = "\n".join(line if line.strip() else "" for line in text.split("\n"))
-    for token, value in lexer.get_tokens(known):
+    code = "\n".join(line if line.strip() else "" for line in text.split("\n"))
+    for token, value in lexer.get_tokens(code):
         for number, part in enumerate(re.split("\n", value)):
             if number:
                 lines.append([])

@@ -85,10 +85,10 @@ class Guard:
             return None
         query = parse_qsl(request.url.query, keep_blank_values=True)
         if hmac.compare_digest(dict(query).get("token", "").encode(), token.encode()):
-            left = urlencode([(key, value) for key, value in query if key != "token"])
+            rest = urlencode([(key, value) for key, value in query if key != "token"])
             # One slash: with two, a browser would take what follows for a host.
             path = "/" + request.url.path.lstrip("/")
-            answer = RedirectResponse(path + (f"?{left}" if left else ""), 303)
+            answer = RedirectResponse(path + (f"?{rest}" if rest else ""), 303)
             answer.set_cookie(COOKIE, token, httponly=True, samesite="strict")
             return answer
         return PlainTextResponse("open the address that `sia view` printed: it holds the token", 403)

@@ -44,8 +44,8 @@ class Library:
             return []
         changed = {name: path.stat().st_mtime for name in folders if (path := self._record(name))}
         if len(changed) <= OPEN:
-            known = {path.name: place for place, path in enumerate(runs_in(self.folder))}
-            return sorted(changed, key=lambda name: known.get(name, -1), reverse=True)
+            places = {path.name: place for place, path in enumerate(runs_in(self.folder))}
+            return sorted(changed, key=lambda name: places.get(name, -1), reverse=True)
         return sorted(changed, key=lambda name: (changed[name], name), reverse=True)
 
     def record(self, name: str) -> Record:
@@ -55,8 +55,8 @@ class Library:
             raise KeyError(name)
         inode = path.stat().st_ino
         with self._mutex:
-            known = self._open.get(name)
-            if known is None or known[0] != inode:
+            entry = self._open.get(name)
+            if entry is None or entry[0] != inode:
                 self._open[name] = inode, Record(self.folder / name)
                 if len(self._open) > OPEN:
                     self._open.popitem(last=False)[1][1].close()

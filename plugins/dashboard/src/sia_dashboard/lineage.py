@@ -32,7 +32,7 @@ def lineage(first: str, harness: str, rows: Sequence[Mapping[str, Any]]) -> list
         children.setdefault(row["parent"], []).append(row)
     nodes = [Node("first agent", "", first, harness, "", bool(children.get(first)), 0)]
     stack: list[Iterator[Mapping[str, Any]]] = [iter(children.get(first, []))]
-    seen = {first}
+    agents = {first}
     # By hand, as a line of a thousand generations is deeper than Python recurses.
     while stack:
         try:
@@ -43,11 +43,13 @@ def lineage(first: str, harness: str, rows: Sequence[Mapping[str, Any]]) -> list
                 nodes[-1] = replace(nodes[-1], closes=nodes[-1].closes + 1)
             continue
         agent = row["agent"] or ""
-        below = children.get(agent, []) if agent not in seen else []
-        seen.add(agent)
+        below = children.get(agent, []) if agent not in agents else []
+        agents.add(agent)
         name = f"{row['index']}.{row['candidate']}"
-        lost = "screened out" if row.get("outcome") == "screened" else "rejected" if row["gate"] else "not compared"
-        verdict = "accepted" if row["accepted"] else lost
+        rejection = (
+            "screened out" if row.get("outcome") == "screened" else "rejected" if row["gate"] else "not compared"
+        )
+        verdict = "accepted" if row["accepted"] else rejection
         nodes.append(Node(f"{name} {row['name']}", name, agent, row["harness"] or "", verdict, bool(below), 0))
         if below:
             stack.append(iter(below))

@@ -84,16 +84,16 @@ class Filed:
 
 def environment() -> Environment:
     """The templates. All that a run says is escaped; what its record does not hold is left out."""
-    found = Environment(
+    templates = Environment(
         loader=PackageLoader("sia_dashboard"),
         autoescape=True,
         finalize=words.safe,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters.update(figure=words.figure, interval=words.interval, count=words.count, amount=words.amount)
-    found.filters.update(excerpt=words.excerpt)
-    return found
+    templates.filters.update(figure=words.figure, interval=words.interval, count=words.count, amount=words.amount)
+    templates.filters.update(excerpt=words.excerpt)
+    return templates
 
 
 def render(templates: Environment, name: str, **values: Any) -> str:
@@ -108,9 +108,9 @@ def run_page(record: Record) -> dict[str, Any]:
     sealed, holds = report["sealed"], report["robustness"]
     names = record.names()
     agents = _by_agent(record.rows())
-    shown = {key: found for key, found in agents.items() if key[0] != "smoke"}
-    on_search = [(agent, found) for (purpose, agent), found in agents.items() if purpose == "search"][:DRAWN]
-    drawn = {agent: [row.reward for row in found] for agent, found in on_search}
+    visible = {key: rollouts for key, rollouts in agents.items() if key[0] != "smoke"}
+    on_search = [(agent, rollouts) for (purpose, agent), rollouts in agents.items() if purpose == "search"][:DRAWN]
+    drawn = {agent: [row.reward for row in rollouts] for agent, rollouts in on_search}
     ends = charts.ends(report["metric"], [reward for rewards in drawn.values() for reward in rewards])
     return {
         "report": report,
@@ -122,8 +122,8 @@ def run_page(record: Record) -> dict[str, Any]:
         "under_way": record.under_way(),
         "lineage": lineage(record.first, record.draft, rows[:MOST_NODES]),
         "beyond": max(0, len(rows) - MOST_NODES),
-        "outcomes": [_outcome(*key, found, names) for key, found in islice(shown.items(), SHOWN)],
-        "agents": len(shown),
+        "outcomes": [_outcome(*key, rollouts, names) for key, rollouts in islice(visible.items(), SHOWN)],
+        "agents": len(visible),
         "histograms": [
             charts.histogram(rewards, f"Rewards on search: {names.get(agent, agent)}", ends)
             for agent, rewards in drawn.items()
@@ -142,14 +142,14 @@ def candidate_page(record: Record, generation: int, index: int) -> dict[str, Any
         return None
     row, agent = each["row"], each["agent"]
     rewards = {who: [one.reward for one in record.rollouts_of(who, "search")] for who in (each["parent"], agent) if who}
-    ends = charts.ends(record.metric, [reward for found in rewards.values() for reward in found])
+    ends = charts.ends(record.metric, [reward for values in rewards.values() for reward in values])
     histograms = (
-        charts.histogram(found, f"On search: {'this agent' if who == agent else 'its parent'}", ends)
-        for who, found in rewards.items()
+        charts.histogram(values, f"On search: {'this agent' if who == agent else 'its parent'}", ends)
+        for who, values in rewards.items()
     )
     gate = row and row["gate"]
     change = gate and [(row["name"], {"value": gate["delta"], "ci95": gate["ci95"]})]
-    purposes = {found.purpose: None for found in record.rows() if found.agent == agent} if agent else {}
+    purposes = {rollout.purpose: None for rollout in record.rows() if rollout.agent == agent} if agent else {}
     return {
         **each,
         "names": record.names(),
@@ -180,7 +180,7 @@ def comparison_page(reports: Sequence[Mapping[str, Any]], records: Sequence[Reco
     kinds = [kind for kind in ("rollouts", "tokens", "seconds", "dollars") if _spent(reports, kind)]
     return {
         "reports": reports,
-        "forests": [charts.forest(f"Sealed {name}", found) for name, found in rows.items()],
+        "forests": [charts.forest(f"Sealed {name}", scores) for name, scores in rows.items()],
         "mixed": len({(report["task"], report["seed"]) for report in reports}) > 1,
         "kinds": kinds,
         "cases": cases.compare(*records) if len(records) == 2 else None,
@@ -203,14 +203,14 @@ def report_page(record: Record, pictures: Mapping[str, bytes], not_drawn: str) -
     rows = page["report"]["generations"]
     page["report"] = {**page["report"], "generations": rows[:SHOWN]}
     names = [(row["index"], row["candidate"]) for row in rows[:SHOWN]]
-    found = (candidate_page(record, *name) for name in names)
+    candidates = (candidate_page(record, *name) for name in names)
     return render(
         environment(),
         "report.html",
         title=record.name,
         page=page,
         left_out=max(0, len(rows) - SHOWN),
-        candidates=[each for each in found if each],
+        candidates=[each for each in candidates if each],
         pictures={name: base64.b64encode(content).decode() for name, content in pictures.items()},
         not_drawn=not_drawn,
         links=Filed(),
@@ -226,20 +226,20 @@ def _digest(text: str) -> str:
 
 
 def _by_agent(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
-    found: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        found.setdefault((row.purpose, row.agent), []).append(row)
-    return found
+        groups.setdefault((row.purpose, row.agent), []).append(row)
+    return groups
 
 
-def _outcome(purpose: str, agent: str, found: Sequence[Row], names: Mapping[str, str]) -> dict[str, Any]:
-    ended = Counter((row.ended, row.failure) for row in found)
+def _outcome(purpose: str, agent: str, rollouts: Sequence[Row], names: Mapping[str, str]) -> dict[str, Any]:
+    ended = Counter((row.ended, row.failure) for row in rollouts)
     return {
         "purpose": purpose,
         "agent": agent,
         "name": f"{names[agent]} ({agent})" if agent in names else agent,
-        "count": len(found),
-        "mean": fmean(row.reward for row in found),
+        "count": len(rollouts),
+        "mean": fmean(row.reward for row in rollouts),
         "ended": [(number, name, failure) for (name, failure), number in ended.most_common(SHOWN)],
     }
 

@@ -53,9 +53,9 @@ def draw(record: Record, folder: Path) -> list[Path]:
         if drawn:
             figure = Figure(figsize=(6.4, 2.0 * len(drawn)), layout="constrained")
             for axes, (key, title) in zip(figure.subplots(len(drawn), squeeze=False)[:, 0], drawn, strict=True):
-                known = [(step["step"], _drawable(step[key])) for step in steps if step.get(key) is not None]
-                axes.plot(*zip(*known, strict=True))
-                _whole(axes, [value for _, value in known])
+                points = [(step["step"], _drawable(step[key])) for step in steps if step.get(key) is not None]
+                axes.plot(*zip(*points, strict=True))
+                _whole(axes, [value for _, value in points])
                 axes.set_ylabel(title, fontsize="small")
             axes.set_xlabel("step")
             save(figure, f"learner-{row['index']}.{row['candidate']}.png")

@@ -176,8 +176,8 @@ class Record:
 
     def rollout(self, purpose: str, agent: str, batch: str, place: int) -> Rollout | None:
         """One rollout whole, or None where there is none to be looked at."""
-        found = None if purpose in HIDDEN else self._record.batch(purpose, agent, batch)
-        return self._in_units(Rollout.from_json(found.rows[place])) if found and 0 <= place < len(found.rows) else None
+        entry = None if purpose in HIDDEN else self._record.batch(purpose, agent, batch)
+        return self._in_units(Rollout.from_json(entry.rows[place])) if entry and 0 <= place < len(entry.rows) else None
 
     def case(self, purpose: str, instance: str) -> Case:
         """The case of a rollout, with its right answer where people may see that."""
@@ -230,13 +230,13 @@ class Record:
 
     def evidence(self, agent: str) -> dict[str, Any] | None:
         """An agent's evidence for the improver: statistics, failures and worst cases on search, its exploration."""
-        found = self._record.rollouts("search", agent)
-        if not found:
+        rollouts = self._record.rollouts("search", agent)
+        if not rollouts:
             return None
         explored = self._record.explored(agent)
         # What a failure earns is the task's to say, and no task is loaded here: what one earned, or else the least.
-        failed = [each.reward for each in found if each.outcome != "ok"]
-        summary = summarise(found, min(failed or [each.reward for each in found]))
+        failed = [each.reward for each in rollouts if each.outcome != "ok"]
+        summary = summarise(rollouts, min(failed or [each.reward for each in rollouts]))
         evidence: dict[str, Any] = {
             "stats": asdict(summary.stats),
             "failures": [asdict(each) for each in summary.failures],
@@ -296,8 +296,8 @@ class Record:
         rewards = [each.reward for each in self._record.rollouts("gate", self.first)] if self.first else []
         if not rewards:
             return None
-        found: dict[str, Any] = to_read(self._direction, asdict(estimate(rewards)), self.metric.get("bounds"))
-        return found
+        score: dict[str, Any] = to_read(self._direction, asdict(estimate(rewards)), self.metric.get("bounds"))
+        return score
 
     def under_way(self) -> list[dict[str, Any]]:
         """Decisions that nothing has come of yet."""
@@ -318,11 +318,11 @@ class Record:
         if named is None or named[0] in HIDDEN or len(key) > MOST_KEY:
             return
         purpose, agent, batch = named
-        found, direction, best, worst = self._record.batch(*named), self._direction, self._best, self._worst
-        for place, each in enumerate(found.rows if found else ()):
+        entry, direction, best, worst = self._record.batch(*named), self._direction, self._best, self._worst
+        for place, each in enumerate(entry.rows if entry else ()):
             turns = [m["content"] for turn in each.get("turns", ()) for m in (*turn["messages"], *turn["replies"])]
-            said = (each["instance"], each["answer"] or "", each["message"], each["feedback"], each["log"], *turns)
-            text = "\n".join(said)[: MOST_TEXT - self._text].casefold()
+            texts = (each["instance"], each["answer"] or "", each["message"], each["feedback"], each["log"], *turns)
+            text = "\n".join(texts)[: MOST_TEXT - self._text].casefold()
             self._text += len(text)
             yield Row(
                 purpose=purpose,

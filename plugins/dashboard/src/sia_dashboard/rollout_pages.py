@@ -21,11 +21,11 @@ OTHERS = 50
 """Rollouts of the same case that a rollout's page lists."""
 
 
-def list_page(record: Record, links: Served, wanted: Wanted) -> tuple[dict[str, Any], list[Row]]:
+def list_page(record: Record, links: Served, filters: Wanted) -> tuple[dict[str, Any], list[Row]]:
     """The values of the list, and all rows that the filter takes."""
     every, names = record.rows(), record.names()
-    found = [row for row in every if wanted.takes(row)]
-    rewards = [row.reward for row in found]
+    matches = [row for row in every if filters.takes(row)]
+    rewards = [row.reward for row in matches]
     choices = [
         (
             key,
@@ -39,26 +39,26 @@ def list_page(record: Record, links: Served, wanted: Wanted) -> tuple[dict[str, 
     ended = dict.fromkeys([*FAILURES, *islice(dict.fromkeys(row.outcome for row in every), SHOWN)])
     choices.append(("outcome", [(value, value) for value in ended]))
     return {
-        "wanted": asdict(wanted),
-        "filters": _filters(every, links, wanted),
+        "wanted": asdict(filters),
+        "filters": _filters(every, links, filters),
         "choices": choices,
         "names": names,
-        "total": len(found),
+        "total": len(matches),
         "left_out": record.left_out,
         "mean": fmean(rewards) if rewards else 0.0,
         "histogram": charts.histogram(rewards, "Rewards", charts.ends(record.metric, rewards)),
-        "query": _query(wanted),
-    }, found
+        "query": _query(filters),
+    }, matches
 
 
 def rollout_page(
-    record: Record, links: Served, rollout: Rollout, where: tuple[str, str, str, int], wanted: Wanted
+    record: Record, links: Served, rollout: Rollout, where: tuple[str, str, str, int], filters: Wanted
 ) -> dict[str, Any]:
     """The values of one rollout's page: its own, its neighbours in the list, and the same case by other agents."""
     purpose, agent, *_ = where
     rows = record.rows()
-    found = [row for row in rows if wanted.takes(row)]
-    place = next((number for number, row in enumerate(found) if row.where == where), None)
+    matches = [row for row in rows if filters.takes(row)]
+    place = next((number for number, row in enumerate(matches) if row.where == where), None)
     here = next((row for row in rows if row.where == where), None)
     beside = {} if place is None else {"previous": place - 1, "next": place + 1}
     same = (row for row in rows if row.instance == (here and here.instance) and row.where != where)
@@ -68,12 +68,12 @@ def rollout_page(
         "here": here,
         "names": names,
         "beside": {
-            name: f"{links.rollout(found[number])}{_query(wanted)}"
+            name: f"{links.rollout(matches[number])}{_query(filters)}"
             for name, number in beside.items()
-            if 0 <= number < len(found)
+            if 0 <= number < len(matches)
         },
         "number": 0 if place is None else place + 1,
-        "total": len(found),
+        "total": len(matches),
         "others": list(islice(same, OTHERS)),
         "metrics": bounded(rollout.metrics),
         "steps": rollout.step_rewards[:SHOWN],
@@ -86,18 +86,18 @@ def rollout_page(
     }
 
 
-def _filters(every: Sequence[Row], links: Served, wanted: Wanted) -> list[tuple[str, int, str, bool]]:
+def _filters(every: Sequence[Row], links: Served, filters: Wanted) -> list[tuple[str, int, str, bool]]:
     """Each kind of result: name, number of rollouts, the address of its list, and if that is the list shown."""
-    base = {key: value for key, value in asdict(wanted).items() if key != "outcome"}
+    base = {key: value for key, value in asdict(filters).items() if key != "outcome"}
     others = Wanted(**base)
     counts = Counter(row.failure for row in every if others.takes(row))
     kinds = [("all", "", counts.total()), *((kind, kind, counts[kind]) for kind in FAILURES)]
-    return [(name, count, links.rollouts(**base, outcome=kind), kind == wanted.outcome) for name, kind, count in kinds]
+    return [(name, count, links.rollouts(**base, outcome=kind), kind == filters.outcome) for name, kind, count in kinds]
 
 
-def _query(wanted: Wanted) -> str:
-    chosen = {key: value for key, value in asdict(wanted).items() if value}
-    return f"?{urlencode(chosen)}" if chosen else ""
+def _query(filters: Wanted) -> str:
+    parameters = {key: value for key, value in asdict(filters).items() if value}
+    return f"?{urlencode(parameters)}" if parameters else ""
 
 
 def _named(value: str, names: dict[str, str]) -> str:

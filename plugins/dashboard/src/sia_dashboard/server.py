@@ -88,8 +88,8 @@ class Site:
 
     def runs(self, request: Request) -> Response:
         """The list of runs, a page of them."""
-        wanted = request.query_params.get("q", "")
-        word, names = wanted.casefold(), self._library.names()
+        query = request.query_params.get("q", "")
+        word, names = query.casefold(), self._library.names()
         if word:
             names = [
                 report["run"]
@@ -104,7 +104,7 @@ class Site:
             "/live",
             links=Served(),
             reports=[pages.summary(each) for each in self._library.reports(names[turned.first : turned.last])],
-            words=wanted,
+            words=query,
             turned=turned,
             full=MOST_RUNS if len(names) >= MOST_RUNS else 0,
         )
@@ -139,16 +139,16 @@ class Site:
     def rollouts(self, request: Request) -> Response:
         """The rollouts of a run, a page of them."""
         record, links = self._record(request)
-        wanted = _wanted(request)
-        page, found = rollout_pages.list_page(record, links, wanted)
-        turned = Turned.over(len(found), SIZE, request)
-        shown = found[turned.first : turned.last]
+        filters = _wanted(request)
+        page, matches = rollout_pages.list_page(record, links, filters)
+        turned = Turned.over(len(matches), SIZE, request)
+        rows = matches[turned.first : turned.last]
         return self._page(
             "rollouts.html",
             f"Rollouts of {record.name}",
             [("Runs", "/"), (record.name, links.run()), ("Rollouts", "")],
             links=links,
-            rows=[(row, record.case(row.purpose, row.instance)) for row in shown],
+            rows=[(row, record.case(row.purpose, row.instance)) for row in rows],
             turned=turned,
             **page,
         )
@@ -161,15 +161,15 @@ class Site:
         rollout = record.rollout(*where)
         if rollout is None:
             raise HTTPException(404, f"{record.name} has no such rollout that may be looked at")
-        wanted = _wanted(request)
-        back = links.rollouts(**asdict(wanted)) if wanted != Wanted() else links.rollouts(purpose, agent)
+        filters = _wanted(request)
+        back = links.rollouts(**asdict(filters)) if filters != Wanted() else links.rollouts(purpose, agent)
         title = cut(rollout.instance, HEAD)
         return self._page(
             "rollout.html",
             f"Rollout of {title}",
             [("Runs", "/"), (record.name, links.run()), ("Rollouts", back), (title, "")],
             links=links,
-            **rollout_pages.rollout_page(record, links, rollout, where, wanted),
+            **rollout_pages.rollout_page(record, links, rollout, where, filters),
         )
 
     def harness(self, request: Request) -> Response:
@@ -179,37 +179,37 @@ class Site:
         tree = record.harness(digest) if digest.isalnum() else None
         if tree is None:
             raise HTTPException(404, f"{record.name} has no harness {digest}")
-        room, shown = MOST_SOURCE, []
+        room, files = MOST_SOURCE, []
         for name, content in sorted(tree.files.items())[:FILES]:
-            shown.append((cut(name, HEAD), _lines(name, content, room)))
+            files.append((cut(name, HEAD), _lines(name, content, room)))
             room = max(0, room - len(content))
-        if more := len(tree.files) - len(shown):
-            shown.append((f"{more:,} more files", []))
+        if more := len(tree.files) - len(files):
+            files.append((f"{more:,} more files", []))
         title = f"Harness {digest[:12]}"
         trail = [("Runs", "/"), (record.name, links.run()), (title, "")]
-        return self._page("harness.html", title, trail, links=links, files=shown)
+        return self._page("harness.html", title, trail, links=links, files=files)
 
     def find(self, request: Request) -> Response:
         """Candidates and rollouts of a run that hold a text."""
         record, links = self._record(request)
-        wanted = request.query_params.get("q", "")
-        word = wanted.casefold()
+        query = request.query_params.get("q", "")
+        word = query.casefold()
         candidates = [
             row
             for row in record.report()["generations"]
             if word in f"{row['name']} {row['reason']} {row['why']} {row['agent']} {row['algorithm']}".casefold()
         ]
-        found = [row for row in record.rows() if row.matches(word)]
+        matches = [row for row in record.rows() if row.matches(word)]
         return self._page(
             "find.html",
             f"Found in {record.name}",
             [("Runs", "/"), (record.name, links.run()), ("Found", "")],
             links=links,
-            words=wanted,
+            words=query,
             candidates=candidates[:SHOWN],
-            rows=found[:SIZE],
-            total=len(found),
-            all=links.rollouts(words=wanted),
+            rows=matches[:SIZE],
+            total=len(matches),
+            all=links.rollouts(words=query),
         )
 
     def compare(self, request: Request) -> Response:
@@ -290,8 +290,8 @@ class Turned:
     def over(cls, total: int, size: int, request: Request, *, last: bool = False) -> Turned:
         """The part that an address asks for by ``page``; else the first, or the ``last``."""
         pages = max(1, -(-total // size))
-        asked = _number(request.query_params.get("page", str(pages) if last else "1"))
-        number = min(max(1, asked), pages)
+        page = _number(request.query_params.get("page", str(pages) if last else "1"))
+        number = min(max(1, page), pages)
 
         def link(other: int) -> str:
             return str(request.url.include_query_params(page=other).replace(scheme="", netloc=""))
@@ -311,17 +311,17 @@ def stream(look: Callable[[], tuple[Any, bool]], ending: threading.Event) -> Res
     """Server-sent events: ``changed`` whenever what ``look`` sees did, ``finished`` when there is no more to come."""
 
     async def events() -> AsyncIterator[str]:
-        seen, quiet = None, 0
+        before, quiet = None, 0
         yield "retry: 1000\n\n"
         while not ending.is_set():
             now, finished = await run_sync(look)
             if finished:
                 yield "event: finished\ndata: {}\n\n"
                 return
-            if now != seen:
+            if now != before:
                 # The first one too: the run may have gone on between the page and this stream.
                 yield f"event: changed\ndata: {json.dumps(now)}\n\n"
-                seen, quiet = now, 0
+                before, quiet = now, 0
             elif (quiet := quiet + 1) % QUIET_LOOKS == 0:
                 yield ": still here\n\n"
             await anyio.sleep(LOOK_SECONDS)

@@ -59,11 +59,11 @@ def amount(value: float, kind: str) -> str:
 
 def duration(seconds: float) -> str:
     """A time in its two largest units."""
-    minutes, left = divmod(round(seconds), 60)
+    minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours:,} h {minutes} min"
-    return f"{minutes} min {left} s" if minutes else f"{left} s"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,13 @@ class Said:
 
 def conversation(turns: Sequence[Mapping[str, Any]]) -> list[Said]:
     """A trajectory's turns as one conversation: its beginning, where it is long."""
-    said = (
+    entries = (
         _said(message, sampled)
         for turn in turns
         for sampled, messages in ((False, turn["messages"]), (True, turn["replies"]))
         for message in messages
     )
-    return list(islice(said, SHOWN))
+    return list(islice(entries, SHOWN))
 
 
 def _said(message: Mapping[str, Any], sampled: bool) -> Said:
@@ -108,8 +108,8 @@ def _calls(content: str) -> tuple[str, list[Call]]:
         if place < 0:
             break
         try:
-            found = json.loads(content[place:])
-            named = ((each["function"]["name"], each["function"]["arguments"]) for each in found[:SHOWN])
+            entries = json.loads(content[place:])
+            named = ((each["function"]["name"], each["function"]["arguments"]) for each in entries[:SHOWN])
             calls = [Call(str(name), str(arguments)) for name, arguments in named]
         except (ValueError, TypeError, KeyError, RecursionError):
             place = content.find("[{", place + 1)
@@ -125,36 +125,36 @@ def answer(text: str | None) -> list[tuple[str, str]]:
     if len(text) > MOST_TEXT:
         return [("", text)]
     try:
-        found = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError):
         return [("", text)]
-    return value(found)
+    return value(content)
 
 
-def value(found: Any) -> list[tuple[str, str]]:
+def value(content: Any) -> list[tuple[str, str]]:
     """A JSON value for people, as labelled texts."""
-    if isinstance(found, str):
-        return [("", found)]
-    if isinstance(found, dict) and any(isinstance(each, str) and "\n" in each for each in found.values()):
-        return fields(found)
-    return [("", _pretty(found))]
+    if isinstance(content, str):
+        return [("", content)]
+    if isinstance(content, dict) and any(isinstance(each, str) and "\n" in each for each in content.values()):
+        return fields(content)
+    return [("", _pretty(content))]
 
 
-def fields(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+def fields(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The fields of a JSON object for people, as labelled texts."""
-    return [(key, each if isinstance(each, str) else _pretty(each)) for key, each in islice(found.items(), SHOWN)]
+    return [(key, each if isinstance(each, str) else _pretty(each)) for key, each in islice(content.items(), SHOWN)]
 
 
-def excerpt(found: Any) -> str:
+def excerpt(content: Any) -> str:
     """A JSON value in one short line; of an object with one field that field."""
-    if isinstance(found, Mapping) and len(found) == 1:
-        (found,) = found.values()
-    if not isinstance(found, str):
+    if isinstance(content, Mapping) and len(content) == 1:
+        (content,) = content.values()
+    if not isinstance(content, str):
         try:
-            found = "".join(islice(json.JSONEncoder(ensure_ascii=False).iterencode(found), MOST_EXCERPT))
+            content = "".join(islice(json.JSONEncoder(ensure_ascii=False).iterencode(content), MOST_EXCERPT))
         except RecursionError:
             return "nested too deeply to be shown"
-    return " ".join(found[: 2 * MOST_EXCERPT].split())[:MOST_EXCERPT]
+    return " ".join(content[: 2 * MOST_EXCERPT].split())[:MOST_EXCERPT]
 
 
 def _pretty(value: Any) -> str:

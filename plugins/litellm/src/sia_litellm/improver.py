@@ -18,9 +18,9 @@ class LiteLLM(ModelImprover):
                 "--improver litellm: name a model as litellm does, such as litellm:openai/gpt-4o or, with "
                 "--improver-set base_url=http://localhost:8000/v1, litellm:openai/NAME"
             )
-        read = Settings.of(model, settings)
-        self._completions = Completions(read.base_url, read.timeout, read.prices)
-        super().__init__(self._completions, read)
+        options = Settings.of(model, settings)
+        self._completions = Completions(options.base_url, options.timeout, options.prices)
+        super().__init__(self._completions, options)
 
     def check(self) -> None:
         """UsageError without a key, where one is needed, or for a model of nobody."""

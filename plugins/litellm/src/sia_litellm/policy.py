@@ -22,17 +22,17 @@ class Served(HostedEngine):
     can: frozenset[str] = frozenset()
 
     def __init__(self, policy: str, seed: int = 0, dollars: str = "", **settings: Any) -> None:
-        read = Settings.of(policy, settings, option="--engine-set")
+        options = Settings.of(policy, settings, option="--engine-set")
         self.model, self.dollars = policy, _amount(dollars)
-        self.max_tokens = read.max_tokens if "max_tokens" in read.model_fields_set else None
-        self.provider = Completions(read.base_url, read.timeout, read.prices)
+        self.max_tokens = options.max_tokens if "max_tokens" in options.model_fields_set else None
+        self.provider = Completions(options.base_url, options.timeout, options.prices)
         self.provider.check(policy, f"--policy {policy}")
         if self.dollars is not None and self.provider.prices(policy) is None:
             raise UsageError(
                 f"--engine-set dollars: it is not known what {policy} costs; say it, in dollars for a million tokens, "
                 "with --engine-set input_price=... --engine-set output_price=... (0 where it is free)"
             )
-        self.patience = Patience(tries=read.tries, first=read.first_wait)
+        self.patience = Patience(tries=options.tries, first=options.first_wait)
 
 
 def _amount(text: str) -> float | None:

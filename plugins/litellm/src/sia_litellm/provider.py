@@ -47,18 +47,18 @@ class Completions:
         self._mutex = threading.Lock()
         self._noted: set[str] = set()
 
-    def check(self, model: str, asked: str) -> None:
-        """UsageError, about what the user ``asked`` for, where the model has no provider or no key."""
+    def check(self, model: str, option: str) -> None:
+        """UsageError, which opens with the user's ``option``, where the model has no provider or no key."""
         try:
             self._library.get_llm_provider(model=model, api_base=self._base_url or None)
         except Exception:
             raise UsageError(
-                f"{asked}: litellm does not know whose model that is; write PROVIDER/MODEL, such as openai/gpt-4o, "
+                f"{option}: litellm does not know whose model that is; write PROVIDER/MODEL, such as openai/gpt-4o, "
                 "ollama/llama3, or openai/NAME with a base_url of yours"
             ) from None
         if (missing := self._missing(model)) and not self._base_url:
             raise UsageError(
-                f"{asked} needs a key: set the environment variable {' or '.join(missing)}. "
+                f"{option} needs a key: set the environment variable {' or '.join(missing)}. "
                 "Without a key there are models on a server of yours (base_url=...), and `--improver playbook`, "
                 "which asks no model."
             )
@@ -71,11 +71,16 @@ class Completions:
             info = self._library.get_model_info(model)
         except Exception:  # litellm raises a bare one where it does not know the model
             return None
-        given, said = info.get("input_cost_per_token"), info.get("output_cost_per_token")
-        if given is None or said is None:
+        input_price, output_price = info.get("input_cost_per_token"), info.get("output_cost_per_token")
+        if input_price is None or output_price is None:
             return None
-        read, write = info.get("cache_read_input_token_cost"), info.get("cache_creation_input_token_cost")
-        each = (given, said, given if read is None else read, given if write is None else write)
+        read_price, write_price = info.get("cache_read_input_token_cost"), info.get("cache_creation_input_token_cost")
+        each = (
+            input_price,
+            output_price,
+            input_price if read_price is None else read_price,
+            input_price if write_price is None else write_price,
+        )
         return Prices(*(round(price * 1e6, 6) for price in each))
 
     def complete(self, request: Ask) -> Reply:
@@ -141,8 +146,8 @@ class Completions:
         return library
 
     def _missing(self, model: str) -> list[str]:
-        found = self._library.validate_environment(model=model)["missing_keys"]
-        return [name for name in found if not name.endswith("_API_BASE")]
+        names = self._library.validate_environment(model=model)["missing_keys"]
+        return [name for name in names if not name.endswith("_API_BASE")]
 
     def _key(self, model: str) -> dict[str, str]:
         """A server of one's own often wants none, and its client always some."""
@@ -162,15 +167,15 @@ class Completions:
         except Exception as error:
             names = {type(each).__name__ for each in _chain(error)}
             status = getattr(error, "status_code", None) or 0
-            told = _clean(excerpt(_plain(str(error)) or type(error).__name__))
+            message = _clean(excerpt(_plain(str(error)) or type(error).__name__))
             if "MidStreamFallbackError" in names:
-                raise CallFailed(told, retry=True, paid=True) from None
+                raise CallFailed(message, retry=True, paid=True) from None
             if "APIConnectionError" in names or "Timeout" in names:
-                raise CallFailed(told, retry=True, paid=not names & _UNSENT) from None
+                raise CallFailed(message, retry=True, paid=not names & _UNSENT) from None
             if not status:
-                raise CallFailed(told, retry=begun, paid=begun) from None
+                raise CallFailed(message, retry=begun, paid=begun) from None
             retry = status in (408, 409, 429) or status >= 500
-            why, refused = f"status {status}: {told}", status in REFUSED
+            why, refused = f"status {status}: {message}", status in REFUSED
             raise CallFailed(why, retry=retry, after=asked_wait(_headers(error)), refused=refused) from None
 
 
@@ -228,8 +233,8 @@ def _messages(message: Message) -> list[dict[str, Any]]:
         }
         for call in message["calls"]
     ]
-    said = {"role": "assistant", "content": message["text"] or None}
-    return [{**said, "tool_calls": calls} if calls else said]
+    turn = {"role": "assistant", "content": message["text"] or None}
+    return [{**turn, "tool_calls": calls} if calls else turn]
 
 
 def _close(stream: Any, response: Any) -> None:
@@ -246,12 +251,12 @@ def _close(stream: Any, response: Any) -> None:
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """An error and what it came from."""
-    seen: BaseException | None = error
+    current: BaseException | None = error
     for _ in range(10):
-        if seen is None:
+        if current is None:
             return
-        yield seen
-        seen = seen.__cause__ or seen.__context__
+        yield current
+        current = current.__cause__ or current.__context__
 
 
 def _headers(error: Exception) -> Mapping[str, str]:

@@ -179,11 +179,11 @@ class _Said:
         delta, whole = choice.get("delta"), choice.get("message")
         if delta is None and "message" in choice and not isinstance(whole, Mapping):
             raise CallFailed("the server sent a completion without a message", retry=True, paid=True)
-        said = delta or whole or {}
+        message = delta or whole or {}
         self.ended = str(choice.get("finish_reason") or self.ended or ("stop" if whole else ""))
-        self.texts.append(_text(said.get("content")))
-        legacy = said.get("function_call")
-        _add(self.calls, [*(said.get("tool_calls") or ()), *([{"function": legacy}] if legacy else ())])
+        self.texts.append(_text(message.get("content")))
+        legacy = message.get("function_call")
+        _add(self.calls, [*(message.get("tool_calls") or ()), *([{"function": legacy}] if legacy else ())])
         rows = choice.get("logprobs")
         content = rows.get("content") if isinstance(rows, Mapping) else None
         if isinstance(content, list):
@@ -204,9 +204,9 @@ def _put_together(documents: Iterable[Any], n: int) -> Reply:
     usage = Usage()
     for document in documents:
         choices = _choices(document, n, begun=any(each.texts or each.calls for each in replies.values()))
-        if told := _usage(document.get("usage") or document.get("x_groq")):
-            usage = told
-            usages += [told] if not choices else []
+        if latest := _usage(document.get("usage") or document.get("x_groq")):
+            usage = latest
+            usages += [latest] if not choices else []
         for choice in choices:
             replies.setdefault(choice.get("index") or 0, _Said()).add(choice)
     if 0 not in replies:
@@ -223,10 +223,10 @@ def _choices(document: Any, n: int, *, begun: bool) -> Sequence[Mapping[str, Any
         raise _refused(document.get("error") or document, begun)
     choices = document.get("choices") if isinstance(document, Mapping) else None
     if not isinstance(choices, Sequence) or not all(isinstance(each, Mapping) for each in choices):
-        shown = excerpt(json.dumps(document), 200)
-        raise CallFailed(f"the server sent what is no completion: {shown}", retry=True, paid=True)
-    given = [(choice.get("index") or 0, choice) for choice in reversed(choices)]
-    return list({at: choice for at, choice in given if isinstance(at, int) and at in range(n)}.values())
+        sample = excerpt(json.dumps(document), 200)
+        raise CallFailed(f"the server sent what is no completion: {sample}", retry=True, paid=True)
+    pairs = [(choice.get("index") or 0, choice) for choice in reversed(choices)]
+    return list({at: choice for at, choice in pairs if isinstance(at, int) and at in range(n)}.values())
 
 
 def _logprob(row: Any) -> Logprob:
@@ -238,22 +238,22 @@ def _logprob(row: Any) -> Logprob:
         or not isinstance(logprob, int | float)
         or not math.isfinite(logprob)
     ):
-        shown = excerpt(json.dumps(row), 200)
-        raise CallFailed(f"the server sent what is no log-probability: {shown}", retry=True, paid=True)
-    given = row.get("bytes")
-    whole = isinstance(given, list) and all(isinstance(each, int) and 0 <= each < 256 for each in given)
-    return Logprob(token, float(logprob), tuple(given if whole else token.encode(errors="replace")))
+        sample = excerpt(json.dumps(row), 200)
+        raise CallFailed(f"the server sent what is no log-probability: {sample}", retry=True, paid=True)
+    codes = row.get("bytes")
+    whole = isinstance(codes, list) and all(isinstance(each, int) and 0 <= each < 256 for each in codes)
+    return Logprob(token, float(logprob), tuple(codes if whole else token.encode(errors="replace")))
 
 
 def _refused(error: Any, begun: bool) -> CallFailed:
     """An error that came where a reply was to come, as its status would have said it."""
-    told = error if isinstance(error, Mapping) else {"message": error}
-    known = (str(told.get(name) or "").lower() for name in ("code", "status", "type"))
+    details = error if isinstance(error, Mapping) else {"message": error}
+    codes = (str(details.get(name) or "").lower() for name in ("code", "status", "type"))
     status = next(
-        (int(each) if each.isdigit() else _STATUS[each] for each in known if each.isdigit() or each in _STATUS), 0
+        (int(each) if each.isdigit() else _STATUS[each] for each in codes if each.isdigit() or each in _STATUS), 0
     )
     return CallFailed(
-        f"the server sent an error: {excerpt(str(told.get('message') or told), 500)}",
+        f"the server sent an error: {excerpt(str(details.get('message') or details), 500)}",
         retry=not 400 <= status < 500 or status in (408, 409, 429),
         paid=begun,
         refused=status in REFUSED,
@@ -265,8 +265,8 @@ def _text(content: Any) -> str:
     parts = content if isinstance(content, list) else None
     texts = [content] if parts is None else [part.get("text") if isinstance(part, Mapping) else part for part in parts]
     if not all(text is None or isinstance(text, str) for text in texts):
-        shown = excerpt(json.dumps(content), 200)
-        raise CallFailed(f"the server sent what is no text as one: {shown}", retry=True, paid=True)
+        sample = excerpt(json.dumps(content), 200)
+        raise CallFailed(f"the server sent what is no text as one: {sample}", retry=True, paid=True)
     return "".join(text or "" for text in texts)
 
 
@@ -289,33 +289,38 @@ def _add(calls: list[_Call], parts: Sequence[Any]) -> None:
 
 def _named(calls: Sequence[_Call]) -> tuple[ToolCall, ...]:
     """The calls, each with an id that no other has."""
-    given = {call.id for call in calls}
+    ids = {call.id for call in calls}
     used: set[str] = set()
     named = []
     for place, call in enumerate(calls):
-        id = call.id if call.id and call.id not in used else _free(place, given | used)
+        id = call.id if call.id and call.id not in used else _free(place, ids | used)
         used.add(id)
         named.append(ToolCall.written(id, call.name, call.arguments))
     return tuple(named)
 
 
-def _free(place: int, taken: set[str]) -> str:
-    return next(id for number in count(place) if (id := f"call_{number}") not in taken)
+def _free(place: int, ids: set[str]) -> str:
+    return next(id for number in count(place) if (id := f"call_{number}") not in ids)
 
 
-def _usage(given: Any) -> Usage | None:
-    if isinstance(given, Mapping) and isinstance(given.get("usage"), Mapping):
-        given = given["usage"]  # Groq's
-    if not isinstance(given, Mapping) or "prompt_tokens" not in given:
+def _usage(usage: Any) -> Usage | None:
+    if isinstance(usage, Mapping) and isinstance(usage.get("usage"), Mapping):
+        usage = usage["usage"]  # Groq's
+    if not isinstance(usage, Mapping) or "prompt_tokens" not in usage:
         return None
-    details = given.get("prompt_tokens_details")
-    read = _count(details, "cached_tokens") if isinstance(details, Mapping) else 0
-    write = _count(given, "cache_creation_input_tokens")
-    return Usage(_count(given, "prompt_tokens") - read - write, _count(given, "completion_tokens"), read, write)
+    details = usage.get("prompt_tokens_details")
+    cache_read = _count(details, "cached_tokens") if isinstance(details, Mapping) else 0
+    cache_write = _count(usage, "cache_creation_input_tokens")
+    return Usage(
+        _count(usage, "prompt_tokens") - cache_read - cache_write,
+        _count(usage, "completion_tokens"),
+        cache_read,
+        cache_write,
+    )
 
 
-def _count(given: Mapping[str, Any], name: str) -> int:
-    count = given.get(name)
+def _count(counts: Mapping[str, Any], name: str) -> int:
+    count = counts.get(name)
     return count if isinstance(count, int) else 0
 
 
