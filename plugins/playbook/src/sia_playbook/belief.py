@@ -27,11 +27,11 @@ class Belief:
         """The optimistic value, by which changes are ranked whichever lever they pull."""
         return self.mean + self.deviation
 
-    def after(self, seen: Iterable[tuple[float, float]]) -> Belief:
+    def after(self, observations: Iterable[tuple[float, float]]) -> Belief:
         """The belief once gains were seen, each with the variance of its distance from the one believed in."""
         if not self.deviation:
             return self
-        pairs = [(self.mean, self.deviation**2), *seen]
+        pairs = [(self.mean, self.deviation**2), *observations]
         precision = math.fsum(1 / variance for _, variance in pairs)
         return Belief(math.fsum(gain / variance for gain, variance in pairs) / precision, precision**-0.5)
 

@@ -35,18 +35,18 @@ def read_runs(
     for run in (run for folder in folders for run in runs_in(folder)):
         try:
             with Ledger.read(run) as ledger, readable(run):
-                found = read(RunRecord(ledger))
+                rows = read(RunRecord(ledger))
         except LedgerError as error:
             notice(f"an earlier run teaches nothing: {error}")
         else:
-            yield from found
+            yield from rows
 
 
 def searched(record: RunRecord, agent: str) -> RewardStats | None:
     """How an agent's rewards on the search sample are distributed; None where it was not rolled out there."""
-    found = record.rollouts("search", agent)
-    failed = [each.reward for each in found if each.outcome != "ok"]
-    return reward_stats(found, min(failed, default=0.0)) if found else None
+    rollouts = record.rollouts("search", agent)
+    failed = [each.reward for each in rollouts if each.outcome != "ok"]
+    return reward_stats(rollouts, min(failed, default=0.0)) if rollouts else None
 
 
 def explored(record: RunRecord, agent: str) -> RewardStats | None:
@@ -78,11 +78,11 @@ def tries_in(record: RunRecord, task: str) -> list[Try]:
 
 def try_of(row: Mapping[str, Any]) -> Try:
     """A try from its JSON; ValueError where it is none."""
-    found = Try(**{**row, "exploration": row["exploration"] and stats_of(row["exploration"])})
-    _check(found.gain or 0.0, found.variance, found.estimate)
-    if found.variance < 0 or not isinstance(found.name, str):
+    trial = Try(**{**row, "exploration": row["exploration"] and stats_of(row["exploration"])})
+    _check(trial.gain or 0.0, trial.variance, trial.estimate)
+    if trial.variance < 0 or not isinstance(trial.name, str):
         raise ValueError("no change was tried so")
-    return found
+    return trial
 
 
 def stats_of(row: Mapping[str, Any]) -> RewardStats:

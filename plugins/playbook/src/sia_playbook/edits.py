@@ -104,7 +104,7 @@ def edits(evidence: Evidence, earlier: Sequence[Try] = ()) -> list[EditArm] | st
 def edits_of(evidence: Evidence, playbook: Playbook, parent: AgentView, earlier: Sequence[Try] = ()) -> list[EditArm]:
     """The edits that apply to an agent and were not tried on it yet, those that were refused on another among them."""
     # A harness that was tried with other weights is another agent, and the edit may earn something else there.
-    known = {(agent.harness, agent.adapter) for agent in evidence.agents.values()}
+    agents = {(agent.harness, agent.adapter) for agent in evidence.agents.values()}
     tried = {(trial.parent, trial.name) for trial in evidence.trials}
     tries = _by_family(playbook, [*earlier, *own_tries(evidence)])
     return [
@@ -113,18 +113,18 @@ def edits_of(evidence: Evidence, playbook: Playbook, parent: AgentView, earlier:
         if (parent.id, entry.name) not in tried
         and entry.name not in parent.edits
         and applies(parent.files, entry.change)
-        and (apply_edits(parent.files, entry.change).digest, parent.adapter) not in known
+        and (apply_edits(parent.files, entry.change).digest, parent.adapter) not in agents
     ]
 
 
 def _by_family(playbook: Playbook, tries: Sequence[Try]) -> dict[str, list[Try]]:
     """The tries of the catalogue's edits by family, in order; read once, however many edits there are."""
     families = {entry.name: _family(entry) for entry in playbook.edit}
-    found: dict[str, list[Try]] = {}
+    by_family: dict[str, list[Try]] = {}
     for each in tries:
         if each.lever == "harness" and each.name in families:
-            found.setdefault(families[each.name], []).append(each)
-    return found
+            by_family.setdefault(families[each.name], []).append(each)
+    return by_family
 
 
 def _arm(evidence: Evidence, entry: Entry, parent: AgentView, tries: Sequence[Try]) -> EditArm:
@@ -140,8 +140,8 @@ def _range(evidence: Evidence) -> float:
     if bounds := evidence.metric.bounds:
         return bounds[1] - bounds[0]
     incumbent = evidence.agents[evidence.incumbent]
-    seen = incumbent.exploration or (incumbent.search and incumbent.search.stats)
-    return 2 * seen.deviation if seen and seen.deviation else 1.0
+    stats = incumbent.exploration or (incumbent.search and incumbent.search.stats)
+    return 2 * stats.deviation if stats and stats.deviation else 1.0
 
 
 def _family(entry: Entry) -> str:

@@ -57,8 +57,8 @@ class Bandit:
             return
 
         def work() -> list[dict[str, Any]]:
-            found = read_runs(self._folders, lambda each: tries_in(each, started["task"]), run.notice)
-            return [asdict(each) for each in found]
+            tries = read_runs(self._folders, lambda each: tries_in(each, started["task"]), run.notice)
+            return [asdict(each) for each in tries]
 
         with readable(run.ledger.folder):
             self._earlier = [try_of(row) for row in run.ledger.step(record.EARLIER, work)]
@@ -74,27 +74,27 @@ class Bandit:
         """
         if self._algorithm and "weights" in evidence.levers:
             evidence = _only(evidence, self._algorithm)
-        found = edits(evidence, self._earlier) if "harness" in evidence.levers else []
+        options = edits(evidence, self._earlier) if "harness" in evidence.levers else []
         best = update(evidence, self._earlier) if "weights" in evidence.levers else None
-        arms: list[Arm] = [] if isinstance(found, str) else [*found]
+        arms: list[Arm] = [] if isinstance(options, str) else [*options]
         arms += [best] if isinstance(best, UpdateArm) else []
         if not arms:
-            why = [each for each in (found, best) if isinstance(each, str)]
+            why = [each for each in (options, best) if isinstance(each, str)]
             return [Stop(reason="; ".join(why) or "the playbook knows none of this run's levers")]
         ranked = _ranked(arms, evidence)
         promising = _promising(ranked, best, evidence)
         others = [arm for arm in ranked if arm not in promising]
-        chosen = [*promising, *_spread(others)][: evidence.candidates]
-        beside = _beside(best, chosen, evidence)
-        return [arm.decision() if isinstance(arm, UpdateArm) else arm.decision(beside) for arm in chosen]
+        picks = [*promising, *_spread(others)][: evidence.candidates]
+        beside = _beside(best, picks, evidence)
+        return [arm.decision() if isinstance(arm, UpdateArm) else arm.decision(beside) for arm in picks]
 
 
 def _only(evidence: Evidence, algorithm: str) -> Evidence:
     """The evidence, with one algorithm alone on offer; UsageError where that one is not."""
     named = tuple(each for each in evidence.algorithms if each.name == algorithm)
     if not named and evidence.algorithms:
-        known = ", ".join(each.name for each in evidence.algorithms)
-        raise UsageError(f"--improver-set algorithm={algorithm}: this run's engine can train with {known}")
+        names = ", ".join(each.name for each in evidence.algorithms)
+        raise UsageError(f"--improver-set algorithm={algorithm}: this run's engine can train with {names}")
     return replace(evidence, algorithms=named)
 
 
@@ -112,27 +112,27 @@ def _promising(ranked: Sequence[Arm], best: UpdateArm | str | None, evidence: Ev
     if evidence.metric.bounds is None:
         return []
     least = SEEN * evidence.smallest_gain
-    found = [arm for arm in ranked if isinstance(arm, EditArm) and arm.belief.mean >= least]
-    gains = sorted((arm.belief.mean for arm in found), reverse=True)
+    visible = [arm for arm in ranked if isinstance(arm, EditArm) and arm.belief.mean >= least]
+    gains = sorted((arm.belief.mean for arm in visible), reverse=True)
     if isinstance(best, UpdateArm) and sum(gains[: best.looks(evidence.look)]) < best.belief.mean:
         return []
-    return [*found]
+    return [*visible]
 
 
 def _spread(arms: Sequence[Arm]) -> list[Arm]:
     """The best arm of each family in turn, then the rest."""
-    seen: set[str] = set()
+    families: set[str] = set()
     first: list[Arm] = []
     rest: list[Arm] = []
     for arm in arms:
-        (rest if arm.family in seen else first).append(arm)
-        seen.add(arm.family)
+        (rest if arm.family in families else first).append(arm)
+        families.add(arm.family)
     return [*first, *rest]
 
 
-def _beside(best: UpdateArm | str | None, chosen: Sequence[Arm], evidence: Evidence) -> str:
+def _beside(best: UpdateArm | str | None, picks: Sequence[Arm], evidence: Evidence) -> str:
     """Why the generation makes no update, where it could have made one; for the reasons of its edits."""
-    if best is None or best in chosen:
+    if best is None or best in picks:
         return ""
     if isinstance(best, str):
         return f" No update: {best}."

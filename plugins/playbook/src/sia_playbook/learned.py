@@ -98,28 +98,28 @@ class Learned:
     def decide(self, evidence: Evidence) -> Sequence[RewriteHarness | UpdateWeights | Stop]:
         """The arm that is worth most comes first; where it is the harness, as many edits as the run tries at once."""
         agent = evidence.agents[evidence.incumbent]
-        found = edits(evidence) if "harness" in evidence.levers else ""
+        options = edits(evidence) if "harness" in evidence.levers else ""
         chance = random.Random(f"learned {evidence.seed} {evidence.generation}")
         updates = {each.algorithm: each for each in updates_of(evidence, agent, chance)}
-        arms = [*([HARNESS] if isinstance(found, list) else []), *updates]
+        arms = [*([HARNESS] if isinstance(options, list) else []), *updates]
         if not arms:
-            return [Stop(reason=f"nothing that applies is left untried{f'; {found}' if found else ''}")]
+            return [Stop(reason=f"nothing that applies is left untried{f'; {options}' if options else ''}")]
         ridges, context = self._ridges(evidence), context_of(_stats(agent))
         expected = {arm: ridges.get(arm, Ridge(len(context))).expects(context) for arm in arms}
         ranked = sorted(arms, key=lambda arm: -sum(expected[arm]))
-        told = "; ".join(
+        summary = "; ".join(
             f"{arm} {mean:+.3f} ± {width:.3f} from {ridges[arm].lessons if arm in ridges else 0} lessons"
             for arm, (mean, width) in expected.items()
         )
-        reason = f"By what each earned where rewards were distributed alike: {told}."
-        chosen: list[RewriteHarness | UpdateWeights] = []
+        reason = f"By what each earned where rewards were distributed alike: {summary}."
+        picks: list[RewriteHarness | UpdateWeights] = []
         for arm in ranked:
             gain = round(expected[arm][0] * _span(evidence), 4)
-            if arm == HARNESS and isinstance(found, list):
-                chosen += [_edit(each, reason, gain) for each in _best(found, chance)]
+            if arm == HARNESS and isinstance(options, list):
+                picks += [_edit(each, reason, gain) for each in _best(options, chance)]
             elif arm != HARNESS:
-                chosen.append(updates[arm].model_copy(update={"reason": reason, "prediction": Prediction(gain=gain)}))
-        return _one_update(chosen)[: evidence.candidates]
+                picks.append(updates[arm].model_copy(update={"reason": reason, "prediction": Prediction(gain=gain)}))
+        return _one_update(picks)[: evidence.candidates]
 
     def _ridges(self, evidence: Evidence) -> dict[str, Ridge]:
         """Each arm's regression after all earlier runs and this run's own trials."""
@@ -166,9 +166,9 @@ def _stats(agent: AgentView) -> RewardStats:
     return agent.search.stats
 
 
-def _best(found: Sequence[EditArm], chance: random.Random) -> list[EditArm]:
+def _best(arms: Sequence[EditArm], chance: random.Random) -> list[EditArm]:
     """Edits, best first by what their kind earned in this run; ties in random order."""
-    shuffled = chance.sample(found, len(found))
+    shuffled = chance.sample(arms, len(arms))
     return sorted(shuffled, key=lambda arm: -arm.belief.value)
 
 
@@ -176,10 +176,10 @@ def _edit(arm: EditArm, reason: str, gain: float) -> RewriteHarness:
     return arm.decision().model_copy(update={"reason": f"{reason} {arm.reason}", "prediction": Prediction(gain=gain)})
 
 
-def _one_update(chosen: Sequence[RewriteHarness | UpdateWeights]) -> list[RewriteHarness | UpdateWeights]:
+def _one_update(picks: Sequence[RewriteHarness | UpdateWeights]) -> list[RewriteHarness | UpdateWeights]:
     """At most one update a generation: it needs the policy to itself."""
-    first = next((each for each in chosen if isinstance(each, UpdateWeights)), None)
-    return [each for each in chosen if not isinstance(each, UpdateWeights) or each is first]
+    first = next((each for each in picks if isinstance(each, UpdateWeights)), None)
+    return [each for each in picks if not isinstance(each, UpdateWeights) or each is first]
 
 
 def _span(evidence: Evidence) -> float:

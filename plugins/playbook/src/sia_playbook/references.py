@@ -97,11 +97,11 @@ def updates_of(evidence: Evidence, agent: AgentView, chance: random.Random) -> l
     if "weights" not in evidence.levers or evidence.weights is None or evidence.weights.refused:
         return []
     tried = {trial.name for trial in evidence.trials if trial.parent == agent.id and trial.lever == "weights"}
-    found = []
+    updates = []
     for learner in evidence.algorithms:
         training = fitted(evidence, learner, agent)
         if training is not None and not learner.objections.get(agent.id, ()) and learner.name not in tried:
-            found.append(
+            updates.append(
                 UpdateWeights(
                     algorithm=learner.name,
                     training=training,
@@ -110,8 +110,8 @@ def updates_of(evidence: Evidence, agent: AgentView, chance: random.Random) -> l
                     parent=agent.id,
                 )
             )
-    chance.shuffle(found)
-    return found
+    chance.shuffle(updates)
+    return updates
 
 
 def _nothing() -> Stop:

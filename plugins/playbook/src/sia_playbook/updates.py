@@ -138,10 +138,10 @@ def update(evidence: Evidence, earlier: Sequence[Try] = ()) -> UpdateArm | str:
         return "no learner is on offer that this run's engine can train with"
     why = []
     for parent in (evidence.agents[each] for each in parents(evidence)):
-        found = _arm(evidence, parent, earlier)
-        if isinstance(found, UpdateArm):
-            return found
-        why.append(f"agent {parent.id} is not to be trained: {found}")
+        outcome = _arm(evidence, parent, earlier)
+        if isinstance(outcome, UpdateArm):
+            return outcome
+        why.append(f"agent {parent.id} is not to be trained: {outcome}")
     return "; ".join(why)
 
 
@@ -179,8 +179,8 @@ def fitted(evidence: Evidence, learner: AlgorithmView, parent: AgentView) -> Tra
     advised, cost = learner.training.get(parent.id, Training()), learner.costs.get(parent.id, {})
     alone = "harness" not in evidence.levers
     part = ALONE if alone else SHARE
-    limits = {kind: left for kind, left in evidence.budget_left.items() if not (alone and kind == "seconds")}
-    room = {kind: min(part * left, left - evidence.look.get(kind, 0.0)) for kind, left in limits.items()}
+    limits = {kind: remaining for kind, remaining in evidence.budget_left.items() if not (alone and kind == "seconds")}
+    room = {kind: min(part * remaining, remaining - evidence.look.get(kind, 0.0)) for kind, remaining in limits.items()}
     shares = {kind: most / cost[kind] for kind, most in room.items() if cost.get(kind)}
     fits = min([1.0, *(share for kind, share in shares.items() if kind != "seconds")])
     whole = _work(advised, advised.steps)
@@ -209,11 +209,15 @@ def _work(training: Training, steps: int) -> int:
 
 def _choices(evidence: Evidence, parent: AgentView, stats: RewardStats) -> tuple[list[Choice], Sequence[str]]:
     """The table's choices to which no learner objects, best first; and the objections to the rest."""
-    said = {each.name: each.objections.get(parent.id, ()) for each in evidence.algorithms}
-    called_for = recommend(stats, said)
-    objections = [f"{each.algorithm}: {', '.join(said[each.algorithm])}" for each in called_for if said[each.algorithm]]
-    missing = f"the selection table has no case for {', '.join(said)} here"
-    return [each for each in called_for if not said[each.algorithm]], objections if called_for else [missing]
+    by_learner = {each.name: each.objections.get(parent.id, ()) for each in evidence.algorithms}
+    called_for = recommend(stats, by_learner)
+    objections = [
+        f"{each.algorithm}: {', '.join(by_learner[each.algorithm])}"
+        for each in called_for
+        if by_learner[each.algorithm]
+    ]
+    missing = f"the selection table has no case for {', '.join(by_learner)} here"
+    return [each for each in called_for if not by_learner[each.algorithm]], objections if called_for else [missing]
 
 
 def _promise(evidence: Evidence, stats: RewardStats, estimate: float) -> Promise:
@@ -236,19 +240,19 @@ def _believed(evidence: Evidence, size: float, algorithm: str, earlier: Sequence
 
     One that promised as much counts as much as the first guess; one that failed won nothing.
     """
-    known = {each.name for each in evidence.algorithms}
-    seen, won, promised = [], 0.0, 0.0
+    names = {each.name for each in evidence.algorithms}
+    observations, won, promised = [], 0.0, 0.0
     for each in (*earlier, *own_tries(evidence)):
-        if each.lever != "weights" or each.name not in known or each.exploration is None:
+        if each.lever != "weights" or each.name not in names or each.exploration is None:
             continue
         its = _promise(evidence, each.exploration, each.estimate).size
         if its > NOTHING * size:
             gain, scale = each.gain or 0.0, size / its
             distance = each.distance(size / 2 / math.sqrt(scale)) * scale * scale
-            seen.append((gain * scale, distance if each.name == algorithm else distance / OTHERS))
+            observations.append((gain * scale, distance if each.name == algorithm else distance / OTHERS))
             won, promised = won + gain, promised + its
-    before = f"earlier ones won {won:+.3f} of {promised:.3f}" if seen else "none was tried before"
-    return Belief(size / 2, size / 2).after(seen), before
+    before = f"earlier ones won {won:+.3f} of {promised:.3f}" if observations else "none was tried before"
+    return Belief(size / 2, size / 2).after(observations), before
 
 
 def _became(trial: Trial) -> str:

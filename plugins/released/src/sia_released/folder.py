@@ -71,14 +71,14 @@ class TaskFolder:
     def questions(self) -> Mapping[str, Table]:
         """The public files that have a row for each row of a private one."""
         answered = [set(each.ids) for each in self.answers.values()]
-        found = {name: table(name, content) for name, content in self.public.items()}
-        return {name: each for name, each in found.items() if each is not None and set(each.ids) in answered}
+        tables = {name: table(name, content) for name, content in self.public.items()}
+        return {name: each for name, each in tables.items() if each is not None and set(each.ids) in answered}
 
     @cached_property
     def answers(self) -> Mapping[str, Table]:
         """The private files that have rows with ids."""
-        found = {name: table(name, content) for name, content in self.private.items()}
-        return {name: each for name, each in found.items() if each is not None}
+        tables = {name: table(name, content) for name, content in self.private.items()}
+        return {name: each for name, each in tables.items() if each is not None}
 
     @cached_property
     def ids(self) -> Part:
@@ -94,12 +94,12 @@ class TaskFolder:
         """The questions in parts of ``items``, by split, in an order that depends on the seed alone."""
         ids = sorted(self.ids)
         random.Random(f"task folder {seed}").shuffle(ids)
-        found: dict[Split, list[Part]] = {}
+        parts: dict[Split, list[Part]] = {}
         for place, split in enumerate(DEALT):
             share = ids[place :: len(DEALT)]
             size = items or max(1, len(share) // PARTS)
-            found[split] = [tuple(share[at : at + size]) for at in range(0, len(share), size)]
-        return found
+            parts[split] = [tuple(share[at : at + size]) for at in range(0, len(share), size)]
+        return parts
 
     def asked(self, ids: Collection[str]) -> dict[str, bytes]:
         """The files of questions, with these alone."""

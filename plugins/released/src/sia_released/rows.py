@@ -52,10 +52,10 @@ class Objects:
         return tuple(self.rows)
 
     def only(self, ids: Collection[str]) -> bytes:
-        kept = {id: row for id, row in self.rows.items() if id in ids}
+        rows = {id: row for id, row in self.rows.items() if id in ids}
         if self.lines:
-            return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept.values()).encode()
-        return json.dumps(kept if self.keyed else list(kept.values()), ensure_ascii=False, indent=1).encode()
+            return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()).encode()
+        return json.dumps(rows if self.keyed else list(rows.values()), ensure_ascii=False, indent=1).encode()
 
 
 def table(name: str, content: bytes) -> Table | None:

@@ -77,9 +77,15 @@ class Folder:
         self.failure_reward = worst(self.metric)
         self._parts = self._folder.dealt(seed, _whole("items", items) if items else None)
         self.limits = Limits(solve_seconds=time_limit(seconds, f"--set seconds={seconds}"))
-        told = {"folder": str(Path(folder).resolve()), "seed": seed, "items": items, "metric": metric, "scale": scale}
-        told["seconds"] = evaluate_seconds
-        self.verifier = OfferRef("evaluate", told)
+        settings = {
+            "folder": str(Path(folder).resolve()),
+            "seed": seed,
+            "items": items,
+            "metric": metric,
+            "scale": scale,
+        }
+        settings["seconds"] = evaluate_seconds
+        self.verifier = OfferRef("evaluate", settings)
         self.brief = self._folder.brief + HOW
         files = {name: hashlib.sha256(content).hexdigest() for name, content in self._folder.public.items()}
         self.fingerprint = hashlib.sha256(canonical([files, seed, items, metric, scale]).encode()).hexdigest()
@@ -96,8 +102,8 @@ class Folder:
         if "sealed" in splits:
             raise UsageError("the sealed questions are for the report alone; ask for public, search or gate")
         ids = [id for split in sorted(set(splits)) for part in self._parts.get(split, ()) for id in part]
-        known = {**self._folder.asked(ids), **self._folder.answered(ids)} if ids else {}
-        labelled = {f"{LABELLED}/{name}": content for name, content in known.items()}
+        files = {**self._folder.asked(ids), **self._folder.answered(ids)} if ids else {}
+        labelled = {f"{LABELLED}/{name}": content for name, content in files.items()}
         return write_once(cache_folder("folders"), {**self._folder.shown, **labelled})
 
     def seed_harness(self) -> HarnessTree:
@@ -150,9 +156,9 @@ def _whole(name: str, text: str) -> int:
 def _required(files: dict[str, bytes]) -> list[str]:
     """The installed distributions that the agent's files import. What is not installed, its import will say."""
     own = {name.partition("/")[0].removesuffix(".py") for name in files}
-    found = {module for name, content in files.items() if name.endswith(".py") for module in _imported(content)}
+    modules = {module for name, content in files.items() if name.endswith(".py") for module in _imported(content)}
     installed = packages_distributions()
-    return sorted({installed[each][0] for each in found - own - sys.stdlib_module_names if each in installed})
+    return sorted({installed[each][0] for each in modules - own - sys.stdlib_module_names if each in installed})
 
 
 def _imported(content: bytes) -> Iterator[str]:

@@ -49,10 +49,10 @@ class Evaluate:
         _check(Path(folder) / self._place, self._script)
         self._seconds = time_limit(seconds, f"--set evaluate_seconds={seconds}")
         self.seconds_per_answer = self._seconds + 20
-        found = number(scale)
-        if found is None or found <= 0:
+        divisor = number(scale)
+        if divisor is None or divisor <= 0:
             raise UsageError(f"--set scale={scale}: not a number above 0")
-        self._scale = found
+        self._scale = divisor
         dealt = self._folder.dealt(seed, int(items) if items else None)
         self._parts = {name_of(part): part for split in DEALT for part in dealt[split]}
 
@@ -67,12 +67,12 @@ class Evaluate:
                 self._lay_out(root, part, answer["files"])
             except (HarnessError, OSError) as error:
                 return Score(0.0, valid=False, feedback=f"the files of the answer cannot be laid out: {error}")
-            said = self._run(root)
+            output = self._run(root)
             results = root / "answer" / RESULTS
-            told = said if instance.split == "search" else ""
+            feedback = output if instance.split == "search" else ""
             if not results.is_file():
-                return Score(0.0, valid=False, feedback=told or "evaluate.py could make nothing of the answer")
-            return Score(self._read(results), feedback=told)
+                return Score(0.0, valid=False, feedback=feedback or "evaluate.py could make nothing of the answer")
+            return Score(self._read(results), feedback=feedback)
 
     def _lay_out(self, root: Path, part: Part, files: Mapping[str, str]) -> None:
         """The folder as the script expects it, and beside it what the agent left."""
@@ -88,31 +88,31 @@ class Evaluate:
     def _run(self, root: Path) -> str:
         script = root / "task" / self._place
         _write(script, self._script)
-        done = run_command(
+        result = run_command(
             [sys.executable, str(script), "--gen-dir", str(root / "answer")],
             self._seconds,
             cwd=root,
             env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "HOME": str(root)},
         )
-        if done.code is None:
+        if result.code is None:
             (root / "answer" / RESULTS).unlink(missing_ok=True)  # it may have been in the middle of it
             return f"evaluate.py took more than {self._seconds:g} s; give it longer with --set evaluate_seconds=300"
-        return (done.stdout + done.stderr).decode(errors="replace")[-TAIL:]
+        return (result.stdout + result.stderr).decode(errors="replace")[-TAIL:]
 
     def _read(self, results: Path) -> float:
         try:
-            said = strict_json(results.read_text(encoding="utf-8"))
+            content = strict_json(results.read_text(encoding="utf-8"))
         except (InvalidAnswer, OSError, UnicodeDecodeError) as error:
             raise SiaError(
                 f"{EVALUATE} of {self._folder.path} wrote a {RESULTS} that cannot be read: {error}"
             ) from None
-        found = said if isinstance(said, dict) else {}
-        summary = found.get("summary")
-        value = found.get(self._metric, summary.get(self._metric) if isinstance(summary, dict) else None)
+        figures = content if isinstance(content, dict) else {}
+        summary = figures.get("summary")
+        value = figures.get(self._metric, summary.get(self._metric) if isinstance(summary, dict) else None)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            known = ", ".join(key for key, each in found.items() if isinstance(each, int | float))
+            names = ", ".join(key for key, each in figures.items() if isinstance(each, int | float))
             raise SiaError(
-                f"{RESULTS} has no number {self._metric!r} but {known or 'none'}; name one with --set metric="
+                f"{RESULTS} has no number {self._metric!r} but {names or 'none'}; name one with --set metric="
             )
         return value / self._scale
 

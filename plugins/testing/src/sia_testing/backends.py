@@ -65,9 +65,9 @@ def read(payload: Mapping[str, Any], host: Host) -> dict[str, str]:
     """The job: a harness, an adapter and a file of the user's, as they are where it runs."""
     setting, sweep = Setting.from_json(payload["setting"]), payload["sweep"]
     run, data = Path(setting.run), setting.task.settings["data"]
-    found = {path: content.decode() for path, content in Trees(run).get(sweep["harness"]).files.items()}
+    files = {path: content.decode() for path, content in Trees(run).get(sweep["harness"]).files.items()}
     return {
-        **found,
+        **files,
         "folder": (harness_folder(run, sweep["harness"]) / "harness.py").read_text(),
         "weights": (run / ADAPTERS / sweep["adapter"] / "weights").read_text(),
         "data": Path(data).read_text(),
@@ -156,16 +156,16 @@ class BackendContract:
             os.close(both)
 
     def test_a_worker_keeps_its_host(self, backend: Backend) -> None:
-        seen = [self.result(backend.submit(job(whereabouts))) for _ in range(20)]
-        hosts = dict(seen)
-        assert all(hosts[process] == host for process, host in seen)
+        pairs = [self.result(backend.submit(job(whereabouts))) for _ in range(20)]
+        hosts = dict(pairs)
+        assert all(hosts[process] == host for process, host in pairs)
 
     def test_what_a_job_needs_of_the_run_is_there(self, backend: Backend, tmp_path: Path) -> None:
         setting, tree = a_run(tmp_path)
         future = backend.submit(job(read, setting=setting, sweep={"harness": tree, "adapter": ADAPTER}))
         code = TREE.files["harness.py"].decode()
-        found = {"harness.py": code, "notes/empty.txt": "", "folder": code, "weights": "weights", "data": "cases"}
-        assert self.result(future) == found
+        files = {"harness.py": code, "notes/empty.txt": "", "folder": code, "weights": "weights", "data": "cases"}
+        assert self.result(future) == files
 
     def test_an_adapter_of_the_same_content_under_another_name_is_there_too(
         self, backend: Backend, tmp_path: Path
@@ -186,11 +186,11 @@ class BackendContract:
 
     def test_an_adapter_that_was_trained_is_here_when_its_job_is_done(self, backend: Backend, tmp_path: Path) -> None:
         setting, _ = a_run(tmp_path)
-        done = self.result(backend.submit(job(train, setting=setting, adapter=ADAPTER)))
-        folder = Path(setting["run"]) / ADAPTERS / done["adapter"]
+        result = self.result(backend.submit(job(train, setting=setting, adapter=ADAPTER)))
+        folder = Path(setting["run"]) / ADAPTERS / result["adapter"]
         assert (folder / "weights").read_text() == "weights and trained"
         assert (folder / "optimizer" / "moments").read_text() == "moments"
-        again = self.result(backend.submit(job(train, setting=setting, adapter=done["adapter"])))
+        again = self.result(backend.submit(job(train, setting=setting, adapter=result["adapter"])))
         assert again["adapter"] == TRAINED
 
     def test_when_it_is_closed_nothing_of_it_is_left(self, backend: Backend) -> None:
@@ -203,8 +203,8 @@ class BackendContract:
             ended, _, _ = select.select([each], [], [], self.seconds)
             os.close(each)
             assert ended, "a worker outlived its backend"
-        left = [each for each in set(threading.enumerate()) - threads if each.name.startswith("sia")]
-        assert not [each for each in left if each.is_alive()], left
+        remaining = [each for each in set(threading.enumerate()) - threads if each.name.startswith("sia")]
+        assert not [each for each in remaining if each.is_alive()], remaining
         with pytest.raises((Exception, CancelledError)):
             self.result(backend.submit(job(echo, value="late")))
 

@@ -50,20 +50,20 @@ class Table:
         self._folder = folder
         self._mutex = threading.Lock()
 
-    def answered(self, asked: Asked, closing: threading.Event) -> Turn:
+    def answered(self, request: Asked, closing: threading.Event) -> Turn:
         """The reply to a request, which is waited for; one that comes again waits for the same one."""
-        text = json.dumps(asked.body, ensure_ascii=False, sort_keys=True).encode(errors="replace").decode()
+        text = json.dumps(request.body, ensure_ascii=False, sort_keys=True).encode(errors="replace").decode()
         name = hashlib.sha256(text.encode()).hexdigest()[:12]
         with self._mutex:
             requests = sorted(self._folder.glob("*.request.json"))
             same = [each for each in requests if f"-{name}." in each.name and not _beside(each, "sent").exists()]
-            request = same[0] if same else self._folder / f"{len(requests) + 1:04d}-{name}.request.json"
+            path = same[0] if same else self._folder / f"{len(requests) + 1:04d}-{name}.request.json"
             if not same:
-                _write(request, text)
-        sent = _beside(request, "sent")
+                _write(path, text)
+        sent = _beside(path, "sent")
         while not closing.wait(_TICK_SECONDS):
             with suppress(FileNotFoundError):
-                _beside(request, "reply").rename(sent)
+                _beside(path, "reply").rename(sent)
                 played = PlayedReply.model_validate_json(sent.read_text(encoding="utf-8"))
                 return Turn(played.text, [Use(each.name, each.arguments) for each in played.uses])
         return Turn()
@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(table: Table, port: int) -> int:
     closing = threading.Event()
-    with ModelServer(lambda asked: table.answered(asked, closing), port) as server:
+    with ModelServer(lambda request: table.answered(request, closing), port) as server:
         print(
             f"sia run ... --improver litellm:openai/by-hand --improver-set base_url={server.openai_url} "
             "--improver-set timeout=86400",

@@ -83,8 +83,8 @@ def _default_rng(generators: Any, note: Callable[[str, object], None]) -> Callab
     original = generators.default_rng
 
     def default_rng(seed: Any = None) -> Any:
-        made = Noting(original(seed).bit_generator)
-        made._mark = getattr(seed, "entropy", seed)
-        return made
+        generator = Noting(original(seed).bit_generator)
+        generator._mark = getattr(seed, "entropy", seed)
+        return generator
 
     return default_rng

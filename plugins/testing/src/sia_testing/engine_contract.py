@@ -52,11 +52,11 @@ class EngineContract:
 
     def test_neither_order_nor_company_changes_what_is_sampled(self, make: Callable[[], Engine]) -> None:
         engine = make()
-        asked = [Request(_prompt(engine, text), [seed], max_tokens=5) for seed, text in enumerate("abcde")]
-        alone = [engine.sample([each])[0] for each in asked]
-        assert engine.sample(asked) == alone
-        assert engine.sample(asked[::-1]) == alone[::-1]
-        assert [make().sample([each])[0] for each in asked[:2]] == alone[:2]
+        requests = [Request(_prompt(engine, text), [seed], max_tokens=5) for seed, text in enumerate("abcde")]
+        alone = [engine.sample([each])[0] for each in requests]
+        assert engine.sample(requests) == alone
+        assert engine.sample(requests[::-1]) == alone[::-1]
+        assert [make().sample([each])[0] for each in requests[:2]] == alone[:2]
 
     def test_other_seeds_sample_other_texts(self, make: Callable[[], Engine]) -> None:
         engine = make()
@@ -77,8 +77,8 @@ class EngineContract:
         assert {each.text for each, _ in sampled} <= set(CHOICES)
         for each, _ in sampled:
             assert each.allowed is not None
-            for token, chosen, logprob, ids in zip(each.tokens, each.mask, each.logprobs, each.allowed, strict=True):
-                assert chosen or logprob == 0, "a token that was forced has a log-probability"
+            for token, entry, logprob, ids in zip(each.tokens, each.mask, each.logprobs, each.allowed, strict=True):
+                assert entry or logprob == 0, "a token that was forced has a log-probability"
                 assert ids is None or token in ids
         self._match(engine, [trace for _, trace in sampled])
 

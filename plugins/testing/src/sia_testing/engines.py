@@ -32,8 +32,8 @@ class ByteTokens:
         ids = self._turn("system", json.dumps(list(tools))) if tools else []
         for message in messages:
             calls = [call["function"] for call in message.get("tool_calls", ())]
-            told = "".join(f"<tool_call>{json.dumps(call)}</tool_call>" for call in calls)
-            ids += self._turn(message["role"], (message.get("content") or "") + told)
+            text = "".join(f"<tool_call>{json.dumps(call)}</tool_call>" for call in calls)
+            ids += self._turn(message["role"], (message.get("content") or "") + text)
         return [*ids, END + 1 + ROLES.index("assistant")]
 
     def _turn(self, role: str, text: str) -> list[int]:
@@ -71,17 +71,17 @@ class ScriptedEngine:
         whole = [*cut, END][: request.max_tokens]
         allowed = _allowed(whole, request.choices) if request.choices else None
         mask = [1 if allowed is None else int(len(allowed[at]) > 1) for at in range(len(whole))]
-        shown = self.tokens.decode(whole)
+        visible = self.tokens.decode(whole)
         for each in request.stop:
-            shown = shown.split(each, 1)[0]
+            visible = visible.split(each, 1)[0]
         return Sampled(
             tokens=whole,
             mask=mask,
             logprobs=[-0.5 * each for each in mask],
             values=[0.0] * len(whole),
             allowed=None if allowed is None else [ids if len(ids) > 1 else None for ids in allowed],
-            text=shown,
-            finish="stop" if whole[-1] == END or len(shown) < len(self.tokens.decode(whole)) else "length",
+            text=visible,
+            finish="stop" if whole[-1] == END or len(visible) < len(self.tokens.decode(whole)) else "length",
         )
 
     def logprobs(self, traces: Sequence[Trace], *, reference: bool = False) -> list[list[float]]:
@@ -123,8 +123,8 @@ def _drawn(prompt: str, seed: int) -> str:
 
 def _allowed(tokens: Sequence[int], choices: Sequence[str]) -> list[list[int]]:
     """For each token of a choice, the ids with which it and others that began alike could go on."""
-    left, allowed = [[*choice.encode(), END] for choice in choices], []
+    paths, allowed = [[*choice.encode(), END] for choice in choices], []
     for at, token in enumerate(tokens):
-        allowed.append(sorted({each[at] for each in left}))
-        left = [each for each in left if each[at] == token]
+        allowed.append(sorted({each[at] for each in paths}))
+        paths = [each for each in paths if each[at] == token]
     return allowed

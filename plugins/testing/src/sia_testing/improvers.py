@@ -53,10 +53,10 @@ class ImproverContract:
         assert make().draft(view, 0).digest == tree.digest
 
     def test_its_decisions_are_typed_and_survive_json(self, make: Callable[[], Improver], evidence: Evidence) -> None:
-        made = list(make().decide(evidence))
-        assert made, "to do nothing more is a decision too: Stop"
-        assert all(isinstance(each, Decision) for each in made)
-        assert DECISIONS.validate_json(DECISIONS.dump_json(made)) == made
+        decisions = list(make().decide(evidence))
+        assert decisions, "to do nothing more is a decision too: Stop"
+        assert all(isinstance(each, Decision) for each in decisions)
+        assert DECISIONS.validate_json(DECISIONS.dump_json(decisions)) == decisions
 
     def test_the_same_evidence_gives_the_same_decisions(self, make: Callable[[], Improver], evidence: Evidence) -> None:
         before = copy.deepcopy(evidence)
@@ -82,12 +82,12 @@ class ImproverContract:
                 assert applies(parent.files, each.edits), f"{each.name} changes nothing, or is out of bounds"
 
     def test_a_generation_does_not_try_one_thing_twice(self, make: Callable[[], Improver], evidence: Evidence) -> None:
-        made = [each.model_dump_json(exclude={"reason", "name"}) for each in _changes(make().decide(evidence))]
-        assert len(set(made)) == len(made)
+        decisions = [each.model_dump_json(exclude={"reason", "name"}) for each in _changes(make().decide(evidence))]
+        assert len(set(decisions)) == len(decisions)
 
 
-def _changes(made: Sequence[Decision]) -> list[Change]:
-    return [each for each in made if not isinstance(each, Stop)]
+def _changes(decisions: Sequence[Decision]) -> list[Change]:
+    return [each for each in decisions if not isinstance(each, Stop)]
 
 
 def task_view(public: Path) -> TaskView:

@@ -57,8 +57,8 @@ class LearnerContract:
 
     def test_its_settings_survive_json_and_a_misspelt_one_is_refused(self, make: Callable[[], Learner]) -> None:
         learner = make()
-        told = learner.config.model_dump(mode="json")
-        assert learner.Config.model_validate(told) == learner.config
+        settings = learner.config.model_dump(mode="json")
+        assert learner.Config.model_validate(settings) == learner.config
         with pytest.raises((ValidationError, TypeError, UsageError)):
             _factory(learner)(a_setting_of_nobody=1)
 

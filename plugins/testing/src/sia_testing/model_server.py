@@ -43,16 +43,16 @@ class Asked:
     @property
     def results(self) -> list[str]:
         """The texts that tools gave back since the last reply."""
-        found: list[str] = []
+        texts: list[str] = []
         for message in reversed(self.body["messages"]):
             if message["role"] == "assistant":
                 break
             if message["role"] == "tool":
-                found.append(_text(message["content"]))
+                texts.append(_text(message["content"]))
             elif isinstance(message["content"], list):
                 blocks = [block for block in message["content"] if block["type"] == "tool_result"]
-                found += [_text(block["content"]) for block in reversed(blocks)]
-        return found[::-1]
+                texts += [_text(block["content"]) for block in reversed(blocks)]
+        return texts[::-1]
 
 
 Rule = Callable[[Asked], Turn]
@@ -99,12 +99,12 @@ class ModelServer:
     def next(self, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> tuple[Asked, Turn]:
         """Note a request; what to answer it with."""
         with self._mutex:
-            asked = Asked(len(self.asked), path, headers, body)
-            self.asked.append(asked)
+            request = Asked(len(self.asked), path, headers, body)
+            self.asked.append(request)
             scripted = next(self._script, None) if self._script is not None else None
         if self._rule is not None:
-            return asked, self._rule(asked)
-        return asked, scripted or Turn(fault=Fault(status=400))
+            return request, self._rule(request)
+        return request, scripted or Turn(fault=Fault(status=400))
 
 
 class _Http(ThreadingHTTPServer):
@@ -142,9 +142,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(400, {"error": {"message": "not the JSON of a conversation"}})
             return
         headers = {name.lower(): value for name, value in self.headers.items()}
-        asked, turn = self._owner.next(self.path, headers, body)
+        request, turn = self._owner.next(self.path, headers, body)
         try:
-            self._answer(protocol, asked, turn)
+            self._answer(protocol, request, turn)
         except (BrokenPipeError, ConnectionResetError):  # the client has gone: killed, or out of patience
             self.close_connection = True
 
@@ -159,17 +159,17 @@ class _Handler(BaseHTTPRequestHandler):
             return 411
         return 413 if len(length) > 10 or int(length) > MOST_BYTES else None
 
-    def _answer(self, protocol: Protocol, asked: Asked, turn: Turn) -> None:
+    def _answer(self, protocol: Protocol, request: Asked, turn: Turn) -> None:
         fault = turn.fault or Fault()
         if fault.body is not None:
             self._send_bytes(fault.status or 200, fault.body, fault)
         elif fault.status is not None:
             self._send(fault.status, protocol.error(fault.status, fault.message), fault)
-        elif asked.body.get("stream") and not fault.whole:
-            self._stream(protocol.events(turn, asked.number, asked.body), fault)
+        elif request.body.get("stream") and not fault.whole:
+            self._stream(protocol.events(turn, request.number, request.body), fault)
         else:
             self._owner.closing.wait(fault.pause)
-            self._send(200, protocol.whole(turn, asked.number, asked.body), fault)
+            self._send(200, protocol.whole(turn, request.number, request.body), fault)
 
     def _send(self, status: int, body: Mapping[str, Any], fault: Fault | None = None) -> None:
         self._send_bytes(status, json.dumps(body).encode(), fault or Fault())

@@ -79,8 +79,8 @@ class ProviderContract:
             first = provider.complete(self.ask())
             good, bad = first.calls
             assert bad.arguments == '{"path": '
-            given = results([(good, "the content", False), (bad, "not JSON", True)])
-            second = provider.complete(self.ask(told("hello"), first.message, given))
+            message = results([(good, "the content", False), (bad, "not JSON", True)])
+            second = provider.complete(self.ask(told("hello"), first.message, message))
             assert second.text == "thanks"
             assert server.asked[1].results == ["the content", "not JSON"]
             text = server.asked[1].text
@@ -90,8 +90,8 @@ class ProviderContract:
     def test_a_recorded_conversation_can_be_gone_on_with(self, opened: Opened) -> None:
         with ModelServer([Turn("I look.", [Use("read")]), Turn("thanks")]) as server, opened(self.url(server)) as one:
             first = Reply.from_json(one.complete(self.ask()).to_json())
-            given = results([(first.calls[0], "the content", False)])
-            assert one.complete(self.ask(told("hello"), first.message, given)).text == "thanks"
+            message = results([(first.calls[0], "the content", False)])
+            assert one.complete(self.ask(told("hello"), first.message, message)).text == "thanks"
 
     @pytest.mark.parametrize("ended", ["length", "refusal", "end"])
     def test_how_a_reply_ended_is_known(self, asked_of: Callable[..., Any], ended: Any) -> None:
@@ -111,17 +111,19 @@ class ProviderContract:
         assert str(status) in str(failure)
         assert failure.after == (7.0 if status == 429 else failure.after)
 
-    @pytest.mark.parametrize("asked", ["7", " 7.5 ", "Sun, 06 Nov 2044 08:49:37 GMT", "Sunday, 06-Nov-44 08:49:37 GMT"])
+    @pytest.mark.parametrize(
+        "header", ["7", " 7.5 ", "Sun, 06 Nov 2044 08:49:37 GMT", "Sunday, 06-Nov-44 08:49:37 GMT"]
+    )
     def test_the_wait_that_a_server_asks_for_is_known_in_seconds_or_as_a_date(
-        self, asked_of: Callable[..., Any], asked: str
+        self, asked_of: Callable[..., Any], header: str
     ) -> None:
-        assert asked_of(Turn(fault=Fault(429, retry_after=asked))).after >= 7
+        assert asked_of(Turn(fault=Fault(429, retry_after=header))).after >= 7
 
-    @pytest.mark.parametrize(("asked", "wait"), [("Sun, 06 Nov 1994 08:49:37 GMT", 0), ("soon", None), ("-3", None)])
+    @pytest.mark.parametrize(("header", "wait"), [("Sun, 06 Nov 1994 08:49:37 GMT", 0), ("soon", None), ("-3", None)])
     def test_a_wait_that_is_over_is_none_and_one_that_cannot_be_read_is_the_clients_own(
-        self, asked_of: Callable[..., Any], asked: str, wait: float | None
+        self, asked_of: Callable[..., Any], header: str, wait: float | None
     ) -> None:
-        assert asked_of(Turn(fault=Fault(429, retry_after=asked))).after == wait
+        assert asked_of(Turn(fault=Fault(429, retry_after=header))).after == wait
 
     def test_a_wait_in_milliseconds_is_known(self, asked_of: Callable[..., Any]) -> None:
         limited = Fault(429, body=b"{}", headers={"retry-after-ms": "1500", "retry-after": "60"})

@@ -48,13 +48,15 @@ class TaskContract:
 
     def test_the_splits_are_disjoint_and_none_that_decides_is_empty(self, make: Callable[[int], Task]) -> None:
         task = make(0)
-        seen: dict[str, str] = {}
+        split_of: dict[str, str] = {}
         for split in SPLITS:
             instances = task.instances(split)
             assert instances or split not in EVALUATED, f"the split {split!r} is empty"
             for each in instances:
                 for mark in (f"id {each.id}", canonical(dict(each.input))):
-                    assert seen.setdefault(mark, split) == split, f"{each.id} is in {seen[mark]!r} and in {split!r}"
+                    assert split_of.setdefault(mark, split) == split, (
+                        f"{each.id} is in {split_of[mark]!r} and in {split!r}"
+                    )
 
     def test_no_id_tells_the_split(self, make: Callable[[int], Task]) -> None:
         task = make(0)
@@ -82,13 +84,13 @@ class TaskContract:
         task = make(0)
         findings, _ = look_for_leaks(task)
         assert not [each.says for each in findings if each.verdict == "bad"]
-        shown: list[Split] = []
+        splits: list[Split] = []
         for split in ("public", "search", "gate"):
-            shown.append(split)
-            text = _text_of(task.public_dir(tuple(shown)))
-            for hidden in (each for each in SPLITS if each not in shown):
-                found = [each.id for each in task.instances(hidden) if _found(each, text)]
-                assert not found, f"the public folder of {shown} holds {len(found)} of {hidden!r}, such as {found[0]}"
+            splits.append(split)
+            text = _text_of(task.public_dir(tuple(splits)))
+            for hidden in (each for each in SPLITS if each not in splits):
+                leaks = [each.id for each in task.instances(hidden) if _found(each, text)]
+                assert not leaks, f"the public folder of {splits} holds {len(leaks)} of {hidden!r}, such as {leaks[0]}"
 
     def test_the_sealed_cases_are_never_public(self, make: Callable[[int], Task]) -> None:
         task = make(0)
@@ -118,9 +120,11 @@ class TaskContract:
             answer = task.answer.model_validate(Generator(schema_of(task.answer, [])).smallest())
         except (PluginError, ValidationError) as error:
             pytest.skip(f"its verifier cannot be tried here: {error}")
-        asked = [(each, answer.model_dump(mode="json")) for split in EVALUATED for each in task.instances(split)[:1]]
-        found = predictable(lambda: _Lenient(plugins.create("verifier", name, **settings)), asked, _failing())
-        assert not found, f"whoever knows the code and what a harness is told can draw the same from {sorted(found)}"
+        cases = [(each, answer.model_dump(mode="json")) for split in EVALUATED for each in task.instances(split)[:1]]
+        generators = predictable(lambda: _Lenient(plugins.create("verifier", name, **settings)), cases, _failing())
+        assert not generators, (
+            f"whoever knows the code and what a harness is told can draw the same from {sorted(generators)}"
+        )
 
     def test_the_first_harness_is_one(self, make: Callable[[int], Task]) -> None:
         tree = make(0).seed_harness()
@@ -149,7 +153,7 @@ class _Lenient:
 class _Dead:
     """A program that has failed before it was called."""
 
-    def call(self, *given: Any, **settings: Any) -> Called:
+    def call(self, *arguments: Any, **settings: Any) -> Called:
         return Called("error", message="nothing runs here")
 
     def close(self) -> None:
@@ -165,7 +169,7 @@ class _Dead:
 def _failing() -> VerifierContext:
     """A context in which every program fails."""
     ran = Ran("error", 1, b"", b"nothing runs here", 0.0)
-    return VerifierContext(lambda *given, **settings: ran, 0, lambda *given, **settings: _Dead())
+    return VerifierContext(lambda *arguments, **settings: ran, 0, lambda *arguments, **settings: _Dead())
 
 
 def names_a_split(text: str) -> bool:
@@ -187,14 +191,14 @@ def _found(instance: Instance, text: str) -> bool:
 
 def _unreached(playbook: Playbook, seed: HarnessTree) -> list[str]:
     """The edits that apply neither to the first harness nor to one that other edits make of it."""
-    trees, left = {seed.digest: seed}, {entry.name: entry for entry in playbook.edit}
+    trees, remaining = {seed.digest: seed}, {entry.name: entry for entry in playbook.edit}
     looked: set[str] = set()
-    while left and looked != trees.keys() and len(looked) < MOST_TREES:
+    while remaining and looked != trees.keys() and len(looked) < MOST_TREES:
         digest = next(each for each in trees if each not in looked)
         looked.add(digest)
         for entry in playbook.edit:
             if applies(trees[digest], entry.change):
-                left.pop(entry.name, None)
+                remaining.pop(entry.name, None)
                 edited = apply_edits(trees[digest], entry.change)
                 trees.setdefault(edited.digest, edited)
-    return sorted(left)
+    return sorted(remaining)

@@ -62,20 +62,20 @@ class VerifierContract:
     def test_the_same_answer_earns_the_same_whenever_and_wherever_it_is_asked(
         self, make: Callable[[], Verifier], judged: Sequence[Judged], ctx: VerifierContext
     ) -> None:
-        asked = [(each.instance, answer) for each in judged for answer in (each.right, each.wrong)]
+        cases = [(each.instance, answer) for each in judged for answer in (each.right, each.wrong)]
         one = make()
-        first = [one.score(instance, answer, ctx) for instance, answer in asked]
-        again = [one.score(instance, answer, ctx) for instance, answer in reversed(asked)][::-1]
+        first = [one.score(instance, answer, ctx) for instance, answer in cases]
+        again = [one.score(instance, answer, ctx) for instance, answer in reversed(cases)][::-1]
         other = make()
-        elsewhere = [other.score(instance, answer, ctx) for instance, answer in asked]
+        elsewhere = [other.score(instance, answer, ctx) for instance, answer in cases]
         assert first == again, "it is not deterministic, or remembers what it was asked before"
         assert first == elsewhere, "another process would give another score"
 
     def test_what_it_draws_follows_from_the_contexts_seeds_and_nobody_can_predict_it(
         self, make: Callable[[], Verifier], judged: Sequence[Judged], ctx: VerifierContext
     ) -> None:
-        asked = [(each.instance, answer) for each in judged for answer in (each.right, each.wrong)]
-        assert not predictable(make, asked, ctx)
+        cases = [(each.instance, answer) for each in judged for answer in (each.right, each.wrong)]
+        assert not predictable(make, cases, ctx)
 
     def test_it_leaves_what_it_is_given_as_it_is(
         self, make: Callable[[], Verifier], judged: Sequence[Judged], ctx: VerifierContext
@@ -87,7 +87,7 @@ class VerifierContract:
             assert (each.instance, each.right) == before
 
 
-def predictable(make: Callable[[], Verifier], asked: Sequence[tuple[Instance, Any]], ctx: VerifierContext) -> set[str]:
+def predictable(make: Callable[[], Verifier], cases: Sequence[tuple[Instance, Any]], ctx: VerifierContext) -> set[str]:
     """The generators that a verifier draws from alike in runs with different secrets, as a harness could, too.
 
     A verifier that draws takes its seeds from ``ctx.seed`` and ``ctx.data_seed``, or from the system's
@@ -97,7 +97,7 @@ def predictable(make: Callable[[], Verifier], asked: Sequence[tuple[Instance, An
     for seed, data_seed in SECRETS:
         with watched() as seeds:
             verifier = make()
-            for instance, answer in asked:
+            for instance, answer in cases:
                 verifier.score(instance, answer, replace(ctx, seed=seed, data_seed=data_seed))
         drawn.append(seeds)
     return set.intersection(*drawn)
@@ -105,9 +105,9 @@ def predictable(make: Callable[[], Verifier], asked: Sequence[tuple[Instance, An
 
 def context() -> VerifierContext:
     """The context of a verifier that runs nothing: every way to run something fails the test."""
-    given: dict[str, Any] = {field.name: _runs_nothing for field in fields(VerifierContext) if field.default is MISSING}
-    return VerifierContext(**{**given, "seed": 0})
+    stubs: dict[str, Any] = {field.name: _runs_nothing for field in fields(VerifierContext) if field.default is MISSING}
+    return VerifierContext(**{**stubs, "seed": 0})
 
 
-def _runs_nothing(*given: Any, **settings: Any) -> NoReturn:
+def _runs_nothing(*arguments: Any, **settings: Any) -> NoReturn:
     raise AssertionError("the verifier runs something; give the contract a fixture `ctx` that can")

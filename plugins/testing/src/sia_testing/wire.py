@@ -68,10 +68,10 @@ class Turn:
     def how(self) -> Ended:
         return self.ended or ("tools" if self.uses else "end")
 
-    def used(self, asked: Mapping[str, Any]) -> dict[str, int]:
+    def used(self, body: Mapping[str, Any]) -> dict[str, int]:
         """The usage figures, for what was asked."""
-        said = self.text + "".join(use.text for use in self.uses)
-        counted = {"input": len(json.dumps(asked)) // 4, "output": len(said) // 4 + 1, "cache_read": 0}
+        text = self.text + "".join(use.text for use in self.uses)
+        counted = {"input": len(json.dumps(body)) // 4, "output": len(text) // 4 + 1, "cache_read": 0}
         return {**counted, "cache_write": 0, **self.usage}
 
 
@@ -81,23 +81,23 @@ class Messages:
     path = "/v1/messages"
     _STOPS: Mapping[str, str] = {"end": "end_turn", "tools": "tool_use", "length": "max_tokens", "refusal": "refusal"}
 
-    def whole(self, turn: Turn, number: int, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def whole(self, turn: Turn, number: int, body: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "id": f"msg_{number}",
             "type": "message",
             "role": "assistant",
-            "model": asked.get("model", ""),
+            "model": body.get("model", ""),
             "content": [
                 *([{"type": "text", "text": turn.text}] if turn.text else []),
                 *(self._use(use, number, place, _object(use.text)) for place, use in enumerate(turn.uses)),
             ],
             "stop_reason": self._STOPS[turn.how],
             "stop_sequence": None,
-            "usage": self._usage(turn.used(asked)),
+            "usage": self._usage(turn.used(body)),
         }
 
-    def events(self, turn: Turn, number: int, asked: Mapping[str, Any]) -> Iterator[bytes]:
-        whole, used = self.whole(turn, number, asked), turn.used(asked)
+    def events(self, turn: Turn, number: int, body: Mapping[str, Any]) -> Iterator[bytes]:
+        whole, used = self.whole(turn, number, body), turn.used(body)
         begun = {**whole, "content": [], "stop_reason": None, "usage": self._usage({**used, "output": 1})}
         yield _event("message_start", message=begun)
         blocks: list[tuple[dict[str, Any], str, str, str]] = []
@@ -119,8 +119,8 @@ class Messages:
         kind = kinds.get(status, "api_error" if status >= 500 else "invalid_request_error")
         return {"type": "error", "error": {"type": kind, "message": message}}
 
-    def _use(self, use: Use, number: int, place: int, given: Any) -> dict[str, Any]:
-        return {"type": "tool_use", "id": f"toolu_{number}_{place}", "name": use.name, "input": given}
+    def _use(self, use: Use, number: int, place: int, arguments: Any) -> dict[str, Any]:
+        return {"type": "tool_use", "id": f"toolu_{number}_{place}", "name": use.name, "input": arguments}
 
     def _usage(self, used: Mapping[str, int]) -> dict[str, int]:
         return {
@@ -137,15 +137,15 @@ class ChatCompletions:
     path = "/v1/chat/completions"
     _STOPS: Mapping[str, str] = {"end": "stop", "tools": "tool_calls", "length": "length", "refusal": "content_filter"}
 
-    def whole(self, turn: Turn, number: int, asked: Mapping[str, Any]) -> dict[str, Any]:
-        said: dict[str, Any] = {"role": "assistant", "content": turn.text or None}
+    def whole(self, turn: Turn, number: int, body: Mapping[str, Any]) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": turn.text or None}
         if turn.uses:
-            said["tool_calls"] = self._calls(turn, number)
-        choice = {"index": 0, "message": said, "finish_reason": self._STOPS[turn.how], "logprobs": None}
-        return {**self._head("chat.completion", number, asked), "choices": [choice], "usage": self._usage(turn, asked)}
+            message["tool_calls"] = self._calls(turn, number)
+        choice = {"index": 0, "message": message, "finish_reason": self._STOPS[turn.how], "logprobs": None}
+        return {**self._head("chat.completion", number, body), "choices": [choice], "usage": self._usage(turn, body)}
 
-    def events(self, turn: Turn, number: int, asked: Mapping[str, Any]) -> Iterator[bytes]:
-        head = self._head("chat.completion.chunk", number, asked)
+    def events(self, turn: Turn, number: int, body: Mapping[str, Any]) -> Iterator[bytes]:
+        head = self._head("chat.completion.chunk", number, body)
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
         deltas += [{"content": piece} for piece in _pieces(turn.text)]
         for index, call in enumerate(self._calls(turn, number)):
@@ -156,15 +156,15 @@ class ChatCompletions:
         for delta in deltas:
             yield _data({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
         yield _data({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": self._STOPS[turn.how]}]})
-        if (asked.get("stream_options") or {}).get("include_usage"):
-            yield _data({**head, "choices": [], "usage": self._usage(turn, asked)})
+        if (body.get("stream_options") or {}).get("include_usage"):
+            yield _data({**head, "choices": [], "usage": self._usage(turn, body)})
         yield b"data: [DONE]\n\n"
 
     def error(self, status: int, message: str) -> dict[str, Any]:
         return {"error": {"message": message, "type": "server_error", "param": None, "code": None}}
 
-    def _head(self, kind: str, number: int, asked: Mapping[str, Any]) -> dict[str, Any]:
-        return {"id": f"chatcmpl-{number}", "object": kind, "created": 0, "model": asked.get("model", "")}
+    def _head(self, kind: str, number: int, body: Mapping[str, Any]) -> dict[str, Any]:
+        return {"id": f"chatcmpl-{number}", "object": kind, "created": 0, "model": body.get("model", "")}
 
     def _calls(self, turn: Turn, number: int) -> list[dict[str, Any]]:
         return [
@@ -176,8 +176,8 @@ class ChatCompletions:
             for place, use in enumerate(turn.uses)
         ]
 
-    def _usage(self, turn: Turn, asked: Mapping[str, Any]) -> dict[str, Any]:
-        used = turn.used(asked)
+    def _usage(self, turn: Turn, body: Mapping[str, Any]) -> dict[str, Any]:
+        used = turn.used(body)
         prompt = used["input"] + used["cache_read"] + used["cache_write"]  # this protocol counts them together
         return {
             "prompt_tokens": prompt,

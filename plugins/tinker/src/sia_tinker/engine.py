@@ -71,20 +71,22 @@ class Tinker:
             raise TrainingError("the engine tinker cannot constrain what it samples")
         sampler = self._sampling()
         with _sorted():
-            asked = [[self._asked(sampler, request, seed) for seed in request.seeds] for request in requests]
-            done = [[self._wait(each).sequences[0] for each in row] for row in asked]
-        return [[self._sampled(request, each) for each in row] for request, row in zip(requests, done, strict=True)]
+            futures = [[self._asked(sampler, request, seed) for seed in request.seeds] for request in requests]
+            sequences = [[self._wait(each).sequences[0] for each in row] for row in futures]
+        return [
+            [self._sampled(request, each) for each in row] for request, row in zip(requests, sequences, strict=True)
+        ]
 
     def logprobs(self, traces: Sequence[Trace], *, reference: bool = False) -> list[list[float]]:
         """For each trace (T,) the sampler's log-probabilities, 0 where its mask is; of the base, if ``reference``."""
         sampler = self._reference() if reference else self._sampling()
         with _sorted():
-            asked = [sampler.compute_logprobs(types.ModelInput.from_ints(list(each.tokens))) for each in traces]
-            rows = [self._wait(each) for each in asked]
+            futures = [sampler.compute_logprobs(types.ModelInput.from_ints(list(each.tokens))) for each in traces]
+            rows = [self._wait(each) for each in futures]
         return [
             [
-                float(value or 0.0) if chosen else 0.0
-                for value, chosen in zip(_aligned(row, trace), trace.mask, strict=True)
+                float(value or 0.0) if entry else 0.0
+                for value, entry in zip(_aligned(row, trace), trace.mask, strict=True)
             ]
             for row, trace in zip(rows, traces, strict=True)
         ]
@@ -96,11 +98,11 @@ class Tinker:
     def check(self, traces: Sequence[Trace]) -> float:
         """The mean difference of the sampler's log-probabilities and the trainer's; TrainingError past rounding."""
         with _sorted():
-            done = self._wait(self._trainer.forward([_datum(each) for each in traces], "cross_entropy"))
+            result = self._wait(self._trainer.forward([_datum(each) for each in traces], "cross_entropy"))
         gaps: list[float] = []
-        for trace, output in zip(traces, done.loss_fn_outputs, strict=True):
+        for trace, output in zip(traces, result.loss_fn_outputs, strict=True):
             now = [0.0, *output["logprobs"].tolist()]
-            gaps += (a - b for a, b, chosen in zip(trace.logprobs, now, trace.mask, strict=True) if chosen)
+            gaps += (a - b for a, b, entry in zip(trace.logprobs, now, trace.mask, strict=True) if entry)
         try:
             return mean_gap(gaps, self.settings.tolerance)
         except TrainingError as error:
@@ -117,7 +119,7 @@ class Tinker:
             function = pkgutil.resolve_name(loss)
         except (ImportError, AttributeError, ValueError) as error:
             raise TrainingError(f"there is no loss {loss}: {error}") from None
-        told: dict[str, float] = {}
+        figures: dict[str, float] = {}
         faults: list[Exception] = []
 
         def custom(_: Any, rows: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
@@ -130,7 +132,7 @@ class Tinker:
             except Exception as error:
                 faults.append(error)
                 raise
-            told.update({"loss": float(scalar.detach())}, **{name: float(value) for name, value in watched.items()})
+            figures.update({"loss": float(scalar.detach())}, **{name: float(value) for name, value in watched.items()})
             return scalar, {}
 
         try:
@@ -140,10 +142,10 @@ class Tinker:
             if faults:  # the loss's own, which the SDK only passed on
                 raise faults[0] from None
             raise
-        if not all(map(_finite, told.values())):
-            raise TrainingError(f"the loss of {loss} is {told['loss']}; lower the learning rate, or load a snapshot")
+        if not all(map(_finite, figures.values())):
+            raise TrainingError(f"the loss of {loss} is {figures['loss']}; lower the learning rate, or load a snapshot")
         self._pending = True
-        return told
+        return figures
 
     def optim_step(self, *, lr: float | None = None) -> dict[str, float]:
         """A step of Adam with the gradients added up so far; TrainingError where there are none."""
@@ -213,19 +215,19 @@ class Tinker:
                 self._base = self._client(self._service.create_sampling_client(base_model=self.settings.policy))
         return self._base
 
-    def _client(self, made: Any) -> Any:
+    def _client(self, client: Any) -> Any:
         """A client of the SDK, which from 0.38 on makes a future of it."""
-        return self._wait(made) if hasattr(made, "result") else made
+        return self._wait(client) if hasattr(client, "result") else client
 
     def _asked(self, sampler: Any, request: Request, seed: int) -> Any:
-        told = types.SamplingParams(
+        parameters = types.SamplingParams(
             max_tokens=request.max_tokens,
             seed=seed % 2**31,
             stop=list(request.stop) or list(self.tokens.stops),
             temperature=1.0 if request.temperature is None else request.temperature,
             top_p=request.top_p,
         )
-        return sampler.sample(types.ModelInput.from_ints(list(request.prompt)), 1, told)
+        return sampler.sample(types.ModelInput.from_ints(list(request.prompt)), 1, parameters)
 
     def _sampled(self, request: Request, sequence: Any) -> Sampled:
         tokens = list(sequence.tokens)
@@ -244,11 +246,11 @@ def open_engine(**settings: Any) -> Tinker:
     """The factory of the offer ``tinker``, which takes :class:`sia_tinker.settings.Settings`' fields."""
     from tinker import ServiceClient
 
-    told = checked(Settings, settings, "--engine-set")
+    options = checked(Settings, settings, "--engine-set")
     if not os.environ.get(KEY):
         raise UsageError(f"the engine tinker needs a key in the environment: {KEY} (for a server of your own, tml-any)")
     with _sorted():
-        return Tinker(ServiceClient(base_url=told.base_url or None), told)
+        return Tinker(ServiceClient(base_url=options.base_url or None), options)
 
 
 def _context(service: Any, model: str) -> int | None:

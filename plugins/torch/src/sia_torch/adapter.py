@@ -80,14 +80,14 @@ def _expected(model: nn.Module, learns: Learns) -> set[str]:
     """Full names of what should learn; UsageError where a name fits nothing."""
     modules = [name for name, _ in model.named_modules()]
     parameters = [name for name, _ in model.named_parameters()]
-    found: set[str] = set()
-    for names, asked in ((modules, [*learns.modules, *learns.whole]), (parameters, learns.parameters)):
-        for each in asked:
+    matches: set[str] = set()
+    for names, patterns in ((modules, [*learns.modules, *learns.whole]), (parameters, learns.parameters)):
+        for each in patterns:
             fits = {name for name in names if f".{name}".endswith(f".{each}")}
             if not fits:
                 raise UsageError(f"{type(model).__name__} has nothing named {each} to train")
-            found |= fits
-    return found
+            matches |= fits
+    return matches
 
 
 def _touched(peft: PeftModel) -> set[str]:

@@ -29,16 +29,16 @@ def trained_on(model: Any, tokens: Tokens, text: Path, steps: int, seed: int) ->
         raise UsageError(f"the base text {text} cannot be read: {error.strerror}") from None
     about = [VERSION, model.config.to_json_string(), steps, seed, hashlib.sha256(content).hexdigest()]
     folder = cache_folder("torch-base") / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
-    found = sorted(folder.glob(f"*/{WEIGHTS}"))
-    if not found:
+    files = sorted(folder.glob(f"*/{WEIGHTS}"))
+    if not files:
         ids = tokens.encode(content.decode("utf-8", "replace"))
         if len(ids) <= WINDOW:
             raise UsageError(f"the base text {text} is too short: {len(ids)} tokens, and a window has {WINDOW}")
         _train(model, torch.tensor(ids), steps, seed)
         state = {name: weight.contiguous() for name, weight in model.state_dict().items()}
-        found = [write_once(folder, {WEIGHTS: save(state)}) / WEIGHTS]
+        files = [write_once(folder, {WEIGHTS: save(state)}) / WEIGHTS]
     # From the file in either case: the first run and the next compute with the same numbers.
-    model.load_state_dict(load_file(found[0]))
+    model.load_state_dict(load_file(files[0]))
     return model
 
 

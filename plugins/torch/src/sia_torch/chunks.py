@@ -27,7 +27,7 @@ class Chunks:
 
     def __init__(self, *, varies: bool) -> None:
         self.size, self._varies = SHORT if varies else CHUNK, varies
-        self._kept: OrderedDict[Name, tuple[Tensor, Tensor, Tensor]] = OrderedDict()
+        self._entries: OrderedDict[Name, tuple[Tensor, Tensor, Tensor]] = OrderedDict()
 
     def paths(self, prompts: Sequence[Sequence[int]], rows: int) -> list[list[Name]]:
         """The names of each prompt's chunks, in order."""
@@ -45,7 +45,7 @@ class Chunks:
         first, run = 0, list[list[Name]]()
         for depth in range(max(map(len, paths))):
             reached = {path[depth]: path[depth - 1] for path in paths if depth < len(path)}
-            missing = [name for name in reached if name not in self._kept]
+            missing = [name for name in reached if name not in self._entries]
             if run and not (self._varies and [reached[name] for name in missing] == run[-1]):
                 yield first, run
                 run = []
@@ -57,21 +57,21 @@ class Chunks:
 
     def keep(self, name: Name, keys: Tensor, values: Tensor, state: Tensor) -> None:
         """Keep a chunk that was computed."""
-        self._kept[name] = keys, values, state
+        self._entries[name] = keys, values, state
 
     def take(self, name: Name) -> tuple[Tensor, Tensor, Tensor]:
         """A chunk's keys, values and state. The chunks that were taken last are the last to be forgotten."""
-        self._kept.move_to_end(name)
-        return self._kept[name]
+        self._entries.move_to_end(name)
+        return self._entries[name]
 
     def fill_before(self, names: Sequence[Name], keys: Tensor, values: Tensor) -> None:
         """Write the keys and values of the chunks before these into the rows of (rows, layers, K, start, E)."""
         for row, (width, tokens) in enumerate(names):
             for first in range(0, keys.shape[3], self.size):
                 here = slice(first, first + self.size)
-                keys[row, :, :, here], values[row, :, :, here], _ = self._kept[width, tokens[: here.stop]]
+                keys[row, :, :, here], values[row, :, :, here], _ = self._entries[width, tokens[: here.stop]]
 
     def forget(self) -> None:
         """Drop the chunks that were not taken for the longest time, where there are too many."""
-        while len(self._kept) > KEPT // self.size:
-            self._kept.popitem(last=False)
+        while len(self._entries) > KEPT // self.size:
+            self._entries.popitem(last=False)

@@ -77,9 +77,9 @@ class _AtNode:
         return [math.log(below[token] / total) for token in sorted(below)]
 
     def advance(self, token: int) -> None:
-        kept = [index for index, path in enumerate(self._paths) if path[self._depth] == token]
-        self._paths = [self._paths[index] for index in kept]
-        self._prior = [self._prior[index] for index in kept] if self._prior else ()
+        indices = [index for index, path in enumerate(self._paths) if path[self._depth] == token]
+        self._paths = [self._paths[index] for index in indices]
+        self._prior = [self._prior[index] for index in indices] if self._prior else ()
         self._depth += 1
 
     def rest(self) -> Sequence[int]:
@@ -157,7 +157,7 @@ class Constraints:
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
-        self._made: OrderedDict[tuple[tuple[str, ...], str], Trie | Grammar] = OrderedDict()
+        self._cache: OrderedDict[tuple[tuple[str, ...], str], Trie | Grammar] = OrderedDict()
 
     def of(self, choices: Sequence[str], schema: Mapping[str, Any] | None) -> Trie | Grammar | None:
         """The constraint of a request, None where it has none."""
@@ -166,9 +166,9 @@ class Constraints:
         if not choices and schema is None:
             return None
         key = (tuple(choices), "" if schema is None else json.dumps(schema, sort_keys=True))
-        if key not in self._made:
-            self._made[key] = Trie(choices, self._tokens) if choices else Grammar(schema or {}, self._tokens)
-        self._made.move_to_end(key)
-        if len(self._made) > KEPT:  # a harness may ask with its own shortlist for every instance
-            self._made.popitem(last=False)
-        return self._made[key]
+        if key not in self._cache:
+            self._cache[key] = Trie(choices, self._tokens) if choices else Grammar(schema or {}, self._tokens)
+        self._cache.move_to_end(key)
+        if len(self._cache) > KEPT:  # a harness may ask with its own shortlist for every instance
+            self._cache.popitem(last=False)
+        return self._cache[key]

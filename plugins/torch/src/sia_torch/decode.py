@@ -204,11 +204,11 @@ class Fused:
         before = self._before(names[0], rows, start)
         place, here = self._positions[:stop], torch.arange(rows, device=device)
         cos, sin = self._cos[start:stop], self._sin[start:stop]
-        states, kept = self._policy.embed(tokens), []
+        states, pairs = self._policy.embed(tokens), []
         for number, layer in enumerate(self._layers):
             query, key, value = self._project(layer, states)
             key, value = turn(key, cos[:, None], sin[:, None]).transpose(1, 2), value.transpose(1, 2)
-            kept.append((key, value))
+            pairs.append((key, value))
             query = turn(query, cos[:, None], sin[:, None]).transpose(1, 2)
             key, value = (
                 torch.cat([old[:, number], new], dim=2) for old, new in zip(before, (key, value), strict=True)
@@ -217,19 +217,19 @@ class Fused:
             for at, end in enumerate(range(start + size, stop + size, size)):
                 old = (key[:, :, :end], value[:, :, :end])
                 if number == len(self._layers) - 1:
-                    asked = query[here, :, last[at] - start]
-                    mixed.append(self._look_back(asked, *old, place[:end] <= last[at, :, None])[:, None])
+                    last_query = query[here, :, last[at] - start]
+                    mixed.append(self._look_back(last_query, *old, place[:end] <= last[at, :, None])[:, None])
                 else:
-                    part, seen = slice(end - size - start, end - start), place[:end] <= place[end - size : end, None]
+                    part, mask = slice(end - size - start, end - start), place[:end] <= place[end - size : end, None]
                     each = functional.scaled_dot_product_attention(
-                        query[:, :, part], *old, attn_mask=seen, enable_gqa=True
+                        query[:, :, part], *old, attn_mask=mask, enable_gqa=True
                     )
                     mixed.append(each.transpose(1, 2).reshape(rows, size, -1))
             if number == len(self._layers) - 1:
                 states = states[here[:, None], last.T - start]
             states = self._finish(layer, states, torch.cat(mixed, dim=1))
         hidden = functional.rms_norm(states, self._norm.shape, self._norm, self._eps)
-        keys, values = (torch.stack([layer[which] for layer in kept], dim=1) for which in (0, 1))
+        keys, values = (torch.stack([layer[which] for layer in pairs], dim=1) for which in (0, 1))
         for at, some in enumerate(names):
             part = slice(at * size, (at + 1) * size)
             for row, name in enumerate(some):
@@ -243,8 +243,8 @@ class Fused:
         self._chunks.fill_before(names, keys, values)
         return keys, values
 
-    def _look_back(self, query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
-        """Attention of one query (R, H, E) a row to keys and values (R, K, L, E) where ``seen`` (R, L): (R, H * E).
+    def _look_back(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """Attention of one query (R, H, E) a row to keys and values (R, K, L, E) where ``mask`` (R, L): (R, H * E).
 
         By products and sums: how a batched product of matrices rounds depends on the
         thread that takes a row, and so on the row's place among the others.
@@ -252,7 +252,7 @@ class Fused:
         rows, heads, size = query.shape
         grouped = _exact(query).view(rows, self._keys, heads // self._keys, 1, size)
         scores = (grouped * _exact(key)[:, :, None]).sum(-1) * size**-0.5
-        weights = functional.softmax(scores.masked_fill(~seen[:, None, None], float("-inf")), dim=-1)
+        weights = functional.softmax(scores.masked_fill(~mask[:, None, None], float("-inf")), dim=-1)
         return (weights[..., None] * _exact(value)[:, :, None]).sum(-2).reshape(rows, -1).to(query.dtype)
 
     @torch.inference_mode()

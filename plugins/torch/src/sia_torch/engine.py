@@ -43,8 +43,8 @@ class Torch:
     can: ClassVar[frozenset[str]] = frozenset({"train", "values", "reference", "custom_loss", "constrain"})
 
     def __init__(self, **settings: Any) -> None:
-        told, held = checked(Settings, settings, "--engine-set"), memory.resident()
-        self._take(build(told), told, held)
+        options, resident = checked(Settings, settings, "--engine-set"), memory.resident()
+        self._take(build(options), options, resident)
 
     @classmethod
     def of(cls, policy: Policy, settings: Settings) -> Torch:
@@ -53,8 +53,8 @@ class Torch:
         engine._take(policy, settings, memory.resident())
         return engine
 
-    def _take(self, policy: Policy, settings: Settings, held: float) -> None:
-        self._held, self._largest = held, 0.0
+    def _take(self, policy: Policy, settings: Settings, resident: float) -> None:
+        self._resident, self._largest = resident, 0.0
         self.policy, self.settings, self.tokens = policy, settings, policy.tokens
         self.context, self.about = policy.limit, policy.about
         self.learning_rate = learning_rate_of(policy.name, policy.config.hidden_size)
@@ -111,8 +111,8 @@ class Torch:
                     [[traces[index] for index in row] for row in rows], not reference
                 )
                 order = [index for row in rows for index in row]
-                read = (values_BT if values else logprobs_BT).tolist()
-                for index, row in zip(order, read, strict=True):
+                numbers = (values_BT if values else logprobs_BT).tolist()
+                for index, row in zip(order, numbers, strict=True):
                     result[index] = row[: len(traces[index].tokens)]
         return result
 
@@ -203,13 +203,13 @@ class Torch:
         weights = sum(each.numel() * each.element_size() for each in policy.model.parameters())
         learning = sum(each.numel() * each.element_size() for each in self._learning.values())
         largest = self._largest or memory.at_most(policy.config, self.settings, policy.head().element_size())
-        needed = weights * (2 if fusable(policy) else 1) + 3 * learning + largest
+        total = weights * (2 if fusable(policy) else 1) + 3 * learning + largest
         if policy.device.type == "cuda":
             peak = float(torch.cuda.max_memory_allocated(policy.device))
         else:
             peak = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            needed += self._held
-        return {"needed": max(needed, peak), "peak": peak}
+            total += self._resident
+        return {"needed": max(total, peak), "peak": peak}
 
     def digest(self) -> str:
         """A digest of the adapter's weights alone: the name of what samples."""
@@ -245,8 +245,8 @@ class Torch:
             raise TrainingError(f"a trace of {longest} tokens is longer than the policy's context of {self.context}")
         packed = pack(rows, policy.context, policy.features, policy.device, rooted=policy.tree)
         size = policy.head().element_size()
-        taken = memory.activations(policy.config, settings, size, packed.tree.shape, len(rows))
-        self._largest = max(self._largest, taken)
+        activations = memory.activations(policy.config, settings, size, packed.tree.shape, len(rows))
+        self._largest = max(self._largest, activations)
         # By ``embedding``, whose gradient adds up in one order: several samples read the state after a shared prompt.
         hidden_ND = functional.embedding(packed.read_N, policy.hidden(packed).flatten(0, 1))
         logprobs_N = token_logprobs(

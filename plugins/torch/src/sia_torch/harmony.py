@@ -42,7 +42,7 @@ class HarmonyTokens:
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         harmony = self._harmony
-        said = [each for each in messages if each["role"] != "system"]
+        turns = [each for each in messages if each["role"] != "system"]
         instructions = "\n\n".join(each["content"] for each in messages if each["role"] == "system")
         effort = harmony.ReasoningEffort(self._effort.capitalize())
         system = harmony.SystemContent.new().with_reasoning_effort(effort)
@@ -54,7 +54,7 @@ class HarmonyTokens:
             if tools:
                 developer = developer.with_function_tools([self._tool(each["function"]) for each in tools])
             whole.append(harmony.Message.from_role_and_content(harmony.Role.DEVELOPER, developer))
-        whole += self._turns(said)
+        whole += self._turns(turns)
         conversation = harmony.Conversation.from_messages(whole)
         return list(self._encoding.render_conversation_for_completion(conversation, harmony.Role.ASSISTANT))
 
@@ -72,8 +72,8 @@ class HarmonyTokens:
         return int(token)
 
     def _tool(self, function: Mapping[str, Any]) -> Any:
-        told = function.get("description", "")
-        return self._harmony.ToolDescription.new(function["name"], told, parameters=function.get("parameters"))
+        description = function.get("description", "")
+        return self._harmony.ToolDescription.new(function["name"], description, parameters=function.get("parameters"))
 
     def _turns(self, messages: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
         harmony, names = self._harmony, dict[str, str]()
@@ -95,8 +95,8 @@ class HarmonyTokens:
                 names[call["id"]] = function["name"]
                 arguments = function["arguments"]
                 text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-                asked = harmony.Message.from_role_and_content(role, text).with_channel("commentary")
-                yield asked.with_recipient(FUNCTIONS + function["name"]).with_content_type("<|constrain|>json")
+                message = harmony.Message.from_role_and_content(role, text).with_channel("commentary")
+                yield message.with_recipient(FUNCTIONS + function["name"]).with_content_type("<|constrain|>json")
 
     def _said(self, ids: list[int]) -> Iterator[str]:
         """The parts of a turn that are said to somebody; of one that was cut off, or is malformed, what can be read."""

@@ -23,7 +23,7 @@ class Allowed:
         self, sets: Sequence[Sequence[int] | None], biases: Sequence[Sequence[float] | None], device: torch.device
     ) -> None:
         rows = [row for row, ids in enumerate(sets) if ids is not None]
-        chosen = [torch.as_tensor(ids, dtype=torch.long) for ids in sets if ids is not None]
+        choices = [torch.as_tensor(ids, dtype=torch.long) for ids in sets if ids is not None]
         added = [
             torch.zeros(len(ids)) if bias is None else torch.tensor(bias, dtype=torch.double)
             for ids, bias in zip(sets, biases, strict=True)
@@ -31,9 +31,9 @@ class Allowed:
         ]
         self.constrained_N = torch.zeros(len(sets), dtype=torch.bool, device=device)
         self.constrained_N[rows] = True
-        self.ids = torch.cat(chosen).to(device)
+        self.ids = torch.cat(choices).to(device)
         self.bias = torch.cat(added).to(device)
-        self.rows = torch.repeat_interleave(torch.tensor(rows), torch.tensor([len(ids) for ids in chosen])).to(device)
+        self.rows = torch.repeat_interleave(torch.tensor(rows), torch.tensor([len(ids) for ids in choices])).to(device)
 
     @classmethod
     def of(

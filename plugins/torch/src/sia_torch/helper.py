@@ -55,8 +55,8 @@ class Shared:
 
     def add(self, process: int, there: list[bool]) -> None:
         """Add another process's gradients to those of this one."""
-        for (place, weight), known in zip(self._places(process), there, strict=True):
-            if known:
+        for (place, weight), present in zip(self._places(process), there, strict=True):
+            if present:
                 gradient = place.view_as(weight).to(weight.device, weight.dtype)
                 weight.grad = gradient.clone() if weight.grad is None else weight.grad.add_(gradient)
 

@@ -38,9 +38,9 @@ def activations(config: Any, settings: Settings, size: int, shape: Shape, rows: 
     scores = 3 * config.num_attention_heads * (shape.before + shape.width)
     layer = size * (9 * width + 4 * inner + scores) + 16 * width
     layers = config.num_hidden_layers
-    kept = layer + layers * size * width if settings.checkpointing else layer * layers
-    read = rows * shape.branches * shape.width
-    return float(positions * kept + read * min(settings.vocabulary_chunk, config.vocab_size) * (8 + size))
+    per_position = layer + layers * size * width if settings.checkpointing else layer * layers
+    outputs = rows * shape.branches * shape.width
+    return float(positions * per_position + outputs * min(settings.vocabulary_chunk, config.vocab_size) * (8 + size))
 
 
 def at_most(config: Any, settings: Settings, size: int) -> float:

@@ -110,8 +110,8 @@ class Policy:
         dtype = next(self.model.parameters()).dtype
 
         def additive(window: int | None) -> Tensor:
-            seen = tree_mask(packed.tree, packed.positions_BS, window)
-            return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
+            mask = tree_mask(packed.tree, packed.positions_BS, window)
+            return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
         window = getattr(self.config, "sliding_window", None)
         if not self._windowed:
@@ -150,8 +150,8 @@ class Policy:
 def limit_of(config: Any) -> int | None:
     """How many tokens a model of this configuration can read at once, where that says so."""
     text = config.get_text_config()
-    known = (getattr(text, name, None) for name in ("max_position_embeddings", "max_seq_len", "seq_length"))
-    limit = next((each for each in known if isinstance(each, int) and each > 0), None)
+    limits = (getattr(text, name, None) for name in ("max_position_embeddings", "max_seq_len", "seq_length"))
+    limit = next((each for each in limits if isinstance(each, int) and each > 0), None)
     rope = getattr(text, "rope_parameters", None) or {}
     if limit is not None and rope.get("rope_type") == "yarn" and rope.get("original_max_position_embeddings"):
         return max(limit, int(rope["factor"] * rope["original_max_position_embeddings"]))
@@ -169,8 +169,8 @@ def build(settings: Settings) -> Policy:
         if settings.base_text:
             model = trained_on(model, tokens, Path(settings.base_text), settings.base_steps, settings.seed)
         learns = Learns(settings.rank, settings.alpha, LLAMA_MAPS, whole=("embed_tokens", "lm_head"))
-    elif found := model_of(name):
-        model, tokens = _pretrained(found, name, device, settings)
+    elif source := model_of(name):
+        model, tokens = _pretrained(source, name, device, settings)
         learns = Learns(
             settings.rank,
             settings.alpha,

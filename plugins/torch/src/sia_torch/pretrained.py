@@ -50,12 +50,12 @@ _LOG = logging.getLogger(__name__)
 def without_bars() -> Iterator[None]:
     """Without transformers' bars, which would fill a log: loading takes seconds."""
     bars: Any = transformers_logging
-    shown = bars.is_progress_bar_enabled()
+    enabled = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             bars.enable_progress_bar()
 
 
@@ -178,8 +178,8 @@ def _write(file: Path, folder: Path) -> None:
     except OSError:
         raise
     except Exception as error:  # a broken file breaks its reader in any way
-        told = f"{type(error).__name__}: {error}"[:300]
-        raise UsageError(f"--policy: transformers cannot read {file.name}: {told}") from None
+        reason = f"{type(error).__name__}: {error}"[:300]
+        raise UsageError(f"--policy: transformers cannot read {file.name}: {reason}") from None
     # The weights are plain now; transformers 5.23 remembers that they were quantized, and refuses to save them.
     model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None
     del model.config.quantization_config

@@ -71,12 +71,14 @@ class Sampler:
 
     def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
         """For each request its continuations, in the order of its seeds."""
-        done: dict[tuple[int, int], Sampled] = {}
+        samples: dict[tuple[int, int], Sampled] = {}
         for layout, lanes in self._batches(requests):
             self._run(layout, lanes)
             for row in (row for lane in lanes for row in lane.rows):
-                done[row.index] = self._sampled(row)
-        return [[done[number, each] for each in range(len(request.seeds))] for number, request in enumerate(requests)]
+                samples[row.index] = self._sampled(row)
+        return [
+            [samples[number, each] for each in range(len(request.seeds))] for number, request in enumerate(requests)
+        ]
 
     def _batches(self, requests: Sequence[Request]) -> Iterator[tuple[Layout, list[_Lane]]]:
         buckets: dict[tuple[int, int], list[_Lane]] = {}
@@ -112,15 +114,15 @@ class Sampler:
         }
         temperatures = [1.0] * (layout.prompts * layout.width)
         for place, row in places.items():
-            asked = row.request.temperature
-            temperatures[place] = self.temperature if asked is None or asked == 0 else asked
+            temperature = row.request.temperature
+            temperatures[place] = self.temperature if temperature is None or temperature == 0 else temperature
         temperature_R1 = torch.tensor(temperatures, device=hidden_RD.device)[:, None]
         while True:
-            chosen = self._choose(hidden_RD, temperature_R1, places)
+            tokens = self._choose(hidden_RD, temperature_R1, places)
             places = {place: row for place, row in places.items() if row.finish is None}
             if not places:
                 return
-            hidden_RD = self.decoder.step(chosen)
+            hidden_RD = self.decoder.step(tokens)
 
     def _choose(self, hidden_RD: Tensor, temperature_R1: Tensor, places: dict[int, _Row]) -> Tensor:
         """Sample the next token of every row that is under way; tokens (R,) to feed."""

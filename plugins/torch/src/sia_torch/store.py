@@ -80,9 +80,9 @@ def _former_identities(policy: Policy) -> Iterator[str]:
         yield f"{policy.config.model_type} {about.hexdigest()}"
 
 
-def _described(policy: Policy, left_out: set[str], **known: str) -> bytes:
+def _described(policy: Policy, left_out: set[str], **overrides: str) -> bytes:
     described = {
-        key: known.get(key, value)
+        key: overrides.get(key, value)
         for key, value in policy.config.to_dict().items()
         if not (key.startswith("_") or key in left_out)
     }

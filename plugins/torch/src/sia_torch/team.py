@@ -94,11 +94,11 @@ class Team(Torch):
             sums[name] = sums.get(name, 0.0) + value
         return sums
 
-    def optim_step(self, **told: Any) -> dict[str, float]:
+    def optim_step(self, **options: Any) -> dict[str, float]:
         """One step of AdamW with the gradients added up so far, which it clears; TrainingError if nothing moved."""
         for each, there in zip(self._others, self._all("hand_in"), strict=True):
             self._shared.add(each.number, there)
-        result = super().optim_step(**told)
+        result = super().optim_step(**options)
         self._changed()
         return result
 
@@ -136,15 +136,15 @@ class Team(Torch):
     def _divided(self, verb: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The results of one verb for arguments of each process that has any, this one's first."""
         own, *rest = arguments
-        busy = [(each, given) for each, given in zip(self._others, rest, strict=True) if not given or given[0]]
+        busy = [(each, share) for each, share in zip(self._others, rest, strict=True) if not share or share[0]]
         here = [partial(getattr(Torch, verb), self, *own)] if not own or own[0] else []
-        return self._ask([(each, "call", (verb, given, self._version)) for each, given in busy], here)
+        return self._ask([(each, "call", (verb, share, self._version)) for each, share in busy], here)
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
         return self._ask([(each, method, arguments) for each in self._others])
 
     def _ask(
-        self, asked: Sequence[tuple[_Process, str, tuple[Any, ...]]], here: Sequence[Callable[[], Any]] = ()
+        self, calls: Sequence[tuple[_Process, str, tuple[Any, ...]]], here: Sequence[Callable[[], Any]] = ()
     ) -> list[Any]:
         """The results of this process and of others, which work at the same time.
 
@@ -153,9 +153,9 @@ class Team(Torch):
         results: list[Any] = []
         errors: list[Exception] = []
         try:
-            for process, method, arguments in asked:
+            for process, method, arguments in calls:
                 process.ask(method, *arguments)
-            for each in [*here, *(process.hear for process, _, _ in asked)]:
+            for each in [*here, *(process.hear for process, _, _ in calls)]:
                 try:
                     results.append(each())
                 except _Lost:
@@ -229,8 +229,8 @@ class _Process:
 
 def _on_card(settings: Mapping[str, Any], number: int) -> dict[str, Any]:
     """The settings of a process, with its GPU where there are several."""
-    told = str(settings.get("device", ""))
-    if told in ("", "cuda") and torch.cuda.is_available():
+    device = str(settings.get("device", ""))
+    if device in ("", "cuda") and torch.cuda.is_available():
         return {**settings, "device": f"cuda:{number % torch.cuda.device_count()}"}
     return {**settings}
 

@@ -115,10 +115,10 @@ def first_sampled(trace: Trace) -> int:
 
 def units(data: Sequence[Datum]) -> list[list[int]]:
     """Indices of data that must meet in one micro-batch: the sides of a pair, or a datum alone."""
-    found: dict[object, list[int]] = {}
+    groups: dict[object, list[int]] = {}
     for index, datum in enumerate(data):
-        found.setdefault(("alone", index) if datum.pair is None else datum.pair, []).append(index)
-    return list(found.values())
+        groups.setdefault(("alone", index) if datum.pair is None else datum.pair, []).append(index)
+    return list(groups.values())
 
 
 def plan(traces: Sequence[Trace], together: Sequence[Sequence[int]], budget: int) -> list[list[list[int]]]:
@@ -127,11 +127,11 @@ def plan(traces: Sequence[Trace], together: Sequence[Sequence[int]], budget: int
     A unit of ``together`` is never split, even where it alone is past the budget.
     """
     parts = [_parts(trace) for trace in traces]
-    seen = {prefix: number for number, (prefix, _) in reversed(list(enumerate(parts)))}
+    places = {prefix: number for number, (prefix, _) in reversed(list(enumerate(parts)))}
 
     def order(unit: Sequence[int]) -> tuple[int, int, int]:
         prefix = parts[unit[0]][0]
-        return bucket(len(prefix), PREFIX_BUCKET), seen[prefix], unit[0]
+        return bucket(len(prefix), PREFIX_BUCKET), places[prefix], unit[0]
 
     batches: list[_Filling] = []
     for unit in sorted(together, key=order):
@@ -180,14 +180,14 @@ class _Filling:
 
 def _merged(branches: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[int]]:
     """The branches that begin no other one, and for each branch the index of one of them that it begins."""
-    kept: list[tuple[int, ...]] = []
+    leaves: list[tuple[int, ...]] = []
     place: dict[tuple[int, ...], int] = {}
     for branch in sorted(set(branches), key=lambda each: (-len(each), each)):
         if branch not in place:
-            kept.append(branch)
+            leaves.append(branch)
             for stop in range(1, len(branch) + 1):
-                place.setdefault(branch[:stop], len(kept) - 1)
-    return kept, [place[branch] for branch in branches]
+                place.setdefault(branch[:stop], len(leaves) - 1)
+    return leaves, [place[branch] for branch in branches]
 
 
 def pack(
@@ -209,15 +209,15 @@ def pack(
     shape = Shape(
         root=root,
         prefix=bucket(max(len(row[0][0]) for row in parts) - root, PREFIX_BUCKET),
-        branches=max(len(kept) for kept, _ in merged),
-        width=bucket(max(len(branch) for kept, _ in merged for branch in kept), BRANCH_BUCKET),
+        branches=max(len(leaves) for leaves, _ in merged),
+        width=bucket(max(len(branch) for leaves, _ in merged for branch in leaves), BRANCH_BUCKET),
     )
     prefix_tokens, branch_tokens, lengths = [], [], []
-    read, targets, owner, column = [], [], [], []
+    reads, targets, owner, column = [], [], [], []
     allowed: list[Sequence[int] | None] = []
     bias: list[Sequence[float] | None] = []
     number = 0
-    for b, (row, (kept, places)) in enumerate(zip(rows, merged, strict=True)):
+    for b, (row, (leaves, places)) in enumerate(zip(rows, merged, strict=True)):
         prefix = parts[b][0][0]
         start = len(prefix)
         lengths.append(start - root)
@@ -225,15 +225,15 @@ def pack(
         for trace, g in zip(row, places, strict=True):
             base = (b * shape.branches + g) * shape.width
             sampled = [t for t, entry in enumerate(trace.mask) if entry]
-            read += [base + t - 1 - start for t in sampled]
+            reads += [base + t - 1 - start for t in sampled]
             targets += [trace.tokens[t] for t in sampled]
             owner += [number] * len(sampled)
             column += sampled
             allowed += [trace.allowed[t] if trace.allowed else None for t in sampled]
             bias += [trace.bias[t] if trace.bias else None for t in sampled]
             number += 1
-        branch_tokens += [_window([*prefix, *branch], start, shape.width, context) for branch in kept]
-        branch_tokens += [_window([], 0, shape.width, context)] * (shape.branches - len(kept))
+        branch_tokens += [_window([*prefix, *branch], start, shape.width, context) for branch in leaves]
+        branch_tokens += [_window([], 0, shape.width, context)] * (shape.branches - len(leaves))
 
     def ints(values: Sequence[Any]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
@@ -245,7 +245,7 @@ def pack(
         tree=tree,
         features=packed,
         positions_BS=positions,
-        read_N=ints(read),
+        read_N=ints(reads),
         targets_N=ints(targets),
         row_N=ints(owner),
         column_N=ints(column),
@@ -297,13 +297,13 @@ def tree_mask(tree: Tree, positions_BS: Tensor, window: int | None) -> Tensor:
     own = (branch[:, None] == branch[None, :]) & (index[:, None] >= index[None, :])
     real_BS = (index < tree.lengths_B[:, None]) | (branch >= 0)
     up = (branch[:, None] >= 0) & (branch[None, :] < 0)
-    seen = (
+    mask = (
         (own[None] | (up[None] & real_BS[:, None, :])) if shape.prefix else own[None].expand(len(positions_BS), -1, -1)
     )
     if window is not None:
-        seen = seen & (positions_BS[:, :, None] - positions_BS[:, None, :] < window)
+        mask = mask & (positions_BS[:, :, None] - positions_BS[:, None, :] < window)
     # A padded query sees itself: a softmax over nothing would be NaN and spread.
-    return (seen | torch.eye(shape.tokens, dtype=torch.bool, device=device))[:, None]
+    return (mask | torch.eye(shape.tokens, dtype=torch.bool, device=device))[:, None]
 
 
 def tree_attention(
@@ -328,10 +328,10 @@ def tree_attention(
         )
         return whole
     shape, own = tree.shape, tree.rows_of_heads(query)
-    seen, read = tree.seen(key), tree.seen(value)
-    mixed = branch_attention(own[:, :, shape.prefix :], seen, read, tree, scaling)
+    keys, values = tree.seen(key), tree.seen(value)
+    mixed = branch_attention(own[:, :, shape.prefix :], keys, values, tree, scaling)
     if shape.prefix:
-        above = _causal(own[:, :, : shape.prefix], seen[:, :, : shape.before], read[:, :, : shape.before], scaling)
+        above = _causal(own[:, :, : shape.prefix], keys[:, :, : shape.before], values[:, :, : shape.before], scaling)
         mixed = torch.cat([above, mixed], dim=2)
     if shape.root:
         root = _causal(query[:, :, : shape.root], key[:, :, : shape.root], value[:, :, : shape.root], scaling)
@@ -345,8 +345,8 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor
     count, total = query.shape[2], key.shape[2]
     if count == total:
         return functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
-    seen = torch.ones(count, total, dtype=torch.bool, device=query.device).tril(total - count)
-    return functional.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scaling)
+    mask = torch.ones(count, total, dtype=torch.bool, device=query.device).tril(total - count)
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
 
 
 def branch_attention(query: Tensor, key: Tensor, value: Tensor, tree: Tree, scaling: float) -> Tensor:

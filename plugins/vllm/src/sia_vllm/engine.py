@@ -56,9 +56,9 @@ class Vllm:
     @cached_property
     def context(self) -> int | None:
         """The least of what the servers and the trainer can read at once."""
-        known = [getattr(self._trainer, "context", None)]
-        known += [server.context(self.settings.model) for server in self._servers]
-        return min((each for each in known if each), default=None)
+        limits = [getattr(self._trainer, "context", None)]
+        limits += [server.context(self.settings.model) for server in self._servers]
+        return min((each for each in limits if each), default=None)
 
     def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
         """For each request its continuations; each seed is a separate request, of any server."""
@@ -67,7 +67,7 @@ class Vllm:
         with self._naming:
             self._remember(requests)
             model = self._current()
-        asked = [
+        futures = [
             [
                 self._threads.submit(server.complete, _body(model, request, seed, self.tokens))
                 for seed in request.seeds
@@ -76,7 +76,7 @@ class Vllm:
             for number, request in enumerate(requests)
         ]
         return [
-            [_sampled(request, each.result()) for each in row] for request, row in zip(requests, asked, strict=True)
+            [_sampled(request, each.result()) for each in row] for request, row in zip(requests, futures, strict=True)
         ]
 
     def logprobs(self, traces: Sequence[Trace], *, reference: bool = False) -> list[list[float]]:
@@ -91,8 +91,8 @@ class Vllm:
         gaps = [
             there - here
             for trace, row in zip(traces, rows, strict=True)
-            for there, here, chosen in zip(trace.logprobs, row, trace.mask, strict=True)
-            if chosen
+            for there, here, entry in zip(trace.logprobs, row, trace.mask, strict=True)
+            if entry
         ]
         try:
             return mean_gap(gaps, self.settings.tolerance)
@@ -108,9 +108,9 @@ class Vllm:
         return self._trainer.forward_backward(data, loss, settings)
 
     def optim_step(self, *, lr: float | None = None) -> Mapping[str, float]:
-        told = self._trainer.optim_step(lr=lr)
+        figures = self._trainer.optim_step(lr=lr)
         self._name = None
-        return told
+        return figures
 
     def digest(self) -> str:
         return self._trainer.digest()
@@ -185,9 +185,9 @@ class Vllm:
 
 def open_engine(**settings: Any) -> Vllm:
     """The factory of the offer ``vllm``, which takes :class:`sia_vllm.settings.Settings`' fields and the trainer's."""
-    told = checked(Settings, settings, "--engine-set")
-    trainer: Engine = Plugins.discover().create("engine", told.trainer, **told.for_trainer)
-    return Vllm(trainer, told)
+    options = checked(Settings, settings, "--engine-set")
+    trainer: Engine = Plugins.discover().create("engine", options.trainer, **options.for_trainer)
+    return Vllm(trainer, options)
 
 
 def _body(model: str, request: Request, seed: int, tokens: Tokens) -> dict[str, Any]:

@@ -40,8 +40,8 @@ class Server:
 
     def complete(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """The one choice of a completion, with the ids and log-probabilities of its tokens."""
-        asked = {**body, "n": 1, "logprobs": 0, "return_token_ids": True}
-        choice = self._choice(asked)
+        request = {**body, "n": 1, "logprobs": 0, "return_token_ids": True}
+        choice = self._choice(request)
         if choice.get("token_ids") is None or not choice.get("logprobs"):
             raise ModelError(
                 f"{self.address} gives no token ids or log-probabilities; vLLM does from version 0.10.2 on"
@@ -66,12 +66,12 @@ class Server:
         return [float(row[str(token)]["logprob"]) if row else 0.0 for row, token in pairs]
 
     def _choice(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        told = self._post(_COMPLETIONS, body)
+        reply = self._post(_COMPLETIONS, body)
         try:
-            choice: Mapping[str, Any] = told["choices"][0]
+            choice: Mapping[str, Any] = reply["choices"][0]
             choice.get("token_ids")
         except (LookupError, TypeError, AttributeError):
-            raise ModelError(f"{self.address} sent what is no completion: {str(told)[:LONGEST]}. {_LATER}") from None
+            raise ModelError(f"{self.address} sent what is no completion: {str(reply)[:LONGEST]}. {_LATER}") from None
         return choice
 
     def _post(self, path: str, body: Mapping[str, Any], fine: str = "") -> Any:
@@ -83,10 +83,10 @@ class Server:
                 text = reply.read().decode(errors="replace")
         except urllib.error.HTTPError as error:
             with error:
-                told = error.read().decode(errors="replace")[:LONGEST]
-            if fine and fine in told:
+                message = error.read().decode(errors="replace")[:LONGEST]
+            if fine and fine in message:
                 return None
-            why = f"{self.address}{path} answered {error.code}: {told}"
+            why = f"{self.address}{path} answered {error.code}: {message}"
             if path == _COMPLETIONS and error.code in REFUSED:
                 raise SiaError(why) from None
             raise ModelError(f"{why}. {_LATER}") from None
