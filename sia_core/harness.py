@@ -134,8 +134,8 @@ class HarnessTree:
             raise HarnessError(f"{where}: no such folder; a harness is a folder with a {MANIFEST} or a harness.py")
         try:
             choice = _Choice(where)
-            found = read_folder(folder, *names, skip=choice.leaves_out, most_files=MAX_FILES, most_bytes=MAX_BYTES)
-            return cls(dict(found), tuple(choice.left_out))
+            files = read_folder(folder, *names, skip=choice.leaves_out, most_files=MAX_FILES, most_bytes=MAX_BYTES)
+            return cls(dict(files), tuple(choice.left_out))
         except TooMuch:
             raise HarnessError(
                 f"{where} is too large for a harness, which holds at most {MAX_FILES} files and "
@@ -248,9 +248,9 @@ class _Choice:
             return True
         place = self._folder / path
         is_folder = place.is_dir() and not place.is_symlink()
-        said = [rule.leaves_out for rule in self._rules if rule.matches(path, is_folder)]
-        if said:  # the last rule decides, as in .gitignore
-            return said[-1]
+        verdicts = [rule.leaves_out for rule in self._rules if rule.matches(path, is_folder)]
+        if verdicts:  # the last rule decides, as in .gitignore
+            return verdicts[-1]
         try:
             size = 0 if is_folder else place.lstat().st_size
         except OSError:

@@ -102,16 +102,16 @@ class Plugins:
 
         ``others`` are names that could be meant although no plugin offers them.
         """
-        found = [(offer, source) for each, offer, source in self.offers if (each, offer.name) == (kind, name)]
-        if not found:
+        matches = [(offer, source) for each, offer, source in self.offers if (each, offer.name) == (kind, name)]
+        if not matches:
             raise PluginError(self._unknown(kind, name, others))
-        if len(found) > 1:
-            by = ", ".join(f"{source.distribution} {source.version}" for _, source in found)
+        if len(matches) > 1:
+            by = ", ".join(f"{source.distribution} {source.version}" for _, source in matches)
             raise PluginError(
-                f"{kind} {name!r} is offered by {len(found)} distributions: {by}. "
+                f"{kind} {name!r} is offered by {len(matches)} distributions: {by}. "
                 f"Uninstall one of them, or allow only one with {ALLOW_VARIABLE}."
             )
-        return found[0]
+        return matches[0]
 
     def create(self, kind: str, name: str, /, **settings: Any) -> Any:
         """Import an offer's factory and call it. Faults of the plugin are raised under its name."""
@@ -157,15 +157,15 @@ class Plugins:
 
         Names are asked of those alone that have an entry point: each takes reading all of its metadata.
         """
-        points, seen = [], set()
+        points, names = [], set()
         for dist in distributions():
             text = dist.read_text("entry_points.txt") or ""
             if f"[{GROUP}]" not in text:
                 continue
             name = _of(dist, "?").distribution
-            if _normal(name) in seen or _first(name, text) != text:
+            if _normal(name) in names or _first(name, text) != text:
                 continue
-            seen.add(_normal(name))
+            names.add(_normal(name))
             try:
                 points += [(point, _of(point.dist, point.name)) for point in dist.entry_points.select(group=GROUP)]
             except Exception as error:  # it is malformed
@@ -183,12 +183,12 @@ class Plugins:
         names = sorted({*others, *(offer.name for offer in self.of_kind(kind))})
         package = next(iter(advice("distribution", kind, name)), "")
         near = [] if package else difflib.get_close_matches(name, {*names, *advice("names", kind)}, n=3, cutoff=0.5)
-        known = f"did you mean {' or '.join(near)}?" if near else f"known here: {', '.join(names) or 'none'}."
+        suggestion = f"did you mean {' or '.join(near)}?" if near else f"known here: {', '.join(names) or 'none'}."
         install = f"It is in {package}: `pip install {package}`." if package else _ELSEWHERE
         limited = f" {ALLOW_VARIABLE}={self.allow!r} limits them." if self.allow is not None else ""
         # What a plugin that does not load would have offered cannot be known.
         perhaps = "".join(f" {each.distribution} {each.version} is broken: {cause}." for each, cause in self.broken)
-        return f"no {kind} named {name!r}; {known} {install}{limited}{perhaps}"
+        return f"no {kind} named {name!r}; {suggestion} {install}{limited}{perhaps}"
 
 
 class _Observer:
@@ -233,8 +233,8 @@ def _accepted(factory: Callable[..., Any]) -> str:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):
         return "See its documentation for those that it takes."
-    taken = [str(each.replace(annotation=each.empty)) for each in parameters if each.kind is not each.POSITIONAL_ONLY]
-    return f"It takes: {', '.join(taken)}." if taken else "It takes none."
+    names = [str(each.replace(annotation=each.empty)) for each in parameters if each.kind is not each.POSITIONAL_ONLY]
+    return f"It takes: {', '.join(names)}." if names else "It takes none."
 
 
 def _keep_contract(module: ModuleType, manager: pluggy.PluginManager, source: Source) -> None:
@@ -264,8 +264,8 @@ def _offers(manager: pluggy.PluginManager) -> Iterator[tuple[str, Offer]]:
     for kind, hook in HOOK_OF_KIND.items():
         for implementation in getattr(manager.hook, hook).get_hookimpls():
             try:
-                given = implementation.function()
-                offers = list(given) if isinstance(given, Iterable) else [given]
+                result = implementation.function()
+                offers = list(result) if isinstance(result, Iterable) else [result]
             except (Exception, SystemExit) as error:
                 raise PluginError(f"{hook} failed: {_what(error)}") from error
             for offer in offers:

@@ -32,12 +32,12 @@ class Allowance:
     def __init__(self, tokens: float = math.inf, *, strict: bool = True) -> None:
         self.strict = strict
         self.spent, self.peak, self.rollouts, self.short = 0.0, 0, 0, 0
-        self._tokens, self._held = tokens, 0.0
+        self._tokens, self._reserved = tokens, 0.0
 
     @property
     def left(self) -> float:
         """The amount that can still be handed out."""
-        return self._tokens - self.spent - self._held
+        return self._tokens - self.spent - self._reserved
 
     @property
     def mean(self) -> float:
@@ -49,19 +49,19 @@ class Allowance:
         if math.isinf(self._tokens):
             return None
         each = int(max(0.0, self.left) // (rollouts * batches))
-        self._held += each * rollouts
+        self._reserved += each * rollouts
         return each
 
     def settle(self, each: int | None, rollouts: int, used: float, peak: int = 0, short: int = 0) -> None:
         """Book what a batch used, and take the rest of its share back."""
-        self._held -= (each or 0) * rollouts
+        self._reserved -= (each or 0) * rollouts
         self.spent += used
         self.peak, self.short = max(self.peak, peak), self.short + short
         self.rollouts += rollouts
 
     def forfeit(self) -> None:
         """Book all that is under way at its most: nobody will say what it used."""
-        self.spent, self._held = self.spent + self._held, 0.0
+        self.spent, self._reserved = self.spent + self._reserved, 0.0
 
 
 class TokenShares:
@@ -70,7 +70,7 @@ class TokenShares:
     def __init__(self, budget: Budget, at_once: int) -> None:
         self._budget, self._at_once = budget, at_once
         self._took: dict[str, tuple[float, int]] = {}  # by agent: a rollout's tokens, and the most that one needed
-        self._kept = 0.0
+        self._reserve = 0.0
 
     @property
     def counted(self) -> bool:
@@ -96,23 +96,23 @@ class TokenShares:
         """
         if not self.counted:
             return math.inf
-        needed = self.expected(parent, rollouts) + MARGIN * estimate
+        need = self.expected(parent, rollouts) + MARGIN * estimate
         share = self._budget.left("tokens") / among
-        return min(MOST * needed, max(share, needed)) if needed else share
+        return min(MOST * need, max(share, need)) if need else share
 
     def keep(self, agents: Collection[str], rollouts: float) -> None:
         """Set tokens aside for these sealed rollouts of each agent, in place of what was set aside before."""
         self.release()
-        wanted = sum(self.expected(agent, rollouts) for agent in dict.fromkeys(agents))
-        self._kept = min(wanted, max(0.0, self._budget.left("tokens")))
-        self._budget.reserve(tokens=self._kept)
-        if self._kept < wanted and len(agents) == 1:
+        tokens = sum(self.expected(agent, rollouts) for agent in dict.fromkeys(agents))
+        self._reserve = min(tokens, max(0.0, self._budget.left("tokens")))
+        self._budget.reserve(tokens=self._reserve)
+        if self._reserve < tokens and len(agents) == 1:
             raise UsageError(
                 f"--budget tokens={self._budget.limit.amounts['tokens']:g} is too small: the first agent took "
-                f"{self._budget.spent['tokens']:,.0f}, and the sealed report on it takes about {wanted:,.0f}"
+                f"{self._budget.spent['tokens']:,.0f}, and the sealed report on it takes about {tokens:,.0f}"
             )
 
     def release(self) -> None:
         """Give back what was set aside for the sealed report."""
-        self._budget.settle({"tokens": self._kept}, {})
-        self._kept = 0.0
+        self._budget.settle({"tokens": self._reserve}, {})
+        self._reserve = 0.0

@@ -51,13 +51,13 @@ class Approval:
 
     def candidates(self, generation: int, planned: Sequence[Candidate], look: Cost) -> list[Candidate]:
         """The candidates, refused where they were declined. ``look`` is what each takes beside applying its lever."""
-        allowed, taken = [], dict.fromkeys(KINDS, 0.0)
+        allowed, totals = [], dict.fromkeys(KINDS, 0.0)
         for each in planned:
             if not each.refused:
-                amounts = {kind: taken[kind] + amount for kind, amount in _amounts(each, look).items()}
+                amounts = {kind: totals[kind] + amount for kind, amount in _amounts(each, look).items()}
                 key = f"{record.generation(generation)}/{each.index}"
                 if self._given(key, _what(each), amounts, each.decision.lever):
-                    taken |= amounts
+                    totals |= amounts
                 else:
                     each = replace(each, refused="declined by a person")
             allowed.append(each)
@@ -70,8 +70,8 @@ class Approval:
         over = [f"{since[kind]:,.6g} {kind}" for kind, most in self._rules.sums.items() if since[kind] > most]
         if not over and lever not in self._rules.levers:
             return True
-        said = self._ledger.get(record.answered(key))
-        if said is None:
+        reply = self._ledger.get(record.answered(key))
+        if reply is None:
             why = f"{what}; with it {', '.join(over)} since the last word" if over else what
             self._ledger.step(record.asked(key), lambda: {"what": why})
             folder = self._ledger.folder
@@ -81,17 +81,17 @@ class Approval:
                 f"`sia resume {run} --decline` goes on without it."
             )
         self._since = spent
-        return bool(said[0]["approved"])
+        return bool(reply[0]["approved"])
 
 
 def answer(ledger: Ledger, approved: bool) -> None:
     """Record a person's word on all that the run waits for; UsageError where it waits for none."""
-    asked = RunRecord(ledger).questions()
-    if not asked:
+    questions = RunRecord(ledger).questions()
+    if not questions:
         raise UsageError(
             f"{ledger.folder.name} waits for no approval; `sia resume {ledger.folder.name}` goes on with it"
         )
-    for key in asked:
+    for key in questions:
         ledger.record(record.answered(key), {"approved": approved})
 
 

@@ -36,16 +36,16 @@ def open_plain(folder: Path, *names: str, write: bool = False) -> int:
     flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_RDWR | os.O_CREAT if write else os.O_RDONLY)
     where, inside = folder, os.open(folder, _FOLDER)
     try:
-        for left, name in zip(range(len(names) - 1, -1, -1), names, strict=True):
+        for remaining, name in zip(range(len(names) - 1, -1, -1), names, strict=True):
             where /= name
             try:
-                _check(where, os.stat(name, dir_fd=inside, follow_symlinks=False).st_mode, is_file=not left)
+                _check(where, os.stat(name, dir_fd=inside, follow_symlinks=False).st_mode, is_file=not remaining)
             except FileNotFoundError as error:
-                if left or not write:
+                if remaining or not write:
                     error.filename = os.fspath(where)
                     raise
             try:
-                opened = os.open(name, _FOLDER | os.O_NOFOLLOW if left else flags, 0o644, dir_fd=inside)
+                opened = os.open(name, _FOLDER | os.O_NOFOLLOW if remaining else flags, 0o644, dir_fd=inside)
             except OSError as error:
                 error.filename = os.fspath(where)
                 raise
@@ -74,12 +74,12 @@ def check_folder(folder: Path) -> None:
 
 def check_below(folder: Path) -> None:
     """Refuse a folder in which anything is neither a plain file nor a folder; links are not followed."""
-    left = [os.fspath(folder)]
-    while left:
-        with os.scandir(left.pop()) as entries:
+    folders = [os.fspath(folder)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    left.append(entry.path)
+                    folders.append(entry.path)
                 else:
                     _check(Path(entry.path), entry.stat(follow_symlinks=False).st_mode, is_file=True)
 

@@ -85,7 +85,7 @@ class CandidateRunner:
 
     def __init__(self, parts: Parts, samples: Samples, limit: int, gate: Gatekeeper) -> None:
         self._parts, self._samples, self._limit, self._gate = parts, samples, limit, gate
-        self.answers = Answers(wanted=samples.evaluations > 0)
+        self.answers = Answers(active=samples.evaluations > 0)
         self._purposes = Purposes(parts, samples, self.answers)
         self._tokens = TokenShares(parts.budget, parts.rollouts.at_once)
         self._tried: set[str] = set()
@@ -221,26 +221,26 @@ class CandidateRunner:
     ) -> Candidate:
         parts, run = self._parts, self._purposes.run
         parts.emit("candidate.started", generation=generation, name=candidate.decision.name, agent=agent.id)
-        done: list[Rollout] = []
+        rollouts: list[Rollout] = []
         try:
-            done += run("smoke", "search", agent, allowance)
-            if fault := fault_of(done):
+            rollouts += run("smoke", "search", agent, allowance)
+            if fault := fault_of(rollouts):
                 return replace(candidate, failed=f"smoke run failed: {excerpt(fault)}")
-            done += (searched := run("search", "search", agent, allowance, hasty=True))
-            known = self._summarised(agent, searched)
-            candidate = replace(candidate, agent=known, searched=tuple(each.reward for each in searched))
+            rollouts += (searched := run("search", "search", agent, allowance, hasty=True))
+            view = self._summarised(agent, searched)
+            candidate = replace(candidate, agent=view, searched=tuple(each.reward for each in searched))
             if screened := self._gate.screens_out(candidate.searched):
-                self._tokens.took(known.id, allowance)
+                self._tokens.took(view.id, allowance)
                 return replace(candidate, screened=screened)
             watch = self._gate.watch(candidate.index)
-            done += (gated := run("gate", "gate", agent, allowance, hasty=True, enough=watch))
+            rollouts += (gated := run("gate", "gate", agent, allowance, hasty=True, enough=watch))
         except GivenUp as error:
-            done += error.done
+            rollouts += error.rollouts
             return replace(candidate, failed=f"given up: {error}", out_of_budget=error.short)
         finally:
-            spent.append(spent_on(done))
-        self._tokens.took(known.id, allowance)
-        self.answers.keep(known.id, (*candidate.result.rollouts, *searched), gated)
+            spent.append(spent_on(rollouts))
+        self._tokens.took(view.id, allowance)
+        self.answers.keep(view.id, (*candidate.result.rollouts, *searched), gated)
         unseen = self._samples.repeats * len(self._samples.gate) - len(gated)
         took = {**spent_on(gated), "tokens": sum(each.tokens for each in gated)}
         saved = {kind: amount / len(gated) * unseen for kind, amount in took.items()}
@@ -283,7 +283,7 @@ class CandidateRunner:
             if fault := fault_of(booked("smoke", "search")):
                 raise unrunnable(fault)
             searched = booked("search", "search")
-            known = self._summarised(agent, searched)
+            view = self._summarised(agent, searched)
             gated = booked("gate", "gate")
         except GivenUp as error:
             raise UsageError(f"--budget is too small for the first agent: {error}") from None
@@ -292,7 +292,7 @@ class CandidateRunner:
         self.answers.keep(agent.id, searched, gated)
         if self._tokens.counted:
             self.keep(agent)
-        return known, searched, gated
+        return view, searched, gated
 
     def sealed(self, agent: AgentView, among: int, purpose: str = "sealed") -> tuple[list[float], int]:
         """An agent's sealed rewards, with an even share of the tokens that are left; and how many ran out of theirs.

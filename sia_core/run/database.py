@@ -46,11 +46,11 @@ class Patience:
     """Ends a statement that takes far longer than any on a sound record."""
 
     def __init__(self) -> None:
-        self.left = STEPS
+        self.remaining = STEPS
 
     def __call__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
+        self.remaining -= 1
+        return self.remaining < 0
 
 
 def connect(path: Path, mode: str) -> tuple[sqlite3.Connection, Patience]:
@@ -114,7 +114,7 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._path = folder, folder / NAME
-        self._held: int | None = None
+        self._descriptor: int | None = None
         self._mark: Mark | None = None
         self._log = b""
         self._copies: Path | None = None
@@ -130,7 +130,7 @@ class Reader:
                     raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
                 fresh = self._refresh()
                 assert self.db
-                self._patience.left = STEPS
+                self._patience.remaining = STEPS
                 result = work(self.db, fresh)
             except (sqlite3.Error, LedgerError):
                 moved = self._moved()
@@ -149,17 +149,17 @@ class Reader:
         if self._copies is not None:
             shutil.rmtree(self._copies, ignore_errors=True)
             self._copies = None
-        if self._held is not None:
-            os.close(self._held)
-            self._held = None
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def _refresh(self) -> bool:
         now = _look(self._folder)
         if now == self._mark:
             return False
-        if self._held is None:
-            self._held = open_plain(self._folder, NAME)  # so that no other file can have its number
-        if now[0] and now[0][0] != os.fstat(self._held).st_ino:
+        if self._descriptor is None:
+            self._descriptor = open_plain(self._folder, NAME)  # so that no other file can have its number
+        if now[0] and now[0][0] != os.fstat(self._descriptor).st_ino:
             raise LedgerError(f"{self._path} was replaced by another since it was opened; open the run anew")
         if self.db is not None:
             self.db.close()
@@ -195,11 +195,11 @@ class Reader:
         copy = self._copies / NAME
         for _ in range(TRIES):
             log = now[1][3] if now[1] and not now[2] else b""
-            known, self._log = self._log, b""
+            previous, self._log = self._log, b""
             try:
                 for name in (WAL, JOURNAL):
                     (self._copies / name).unlink(missing_ok=True)
-                for name, mark in ((NAME, log != known or not log), (WAL, now[1]), (JOURNAL, now[2])):
+                for name, mark in ((NAME, log != previous or not log), (WAL, now[1]), (JOURNAL, now[2])):
                     if mark:
                         self._fetch(name)
                 before, now = now, _look(self._folder)
@@ -235,8 +235,8 @@ def first_time(folder: Path) -> float:
     with suppress(sqlite3.Error, LedgerError, OSError):
         _look(folder)
         with suppress(sqlite3.Error), closing(connect(folder / NAME, "ro&immutable=1")[0]) as db:
-            if found := first(db):
-                return found
+            if timestamp := first(db):
+                return timestamp
         with closing(Reader(folder)) as reader:  # of a young run all is in the log beside it
             return reader.read(first) or 0.0
     return 0.0

@@ -57,15 +57,15 @@ def choose(nodes: Sequence[Node], count: int, c: float = C) -> list[Node]:
     They are chosen one after the other, and each choice counts as an expansion for the
     next. Of equal scores the smallest id comes first.
     """
-    given = {node.id: node for node in nodes}
-    now = dict(given)
-    chosen: list[Node] = []
+    by_id = {node.id: node for node in nodes}
+    now = dict(by_id)
+    picks: list[Node] = []
     for _ in range(count if nodes else 0):
         scored = scores(list(now.values()), c)
         name = min(scored, key=lambda each: (-scored[each], each))
         now[name] = replace(now[name], visits=now[name].visits + 1)
-        chosen.append(given[name])
-    return chosen
+        picks.append(by_id[name])
+    return picks
 
 
 def _best(nodes: Sequence[Node]) -> dict[str, float]:
@@ -133,8 +133,8 @@ class Found:
 class Answers:
     """The valid answers of a run, where they are ``wanted``. What a rollout may start from was found on search."""
 
-    def __init__(self, *, wanted: bool) -> None:
-        self._wanted = wanted
+    def __init__(self, *, active: bool) -> None:
+        self._active = active
         self._rolled: dict[str, tuple[Sequence[Rollout], Sequence[Rollout]]] = {}
         self._searched: dict[str, Found] = {}
         self._all: list[Found] = []
@@ -142,7 +142,7 @@ class Answers:
 
     def keep(self, agent: str, searched: Sequence[Rollout], gated: Sequence[Rollout]) -> None:
         """Set aside what an agent returned, until it enters."""
-        if self._wanted:
+        if self._active:
             self._rolled[agent] = searched, gated
 
     def enter(self, agent: str) -> None:
@@ -150,12 +150,12 @@ class Answers:
         searched, gated = self._rolled.pop(agent, ((), ()))
         self._visits.update(each.start for each in searched if each.start)
         for rollouts, starts in ((searched, True), (gated, False)):
-            for found in found_in(agent, rollouts):
-                self._all.append(found)
-                known = self._searched.get(found.id)
-                if starts and (known is None or found.reward > known.reward):
+            for answer in found_in(agent, rollouts):
+                self._all.append(answer)
+                previous = self._searched.get(answer.id)
+                if starts and (previous is None or answer.reward > previous.reward):
                     # Its line is that of the first time: found again from what it led to, it would be its own ancestor.
-                    self._searched[found.id] = replace(found, start=(known or found).start)
+                    self._searched[answer.id] = replace(answer, start=(previous or answer).start)
 
     def starts(self, count: int) -> tuple[Json, ...]:
         """The starts of ``count`` rollouts; empty before the first answer."""
@@ -191,32 +191,32 @@ class Verified(NamedTuple):
 
 def measured(verified: Sequence[Verified]) -> dict[str, float]:
     """The metrics of an answer: each one's mean over the instances on which the answer was valid."""
-    found: dict[str, list[float]] = {}
+    metrics: dict[str, list[float]] = {}
     for each in verified:
         for name, value in each.metrics.items() if each.valid else ():
-            found.setdefault(name, []).append(value)
-    return {name: fmean(values) for name, values in found.items()}
+            metrics.setdefault(name, []).append(value)
+    return {name: fmean(values) for name, values in metrics.items()}
 
 
 def rounds(gate: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
     """How many finalists each round has, and the instances that are new in it; none without any."""
-    done = 0
+    start = 0
     for most, cases in ROUNDS:
-        if instances := gate[done : done + cases]:
+        if instances := gate[start : start + cases]:
             yield most, instances
-        done += cases
+        start += cases
 
 
 def best_of(
     finalists: Sequence[Found],
     gate: Sequence[str],
     score: Callable[[Found, Sequence[str]], Sequence[float]],
-    held: tuple[Found, list[float]] | None = None,
+    champion: tuple[Found, list[float]] | None = None,
 ) -> tuple[Found, list[float]]:
     """The finalist that earns most over the gate instances of its rounds, and what it earned there.
 
     ``score`` says what an answer earns on some instances. Of equals the first one is taken.
-    ``held`` won before, over the same instances: it is taken unless another earns more, as
+    ``champion`` won before, over the same instances: it is taken unless another earns more, as
     all of the finalists may be such that were lucky when they were found.
     """
     earned: dict[str, list[float]] = {each.id: [] for each in finalists}
@@ -225,8 +225,8 @@ def best_of(
         for each in finalists:
             earned[each.id] += score(each, instances)
     best = _best_first(finalists, earned)[0]
-    if held and fmean(held[1]) >= fmean(earned[best.id]):
-        return held
+    if champion and fmean(champion[1]) >= fmean(earned[best.id]):
+        return champion
     return best, earned[best.id]
 
 

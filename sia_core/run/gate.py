@@ -197,21 +197,21 @@ class Levels:
     def left(self) -> float:
         return RUN_ERROR + self.earned * self.promotions - self.used
 
-    def level(self, asked: int, hoped: int = 0) -> float:
-        """The level of the comparison before which ``asked`` others were possible; 0 where none is left.
+    def level(self, comparisons: int, hoped: int = 0) -> float:
+        """The level of the comparison before which ``comparisons`` were possible; 0 where none is left.
 
         What is left is shared out among the comparisons that are still expected. No share is
         smaller than the least p of so few instances: there are fewer comparisons then.
         With ``hoped`` promotions more, for a look ahead.
         """
-        left: float = self.left + self.earned * hoped
-        expected = max(0, self.most - asked - 1) * (self.gated + 1.2) / (asked + 2)
-        level = min(RUN_ERROR, left / (1 + expected))
+        remaining: float = self.left + self.earned * hoped
+        expected = max(0, self.most - comparisons - 1) * (self.gated + 1.2) / (comparisons + 2)
+        level = min(RUN_ERROR, remaining / (1 + expected))
         least = math.ldexp(1.0, -self.instances)
         if level >= least:
             return level
-        shares = math.floor(left / least * (1 + 1e-9))
-        return min(RUN_ERROR, left / shares) if shares else 0.0
+        shares = math.floor(remaining / least * (1 + 1e-9))
+        return min(RUN_ERROR, remaining / shares) if shares else 0.0
 
     def after(self, level: float, promoted: bool) -> Levels:
         """The levels once a comparison had its own."""

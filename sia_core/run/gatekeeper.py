@@ -41,7 +41,7 @@ class Gatekeeper:
         self.levels = Levels(plan.comparisons, len(samples.gate), plan.earned or 0.0)
         self.discordance = DISCORDANCE
         self._size = len(samples.gate)
-        self._seen: list[float] = []
+        self._squares: list[float] = []
         self._begun = 0
         self._searched: dict[str, tuple[float, ...]] = {}
         self._incumbent = ""
@@ -91,19 +91,19 @@ class Gatekeeper:
             self.saw(row["agent"], searched)
             if parent := self._searched.get(row["parent"]):
                 scale = 1.0 if self._bounds is None else GRAIN
-                self._seen.append(fmean((each * scale) ** 2 for each in differences(parent, searched, self._bounds)))
+                self._squares.append(fmean((each * scale) ** 2 for each in differences(parent, searched, self._bounds)))
                 if self._plan.repeats == 1:
-                    self.discordance = max(0.01, fmean(self._seen))
+                    self.discordance = max(0.01, fmean(self._squares))
 
     def sees(self) -> dict[str, Any]:
         """The gains that the gate can see at first, and the number of search instances held out of training."""
-        held = len(self._samples.search) if not {*self._samples.search} & {*self._samples.training} else 0
-        about = {"held_out": held, "training": len(self._samples.training)}
+        held_out = len(self._samples.search) if not {*self._samples.search} & {*self._samples.training} else 0
+        about = {"held_out": held_out, "training": len(self._samples.training)}
         return {**sees(self.levels, self._bounds, self.discordance), **about}
 
-    def smallest_gain(self, asked: int) -> float:
-        """The smallest gain that it sees now, where ``asked`` comparisons were possible so far."""
-        return smallest_gain(self._size, self.levels.level(asked), self.discordance) * self._span
+    def smallest_gain(self, comparisons: int) -> float:
+        """The smallest gain that it sees now, where ``comparisons`` were possible so far."""
+        return smallest_gain(self._size, self.levels.level(comparisons), self.discordance) * self._span
 
 
 # Looks at a sweep. They can only take a promotion away, so no rule for them changes the error of a run.
@@ -122,9 +122,9 @@ class Watch:
     level: float
     repeats: int
 
-    def __call__(self, done: Sequence[Rollout]) -> bool:
+    def __call__(self, rollouts: Sequence[Rollout]) -> bool:
         """Whether the rollouts so far, in their order, say that the rest is not worth its cost."""
-        rewards = means([each.reward for each in done], self.repeats)
+        rewards = means([each.reward for each in rollouts], self.repeats)
         scale = 1.0 if self.bounds is None else GRAIN
         steps = [step * scale for step in differences(self.incumbent, rewards, self.bounds)]
         return hopeless(steps, len(self.incumbent), self.level)
@@ -135,10 +135,10 @@ def hopeless(steps: Sequence[float], planned: int, level: float) -> bool:
     if level <= 0:
         return True
     gain, square = optimistic(steps)
-    left = planned - len(steps)
-    needed = -_NORMAL.inv_cdf(min(0.5, level)) * math.sqrt(planned * square)
-    spread = math.sqrt(left * max(0.0, square - gain * gain)) or 1e-9
-    return _NORMAL.cdf((math.fsum(steps) + left * gain - needed) / spread) < FUTILE
+    remaining = planned - len(steps)
+    threshold = -_NORMAL.inv_cdf(min(0.5, level)) * math.sqrt(planned * square)
+    spread = math.sqrt(remaining * max(0.0, square - gain * gain)) or 1e-9
+    return _NORMAL.cdf((math.fsum(steps) + remaining * gain - threshold) / spread) < FUTILE
 
 
 def optimistic(steps: Sequence[float]) -> tuple[float, float]:

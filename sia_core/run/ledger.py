@@ -115,7 +115,7 @@ class Ledger:
         self._lock: int | None = None
         self._db: sqlite3.Connection | None = None
         self._reader = database.Reader(folder) if readonly else None
-        self._made, self._next, self._chain = False, 1, ""
+        self._has_table, self._next, self._chain = False, 1, ""
         try:
             if self._reader:
                 self._rows("SELECT 1")
@@ -212,7 +212,7 @@ class Ledger:
             # A file system without shared memory (NFS) answers with another mode, which is as durable.
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            if not self._made:
+            if not self._has_table:
                 with self._db:
                     self._db.execute(database.TABLE)
             if not self._db.execute("PRAGMA user_version").fetchone()[0]:
@@ -225,15 +225,15 @@ class Ledger:
         def look(db: sqlite3.Connection, fresh: bool) -> list[Any]:
             if fresh:
                 self._check(db)
-                if self._made:
+                if self._has_table:
                     self._verify(db)
-            return db.execute(query, values).fetchall() if self._made else []
+            return db.execute(query, values).fetchall() if self._has_table else []
 
         with self._mutex, explained(self.folder):
             if self._reader:
                 return self._reader.read(look)
             assert self._db
-            self._patience.left = database.STEPS
+            self._patience.remaining = database.STEPS
             return self._db.execute(query, values).fetchall()
 
     def _check(self, db: sqlite3.Connection) -> None:
@@ -244,8 +244,8 @@ class Ledger:
                 f"{self.folder} was written by a newer sia-core (format {written}; this one knows {FORMAT}). "
                 "Upgrade with `pip install -U sia-core`."
             )
-        self._made = database.check_schema(db, self.folder / database.NAME)
-        if written and not self._made:
+        self._has_table = database.check_schema(db, self.folder / database.NAME)
+        if written and not self._has_table:
             raise LedgerError(f"{self.folder / database.NAME} has lost its table; restore the folder from a copy")
 
     def _verify(self, db: sqlite3.Connection) -> None:

@@ -50,8 +50,8 @@ class Loop:
         """Run to the end: every generation, then the sealed score."""
         check_budget(self.samples, self.runner.cost, self.parts.budget.limit)
         self.parts.ledger.step(record.GATE, self.gatekeeper.sees)
-        kept = self.samples.report.kinds
-        self.parts.budget.reserve(**kept)  # the report is paid for first
+        reserve = self.samples.report.kinds
+        self.parts.budget.reserve(**reserve)  # the report is paid for first
         with self._timed(record.DRAFT):
             first = self.draft()
         why = ""
@@ -61,19 +61,19 @@ class Loop:
                 why = self.generation(generation)
             if why:
                 break
-        self.parts.budget.settle(kept, {})
+        self.parts.budget.settle(reserve, {})
         self.seal(first, why or "all generations are done")
 
     def draft(self) -> AgentView:
         """The improver's first harness is the first incumbent. It must at least run."""
         parts, task = self.parts, self.parts.task
-        seen = TaskView(
+        view = TaskView(
             task.name, task.kind, task.brief, task.metric, task.seed_harness(), task.public_dir(("public",))
         )
 
         def work() -> str:
             with self._improver():
-                return parts.trees.put(parts.improver.draft(seen, self.plan.seed))
+                return parts.trees.put(parts.improver.draft(view, self.plan.seed))
 
         drafted = make_agent(parts.trees.get(self._booked(record.DRAFT, work)), None, None)
         first, searched, gated = self.runner.first(drafted)

@@ -95,8 +95,8 @@ class Samples:
 
 def check_budget(samples: Samples, once: Cost, limit: Limit) -> None:
     """UsageError where a budget does not even cover the first agent, ``once``, and the sealed report."""
-    needed = once + samples.report
-    for kind, amount in needed.kinds.items():
+    minimum = once + samples.report
+    for kind, amount in minimum.kinds.items():
         if limit.amounts.get(kind, amount) < amount:
             raise UsageError(
                 f"--budget {kind}={limit.amounts[kind]:g} is too small: the first agent and the sealed report "

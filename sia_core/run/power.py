@@ -89,9 +89,9 @@ def chance(n: int, gain: float, level: float, discordance: float) -> float:
     if level <= 0 or gain <= 0 or not n:
         return 0.0
     if n * discordance > FEW:
-        needed = 1 - _NORMAL.inv_cdf(level) * math.sqrt(n * discordance)
+        threshold = 1 - _NORMAL.inv_cdf(level) * math.sqrt(n * discordance)
         spread = math.sqrt(n * max(0.0, discordance - gain * gain)) or 1e-9
-        return _NORMAL.cdf((n * gain - needed) / spread)
+        return _NORMAL.cdf((n * gain - threshold) / spread)
     won, most = (1 + gain / discordance) / 2, n * discordance + 6 * math.sqrt(n * discordance) + 3
     return math.fsum(
         _binomial(differing, n, discordance) * _at_least(_wins_needed(differing, level), differing, won)

@@ -235,8 +235,8 @@ class RunRecord:
 
     def get(self, key: str) -> Any:
         """The record of a finished step, or None."""
-        found = self._ledger.get(key)
-        return found[0] if found else None
+        entry = self._ledger.get(key)
+        return entry[0] if entry else None
 
     @property
     def run(self) -> RunRow | None:
@@ -285,13 +285,13 @@ class RunRecord:
         """Generation, candidate and decision of each change that has no verdict yet, unless the run is closed."""
         if self.closed:
             return []
-        done = {(row["generation"], row["candidate"]) for row in self.candidates()}
+        verdicts = {(row["generation"], row["candidate"]) for row in self.candidates()}
         return [
             (int(named[1]), place, decision)
             for key, decisions, _ in self._ledger.events("generation/")
             if (named := _DECIDED.fullmatch(key))
             for place, decision in enumerate(decisions)
-            if decision["lever"] != "stop" and (int(named[1]), place) not in done
+            if decision["lever"] != "stop" and (int(named[1]), place) not in verdicts
         ]
 
     def diff(self, index: int, candidate: int) -> str:
@@ -333,8 +333,8 @@ class RunRecord:
 
     def replies(self) -> Iterator[dict[str, Any]]:
         """The replies of language models, one conversation after the other; without what came too late to be used."""
-        found = [(_place(call), row) for call, what, row in self.calls() if what == "reply" and "late" not in row]
-        return (row for _, row in sorted(found, key=itemgetter(0)))
+        rows = [(_place(call), row) for call, what, row in self.calls() if what == "reply" and "late" not in row]
+        return (row for _, row in sorted(rows, key=itemgetter(0)))
 
     def questions(self) -> dict[str, str]:
         """The questions that wait for a person's word, by name."""
@@ -377,9 +377,9 @@ def _taken(key: str, row: Any) -> dict[str, float]:
     """The amounts that a recorded step took; records of early versions lack some kinds."""
     match key.split("/"):
         case ["rollouts", *_]:
-            done = [Rollout.from_json(each) for each in row["rollouts"]]
-            tokens = float(sum(each.tokens for each in done))
-            return {"rollouts": len(done), "verifications": verified(done), "tokens": tokens}
+            rollouts = [Rollout.from_json(each) for each in row["rollouts"]]
+            tokens = float(sum(each.tokens for each in rollouts))
+            return {"rollouts": len(rollouts), "verifications": verified(rollouts), "tokens": tokens}
         case ["experiment", _]:
             return {"rollouts": 1.0}
         case ["explore", _]:

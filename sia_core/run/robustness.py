@@ -81,10 +81,10 @@ def robustness(
     # An engine holds one adapter at a time; with one alone, an agent sets itself up while another is asked.
     adapters = {look.agent.adapter for look in afforded}
     with ThreadPoolExecutor(1 if len(adapters) > 1 else 2, thread_name_prefix="sia-robustness") as threads:
-        taken = [(look, rewards) for look, rewards, short in threads.map(roll_out, afforded) if not short]
-    check.rewards.update((look.key, rewards) for look, rewards in taken)
-    found = {**check.found(), "left_out": len(looks) - len(taken)}
-    return {**found, "history": []} if samples.evaluations else found
+        results = [(look, rewards) for look, rewards, short in threads.map(roll_out, afforded) if not short]
+    check.rewards.update((look.key, rewards) for look, rewards in results)
+    report = {**check.found(), "left_out": len(looks) - len(results)}
+    return {**report, "history": []} if samples.evaluations else report
 
 
 class _Check:

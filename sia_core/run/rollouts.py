@@ -36,9 +36,9 @@ REPORT_SECONDS = 1.0
 class GivenUp(Unfinished):
     """A sweep is given up: it timed out too often, or is ``short`` of tokens. ``done`` is what it came to."""
 
-    def __init__(self, why: str, done: Sequence[Rollout], *, short: bool = False) -> None:
+    def __init__(self, why: str, rollouts: Sequence[Rollout], *, short: bool = False) -> None:
         super().__init__(why)
-        self.done, self.short = done, short
+        self.rollouts, self.short = rollouts, short
 
 
 SECRET_BYTES = 32
@@ -142,7 +142,7 @@ class Rollouts:
         self._emit("rollouts.started", purpose=sweep.purpose, agent=sweep.agent, total=sweep.total)
         allowance = allowance or Allowance()
         abreast = self._backend.slots if math.isinf(allowance.left) else min(self._backend.slots, SHARED)
-        done: list[Rollout] = []
+        results: list[Rollout] = []
         gained = 0.0
         running: deque[tuple[str, Sweep, Future[Any] | None]] = deque()
         solving = Solving(self._emit, purpose=sweep.purpose, agent=sweep.agent, total=sweep.total)
@@ -159,22 +159,22 @@ class Rollouts:
             key, part, future = running.popleft()
             batch = self._ledger.step(key, future.result if future else _missing)
             rollouts = [Rollout.from_json(each) for each in batch["rollouts"]]
-            done += rollouts
+            results += rollouts
             gained += sum(each.reward for each in rollouts)
             peak, short = batch.get("peak", 0), batch.get("short", 0)
             allowance.settle(part.tokens, part.total, sum(each.tokens for each in rollouts), peak, short)
-            solving.recorded(part.batch, len(done))
-            self._progress(sweep, len(done), gained)
+            solving.recorded(part.batch, len(results))
+            self._progress(sweep, len(results), gained)
             out = f"{short} rollouts need more tokens than the {part.tokens} that are left for each" if short else ""
             if why := batch["given_up"] or (out if allowance.strict else ""):
                 wait([each for _, _, each in running if each])  # they are not recorded; of timeouts, they end at once
                 allowance.forfeit()
-                raise GivenUp(why, done, short=not batch["given_up"])
+                raise GivenUp(why, results, short=not batch["given_up"])
             if enough and waiting and not running and waiting[0][1].batch == look:
-                if enough(done):
+                if enough(results):
                     break
                 look *= 2
-        return done
+        return results
 
     @property
     def at_once(self) -> int:
@@ -200,10 +200,10 @@ class Rollouts:
     def _job(self, part: Sweep) -> Job:
         return Job("sia_runtime.worker.batch:run_batch", {"setting": asdict(self._setting), "sweep": asdict(part)})
 
-    def _progress(self, sweep: Sweep, done: int, gained: float) -> None:
-        about: dict[str, Any] = {"purpose": sweep.purpose, "agent": sweep.agent, "done": done, "total": sweep.total}
+    def _progress(self, sweep: Sweep, count: int, gained: float) -> None:
+        about: dict[str, Any] = {"purpose": sweep.purpose, "agent": sweep.agent, "done": count, "total": sweep.total}
         if sweep.split != "sealed":
-            about["mean"] = gained / done
+            about["mean"] = gained / count
         self._emit("rollouts.progress", **about)
 
 
@@ -217,7 +217,7 @@ class Solving:
         self._emit, self._about = emit, about
         self._solved: dict[int, int] = {}
         self._recorded = 0
-        self._told = time.monotonic()
+        self._report_time = time.monotonic()
 
     def of(self, batch: int) -> OnProgress:
         """Listens to the job that rolls out a batch."""
@@ -230,17 +230,17 @@ class Solving:
 
         return solved
 
-    def recorded(self, batch: int, done: int) -> None:
-        """Note that a batch is recorded. ``done`` counts the rollouts of all batches that are."""
+    def recorded(self, batch: int, count: int) -> None:
+        """Note that a batch is recorded. ``count`` is of the rollouts of all batches that are."""
         self._solved.pop(batch, None)
-        self._recorded = done
+        self._recorded = count
 
     def _tell(self) -> None:
         now = time.monotonic()
-        if now - self._told >= REPORT_SECONDS:
-            self._told = now
-            done = min(self._recorded + sum(list(self._solved.values())), self._about["total"])
-            self._emit("rollouts.solving", **self._about, done=done)
+        if now - self._report_time >= REPORT_SECONDS:
+            self._report_time = now
+            count = min(self._recorded + sum(list(self._solved.values())), self._about["total"])
+            self._emit("rollouts.solving", **self._about, done=count)
 
 
 def _missing() -> Any:

@@ -59,5 +59,5 @@ def find_run(runs: Path, name: str | None) -> Path:
     for path in (runs / name, Path(name)):
         if is_run(path):
             return path
-    known = ", ".join(path.name for path in runs_in(runs)[-5:]) or "none"
-    raise UsageError(f"no run {name!r} in {os.fspath(runs)}; the last ones there: {known}")
+    names = ", ".join(path.name for path in runs_in(runs)[-5:]) or "none"
+    raise UsageError(f"no run {name!r} in {os.fspath(runs)}; the last ones there: {names}")

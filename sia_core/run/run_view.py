@@ -127,22 +127,22 @@ class RunView:
         sweep = Sweep("check", agent, name, "search", instances, hasty=True, adapter=adapter, once=True)
         sweep = replace(sweep, evaluations=evaluations)
         drafting = self._record.draft is None
-        kept = self._samples.look(parts.levers.values()) if drafting else Cost()  # the first agent's
-        reserved = (Cost(len(instances), len(instances) * (1 + evaluations)) + kept).kinds
+        look = self._samples.look(parts.levers.values()) if drafting else Cost()  # the first agent's
+        reserved = (Cost(len(instances), len(instances) * (1 + evaluations)) + look).kinds
         self.budget.reserve(**reserved)
         allowance = Allowance(self.budget.left("tokens") / SHARE)
-        done: list[Rollout] = []
+        rollouts: list[Rollout] = []
         stopped, short = "", False
         try:
             with self._checking.setdefault(agent, Lock()):  # the second to check it finds the record of the first
-                done += parts.rollouts.run(sweep, allowance)
+                rollouts += parts.rollouts.run(sweep, allowance)
         except GivenUp as error:
-            done += error.done
+            rollouts += error.rollouts
             stopped, short = str(error), error.short
         finally:
-            spent = {"rollouts": len(done), "verifications": verified(done), "tokens": allowance.spent}
+            spent = {"rollouts": len(rollouts), "verifications": verified(rollouts), "tokens": allowance.spent}
             self.budget.settle(reserved, spent)
-        return Checked(done, stopped, short)
+        return Checked(rollouts, stopped, short)
 
     def decided(self, generation: int, candidate: int) -> dict[str, Any] | None:
         """An earlier decision as it was typed, with its diff; None where there was none."""

@@ -41,17 +41,17 @@ def score_answers(parts: Parts, answers: Answers, samples: Samples, ends: Mappin
     The best of the run is the first agent's unless another earns more there.
     """
     seal = _Answers(parts)
-    held: tuple[Found, list[float]] | None = None
+    champion: tuple[Found, list[float]] | None = None
     for which, agent in ends.items():
         parts.emit("seal.started", which=which, agent=agent.id, why=why)
         finalists = answers.finalists({agent.id} if which == "initial" else None)
         metrics: dict[str, float] = {}
         if finalists:
-            best, gated = held = best_of(finalists, samples.gate, partial(seal.gated, which), held)
+            best, gated = champion = best_of(finalists, samples.gate, partial(seal.gated, which), champion)
             verified = seal.verified(record.verified_answer(which, "sealed"), best, "sealed", samples.sealed)
             rewards, metrics = seal.rewards(verified), measured(verified)
-            found = {"id": best.id, "agent": best.agent, "answer": best.answer, "feedback": best.feedback}
-            parts.ledger.step(record.answer(which), partial(dict, found))
+            row = {"id": best.id, "agent": best.agent, "answer": best.answer, "feedback": best.feedback}
+            parts.ledger.step(record.answer(which), partial(dict, row))
         else:
             compared = [each for _, instances in rounds(samples.gate) for each in instances]
             gated, rewards = ([seal.failure] * len(each) for each in (compared, samples.sealed))
@@ -67,15 +67,15 @@ class _Answers:
         self._parts = parts
         self.failure = parts.task.metric.reward(parts.task.failure_reward)
 
-    def gated(self, which: str, found: Found, instances: Sequence[str]) -> list[float]:
+    def gated(self, which: str, finalist: Found, instances: Sequence[str]) -> list[float]:
         """The rewards of a finalist on some gate instances."""
-        key = record.verified_answer(which, f"{found.id}/{instances[0]}")
-        return self.rewards(self.verified(key, found, "gate", instances))
+        key = record.verified_answer(which, f"{finalist.id}/{instances[0]}")
+        return self.rewards(self.verified(key, finalist, "gate", instances))
 
-    def verified(self, key: str, found: Found, split: Split, instances: Sequence[str]) -> list[Verified]:
+    def verified(self, key: str, finalist: Found, split: Split, instances: Sequence[str]) -> list[Verified]:
         """The verifier's scores of a final answer on some instances."""
         parts = self._parts
-        payload = {"split": split, "instances": instances, "answer": found.answer}
+        payload = {"split": split, "instances": instances, "answer": finalist.answer}
         work = partial(parts.rollouts.job, "sia_runtime.worker.verify_job:verify", payload)
         verified = [Verified(*each) for each in parts.ledger.step(key, work)]
         parts.budget.settle({}, {"verifications": len(instances)})

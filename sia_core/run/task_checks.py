@@ -43,9 +43,9 @@ def check_task(task: Task, plan: Plan) -> None:
         raise UsageError(f"the harness that task {task.name!r} starts from: {error}") from None
     gate = len(task.instances("gate"))
     if plan.generations and not affordable(1, gate):
-        needed = next(n for n in range(gate, 100) if affordable(1, n))
+        minimum = next(n for n in range(gate, 100) if affordable(1, n))
         raise UsageError(
-            f"task {task.name!r} has {gate} instances on the gate, too few to show any gain: at least {needed} are "
+            f"task {task.name!r} has {gate} instances on the gate, too few to show any gain: at least {minimum} are "
             "needed for one comparison, and more to see small gains. "
             "Give more cases, or measure only, with --generations 0"
         )
@@ -53,15 +53,15 @@ def check_task(task: Task, plan: Plan) -> None:
 
 def _check_splits(task: Task) -> None:
     """The splits are disjoint, by id and by input, and none is empty."""
-    seen: dict[str, str] = {}
+    split_of: dict[str, str] = {}
     for split in EVALUATED:
         instances = task.instances(split)
         if not instances:
             raise UsageError(f"task {task.name!r} has no instance in its {split!r} split")
         for instance in instances:
             for mark in (instance.id, canonical(dict(instance.input))):
-                if seen.setdefault(mark, split) != split:
+                if split_of.setdefault(mark, split) != split:
                     raise UsageError(
-                        f"task {task.name!r}: instance {instance.id} is in {seen[mark]!r} and, by id or by input, "
+                        f"task {task.name!r}: instance {instance.id} is in {split_of[mark]!r} and, by id or by input, "
                         f"in {split!r} too; the splits must be disjoint"
                     )

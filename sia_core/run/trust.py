@@ -45,14 +45,14 @@ def confirm(
     """
     if reading and _plain_offer(config["task"]) and _plain(config["improver_settings"]):
         return
-    if found := effects(config):
-        _confirm(f"{run} was not started here by you, or its configuration was changed since", found, started, trust)
+    if actions := effects(config):
+        _confirm(f"{run} was not started here by you, or its configuration was changed since", actions, started, trust)
 
 
 def confirm_commands(folder: Path, commands: Iterable[str], about: Mapping[str, Any], trust: bool) -> None:
     """The same for a folder of more than one run, by what it says of itself and the commands that this leads to."""
-    found = [f"run: {_line(each)}" for each in commands]
-    _confirm(f"{folder} was not begun here by you, or was changed since", found, about, trust)
+    actions = [f"run: {_line(each)}" for each in commands]
+    _confirm(f"{folder} was not begun here by you, or was changed since", actions, about, trust)
 
 
 def remember(about: Any) -> None:
@@ -69,13 +69,13 @@ def remember(about: Any) -> None:
         )
 
 
-def _confirm(reason: str, found: list[str], about: Any, trust: bool) -> None:
+def _confirm(reason: str, actions: list[str], about: Any, trust: bool) -> None:
     if _known(about):
         return
     if trust:
         remember(about)
         return
-    lines = "\n".join(f"  {each}" for each in found)
+    lines = "\n".join(f"  {each}" for each in actions)
     long = f" It has {len(lines):,} characters: see where it begins." if len(lines) > _LONG else ""
     raise UsageError(
         f"{reason}. It would\n{lines}\nRead this well.{long} If you want it, give --trust to resume, show, serve, "

@@ -17,7 +17,7 @@ def rollout(answer: object, reward: float, outcome: str = "ok", start: str | Non
 
 
 def entered(*agents: tuple[list[Rollout], list[Rollout]]) -> Answers:
-    answers = Answers(wanted=True)
+    answers = Answers(active=True)
     for number, (searched, gated) in enumerate(agents):
         answers.keep(f"agent-{number}", searched, gated)
         answers.enter(f"agent-{number}")
@@ -25,7 +25,7 @@ def entered(*agents: tuple[list[Rollout], list[Rollout]]) -> Answers:
 
 
 def test_before_there_are_answers_nothing_is_started_from() -> None:
-    assert Answers(wanted=True).starts(3) == ()
+    assert Answers(active=True).starts(3) == ()
     assert entered(([rollout(1, 0.0, "invalid-answer")], [])).starts(3) == ()
 
 
@@ -36,14 +36,14 @@ def test_what_was_found_on_the_gate_is_never_started_from_but_may_win() -> None:
 
 
 def test_an_agent_that_has_not_entered_has_found_nothing_yet() -> None:
-    answers = Answers(wanted=True)
+    answers = Answers(active=True)
     answers.keep("agent", [rollout(1, 0.5)], [])
     assert answers.starts(1) == ()
     assert answers.finalists() == []
 
 
 def test_where_answers_are_not_wanted_none_is_read() -> None:
-    answers = Answers(wanted=False)
+    answers = Answers(active=False)
     answers.keep("agent", [Rollout("instance", "ok", 1.0, answer="no json")], [])
     answers.enter("agent")
     assert answers.starts(2) == ()
@@ -77,7 +77,7 @@ def test_an_answer_that_is_found_again_from_what_it_led_to_keeps_its_first_line(
 
 @given(st.data())
 def test_whatever_is_found_from_whatever_there_is_something_to_start_from(data: st.DataObject) -> None:
-    answers = Answers(wanted=True)
+    answers = Answers(active=True)
     for number in range(data.draw(st.integers(1, 12))):
         starts = [start["id"] for start in answers.starts(3)]
         start = data.draw(st.sampled_from([*starts, None]))

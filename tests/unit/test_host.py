@@ -398,7 +398,7 @@ class PermutedBackend:
 def given_up(folder: Path, backend: Any, whole: Sweep, ledger: Ledger) -> tuple[str, list[Rollout]]:
     with pytest.raises(GivenUp) as raised:
         Rollouts(setting(folder), ledger, backend, Emitter()).run(whole)
-    return str(raised.value), list(raised.value.done)
+    return str(raised.value), list(raised.value.rollouts)
 
 
 @pytest.mark.thorough

@@ -158,7 +158,7 @@ def test_a_sweep_is_given_up_at_the_first_such_batch_in_order_also_when_it_is_re
             run = Run(ledger, Batches(slots, gives_up=(2, 4, 5)))
             with pytest.raises(GivenUp, match=r"^hopeless$") as raised:
                 run.rollouts.run(whole)
-            results.append(raised.value.done)
+            results.append(raised.value.rollouts)
             assert run.events[-1].data["done"] == 3 * BATCH
             assert run.backend.waiting == []
             assert [key for key, _, _ in ledger.events()] == [key for key, _ in whole.batches()][:3]

@@ -95,7 +95,7 @@ class BettingGatekeeper(Gatekeeper):
         wins = self._bounds is None
         return {"n": n, "alpha": self._alpha, "smallest_gain": gain * self._span, "wins": wins, "to_halve": more}
 
-    def smallest_gain(self, asked: int) -> float:
+    def smallest_gain(self, comparisons: int) -> float:
         return float(self.sees()["smallest_gain"])
 
 
