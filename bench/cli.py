@@ -59,12 +59,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sia-bench-") as name:
         strangers(Path(name))
         environment = {**os.environ, "PYTHONPATH": name}
-        taken: dict[str, list[float]] = {each: [] for each in commands}
+        times: dict[str, list[float]] = {each: [] for each in commands}
         for _ in range(options.rounds + 1):
             for each, command in commands.items():
-                taken[each].append(seconds(command, environment))
-    middle = {each: statistics.median(row[1:]) for each, row in taken.items()}  # the first writes bytecode
-    least = {each: min(row[1:]) for each, row in taken.items()}
+                times[each].append(seconds(command, environment))
+    middle = {each: statistics.median(row[1:]) for each, row in times.items()}  # the first writes bytecode
+    least = {each: min(row[1:]) for each, row in times.items()}
     for each in commands:
         print(
             f"{each:12} median {1000 * middle[each]:6.1f} ms ({middle[each] / middle['empty']:.2f} times empty), "

@@ -125,13 +125,13 @@ class Alone(Sweep):
 def _growth(rollouts: Rollouts, tree: str, size: int) -> float:
     """Bytes that Python holds more for each result, between the end of some and the end of many more."""
     tracemalloc.start()
-    held = []
+    sizes = []
     for part, sweeps in (("few", 1), ("more", 1), ("many", 4)):
         _sweeps(rollouts, tree, part, sweeps, size)
         gc.collect()
-        held.append(tracemalloc.get_traced_memory()[0])
+        sizes.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
-    return (held[2] - held[1]) / 400
+    return (sizes[2] - sizes[1]) / 400
 
 
 def _processor() -> float:

@@ -61,10 +61,10 @@ def cell(value: float, half: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
-    found = sorted({path.parent for folder in parser.parse_args().folders for path in folder.rglob("ledger.db")})
+    paths = sorted({path.parent for folder in parser.parse_args().folders for path in folder.rglob("ledger.db")})
     print(HEADER, "| --- | --- | --- | --- | --- |", sep="\n")
     gaps, runs = [], set()
-    for folder in found:
+    for folder in paths:
         for name, search, gate in updates(folder):
             halves = [each.ci95[1] - each.value for each in (search, gate)]
             gap, half = search.value - gate.value, math.hypot(*halves)

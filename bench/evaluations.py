@@ -80,9 +80,9 @@ class Evaluations:
         self._count += len(sources)
         started = time.perf_counter()
         with ThreadPoolExecutor(self._at_once) as threads:
-            done = list(threads.map(self._evaluate, *zip(*numbered, strict=True)))
+            rollouts = list(threads.map(self._evaluate, *zip(*numbered, strict=True)))
         seconds = time.perf_counter() - started
-        for rollout, source in zip(done, sources, strict=True):
+        for rollout, source in zip(rollouts, sources, strict=True):
             expected = ("timeout", 0.0) if source is LOOP else ("ok", 1.0)
             if (rollout.outcome, rollout.reward) != expected:
                 sys.exit(f"a candidate went wrong: {rollout}")
@@ -107,9 +107,9 @@ def evaluations(options: argparse.Namespace) -> Iterator[Evaluations]:
         with Ledger.create(folder / "run") as ledger:
             backend = LocalBackend(Plugins.discover())
             try:
-                made = Evaluations(folder, options.sandbox, options.at_once, ledger, backend)
-                made.timed([GOOD] * WARM_UP)
-                yield made
+                bench = Evaluations(folder, options.sandbox, options.at_once, ledger, backend)
+                bench.timed([GOOD] * WARM_UP)
+                yield bench
             finally:
                 backend.close()
 

@@ -30,8 +30,8 @@ def main() -> int:
     bad = False
     for name in options.runs.split(","):
         with faults.Bench(name) as bench:
-            for how, found in bench.faults().items():
-                tally = bench.tally(found[:: options.every])
+            for how, cases in bench.faults().items():
+                tally = bench.tally(cases[:: options.every])
                 print(faults.row(name, how, tally), flush=True)
                 for line in tally.bad[: options.show]:
                     print(f"    {line}")

@@ -67,9 +67,9 @@ def adversary_table(runs: int) -> str:
     for world in ADVERSARIES:
         for gate in GATES[1:4]:
             rule = "best on search" if isinstance(world, Resubmits) else "the incumbent"
-            found = simulate(world, rule, runs, LONG, gate)
-            bound = RUN_ERROR + gate.earned * found.promotions.mean()
-            figures = found.promotions.mean(), found.false.mean(), found.levels.mean(), bound
+            outcome = simulate(world, rule, runs, LONG, gate)
+            bound = RUN_ERROR + gate.earned * outcome.promotions.mean()
+            figures = outcome.promotions.mean(), outcome.false.mean(), outcome.levels.mean(), bound
             lines.append([world.name, gate.name, *(f"{each:.3f}" for each in figures)])
     header = ["improver", "gate", "promotions a run", "of these false", "levels used", "5% and what was earned"]
     return table(header, lines)
@@ -89,11 +89,11 @@ def gain_table(runs: int) -> str:
     for gate in GATES:
         cells = []
         for world, setup in [*((world, Setup()) for world in WHOLE), (WHOLE[0], Setup(generations=25))]:
-            found = [simulate(world, rule, runs, setup, gate) for rule in RULES[:2]]
+            outcomes = [simulate(world, rule, runs, setup, gate) for rule in RULES[:2]]
             first = world.begin + world.win
-            cells.append(" / ".join(f"{100 * (each.gain.mean() - first):.2f}" for each in found))
+            cells.append(" / ".join(f"{100 * (each.gain.mean() - first):.2f}" for each in outcomes))
             if (world, setup) == (WHOLE[0], Setup()):
-                usual = found[0]
+                usual = outcomes[0]
         none = simulate(Edits("no gain", 0.0, losses=0.0, wins=lambda at: False), RULES[0], 2 * runs, gate=gate)
         without = f"{(none.promotions > 0).mean():.1%}"
         figures = f"{usual.false.mean():.3f}", f"{usual.worse.mean():.3f}", f"{usual.rollouts.mean() / 1000:.1f}k"
@@ -233,13 +233,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4000, help="candidates for each power")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables between the marks of this page")
     options = parser.parse_args()
-    found = tables(options.runs, options.rows)
+    text = tables(options.runs, options.rows)
     if options.write is None:
-        print(found)
+        print(text)
         return
     page = options.write.read_text(encoding="utf-8")
     before, rest = page.split(BEGIN)
-    options.write.write_text(f"{before}{BEGIN}\n\n{found}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    options.write.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

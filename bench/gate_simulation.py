@@ -76,15 +76,15 @@ def stops(steps: Array, level: Array) -> Whole:
     rows, planned = steps.shape
     ended = np.full(rows, planned)
     bar = np.array([-NormalDist().inv_cdf(min(0.5, each)) if each > 0 else math.inf for each in level])
-    for seen in itertools.takewhile(lambda seen: seen < planned, (BATCH << look for look in itertools.count())):
-        total, n, left = steps[:, :seen].sum(axis=1), seen + 2, planned - seen
-        largest = np.abs(steps[:, :seen]).max(axis=1)
+    for count in itertools.takewhile(lambda count: count < planned, (BATCH << look for look in itertools.count())):
+        total, n, remaining = steps[:, :count].sum(axis=1), count + 2, planned - count
+        largest = np.abs(steps[:, :count]).max(axis=1)
         unseen = 2 * np.where(largest > 0, largest, 1) ** 2
-        mean, square = total / n, ((steps[:, :seen] ** 2).sum(axis=1) + unseen) / n
+        mean, square = total / n, ((steps[:, :count] ** 2).sum(axis=1) + unseen) / n
         gain = np.minimum(1, mean + OPTIMISM * np.sqrt(np.maximum(0, square - mean**2) / n))
-        spread = np.maximum(1e-9, np.sqrt(left * np.maximum(0, square - gain**2)))
-        hopeless = cdf((total + left * gain - bar * np.sqrt(planned * square)) / spread) < FUTILE
-        ended = np.where((ended == planned) & hopeless, seen, ended)
+        spread = np.maximum(1e-9, np.sqrt(remaining * np.maximum(0, square - gain**2)))
+        hopeless = cdf((total + remaining * gain - bar * np.sqrt(planned * square)) / spread) < FUTILE
+        ended = np.where((ended == planned) & hopeless, count, ended)
     return ended
 
 
@@ -107,12 +107,14 @@ class Ledgers:
     def __post_init__(self) -> None:
         self.gated, self.promotions, self.used = np.zeros((3, self.runs))
 
-    def level(self, asked: int, hoped: int = 0) -> Array:
-        left = RUN_ERROR + self.earned * (self.promotions + hoped) - self.used
-        level = np.minimum(RUN_ERROR, left / (1 + max(0, self.most - asked - 1) * (self.gated + 1.2) / (asked + 2)))
+    def level(self, index: int, hoped: int = 0) -> Array:
+        remaining = RUN_ERROR + self.earned * (self.promotions + hoped) - self.used
+        level = np.minimum(
+            RUN_ERROR, remaining / (1 + max(0, self.most - index - 1) * (self.gated + 1.2) / (index + 2))
+        )
         least = math.ldexp(1.0, -min(self.instances, 60))
-        shares = np.floor(left / least * (1 + 1e-9))
-        few = np.where(shares > 0, np.minimum(RUN_ERROR, left / np.maximum(1, shares)), 0.0)
+        shares = np.floor(remaining / least * (1 + 1e-9))
+        few = np.where(shares > 0, np.minimum(RUN_ERROR, remaining / np.maximum(1, shares)), 0.0)
         return np.where(level >= least, level, few)
 
     def book(self, level: Array, compared: Mask, promoted: Mask) -> None:
@@ -219,8 +221,8 @@ class Edits:
 
     def edit(self, random: np.random.Generator, at: int, parents: Rewards, means: Array) -> tuple[Rewards, Array]:
         runs = len(parents)
-        lost = np.where(random.random(runs) < 0.5, 0.0, -random.uniform(0, self.losses, runs))
-        gain = np.where(random.random(runs) < self.good, random.uniform(*self.gains, runs), lost)
+        loss = np.where(random.random(runs) < 0.5, 0.0, -random.uniform(0, self.losses, runs))
+        gain = np.where(random.random(runs) < self.good, random.uniform(*self.gains, runs), loss)
         gain = np.full(runs, self.win) if self.wins(at) else gain
         differ = np.maximum(self.differ, np.abs(gain))
         up, down = (differ + gain) / 2 / (1 - means), (differ - gain) / 2 / means
@@ -320,16 +322,16 @@ def play(world: World, rule: str, runs: int, setup: Setup, gate: Gate, random: n
             index = begun + place + 1
             change = agents[index] - agents[first, rows]
             goes = np.full(runs, not screens) | (grains(change[:, setup.gate :]).sum(axis=1) >= 0)
-            seen = np.full(runs, setup.gate)
+            count = np.full(runs, setup.gate)
             if gate.kind == "exact":
-                seen = stops(change[:, : setup.gate].astype(float), looks[place])
-            whole = goes & (seen == setup.gate)
+                count = stops(change[:, : setup.gate].astype(float), looks[place])
+            whole = goes & (count == setup.gate)
             level = ledgers.level(begun + place)
             promoted = np.zeros(runs, bool)
             steps = (agents[index] - agents[best, rows])[whole, : setup.gate]
             promoted[whole] = passes(gate.kind, steps, level[whole], setup.most)
             ledgers.book(level, goes, promoted)
-            rollouts += setup.search + np.where(goes, seen, 0)
+            rollouts += setup.search + np.where(goes, count, 0)
             false += promoted & (means[index] <= means[best, rows] + 1e-9)
             worse += promoted & (means[index] < means[best, rows] - 1e-9)
             refused[index] = ~promoted
@@ -372,9 +374,9 @@ def differing(gain: float, n: int, rows: int, random: np.random.Generator, share
 def power(gain: float, n: int, level: float, rows: int, random: np.random.Generator) -> tuple[float, float, float]:
     """The share promoted by the test alone and with looks, and the share of the sweeps that looks save."""
     steps = differing(gain, n, rows, random)
-    seen = stops(steps, np.full(rows, level))
+    count = stops(steps, np.full(rows, level))
     promoted = p_values(steps) <= level
-    return float(promoted.mean()), float((promoted & (seen == n)).mean()), float(1 - seen.mean() / n)
+    return float(promoted.mean()), float((promoted & (count == n)).mean()), float(1 - count.mean() / n)
 
 
 def real_gain(n: int, level: float, rows: int) -> float:

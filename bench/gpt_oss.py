@@ -70,20 +70,20 @@ def main() -> int:
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--dollars", type=float, default=3.95, help="an H100 for an hour")
     parser.add_argument("--micro", type=int, default=8192, help="tokens of a training micro-batch")
-    told = parser.parse_args()
+    options = parser.parse_args()
     config = GptOssConfig()
-    counted = count(config, told.rank)
-    memory(config, counted, told)
-    time(counted, told)
+    counted = count(config, options.rank)
+    memory(config, counted, options)
+    time(counted, options)
     return 0
 
 
-def memory(config: GptOssConfig, counted: Counted, told: argparse.Namespace) -> None:
+def memory(config: GptOssConfig, counted: Counted, options: argparse.Namespace) -> None:
     """Bytes, by what holds them."""
     heads = 2 * config.num_key_value_heads * config.head_dim * 2
     full = sum(kind == "full_attention" for kind in config.layer_types)
     sliding = len(config.layer_types) - full
-    cache = heads * (full * told.context + sliding * min(told.context, config.sliding_window))
+    cache = heads * (full * options.context + sliding * min(options.context, config.sliding_window))
     rest = counted.whole - counted.experts
     rows = [
         (
@@ -96,13 +96,13 @@ def memory(config: GptOssConfig, counted: Counted, told: argparse.Namespace) -> 
             16 * counted.attention,
         ),
         (f"adapter on experts too, {counted.both / 1e9:.2f} B: the same", 16 * counted.both),
-        (f"KV cache of one sequence of {told.context:,} tokens", cache),
+        (f"KV cache of one sequence of {options.context:,} tokens", cache),
         (
-            f"activations kept for {told.micro:,} tokens, checkpointed: one a layer",
-            2 * told.micro * config.hidden_size * config.num_hidden_layers,
+            f"activations kept for {options.micro:,} tokens, checkpointed: one a layer",
+            2 * options.micro * config.hidden_size * config.num_hidden_layers,
         ),
-        (f"logits of {told.micro:,} tokens at once, float32", 4 * told.micro * config.vocab_size),
-        (f"the same, {16384:,} ids at a time", 8 * told.micro * 16384),
+        (f"logits of {options.micro:,} tokens at once, float32", 4 * options.micro * config.vocab_size),
+        (f"the same, {16384:,} ids at a time", 8 * options.micro * 16384),
     ]
     print("| what | GB |\n| --- | ---: |")
     for what, size in rows:
@@ -112,19 +112,19 @@ def memory(config: GptOssConfig, counted: Counted, told: argparse.Namespace) -> 
     print(f"| to train attention, in all | {training / 1e9:,.0f}, which is {cards:.0f} cards of 80 GB |")
 
 
-def time(counted: Counted, told: argparse.Namespace) -> None:
+def time(counted: Counted, options: argparse.Namespace) -> None:
     """Hours and dollars of one update at its defaults."""
     training = Training()
     rollouts = training.rollouts(10**9)
-    sampled, seen = rollouts * told.answer, rollouts * (told.prompt + told.answer)
-    prompts = rollouts // training.group * told.prompt  # a group computes its prompt once
+    sampled, tokens = rollouts * options.answer, rollouts * (options.prompt + options.answer)
+    prompts = rollouts // training.group * options.prompt  # a group computes its prompt once
     forward, backward = 2 * counted.active * (prompts + sampled), 4 * counted.active * (prompts + sampled)
     train = (forward + backward) / (PEAK * SHARE)
     prefill = 2 * counted.active * prompts / (PEAK * SHARE)
     # At a batch in which every expert is hit, a step of decoding reads all weights once.
     decode = sampled / 256 * (counted.experts * 4.25 / 8 + 2 * (counted.whole - counted.experts)) / (BANDWIDTH * READ)
     print(
-        f"\nOne update at its defaults: {rollouts:,} rollouts, {seen / 1e6:.1f} M tokens, "
+        f"\nOne update at its defaults: {rollouts:,} rollouts, {tokens / 1e6:.1f} M tokens, "
         f"{sampled / 1e6:.1f} M of them sampled."
     )
     print("| what | H100 hours | dollars |\n| --- | ---: | ---: |")
@@ -134,7 +134,7 @@ def time(counted: Counted, told: argparse.Namespace) -> None:
         ("training: forward and backward", train),
         ("in all", prefill + decode + train),
     ):
-        print(f"| {what} | {seconds / 3600:.2f} | {seconds / 3600 * told.dollars:,.2f} |")
+        print(f"| {what} | {seconds / 3600:.2f} | {seconds / 3600 * options.dollars:,.2f} |")
 
 
 if __name__ == "__main__":

@@ -72,9 +72,9 @@ class Stub(ScriptedEngine):
             threading.Event().wait(self._seconds)
         Stub.calls += len(requests)
         Stub.batches_done += 1
-        done = super().sample(requests)
+        result = super().sample(requests)
         self.batches.clear()
-        return done
+        return result
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,12 @@ def _roll_out(
     rollouts.run(Sweep("warm-up", "agent", harness, "search", ids[:64]))
     Stub.calls = Stub.batches_done = 0
     started = time.perf_counter()
-    done = rollouts.run(Sweep("bench", "agent", harness, "search", ids[64:]))
+    results = rollouts.run(Sweep("bench", "agent", harness, "search", ids[64:]))
     seconds = time.perf_counter() - started
-    bad = [each for each in done if each.outcome != "ok" or (engine is not None) != bool(each.tokens)]
+    bad = [each for each in results if each.outcome != "ok" or (engine is not None) != bool(each.tokens)]
     if bad:
         sys.exit(f"{road}: {len(bad)} rollouts went wrong, such as {bad[0]}")
-    return Figure(len(done) / seconds, Stub.calls / max(1, Stub.batches_done), len(done))
+    return Figure(len(results) / seconds, Stub.calls / max(1, Stub.batches_done), len(results))
 
 
 def case(number: int, split: str) -> dict[str, str]:

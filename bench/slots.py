@@ -106,15 +106,15 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=8, help="under way at once")
     parser.add_argument("--turns", type=int, default=4, help="of each rollout, one after the other")
     parser.add_argument("--times", type=int, default=2)
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, llama_server(model(Path(folder)), asked.slots) as server:
-        measured(Lockstep(server), asked.slots, 1)  # warm
-        for _ in range(asked.times):
-            for engine in (Lockstep(server), Continuous(server, asked.slots)):
-                seconds, busy, tokens = measured(engine, asked.rollouts, asked.turns)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, llama_server(model(Path(folder)), options.slots) as server:
+        measured(Lockstep(server), options.slots, 1)  # warm
+        for _ in range(options.times):
+            for engine in (Lockstep(server), Continuous(server, options.slots)):
+                seconds, busy, tokens = measured(engine, options.rollouts, options.turns)
                 print(
                     f"{type(engine).__name__:10}  {seconds:6.1f} s  {tokens / seconds:6.1f} tokens a second  "
-                    f"{busy:4.1f} of {asked.slots} slots in use"
+                    f"{busy:4.1f} of {options.slots} slots in use"
                 )
 
 

@@ -13,8 +13,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Links to files that are not part of the site, as their text alone. A test holds them to the tree."""
     depth = len(PurePosixPath(page.file.src_uri).parts) - 1
 
-    def kept(found: re.Match[str]) -> str:
-        up = PurePosixPath(found[2]).parts.count("..")
-        return found[1] if up > depth else found[0]
+    def kept(match: re.Match[str]) -> str:
+        up = PurePosixPath(match[2]).parts.count("..")
+        return match[1] if up > depth else match[0]
 
     return _LINK.sub(kept, markdown)

@@ -18,12 +18,12 @@ SCORE = re.compile(r"\b(none|weights|harness|both) \**(\d[\d.]*)\** \[([\d.]+), 
 
 def tables() -> dict[str, dict[str, tuple[float, float, float]]]:
     """Each arm's sealed score and its interval's ends, by the title of their section."""
-    found = {}
+    by_section = {}
     for section in (DOCS / "results.md").read_text(encoding="utf-8").split("\n## ")[1:]:
         scores = {arm: (float(mean), float(low), float(high)) for arm, mean, low, high in SCORE.findall(section)}
         if set(scores) == set(ARMS):
-            found[section.partition(":")[0]] = scores
-    return found
+            by_section[section.partition(":")[0]] = scores
+    return by_section
 
 
 def main() -> None:

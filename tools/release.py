@@ -40,15 +40,15 @@ _VERSION = re.compile(r'^version = "(.+)"$', re.MULTILINE)
 def projects(root: Path = ROOT) -> list[Path]:
     """The folders of all distributions that git knows, the core first."""
     listing = ["git", "ls-files", "-z", "pyproject.toml", "*/pyproject.toml", ":!examples"]
-    done = subprocess.run(listing, cwd=root, capture_output=True, text=True, check=True)
-    found = {root / Path(name).parent for name in done.stdout.split("\0") if name}
-    return sorted(found, key=lambda path: (path != root, str(path)))
+    output = subprocess.run(listing, cwd=root, capture_output=True, text=True, check=True)
+    folders = {root / Path(name).parent for name in output.stdout.split("\0") if name}
+    return sorted(folders, key=lambda path: (path != root, str(path)))
 
 
 def table(folder: Path) -> dict[str, object]:
     """The ``project`` table of a distribution."""
-    read: dict[str, object] = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return read
+    project: dict[str, object] = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project
 
 
 def versions(root: Path = ROOT) -> dict[str, str]:
@@ -77,8 +77,8 @@ def build(out: Path, root: Path = ROOT, only: Sequence[str] = ()) -> list[Path]:
         old.unlink()
     with tempfile.TemporaryDirectory(prefix="sia-wheels-") as name:
         copy = Path(name)
-        done = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True)
-        for each in filter(None, done.stdout.split("\0")):
+        listing = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True)
+        for each in filter(None, listing.stdout.split("\0")):
             if (root / each).is_file():  # a file that was deleted and not committed yet is in no wheel
                 (copy / each).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(root / each, copy / each)
@@ -220,9 +220,9 @@ def main() -> int:
     if options.command == "version":
         if options.version:
             set_version(options.version)
-        found = versions()
-        print("\n".join(f"{name} {version}" for name, version in found.items()))
-        return len(set(found.values())) != 1
+        by_name = versions()
+        print("\n".join(f"{name} {version}" for name, version in by_name.items()))
+        return len(set(by_name.values())) != 1
     if options.command == "wheels":
         print("\n".join(path.name for path in build(options.out)))
         return 0

@@ -82,11 +82,11 @@ class BestOfN:
 
     def _best(self, group: ops.Group) -> list[Sample]:
         """The top of a group with positive reward, each text once."""
-        kept: dict[object, Sample] = {}
+        top: dict[object, Sample] = {}
         for sample in sorted(group, key=ops.order):
-            if sample.reward > 0 and len(kept) < self.config.top:
-                kept.setdefault(ops.written(sample), sample)
-        return list(kept.values())
+            if sample.reward > 0 and len(top) < self.config.top:
+                top.setdefault(ops.written(sample), sample)
+        return list(top.values())
 
 
 def loss(

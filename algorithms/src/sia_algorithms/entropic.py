@@ -48,8 +48,8 @@ class Entropic:
 
     def training(self, stats: RewardStats) -> Training:
         """Few groups, so wide that a rollout of each should be rewarded; as published where rewards are rare."""
-        wanted = math.ceil(1 / stats.density) if stats.density else WIDEST
-        return Training(prompts=8, group=min(max(NARROWEST, wanted), WIDEST))
+        width = math.ceil(1 / stats.density) if stats.density else WIDEST
+        return Training(prompts=8, group=min(max(NARROWEST, width), WIDEST))
 
     def objections(self, stats: RewardStats) -> list[str]:
         return ops.flat_objections(stats)

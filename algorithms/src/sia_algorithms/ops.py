@@ -92,9 +92,9 @@ def check(groups: Sequence[Group], *, values: bool = False, reference: bool = Fa
 def _fault(trace: Trace, values: bool, reference: bool) -> str | None:
     """The first fault of a trace, or None."""
     rows = {"mask": trace.mask, "logprobs": trace.logprobs, "values": trace.values, "reference": trace.reference}
-    needed = {"mask", "logprobs", *(["values"] if values else []), *(["reference"] if reference else [])}
+    names = {"mask", "logprobs", *(["values"] if values else []), *(["reference"] if reference else [])}
     for name, row in rows.items():
-        if row is None and name in needed:
+        if row is None and name in names:
             return f"the learner needs {name}, and none were recorded"
         if row is not None and len(row) != len(trace.tokens):
             return f"{len(row)} {name} for {len(trace.tokens)} tokens"
@@ -111,13 +111,13 @@ def _fault(trace: Trace, values: bool, reference: bool) -> str | None:
 
 def differing(groups: Sequence[Group]) -> list[Group]:
     """The groups in which two rewards differ; NoSignal if there is none."""
-    found = [group for group in groups if not flat(group)]
-    if not found:
+    result = [group for group in groups if not flat(group)]
+    if not result:
         raise NoSignal(
             f"in none of {len(groups)} groups do two rollouts differ in reward, so every advantage is zero; "
             "sample other instances or more rollouts an instance, or start with best-of-n"
         )
-    return found
+    return result
 
 
 def signal(data: list[Datum]) -> list[Datum]:

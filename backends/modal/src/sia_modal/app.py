@@ -44,31 +44,35 @@ def build(settings: Settings) -> tuple[modal.App, Any]:
 def image(settings: Settings) -> modal.Image:
     """Everything that SIA's distributions here need, at the versions that are here."""
     released, others = pinned()
-    made = modal.Image.debian_slim(python_version=settings.python).apt_install(*DEBIAN).pip_install(*others)
+    result = modal.Image.debian_slim(python_version=settings.python).apt_install(*DEBIAN).pip_install(*others)
     if settings.wheels:
         folder = Path(settings.wheels)
         if not sorted(folder.glob("sia_core-*.whl")):
             raise UsageError(f"--backend-set wheels={folder}: no wheel of sia-core there; `make wheels` builds them")
-        made = made.add_local_dir(str(folder), WHEELS, copy=True).run_commands(f"pip install --no-deps {WHEELS}/*.whl")
+        result = result.add_local_dir(str(folder), WHEELS, copy=True).run_commands(
+            f"pip install --no-deps {WHEELS}/*.whl"
+        )
     else:
-        made = made.pip_install(*released)
-    return made.env({"XDG_CACHE_HOME": CACHE, "HF_HOME": f"{CACHE}/huggingface"})
+        result = result.pip_install(*released)
+    return result.env({"XDG_CACHE_HOME": CACHE, "HF_HOME": f"{CACHE}/huggingface"})
 
 
 def pinned() -> tuple[list[str], list[str]]:
     """SIA's distributions of this environment, and all others that they need, each with its version."""
     ours = sorted({each.name for each in distributions() if each.entry_points.select(group=GROUP)})
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     todo = list(ours)
     while todo:
         name = canonicalize_name(todo.pop())
-        if name not in found:
+        if name not in versions:
             try:
-                found[name] = distribution(name).version.partition("+")[0]  # a local build such as +cpu is not released
+                versions[name] = distribution(name).version.partition("+")[
+                    0
+                ]  # a local build such as +cpu is not released
             except PackageNotFoundError:
                 continue
             todo += _needs(name)
-    rows = {name: f"{name}=={version}" for name, version in sorted(found.items())}
+    rows = {name: f"{name}=={version}" for name, version in sorted(versions.items())}
     mine = {canonicalize_name(name) for name in ours}
     return [rows[name] for name in sorted(mine)], [row for name, row in rows.items() if name not in mine]
 

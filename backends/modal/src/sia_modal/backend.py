@@ -21,12 +21,12 @@ class ModalBackend:
     """Runs jobs in containers of Modal; its factory takes :class:`sia_modal.settings.Settings`' fields."""
 
     def __init__(self, plugins: Plugins, **settings: Any) -> None:
-        told = Settings.of(settings)
+        options = Settings.of(settings)
         try:
             from sia_modal.cloud import ModalCloud
         except ImportError as error:
             raise UsageError(f"the backend modal needs its library ({error}): pip install sia-modal") from None
-        self._take(ModalCloud(told, plugins.allow), told)
+        self._take(ModalCloud(options, plugins.allow), options)
 
     @classmethod
     def of(cls, cloud: Cloud, settings: Settings) -> Self:

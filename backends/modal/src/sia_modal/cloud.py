@@ -58,8 +58,8 @@ class ModalCloud:
 
     def run(self, parcel: str) -> tuple[str, dict[str, bytes]]:
         with _sorted():
-            done: tuple[str, dict[str, bytes]] = self._jobs.run.spawn(parcel).get(timeout=self._settings.timeout)
-        return done
+            reply: tuple[str, dict[str, bytes]] = self._jobs.run.spawn(parcel).get(timeout=self._settings.timeout)
+        return reply
 
     def close(self) -> None:
         self._running.__exit__(None, None, None)
@@ -85,8 +85,8 @@ def _within(seconds: float, work: Any) -> None:
     if thread.is_alive():
         raise UsageError(f"Modal did not answer within {seconds:g} s; see the network, {' and '.join(VARIABLES)}")
     if raised:
-        told = f"{type(raised[0]).__name__}: {raised[0]}"
-        raise UsageError(f"Modal refuses ({told}); see {' and '.join(VARIABLES)}") from raised[0]
+        reason = f"{type(raised[0]).__name__}: {raised[0]}"
+        raise UsageError(f"Modal refuses ({reason}); see {' and '.join(VARIABLES)}") from raised[0]
 
 
 @contextmanager

@@ -46,9 +46,9 @@ class Settings(BaseModel):
     connect: float = Field(default=600.0, gt=0)
 
     @classmethod
-    def of(cls, given: dict[str, Any]) -> Settings:
+    def of(cls, values: dict[str, Any]) -> Settings:
         """The settings, from text as a command line gives it; UsageError where one cannot be."""
-        return checked(cls, given, "--backend-set")
+        return checked(cls, values, "--backend-set")
 
     @property
     def at_once(self) -> int:

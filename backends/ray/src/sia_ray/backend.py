@@ -45,18 +45,18 @@ class RayBackend:
 
     def _room(self) -> int:
         """How many workers to start; UsageError where the cluster could never hold one."""
-        told = self._settings
+        settings = self._settings
         there = self._ray.cluster_resources()
-        needed = {"CPU": told.cpus, "GPU": float(told.gpus)}
-        if told.accelerator:
-            needed[f"accelerator_type:{told.accelerator}"] = 0.001
-        for kind, amount in needed.items():
+        resources = {"CPU": settings.cpus, "GPU": float(settings.gpus)}
+        if settings.accelerator:
+            resources[f"accelerator_type:{settings.accelerator}"] = 0.001
+        for kind, amount in resources.items():
             if there.get(kind, 0.0) < amount:
                 has = f"{there.get(kind, 0.0):g} of {kind}"
                 raise UsageError(f"a worker takes {amount:g} of {kind}, and the cluster has {has}; see --backend-set")
-        if told.workers:
-            return told.workers
-        rooms = [int(there[kind] // needed[kind]) for kind in ("CPU", "GPU") if needed[kind]]
+        if settings.workers:
+            return settings.workers
+        rooms = [int(there[kind] // resources[kind]) for kind in ("CPU", "GPU") if resources[kind]]
         return max(1, min(rooms, default=1))
 
     def _hire(self) -> Any:
@@ -67,11 +67,11 @@ class RayBackend:
 
     def _actor(self, kind: type, at_once: int) -> Any:
         """An actor that Ray itself neither starts nor asks again: the pool knows what was lost."""
-        told = self._settings
+        settings = self._settings
         return self._ray.remote(kind).options(
-            num_cpus=told.cpus,
-            num_gpus=told.gpus,
-            accelerator_type=told.accelerator or None,
+            num_cpus=settings.cpus,
+            num_gpus=settings.gpus,
+            accelerator_type=settings.accelerator or None,
             max_concurrency=at_once,
             max_restarts=0,
             max_task_retries=0,

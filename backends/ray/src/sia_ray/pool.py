@@ -99,11 +99,11 @@ class Pool:
         self._workers.add(worker)
         self._when_done(worker.actor.ready.remote(), partial(self._arrived, worker))
 
-    def _arrived(self, worker: _Worker, done: Future[Any]) -> None:
-        if done.exception() is None:
+    def _arrived(self, worker: _Worker, future: Future[Any]) -> None:
+        if future.exception() is None:
             worker.ready = True
         else:
-            self._replace(worker, done.exception())
+            self._replace(worker, future.exception())
 
     def _dispatch(self) -> None:
         while self._waiting and not self._ended:
@@ -135,9 +135,9 @@ class Pool:
         self._references.move_to_end(digest)
         return self._references[digest]
 
-    def _done(self, worker: _Worker, task: _Task, parcel: Parcel, done: Future[Any]) -> None:
+    def _done(self, worker: _Worker, task: _Task, parcel: Parcel, future: Future[Any]) -> None:
         worker.running.discard(task)
-        error = done.exception()
+        error = future.exception()
         if isinstance(error, RayError) and not isinstance(error, RayTaskError):
             self._replace(worker, error)
             self._again(task, error)
@@ -145,7 +145,7 @@ class Pool:
         try:
             if error is not None:
                 raise error
-            outcome, files = done.result()
+            outcome, files = future.result()
             worker.has.update(parcel.files.values())
             result = self._sender.keep(parcel, JobResult.read(outcome), files)
         except Exception as failed:
@@ -172,7 +172,7 @@ class Pool:
 
     def _when_done(self, reference: Any, then: Callable[[Future[Any]], None]) -> None:
         future: Future[Any] = reference.future()
-        future.add_done_callback(lambda done: self._events.put(partial(then, done)))
+        future.add_done_callback(lambda each: self._events.put(partial(then, each)))
 
     def _end(self) -> None:
         self._ended = True

@@ -34,14 +34,14 @@ class Settings(BaseModel):
     accelerator: str = ""
 
     @classmethod
-    def of(cls, given: dict[str, object]) -> Settings:
+    def of(cls, values: dict[str, object]) -> Settings:
         """The settings, from text as a command line gives it; UsageError where one cannot be."""
         try:
-            return cls.model_validate(given)
+            return cls.model_validate(values)
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-            known = ", ".join(cls.model_fields)
-            raise UsageError(f"--backend-set: {wrong}. The settings of ray are {known}") from None
+            names = ", ".join(cls.model_fields)
+            raise UsageError(f"--backend-set: {wrong}. The settings of ray are {names}") from None
 
     @property
     def at_once(self) -> int:

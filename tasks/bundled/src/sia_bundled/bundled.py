@@ -83,14 +83,14 @@ def dealt(cases: Sequence[Case], shares: Mapping[Split, int], seed: int) -> dict
     """The cases by split, in proportion to the shares, by seed; in a split, in the order of their ids."""
     shuffled = sorted(cases, key=lambda case: case.id)
     random.Random(f"bundled {seed}").shuffle(shuffled)
-    found: dict[Split, tuple[Case, ...]] = {}
+    by_split: dict[Split, tuple[Case, ...]] = {}
     start = part = 0
     for split, share in shares.items():
         part += share
         end = round(len(shuffled) * part / sum(shares.values()))
-        found[split] = tuple(sorted(shuffled[start:end], key=lambda case: case.id))
+        by_split[split] = tuple(sorted(shuffled[start:end], key=lambda case: case.id))
         start = end
-    return found
+    return by_split
 
 
 class Data:
@@ -189,5 +189,5 @@ class Right:
                 f"{self._data.seed}; give the verifier the data and seed that the task has"
             ) from None
         right = self._data.right(answer, truth)
-        told = "right" if right else f"wrong: it is {json.dumps(self._data.answer(truth), ensure_ascii=False)}"
-        return Score(float(right), feedback=told if instance.split in LEARNT_FROM else "")
+        feedback = "right" if right else f"wrong: it is {json.dumps(self._data.answer(truth), ensure_ascii=False)}"
+        return Score(float(right), feedback=feedback if instance.split in LEARNT_FROM else "")

@@ -49,13 +49,13 @@ class GpqaData(Questions):
     answers = "private/diamond_questions.json"
 
     def case(self, row: Mapping[str, Any]) -> Case:
-        told = {name.lower(): row[name] for name in ("Question", "options", "domain", "subdomain")}
-        return Case(str(row["id"]), told)
+        fields = {name.lower(): row[name] for name in ("Question", "options", "domain", "subdomain")}
+        return Case(str(row["id"]), fields)
 
     def truth(self, split: Split) -> Mapping[str, Any]:
-        wanted = {case.key for case in self.cases[split]}
+        ids = {case.key for case in self.cases[split]}
         rows = self._read(self.answers, list)
-        return {str(row["id"]): row["correct_answer_letter"] for row in rows if str(row["id"]) in wanted}
+        return {str(row["id"]): row["correct_answer_letter"] for row in rows if str(row["id"]) in ids}
 
     def answer(self, truth: Any) -> Any:
         return {"answer": truth}
@@ -110,10 +110,10 @@ class ChessData(Questions):
 
     def right(self, answer: Any, truth: Any) -> bool:
         """As the task's own script has it: as many moves and the same ones, in any order; numbers as text."""
-        said = answer["solution"]
+        solution = answer["solution"]
         if isinstance(truth, list):
-            return isinstance(said, list) and len(said) == len(truth) and set(said) == set(truth)
-        return not isinstance(said, list) and str(said) == str(truth).strip()
+            return isinstance(solution, list) and len(solution) == len(truth) and set(solution) == set(truth)
+        return not isinstance(solution, list) and str(solution) == str(truth).strip()
 
 
 class Solution(BaseModel):

@@ -84,11 +84,11 @@ class Magic:
         scale = np.divide(target, depth, out=np.zeros_like(depth), where=deep)
         values = sparse.diags_array(scale.astype(np.float32)).dot(values).tocsr()
         values.data = np.sqrt(values.data)
-        made = self.impute(values)
-        np.maximum(made, 0, out=made)  # projecting back overshoots
-        np.square(made, out=made)
-        made *= (depth / target)[:, None].astype(np.float32)
-        return made
+        matrix = self.impute(values)
+        np.maximum(matrix, 0, out=matrix)  # projecting back overshoots
+        np.square(matrix, out=matrix)
+        matrix *= (depth / target)[:, None].astype(np.float32)
+        return matrix
 
     def impute(self, values: Matrix) -> NDArray[np.float32]:
         """Values (cells x genes, already normalised) after ``t`` steps of the walk, as a dense matrix."""
@@ -100,8 +100,8 @@ class Magic:
             return diffuse(walk, values, steps, self.threads)
         for _ in range(steps):
             scores = walk @ scores
-        made: NDArray[np.float32] = scores.astype(np.float32) @ axes.astype(np.float32)
-        return made
+        matrix: NDArray[np.float32] = scores.astype(np.float32) @ axes.astype(np.float32)
+        return matrix
 
     def walk(self, points: Floats) -> sparse.csr_array:
         """The walk's transition matrix (cells x cells, rows sum to 1) over points (cells x dimensions)."""
@@ -122,12 +122,12 @@ class Magic:
 
 def checked(values: Matrix) -> sparse.csr_array:
     """The matrix as float32 CSR; UsageError where MAGIC cannot be run on it."""
-    made = sparse.csr_array(values, dtype=np.float32)
-    if made.ndim != 2 or min(made.shape) < 2:
-        raise UsageError(f"MAGIC needs a matrix of at least two cells and two genes, not one of shape {made.shape}")
-    if not np.isfinite(made.data).all() or (made.data < 0).any():
+    matrix = sparse.csr_array(values, dtype=np.float32)
+    if matrix.ndim != 2 or min(matrix.shape) < 2:
+        raise UsageError(f"MAGIC needs a matrix of at least two cells and two genes, not one of shape {matrix.shape}")
+    if not np.isfinite(matrix.data).all() or (matrix.data < 0).any():
         raise UsageError("MAGIC needs values that are finite and not negative; remove or repair the others")
-    return made
+    return matrix
 
 
 def principal_components(
@@ -140,15 +140,15 @@ def principal_components(
     same subspace as there, which matters, as two seeds differ by percents in the result.
     """
     cells, genes = values.shape
-    wanted = min(most, cells - 1, genes - 1)
+    rank = min(most, cells - 1, genes - 1)
     if cells > FEW_CELLS or cells >= genes:
-        found = TruncatedSVD(wanted, random_state=seed)
-        return found.fit_transform(values.astype(np.float64)), found.components_
+        svd = TruncatedSVD(rank, random_state=seed)
+        return svd.fit_transform(values.astype(np.float64)), svd.components_
     inner = np.zeros((cells, cells))
     for block in gene_blocks(values):
         part = block.toarray()
         inner += part @ part.T
-    basis = np.random.RandomState(seed).normal(size=(cells, wanted + OVERSAMPLED))
+    basis = np.random.RandomState(seed).normal(size=(cells, rank + OVERSAMPLED))
     # On matrices this small, threads wait for one another longer than they work.
     with threadpool_limits(1, "blas"):
         # Each iteration multiplies by the matrix and its transpose, which the inner products do at once.
@@ -157,10 +157,10 @@ def principal_components(
         root = linalg.cholesky(basis.T @ inner @ basis + TINY * np.eye(basis.shape[1]) * inner.trace())
         small = linalg.solve_triangular(root, basis.T @ inner, trans="T")
         turn, length, left = linalg.svd(small, full_matrices=False)
-    scores = left[:wanted].T * length[:wanted]
+    scores = left[:rank].T * length[:rank]
     if not with_axes:
         return scores, np.empty((0, genes))
-    return scores, (values.T @ (basis @ linalg.solve_triangular(root, turn[:, :wanted]))).T
+    return scores, (values.T @ (basis @ linalg.solve_triangular(root, turn[:, :rank]))).T
 
 
 def gene_blocks(values: sparse.csr_array) -> list[sparse.csc_array]:
@@ -172,7 +172,7 @@ def gene_blocks(values: sparse.csr_array) -> list[sparse.csc_array]:
 
 def diffuse(walk: sparse.csr_array, values: sparse.csr_array, steps: int, threads: int) -> NDArray[np.float32]:
     """``walk^steps @ values`` as a dense matrix, a block of genes at a time."""
-    made = np.empty(values.shape, dtype=np.float32)
+    matrix = np.empty(values.shape, dtype=np.float32)
     single = walk.astype(np.float32)
     blocks = gene_blocks(values)
     starts = np.cumsum([0, *(block.shape[1] for block in blocks)])
@@ -181,11 +181,11 @@ def diffuse(walk: sparse.csr_array, values: sparse.csr_array, steps: int, thread
         part = blocks[at].toarray(order="C")
         for _ in range(steps):
             part = single @ part
-        made[:, starts[at] : starts[at + 1]] = part
+        matrix[:, starts[at] : starts[at + 1]] = part
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(one, range(len(blocks))))
-    return made
+    return matrix
 
 
 def steady_steps(walk: sparse.csr_array, points: Floats) -> int:

@@ -95,22 +95,22 @@ def scaled_log(matrix: Floats) -> NDArray[np.float32]:
     """log(1 + x), each cell scaled to 10,000 first; a cell of zeros stays zeros."""
     total = matrix.sum(axis=1, dtype=np.float64, keepdims=True)
     factor = np.divide(PER_CELL, total, out=np.zeros_like(total), where=total > 0)
-    made: NDArray[np.float32] = (matrix * factor).astype(np.float32)
-    return np.log1p(made, out=made)
+    values: NDArray[np.float32] = (matrix * factor).astype(np.float32)
+    return np.log1p(values, out=values)
 
 
 def shares(matrix: Floats) -> Floats:
     """Each gene's mean share of a cell's counts."""
     total = matrix.sum(axis=1, dtype=np.float64)
-    made: Floats = (1 / total[total > 0]) @ matrix[total > 0] / max(1, int((total > 0).sum()))
-    return made
+    means: Floats = (1 / total[total > 0]) @ matrix[total > 0] / max(1, int((total > 0).sum()))
+    return means
 
 
 def profiles(matrix: Floats) -> Floats:
     """Each cell's counts as shares of it; a cell of zeros stays zeros."""
     total = matrix.sum(axis=1, dtype=np.float64, keepdims=True)
-    made: Floats = (matrix * np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)).astype(np.float32)
-    return made
+    result: Floats = (matrix * np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)).astype(np.float32)
+    return result
 
 
 def poisson(rate: Floats, observed: Floats) -> float:
@@ -191,13 +191,13 @@ class Judge:
     @cached_property
     def _ample(self) -> Floats:
         """The most of a cell that a gene has before mass counts as lifted."""
-        made: Floats = AMPLE * np.maximum(profiles(self.train), profiles(self.magic))
-        return made
+        limits: Floats = AMPLE * np.maximum(profiles(self.train), profiles(self.magic))
+        return limits
 
     def _lifted(self, denoised: Floats) -> Floats:
         """The part of each cell that lies beyond what genes amply have."""
-        made: Floats = np.maximum(profiles(denoised) - self._ample, 0).sum(axis=1, dtype=np.float64)
-        return made
+        parts: Floats = np.maximum(profiles(denoised) - self._ample, 0).sum(axis=1, dtype=np.float64)
+        return parts
 
     def _surprise(self, denoised: Floats) -> float:
         """By how many nats a molecule the shares explain the held-out ones worse than MAGIC's shares."""
@@ -217,15 +217,15 @@ class Judge:
     def measure(self, denoised: Floats) -> Mapping[str, float]:
         """Every metric of a matrix without fault."""
         losses = self._losses(denoised)
-        found = {f"{name}_norm": self._normalised(name, losses) for name in ("mse", "poisson")}
-        found["poisson_official"] = self._normalised("poisson_official", losses)
-        found["balanced"] = (found["mse_norm"] + found["poisson_norm"]) / 2
-        found["mse"], found["poisson"] = losses["mse"], losses["poisson"]
-        found["share_moved"] = float(np.abs(shares(denoised) - self._shares).max())
-        found["mass_lifted"], found["surprise"] = float(self._lifted(denoised).mean()), self._surprise(denoised)
+        metrics = {f"{name}_norm": self._normalised(name, losses) for name in ("mse", "poisson")}
+        metrics["poisson_official"] = self._normalised("poisson_official", losses)
+        metrics["balanced"] = (metrics["mse_norm"] + metrics["poisson_norm"]) / 2
+        metrics["mse"], metrics["poisson"] = losses["mse"], losses["poisson"]
+        metrics["share_moved"] = float(np.abs(shares(denoised) - self._shares).max())
+        metrics["mass_lifted"], metrics["surprise"] = float(self._lifted(denoised).mean()), self._surprise(denoised)
         if self._true is not None:
-            found.update(true_errors(denoised, self._true))
-        return found
+            metrics.update(true_errors(denoised, self._true))
+        return metrics
 
     def _losses(self, denoised: Floats) -> dict[str, float]:
         rate = denoised.astype(np.float32)

@@ -50,9 +50,9 @@ def denoised(code: str, module: str, counts: NDArray[np.integer[Any]]) -> Floats
             called = program.call("denoise", [counts], seconds=SECONDS)
     except SiaError:
         return None
-    made = called.value
-    whole = isinstance(made, np.ndarray) and made.shape == counts.shape and made.dtype.kind in "fiu"
-    return made if called.ended == "ok" and whole and np.isfinite(made).all() else None
+    matrix = called.value
+    whole = isinstance(matrix, np.ndarray) and matrix.shape == counts.shape and matrix.dtype.kind in "fiu"
+    return matrix if called.ended == "ok" and whole and np.isfinite(matrix).all() else None
 
 
 def drawn(before: Floats, after: Floats) -> bytes:
@@ -73,9 +73,9 @@ def drawn(before: Floats, after: Floats) -> bytes:
         genes.set(title=title, xlabel=f"gene {one}, log1p at 10,000 a cell", ylabel=f"gene {other}")
         cells.scatter(place[:, 0], place[:, 1], c=group, cmap="tab10", s=8, linewidths=0)
         cells.set(xlabel="principal component 1", ylabel="principal component 2")
-    held = io.BytesIO()
-    figure.savefig(held, format="png", dpi=110, metadata={"Software": None})
-    return held.getvalue()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def two_genes(before: Floats, after: Floats) -> tuple[int, int]:

@@ -82,10 +82,10 @@ def located(path: Path) -> Path:
         if not path.is_dir():
             return path
         inside = sorted(each for each in path.iterdir() if each.is_dir())
-        found = [[matrix for folder in folders if (matrix := _matrix_in(folder))] for folders in ([path], inside)]
+        groups = [[matrix for folder in folders if (matrix := _matrix_in(folder))] for folders in ([path], inside)]
     except OSError as error:
         raise NotCounts(f"{path} cannot be read: {error.strerror}; check its name, and who may read it") from None
-    for matrices in found:
+    for matrices in groups:
         if len(matrices) > 1:
             names = _several([str(matrix.relative_to(path)) for matrix in matrices])
             raise NotCounts(f"{path} holds several matrices, {names}; name one of them")
@@ -201,18 +201,18 @@ def _malformed(path: Path, fault: str) -> NotCounts:
 
 def _npz(path: Path) -> Any:
     arrays = _headers(path)
-    with np.load(path, allow_pickle=False) as held:
-        layout = _text(held["format"].item()) if "format" in arrays else "csr"
+    with np.load(path, allow_pickle=False) as archive:
+        layout = _text(archive["format"].item()) if "format" in arrays else "csr"
         if layout in _COMPRESSED and {"data", "indices", "indptr", "shape"} <= arrays.keys():
-            return _compressed(layout, held["data"], held["indices"], held["indptr"], held["shape"], path)
+            return _compressed(layout, archive["data"], archive["indices"], archive["indptr"], archive["shape"], path)
         if layout == "coo" and {"data", "row", "col", "shape"} <= arrays.keys():
-            return _coordinates(held["data"], held["row"], held["col"], held["shape"], path)
+            return _coordinates(archive["data"], archive["row"], archive["col"], archive["shape"], path)
         if "format" in arrays:
             raise _malformed(path, f"a sparse matrix in the format {layout!r}; save it as CSR")
         dense = [name for name, (sides, kind) in arrays.items() if sides == 2 and kind in "biuf"]
         if len(dense) != 1:
             raise _malformed(path, "neither data, indices, indptr and shape of a CSR matrix nor one dense matrix")
-        return held[dense[0]]
+        return archive[dense[0]]
 
 
 def _headers(path: Path) -> dict[str, tuple[int, str]]:

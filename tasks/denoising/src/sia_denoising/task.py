@@ -97,10 +97,10 @@ class Denoising:
     def __init__(
         self, data: str | None = None, sealed_data: str | None = None, reward: str = "mse_norm", seed: int = 0
     ) -> None:
-        told = settings(data, sealed_data, reward, seed)
-        self._problems = Problems(told["data"], told["sealed_data"], seed)
+        options = settings(data, sealed_data, reward, seed)
+        self._problems = Problems(options["data"], options["sealed_data"], seed)
         self.metric = Metric(reward, bounds=None, beside={k: v for k, v in BETTER.items() if k != reward})
-        self.verifier = OfferRef("denoising", told)
+        self.verifier = OfferRef("denoising", options)
         self.fingerprint = hashlib.sha256(f"{self._problems.digest} {reward}".encode()).hexdigest()
         cells, genes, _ = self._problems.shape("search")
         about = {"reward": reward, "meaning": MEANING[reward], "data": self._problems.name, **RULES}
@@ -112,9 +112,9 @@ class Denoising:
             return []
         # Search and gate are alike in size; the depth of one's own cells would tell them apart.
         cells, genes, depth = self._problems.shape("sealed" if split == "sealed" else "search")
-        told = {"data": self._problems.name, "cells": cells, "genes": genes, "depth": depth}
+        fields = {"data": self._problems.name, "cells": cells, "genes": genes, "depth": depth}
         names = [digest_of(f"{self.fingerprint} {split} {place}") for place in range(SIZES[split])]
-        return [Instance(name, split, {**told, "draw": name}) for name in names]
+        return [Instance(name, split, {**fields, "draw": name}) for name in names]
 
     def public_dir(self, splits: Sequence[Split]) -> Path:
         """A folder without counts: a harness has answers evaluated, and learns from that alone."""
@@ -138,5 +138,5 @@ class Denoising:
         """The denoiser as a module and a command, how to use it, and where matplotlib is installed a picture."""
         code = str(answer["code"])
         counts = self._problems.pool("search").counts[:PICTURED].toarray()
-        shown = picture(code, MODULE, counts)
-        return {**files_of(code, MODULE), **({"before-and-after.png": shown} if shown else {})}
+        image = picture(code, MODULE, counts)
+        return {**files_of(code, MODULE), **({"before-and-after.png": image} if image else {})}

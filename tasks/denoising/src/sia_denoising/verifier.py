@@ -55,12 +55,12 @@ class DenoisingVerifier:
             return Score(WORST, valid=False, feedback=f"{called.ended}: {called.message}")
         if fault := judge.fault(called.value):
             return Score(WORST, valid=False, feedback=fault)
-        found = judge.measure(called.value)
+        metrics = judge.measure(called.value)
         beside = of_magic(judge) if instance.split == "sealed" else {}
         return Score(
-            max(WORST, found[self._reward]),
-            metrics={**found, "seconds": called.seconds, **beside},
-            feedback=", ".join(f"{name} {found[name]:.4f}" for name in SHOWN if name in found),
+            max(WORST, metrics[self._reward]),
+            metrics={**metrics, "seconds": called.seconds, **beside},
+            feedback=", ".join(f"{name} {metrics[name]:.4f}" for name in SHOWN if name in metrics),
         )
 
     def _problems(self, ctx: VerifierContext) -> Problems:
@@ -72,8 +72,8 @@ class DenoisingVerifier:
 
 def of_magic(judge: Judge) -> Mapping[str, float]:
     """MAGIC's metrics there, prefixed ``magic_``."""
-    found = judge.measure(judge.magic)
-    return {f"magic_{name}": found[name] for name in SHOWN if name in found}
+    metrics = judge.measure(judge.magic)
+    return {f"magic_{name}": metrics[name] for name in SHOWN if name in metrics}
 
 
 def checked_reward(reward: str) -> str:
@@ -88,12 +88,12 @@ def checked_file(option: str, path: str | None) -> str | None:
     if path is None:
         return None
     try:
-        found = located(Path(path))
+        file = located(Path(path))
     except NotCounts as error:
         raise UsageError(f"denoising: {option} {error}") from None
-    if not found.is_file():
+    if not file.is_file():
         raise UsageError(f"denoising: {option} {path} is not a file; name one of counts: {', '.join(ENDINGS)}")
-    return os.path.abspath(found)
+    return os.path.abspath(file)
 
 
 def settings(data: str | None, sealed_data: str | None, reward: str, seed: int) -> Mapping[str, Any]:

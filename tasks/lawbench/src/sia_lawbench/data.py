@@ -65,12 +65,12 @@ class Data:
     @cached_property
     def sealed(self) -> tuple[Question, ...]:
         """The test cases, every one, in an order that says nothing."""
-        seen: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         questions = []
         for row, text in read_rows(self.source, TEST, ("id", "text")):
             # Two texts occur twice among them; the figures of others count both, so they keep an id each.
-            questions.append(Question(case_id(text, seen[text]), text, row))
-            seen[text] += 1
+            questions.append(Question(case_id(text, counts[text]), text, row))
+            counts[text] += 1
         return tuple(sorted(questions, key=lambda question: question.id))
 
     @cached_property
@@ -83,15 +83,15 @@ class Data:
 
     def _train(self) -> list[Case]:
         """The training cases without those that repeat a test case or one another."""
-        known = set(self.charges)
-        seen = {_essence(question.text) for question in self.sealed}
+        charges = set(self.charges)
+        essences = {_essence(question.text) for question in self.sealed}
         cases = []
         for number, (text, charge) in enumerate(read_rows(self.source, TRAIN, ("text", "label")), start=1):
-            if charge not in known:
+            if charge not in charges:
                 raise _malformed(self.source, TRAIN, f"case {number} has a label that is not in {CHARGES}: {charge!r}")
             essence = _essence(text)
-            if essence not in seen:
-                seen.add(essence)
+            if essence not in essences:
+                essences.add(essence)
                 cases.append(Case(case_id(text), text, charge))
         return cases
 
@@ -106,16 +106,16 @@ def read_rows(source: Source, name: str, columns: Sequence[str]) -> list[tuple[s
         if missing:
             raise _malformed(source, name, f"no column {missing[0]!r}; its first line is {','.join(header)[:80]!r}")
         where = [header.index(column) for column in columns]
-        found = []
+        records = []
         for row in rows:
             if len(row) != len(header):
                 raise _malformed(source, name, f"line {rows.line_num} has {len(row)} fields, not {len(header)}")
-            found.append(tuple(row[index] for index in where))
+            records.append(tuple(row[index] for index in where))
     except (UnicodeDecodeError, csv.Error) as error:
         raise _malformed(source, name, str(error)) from None
-    if not found:
+    if not records:
         raise _malformed(source, name, "it holds no case")
-    return found
+    return records
 
 
 def share_out(cases: Sequence[Case], seed: int) -> list[tuple[Split, Case]]:

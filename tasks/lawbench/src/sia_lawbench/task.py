@@ -90,8 +90,8 @@ class LawBench:
     def perturbed(self, instance: Instance) -> Mapping[str, Any]:
         """The case with a twentieth of its characters left out, as a careless copy would."""
         text = instance.input["text"]
-        kept = random.Random(instance.id).sample(range(len(text)), len(text) - len(text) // 20)
-        return {"text": "".join(text[place] for place in sorted(kept))}
+        places = random.Random(instance.id).sample(range(len(text)), len(text) - len(text) // 20)
+        return {"text": "".join(text[place] for place in sorted(places))}
 
     def seed_harness(self) -> HarnessTree:
         """Guesses from the names of the charges alone."""

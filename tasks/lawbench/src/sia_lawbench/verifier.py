@@ -50,8 +50,8 @@ class ChargeVerifier:
         if split != "sealed":
             return {case.id: case.charge for case in self._data.labelled[split]}
         of_row = {row[0]: row[1] for row in read_rows(self._data.source, SEALED_LABELS, ("id", "label"))}
-        known = {row for row, label in of_row.items() if label in self._data.charges}
-        unlabelled = [question.row for question in self._data.sealed if question.row not in known]
+        rows = {row for row, label in of_row.items() if label in self._data.charges}
+        unlabelled = [question.row for question in self._data.sealed if question.row not in rows]
         if unlabelled:
             raise UsageError(
                 f"lawbench: {SEALED_LABELS} in {self._data.source.path} has no known charge for row {unlabelled[0]!r}; "

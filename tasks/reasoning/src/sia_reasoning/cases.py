@@ -63,20 +63,20 @@ class Source(Protocol):
         """The reward of an answer, from 0 to 1, and what there is to say of it; an empty text for nothing."""
 
 
-def dealt(cases: Iterable[Case], sizes: Sizes, shown: Iterable[str] = ()) -> dict[Split, tuple[Case, ...]]:
+def dealt(cases: Iterable[Case], sizes: Sizes, examples: Iterable[str] = ()) -> dict[Split, tuple[Case, ...]]:
     """The first cases to the first split and so on; a question that was met before is passed over.
 
-    So is one that is ``shown`` to the model as an example. Stops to read ``cases`` as soon as every
+    So is one of the ``examples`` that the model sees. Stops to read ``cases`` as soon as every
     split has as many as ``sizes`` says; the last may get fewer. In a split they stand in the order
     of their ids, which tells nothing of where they came from.
     """
-    wanted, passed = sum(sizes.values()), {plain(question) for question in shown}
+    total, passed = sum(sizes.values()), {plain(question) for question in examples}
     unique: dict[str, Case] = {}
     for case in cases:
         key = plain(case.question)
         if key not in passed:
             unique.setdefault(key, case)
-        if len(unique) == wanted:
+        if len(unique) == total:
             break
     rest = iter(unique.values())
     return {

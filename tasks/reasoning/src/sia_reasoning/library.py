@@ -39,11 +39,11 @@ class Made:
     @classmethod
     def read(cls, path: Path) -> Made:
         """From a file of :meth:`write`."""
-        known = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         deal: dict[Split, tuple[Case, ...]] = {
-            split: tuple(Case(question, place) for question, place in known["deal"][split]) for split in SPLITS
+            split: tuple(Case(question, place) for question, place in content["deal"][split]) for split in SPLITS
         }
-        return cls(deal, known["numeric"], known["shown"])
+        return cls(deal, content["numeric"], content["shown"])
 
     def write(self, path: Path) -> None:
         """Keep it in a file, whole or not at all."""
@@ -71,8 +71,8 @@ class Library:
 
     def __init__(self, dataset: str, difficulty: Mapping[str, Any], seed: int, sizes: Sizes) -> None:
         self._dataset, self._sizes = dataset, sizes
-        self._shown = json.dumps(difficulty, sort_keys=True)
-        self.digest = digest_of("reasoning-gym", _installed(), dataset, self._shown, seed, tuple(sizes.items()))
+        self._difficulty = json.dumps(difficulty, sort_keys=True)
+        self.digest = digest_of("reasoning-gym", _installed(), dataset, self._difficulty, seed, tuple(sizes.items()))
         self.about = (
             f"The questions are those of the data set {dataset} of reasoning-gym, and its scorer says what an answer "
             "is worth: 1 for one that is right, less or nothing for others."
@@ -91,8 +91,8 @@ class Library:
         return self._made.numeric
 
     def answers(self, cases: Sequence[Case]) -> list[str | None]:
-        known = self._made.shown
-        return [known[case.id] if case.id in known else self._answer(case.place) for case in cases]
+        answers = self._made.shown
+        return [answers[case.id] if case.id in answers else self._answer(case.place) for case in cases]
 
     def score(self, case: Case, answer: str) -> tuple[float, str]:
         """The scorer's reward. 0 where it fails, does not end within seconds, or may not see the answer."""
@@ -129,39 +129,39 @@ class Library:
         finally:
             self._process.close()
         if len(deal["sealed"]) < self._sizes["sealed"]:
-            found, wanted = sum(map(len, deal.values())), sum(self._sizes.values())
+            count, total = sum(map(len, deal.values())), sum(self._sizes.values())
             raise UsageError(
-                f"reasoning: the data set {self._dataset} gave {found} different questions, and {wanted} are asked "
+                f"reasoning: the data set {self._dataset} gave {count} different questions, and {total} are asked "
                 "for; make the splits smaller by --set search=, gate= or sealed=, or the questions more various by "
                 "--set difficulty="
             )
         numeric = all(NUMBER.fullmatch(answer or "") for answer in answers)
-        made = Made(deal, numeric, {case.id: answers[case.place] for case in deal["public"]})
-        made.write(path)
-        return made
+        result = Made(deal, numeric, {case.id: answers[case.place] for case in deal["public"]})
+        result.write(path)
+        return result
 
     def _entries(self, start: int, stop: int) -> list[dict[str, Any]]:
         try:
-            found = self._process.entries(start, stop)
+            entries = self._process.entries(start, stop)
         except LibraryRefused as refusal:
             raise UsageError(self._refused(refusal)) from None
         except LibraryStopped:
             raise UsageError(
                 f"reasoning: the data set {self._dataset} did not make its questions in time with difficulty "
-                f"{self._shown}; choose easier settings"
+                f"{self._difficulty}; choose easier settings"
             ) from None
-        for entry in found:
+        for entry in entries:
             if entry["answer"] is not None and objection(self._dataset, entry["answer"]):
                 entry["answer"] = None  # such as an integral that the library left as it is
-        return found
+        return entries
 
     def _refused(self, refusal: LibraryRefused) -> str:
         if str(refusal) == "no such data set":
-            near = difflib.get_close_matches(self._dataset, ["words", *refusal.known], n=3, cutoff=0.5)
-            meant = f"did you mean {' or '.join(near)}?" if near else f"there are: words, {', '.join(refusal.known)}"
+            near = difflib.get_close_matches(self._dataset, ["words", *refusal.names], n=3, cutoff=0.5)
+            meant = f"did you mean {' or '.join(near)}?" if near else f"there are: words, {', '.join(refusal.names)}"
             return f"reasoning: no data set named {self._dataset!r}; {meant}"
-        taken = f"; its difficulty settings are: {', '.join(refusal.known)}" if refusal.known else ""
-        return f"reasoning: the data set {self._dataset} with difficulty {self._shown}: {refusal}{taken}"
+        settings = f"; its difficulty settings are: {', '.join(refusal.names)}" if refusal.names else ""
+        return f"reasoning: the data set {self._dataset} with difficulty {self._difficulty}: {refusal}{settings}"
 
 
 def _installed() -> str:

@@ -32,11 +32,11 @@ class LibraryStopped(SiaError):
 
 
 class LibraryRefused(SiaError):
-    """The library does not take a data set's name or settings. ``known`` is what there is instead."""
+    """The library does not take a data set's name or settings. ``names`` are those that there are instead."""
 
-    def __init__(self, message: str, known: list[str]) -> None:
+    def __init__(self, message: str, names: list[str]) -> None:
         super().__init__(message)
-        self.known = known
+        self.names = names
 
 
 class LibraryProcess:
@@ -51,8 +51,8 @@ class LibraryProcess:
 
     def entries(self, start: int, stop: int) -> list[dict[str, Any]]:
         """``question`` and ``answer`` of the entries of these places."""
-        found: list[dict[str, Any]] = self._ask({"entries": [start, stop]})
-        return found
+        entries: list[dict[str, Any]] = self._ask({"entries": [start, stop]})
+        return entries
 
     def score(self, place: int, question: str, answer: str) -> tuple[float, str]:
         """The reward that the data set's scorer gives, and why it failed if it did.
@@ -132,7 +132,7 @@ def serve(requests: Iterator[str], send: Any) -> None:
             else:
                 reply = {"done": [_shown(_entry(dataset, place)) for place in range(*request["entries"])]}
         except LibraryRefused as error:
-            reply = {"refused": str(error), "known": error.known}
+            reply = {"refused": str(error), "known": error.names}
         except Exception as error:
             reply = {"refused": f"{type(error).__name__}: {error}", "known": []}
         send(json.dumps(reply) + "\n")
@@ -150,16 +150,16 @@ def _dataset(settings: Mapping[str, Any]) -> Any:
     from reasoning_gym.factory import DATASETS, create_dataset
 
     name, difficulty = settings["dataset"], settings["difficulty"]
-    known = sorted(DATASETS.keys() - {"composite"})  # that one mixes others
-    if name not in known:
-        raise LibraryRefused("no such data set", known)
-    taken = sorted({field.name for field in fields(DATASETS[name][1])} - {"seed", "size"})
-    if unknown := sorted(difficulty.keys() - set(taken)):
-        raise LibraryRefused(f"no difficulty setting {', '.join(unknown)}", taken)
+    names = sorted(DATASETS.keys() - {"composite"})  # that one mixes others
+    if name not in names:
+        raise LibraryRefused("no such data set", names)
+    options = sorted({field.name for field in fields(DATASETS[name][1])} - {"seed", "size"})
+    if unknown := sorted(difficulty.keys() - set(options)):
+        raise LibraryRefused(f"no difficulty setting {', '.join(unknown)}", options)
     try:
         return create_dataset(name, seed=settings["seed"], size=settings["size"], **difficulty)
     except Exception as error:
-        raise LibraryRefused(str(error) or type(error).__name__, taken) from error
+        raise LibraryRefused(str(error) or type(error).__name__, options) from error
 
 
 def _entry(dataset: Any, place: int) -> Mapping[str, Any]:

@@ -36,8 +36,8 @@ class Settings:
         seed: int = 0,
     ) -> Settings:
         """Settings as a command line or Python gives them; UsageError says which one is wrong, and how."""
-        told = {"search": search, "gate": gate, "sealed": sealed}
-        sizes = {name: counted(name, value, "questions") for name, value in told.items()}
+        counts = {"search": search, "gate": gate, "sealed": sealed}
+        sizes = {name: counted(name, value, "questions") for name, value in counts.items()}
         return cls(dataset, json.dumps(_object(difficulty), sort_keys=True), **sizes, seed=seed)
 
     @property
@@ -74,11 +74,11 @@ def counted(name: str, value: int | str, of: str) -> int:
 
 def _object(difficulty: str | Mapping[str, Any]) -> dict[str, Any]:
     try:
-        found = json.loads(difficulty) if isinstance(difficulty, str) else dict(difficulty)
+        value = json.loads(difficulty) if isinstance(difficulty, str) else dict(difficulty)
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        value = None
+    if not isinstance(value, dict):
         raise UsageError(
             f"reasoning: --set difficulty={difficulty}: write a JSON object, such as '{{\"max_terms\": 3}}'"
         )
-    return found
+    return value

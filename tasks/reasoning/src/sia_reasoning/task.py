@@ -94,9 +94,9 @@ class Reasoning:
         self._tokens = usual if tokens is None else counted("tokens", tokens, "new tokens a reply has")
         self.verifier = OfferRef("reasoning", settings.to_json())
         self.fingerprint = self._source.digest
-        shown = self._labelled(("public",))
-        example = EXAMPLE.format(**shown[0]) if shown else ""
-        self.brief = BRIEF.format(about=self._source.about, most=MOST, public=len(shown), example=example)
+        examples = self._labelled(("public",))
+        example = EXAMPLE.format(**examples[0]) if examples else ""
+        self.brief = BRIEF.format(about=self._source.about, most=MOST, public=len(examples), example=example)
 
     def instances(self, split: Split) -> Sequence[Instance]:
         """The questions of a split, in the order of their ids."""
@@ -118,7 +118,9 @@ class Reasoning:
     def playbook(self) -> Playbook:
         """The catalogue of edits in ``playbook.toml``, with worked examples of the data set's kind."""
         path = HERE / PLAYBOOK
-        lines = "".join(f"    ({json.dumps(asked)}, {json.dumps(said)}),\n" for asked, said in self._expressions)
+        lines = "".join(
+            f"    ({json.dumps(question)}, {json.dumps(answer)}),\n" for question, answer in self._expressions
+        )
         return Playbook.parse(path.read_bytes().replace(MARK, lines.encode()), path)
 
     def _labelled(self, splits: Sequence[Split]) -> list[dict[str, Any]]:

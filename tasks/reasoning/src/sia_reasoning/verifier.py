@@ -34,8 +34,8 @@ class ReasoningVerifier:
         if reward == 1.0:
             return Score(reward, feedback="right")
         (right,) = self._source.answers([case])
-        told = f"wrong: it is {right[:SHOWN]}" if right else "wrong"
-        return Score(reward, feedback=f"{told} ({fault})" if fault else told)
+        feedback = f"wrong: it is {right[:SHOWN]}" if right else "wrong"
+        return Score(reward, feedback=f"{feedback} ({fault})" if fault else feedback)
 
     def _case(self, instance: Instance) -> Case:
         try:

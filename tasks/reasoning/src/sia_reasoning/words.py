@@ -63,10 +63,10 @@ class Words:
             f"{number_word(a)} {operator} {number_word(b)}" for a in numbers for operator in OPERATORS for b in numbers
         ]
         hidden = [question for question in every if question not in EXAMPLES]
-        wanted = sum(self._sizes.values()) - self._sizes["public"]
-        if wanted > len(hidden):
+        total = sum(self._sizes.values()) - self._sizes["public"]
+        if total > len(hidden):
             raise UsageError(
-                f"reasoning: the data set words has {len(hidden)} sums for search, gate and sealed, and {wanted} are "
+                f"reasoning: the data set words has {len(hidden)} sums for search, gate and sealed, and {total} are "
                 "asked for; make the splits smaller by --set search=, gate= or sealed=, or the numbers larger: "
                 f"--set difficulty='{{\"largest\": {min(99, 2 * self._largest)}}}'"
             )
@@ -79,10 +79,10 @@ class Words:
 
     def score(self, case: Case, answer: str) -> tuple[float, str]:
         """1 for the number in digits, with spaces around it or zeros behind a point, else 0."""
-        said = answer.strip()
-        if not NUMBER.fullmatch(said):
+        text = answer.strip()
+        if not NUMBER.fullmatch(text):
             return 0.0, "the answer is no whole number in digits"
-        return float(int(said.partition(".")[0]) == value_of(case.question)), ""
+        return float(int(text.partition(".")[0]) == value_of(case.question)), ""
 
 
 def value_of(question: str) -> int:

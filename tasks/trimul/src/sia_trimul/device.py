@@ -122,29 +122,29 @@ class DeviceJudge:
             kernel = Limited(program, _KERNEL_SECONDS)
             understood(kernel.call("start", [self.device], _FIRST_SECONDS), None)
             for shape in self.checked if thorough else self.checked_at_first:
-                with self._round(shape, 1, kernel) as given:
-                    called, _ = given.call(kernel, "calls", _FIRST_SECONDS)
+                with self._round(shape, 1, kernel) as trial:
+                    called, _ = trial.call(kernel, "calls", _FIRST_SECONDS)
                     understood(called, shape)
-                    given.check(self._reference.kernel, tolerance)
+                    trial.check(self._reference.kernel, tolerance)
             repeats = 3 if thorough else 2
             return [self._time(kernel, twin, shape, repeats, tolerance) for shape in self.timed]
 
     def _time(self, kernel: Limited, twin: OpenedProgram, shape: Shape, repeats: int, tolerance: float) -> Times:
-        with self._round(shape, 1, kernel, twin) as given:
+        with self._round(shape, 1, kernel, twin) as trial:
             # Whatever is done at the first sight of a shape is not timed, nor is its output of any use.
-            understood(given.call(kernel, "calls", _FIRST_SECONDS)[0], shape)
-            one = given.of_baseline(twin, "calls")
+            understood(trial.call(kernel, "calls", _FIRST_SECONDS)[0], shape)
+            one = trial.of_baseline(twin, "calls")
         count = calls_of(shape)
         ours: list[float] = []
         theirs: list[float] = []
-        said: list[object] = []
+        claims: list[object] = []
         for _ in range(repeats):
-            with self._round(shape, count, kernel, twin) as given:
-                called, seconds = given.call(kernel, "calls", 2 + self.patience * count * one)
-                said.append(understood(called, shape))
+            with self._round(shape, count, kernel, twin) as trial:
+                called, seconds = trial.call(kernel, "calls", 2 + self.patience * count * one)
+                claims.append(understood(called, shape))
                 ours.append(seconds)
-                given.check(self._reference.kernel, tolerance)
-                theirs.append(given.of_baseline(twin, "calls"))
+                trial.check(self._reference.kernel, tolerance)
+                theirs.append(trial.of_baseline(twin, "calls"))
             if ours[-1] > HOPELESS * theirs[-1]:
                 break
         # What it takes to hand memory over and to read it is the same for a process that calls no kernel.
@@ -152,15 +152,15 @@ class DeviceJudge:
         least = self._least(shape)
         times = Times(shape, mine, [max(least, each) for each in other])
         times.check_possible(least)
-        for seconds, claimed in zip(times.kernel, said, strict=True):
+        for seconds, claimed in zip(times.kernel, claims, strict=True):
             check_clocks(shape, seconds * count, claimed)
         return times
 
     def _least(self, shape: Shape) -> float:
         """Seconds that no call can be faster than."""
         measured = IMPOSSIBLE * max(shape.flop / self._rate, shape.io_bytes / self._bandwidth)
-        known = self._known()
-        return max(measured, least_seconds(shape, known)) if known else measured
+        device = self._known()
+        return max(measured, least_seconds(shape, device)) if device else measured
 
     def _known(self) -> Device | None:
         return device_of(torch.cuda.get_device_name()) if self.device == "cuda" else None
@@ -168,13 +168,13 @@ class DeviceJudge:
     @contextmanager
     def _round(self, shape: Shape, count: int, *programs: OpenedProgram | Limited) -> Iterator[Round]:
         self._latest = shape, count
-        given = Round(shape, count, self.device)
+        trial = Round(shape, count, self.device)
         try:
-            yield given
+            yield trial
         finally:
             for program in programs:
                 program.call("drop", [], _DROP_SECONDS)
-            given.close()
+            trial.close()
 
     def _open(self, code: bytes, ctx: VerifierContext) -> OpenedProgram:
         files = {
@@ -199,11 +199,11 @@ class DeviceJudge:
         return self._twin
 
     def _without_kernel(self, twin: OpenedProgram, shape: Shape) -> float:
-        taken = []
+        seconds = []
         for _ in range(_IDLE_TRIES):
-            with self._round(shape, calls_of(shape), twin) as given:
-                taken.append(given.of_baseline(twin, "nothing"))
-        return min(taken)
+            with self._round(shape, calls_of(shape), twin) as trial:
+                seconds.append(trial.of_baseline(twin, "nothing"))
+        return min(seconds)
 
     def _check_room(self, why: str, ctx: VerifierContext) -> None:
         """SiaError where the device has no room without the kernel's process, which has ended, either."""
@@ -211,9 +211,9 @@ class DeviceJudge:
         try:
             self.close()  # it may have been in want as well
             twin = self._baseline(ctx)
-            with self._round(shape, count, twin) as given:
-                given.of_baseline(twin, "calls")
-                given.rehearse(self._reference.kernel)
+            with self._round(shape, count, twin) as trial:
+                trial.of_baseline(twin, "calls")
+                trial.rehearse(self._reference.kernel)
         except (MemoryError, RuntimeError, OSError):
             raise SiaError(f"trimul: the device has no room to judge kernels at {shape}: {why}") from None
 
@@ -222,7 +222,7 @@ class Limited:
     """A kernel's process, with a limit in seconds for all its calls together."""
 
     def __init__(self, program: OpenedProgram, seconds: float) -> None:
-        self._program, self._all, self._left = program, seconds, seconds
+        self._program, self._all, self._remaining = program, seconds, seconds
 
     def call(
         self,
@@ -233,11 +233,11 @@ class Limited:
         at_reply: Callable[[], None] | None = None,
     ) -> Called:
         """As :meth:`sia_core.types.OpenedProgram.call`."""
-        if self._left <= 0:
+        if self._remaining <= 0:
             return Called("timeout", message=f"its calls took more than {self._all:g} seconds in all")
-        most = self._left if seconds is None else min(seconds, self._left)
+        most = self._remaining if seconds is None else min(seconds, self._remaining)
         called = self._program.call(function, arguments, most, handles, at_reply)
-        self._left -= called.seconds
+        self._remaining -= called.seconds
         return called
 
 
@@ -252,7 +252,7 @@ class Round:
         if device == "cuda":
             torch.cuda.empty_cache()  # what this process keeps for itself is needed for what it hands over
         self._memory = Shared(count * each, device)
-        self._seen: Any = None
+        self._samples: Any = None
         self._places = [
             {name: (number * each + start, size) for name, (start, size) in forms.items()} for number in range(count)
         ]
@@ -282,13 +282,13 @@ class Round:
         for places in self._places:
             self._memory.floats(*places["y"]).fill_(torch.nan)
         self._read()  # waits for all that was to be done here before
-        taken = 0.0
+        delay = 0.0
 
         def look() -> None:
-            nonlocal taken
+            nonlocal delay
             started = time.perf_counter()
-            self._seen = self._read()
-            taken = time.perf_counter() - started
+            self._samples = self._read()
+            delay = time.perf_counter() - started
 
         order = {
             "device": self._device,
@@ -297,23 +297,23 @@ class Round:
             "calls": [{name: [start, list(size)] for name, (start, size) in places.items()} for places in self._places],
         }
         called = program.call(function, [order], seconds, [self._memory.descriptor], look)
-        return called, called.seconds + taken
+        return called, called.seconds + delay
 
     def check(self, reference: Callable[..., Any], tolerance: float) -> None:
         """Refused unless each output is right, and was when the clock stopped."""
-        for places, seed, points, seen in zip(self._places, self._seeds, self._points, self._seen, strict=True):
+        for places, seed, points, sample in zip(self._places, self._seeds, self._points, self._samples, strict=True):
             # Drawn again: what lies in the memory is whatever the kernel's process left there.
             expected = reference(*drawn_on(self._device, self._shape, seed))
             check(self._memory.floats(*places["y"]), expected, self._shape, tolerance)
             # A device goes on with what is queued while the process stands still, and may be done only now.
-            if not bool(within(seen, expected.reshape(-1)[points].cpu(), tolerance).all()):
+            if not bool(within(sample, expected.reshape(-1)[points].cpu(), tolerance).all()):
                 raise Refused(f"at {self._shape}: an output was not there yet when the call had returned")
 
     def rehearse(self, reference: Callable[..., Any]) -> None:
         """Do what checking right outputs takes."""
         for places, seed in zip(self._places, self._seeds, strict=True):
             self._memory.floats(*places["y"]).copy_(reference(*drawn_on(self._device, self._shape, seed)))
-        self._seen = self._read()
+        self._samples = self._read()
         self.check(reference, TOLERANCE)
 
     def close(self) -> None:
@@ -322,8 +322,8 @@ class Round:
 
     def _read(self) -> Any:
         outputs = [self._memory.floats(*places["y"]).view(-1) for places in self._places]
-        read = [output[points] for output, points in zip(outputs, self._points, strict=True)]
-        return torch.stack(read).cpu()
+        samples = [output[points] for output, points in zip(outputs, self._points, strict=True)]
+        return torch.stack(samples).cpu()
 
 
 def check(y: Any, reference: Any, shape: Shape, tolerance: float) -> None:
@@ -363,12 +363,12 @@ def rates(device: str, size: int, amount: int) -> tuple[float, float]:
     target = torch.empty_like(source)
 
     def least(work: Callable[[], Any]) -> float:
-        taken = []
+        seconds = []
         for _ in range(_RATE_TRIES):
             started = time.perf_counter()
             work()[-1, ...].cpu()  # which waits for the device
-            taken.append(time.perf_counter() - started)
-        return min(taken)
+            seconds.append(time.perf_counter() - started)
+        return min(seconds)
 
     product = min(least(partial(torch.mm, factor, factor)) for factor in factors)
     return 2.0 * size**3 / product, 2.0 * amount / least(partial(target.copy_, source))

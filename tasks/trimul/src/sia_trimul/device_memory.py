@@ -24,8 +24,8 @@ class Shared:
     """
 
     def __init__(self, size: int, device: str, descriptor: int | None = None) -> None:
-        self._held = _OnDevice(size, descriptor) if device == "cuda" else _InFile(size, descriptor)
-        self.size, self.descriptor, self.bytes = self._held.size, self._held.descriptor, self._held.bytes
+        self._memory = _OnDevice(size, descriptor) if device == "cuda" else _InFile(size, descriptor)
+        self.size, self.descriptor, self.bytes = self._memory.size, self._memory.descriptor, self._memory.bytes
 
     def floats(self, start: int, shape: Sequence[int]) -> torch.Tensor:
         """A float32 tensor over the bytes from ``start`` on, a multiple of 4."""
@@ -35,7 +35,7 @@ class Shared:
     def close(self) -> None:
         """Give it back; the memory itself goes when every process has."""
         del self.bytes
-        self._held.close()
+        self._memory.close()
         os.close(self.descriptor)
 
 

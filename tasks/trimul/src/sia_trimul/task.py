@@ -158,8 +158,8 @@ class TriMul:
 
     def playbook(self) -> Playbook:
         """The catalogue of edits, of this edition's plans and of the search."""
-        read = [Playbook.from_toml(HERE / name) for name in self._edition.playbooks]
-        return Playbook(edit=tuple(entry for each in read for entry in each.edit))
+        playbooks = [Playbook.from_toml(HERE / name) for name in self._edition.playbooks]
+        return Playbook(edit=tuple(entry for each in playbooks for entry in each.edit))
 
     def artefact(self, answer: Any) -> Mapping[str, bytes]:
         """The kernel, the reference, and how to try it."""

@@ -40,11 +40,11 @@ def files() -> dict[str, bytes]:
     UsageError where it cannot be.
     """
     environment = {_VISIBLE: os.environ[_VISIBLE]} if _VISIBLE in os.environ else {}
-    found = {}
+    modules = {}
     if _installed("triton"):
         environment["TRITON_LIBCUDA_PATH"], module = _launcher()
-        found[module.name] = module.read_bytes()
-    return {**found, "environment.json": json.dumps(environment).encode()}
+        modules[module.name] = module.read_bytes()
+    return {**modules, "environment.json": json.dumps(environment).encode()}
 
 
 def _launcher() -> tuple[str, Path]:
