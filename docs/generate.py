@@ -9,13 +9,16 @@ import os
 import re
 import subprocess
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from textwrap import dedent
 from types import ModuleType
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic.types import AllowInfNan
 
 from sia_cli import parser_of
 from sia_cli.commands import OWN
@@ -24,64 +27,90 @@ from sia_core import hookspecs
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 
-READING = (
-    "sia_core.run.record",
-    "sia_core.run.ledger",
-    "sia_core.run.trees",
-    "sia_core.run.run_folders",
-    "sia_core.run.intervals",
-    "sia_reading.report",
-    "sia_reading.outcomes",
-    "sia_reading.artefact",
-)
-"""The modules that read a run: views, trackers and improvers may be third-party code."""
+MEMBERS = ("__call__",)
+"""Members that are public although their names begin with an underscore."""
 
-API = (
-    "sia_cli.api",
-    "sia_core.hookspecs",
-    "sia_core.types",
-    "sia_core.values",
-    "sia_core.learning",
-    "sia_core.decision",
-    "sia_core.evidence",
-    "sia_core.harness",
-    "sia_core.playbook",
-    "sia_core.errors",
-    "sia_core.cache",
-    "sia_core.given_files",
-    "sia_core.plugins",
-    "sia_core.view_protocol",
-    "sia_core.command_protocol",
-    "sia_core.run.levers",
-    "sia_core.run.run_view",
-    "sia_core.run.observe",
-    *READING,
-    "sia_runtime.jobs",
-    "sia_runtime.settings",
-    "sia_runtime.agreement",
-    "sia_runtime.chat_template",
-    "sia_runtime.sandbox.contract",
-    "sia_llm.models",
-    "sia_adapters.rows",
-    "sia_adapters.single_turn",
-    "sia_adapters.episodes",
-    "sia_testing.backends",
-    "sia_testing.tasks",
-    "sia_testing.verifiers",
-    "sia_testing.learners",
-    "sia_testing.engine_contract",
-    "sia_testing.levers",
-    "sia_testing.improvers",
-    "sia_testing.providers",
-    "sia_testing.model_server",
-    "sia_testing.wire",
-)
-"""The Python front, and the modules that plugins may import: they change only as docs/releases.md says."""
+API: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
+    "python": ("The Python front", "`import sia_core` has each of these names.", ("sia_cli.api",)),
+    "contract": (
+        "The contract of plugins",
+        "The values, the protocols and the errors that plugins share with a run.",
+        (
+            "sia_core.hookspecs",
+            "sia_core.types",
+            "sia_core.values",
+            "sia_core.learning",
+            "sia_core.decision",
+            "sia_core.evidence",
+            "sia_core.harness",
+            "sia_core.playbook",
+            "sia_core.errors",
+            "sia_core.cache",
+            "sia_core.given_files",
+            "sia_core.plugins",
+            "sia_core.view_protocol",
+            "sia_core.command_protocol",
+            "sia_core.run.levers",
+            "sia_core.run.run_view",
+            "sia_core.run.observe",
+        ),
+    ),
+    "reading": (
+        "Reading runs",
+        "Views, trackers and improvers that learn from earlier runs read them with these modules. Only the loop and "
+        "its levers write to a run.",
+        (
+            "sia_core.run.record",
+            "sia_core.run.ledger",
+            "sia_core.run.trees",
+            "sia_core.run.run_folders",
+            "sia_core.run.intervals",
+            "sia_reading.report",
+            "sia_reading.outcomes",
+            "sia_reading.artefact",
+        ),
+    ),
+    "runtime": (
+        "Backends, engines and sandboxes",
+        "`sia-runtime` has these modules.",
+        (
+            "sia_runtime.jobs",
+            "sia_runtime.settings",
+            "sia_runtime.agreement",
+            "sia_runtime.chat_template",
+            "sia_runtime.sandbox.contract",
+        ),
+    ),
+    "models": ("Providers of language models", "`sia-llm` has this module.", ("sia_llm.models",)),
+    "adapters": (
+        "Tasks of rows, turns and episodes",
+        "`sia-adapters` has these modules; [adapters](../adapters.md) shows them at work.",
+        ("sia_adapters.rows", "sia_adapters.single_turn", "sia_adapters.episodes"),
+    ),
+    "testing": (
+        "Tests of plugins",
+        "`sia-testing` has these modules; [testing plugins](../testing-plugins.md) shows them at work.",
+        (
+            "sia_testing.backends",
+            "sia_testing.tasks",
+            "sia_testing.verifiers",
+            "sia_testing.learners",
+            "sia_testing.engine_contract",
+            "sia_testing.levers",
+            "sia_testing.improvers",
+            "sia_testing.providers",
+            "sia_testing.model_server",
+            "sia_testing.wire",
+        ),
+    ),
+}
+"""The pages of the API by their names: title, introduction, and modules, which change only as docs/releases.md says."""
 
 
 def pages() -> dict[str, str]:
     """The generated pages by file name."""
-    return {"hooks.md": hooks(), "cli.md": commands(), "api.md": api(), "directory.md": directory()}
+    reference = {f"api/{name}.md": api(name) for name in API}
+    return {"hooks.md": hooks(), "cli.md": commands(), "api.md": contents(), **reference, "directory.md": directory()}
 
 
 def hooks() -> str:
@@ -109,72 +138,141 @@ def commands() -> str:
     return "\n".join(parts)
 
 
-def api() -> str:
-    """Every public name of the modules that plugins may import, with its signature."""
+def contents() -> str:
+    """The modules that are public, by the page that describes them."""
     parts = [
         "# Public API\n",
         "Generated by `python docs/generate.py`. A plugin that imports nothing else of SIA keeps "
-        "working: a signature on this page changes only as [releases](releases.md) says.\n",
+        "working: a signature on these pages changes only as [releases](releases.md) says.\n",
     ]
-    for name in API:
-        if name == READING[0]:
-            parts.append(_reading())
-        module = importlib.import_module(name)
-        about = (inspect.getdoc(module) or "").partition("\n")[0]
-        lines = "\n".join(line for each in _public(module) for line in _signature(*each))
-        parts.append(f"## `{name}`\n\n{about.replace('``', '`')}\n\n```text\n{lines}\n```\n")
+    for page, (title, about, modules) in API.items():
+        rows = [f"| [`{each}`](api/{page}.md) | {_about(importlib.import_module(each))} |" for each in modules]
+        parts += [f"## {title}\n\n{about.replace('](../', '](')}\n", "| module | |\n| --- | --- |", *rows, ""]
     return "\n".join(parts)
 
 
-def _reading() -> str:
-    """The section that opens the modules for reading runs."""
-    named = ", ".join(f"`{each}`" for each in READING)
-    return (
-        "## Reading runs\n\nViews, trackers and improvers that learn from earlier runs read them with the modules "
-        f"that follow: {named}. Only the loop and its levers write to a run.\n"
-    )
+def api(page: str) -> str:
+    """Every public name of a page's modules, with its signature and its docstring."""
+    title, about, modules = API[page]
+    parts = [f"# {title}\n", f"Generated by `python docs/generate.py` from docstrings. {about}\n"]
+    for name in modules:
+        module = importlib.import_module(name)
+        parts.append(f"## `{name}`\n\n{_prose(module)}\n")
+        for each, value in public(module):
+            parts.append(f"### `{each}`\n\n{_block(_signature(each, value))}{_prose(value)}\n")
+            parts += _members(value) if inspect.isclass(value) else []
+    return "\n".join(parts)
 
 
-def _public(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """A module's own public names and values, in source order."""
+def undocumented(page: str) -> list[str]:
+    """The public names of a page that no docstring explains."""
+    names = []
+    for name in API[page][2]:
+        for each, value in public(importlib.import_module(name)):
+            members = _public_members(value) if inspect.isclass(value) else ()
+            named = [(each, value), *((f"{each}.{member}", it) for member, it in members)]
+            names += [f"{name}.{key}" for key, it in named if not _prose(it) or _prose(it).startswith(f"{each}(")]
+    return names
+
+
+def _about(module: ModuleType) -> str:
+    return _prose(module).partition("\n\n")[0].replace("\n", " ")
+
+
+def public(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """The public classes and functions that a module defines, in source order."""
     for name, value in vars(module).items():
-        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__:
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__ and callable(value):
             yield name, value
 
 
-def _signature(name: str, value: Any) -> Iterator[str]:
+def _public_members(cls: type) -> Iterator[tuple[str, Any]]:
+    """The public methods and properties that a class defines, but for tests, whose names are sentences."""
+    for name, each in vars(cls).items():
+        known = isinstance(each, property | cached_property) or inspect.isfunction(getattr(each, "__func__", each))
+        shown = name in MEMBERS or not name.startswith(("_", "test_"))
+        if known and shown and getattr(getattr(each, "__func__", each), "__module__", cls.__module__) == cls.__module__:
+            yield name, getattr(cls, name) if isinstance(each, classmethod | staticmethod) else each
+
+
+def _members(cls: type) -> Iterator[str]:
+    for name, each in _public_members(cls):
+        shape = "" if isinstance(each, property | cached_property) else _block(_called(name, each, cls))
+        yield f"#### `{cls.__name__}.{name}`\n\n{shape}{_prose(each)}\n"
+    if tests := [name.removeprefix("test_").replace("_", " ") for name in vars(cls) if name.startswith("test_")]:
+        yield "It checks that\n\n" + "\n".join(f"- {each}" for each in tests) + "\n"
+
+
+def _block(text: str) -> str:
+    return f"```text\n{text}\n```\n\n" if text else ""
+
+
+def _signature(name: str, value: Any) -> str:
+    """How a function or a class is called; of protocols and models, their fields."""
     if not inspect.isclass(value):
-        if callable(value):
-            yield f"{name}{_called(value)}"
-        return
-    bases = [base.__name__ for base in value.__bases__ if base not in (object, BaseModel)]
-    signature = "" if issubclass(value, BaseModel | BaseException) or "Protocol" in bases else _called(value)
-    yield f"class {name}{signature}" + (f" < {', '.join(bases)}" if bases else "")
+        return _called(name, value)
+    bases = [base.__name__ for base in value.__bases__ if base not in (object, BaseModel) and base.__name__[0] != "_"]
+    head = f"class {name}" + (f" < {', '.join(bases)}" if bases else "")
+    kinds = inspect.get_annotations(value)
     if issubclass(value, BaseModel):
-        yield from (f"    {field}: {_plain(str(about))}" for field, about in value.model_fields.items())
-    elif "Protocol" in bases:
-        yield from (
-            f"    {field}: {_plain(str(kind))}" for field, kind in vars(value).get("__annotations__", {}).items()
-        )
-    for member, each in vars(value).items():
-        function = getattr(each, "__func__", each)
-        if isinstance(each, property | cached_property) and not member.startswith("_"):
-            yield f"    {member}: property"
-        elif inspect.isfunction(function) and not member.startswith("_"):
-            yield f"    {member}{_called(function)}"
+        fields = [
+            f"    {key}: {_kind(kinds[key])}{_limits(about)}"
+            for key, about in value.model_fields.items()
+            if key in kinds
+        ]
+    elif "Protocol" in bases or issubclass(value, BaseException):
+        fields = [f"    {key}: {_kind(kind)}" for key, kind in kinds.items() if not key.startswith("_")]
+    else:
+        return _called(head, value)
+    return "\n".join([head, *fields])
 
 
-def _called(value: Any) -> str:
+def _limits(field: FieldInfo) -> str:
+    """The default of a model's field, and what bounds it."""
+    default = "" if field.is_required() else f" = {field.get_default(call_default_factory=True)!r}"
+    bounds = [
+        str(each).partition("(")[2].removesuffix(")") for each in field.metadata if not isinstance(each, AllowInfNan)
+    ]
+    return default + (f"  # {', '.join(bounds)}" if bounds else "")
+
+
+def _called(name: str, value: Any, cls: type | None = None) -> str:
     try:
-        return _plain(str(inspect.signature(value)))
+        signature = inspect.signature(value)
     except (TypeError, ValueError):
-        return ""
+        return name
+    given = list(signature.parameters.values())
+    bound = given[1:] if cls and given and given[0].name == "self" else given
+    parameters = [str(each) for each in _marked(bound)]
+    back = "" if signature.return_annotation in (signature.empty, None, "None") else signature.return_annotation
+    tail = f" -> {_kind(back)}" if back else ""
+    line = f"{name}({', '.join(parameters)}){tail}"
+    return line if len(line) <= 100 else "\n".join([f"{name}(", *(f"    {each}," for each in parameters), f"){tail}"])
+
+
+def _marked(parameters: Sequence[inspect.Parameter]) -> Iterator[str]:
+    """Parameters as in source, with the star before those that are given by name."""
+    starred = False
+    for each in parameters:
+        if each.kind is each.KEYWORD_ONLY and not starred:
+            yield "*"
+        starred = starred or each.kind in (each.KEYWORD_ONLY, each.VAR_POSITIONAL)
+        star = {each.VAR_POSITIONAL: "*", each.VAR_KEYWORD: "**"}.get(each.kind, "")
+        kind = "" if each.annotation is each.empty else f": {_kind(each.annotation)}"
+        default = "" if each.default is each.empty else f"{' = ' if kind else '='}{_plain(repr(each.default))}"
+        yield f"{star}{each.name}{kind}{default}"
+
+
+def _kind(annotation: Any) -> str:
+    """A type as a signature shows it."""
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return _plain(text.replace('"', "").replace("'", "") if "Literal" not in text else text)
 
 
 def _plain(text: str) -> str:
-    """A signature without what says nothing: quotes of annotations, modules of names, addresses of functions."""
+    """A value or a type without what says nothing: modules of names, addresses of functions."""
     text = re.sub(r"<function \S+ at 0x\w+>", "<function>", text)
-    return re.sub(r"\b(typing|collections\.abc|pathlib|sia_\w+(\.\w+)*)\.", "", text.replace("'", ""))
+    return re.sub(r"\b(typing|collections\.abc|pathlib|sia_\w+(\.\w+)*)\.", "", text)
 
 
 def directory() -> str:
@@ -201,10 +299,24 @@ def directory() -> str:
 
 def _prose(thing: object) -> str:
     """A docstring as Markdown."""
-    text = inspect.getdoc(thing) or ""
-    return text.replace("``", "`").replace(":class:`", "`")
+    text = (inspect.getdoc(thing) or "").replace("``", "`")
+    text = re.sub(r":(?:class|meth|func):`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", text).replace(":mod:`", "`")
+    text = re.sub(r"^(\w+)\n-{3,}\n((?:.+\n?)+)", _attributes, text, flags=re.MULTILINE)
+    return re.sub(r"^(.*)::\n\n((?:(?: {4}.*)?\n)*(?: {4}.*))", _literal, text, flags=re.MULTILINE)
+
+
+def _attributes(found: re.Match[str]) -> str:
+    """A list of attributes, each ``name : explanation``, as one of Markdown."""
+    return re.sub(r"^(\w+) : ", r"- `\1`: ", found[2], flags=re.MULTILINE)
+
+
+def _literal(found: re.Match[str]) -> str:
+    """A block of a docstring; an example is Python."""
+    language = "python" if found[1] == "Example" else "text"
+    return f"{found[1]}:\n\n```{language}\n{dedent(found[2])}\n```"
 
 
 if __name__ == "__main__":
+    (HERE / "api").mkdir(exist_ok=True)
     for name, text in pages().items():
         (HERE / name).write_text(text, encoding="utf-8")

@@ -61,6 +61,7 @@ class Rollout:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Rollout:
+        """A rollout as :meth:`to_json` writes it. LedgerError for a reward that no run records."""
         if not (isinstance(reward := value["reward"], int | float) and abs(reward) <= LARGEST_REWARD):
             raise LedgerError(f"a rollout of {value['instance']!r} has the reward {reward!r}, which no run records")
         rewards, turns = tuple(value["step_rewards"]), tuple(value.get("turns", ()))
@@ -68,6 +69,7 @@ class Rollout:
         return cls(**{**value, "step_rewards": rewards, "turns": turns, "evaluated": evaluated})
 
     def to_json(self) -> dict[str, Any]:
+        """The fields as the ledger keeps them."""
         return asdict(self)
 
 

@@ -189,32 +189,30 @@ class Loss(Protocol):
 
 @runtime_checkable
 class Learner(Protocol):
-    """An RL algorithm: turns groups of scored rollouts into a training signal.
-
-    Attributes
-    ----------
-    Config : what it can be told, a pydantic model; the factory takes its fields as keywords.
-    config : what it was told; as JSON it is the loss's ``settings``.
-    loss : the name of its :class:`Loss`, ``"module:attribute"``.
-    needs : what it asks of an engine, out of train, values, reference, custom_loss and
-        constrain; a need that the engine lacks is refused before anything is spent.
-    epochs : how many optimizer steps one batch is good for, each over all of its data.
-    """
+    """An RL algorithm: turns groups of scored rollouts into a training signal."""
 
     @property
-    def Config(self) -> type[BaseModel]: ...
+    def Config(self) -> type[BaseModel]:
+        """The pydantic model of its settings. The factory takes the model's fields as keywords."""
 
     @property
-    def loss(self) -> str: ...
+    def loss(self) -> str:
+        """The name of its :class:`Loss`, ``"module:attribute"``."""
 
     @property
-    def config(self) -> BaseModel: ...
+    def config(self) -> BaseModel:
+        """The settings that it was made with. As JSON they are the loss's ``settings``."""
 
     @property
-    def needs(self) -> frozenset[str]: ...
+    def needs(self) -> frozenset[str]:
+        """The abilities that it needs of an engine, out of train, values, reference, custom_loss and constrain.
+
+        An update is refused before anything is spent where the engine lacks one.
+        """
 
     @property
-    def epochs(self) -> int: ...
+    def epochs(self) -> int:
+        """How many optimizer steps one batch is good for, each over all of its data."""
 
     def training(self, stats: RewardStats) -> Training:
         """How long and in what batches it is best trained on rewards like these."""

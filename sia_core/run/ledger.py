@@ -184,6 +184,7 @@ class Ledger:
         return self._rows("SELECT seq, key FROM events WHERE seq > ? ORDER BY seq", (after,))
 
     def close(self) -> None:
+        """Close the database, and let other processes write to the run."""
         with self._mutex:
             for each in (self._reader, self._db):
                 if each is not None:

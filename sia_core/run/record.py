@@ -207,23 +207,17 @@ class Batch:
 
     @classmethod
     def of(cls, key: str, row: Mapping[str, Any]) -> Batch:
+        """The batch that a step of the ledger recorded."""
         _, purpose, agent, _ = key.split("/")
         return cls(purpose, agent, row["rollouts"], row.get("replies", 0), row.get("cut", 0))
 
     def rollouts(self) -> list[Rollout]:
+        """The rows as rollouts. LedgerError for one that no run records."""
         return [Rollout.from_json(each) for each in self.rows]
 
 
-_EARLY: dict[str, Any] = {
-    "table": "",
-    "estimate": {},
-    "took": {},
-    "stopped": "",
-    "adapter": None,
-    "gain": None,
-    "against": None,
-    "against_parent": None,
-}
+_EARLY: dict[str, Any] = {"table": "", "estimate": {}, "took": {}, "stopped": ""}
+_EARLY |= dict.fromkeys(("adapter", "gain", "against", "against_parent"))
 """Fields of a verdict that runs of before did not record."""
 
 
@@ -240,6 +234,7 @@ class RunRecord:
 
     @property
     def run(self) -> RunRow | None:
+        """The configuration, task and metric of the run; None where it was stopped before its first step."""
         row = self.get(RUN)
         # Runs of before tasks to discover have no kind, and earlier ones no verifier's name.
         return cast("RunRow", {"kind": "solve", "verifier": None, **row}) if row is not None else None
@@ -266,6 +261,7 @@ class RunRecord:
 
     @property
     def finished(self) -> dict[str, Any] | None:
+        """The last step of a finished run; None while it is unfinished."""
         return cast(dict[str, Any] | None, self.get(FINISHED))
 
     def candidates(self) -> list[GatedRow]:
@@ -295,6 +291,7 @@ class RunRecord:
         ]
 
     def diff(self, index: int, candidate: int) -> str:
+        """How a candidate's harness differs from its parent's; empty where it does not."""
         return str(self.get(diff(index, candidate)) or "")
 
     def training_steps(self, index: int, candidate: int) -> list[dict[str, Any]]:

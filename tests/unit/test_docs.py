@@ -31,10 +31,22 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("name", ["hooks.md", "cli.md", "api.md", "directory.md"])
-def test_a_generated_page_is_current(name: str) -> None:
+def test_the_generated_pages_are_current() -> None:
     pages = runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]()
-    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == pages[name], "run `python docs/generate.py`"
+    written = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in pages}
+    assert not [name for name in pages if written[name] != pages[name]], "run `python docs/generate.py`"
+
+
+def test_everything_public_is_explained() -> None:
+    generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    assert not [name for page in generate["API"] for name in generate["undocumented"](page)]
+
+
+def test_everything_of_the_front_has_an_example() -> None:
+    page = (ROOT / "docs" / "api" / "python.md").read_text(encoding="utf-8")
+    entries = re.split(r"^###+ `", page, flags=re.MULTILINE)[1:]
+    assert len(entries) > 10
+    assert {each.partition("`")[0] for each in entries if "```python" not in each} == {"Run", "Agent.__call__"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -72,7 +84,7 @@ def test_each_message_of_the_troubleshooting_page_is_in_the_code() -> None:
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md", "docs/api/python.md"])
 def test_the_python_of_a_page_runs_as_one_script_without_a_main_guard(page: str, tmp_path: Path) -> None:
     texts = [text for language, _, text in blocks_of(ROOT / page) if language == "python"]
     (tmp_path / "script.py").write_text("\n".join(texts))

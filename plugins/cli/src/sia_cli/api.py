@@ -2,22 +2,23 @@
 
 ``sia_core.improve`` and the other names here are also names of ``sia_core``. A run that is
 started here is a folder like any other, so ``sia show``, ``sia resume`` and ``sia view`` work on it.
+
+Errors that you can act on are :class:`sia_core.errors.SiaError`. Of these, UsageError is about your input.
+In signatures ``Solve`` is a function ``(instance, ctx)``, ``OnEvent`` a function that takes a
+``sia_core.hookspecs.Event``, ``Config`` a mapping or a path, and ``Split`` the name of a split.
 """
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import importlib
 import inspect
 import json
 import os
-import threading
 import warnings
 import weakref
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cached_property, partial
 from html import escape
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import Any, ParamSpec, Protocol
 from sia_cli import front
 from sia_cli.elsewhere import imported
 from sia_cli.score_plot import score_plot
+from sia_cli.stopping import Watch, in_thread
 from sia_core.errors import UsageError
 from sia_core.hookspecs import Event
 from sia_core.plugins import Plugins
@@ -39,7 +41,6 @@ from sia_reading.artefact import recorded_task
 from sia_reading.report import GATE, build
 
 FOLDER = "runs"
-TICK_SECONDS = 0.2
 
 ROLLOUT = (
     "agent",
@@ -62,36 +63,6 @@ P = ParamSpec("P")
 _Pending = Coroutine[Any, Any, "Run"]
 OnEvent = Callable[[Event], object]
 Config = Mapping[str, Any] | str | os.PathLike[str]
-
-
-class _Stopped(BaseException):
-    """The run is to stop. No observer's fault, so nobody but the caller catches it."""
-
-
-_STOP: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
-
-
-class _Watch:
-    """An observer that keeps the run's name, and stops the run when its caller asks for that."""
-
-    def __init__(self) -> None:
-        self._name, self._stop = "", _STOP.get()
-
-    def __call__(self, event: Event) -> None:
-        if self._stop and self._stop.is_set():
-            raise _Stopped
-        self._name = event.data["run"] if event.kind == "run.started" else self._name
-
-    @contextmanager
-    def resumable(self, folder: Path) -> Iterator[None]:
-        """Have an interrupted run say how it goes on."""
-        try:
-            yield
-        except KeyboardInterrupt:
-            if not self._name:
-                raise
-            again = f"sia_core.open_run({os.fspath(folder / self._name)!r}).resume()"
-            raise KeyboardInterrupt(f"stopped. What was finished is kept: go on with {again}") from None
 
 
 def improve(
@@ -117,16 +88,33 @@ def improve(
     ``verifier`` is ``"exact"``, ``"numeric:0.01"`` or another name, or a function ``(answer, case)`` that
     returns a number or a ``Score``; the case is a mapping of ``id``, ``input`` and ``answer``.
 
-    A function is carried as source with the names of its module that it uses. An agent's runs in the
-    sandbox alone, and a verifier's in its own process alone. ``improver`` is a name such as ``"claude"``,
-    or functions to try in the agent's place. Progress is shown on standard error, unless
-    ``on_event`` takes each event. ``config`` holds any other option of ``sia run`` by its long name,
-    as a mapping or as a TOML file.
+    A function is carried as source with the names of its module that it uses. An agent's runs in the sandbox
+    alone, and a verifier's in its own process alone. ``improver`` is a name such as ``"claude"``, or functions to
+    try in the agent's place. Progress is shown on standard error, unless ``on_event`` takes each event. ``config``
+    holds any other option of ``sia run`` by its long name, as a mapping or as a TOML file.
 
-    Interrupting it leaves a run that ``open_run(...).resume()`` goes on with.
+    UsageError says which parameter cannot be used, and leaves no run. Another SiaError, such as BudgetExhausted, or
+    an interruption leaves a run that ``open_run(...).resume()`` goes on with.
+
+    Example::
+
+        import sia_core
+
+        cases = [{"input": "a" * length, "answer": length} for length in range(1, 65)]
+
+
+        def solve(instance, ctx):
+            return 1
+
+
+        def counts(instance, ctx):
+            return len(instance.input["text"])
+
+
+        run = sia_core.improve(solve, cases, "exact", improver=counts, name="lengths")
     """
     asked = {"levers": levers, "policy": policy, "budget": budget, "seed": seed}
-    plugins, watch, runs_folder = Plugins.discover(), _Watch(), Path(folder)
+    plugins, watch, runs_folder = Plugins.discover(), Watch(), Path(folder)
     configured = front.configured(plugins, runs_folder, agent, data, verifier, improver, asked, config)
     with watch.resumable(runs_folder), front.watching(on_event) as observers:
         return Run(start(configured, runs_folder, plugins, [watch, *observers], name))
@@ -147,37 +135,37 @@ async def improve_async(*args: Any, **kwargs: Any) -> Run:
     """The same as :func:`improve`, in a thread, so that the caller's event loop goes on meanwhile.
 
     A task that is cancelled ends with the batch of rollouts that is under way; the run can be resumed.
+    It raises the same errors.
+
+    Example::
+
+        import asyncio
+
+        print(asyncio.run(sia_core.improve_async(solve, cases, "exact", name="measured")))
     """
-    return await _in_thread(partial(improve, *args, **kwargs))
-
-
-async def _in_thread(work: Callable[[], Run]) -> Run:
-    """Do it in a thread; a task that is cancelled has it stop, and waits for that."""
-    stop = threading.Event()
-    before = _STOP.set(stop)
-    thread = asyncio.ensure_future(asyncio.to_thread(work))  # it gets a copy of this context
-    _STOP.reset(before)
-    try:
-        while not thread.done():  # the stop button of a notebook cancels this task, and does not wake its loop
-            await asyncio.wait([thread], timeout=TICK_SECONDS)
-        return thread.result()
-    except asyncio.CancelledError:
-        stop.set()
-        await asyncio.wait([thread])
-        thread.exception()
-        raise
+    return await in_thread(partial(improve, *args, **kwargs))
 
 
 def open_run(path: str | os.PathLike[str], *, trust: bool = False) -> Run:
     """A run by its folder, or by its name in ``runs``; UsageError where there is none.
 
     One that somebody else started does what it recorded, such as running its verifier, only with ``trust``.
+
+    Example::
+
+        run = sia_core.open_run("lengths")
     """
     return Run(find_run(Path(FOLDER), os.fspath(path)), trust=trust)
 
 
 def runs(folder: str | os.PathLike[str] = FOLDER) -> list[Run]:
-    """The runs of a folder, the newest last."""
+    """The runs of a folder, the newest last; empty where there is no such folder.
+
+    Example::
+
+        for each in sia_core.runs():
+            print(each)
+    """
     return [Run(each) for each in runs_in(Path(folder))]
 
 
@@ -185,7 +173,8 @@ class Run:
     """One run, finished or not, read from its folder each time it is asked.
 
     What is a table is a frame of pandas where pandas is installed (``pip install 'sia-core[frames]'``), and
-    a list of mappings elsewhere.
+    a list of mappings elsewhere. ``folder`` is the run's. Each member raises LedgerError where the record cannot
+    be read.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, trust: bool = False) -> None:
@@ -194,13 +183,23 @@ class Run:
 
     @property
     def report(self) -> dict[str, Any]:
-        """The report, as ``sia report --json`` prints it."""
+        """The report, as ``sia report --json`` prints it.
+
+        Example::
+
+            print(run.report["status"], run.report["sealed"]["final"]["value"])
+        """
         with self._ledger() as ledger:
             return build(ledger)
 
     @property
     def candidates(self) -> Any:
-        """A table of every candidate: its lever, its verdict, and the figures of its comparison."""
+        """A table of every candidate: its lever, its verdict, and the figures of its comparison.
+
+        Example::
+
+            print(run.candidates[["name", "outcome", "gate_delta"]])
+        """
         rows = []
         for row in self.report["generations"]:
             gate = row.pop("gate") or {}
@@ -211,14 +210,23 @@ class Run:
     def rollouts(self, purpose: Split = "search", agent: str | None = None) -> Any:
         """A table of rollouts, each with its input, the agent's answer, and on ``search`` the ``expected`` one.
 
-        ``purpose`` is ``search``, ``gate``, or ``sealed`` once the run is finished. ``agent`` is an agent of
-        ``candidates``; without it, every agent's are there.
+        ``purpose`` is ``search``, ``gate``, or ``sealed`` once the run is finished; UsageError for another. ``agent``
+        is an agent of ``candidates``; without it, every agent's are there.
+
+        Example::
+
+            print(run.rollouts("gate")[["input", "answer", "reward"]])
         """
         return _table(self._rollouts(purpose, agent), ROLLOUT)
 
     @property
     def failures(self) -> Any:
-        """A table of the final agent's rollouts on search and gate that earned less than the best, the worst first."""
+        """A table of the final agent's rollouts on search and gate that earned less than the best, the worst first.
+
+        Example::
+
+            print(len(run.failures))
+        """
         with self._ledger() as ledger:
             record = RunRecord(ledger)
             first = next((batch.agent for batch in record.batches()), None)
@@ -232,12 +240,26 @@ class Run:
 
     @cached_property
     def agent(self) -> Agent:
-        """The final agent as a function: an input in, its answer out. It runs in the run's sandbox."""
+        """The final agent as a function: an input in, its answer out. It runs in the run's sandbox.
+
+        UsageError where the run has no agent yet, or is somebody else's and not trusted.
+
+        Example::
+
+            print(run.agent("aaaaa"))
+        """
         module = imported("sia_deploy.agent", "Run.agent")
         return Agent(module.Agent(self.folder, Plugins.discover(), self._trust))
 
     def export(self, path: str | os.PathLike[str]) -> Path:
-        """Write the final agent as a folder that runs on its own; it must not exist, or be empty."""
+        """Write the final agent as a folder that runs on its own, and return the folder.
+
+        UsageError where the folder exists and is not empty.
+
+        Example::
+
+            run.export("counts-letters")
+        """
         export = imported("sia_deploy.export", "Run.export").export
         with self._ledger() as ledger:
             export(ledger, Path(path), Plugins.discover(), self._trust)
@@ -247,19 +269,33 @@ class Run:
         """Go on with a run that was stopped, and return it when it is finished.
 
         ``approved`` is your word on what the run waits for, if it waits for one. A run that needs no more work is
-        left as it is.
+        left as it is. LedgerError where the run cannot go on: its task or its version has changed.
+
+        Example::
+
+            run = sia_core.open_run("lengths").resume()
         """
-        watch = _Watch()
+        watch = Watch()
         with watch.resumable(self.folder.parent), front.watching(on_event) as observers:
             resume(self.folder, Plugins.discover(), [watch, *observers], approved, self._trust)
         return self
 
     async def resume_async(self, *, approved: bool | None = None, on_event: OnEvent | None = None) -> Run:
-        """The same as :meth:`resume`, in a thread, as :func:`improve_async` is."""
-        return await _in_thread(partial(self.resume, approved=approved, on_event=on_event))
+        """The same as :meth:`resume`, in a thread, as :func:`improve_async` is.
+
+        Example::
+
+            run = asyncio.run(run.resume_async())
+        """
+        return await in_thread(partial(self.resume, approved=approved, on_event=on_event))
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """The recorded steps of the run in their order: ``step``, ``at`` in seconds since 1970, and ``data``."""
+        """The recorded steps of the run in their order: ``step``, ``at`` in seconds since 1970, and ``data``.
+
+        Example::
+
+            print([event["step"] for event in run.events()][:3])
+        """
         with self._ledger() as ledger:
             for step, data, at in ledger.events():
                 yield {"step": step, "at": at, "data": data}
@@ -330,7 +366,12 @@ class _Asked(Protocol):
 
 
 class Agent:
-    """The final agent of a run, called with an input; its sandbox ends with it, or by ``close``."""
+    """The final agent of a run, called with an input; its sandbox ends with it, or by ``close``.
+
+    Example::
+
+        print(run.agent({"text": "aaa"}))
+    """
 
     def __init__(self, asked: _Asked) -> None:
         self._asked = asked

@@ -59,6 +59,7 @@ class Parcel:
     paths: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
+        """The fields as JSON."""
         return dict(vars(self))
 
 
@@ -72,6 +73,7 @@ class JobResult:
     files: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
+        """The fields as JSON, if ``value`` is."""
         return dict(vars(self))
 
     def text(self) -> str:

@@ -44,9 +44,11 @@ class ProviderContract:
     model: ClassVar[str]
 
     def url(self, server: ModelServer) -> str:
+        """The address by which the provider asks the stand-in server."""
         raise NotImplementedError
 
     def ask(self, *messages: Any, tools: tuple[Tool, ...] = (READ,)) -> Ask:
+        """A request with these messages, or with one that says hello."""
         return Ask(self.model, ("rules", "task"), messages or (told("hello"),), tools, max_tokens=500)
 
     @pytest.fixture

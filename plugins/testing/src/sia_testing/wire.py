@@ -26,6 +26,7 @@ class Use:
 
     @property
     def text(self) -> str:
+        """The arguments as a model writes them."""
         return self.arguments if isinstance(self.arguments, str) else json.dumps(self.arguments, ensure_ascii=False)
 
 
@@ -66,6 +67,7 @@ class Turn:
 
     @property
     def how(self) -> Ended:
+        """How the reply ended: as the script says, else by whether it calls tools."""
         return self.ended or ("tools" if self.uses else "end")
 
     def used(self, body: Mapping[str, Any]) -> dict[str, int]:
@@ -82,6 +84,7 @@ class Messages:
     _STOPS: Mapping[str, str] = {"end": "end_turn", "tools": "tool_use", "length": "max_tokens", "refusal": "refusal"}
 
     def whole(self, turn: Turn, number: int, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The JSON of a whole reply."""
         return {
             "id": f"msg_{number}",
             "type": "message",
@@ -97,6 +100,7 @@ class Messages:
         }
 
     def events(self, turn: Turn, number: int, body: Mapping[str, Any]) -> Iterator[bytes]:
+        """The events of a stream, as bytes."""
         whole, used = self.whole(turn, number, body), turn.used(body)
         begun = {**whole, "content": [], "stop_reason": None, "usage": self._usage({**used, "output": 1})}
         yield _event("message_start", message=begun)
@@ -115,6 +119,7 @@ class Messages:
         yield _event("message_stop")
 
     def error(self, status: int, message: str) -> dict[str, Any]:
+        """The JSON of an error with an HTTP status."""
         kinds = {401: "authentication_error", 429: "rate_limit_error", 529: "overloaded_error"}
         kind = kinds.get(status, "api_error" if status >= 500 else "invalid_request_error")
         return {"type": "error", "error": {"type": kind, "message": message}}
@@ -138,6 +143,7 @@ class ChatCompletions:
     _STOPS: Mapping[str, str] = {"end": "stop", "tools": "tool_calls", "length": "length", "refusal": "content_filter"}
 
     def whole(self, turn: Turn, number: int, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The JSON of a whole reply."""
         message: dict[str, Any] = {"role": "assistant", "content": turn.text or None}
         if turn.uses:
             message["tool_calls"] = self._calls(turn, number)
@@ -145,6 +151,7 @@ class ChatCompletions:
         return {**self._head("chat.completion", number, body), "choices": [choice], "usage": self._usage(turn, body)}
 
     def events(self, turn: Turn, number: int, body: Mapping[str, Any]) -> Iterator[bytes]:
+        """The events of a stream, as bytes."""
         head = self._head("chat.completion.chunk", number, body)
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
         deltas += [{"content": piece} for piece in _pieces(turn.text)]
@@ -161,6 +168,7 @@ class ChatCompletions:
         yield b"data: [DONE]\n\n"
 
     def error(self, status: int, message: str) -> dict[str, Any]:
+        """The JSON of an error with an HTTP status."""
         return {"error": {"message": message, "type": "server_error", "param": None, "code": None}}
 
     def _head(self, kind: str, number: int, body: Mapping[str, Any]) -> dict[str, Any]:
