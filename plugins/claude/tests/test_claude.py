@@ -40,9 +40,9 @@ class TestMessages(ProviderContract):
         use = Use("read", {"path": "harness.py"})
         with ModelServer([Turn("so", [use]), Turn("so")]) as server, opened(server.url) as provider:
             reply = provider.complete(self.ask())
-            given = results([(reply.calls[0], "a line", False)])
-            folded = {**given, "folded": True}
-            exchange = (reply.message, folded, reply.message, folded, reply.message, given)
+            message = results([(reply.calls[0], "a line", False)])
+            folded = {**message, "folded": True}
+            exchange = (reply.message, folded, reply.message, folded, reply.message, message)
             provider.complete(self.ask(told("first"), *exchange))
             body = server.asked[1].body
         assert [part.get("cache_control") for part in body["system"]] == [None, {"type": "ephemeral"}]
@@ -83,13 +83,13 @@ def test_the_prices_are_those_of_litellms_table() -> None:
     for name in models:
         prices = provider.prices(name)
         assert prices is not None
-        known = {
+        rates = {
             "input_cost_per_token": prices.input,
             "output_cost_per_token": prices.output,
             "cache_read_input_token_cost": prices.cache_read,
             "cache_creation_input_token_cost": prices.cache_write,
         }
-        assert known == {each: pytest.approx(table[name][each] * 1e6) for each in known}, name
+        assert rates == {each: pytest.approx(table[name][each] * 1e6) for each in rates}, name
 
 
 def test_the_users_prices_come_first_and_an_unknown_model_has_none() -> None:
@@ -105,13 +105,13 @@ def test_without_a_key_the_variable_is_named_and_the_playbook_offered(
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     example = ["--harness", "examples/sums/agent", "--data", "examples/sums/cases.jsonl", "--verifier", "exact"]
     assert main(["run", *example, "--improver", "claude"]) == 2
-    told = capsys.readouterr().err
-    assert "ANTHROPIC_API_KEY" in told
-    assert "--improver playbook" in told
+    error = capsys.readouterr().err
+    assert "ANTHROPIC_API_KEY" in error
+    assert "--improver playbook" in error
 
 
 @pytest.mark.parametrize(
-    ("given", "why"),
+    ("options", "why"),
     [
         ({"api_key": "sk"}, "environment only"),
         ({"colour": "red"}, "there is no such setting. The settings are base_url"),
@@ -120,8 +120,10 @@ def test_without_a_key_the_variable_is_named_and_the_playbook_offered(
         ({"base_url": "http://me:secret@localhost"}, "no password"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch, given: dict[str, str], why: str) -> None:
+def test_settings_that_cannot_be_are_refused(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, str], why: str
+) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     with pytest.raises(UsageError, match=why) as refused:
-        Claude(**given)  # type: ignore[arg-type]
+        Claude(**options)  # type: ignore[arg-type]
     assert "secret" not in str(refused.value)

@@ -44,8 +44,8 @@ def tell(tmp_path: Path) -> Iterator[Tell]:
 def library(tmp_path: Path) -> Iterator[Library]:
     from sia_dashboard.library import Library
 
-    with closing(Library(tmp_path / "runs")) as found:
-        yield found
+    with closing(Library(tmp_path / "runs")) as runs:
+        yield runs
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ def client(library: Library) -> Iterator[TestClient]:
 
     from sia_dashboard import server
 
-    with TestClient(server.application(library), base_url="http://127.0.0.1:8642") as found:
-        yield found
+    with TestClient(server.application(library), base_url="http://127.0.0.1:8642") as browser:
+        yield browser
 
 
 @pytest.fixture
@@ -64,5 +64,5 @@ def record(tell: Tell, tmp_path: Path) -> Iterator[Record]:
     from sia_dashboard.records import Record
 
     tell().whole()
-    with closing(Record(tmp_path / "runs" / "fake-1")) as found:
-        yield found
+    with closing(Record(tmp_path / "runs" / "fake-1")) as run:
+        yield run

@@ -36,13 +36,13 @@ LARGE = 2_000_000
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["harness.py", "x.rb", "x.pl", "x"])
 def test_a_text_is_cut_before_it_is_coloured(text: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    coloured, seen = diffs._coloured, []
-    monkeypatch.setattr(diffs, "_coloured", lambda text, lexer: seen.append(text) or coloured(text, lexer))
+    coloured, texts = diffs._coloured, []
+    monkeypatch.setattr(diffs, "_coloured", lambda text, lexer: texts.append(text) or coloured(text, lexer))
     for lines in (diffs.source(name, text), diffs.diff(f"--- a/{name}\n+++ b/{name}\n@@ -1 +1 @@\n+{text}")):
         assert len(lines) <= diffs.MOST + 1
         assert sum(len(piece.text) for line in lines for piece in line.pieces) <= diffs.MOST_TEXT + 100
         assert "more characters" in lines[-1].pieces[0].text
-    assert all(len(text) <= diffs.MOST_TEXT and max(map(len, text.split("\n"))) <= diffs.WIDEST for text in seen)
+    assert all(len(text) <= diffs.MOST_TEXT and max(map(len, text.split("\n"))) <= diffs.WIDEST for text in texts)
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ def test_a_text_is_cut_before_it_is_coloured(text: str, name: str, monkeypatch: 
     ids=lambda text: text[:4],
 )
 def test_a_message_of_any_size_is_read_a_few_times_at_most(content: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    loads, read = json.loads, []
-    monkeypatch.setattr(json, "loads", lambda text: read.append(text) or loads(text))
-    said = words.conversation([{"messages": [{"role": "user", "content": content}] * 10_000, "replies": []}] * 10)
-    assert len(said) == bounds.SHOWN
-    assert len(said[0].text) <= words.MOST_MESSAGE + 100
-    assert len(read) <= words.CALLS_TRIED * bounds.SHOWN
+    loads, texts = json.loads, []
+    monkeypatch.setattr(json, "loads", lambda text: texts.append(text) or loads(text))
+    entries = words.conversation([{"messages": [{"role": "user", "content": content}] * 10_000, "replies": []}] * 10)
+    assert len(entries) == bounds.SHOWN
+    assert len(entries[0].text) <= words.MOST_MESSAGE + 100
+    assert len(texts) <= words.CALLS_TRIED * bounds.SHOWN
 
 
 @pytest.mark.parametrize(
@@ -220,8 +220,8 @@ def test_a_run_of_any_name_is_listed_and_opens(name: str, tell: Tell, client: Te
     for address in (link, f"{link}/candidates/0.0", f"{link}/rollouts", f"{link}/find?q=x", f"/compare?run={link[6:]}"):
         answer = client.get(address)
         assert (answer.status_code, "<script>alert" in answer.text) == (200, False)
-    found = client.get(f"{link}/rollouts").text
-    assert client.get(next(part for part in found.split('"') if "/rollouts/search/" in part)).status_code == 200
+    listing = client.get(f"{link}/rollouts").text
+    assert client.get(next(part for part in listing.split('"') if "/rollouts/search/" in part)).status_code == 200
 
 
 @pytest.mark.parametrize("name", ["%2e%2e", "%2Fetc", "..%2f", "%25"])
@@ -236,16 +236,16 @@ def test_a_run_whose_name_looks_like_an_escape_opens(name: str, tell: Tell, libr
         "query_string": b"",
         "headers": [(b"host", b"127.0.0.1")],
     }
-    said: list[Any] = []
+    messages: list[Any] = []
 
     async def receive() -> Any:
         raise AssertionError
 
     async def send(message: Any) -> None:
-        said.append(message)
+        messages.append(message)
 
     anyio.run(server.application(library), scope, receive, send)
-    assert said[0]["status"] == 200
+    assert messages[0]["status"] == 200
 
 
 def test_a_run_whose_name_is_no_text_is_listed_as_odd(tell: Tell, client: TestClient, tmp_path: Path) -> None:

@@ -36,9 +36,9 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ class Reader:
 
     def violations(self) -> list[str]:
         """Accessibility faults of the page, at levels A and AA."""
-        found = axe.Axe().run(self.page, options=LEVELS).response["violations"]
-        return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found]
+        violations = axe.Axe().run(self.page, options=LEVELS).response["violations"]
+        return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in violations]
 
 
 def addresses(story: Story) -> list[str]:
@@ -254,13 +254,13 @@ def test_a_report_stands_alone_in_one_file(tell: Tell, browser: Any, tmp_path: P
 def test_another_machine_needs_the_token_that_is_printed(tell: Tell, tmp_path: Path) -> None:
     tell().whole()
     with serving(tmp_path, "--host", "0.0.0.0") as line:
-        found = re.search(r"http://0\.0\.0\.0:(\d+)/\?token=(\S+)", line)
-        assert found
+        match = re.search(r"http://0\.0\.0\.0:(\d+)/\?token=(\S+)", line)
+        assert match
         answers = []
-        for query in ("", f"?token={found[2]}"):
+        for query in ("", f"?token={match[2]}"):
             opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
             with suppress(OSError):
-                answers.append(opener.open(f"http://127.0.0.1:{found[1]}/{query}").status)
+                answers.append(opener.open(f"http://127.0.0.1:{match[1]}/{query}").status)
     assert answers == [200]
 
 

@@ -32,22 +32,22 @@ def test_the_cases_that_one_run_gets_and_the_other_does_not_are_listed(tell: Tel
     begun(tell, "fake-1").gates()  # its agent is right on case 3, too
     second = begun(tell, "fake-2")
     page = client.get(ADDRESS).text
-    shown = text_of(page)
-    assert "answered 4 cases of search and gate" in shown
-    assert "Both are right on 1, only fake-1 on 1, only fake-2 on 0, neither on 2." in shown
-    assert "Only fake-1 is right: 1 case" in shown
-    assert "Only fake-2 is right" not in shown
-    assert "case-3-words right" in shown
+    text = text_of(page)
+    assert "answered 4 cases of search and gate" in text
+    assert "Both are right on 1, only fake-1 on 1, only fake-2 on 0, neither on 2." in text
+    assert "Only fake-1 is right: 1 case" in text
+    assert "Only fake-2 is right" not in text
+    assert "case-3-words right" in text
     assert f'href="/runs/fake-2/rollouts/search/{second.first}/0000/3"' in page
 
 
 def test_of_a_metric_without_bounds_the_scores_decide(tell: Tell, client: TestClient) -> None:
     begun(tell, "fake-1", metric={"direction": "minimize"}).gates()
     begun(tell, "fake-2", metric={"direction": "minimize"})
-    shown = text_of(client.get(ADDRESS).text)
+    text = text_of(client.get(ADDRESS).text)
     # Rewards are of what is minimised, so that a reward of 1 is a score of -1.
-    assert "fake-1 scores better on 2, fake-2 on 0, both the same on 2." in shown
-    assert "case-3-words ok -1.0000" in shown
+    assert "fake-1 scores better on 2, fake-2 on 0, both the same on 2." in text
+    assert "case-3-words ok -1.0000" in text
 
 
 def test_runs_of_different_metrics_are_not_compared_by_case(tell: Tell, client: TestClient) -> None:

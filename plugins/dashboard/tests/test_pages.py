@@ -36,18 +36,18 @@ def text_of(client: TestClient, address: str) -> str:
 def test_the_list_shows_each_run_with_its_sealed_scores(tell: Tell, client: TestClient) -> None:
     tell().whole()
     tell("fake-2").begins()
-    shown = text_of(client, "/")
-    assert "fake-1 finished" in shown
-    assert "fake-2 unfinished" in shown
-    assert "0.5000 [0.3520, 0.6480]" in shown
+    text = text_of(client, "/")
+    assert "fake-1 finished" in text
+    assert "fake-2 unfinished" in text
+    assert "0.5000 [0.3520, 0.6480]" in text
 
 
 def test_the_list_has_what_a_run_cost_and_how_long_it_took(tell: Tell, client: TestClient) -> None:
     tell().whole()
     tell("fake-2").begins().gates()
-    page, shown = client.get("/").text, text_of(client, "/")
-    assert "0.5000 [0.3520, 0.6480] 0.5000 [0.3520, 0.6480] words 0.5000 12 s words" in shown
-    assert "0.8000 on the gate so far" in shown
+    page, text = client.get("/").text, text_of(client, "/")
+    assert "0.5000 [0.3520, 0.6480] 0.5000 [0.3520, 0.6480] words 0.5000 12 s words" in text
+    assert "0.8000 on the gate so far" in text
     assert page.count(">dollars</th>") == 1
 
 
@@ -69,13 +69,13 @@ def test_a_run_that_cannot_be_read_costs_its_own_row_alone(tell: Tell, client: T
 def test_a_run_shows_scores_lineage_budget_and_how_far_it_holds(tell: Tell, client: TestClient) -> None:
     tell().whole()
     page = client.get("/runs/fake-1").text
-    shown = text_of(client, "/runs/fake-1")
+    text = text_of(client, "/runs/fake-1")
     assert page.count('class="mark') == 3 + 3  # the first agent and two candidates; initial, final and the incumbent
     assert '<meter aria-label="rollouts spent" min="0" max="1000.0" value="100.0">' in page
-    assert "0.0 change words accepted bbbbbbbbbbbb" in shown
-    assert "0.1 change words rejected cccccccccccc" in shown
-    assert "+0.3000 [+0.1000, +0.5000]" in shown
-    assert "initial agent, words" in shown
+    assert "0.0 change words accepted bbbbbbbbbbbb" in text
+    assert "0.1 change words rejected cccccccccccc" in text
+    assert "+0.3000 [+0.1000, +0.5000]" in text
+    assert "initial agent, words" in text
 
 
 def test_a_candidate_names_the_incumbent_that_it_was_compared_with_and_its_change_against_its_parent(
@@ -84,12 +84,12 @@ def test_a_candidate_names_the_incumbent_that_it_was_compared_with_and_its_chang
     change = {"value": 0.05, "n": 20, "ci95": [-0.02, 0.12]}
     story = tell().begins().gates().gates(index=1, agent="c" * 12, against="b" * 12, against_parent=change)
     story.gates(1, agent="d" * 12, accepted=False)
-    shown = text_of(client, "/runs/fake-1")
-    assert "0.0 change words +0.0500 [-0.0200, +0.1200]" in shown
-    assert "+0.3000 [+0.1000, +0.5000] first agent the same" in shown
-    shown = text_of(client, "/runs/fake-1/candidates/0.1")
-    assert "Compared with 0.0 change words (bbbbbbbbbbbb), the incumbent of that moment" in shown
-    assert "Change against its parent +0.0500 [-0.0200, +0.1200]" in shown
+    text = text_of(client, "/runs/fake-1")
+    assert "0.0 change words +0.0500 [-0.0200, +0.1200]" in text
+    assert "+0.3000 [+0.1000, +0.5000] first agent the same" in text
+    text = text_of(client, "/runs/fake-1/candidates/0.1")
+    assert "Compared with 0.0 change words (bbbbbbbbbbbb), the incumbent of that moment" in text
+    assert "Change against its parent +0.0500 [-0.0200, +0.1200]" in text
 
 
 def test_a_run_shows_what_each_language_model_was_asked_and_cost(tell: Tell, client: TestClient) -> None:
@@ -97,8 +97,8 @@ def test_a_run_shows_what_each_language_model_was_asked_and_cost(tell: Tell, cli
     usage = {"input": 1200, "output": 300, "cache_read": 800, "cache_write": 0}
     story.ledger.record(f"calls/draft/0/{'a' * 16}/0/intent/0", {"model": HOSTILE, "digest": "", "most": 1.0})
     story.ledger.record(f"calls/draft/0/{'a' * 16}/0/reply", {"reply": {"usage": usage}, "dollars": 0.25})
-    page, shown = client.get("/runs/fake-1").text, text_of(client, "/runs/fake-1")
-    assert "1 2,000 800 300 0.2500" in shown
+    page, text = client.get("/runs/fake-1").text, text_of(client, "/runs/fake-1")
+    assert "1 2,000 800 300 0.2500" in text
     assert HOSTILE not in page
 
 
@@ -118,22 +118,22 @@ def test_sealed_rollouts_are_not_shown_one_by_one(tell: Tell, client: TestClient
 
 def test_a_candidate_shows_decision_evidence_prediction_outcome_and_its_diff(tell: Tell, client: TestClient) -> None:
     tell().whole()
-    page, shown = client.get("/runs/fake-1/candidates/0.0").text, text_of(client, "/runs/fake-1/candidates/0.0")
-    assert "because words" in shown
-    assert "Predicted gain +0.1000" in shown
-    assert "Gain on search +0.5000" in shown
-    assert "success rate 0.2500" in shown
+    page, text = client.get("/runs/fake-1/candidates/0.0").text, text_of(client, "/runs/fake-1/candidates/0.0")
+    assert "because words" in text
+    assert "Predicted gain +0.1000" in text
+    assert "Gain on search +0.5000" in text
+    assert "success rate 0.2500" in text
     assert re.search(r'<tr class="removed"><td class="mark">-</td><td>    <span class="keyword">return', page)
     assert re.search(r'<tr class="added">.*<span class="string">&#34;words&#34;</span>', page)
 
 
 def test_an_update_shows_its_curves_and_what_it_took_beside_the_estimate(tell: Tell, client: TestClient) -> None:
     tell().whole()
-    page, shown = client.get("/runs/fake-1/candidates/0.1").text, text_of(client, "/runs/fake-1/candidates/0.1")
+    page, text = client.get("/runs/fake-1/candidates/0.1").text, text_of(client, "/runs/fake-1/candidates/0.1")
     for title in ("reward", "KL a step", "entropy", "gradient norm"):
         assert f'aria-label="{title}' in page
-    assert "The selection table said: ppo words" in shown
-    assert "took 9" in shown
+    assert "The selection table said: ppo words" in text
+    assert "took 9" in text
 
 
 def test_a_decision_under_way_has_a_page_already(tell: Tell, client: TestClient) -> None:
@@ -145,9 +145,9 @@ def test_a_decision_under_way_has_a_page_already(tell: Tell, client: TestClient)
 def test_rollouts_are_paged_filtered_and_searched(tell: Tell, client: TestClient) -> None:
     story = tell().begins()
     story.rolls_out("search", "d" * 12, [1.0] * 250)
-    shown = text_of(client, "/runs/fake-1/rollouts?agent=dddddddddddd")
-    assert "250 rollouts, mean reward 1.0000; 1 to 100 are shown" in shown
-    assert "Page 1 of 3" in shown
+    text = text_of(client, "/runs/fake-1/rollouts?agent=dddddddddddd")
+    assert "250 rollouts, mean reward 1.0000; 1 to 100 are shown" in text
+    assert "Page 1 of 3" in text
     assert "201 to 250 are shown" in text_of(client, "/runs/fake-1/rollouts?agent=dddddddddddd&page=3")
     assert "201 to 250 are shown" in text_of(client, "/runs/fake-1/rollouts?agent=dddddddddddd&page=999")
     assert "1 to 100 are shown" in text_of(client, "/runs/fake-1/rollouts?agent=dddddddddddd&page=-1")
@@ -155,15 +155,15 @@ def test_rollouts_are_paged_filtered_and_searched(tell: Tell, client: TestClient
 
 
 @pytest.mark.parametrize(
-    ("failure", "found"), [("wrong", 3), ("crashed", 1), ("invalid", 1), ("ok", 5), ("invalid-answer", 1)]
+    ("failure", "count"), [("wrong", 3), ("crashed", 1), ("invalid", 1), ("ok", 5), ("invalid-answer", 1)]
 )
-def test_rollouts_are_filtered_by_failure(tell: Tell, client: TestClient, failure: str, found: int) -> None:
+def test_rollouts_are_filtered_by_failure(tell: Tell, client: TestClient, failure: str, count: int) -> None:
     story = tell()
     story.metric = {"bounds": [0.0, 1.0]}
     ends = {0: "crash", 1: "invalid-answer"}
     story.begins().rolls_out("search", "d" * 12, [0.0, 0.0, 1.0, 0.5, 0.5, 0.5, 1.0], outcomes=ends)
     address = f"/runs/fake-1/rollouts?agent=dddddddddddd&outcome={failure}"
-    assert f"{found} rollouts" in text_of(client, address)
+    assert f"{count} rollouts" in text_of(client, address)
     assert f'<option value="{failure}" selected>{failure}</option>' in client.get(address).text
 
 
@@ -188,8 +188,8 @@ def test_each_kind_of_failure_is_a_link_with_its_count(graded: Story, client: Te
 
 def test_an_answer_that_came_is_said_to_be_right_partial_or_wrong(graded: Story, client: TestClient) -> None:
     page = client.get("/runs/fake-1/rollouts?agent=dddddddddddd").text
-    found = re.findall(r'<td><span class="(\w*)">([\w-]+)</span>', page)
-    assert found == [
+    labels = re.findall(r'<td><span class="(\w*)">([\w-]+)</span>', page)
+    assert labels == [
         ("bad", "timeout"),
         ("bad", "invalid-answer"),
         ("good", "right"),
@@ -222,8 +222,8 @@ def test_from_a_rollout_the_list_that_was_filtered_is_read_on(graded: Story, cli
 
 
 def test_a_rollouts_page_leads_to_the_same_case_by_other_agents(graded: Story, client: TestClient) -> None:
-    shown = text_of(client, "/runs/fake-1/rollouts/search/dddddddddddd/0000/2")
-    assert "other rollouts agent result reward answer or message purpose first agent wrong 0.0000" in shown
+    text = text_of(client, "/runs/fake-1/rollouts/search/dddddddddddd/0000/2")
+    assert "other rollouts agent result reward answer or message purpose first agent wrong 0.0000" in text
     page = client.get("/runs/fake-1/rollouts/search/dddddddddddd/0000/2").text
     assert f'href="/runs/fake-1/rollouts/search/{graded.first}/0000/2"' in page
 
@@ -266,8 +266,8 @@ def test_a_rollout_of_a_task_that_is_not_here_has_a_page_without_its_input(tell:
 def test_a_rollout_reads_as_a_conversation_with_what_was_sampled_marked(tell: Tell, client: TestClient) -> None:
     story = tell().begins()
     address = f"/runs/fake-1/rollouts/search/{story.first}/0000/1"
-    page, shown = client.get(address).text, text_of(client, address)
-    assert "user question 1 words assistant sampled: trained on calls tools I look. look {&#34;at&#34;: 1}" in shown
+    page, text = client.get(address).text, text_of(client, address)
+    assert "user question 1 words assistant sampled: trained on calls tools I look. look {&#34;at&#34;: 1}" in text
     assert page.count('class="sampled"') == 1
     assert "<h3>code</h3><pre>line one\nline two</pre>" in page  # an answer that is code stands as code
 

@@ -59,9 +59,9 @@ def test_an_axis_knows_nothing_of_what_is_not_finite() -> None:
 
 @given(st.lists(FINITE, min_size=1))
 def test_a_histogram_counts_every_reward_once(rewards: list[float]) -> None:
-    found = charts.histogram(rewards, "rewards")
-    assert found
-    assert sum(bar.count for bar in found.bars) == len(rewards) == found.total
+    histogram = charts.histogram(rewards, "rewards")
+    assert histogram
+    assert sum(bar.count for bar in histogram.bars) == len(rewards) == histogram.total
 
 
 def test_no_rewards_have_no_histogram() -> None:
@@ -184,9 +184,9 @@ def test_any_text_passes_for_a_diff_or_a_file(text: str) -> None:
 
 def test_tool_calls_are_read_out_of_a_message_and_other_brackets_are_left() -> None:
     call = [{"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}]
-    said = {"role": "assistant", "content": f"[{{1}}] see {json.dumps(call)}"}
-    (found,) = words.conversation([{"messages": [], "replies": [said]}])
-    assert (found.text, found.calls, found.sampled) == ("[{1}] see ", [words.Call("look", "{}")], True)
+    message = {"role": "assistant", "content": f"[{{1}}] see {json.dumps(call)}"}
+    (entry,) = words.conversation([{"messages": [], "replies": [message]}])
+    assert (entry.text, entry.calls, entry.sampled) == ("[{1}] see ", [words.Call("look", "{}")], True)
     (cut,) = words.conversation([{"messages": [{"role": "user", "content": '[{"function": '}], "replies": []}])
     assert (cut.text, cut.calls) == ('[{"function": ', [])
 
@@ -232,11 +232,11 @@ def test_an_answer_nested_without_end_is_shown_all_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "text"),
     [(0.25, "0.2500"), (1, "1"), (12345, "12,345"), (1.5e-7, "1.5e-07"), (0.0, "0.0000"), (True, "1")],
 )
-def test_figures_are_short_and_tell_small_ones_from_nothing(value: float, told: str) -> None:
-    assert words.figure(value) == told
+def test_figures_are_short_and_tell_small_ones_from_nothing(value: float, text: str) -> None:
+    assert words.figure(value) == text
 
 
 def test_a_stream_ends_with_the_server() -> None:
@@ -253,14 +253,14 @@ def test_a_stream_ends_with_the_server() -> None:
 def test_a_stream_tells_of_each_change_once_and_of_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "LOOK_SECONDS", 0)
     monkeypatch.setattr(server, "QUIET_LOOKS", 2)
-    seen = iter([(1, False), (1, False), (1, False), (2, False), (2, True)])
-    answer: Any = server.stream(lambda: next(seen), threading.Event())
+    states = iter([(1, False), (1, False), (1, False), (2, False), (2, True)])
+    answer: Any = server.stream(lambda: next(states), threading.Event())
 
     async def read(parts: AsyncIterator[str]) -> list[str]:
         return [part.strip() async for part in parts]
 
-    told = anyio.run(read, answer.body_iterator)
-    assert told == [
+    events = anyio.run(read, answer.body_iterator)
+    assert events == [
         "retry: 1000",
         "event: changed\ndata: 1",
         ": still here",

@@ -83,8 +83,8 @@ def test_a_run_without_a_first_step_has_no_page(tell: Tell) -> None:
 
 
 def test_an_address_that_is_taken_is_named(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         with pytest.raises(UsageError, match=f"--port {port}: .*--port 0"):
             Dashboard().serve(tmp_path, Address("127.0.0.1", port), None)
 
@@ -111,12 +111,12 @@ def test_a_run_that_has_only_begun_has_no_pictures(tell: Tell, tmp_path: Path) -
 def test_without_matplotlib_it_is_said_what_to_install(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = builtins.__import__
+    original = builtins.__import__
 
     def missing(name: str, *rest: Any) -> Any:
         if name.startswith("matplotlib"):
             raise ImportError(name)
-        return known(name, *rest)
+        return original(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", missing)
     assert main(["report", "fake-1", "--runs-dir", str(run.parent), "--png", "plots"]) == 2

@@ -66,7 +66,7 @@ class Story:
 
     def _rollout(self, reward: float, place: int) -> Rollout:
         call = '[{"id": "1", "type": "function", "function": {"name": "look", "arguments": "{\\"at\\": 1}"}}]'
-        said = ({"role": "user", "content": f"question {place} {self.say}"},)
+        messages = ({"role": "user", "content": f"question {place} {self.say}"},)
         replies = ({"role": "assistant", "content": f"I look.{call}"},)
         return Rollout(
             instance=f"case-{place}-{self.say}",
@@ -78,7 +78,7 @@ class Story:
             log=self.say,
             seconds=0.25,
             tokens=12,
-            turns=({"messages": said, "replies": replies},),
+            turns=({"messages": messages, "replies": replies},),
         )
 
     def decides(self, generation: int = 0) -> Story:
@@ -137,15 +137,21 @@ class Story:
             self.ledger.record(f"sealed/{which}", score)
         history = [{"agent": self.first, "change": None, **score}]
         perturbed = [{"agent": self.first, **score, "change": score}]
-        found = {"history": history, "taken_back": [], "perturbation": self.say, "perturbed": perturbed, "left_out": 0}
-        self.ledger.record("robustness", found)
+        robustness = {
+            "history": history,
+            "taken_back": [],
+            "perturbation": self.say,
+            "perturbed": perturbed,
+            "left_out": 0,
+        }
+        self.ledger.record("robustness", robustness)
         self.ledger.record("finished", {"spent": {"rollouts": 100.0, "seconds": 12.0, "dollars": 0.5}})
         return self
 
     def whole(self) -> Story:
         """A finished run with a candidate of each lever."""
-        told = self.begins({"rollouts": 1000.0}).decides().trains().gates()
-        return told.gates(index=1, agent="c" * 12, accepted=False).ends()
+        story = self.begins({"rollouts": 1000.0}).decides().trains().gates()
+        return story.gates(index=1, agent="c" * 12, accepted=False).ends()
 
 
 Tell = Callable[..., Story]

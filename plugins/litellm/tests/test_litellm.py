@@ -60,15 +60,15 @@ def test_a_policy_is_sent_the_limit_that_the_user_named_and_else_none(
 def conversation(model: str) -> Ask:
     """A conversation of which the first of two exchanges was folded."""
     call = ToolCall("call_1", "read", {"path": "harness.py"})
-    said = {"role": "assistant", "text": "", "calls": [vars(call)], "raw": None}
-    given = results([(call, "a line", False)])
-    messages = (told("first"), said, {**given, "folded": True}, said, given)
+    reply = {"role": "assistant", "text": "", "calls": [vars(call)], "raw": None}
+    message = results([(call, "a line", False)])
+    messages = (told("first"), reply, {**message, "folded": True}, reply, message)
     return Ask(model, ("rules", "task"), messages, (READ,), max_tokens=500)
 
 
-def marked(asked: Asked) -> list[int]:
+def marked(request: Asked) -> list[int]:
     """The messages that are marked for a cache."""
-    return [place for place, message in enumerate(asked.body["messages"]) if "cache_control" in str(message)]
+    return [place for place, message in enumerate(request.body["messages"]) if "cache_control" in str(message)]
 
 
 def test_a_model_of_claude_has_the_ends_of_what_stands_still_marked_for_its_cache() -> None:
@@ -136,7 +136,7 @@ def test_a_model_that_takes_no_tools_is_refused_in_words_that_a_user_can_follow(
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "message"),
     [
         ("litellm.BadRequestError: OpenAIException - too long. Set `litellm.set_verbose=True`.", "too long."),
         ("litellm.InternalServerError: AnthropicException - down. Handle with `litellm.InternalServerError`.", "down."),
@@ -144,15 +144,15 @@ def test_a_model_that_takes_no_tools_is_refused_in_words_that_a_user_can_follow(
         ("the model's own. Two sentences.", "the model's own. Two sentences."),
     ],
 )
-def test_an_error_is_told_as_its_provider_said_it(text: str, shown: str) -> None:
-    assert _plain(text) == shown
+def test_an_error_is_told_as_its_provider_said_it(text: str, message: str) -> None:
+    assert _plain(text) == message
 
 
 def test_prices_are_the_users_or_the_tables_and_of_a_server_of_ones_own_not_known() -> None:
     hosted = Completions("", 1.0, None)
-    known = hosted.prices("gpt-4o-mini")
-    assert known is not None
-    assert (known.input, known.output, known.cache_read) == (0.15, 0.6, 0.075)
+    prices = hosted.prices("gpt-4o-mini")
+    assert prices is not None
+    assert (prices.input, prices.output, prices.cache_read) == (0.15, 0.6, 0.075)
     assert hosted.prices("openai/a-model-that-nobody-knows") is None
     assert Completions("http://localhost:1/v1", 1.0, None).prices("gpt-4o-mini") is None
     assert Completions("http://localhost:1/v1", 1.0, Prices(1.0, 2.0)).prices("x") == Prices(1.0, 2.0)

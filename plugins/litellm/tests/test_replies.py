@@ -118,9 +118,9 @@ def test_one_of_several_replies_that_is_cut_makes_the_call_fail() -> None:
 
 
 def with_logprobs(*content: Any) -> dict[str, Any]:
-    told = choice(0, "ü")
-    told["choices"][0]["logprobs"] = {"content": list(content)}
-    return told
+    document = choice(0, "ü")
+    document["choices"][0]["logprobs"] = {"content": list(content)}
+    return document
 
 
 def test_log_probabilities_are_read_and_what_is_none_is_a_failed_call() -> None:
@@ -140,7 +140,7 @@ def test_what_a_request_says_of_its_sampling_is_sent() -> None:
         provider = Completions(server.openai_url, 5.0, None)
         provider.complete(Ask("openai/m", (), (told("hello"),), **settings))
         provider.complete(Ask("openai/m", (), (told("hello"),)))
-        full, plain = (asked.body for asked in server.asked)
+        full, plain = (request.body for request in server.asked)
     assert {name: full[name] for name in settings} == {**settings, "stop": ["END"]}
     assert not settings.keys() & plain.keys()
 
@@ -380,11 +380,11 @@ def test_a_reply_of_calls_without_end_is_none() -> None:
 
 
 def test_arguments_that_come_under_ever_new_ids_are_not_read_anew_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = []
+    calls = []
     written = ToolCall.written
-    monkeypatch.setattr(ToolCall, "written", lambda *given: [read.append(given), written(*given)][1])
+    monkeypatch.setattr(ToolCall, "written", lambda *arguments: [calls.append(arguments), written(*arguments)][1])
     parts = [tools(part(0, f"id-{each}", None, "a")) for each in range(4 * MOST_CALLS)]
     reply = got(sse(tools(part(0, "id", "look", '{"path": "')), *parts, tools(part(0, None, None, '"}')), END))
     assert isinstance(reply, Reply)
     assert reply.calls[0].arguments == {"path": "a" * 4 * MOST_CALLS}
-    assert len(read) <= MOST_CALLS + 1
+    assert len(calls) <= MOST_CALLS + 1

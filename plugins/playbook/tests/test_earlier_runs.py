@@ -83,12 +83,12 @@ class Run:
         self.folder, self.notices = folder, list[str]()
 
     def improver(self, runs: object) -> Bandit:
-        made = Bandit(runs=str(runs))
-        made.check()
+        bandit = Bandit(runs=str(runs))
+        bandit.check()
         with Ledger(self.folder) if self.folder.exists() else Ledger.create(self.folder) as ledger:
             ledger.step("run", lambda: {"task": "mine"})
-            made.equip(SimpleNamespace(ledger=ledger, notice=self.notices.append))  # type: ignore[arg-type]
-        return made
+            bandit.equip(SimpleNamespace(ledger=ledger, notice=self.notices.append))  # type: ignore[arg-type]
+        return bandit
 
 
 @pytest.fixture
@@ -104,8 +104,8 @@ def run(tmp_path: Path) -> Run:
 
 def expected(improver: Bandit, **changes: Any) -> dict[str, float]:
     """The predicted gains by name, in the order of the choice."""
-    made = [each for each in improver.decide(evidence(**changes)) if isinstance(each, RewriteHarness)]
-    return {each.name: each.prediction.gain for each in made}
+    rewrites = [each for each in improver.decide(evidence(**changes)) if isinstance(each, RewriteHarness)]
+    return {each.name: each.prediction.gain for each in rewrites}
 
 
 def test_an_edit_that_earned_in_earlier_runs_is_first_and_one_that_lost_is_last(store: Path, run: Run) -> None:
@@ -146,12 +146,12 @@ def test_the_runs_are_read_once_so_a_store_that_grew_or_went_changes_nothing(sto
 
 
 def test_an_update_is_expected_to_win_the_share_that_earlier_ones_won(store: Path, run: Run, tmp_path: Path) -> None:
-    given = evidence(levers=("weights",), algorithms=(AlgorithmView("ppo", ""),), weights=WeightsView())
+    view = evidence(levers=("weights",), algorithms=(AlgorithmView("ppo", ""),), weights=WeightsView())
 
     def update(improver: Bandit) -> UpdateWeights:
-        (found,) = improver.decide(given)
-        assert isinstance(found, UpdateWeights)
-        return found
+        (decision,) = improver.decide(view)
+        assert isinstance(decision, UpdateWeights)
+        return decision
 
     plain = update(Bandit())
     earlier(store, [("ppo", 50), ("ppo", 51)])
@@ -160,8 +160,8 @@ def test_an_update_is_expected_to_win_the_share_that_earlier_ones_won(store: Pat
     assert "earlier ones won +0.010 of" in learned.reason
     (tmp_path / "old").mkdir()
     earlier(tmp_path / "old", [("ppo", 99)], earned=None)
-    told = update(Run(tmp_path / "run-2").improver(tmp_path / "old"))
-    assert told == plain, "it was estimated on what it had learned from"
+    again = update(Run(tmp_path / "run-2").improver(tmp_path / "old"))
+    assert again == plain, "it was estimated on what it had learned from"
 
 
 def test_a_folder_that_is_not_there_is_the_users_mistake() -> None:

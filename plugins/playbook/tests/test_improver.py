@@ -36,8 +36,8 @@ def agent(name: str, tree: HarnessTree = TREE, estimate: float = 0.5, edits: tup
 
 
 def evidence(*agents: AgentView, trials: tuple[Trial, ...] = (), **changes: Any) -> Evidence:
-    told = {"generation": len(trials), "incumbent": "first", "trials": trials, "playbook": BOOK}
-    return plain_evidence(*(agents or (agent("first"),)), **{**told, **changes})
+    fields = {"generation": len(trials), "incumbent": "first", "trials": trials, "playbook": BOOK}
+    return plain_evidence(*(agents or (agent("first"),)), **{**fields, **changes})
 
 
 def trial(
@@ -46,12 +46,12 @@ def trial(
     return Trial(0, "harness", name, None, parent, agent, "", 0.0, outcome, "", gain)
 
 
-def names(given: Evidence) -> list[str]:
-    return [each.name for each in Bandit().decide(given) if isinstance(each, RewriteHarness)]
+def names(view: Evidence) -> list[str]:
+    return [each.name for each in Bandit().decide(view) if isinstance(each, RewriteHarness)]
 
 
-def stopped(given: Evidence) -> str:
-    (decision,) = Bandit().decide(given)
+def stopped(view: Evidence) -> str:
+    (decision,) = Bandit().decide(view)
     assert isinstance(decision, Stop)
     return decision.reason
 
@@ -103,8 +103,10 @@ def test_an_edit_that_did_not_even_run_counts_as_a_loss() -> None:
 def test_an_edit_that_was_refused_for_want_of_budget_counts_for_nothing() -> None:
     refused = trial("A2", None, outcome="refused")
     assert "A3" in names(evidence(trials=(refused,), candidates=4))
-    chosen = Bandit().decide(evidence(trials=(refused,), candidates=4))
-    assert [each.prediction.gain for each in chosen if isinstance(each, RewriteHarness) and each.name == "A3"] == [0.0]
+    decisions = Bandit().decide(evidence(trials=(refused,), candidates=4))
+    assert [each.prediction.gain for each in decisions if isinstance(each, RewriteHarness) and each.name == "A3"] == [
+        0.0
+    ]
 
 
 def test_an_edit_is_not_tried_twice_on_one_agent_nor_again_on_its_descendants() -> None:
@@ -113,15 +115,15 @@ def test_an_edit_is_not_tried_twice_on_one_agent_nor_again_on_its_descendants() 
     child = HarnessTree({"harness.py": b"A = 1\nB = 2\nC = 1\nD = 1\n"})
     promoted = tuple(replace(each, agent="child" if each.name == "B2" else None) for each in everything)
     agents = (agent("first"), agent("child", child, 0.6, ("B2",)))
-    chosen = names(evidence(*agents, trials=promoted, incumbent="child", candidates=9))
-    assert sorted(chosen) == ["A2", "A3", "C2", "D2"]
+    edits = names(evidence(*agents, trials=promoted, incumbent="child", candidates=9))
+    assert sorted(edits) == ["A2", "A3", "C2", "D2"]
 
 
 BETTER = HarnessTree({"harness.py": b"A = 2\nB = 1\nC = 1\nD = 1\n"})
 
 
-def parents_of(given: Evidence) -> set[str | None]:
-    return {each.parent for each in Bandit().decide(given) if isinstance(each, RewriteHarness)}
+def parents_of(view: Evidence) -> set[str | None]:
+    return {each.parent for each in Bandit().decide(view) if isinstance(each, RewriteHarness)}
 
 
 @pytest.mark.parametrize(("estimate", "parent"), [(0.4, "first"), (0.62, "first"), (0.66, "other")])
@@ -149,8 +151,8 @@ def test_with_one_instance_the_incumbent_is_gone_on_from() -> None:
 
 def test_once_the_incumbent_has_no_edit_left_the_best_of_the_others_is_next() -> None:
     agents = (agent("first"), agent("other", BETTER, 0.52))
-    done = tuple(trial(each.name, 0.0, agent="other" if each.name == "A2" else None) for each in BOOK.edit)
-    assert parents_of(evidence(*agents, trials=done)) == {"other"}
+    trials = tuple(trial(each.name, 0.0, agent="other" if each.name == "A2" else None) for each in BOOK.edit)
+    assert parents_of(evidence(*agents, trials=trials)) == {"other"}
 
 
 def test_an_edit_that_was_refused_narrowly_is_tried_again_on_a_new_incumbent_before_one_that_clearly_lost() -> None:
@@ -161,20 +163,20 @@ def test_an_edit_that_was_refused_narrowly_is_tried_again_on_a_new_incumbent_bef
     )
     new = agent("new", HarnessTree({"harness.py": b"A = 1\nB = 2\nC = 1\nD = 1\n"}), 0.7, ("B2",))
     book = Playbook.model_validate({"edit": [entry("A2", ""), entry("B2", ""), entry("C2", "")]})
-    given = evidence(agent("first"), new, trials=tried, incumbent="new", playbook=book)
-    narrow, lost = Bandit().decide(given)
+    view = evidence(agent("first"), new, trials=tried, incumbent="new", playbook=book)
+    narrow, wide = Bandit().decide(view)
     assert isinstance(narrow, RewriteHarness)
-    assert isinstance(lost, RewriteHarness)
-    assert (narrow.name, narrow.parent, lost.name) == ("A2", "new", "C2")
+    assert isinstance(wide, RewriteHarness)
+    assert (narrow.name, narrow.parent, wide.name) == ("A2", "new", "C2")
     assert "On agent new it is untried; elsewhere it earned +0.010 on average in 1 try;" in narrow.reason
-    assert lost.prediction.gain < -0.05 < 0 < narrow.prediction.gain < 0.01
+    assert wide.prediction.gain < -0.05 < 0 < narrow.prediction.gain < 0.01
 
 
 def test_a_gain_that_a_small_sample_shows_is_believed_less_than_one_that_a_large_one_shows() -> None:
     def expected(instances: int) -> float:
         rollouts = [Rollout(f"i{index}", "ok", float(index % 2)) for index in range(instances)]
-        given = evidence(replace(agent("first"), search=summarise(rollouts, 0.0)), trials=(trial("C2", 0.1),))
-        return max(each.prediction.gain for each in Bandit().decide(given) if isinstance(each, RewriteHarness))
+        view = evidence(replace(agent("first"), search=summarise(rollouts, 0.0)), trials=(trial("C2", 0.1),))
+        return max(each.prediction.gain for each in Bandit().decide(view) if isinstance(each, RewriteHarness))
 
     assert 0 < expected(10) < 0.02 < 0.035 < expected(10_000) < 0.05
 
@@ -182,19 +184,19 @@ def test_a_gain_that_a_small_sample_shows_is_believed_less_than_one_that_a_large
 def test_a_gain_of_a_parent_that_had_more_to_gain_counts_as_a_share_of_what_is_left() -> None:
     tried = (trial("C2", 0.4, outcome="promoted", agent="new"),)
     new = agent("new", HarnessTree({"harness.py": b"A = 1\nB = 1\nC = 2\nD = 1\n"}), 0.9, ("C2",))
-    (chosen,) = Bandit().decide(evidence(agent("first"), new, trials=tried, incumbent="new", candidates=1))
-    assert isinstance(chosen, RewriteHarness)
-    assert chosen.name == "D2"
-    assert 0 < chosen.prediction.gain < 0.01
+    (decision,) = Bandit().decide(evidence(agent("first"), new, trials=tried, incumbent="new", candidates=1))
+    assert isinstance(decision, RewriteHarness)
+    assert decision.name == "D2"
+    assert 0 < decision.prediction.gain < 0.01
 
 
 def test_the_reason_tells_what_the_edit_and_its_family_earned() -> None:
-    (chosen,) = Bandit().decide(evidence(trials=(trial("C2", 0.3),), candidates=1))
-    assert isinstance(chosen, RewriteHarness)
-    assert chosen.name == "D2"
-    assert "it is untried" in chosen.reason
-    assert "'three' earned +0.300 on average in 1 try" in chosen.reason
-    assert 0.05 < chosen.prediction.gain < 0.15
+    (decision,) = Bandit().decide(evidence(trials=(trial("C2", 0.3),), candidates=1))
+    assert isinstance(decision, RewriteHarness)
+    assert decision.name == "D2"
+    assert "it is untried" in decision.reason
+    assert "'three' earned +0.300 on average in 1 try" in decision.reason
+    assert 0.05 < decision.prediction.gain < 0.15
 
 
 def test_without_a_catalogue_it_stops_and_says_why() -> None:

@@ -28,9 +28,9 @@ def rollouts(right: int, of: int = 8) -> list[Rollout]:
 
 
 def evidence(right: int, trials: tuple[Trial, ...] = (), **changes: Any) -> Evidence:
-    done = rollouts(right)
-    agent = AgentView("first", TREE.digest, None, None, TREE, (), summarise(done, 0.0), reward_stats(done, 0.0))
-    told = {
+    results = rollouts(right)
+    agent = AgentView("first", TREE.digest, None, None, TREE, (), summarise(results, 0.0), reward_stats(results, 0.0))
+    fields = {
         "levers": ("harness", "weights"),
         "trials": trials,
         "playbook": BOOK,
@@ -38,7 +38,7 @@ def evidence(right: int, trials: tuple[Trial, ...] = (), **changes: Any) -> Evid
         "algorithms": (AlgorithmView("ppo", "ppo"), AlgorithmView("grpo", "grpo")),
         "weights": WeightsView(),
     }
-    return plain_evidence(agent, **{**told, **changes})
+    return plain_evidence(agent, **{**fields, **changes})
 
 
 def earlier(store: Path, name: str, right: int, outcomes: Sequence[tuple[str | None, float]]) -> None:
@@ -57,8 +57,8 @@ def lessons(store: Path) -> list[Lesson]:
     return list(read_runs([store], lessons_of, print))
 
 
-def chosen(improver: Learned, given: Evidence) -> str:
-    (decision,) = improver.decide(given)
+def chosen(improver: Learned, view: Evidence) -> str:
+    (decision,) = improver.decide(view)
     assert not isinstance(decision, Stop)
     return "harness" if isinstance(decision, RewriteHarness) else decision.algorithm
 
@@ -92,13 +92,13 @@ def test_a_change_that_was_not_promoted_earned_nothing(tmp_path: Path) -> None:
 
 def test_a_sealed_score_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     earlier(tmp_path, "run-1", 6, [("ppo", 0.3)])
-    asked: list[str] = []
-    known = Ledger.get, Ledger.events
-    monkeypatch.setattr(Ledger, "get", lambda self, key: asked.append(key) or known[0](self, key))
-    monkeypatch.setattr(Ledger, "events", lambda self, prefix="": asked.append(prefix) or known[1](self, prefix))
+    keys: list[str] = []
+    originals = Ledger.get, Ledger.events
+    monkeypatch.setattr(Ledger, "get", lambda self, key: keys.append(key) or originals[0](self, key))
+    monkeypatch.setattr(Ledger, "events", lambda self, prefix="": keys.append(prefix) or originals[1](self, prefix))
     assert lessons(tmp_path)
-    assert asked
-    assert all(each == "run" or each.startswith(("generation/", "explore/", "rollouts/search/")) for each in asked)
+    assert keys
+    assert all(each == "run" or each.startswith(("generation/", "explore/", "rollouts/search/")) for each in keys)
 
 
 def test_the_exploration_of_an_agent_counts_where_there_is_one(tmp_path: Path) -> None:
@@ -141,10 +141,10 @@ def test_a_screened_change_earned_nothing(tmp_path: Path) -> None:
 def test_its_own_trials_are_lessons_too() -> None:
     untried = chosen(Learned("nowhere"), evidence(4, algorithms=()))
     assert untried == "harness"
-    lost = tuple(
+    trials = tuple(
         Trial(0, "weights", "ppo", "ppo", "first", f"x{number}", "", 0.0, "rejected", "", -0.1) for number in range(6)
     )
-    (decision,) = Learned("nowhere").decide(evidence(4, lost))
+    (decision,) = Learned("nowhere").decide(evidence(4, trials))
     assert not (isinstance(decision, UpdateWeights) and decision.algorithm == "ppo")
 
 

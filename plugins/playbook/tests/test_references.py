@@ -27,9 +27,9 @@ EDITS = [
 
 
 def agent(name: str, parent: str | None = None, tree: HarnessTree = TREE) -> AgentView:
-    done = [Rollout(f"i{index}", "ok", float(index % 2)) for index in range(8)]
-    stats = reward_stats(done * 4, 0.0)
-    return AgentView(name, tree.digest, None, parent, tree, (), summarise(done, 0.0), stats)
+    rollouts = [Rollout(f"i{index}", "ok", float(index % 2)) for index in range(8)]
+    stats = reward_stats(rollouts * 4, 0.0)
+    return AgentView(name, tree.digest, None, parent, tree, (), summarise(rollouts, 0.0), stats)
 
 
 def learner(name: str, **objections: tuple[str, ...]) -> AlgorithmView:
@@ -38,7 +38,7 @@ def learner(name: str, **objections: tuple[str, ...]) -> AlgorithmView:
 
 def evidence(generation: int = 0, **changes: Any) -> Evidence:
     other = HarnessTree({"harness.py": b"A = 1\nB = 1\n# other\n"})
-    told = {
+    fields = {
         "generation": generation,
         "levers": ("harness", "weights"),
         "incumbent": "second",
@@ -46,7 +46,7 @@ def evidence(generation: int = 0, **changes: Any) -> Evidence:
         "algorithms": (learner("ppo"), learner("grpo"), learner("dpo", first=("no",), second=("no",))),
         "weights": WeightsView(),
     }
-    return plain_evidence(agent("first"), agent("second", "first", other), **{**told, **changes})
+    return plain_evidence(agent("first"), agent("second", "first", other), **{**fields, **changes})
 
 
 def tried(lever: str, name: str, parent: str = "second") -> Trial:
@@ -63,10 +63,10 @@ EVERYTHING = tuple(
 
 def test_turns_alternate_whatever_they_earn() -> None:
     for generation in range(6):
-        found = FixedAlternation().decide(evidence(generation))
+        decisions = FixedAlternation().decide(evidence(generation))
         kind, count = (RewriteHarness, 2) if generation % 2 == 0 else (UpdateWeights, 1)
-        assert len(found) == count
-        assert all(isinstance(each, kind) and each.parent == "second" for each in found)
+        assert len(decisions) == count
+        assert all(isinstance(each, kind) and each.parent == "second" for each in decisions)
 
 
 def test_a_turn_passes_where_its_lever_has_nothing_left() -> None:
@@ -84,15 +84,15 @@ def test_chance_pulls_both_levers_about_as_often_and_only_what_is_not_objected_t
 
 def test_a_generation_has_at_most_one_update() -> None:
     for seed in range(50):
-        found = RandomChoice().decide(evidence(seed=seed, candidates=4))
-        assert sum(isinstance(each, UpdateWeights) for each in found) <= 1
-        assert len({each.name for each in found if isinstance(each, RewriteHarness)}) >= 3
+        decisions = RandomChoice().decide(evidence(seed=seed, candidates=4))
+        assert sum(isinstance(each, UpdateWeights) for each in decisions) <= 1
+        assert len({each.name for each in decisions if isinstance(each, RewriteHarness)}) >= 3
 
 
 def test_plain_sampling_changes_the_first_agent_alone() -> None:
     for seed in range(50):
-        found = BestOfN().decide(evidence(seed=seed))
-        assert {each.parent for each in found if not isinstance(each, Stop)} == {"first"}
+        decisions = BestOfN().decide(evidence(seed=seed))
+        assert {each.parent for each in decisions if not isinstance(each, Stop)} == {"first"}
 
 
 @pytest.mark.parametrize("improver", [FixedAlternation(), RandomChoice(), BestOfN()])

@@ -65,17 +65,17 @@ DENSE = exploration([0.95] * 16 + [0.6] * 8 + [0.1] * 8, kl=0.0)
 
 
 def agent(
-    name: str, score: float, explored: RewardStats | None, done: str = "", adapter: str | None = None
+    name: str, score: float, explored: RewardStats | None, letters: str = "", adapter: str | None = None
 ) -> AgentView:
-    text = "".join(f"{letter} = {2 if letter in done else 1}\n" for letter in LETTERS)
+    text = "".join(f"{letter} = {2 if letter in letters else 1}\n" for letter in LETTERS)
     tree = HarnessTree({"harness.py": text.encode()})
-    found = [Rollout(f"i{index}", "ok", float(index < round(100 * score))) for index in range(100)]
-    edits = tuple(f"edit {letter}" for letter in done)
-    return AgentView(name, tree.digest, adapter, None, tree, edits, summarise(found, 0.0), explored)
+    rollouts = [Rollout(f"i{index}", "ok", float(index < round(100 * score))) for index in range(100)]
+    edits = tuple(f"edit {letter}" for letter in letters)
+    return AgentView(name, tree.digest, adapter, None, tree, edits, summarise(rollouts, 0.0), explored)
 
 
 def evidence(*agents: AgentView, trials: tuple[Trial, ...] = (), **changes: Any) -> Evidence:
-    told = {
+    fields = {
         "generation": len(trials),
         "levers": ("harness", "weights"),
         "trials": trials,
@@ -83,7 +83,7 @@ def evidence(*agents: AgentView, trials: tuple[Trial, ...] = (), **changes: Any)
         "algorithms": tuple(AlgorithmView(name, name, training=HOWS, costs=COSTS) for name in NAMES),
         "weights": WeightsView(),
     }
-    return plain_evidence(*agents, **{**told, **changes})
+    return plain_evidence(*agents, **{**fields, **changes})
 
 
 def trial(lever: str, name: str, gain: float | None, parent: str, outcome: str = "rejected") -> Trial:
@@ -92,22 +92,22 @@ def trial(lever: str, name: str, gain: float | None, parent: str, outcome: str =
 
 
 def objecting(*names: str) -> tuple[AlgorithmView, ...]:
-    said = {"first": ("nothing differs",), "better": ("nothing differs",)}
-    return tuple(AlgorithmView(name, name, (), said if name in names else {}) for name in NAMES)
+    objections = {"first": ("nothing differs",), "better": ("nothing differs",)}
+    return tuple(AlgorithmView(name, name, (), objections if name in names else {}) for name in NAMES)
 
 
-def decided(given: Evidence) -> list[str]:
+def decided(view: Evidence) -> list[str]:
     """The choices, as ``name of agent``."""
-    made = []
-    for each in Bandit().decide(given):
+    names = []
+    for each in Bandit().decide(view):
         assert not isinstance(each, Stop)
-        made.append(f"{each.name if isinstance(each, RewriteHarness) else each.algorithm} of {each.parent}")
-    return made
+        names.append(f"{each.name if isinstance(each, RewriteHarness) else each.algorithm} of {each.parent}")
+    return names
 
 
-def update(given: Evidence) -> UpdateWeights:
-    (found,) = (each for each in Bandit().decide(given) if isinstance(each, UpdateWeights))
-    return found
+def update(view: Evidence) -> UpdateWeights:
+    (decision,) = (each for each in Bandit().decide(view) if isinstance(each, UpdateWeights))
+    return decision
 
 
 def deviation(decision: UpdateWeights) -> float:
@@ -115,8 +115,8 @@ def deviation(decision: UpdateWeights) -> float:
     return float(decision.reason.split("± ")[1].split(",")[0])
 
 
-def stopped(given: Evidence) -> str:
-    (decision,) = Bandit().decide(given)
+def stopped(view: Evidence) -> str:
+    (decision,) = Bandit().decide(view)
     assert isinstance(decision, Stop)
     return decision.reason
 
@@ -134,15 +134,15 @@ def test_once_the_harness_makes_rewards_dense_an_update_is_worth_most() -> None:
 
 
 def test_a_generation_makes_one_update_beside_its_edits() -> None:
-    made = Bandit().decide(evidence(agent("first", 0.3, DENSE), candidates=4))
-    assert [isinstance(each, UpdateWeights) for each in made].count(True) == 1
-    assert len(made) == 4
+    decisions = Bandit().decide(evidence(agent("first", 0.3, DENSE), candidates=4))
+    assert [isinstance(each, UpdateWeights) for each in decisions].count(True) == 1
+    assert len(decisions) == 4
 
 
 def test_an_update_on_a_denser_harness_promises_more_until_little_is_left_to_gain() -> None:
     def promised(score: float, chance: float) -> float:
-        given = evidence(agent("first", score, exploration([chance] * 32)), levers=("weights",))
-        return update(given).prediction.gain
+        view = evidence(agent("first", score, exploration([chance] * 32)), levers=("weights",))
+        return update(view).prediction.gain
 
     assert promised(0.01, 0.01) < promised(0.05, 0.05) < promised(0.3, 0.3)
     assert promised(0.9, 0.5) < promised(0.5, 0.5)
@@ -173,12 +173,12 @@ def test_an_update_waits_while_the_edits_that_it_would_cost_are_expected_to_gain
     earned = (trial("harness", "edit A", 0.2, "first", "promoted"),)
     training, costs = {"better": HOWS["first"]}, {"better": COSTS["first"]}
     algorithms = tuple(AlgorithmView(name, name, training=training, costs=costs) for name in NAMES)
-    given = evidence(*agents, trials=earned, playbook=ALL_ALIKE, look=LOOK, algorithms=algorithms)
-    assert all(each.startswith("edit") for each in decided(given))
-    assert "can wait: +0.178 ± 0.178 is expected, for the price of 9 edits" in Bandit().decide(given)[0].reason
-    assert "reinforce of better" in decided(replace(given, look={}))  # for the price of one
-    assert "reinforce of better" in decided(replace(given, playbook=BOOK))  # no other edit is known to be like it
-    assert "reinforce of better" in decided(replace(given, smallest_gain=0.3))  # the gate would see none of them
+    view = evidence(*agents, trials=earned, playbook=ALL_ALIKE, look=LOOK, algorithms=algorithms)
+    assert all(each.startswith("edit") for each in decided(view))
+    assert "can wait: +0.178 ± 0.178 is expected, for the price of 9 edits" in Bandit().decide(view)[0].reason
+    assert "reinforce of better" in decided(replace(view, look={}))  # for the price of one
+    assert "reinforce of better" in decided(replace(view, playbook=BOOK))  # no other edit is known to be like it
+    assert "reinforce of better" in decided(replace(view, smallest_gain=0.3))  # the gate would see none of them
 
 
 def test_an_update_is_cut_to_what_edits_leave_of_the_budget_and_says_so() -> None:
@@ -187,8 +187,10 @@ def test_an_update_is_cut_to_what_edits_leave_of_the_budget_and_says_so() -> Non
     assert (timed.steps, timed.seconds) == (7, 25.0)
     cut = update(replace(plain, budget_left={"seconds": 50.0, "rollouts": 2400.0}))
     assert cut.training.steps == 4
-    told = "for about 1,170 rollouts, 34,286 tokens and 24 s, but no more than 25 s, 4 of 7 steps, as the budget has it"
-    assert told in cut.reason
+    price = (
+        "for about 1,170 rollouts, 34,286 tokens and 24 s, but no more than 25 s, 4 of 7 steps, as the budget has it"
+    )
+    assert price in cut.reason
     starved = Bandit().decide(replace(plain, budget_left={"seconds": 8.0}))
     assert not any(isinstance(each, UpdateWeights) for each in starved)
     assert "does not fit into what edits leave of the budget" in starved[0].reason
@@ -205,11 +207,11 @@ def test_an_update_that_begins_too_wide_for_the_budget_is_cut_to_fewer_instances
     cost = {"rollouts": advised.rollouts(instances), "tokens": 1e6, "seconds": 60.0}
     learner = AlgorithmView("ppo", "ppo", training={"first": advised}, costs={"first": cost})
     plain = evidence(agent("first", 0.3, DENSE), algorithms=(learner,), levers=("weights",))
-    found = update(replace(plain, budget_left={"rollouts": 0.25 * cost["rollouts"]}))
-    assert (found.training.steps, found.training.prompts) == (7, 368)
-    assert found.training.rollouts(instances) <= 0.2 * cost["rollouts"]
-    assert "for about 41,216 rollouts" in found.reason
-    assert "368 of 1,842 instances, as the budget has it" in found.reason
+    decision = update(replace(plain, budget_left={"rollouts": 0.25 * cost["rollouts"]}))
+    assert (decision.training.steps, decision.training.prompts) == (7, 368)
+    assert decision.training.rollouts(instances) <= 0.2 * cost["rollouts"]
+    assert "for about 41,216 rollouts" in decision.reason
+    assert "368 of 1,842 instances, as the budget has it" in decision.reason
     assert stopped(replace(plain, budget_left={"rollouts": 0.1 * cost["rollouts"]}))
 
 
@@ -218,8 +220,8 @@ def test_an_update_leaves_enough_to_look_at_what_it_trained() -> None:
     cost = {"rollouts": advised.rollouts(4), "verifications": advised.rollouts(4), "tokens": 1e6, "seconds": 60.0}
     learner = AlgorithmView("ppo", "ppo", training={"first": advised}, costs={"first": cost})
     plain = evidence(agent("first", 0.3, DENSE), algorithms=(learner,), levers=("weights",))
-    found = update(replace(plain, budget_left={"verifications": 380.0}, look={"verifications": 124.0}))
-    assert found.training.rollouts(4) == 256
+    decision = update(replace(plain, budget_left={"verifications": 380.0}, look={"verifications": 124.0}))
+    assert decision.training.rollouts(4) == 256
     assert stopped(replace(plain, budget_left={"verifications": 380.0}, look={"verifications": 300.0}))
 
 
@@ -228,16 +230,18 @@ def test_few_steps_stay_steps_and_nothing_takes_more_than_its_share() -> None:
     cost = {"rollouts": advised.rollouts(4), "tokens": 1e6, "seconds": 60.0}
     learner = AlgorithmView("ppo", "ppo", training={"first": advised}, costs={"first": cost})
     plain = evidence(agent("first", 0.3, DENSE), algorithms=(learner,), levers=("weights",))
-    found = update(replace(plain, budget_left={"rollouts": 0.13 * cost["rollouts"]}))  # of which a tenth is 4.9 steps
-    assert (found.training.steps, found.training.prompts) == (4, 8)
+    decision = update(
+        replace(plain, budget_left={"rollouts": 0.13 * cost["rollouts"]})
+    )  # of which a tenth is 4.9 steps
+    assert (decision.training.steps, decision.training.prompts) == (4, 8)
     wide = replace(learner, training={"first": Training(steps=48, prompts=8, group=16, first_group=512)})
     assert stopped(replace(plain, algorithms=(wide,), budget_left={"rollouts": 0.13 * cost["rollouts"]}))
 
 
 def test_a_trained_policy_stays_with_the_agent_whose_harness_is_edited_even_to_one_that_is_known() -> None:
     trained = agent("trained", 0.5, None, adapter="weights 1")
-    known = agent("known", 0.4, None, "A")
-    assert "edit A of trained" in decided(evidence(trained, known, candidates=9))
+    other = agent("known", 0.4, None, "A")
+    assert "edit A of trained" in decided(evidence(trained, other, candidates=9))
 
 
 def test_a_rejected_update_is_worth_less_and_another_algorithm_is_next() -> None:
@@ -273,20 +277,20 @@ def test_an_update_that_had_little_to_win_says_little_of_one_that_has_much() -> 
 
 
 def test_what_a_learner_objects_to_is_passed_over_and_the_reason_says_so() -> None:
-    given = evidence(agent("first", 0.5, DENSE), levers=("weights",), algorithms=objecting("reinforce"))
-    chosen = update(given)
-    assert chosen.algorithm == "ppo"
-    assert "not reinforce: nothing differs" in chosen.reason
+    view = evidence(agent("first", 0.5, DENSE), levers=("weights",), algorithms=objecting("reinforce"))
+    decision = update(view)
+    assert decision.algorithm == "ppo"
+    assert "not reinforce: nothing differs" in decision.reason
 
 
 def test_the_reason_names_the_tables_case_the_promise_the_expectation_and_the_price() -> None:
-    chosen = update(evidence(agent("first", 0.5, DENSE), levers=("weights",)))
+    decision = update(evidence(agent("first", 0.5, DENSE), levers=("weights",)))
     promise = (1 - (DENSE.flat_groups or 0.0)) * 0.5
-    assert "By the selection table: reinforce (density " in chosen.reason
-    assert f"the best reward in reach is 0.500 away, so an update promises {promise:.3f}" in chosen.reason
-    assert f"Expected {promise / 2:+.3f} ± {promise / 2:.3f}" in chosen.reason
-    assert "2,048 rollouts, 60,000 tokens and 42 s" in chosen.reason
-    assert chosen.prediction.gain == pytest.approx(promise / 2, abs=1e-4)
+    assert "By the selection table: reinforce (density " in decision.reason
+    assert f"the best reward in reach is 0.500 away, so an update promises {promise:.3f}" in decision.reason
+    assert f"Expected {promise / 2:+.3f} ± {promise / 2:.3f}" in decision.reason
+    assert "2,048 rollouts, 60,000 tokens and 42 s" in decision.reason
+    assert decision.prediction.gain == pytest.approx(promise / 2, abs=1e-4)
 
 
 def test_an_update_is_trained_as_its_learner_advises() -> None:
@@ -297,11 +301,11 @@ def test_without_an_upper_bound_what_some_rollouts_reached_is_in_reach() -> None
     source = random.Random(0)
     speeds = [Rollout("kernel", "ok", source.choice((0.0, 0.1, 0.1, 1.3))) for _ in range(64)]
     stats = reward_stats(speeds, 0.0)
-    given = evidence(agent("first", 0.0, stats), levers=("weights",), metric=Metric("speed", bounds=None))
-    assert update(given).algorithm == "entropic"
-    assert update(given).prediction.gain == pytest.approx((stats.mean + 2 * stats.deviation) / 2, abs=1e-4)
+    view = evidence(agent("first", 0.0, stats), levers=("weights",), metric=Metric("speed", bounds=None))
+    assert update(view).algorithm == "entropic"
+    assert update(view).prediction.gain == pytest.approx((stats.mean + 2 * stats.deviation) / 2, abs=1e-4)
     beyond = agent("first", 1.0, replace(stats, deviation=0.1))
-    assert "0.000 is left to gain" in stopped(replace(given, agents={"first": beyond}))
+    assert "0.000 is left to gain" in stopped(replace(view, agents={"first": beyond}))
 
 
 class TestWeightsOnly:
@@ -321,9 +325,9 @@ class TestWeightsOnly:
     @pytest.mark.parametrize("outcome", ["rejected", "failed", "refused"])
     def test_it_stops_when_the_last_two_updates_brought_no_promotion(self, outcome: str) -> None:
         twice = tuple(trial("weights", name, None, "first", outcome) for name in ("reinforce", "ppo"))
-        given = evidence(agent("first", 0.5, DENSE), levers=("weights",))
-        assert decided(replace(given, trials=twice[:1])) == ["ppo of first"]
-        reason = stopped(replace(given, trials=twice))
+        view = evidence(agent("first", 0.5, DENSE), levers=("weights",))
+        assert decided(replace(view, trials=twice[:1])) == ["ppo of first"]
+        reason = stopped(replace(view, trials=twice))
         assert "its last updates brought no promotion" in reason
         assert f"ppo {outcome} (not shown to be better)" in reason
 
@@ -333,8 +337,8 @@ class TestWeightsOnly:
         assert decided(evidence(trained, first, trials=trials, levers=("weights",))) == ["reinforce of trained"]
 
     def test_it_stops_when_every_learner_objects(self) -> None:
-        given = evidence(agent("first", 0.5, DENSE), levers=("weights",), algorithms=objecting(*NAMES))
-        assert "reinforce: nothing differs; ppo: nothing differs" in stopped(given)
+        view = evidence(agent("first", 0.5, DENSE), levers=("weights",), algorithms=objecting(*NAMES))
+        assert "reinforce: nothing differs; ppo: nothing differs" in stopped(view)
 
     def test_it_stops_when_there_is_nothing_to_win(self) -> None:
         sure = exploration([1.0, 0.0] * 8)
@@ -364,5 +368,5 @@ def test_with_both_levers_used_up_it_stops_and_says_why_of_each() -> None:
 
 
 def test_edits_say_why_there_is_no_update_beside_them() -> None:
-    (chosen, *_) = Bandit().decide(evidence(agent("first", 0.5, DENSE), weights=WeightsView(refused="no memory")))
-    assert "No update: the weights cannot be updated: no memory." in chosen.reason
+    (decision, *_) = Bandit().decide(evidence(agent("first", 0.5, DENSE), weights=WeightsView(refused="no memory")))
+    assert "No update: the weights cannot be updated: no memory." in decision.reason

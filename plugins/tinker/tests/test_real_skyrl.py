@@ -94,10 +94,10 @@ def test_every_verb_does_what_the_torch_engine_does(
     server: InferenceServer, model: Path, asking: dict[str, str], tmp_path: Path
 ) -> None:
     arguments = [str(model), server.url, str(tmp_path / "snapshot")]
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", VERBS, *arguments], capture_output=True, text=True, env={**os.environ, **asking}
     )
-    assert (done.returncode, done.stdout) == (0, "all of it\n"), done.stderr
+    assert (result.returncode, result.stdout) == (0, "all of it\n"), result.stderr
 
 
 def test_a_run_that_is_killed_with_its_server_is_resumed_to_the_same_report(

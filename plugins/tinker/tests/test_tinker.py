@@ -137,8 +137,8 @@ class Service:
         return Trainer(self.states)
 
     def get_server_capabilities(self) -> types.GetServerCapabilitiesResponse:
-        known = [types.SupportedModel(model_name="toy", max_context_length=30)]
-        return types.GetServerCapabilitiesResponse(supported_models=known)
+        models = [types.SupportedModel(model_name="toy", max_context_length=30)]
+        return types.GetServerCapabilitiesResponse(supported_models=models)
 
     def create_sampling_client(self, base_model: str) -> Any:
         return Sampler(torch.zeros(SIZE, SIZE))
@@ -203,8 +203,8 @@ def test_a_sample_depends_on_its_seed_alone_and_has_the_log_probabilities_of_the
 def test_a_loss_by_name_moves_the_sampler_and_not_the_base(engine: Tinker) -> None:
     traces = sampled(engine)
     before = sum(map(sum, engine.logprobs(traces)))
-    told = learn(engine, traces)
-    assert told["tokens"] == sum(sum(each.mask) for each in traces)
+    figures = learn(engine, traces)
+    assert figures["tokens"] == sum(sum(each.mask) for each in traces)
     engine.optim_step(lr=1.0)
     assert sum(map(sum, engine.logprobs(traces))) > before
     assert sum(map(sum, engine.logprobs(traces, reference=True))) == pytest.approx(before)
@@ -325,5 +325,5 @@ def test_without_a_key_the_variable_is_named(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_is_asked_of_the_stand_in_can_be_asked_of_the_sdk(real: Any, stand_in: Any) -> None:
     for name, method in inspect.getmembers(stand_in, inspect.isfunction):
         if not name.startswith("_"):
-            asked = [each for each in inspect.signature(method).parameters if each not in ("self", "_", "params")]
-            assert set(asked) <= set(inspect.signature(getattr(real, name)).parameters), name
+            parameters = [each for each in inspect.signature(method).parameters if each not in ("self", "_", "params")]
+            assert set(parameters) <= set(inspect.signature(getattr(real, name)).parameters), name
