@@ -45,8 +45,8 @@ class TestGrpo:
 
     def test_flat_groups_count_in_the_mean_unless_dropped_and_send_no_data_either_way(self, toy: Any) -> None:
         groups = [[token(0.0), token(1.0)], [token(1.0), token(1.0)]]
-        kept, dropped = Grpo().credit(groups), Grpo(drop_flat=True).credit(groups)
-        assert [len(kept), kept[0].normaliser] == [2, 4.0]
+        whole, dropped = Grpo().credit(groups), Grpo(drop_flat=True).credit(groups)
+        assert [len(whole), whole[0].normaliser] == [2, 4.0]
         assert [len(dropped), dropped[0].normaliser] == [2, 2.0]
 
     def test_a_masked_truncated_rollout_counts_in_the_baseline_and_gets_no_gradient(self) -> None:
@@ -99,10 +99,10 @@ class TestEntropic:
         group = [token(reward, number) for number, reward in enumerate([1.0, 0.0, 0.0, 0.0])]
         group[1] = replace(group[1], traces=[replace(group[1].traces[0], reference=[0.0, -3.0])])
         plain = [d.advantages[1] for d in Entropic(kl_weight=0.0).credit([group])]
-        held = [d.advantages[1] for d in Entropic(kl_weight=0.1).credit([group])]
+        result = [d.advantages[1] for d in Entropic(kl_weight=0.1).credit([group])]
         mean = (3 * 0.5 + 2.0) / 4
         pull = [0.1 * (mean - drift) for drift in (0.5, 2.0, 0.5, 0.5)]
-        assert held == pytest.approx([a + b for a, b in zip(plain, pull, strict=True)])
+        assert result == pytest.approx([a + b for a, b in zip(plain, pull, strict=True)])
 
     def test_flat_groups_are_dropped(self) -> None:
         data = Entropic().credit([[token(0.0), token(1.0), token(0.0)], [token(1.0)] * 3])

@@ -80,8 +80,8 @@ def roll_out(
     lesson: Lesson, prompts_PT: Tensor, policy: Policy, base: Policy, rng: random.Random
 ) -> list[list[Sample]]:
     """Groups of scored rollouts of as many prompts as a step affords."""
-    chosen = rng.sample(range(PROMPTS), ROLLOUTS // lesson.group)
-    tokens_BT = prompts_PT[chosen].repeat_interleave(lesson.group, 0)
+    prompts = rng.sample(range(PROMPTS), ROLLOUTS // lesson.group)
+    tokens_BT = prompts_PT[prompts].repeat_interleave(lesson.group, 0)
     with torch.no_grad():
         for _ in range(lesson.length):
             next_BV = policy.next(tokens_BT)[0][:, -1].exp()
@@ -93,7 +93,7 @@ def roll_out(
     rows = zip(tokens_BT.tolist(), logprobs_BT.tolist(), values_BT.tolist(), reference_BT.tolist(), strict=True)
     traces = [Trace(tokens, mask, old, values=values, reference=base) for tokens, old, values, base in rows]
     samples = [
-        Sample(str(chosen[n // lesson.group]), "agent", reward, [trace])
+        Sample(str(prompts[n // lesson.group]), "agent", reward, [trace])
         for n, (reward, trace) in enumerate(zip(rewards_B, traces, strict=True))
     ]
     return [samples[start : start + lesson.group] for start in range(0, ROLLOUTS, lesson.group)]

@@ -27,8 +27,8 @@ def current(toy: Any, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 def gradient(toy: Any, scalar: Tensor) -> Tensor:
     grads = torch.autograd.grad(scalar, list(toy.policy.parameters()), allow_unused=True)
-    given = zip(grads, toy.policy.parameters(), strict=True)
-    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in given])
+    pairs = zip(grads, toy.policy.parameters(), strict=True)
+    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs])
 
 
 def ppo_by_hand(toy: Any, groups: Sequence[Sequence[Sample]], lam: float, eps: float, weight: float) -> Tensor:
@@ -59,9 +59,9 @@ def ppo_by_hand(toy: Any, groups: Sequence[Sequence[Sample]], lam: float, eps: f
 
 def entropic_by_hand(toy: Any, groups: Sequence[Sequence[Sample]], weight: float) -> Tensor:
     """TTT-Discover as published, on raw rewards: double beta, bisect, leave one out, KL in the advantage."""
-    kept = [group for group in groups if len({sample.reward for sample in group}) > 1]
+    varied = [group for group in groups if len({sample.reward for sample in group}) > 1]
     terms, drifts = [], []
-    for group in kept:
+    for group in varied:
         r = torch.tensor([sample.reward for sample in group], dtype=torch.float64)
         n = len(r)
 
@@ -91,7 +91,7 @@ def entropic_by_hand(toy: Any, groups: Sequence[Sequence[Sample]], weight: float
         (log_ratio.exp() * (advantage + weight * (mean - drift)) for log_ratio, advantage, drift in terms),
         start=torch.zeros((), dtype=torch.float64),
     )
-    return loss / sum(len(group) for group in kept)
+    return loss / sum(len(group) for group in varied)
 
 
 @pytest.mark.parametrize(("lam", "eps", "weight"), [(0.95, 0.2, 0.5), (1.0, 0.05, 0.1), (0.5, 0.01, 2.0)])

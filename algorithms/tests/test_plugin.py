@@ -18,9 +18,9 @@ NAMES = ["ppo", "grpo", "entropic", "reinforce", "dpo", "best-of-n"]
 
 
 def factory(name: str) -> type:
-    (found,) = [offer.factory for offer in offers() if offer.name == name]
-    made: type = pkgutil.resolve_name(found)
-    return made
+    (path,) = [offer.factory for offer in offers() if offer.name == name]
+    result: type = pkgutil.resolve_name(path)
+    return result
 
 
 def test_the_six_are_offered() -> None:
@@ -45,8 +45,8 @@ def test_the_entry_module_is_light() -> None:
     script = (
         "import sys, sia_algorithms.plugin; print([m for m in ('torch', 'transformers', 'trl') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 def test_a_learner_is_at_most_300_lines() -> None:

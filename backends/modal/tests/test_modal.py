@@ -96,9 +96,9 @@ def test_without_a_token_its_variables_are_named(
 ) -> None:
     monkeypatch.setattr(cloud_module, "config", {})
     assert main([*command(EXAMPLE, tmp_path), "--backend", "modal"]) == 2
-    told = capsys.readouterr().err
-    assert "MODAL_TOKEN_ID and MODAL_TOKEN_SECRET" in told
-    assert "modal token new" in told
+    error = capsys.readouterr().err
+    assert "MODAL_TOKEN_ID and MODAL_TOKEN_SECRET" in error
+    assert "modal token new" in error
 
 
 def test_a_service_that_does_not_answer_is_not_waited_for() -> None:
@@ -116,8 +116,8 @@ def test_a_setting_that_cannot_be_is_a_users_mistake() -> None:
 def test_the_library_is_imported_only_where_it_is_asked_for() -> None:
     code = "import sys, sia_core.plugins as p; p.Plugins.discover().rows(); print('modal' in sys.modules)"
     environment = {**os.environ, "SIA_PLUGINS": "modal"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.strip() == "False"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert result.stdout.strip() == "False"
 
 
 @pytest.mark.slow
@@ -125,6 +125,6 @@ def test_a_false_token_is_told_in_time(tmp_path: Path) -> None:
     """The SDK alone tries for a minute where there is no network; with one, the service refuses at once."""
     token = {"MODAL_TOKEN_ID": "ak-false", "MODAL_TOKEN_SECRET": "as-false", "HOME": str(tmp_path)}
     argv = [sys.executable, "-m", "sia_cli", *command(EXAMPLE, tmp_path), "--backend", "modal"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, **token}, timeout=55)
-    assert done.returncode == 2, done.stderr
-    assert "MODAL_TOKEN_ID" in done.stderr
+    result = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, **token}, timeout=55)
+    assert result.returncode == 2, result.stderr
+    assert "MODAL_TOKEN_ID" in result.stderr

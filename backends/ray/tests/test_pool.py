@@ -58,10 +58,10 @@ class Actor:
         self.ready, self.run, self.stop = Method(lambda: done(number)), Method(self._run), Method(self._stop)
 
     def _run(self, parcel: str, references: Any) -> Future[Any]:
-        given = self._answer(self, json.loads(parcel))
-        if isinstance(given, Future):
-            return given
-        return done(error=given) if isinstance(given, BaseException) else done(given)
+        answer = self._answer(self, json.loads(parcel))
+        if isinstance(answer, Future):
+            return answer
+        return done(error=answer) if isinstance(answer, BaseException) else done(answer)
 
     def _stop(self) -> Future[Any]:
         self.stopped = True

@@ -101,11 +101,11 @@ def test_arms_and_seeds_of_a_comparison_share_the_cluster_and_come_to_the_same(
     data = ["--harness", str(EXAMPLE / "agent"), "--data", str(EXAMPLE / "cases.jsonl")]
     how = ["--arms", "none,harness", "--seeds", "1", "--budget", "rollouts=2000", "--jobs", "2", "--json"]
     there = ["--backend", "ray", *(f"--backend-set={each}" for each in ("workers=1", "cpus=0.5"))]
-    found = []
+    tables = []
     for name, where in (("here", []), ("there", [*there, f"--backend-set=address={cluster.address}"])):
         assert main(["compare", str(tmp_path / name), *data, *how, *where]) == 0
-        found.append(json.loads(capsys.readouterr().out)["arms"])
-    scores = [[(each["arm"], each["final"]) for each in arms] for arms in found]
+        tables.append(json.loads(capsys.readouterr().out)["arms"])
+    scores = [[(each["arm"], each["final"]) for each in arms] for arms in tables]
     assert scores[0] == scores[1]
 
 
@@ -121,15 +121,15 @@ def test_an_update_in_two_jobs_on_two_workers_ends_with_the_same_adapter(cluster
         run = tmp_path / where
         engine = OfferRef("torch", {"policy": "tiny", "seed": 0})
         setting = asdict(Setting(str(run), task, OfferRef("exact", {"data": data}), "namespaces", 0, engine))
-        told = {"update": replace(update, harness=Trees(run).put(tree)).to_json(), "setting": setting}
+        payload = {"update": replace(update, harness=Trees(run).put(tree)).to_json(), "setting": setting}
         adapter = None
         try:
             for first in (0, 2):
                 rest = {"adapter": adapter, "silent": 0, "tokens": None, "seconds": None}
-                job = Job("sia_weights.train_job:train", {**told, **rest, "first": first, "last": first + 2})
-                done = backend.submit(job).result(300)
-                assert not done["stopped"]
-                adapter = done["adapter"]
+                job = Job("sia_weights.train_job:train", {**payload, **rest, "first": first, "last": first + 2})
+                result = backend.submit(job).result(300)
+                assert not result["stopped"]
+                adapter = result["adapter"]
         finally:
             backend.close()
         assert (run / ADAPTERS / str(adapter) / "adapter_model.safetensors").is_file()

@@ -43,12 +43,16 @@ def test_a_real_model_on_a_cpu_trains_in_less_memory_at_once() -> None:
 
 
 def test_threads_that_wait_do_not_spin_unless_the_user_says_so() -> None:
-    told = "import os, sia_torch; print(os.environ['OMP_WAIT_POLICY'], os.environ['GOMP_SPINCOUNT'])"
+    script = "import os, sia_torch; print(os.environ['OMP_WAIT_POLICY'], os.environ['GOMP_SPINCOUNT'])"
 
     def words(**more: str) -> str:
-        kept = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
-        done = subprocess.run([sys.executable, "-c", told], env={**kept, **more}, capture_output=True, check=True)
-        return done.stdout.decode().strip()
+        environment = {
+            key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+        }
+        result = subprocess.run(
+            [sys.executable, "-c", script], env={**environment, **more}, capture_output=True, check=True
+        )
+        return result.stdout.decode().strip()
 
     assert words() == "PASSIVE 0"
     assert words(OMP_WAIT_POLICY="ACTIVE") == "ACTIVE 0"

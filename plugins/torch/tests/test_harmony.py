@@ -72,8 +72,8 @@ def test_a_call_of_a_tool_goes_there_and_back(tokens: HarmonyTokens) -> None:
         "<|channel|>analysis<|message|>look<|end|><|start|>assistant to=functions.look<|channel|>commentary "
         '<|constrain|>json<|message|>{"where": "law"}<|call|>',
     )
-    asked = parse({"messages": [{"role": "user", "content": "?"}], "tools": [WEATHER]})
-    message = said(asked, tokens.decode(call), "a")
+    chat = parse({"messages": [{"role": "user", "content": "?"}], "tools": [WEATHER]})
+    message = said(chat, tokens.decode(call), "a")
     assert [each["function"] for each in message["tool_calls"]] == [{"name": "look", "arguments": {"where": "law"}}]
     result = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "264"}
     text = text_of(tokens, tokens.render([{"role": "user", "content": "?"}, message, result], [WEATHER]))

@@ -33,8 +33,8 @@ LEARNERS: dict[str, tuple[str, dict[str, Any], int, int, float]] = {
 
 def earned(tokens: Sequence[int], prompt: Sequence[int]) -> float:
     """The fraction that is right of a whole answer; of a short one, all or nothing."""
-    wanted = prompt[::-1][: len(tokens)]
-    right = fmean(given == each for given, each in zip(tokens, wanted, strict=True))
+    answer = prompt[::-1][: len(tokens)]
+    right = fmean(token == each for token, each in zip(tokens, answer, strict=True))
     return right if len(tokens) == LENGTH else float(right == 1)
 
 
@@ -61,13 +61,13 @@ def rewards(name: str, seed: int) -> list[float]:
     first = engine.sample([Request(prompt, range(16), length) for prompt in prompts])
     means = [fmean(each.reward for group in traced(engine, learner, prompts, first) for each in group)]
     for step in range(STEPS):
-        chosen = rng.sample(prompts, ROLLOUTS // members)
+        names = rng.sample(prompts, ROLLOUTS // members)
         base = (step + 1) * ROLLOUTS
-        asked = [
+        requests = [
             Request(prompt, range(base + place * members, base + (place + 1) * members), length)
-            for place, prompt in enumerate(chosen)
+            for place, prompt in enumerate(names)
         ]
-        groups = traced(engine, learner, chosen, engine.sample(asked))
+        groups = traced(engine, learner, names, engine.sample(requests))
         means.append(fmean(each.reward for group in groups for each in group))
         if len(means) > 10 and fmean(means[-10:]) > 0.92:
             break

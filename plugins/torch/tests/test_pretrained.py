@@ -139,9 +139,13 @@ def test_a_policy_reads_and_learns_up_to_its_last_position_and_refuses_more(
     assert engine.context == 70
     assert engine.about["pretrained"]
     assert engine.about["parameters"] > engine.about["trained_parameters"] > 0
-    asked = [Request([100 + at for at in range(length)], [1, 2], max_tokens=70 - length) for length in (66, 68, 69, 10)]
+    requests = [
+        Request([100 + at for at in range(length)], [1, 2], max_tokens=70 - length) for length in (66, 68, 69, 10)
+    ]
     traces = [
-        each.trace(request.prompt) for request, row in zip(asked, engine.sample(asked), strict=True) for each in row
+        each.trace(request.prompt)
+        for request, row in zip(requests, engine.sample(requests), strict=True)
+        for each in row
     ]
     assert engine.check(traces) < 1e-4
     data = [Datum(trace, trace.mask, 1.0, returns=trace.mask) for trace in traces]

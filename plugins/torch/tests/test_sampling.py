@@ -30,16 +30,16 @@ def chars() -> Torch:
 def test_neither_order_nor_company_changes_what_is_sampled() -> None:
     engine = small_tiny(rows=8, prefill_rows=2)
     rng = random.Random(0)
-    asked = [
+    requests = [
         Request(
             [rng.randrange(40) for _ in range(length)], [length * 10 + each for each in range(count)], max_tokens=12
         )
         for length, count in [(3, 1), (20, 4), (33, 2), (34, 1), (70, 8), (31, 3), (5, 1), (9, 1), (64, 4)]
     ]
-    alone = [engine.sample([request])[0] for request in asked]
+    alone = [engine.sample([request])[0] for request in requests]
     for _ in range(3):
-        order = rng.sample(range(len(asked)), len(asked))
-        together = engine.sample([asked[index] for index in order])
+        order = rng.sample(range(len(requests)), len(requests))
+        together = engine.sample([requests[index] for index in order])
         for place, index in enumerate(order):
             assert together[place] == alone[index]
 
@@ -128,9 +128,9 @@ def test_a_policy_without_a_preference_samples_the_prior(monkeypatch: pytest.Mon
 
 def test_the_trainer_adds_the_prior_that_the_sampler_added(chars: Torch) -> None:
     prompt = chars.tokens.encode("他偷了东西，判")
-    asked = Request(prompt, list(range(20)), max_tokens=8, choices=CHOICES, prior=PRIOR)
-    out = chars.sample([asked])[0]
-    assert out == chars.sample([Request([400] * 9, [3], max_tokens=4), asked])[1]
+    request = Request(prompt, list(range(20)), max_tokens=8, choices=CHOICES, prior=PRIOR)
+    out = chars.sample([request])[0]
+    assert out == chars.sample([Request([400] * 9, [3], max_tokens=4), request])[1]
     traces = [each.trace(prompt) for each in out]
     assert chars.check(traces) < 1e-4
     plain = [replace(trace, bias=None) for trace in traces]
@@ -139,7 +139,7 @@ def test_the_trainer_adds_the_prior_that_the_sampler_added(chars: Torch) -> None
 
 
 @pytest.mark.parametrize(
-    ("asked", "fault"),
+    ("query", "fault"),
     [
         (Request([1], [0], choices=["a", "b"], prior=[0.0]), "as many finite"),
         (Request([1], [0], choices=["a", "b"], prior=[0.0, -math.inf]), "as many finite"),
@@ -147,9 +147,9 @@ def test_the_trainer_adds_the_prior_that_the_sampler_added(chars: Torch) -> None
         (Request([1], [0], schema={"type": "string"}, prior=[0.0]), "without choices"),
     ],
 )
-def test_a_prior_that_weighs_nothing_is_refused(chars: Torch, asked: Request, fault: str) -> None:
+def test_a_prior_that_weighs_nothing_is_refused(chars: Torch, query: Request, fault: str) -> None:
     with pytest.raises(UsageError, match=fault):
-        chars.sample([asked])
+        chars.sample([query])
 
 
 def test_training_renormalises_over_the_allowed(chars: Torch) -> None:
@@ -206,14 +206,14 @@ def test_markup_in_a_message_is_text() -> None:
 
 def test_top_p_draws_from_the_likeliest_alone_and_tells_their_probability_among_all() -> None:
     engine = small_tiny(vocabulary=5)
-    asked = Request([1, 2], list(range(400)), max_tokens=1)
-    whole, cut = engine.sample([asked])[0], engine.sample([replace(asked, top_p=0.5)])[0]
-    known = {each.tokens[0]: each.logprobs[0] for each in whole}
-    likeliest = sorted(known, key=lambda token: -known[token])
-    least = next(n for n in range(1, 6) if sum(math.exp(known[token]) for token in likeliest[:n]) >= 0.5)
+    request = Request([1, 2], list(range(400)), max_tokens=1)
+    whole, cut = engine.sample([request])[0], engine.sample([replace(request, top_p=0.5)])[0]
+    logprobs = {each.tokens[0]: each.logprobs[0] for each in whole}
+    likeliest = sorted(logprobs, key=lambda token: -logprobs[token])
+    least = next(n for n in range(1, 6) if sum(math.exp(logprobs[token]) for token in likeliest[:n]) >= 0.5)
     assert {each.tokens[0] for each in cut} == set(likeliest[:least])
-    assert all(each.logprobs[0] == known[each.tokens[0]] for each in cut)
-    assert engine.sample([asked, replace(asked, top_p=1e-9)])[0] == whole  # others are not cut
+    assert all(each.logprobs[0] == logprobs[each.tokens[0]] for each in cut)
+    assert engine.sample([request, replace(request, top_p=1e-9)])[0] == whole  # others are not cut
 
 
 def test_a_policy_is_held_to_a_call_of_a_tool_whose_parameters_have_definitions(chars: Torch) -> None:
@@ -245,7 +245,7 @@ def chained(links: int, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("schema", "said"),
+    ("schema", "message"),
     [
         (chained(15_000, {"type": "string"}), "objects"),
         (chained(600, {"type": "string"}), "refers to 601 places"),
@@ -253,10 +253,10 @@ def chained(links: int, schema: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_a_schema_that_would_end_the_process_or_take_it_for_long_is_the_requests_fault(
-    schema: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+    schema: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llguidance.LLMatcher.grammar_from_json_schema", lambda *_, **__: pytest.fail("was compiled"))
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         Grammar(schema, CharTokens())
 
 

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def folder() -> Path:
     for config in sorted(cache_folder("policies").glob("*/config.json")):
-        told = json.loads(config.read_text())
-        if told.get("model_type") == "llama" and told.get("hidden_size") == 576:
+        settings = json.loads(config.read_text())
+        if settings.get("model_type") == "llama" and settings.get("hidden_size") == 576:
             return config.parent
     pytest.skip("SmolLM2-135M-Instruct is not in the cache: --policy smollm2 puts it there")
 
@@ -33,8 +33,8 @@ def opened(folder: Path, dtype: str) -> Torch:
 
 
 def sampled(engine: Torch) -> list[Trace]:
-    asked = ["What is nine minus four?", "What is six times twelve?", "Name a colour.", "Who wrote Hamlet?"]
-    prompts = [engine.tokens.render([{"role": "user", "content": each}]) for each in asked]
+    questions = ["What is nine minus four?", "What is six times twelve?", "Name a colour.", "Who wrote Hamlet?"]
+    prompts = [engine.tokens.render([{"role": "user", "content": each}]) for each in questions]
     out = engine.sample([Request(prompt, range(4), max_tokens=16) for prompt in prompts])
     return [each.trace(prompt) for prompt, row in zip(prompts, out, strict=True) for each in row]
 

@@ -32,14 +32,14 @@ Make = Callable[..., Torch]
 @pytest.fixture
 def make() -> Iterator[Make]:
     """Engines with a number of processes, which are closed after the test."""
-    made: list[Torch] = []
+    engines: list[Torch] = []
 
     def engine(**settings: Any) -> Torch:
-        made.append(open_engine(**{**TINY, "dtype": "float32", "micro_tokens": 300, **settings}))
-        return made[-1]
+        engines.append(open_engine(**{**TINY, "dtype": "float32", "micro_tokens": 300, **settings}))
+        return engines[-1]
 
     yield engine
-    for each in made:
+    for each in engines:
         if isinstance(each, Team):
             each.close()
 
@@ -49,12 +49,12 @@ def batches(engine: Torch, count: int) -> list[list[Datum]]:
 
 
 def learn(engine: Torch, some: list[list[Datum]]) -> list[dict[str, float]]:
-    told = []
+    figures = []
     for data in some:
         for half in (data[:7], data[7:]):  # two calls add up before a step
             sums = engine.forward_backward([replace(each, normaliser=float(len(data))) for each in half], WEIGHTED)
-        told.append({**sums, **engine.optim_step(lr=5e-4)})
-    return told
+        figures.append({**sums, **engine.optim_step(lr=5e-4)})
+    return figures
 
 
 def apart(first: Torch, second: Torch) -> float:
@@ -85,11 +85,11 @@ def test_two_processes_make_the_adapter_of_one(
     some = batches(one, 4)
     learning = one.policy.learning()
     start = {name: weight.detach().clone() for name, weight in learning.items()}
-    told = learn(one, some)
+    figures = learn(one, some)
     others = learn(two, some[:2])
     two.save(tmp_path / "half")
     others += learn(two, some[2:])
-    for each, other in zip(told, others, strict=True):
+    for each, other in zip(figures, others, strict=True):
         assert other == pytest.approx(each, rel=1e-4)
     assert max(float((each.detach() - start[name]).abs().max()) for name, each in learning.items()) > 1e-3
     assert apart(one, two) < 1e-5
@@ -106,12 +106,12 @@ def test_samples_and_log_probabilities_are_those_of_one_process(make: Make) -> N
     learn(two, batches(one, 2))
     learn(one, batches(make(), 2))
     rng = random.Random(0)
-    asked = [
+    requests = [
         Request([rng.randrange(90) for _ in range(5 + number % 3)], [1, 2, 3], max_tokens=6) for number in range(9)
     ]
-    drawn = two.sample(asked)
-    assert [[each.tokens for each in row] for row in drawn] == [[x.tokens for x in row] for row in one.sample(asked)]
-    traces = [each.trace(request.prompt) for request, row in zip(asked, drawn, strict=True) for each in row]
+    drawn = two.sample(requests)
+    assert [[each.tokens for each in row] for row in drawn] == [[x.tokens for x in row] for row in one.sample(requests)]
+    traces = [each.trace(request.prompt) for request, row in zip(requests, drawn, strict=True) for each in row]
     assert two.check(traces) < 1e-4
     for row, other in zip(two.logprobs(traces), one.logprobs(traces), strict=True):
         assert row == pytest.approx(other, abs=1e-4)
@@ -166,14 +166,14 @@ time.sleep(600)
 class TestTeam(EngineContract):
     @pytest.fixture
     def make(self) -> Iterator[Callable[[], Torch]]:
-        made: list[Team] = []
+        teams: list[Team] = []
 
         def engine() -> Torch:
-            made.append(Team(**TINY, processes=2))
-            return made[-1]
+            teams.append(Team(**TINY, processes=2))
+            return teams[-1]
 
         yield engine
-        for each in made:
+        for each in teams:
             each.close()
 
 

@@ -95,8 +95,8 @@ def test_a_conversation_that_a_template_refuses_is_a_bad_request_in_its_words_an
     error = gateway.answer("r", {"messages": [said("user", "a"), said("user", "b")], "max_tokens": 2})["error"]
     assert (error["param"], error["code"]) == ("messages", "unsupported_messages")
     assert "Conversation roles must alternate user/assistant" in error["message"]
-    asked = [said("system", "be brief"), said("user", "a")]
-    assert "choices" in gateway.answer("r", {"messages": asked, "max_tokens": 2})
+    messages = [said("system", "be brief"), said("user", "a")]
+    assert "choices" in gateway.answer("r", {"messages": messages, "max_tokens": 2})
     gateway.close()
 
 
@@ -127,13 +127,13 @@ def test_tools_are_written_where_a_template_has_none_in_the_form_in_which_calls_
     text = conversation(PLAIN, [LOOK])
     assert text.startswith("system: You can call these tools")
     assert '{"name": "look", "description": "Looks.", "parameters"' in text
-    done = text.split("user: why?")[1]
-    assert done == (
+    rest = text.split("user: why?")[1]
+    assert rest == (
         '\nassistant: <tool_call>\n{"name": "look", "arguments": {"at": "it"}}\n</tool_call>\n'
         "user: <tool_response>\na walrus\n</tool_response>\n"
     )
     chat = parse({"messages": CALLED, "tools": [LOOK]})
-    again = read_back(chat, done.split("assistant: ")[1].split("\nuser:")[0], "x")
+    again = read_back(chat, rest.split("assistant: ")[1].split("\nuser:")[0], "x")
     assert [each["function"] for each in again["tool_calls"]] == [CALL["function"]]
 
 

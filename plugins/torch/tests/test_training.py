@@ -81,12 +81,12 @@ def test_what_all_prompts_begin_with_is_computed_once_and_changes_no_gradient(al
     )
     assert packed.tree.shape.root == root
     assert packed.positions_BS.numel() == root + len(rows) * packed.tree.shape.tokens
-    together, read = engine.forward_backward(data, WEIGHTED), engine.logprobs(traces)
+    together, logprobs = engine.forward_backward(data, WEIGHTED), engine.logprobs(traces)
     shared = gradients(engine)
     engine.settings = engine.settings.model_copy(update={"micro_tokens": 1})  # each sequence for itself
     assert engine.forward_backward(data, WEIGHTED) == pytest.approx(together, rel=1e-6)
     assert largest_difference(shared, gradients(engine)) < 1e-7
-    for row, alone in zip(read, engine.logprobs(traces), strict=True):
+    for row, alone in zip(logprobs, engine.logprobs(traces), strict=True):
         assert row == pytest.approx(alone, abs=1e-6)
 
 
@@ -136,9 +136,9 @@ def test_a_chunked_vocabulary_equals_the_whole(chunk: int) -> None:
     logits = hidden @ weight.T / 0.7 + added
     whole = logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
     expected = torch.autograd.grad((whole * outer).sum(), (hidden, weight))
-    found = token_logprobs(hidden, weight, targets, 0.7, Allowed.of(sets, biases, hidden.device), chunk)
-    assert torch.allclose(found, whole, atol=1e-12)
-    for ours, theirs in zip(torch.autograd.grad((found * outer).sum(), (hidden, weight)), expected, strict=True):
+    logprobs = token_logprobs(hidden, weight, targets, 0.7, Allowed.of(sets, biases, hidden.device), chunk)
+    assert torch.allclose(logprobs, whole, atol=1e-12)
+    for ours, theirs in zip(torch.autograd.grad((logprobs * outer).sum(), (hidden, weight)), expected, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-12)
 
 
@@ -184,10 +184,10 @@ def test_a_changed_snapshot_is_refused(tmp_path: Path) -> None:
 
 def test_a_snapshot_that_was_replaced_by_another_whole_one_is_refused_by_its_name(tmp_path: Path) -> None:
     engine = small_tiny()
-    kept = tmp_path / engine.save(tmp_path / "first")
-    stirred(engine).save(kept)
+    snapshot = tmp_path / engine.save(tmp_path / "first")
+    stirred(engine).save(snapshot)
     with pytest.raises(UsageError, match=r"engine\.json is not what was saved there"):
-        engine.load(kept)
+        engine.load(snapshot)
     honest = tmp_path / engine.save(tmp_path / "second")
     (tmp_path / "second").rename(honest)
     engine.load(honest)
@@ -249,10 +249,10 @@ def test_memory_is_estimated_by_what_was_computed_and_counted_once(monkeypatch: 
     data = some_data(engine)
     engine.forward_backward(data, WEIGHTED)
     engine.optim_step(lr=1e-2)
-    seen = engine.memory()["needed"]
-    assert seen < full / 3
+    estimate = engine.memory()["needed"]
+    assert estimate < full / 3
     engine.forward_backward(data, WEIGHTED)
-    assert engine.memory()["needed"] == seen
+    assert engine.memory()["needed"] == estimate
 
 
 @pytest.mark.parametrize(
@@ -266,8 +266,8 @@ def test_the_estimate_is_within_a_third_of_what_was_measured(
     config = SimpleNamespace(
         hidden_size=576, intermediate_size=1536, num_attention_heads=9, num_hidden_layers=30, vocab_size=49152
     )
-    told = activations(config, Settings(), size, Shape(prefix=128, branches=8, width=width), groups)
-    assert 2 / 3 < told / measured < 4 / 3
+    estimate = activations(config, Settings(), size, Shape(prefix=128, branches=8, width=width), groups)
+    assert 2 / 3 < estimate / measured < 4 / 3
 
 
 @pytest.fixture
@@ -284,10 +284,10 @@ def test_a_gradient_is_the_same_to_the_bit_each_time() -> None:
     # Samples that read the state after one prompt fall to several threads, which must not add up as they come.
     engine = Torch(policy="tiny", seed=0)
     prompts = [engine.tokens.encode(f"case {number}") for number in range(115)]
-    asked = [Request(prompt, range(32), 8, choices=["red", "green", "blue"]) for prompt in prompts]
+    requests = [Request(prompt, range(32), 8, choices=["red", "green", "blue"]) for prompt in prompts]
     data = [
         Datum(trace := each.trace(prompt), credit := [place / 7] * len(trace.tokens), 3680.0, credit)
-        for prompt, row in zip(prompts, engine.sample(asked), strict=True)
+        for prompt, row in zip(prompts, engine.sample(requests), strict=True)
         for place, each in enumerate(row)
     ]
     engine.forward_backward(data, WEIGHTED)

@@ -125,6 +125,6 @@ def some_data(
 
 def gradients(engine: Torch) -> dict[str, torch.Tensor]:
     """The gradients that were added up, by name; cleared."""
-    found = {name: weight.grad.clone() for name, weight in engine._learning.items() if weight.grad is not None}
+    by_name = {name: weight.grad.clone() for name, weight in engine._learning.items() if weight.grad is not None}
     engine._optimizer.zero_grad()
-    return found
+    return by_name

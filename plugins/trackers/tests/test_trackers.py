@@ -55,12 +55,12 @@ def test_a_gain_is_one_also_where_the_metric_is_to_be_minimised() -> None:
     figures = Figures()
     started = Event("run.started", {"metric": {"name": "rmse", "direction": "minimize"}})
     gate = {"candidate": 1.5, "incumbent": 2.0, "delta": -0.5}
-    told = [
+    rows = [
         each
         for event in (started, Event("candidate.gated", {"accepted": True, "gate": gate}))
         for each in figures.of(event)
     ]
-    assert [tuple(each) for each in told] == [
+    assert [tuple(each) for each in rows] == [
         ("gate/candidate", 1, 1.5),
         ("gate/gain", 1, 0.5),
         ("gate/incumbent", 1, 1.5),
@@ -101,10 +101,10 @@ def test_of_a_real_run_the_scores_that_its_report_has_are_told(
     command += ["--generations", "1", "--name", "one"]
     assert main([*command, "--runs-dir", "here", "--track", "tensorboard:there"]) == 0
     report = json.loads(capsys.readouterr().out)
-    told = {(series, place): value for series, place, value in read(tmp_path / "there" / "one")}
+    figures = {(series, place): value for series, place, value in read(tmp_path / "there" / "one")}
     for which in ("initial", "final"):
-        assert told[f"sealed/{which}", 0] == pytest.approx(report["sealed"][which]["value"])
-    assert told["gate/incumbent", 0] == pytest.approx(report["sealed"]["initial"]["gate"]["value"])
+        assert figures[f"sealed/{which}", 0] == pytest.approx(report["sealed"][which]["value"])
+    assert figures["gate/incumbent", 0] == pytest.approx(report["sealed"]["initial"]["gate"]["value"])
 
 
 def records(log: bytes) -> Iterator[bytes]:
@@ -132,18 +132,18 @@ def test_weights_and_biases_offline_keeps_the_figures_and_nothing_of_the_machine
         tracker(event)
     tracker.close()
     wandb.teardown()  # its own process has written all
-    (kept,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    found, about = [], []
-    for data in records(kept.read_bytes()):
+    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    figures, about = [], []
+    for data in records(file.read_bytes()):
         record = Record()
         record.ParseFromString(data)
         about += [record.run] if record.WhichOneof("record_type") == "run" else []
         if record.WhichOneof("record_type") == "history":
             row = {"/".join(each.nested_key) or each.key: json.loads(each.value_json) for each in record.history.item}
-            found += [(key, value) for key, value in row.items() if "/" in key]
-    assert found == [(series, value) for series, _, value in TOLD]
+            figures += [(key, value) for key, value in row.items() if "/" in key]
+    assert figures == [(series, value) for series, _, value in TOLD]
     assert [(each.host, each.display_name) for each in about] == [("-", "r-1")]
-    assert [each.name for each in kept.parent.glob("files/*") if each.name != "config.yaml"] == []
+    assert [each.name for each in file.parent.glob("files/*") if each.name != "config.yaml"] == []
 
 
 @pytest.mark.real
@@ -164,17 +164,22 @@ runs = SQLiteStorage.get_run_records("mine")
 logs = [SQLiteStorage.get_logs("mine", each["name"], run_id=each["id"]) for each in runs]
 print(json.dumps([[each["name"] for each in runs], logs]))
 """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TRACKIO_", "HF_"))}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("TRACKIO_", "HF_"))}
     where = {"TRACKIO_DIR": str(tmp_path), "HF_HOME": str(tmp_path / "none"), "PYTHONPATH": str(Path(__file__).parent)}
     ran = subprocess.run(
-        [sys.executable, "-c", program], env=kept | where, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", program],
+        env=environment | where,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert ran.returncode == 0, ran.stderr
     names, logs = json.loads(ran.stdout.splitlines()[0])
     assert names == ["r-1", "r-1"]
     for rows in logs:
-        told = [(series, row["step"], row[series]) for row in rows for series in row.keys() - {"step", "timestamp"}]
-        assert told == TOLD
+        figures = [(series, row["step"], row[series]) for row in rows for series in row.keys() - {"step", "timestamp"}]
+        assert figures == TOLD
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "trackio", "wandb"])
@@ -193,10 +198,10 @@ def test_without_its_library_the_command_that_installs_it_is_said(
 @pytest.mark.slow
 def test_weights_and_biases_without_a_key_is_refused_before_the_run_begins(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    others = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     command = [sys.executable, "-m", "sia_cli", "run", "--harness", str(SUMS / "agent")]
     command += ["--data", str(SUMS / "cases.jsonl"), "--track", "wandb", "--runs-dir", str(tmp_path / "runs")]
-    environment = {**kept, "NETRC": str(tmp_path / "none")}
+    environment = {**others, "NETRC": str(tmp_path / "none")}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 2
     assert "WANDB_MODE=offline" in ran.stderr
@@ -222,12 +227,12 @@ def test_the_tracker_of_the_page_works_and_mlflow_reads_it_back(
     client = mlflow.MlflowClient()
     (run,) = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
     assert (run.info.run_name, run.info.status, run.data.params) == ("r-1", "FINISHED", {"task": "t"})
-    told = [
+    figures = [
         (series, each.step, each.value)
         for series in SERIES
         for each in client.get_metric_history(run.info.run_id, series)
     ]
-    assert told == sorted(TOLD, key=lambda each: SERIES.index(each[0]))
+    assert figures == sorted(TOLD, key=lambda each: SERIES.index(each[0]))
 
 
 @pytest.mark.parametrize("folder", ["wandb", ".wandb"])

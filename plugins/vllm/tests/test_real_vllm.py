@@ -39,23 +39,23 @@ def dtype(request: pytest.FixtureRequest) -> str:
 def server(model: Path, dtype: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InferenceServer]:
     options = ["--enable-lora", "--max-lora-rank", str(RANK), "--dtype", dtype, "--max-model-len", "512"]
     options += ["--max-num-seqs", "64", "--host", "127.0.0.1", "--port", "PORT", "--served-model-name", "toy"]
-    asked = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    asked["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # it would keep a core to itself
+    variables = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # it would keep a core to itself
     command = [str(environment("vllm") / "bin" / "vllm"), "serve", str(model), *options]
     log = tmp_path_factory.mktemp("vllm") / "log"
-    with InferenceServer(command, "/v1/models", log, asked) as running:
+    with InferenceServer(command, "/v1/models", log, variables) as running:
         yield running
 
 
 def settings(server: InferenceServer, model: Path, dtype: str, adapters: Path) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    options: dict[str, Any] = {
         "servers": server.url,
         "model": "toy",
         "adapters": str(adapters),
         "dtype": dtype,
         "rank": RANK,
     }
-    return told
+    return options
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def engines(server: InferenceServer, model: Path, dtype: str, tmp_path: Path) ->
     opened: list[Vllm] = []
 
     def engine(**more: Any) -> Vllm:
-        told = settings(server, model, dtype, tmp_path / "adapters")
-        opened.append(open_engine(policy=f"hf:{model}", **{**told, **more}))
+        options = settings(server, model, dtype, tmp_path / "adapters")
+        opened.append(open_engine(policy=f"hf:{model}", **{**options, **more}))
         return opened[-1]
 
     yield engine
@@ -120,8 +120,8 @@ def test_a_run_whose_server_is_killed_is_resumed_to_the_same_report(
     server: InferenceServer, model: Path, dtype: str, tmp_path: Path
 ) -> None:
     command = [*written_run(tmp_path), "--engine", "vllm", "--policy", f"hf:{model}"]
-    told = settings(server, model, dtype, tmp_path / "adapters")
-    command += [part for name, value in told.items() for part in ("--engine-set", f"{name}={value}")]
+    options = settings(server, model, dtype, tmp_path / "adapters")
+    command += [part for name, value in options.items() for part in ("--engine-set", f"{name}={value}")]
     whole = finished([*command, "--name", "whole"])
     if dtype == "float32":  # in bfloat16 what is sampled depends on what else is asked at the same time
         check_resumed(command, {}, tmp_path / "runs", whole, server)

@@ -35,7 +35,7 @@ class Trainer(ScriptedEngine):
     def logprobs(self, traces: Sequence[Trace], *, reference: bool = False) -> list[list[float]]:
         steps = 0 if reference else self.steps
         return [
-            [logprob(token, steps) if chosen else 0.0 for token, chosen in zip(trace.tokens, trace.mask, strict=True)]
+            [logprob(token, steps) if entry else 0.0 for token, entry in zip(trace.tokens, trace.mask, strict=True)]
             for trace in traces
         ]
 
@@ -209,10 +209,10 @@ def refused(engine: Vllm) -> ModelError:
     gateway = Gateway(engine)
     gateway.begin("r", 1)
     gateway.answer("r", {"messages": [{"role": "user", "content": "?"}]})
-    with pytest.raises(ModelError) as told:
+    with pytest.raises(ModelError) as failure:
         gateway.finish("r")
     gateway.close()
-    return told.value
+    return failure.value
 
 
 def test_what_keeps_an_adapter_from_being_sampled_ends_the_run_and_is_said_as_it_is(engine: Vllm, stand: Stand) -> None:
@@ -299,9 +299,9 @@ def test_a_server_without_token_ids_is_too_old(engine: Vllm, stand: Stand) -> No
 
 
 def test_a_server_that_is_not_there_says_so(stand: Stand, tmp_path: Path) -> None:
-    told = Settings(policy="p", servers="http://127.0.0.1:9", model="toy", adapters=str(tmp_path), timeout=1.0)
+    options = Settings(policy="p", servers="http://127.0.0.1:9", model="toy", adapters=str(tmp_path), timeout=1.0)
     with pytest.raises(SiaError, match="does not answer"):
-        ask(Vllm(Trainer(), told))
+        ask(Vllm(Trainer(), options))
 
 
 def test_its_context_is_the_least_that_a_server_says(engine: Vllm, stand: Stand) -> None:
@@ -315,7 +315,7 @@ def test_its_context_is_the_least_that_a_server_says(engine: Vllm, stand: Stand)
 
 
 def test_settings_that_it_does_not_know_are_the_trainers() -> None:
-    told = Settings.model_validate({"policy": "p", "servers": "a", "model": "m", "adapters": "/x", "rank": "8"})
-    assert told.for_trainer == {"policy": "p", "seed": 0, "temperature": 1.0, "rank": "8"}
+    options = Settings.model_validate({"policy": "p", "servers": "a", "model": "m", "adapters": "/x", "rank": "8"})
+    assert options.for_trainer == {"policy": "p", "seed": 0, "temperature": 1.0, "rank": "8"}
     with pytest.raises(UsageError, match="no engine named 'nothing'"):
         open_engine(policy="p", servers="a", model="m", adapters="/x", trainer="nothing")

@@ -105,19 +105,19 @@ def test_an_answer_of_another_shape_is_refused(model: Any, wrong: Any) -> None:
 def test_feedback_names_the_truth_only_where_an_improver_learns(kind: str, data: str) -> None:
     task, verifier = KINDS[kind][0](data), KINDS[kind][1](data)
     answer = {"gpqa": {"answer": "A"}, "chess": {"solution": []}, "titanic": {"transported": True}}[kind]
-    told = {split: [scored(verifier, each, answer).feedback for each in task.instances(split)] for split in SPLITS}
-    assert all(told["search"])
-    assert not any(told["gate"] + told["sealed"])
+    feedback = {split: [scored(verifier, each, answer).feedback for each in task.instances(split)] for split in SPLITS}
+    assert all(feedback["search"])
+    assert not any(feedback["gate"] + feedback["sealed"])
 
 
 def test_the_labels_of_sealed_passengers_are_read_by_the_verifier_alone(
     titanic: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened, read = [], Source.read
+    opened, original = [], Source.read
 
     def spy(self: Source, name: str) -> bytes:
         opened.append(name)
-        return read(self, name)
+        return original(self, name)
 
     monkeypatch.setattr(Source, "read", spy)
     task = Titanic(str(titanic))
@@ -151,8 +151,8 @@ def test_what_is_missing_is_named(tmp_path: Path, gpqa: Path) -> None:
 def test_the_entry_module_is_light_and_names_what_exists() -> None:
     heavy = ["sklearn", "numpy", "pydantic", "sia_bundled.bundled"]
     code = f"import sys, sia_bundled.plugin; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
     for offer in [*plugin.sia_tasks(), *plugin.sia_verifiers()]:
         assert pkgutil.resolve_name(offer.factory)
 

@@ -45,10 +45,10 @@ def other_data(tmp_path: Path) -> str:
 def sample() -> Path:
     """The public sample of blood cells, where it lies beside the checkout."""
     places = [folder / "shared" / "data" / "pbmc_1k_v3.npz" for folder in Path(__file__).parents]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
         pytest.skip("../shared/data/pbmc_1k_v3.npz is not there")
-    return found
+    return path
 
 
 @pytest.fixture
@@ -83,8 +83,8 @@ def denoiser(answer: Mapping[str, Any]) -> Callable[[Any], np.ndarray]:
     """An answer's function. Only for answers of this project's own harness."""
     names: dict[str, Any] = {"__name__": "denoiser"}
     exec(compile(answer["code"], "denoiser.py", "exec"), names)
-    made: Callable[[Any], np.ndarray] = names["denoise"]
-    return made
+    function: Callable[[Any], np.ndarray] = names["denoise"]
+    return function
 
 
 @pytest.fixture(name="denoiser")
@@ -92,6 +92,6 @@ def _denoiser() -> Callable[[Mapping[str, Any]], Callable[[Any], np.ndarray]]:
     return denoiser
 
 
-def context(**given: Any) -> SimpleNamespace:
+def context(**attributes: Any) -> SimpleNamespace:
     """A harness's context; it has a model if ``model`` is given."""
-    return SimpleNamespace(**{"seed": 0, "evaluations": 0, "has_model": "model" in given, **given})
+    return SimpleNamespace(**{"seed": 0, "evaluations": 0, "has_model": "model" in attributes, **attributes})

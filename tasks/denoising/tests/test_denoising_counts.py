@@ -28,8 +28,8 @@ COUNTS = COUNTS[:, np.flatnonzero(COUNTS.sum(axis=0))]
 
 
 def same(path: Path) -> bool:
-    found = read_counts(path)
-    return found.dtype == np.int32 and found.shape == COUNTS.shape and (found != COUNTS).nnz == 0
+    matrix = read_counts(path)
+    return matrix.dtype == np.int32 and matrix.shape == COUNTS.shape and (matrix != COUNTS).nnz == 0
 
 
 def test_npz_as_scipy_writes_it_or_as_arrays(tmp_path: Path) -> None:
@@ -145,8 +145,8 @@ def test_h5ad_gives_the_layer_of_counts_before_x(tmp_path: Path, layer: str) -> 
     ]
     counts, scaled = sparse.csr_matrix(COUNTS), sparse.csr_matrix(COUNTS, dtype=float) * 0.1
     layers = {layer: counts} if layer else {}
-    held = anndata.AnnData(X=scaled if layer else counts, layers=layers, obs=frames[0], var=frames[1])
-    held.write_h5ad(tmp_path / "x.h5ad")
+    data = anndata.AnnData(X=scaled if layer else counts, layers=layers, obs=frames[0], var=frames[1])
+    data.write_h5ad(tmp_path / "x.h5ad")
     assert same(tmp_path / "x.h5ad")
 
 
@@ -193,13 +193,13 @@ def test_without_h5py_it_says_what_to_install(tmp_path: Path, monkeypatch: pytes
         read_counts(tmp_path / "some.h5ad")
 
 
-@pytest.mark.parametrize("kept", ["__categories", "nullable"])
-def test_antibodies_are_found_as_older_and_newer_anndata_write_their_type(tmp_path: Path, kept: str) -> None:
+@pytest.mark.parametrize("layout", ["__categories", "nullable"])
+def test_antibodies_are_found_as_older_and_newer_anndata_write_their_type(tmp_path: Path, layout: str) -> None:
     names, codes = np.array([b"Gene Expression", b"Antibody Capture"]), np.zeros(COUNTS.shape[1], dtype=np.int8)
     codes[-ANTIBODIES:] = 1
 
     def types(file: Any) -> None:
-        if kept == "__categories":
+        if layout == "__categories":
             file["var/feature_types"], file["var/__categories/feature_types"] = codes, names
         else:
             file["var/feature_types/values"], file["var/feature_types/mask"] = names[codes], codes > 1
@@ -224,9 +224,9 @@ def test_h5ad_as_people_have_them_with_float_counts_repeated_genes_categories_an
     var["genome"] = of(np.zeros(genes, dtype=int), pandas.Index(["GRCh38"], dtype=object))
     var["feature_types"] = of(np.zeros(genes, dtype=int), pandas.Index(["Gene Expression"], dtype=object))
     x = matrix.toarray() if layout == "dense" else getattr(sparse, f"{layout}_matrix")(matrix)
-    held = anndata.AnnData(X=x, obs=obs, var=var)
-    held.raw = held.copy()
-    held.write_h5ad(tmp_path / "x.h5ad", compression="gzip")
+    data = anndata.AnnData(X=x, obs=obs, var=var)
+    data.raw = data.copy()
+    data.write_h5ad(tmp_path / "x.h5ad", compression="gzip")
     assert same(tmp_path / "x.h5ad")
 
 
@@ -279,9 +279,9 @@ def folder(path: Path, version: int, counts: Any = COUNTS) -> Path:
 @pytest.mark.parametrize("version", [2, 3])
 def test_a_folder_of_10x_stands_for_its_matrix(tmp_path: Path, version: int) -> None:
     assert same(folder(tmp_path / "filtered", version))
-    given = checked_file("--data", str(tmp_path / "filtered"))
-    assert given is not None
-    assert same(Path(given))
+    path = checked_file("--data", str(tmp_path / "filtered"))
+    assert path is not None
+    assert same(Path(path))
 
 
 def test_a_folder_of_genomes_is_read_where_there_is_one_and_names_them_where_there_are_more(tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ LINES = b"9 9 1\n1 1 1\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (HEADER + LINES + b"\0\0", "bytes of zero"),
         (HEADER + b"9 9 1\n" + b" " * 70_000 + b"1 1 1\n", "a line of more than 65,536 bytes"),
@@ -399,11 +399,11 @@ LINES = b"9 9 1\n1 1 1\n"
 )
 @pytest.mark.parametrize("ending", ["mtx", "mtx.gz"])
 def test_text_that_scipy_would_crash_on_or_hold_without_end_is_refused(
-    tmp_path: Path, ending: str, text: bytes, said: str
+    tmp_path: Path, ending: str, text: bytes, message: str
 ) -> None:
     (tmp_path / "features.tsv").write_text("g\n" * 9)
     (tmp_path / f"matrix.{ending}").write_bytes(gzip.compress(text) if ending.endswith("gz") else text)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         read_counts(tmp_path)
 
 
@@ -528,7 +528,7 @@ def changed(value: float) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    ("name", "write", "said"),
+    ("name", "write", "message"),
     [
         ("x.npz", changed(0.5), "not whole; raw counts are wanted, not normalised or log-transformed"),
         ("x.npz", changed(-1), "negative"),
@@ -553,13 +553,13 @@ def changed(value: float) -> Callable[[Path], None]:
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore")
 def test_malformed_files_end_with_what_is_wrong(
-    tmp_path: Path, name: str, write: Callable[[Path], Any], said: str
+    tmp_path: Path, name: str, write: Callable[[Path], Any], message: str
 ) -> None:
     if name.endswith("h5ad"):
         pytest.importorskip("h5py", reason="h5py is not installed: sia-denoising[h5ad]")
     (tmp_path / "features.tsv").write_text("g\n" * 9)
     write(tmp_path / name)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         read_counts(tmp_path / name)
 
 

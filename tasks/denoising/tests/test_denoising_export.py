@@ -58,8 +58,8 @@ def test_counts_are_denoised_the_way_round_that_the_file_has_them(
     tmp_path: Path, exported: Callable[[Path], Any], name: str, write: Callable[[Path], Any]
 ) -> None:
     write(tmp_path / name)
-    done = exported(tmp_path / name)
-    assert done.returncode == 0, done.stderr
+    result = exported(tmp_path / name)
+    assert result.returncode == 0, result.stderr
     assert (np.load(tmp_path / "out.npz")["denoised"] == X).all()
 
 
@@ -75,10 +75,10 @@ def test_values_that_are_no_counts_are_refused_with_exit_code_2(
     tmp_path: Path, exported: Callable[[Path], Any], values: Any, message: str
 ) -> None:
     np.savez(tmp_path / "counts.npz", values)
-    done = exported(tmp_path / "counts.npz")
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    result = exported(tmp_path / "counts.npz")
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
     assert not (tmp_path / "out.npz").exists()
 
 
@@ -88,9 +88,9 @@ def test_a_missing_file_and_a_folder_that_cannot_be_written_are_told(
     assert exported(tmp_path / "none.npz").returncode == 2
     (tmp_path / "out.npz").mkdir()
     np.savez(tmp_path / "counts.npz", X)
-    done = exported(tmp_path / "counts.npz")
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+    result = exported(tmp_path / "counts.npz")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("out", ["out.h5ad", "out"])
@@ -98,9 +98,9 @@ def test_a_name_that_is_not_of_an_npz_file_is_refused_and_none_is_written_beside
     tmp_path: Path, exported: Callable[..., Any], out: str
 ) -> None:
     np.savez(tmp_path / "dense.npz", X)
-    done = exported(tmp_path / "dense.npz", out)
-    assert done.returncode == 2
-    assert "write to out.npz" in done.stderr
+    result = exported(tmp_path / "dense.npz", out)
+    assert result.returncode == 2
+    assert "write to out.npz" in result.stderr
     assert not list(tmp_path.glob("out*"))
 
 

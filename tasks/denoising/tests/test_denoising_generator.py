@@ -58,5 +58,5 @@ def test_by_default_cells_are_as_deep_and_genes_as_rare_and_uneven_as_in_a_real_
         return [float(np.median(counts.sum(axis=1))), float(genes.mean()), float(np.log(genes).std())]
 
     rows = np.arange(0, 600, 5)  # as many cells as an instance has
-    made, real = Generator().draw(0).counts[rows], read_counts(sample)[rows]
-    assert np.allclose(figures(made), figures(real), rtol=0.2)
+    drawn, real = Generator().draw(0).counts[rows], read_counts(sample)[rows]
+    assert np.allclose(figures(drawn), figures(real), rtol=0.2)

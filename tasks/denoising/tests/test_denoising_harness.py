@@ -29,9 +29,9 @@ INSTANCE = Instance("search-0", "search", {"data": "x", "cells": 100, "genes": 1
 class Judged:
     """Evaluations that prefer many components."""
 
-    def __init__(self, most: int, **given: Any) -> None:
+    def __init__(self, most: int, **attributes: Any) -> None:
         self.tried: list[dict[str, str]] = []
-        self.ctx = context(evaluations=most, evaluate=self.evaluate, **given)
+        self.ctx = context(evaluations=most, evaluate=self.evaluate, **attributes)
 
     def evaluate(self, answer: dict[str, Any]) -> SimpleNamespace:
         self.ctx.evaluations -= 1
@@ -65,17 +65,17 @@ def test_the_same_seed_searches_the_same(seed: ModuleType) -> None:
 
 
 def test_a_policy_is_asked_for_a_plan_by_a_schema_that_allows_no_other(seed: ModuleType) -> None:
-    wanted = {name: values[-1] for name, values in seed.plans.FIELDS.items()}
-    asked: list[dict[str, Any]] = []
+    plan = {name: values[-1] for name, values in seed.plans.FIELDS.items()}
+    requests: list[dict[str, Any]] = []
 
     def model(messages: list[dict[str, Any]], **request: Any) -> dict[str, Any]:
-        asked.append({"messages": messages, **request})
-        return {"choices": [{"message": {"content": json.dumps(wanted)}}]}
+        requests.append({"messages": messages, **request})
+        return {"choices": [{"message": {"content": json.dumps(plan)}}]}
 
     answer = seed.solve(INSTANCE, context(model=model))
-    assert answer["plan"] == wanted
-    assert "100 cells x 1000 genes" in asked[0]["messages"][0]["content"]
-    schema = asked[0]["response_format"]["json_schema"]["schema"]
+    assert answer["plan"] == plan
+    assert "100 cells x 1000 genes" in requests[0]["messages"][0]["content"]
+    schema = requests[0]["response_format"]["json_schema"]["schema"]
     assert schema["required"] == list(seed.plans.FIELDS)
     assert schema["additionalProperties"] is False
 

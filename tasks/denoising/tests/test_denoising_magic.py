@@ -33,12 +33,12 @@ def test_the_denoised_are_nearer_to_the_truth_than_the_counts() -> None:
 
 
 def test_a_cell_keeps_about_its_depth(counts: sparse.csr_array) -> None:
-    made = Magic().denoise(counts)
-    assert made.shape == counts.shape
-    assert made.dtype == np.float32
+    matrix = Magic().denoise(counts)
+    assert matrix.shape == counts.shape
+    assert matrix.dtype == np.float32
     # Squares of averaged roots fall short of averages.
-    assert np.all(made.sum(axis=1) < counts.sum(axis=1) * 1.1)
-    assert np.corrcoef(made.sum(axis=1), counts.sum(axis=1))[0, 1] > 0.95
+    assert np.all(matrix.sum(axis=1) < counts.sum(axis=1) * 1.1)
+    assert np.corrcoef(matrix.sum(axis=1), counts.sum(axis=1))[0, 1] > 0.95
 
 
 def test_no_step_leaves_the_values_as_they_are(counts: sparse.csr_array) -> None:
@@ -62,9 +62,9 @@ def test_cells_that_are_alike_to_the_last_count_are_no_trouble() -> None:
 def test_an_empty_cell_stays_empty(counts: sparse.csr_array) -> None:
     some = counts.toarray()
     some[3] = 0
-    made = Magic().denoise(some)
-    assert not made[3].any()
-    assert np.isfinite(made).all()
+    matrix = Magic().denoise(some)
+    assert not matrix[3].any()
+    assert np.isfinite(matrix).all()
 
 
 def test_components_are_the_same_by_either_road(counts: sparse.csr_array, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,15 +92,15 @@ def test_automatic_t_stops_where_steps_change_little(counts: sparse.csr_array) -
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         (np.array([[1.0, np.nan], [1, 2]]), "finite and not negative"),
         (np.array([[1.0, -2], [1, 2]]), "finite and not negative"),
         (np.ones((1, 5)), "at least two cells"),
     ],
 )
-def test_what_cannot_be_denoised_is_refused(values: np.ndarray, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_what_cannot_be_denoised_is_refused(values: np.ndarray, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         Magic().denoise(values)
 
 

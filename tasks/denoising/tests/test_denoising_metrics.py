@@ -47,11 +47,11 @@ def test_none_is_zero_and_perfect_is_one(judge: Judge) -> None:
 
 
 def test_smoothing_earns_and_comes_nearer_to_the_truth(judge: Judge, smoothed: np.ndarray) -> None:
-    none, made = judge.measure(judge.train), judge.measure(smoothed)
-    assert made["mse_norm"] > 0.1
-    assert made["poisson_norm"] > 0.3
-    assert made["balanced"] == pytest.approx((made["mse_norm"] + made["poisson_norm"]) / 2)
-    assert made["true_mse"] < none["true_mse"] / 2
+    none, metrics = judge.measure(judge.train), judge.measure(smoothed)
+    assert metrics["mse_norm"] > 0.1
+    assert metrics["poisson_norm"] > 0.3
+    assert metrics["balanced"] == pytest.approx((metrics["mse_norm"] + metrics["poisson_norm"]) / 2)
+    assert metrics["true_mse"] < none["true_mse"] / 2
 
 
 def test_the_truth_is_the_best_by_poisson_and_not_by_mse(judge: Judge, smoothed: np.ndarray) -> None:
@@ -92,23 +92,23 @@ def test_mass_dumped_on_one_gene_is_refused(judge: Judge, smoothed: np.ndarray) 
 
 
 @pytest.mark.parametrize(
-    ("hack", "said"),
+    ("hack", "message"),
     [
-        (lambda made: made[:, :-1], "returned shape"),
-        (lambda made: made[None], "returned shape"),
-        (lambda made: made - 1e-3, "negative"),
-        (lambda made: np.where(made > 5, np.nan, made), "not finite"),
-        (lambda made: np.where(made > 5, np.inf, made), "not finite"),
-        (lambda made: made * 0, "cells that had counts have none"),
-        (lambda made: made.astype(np.float64) * 1e15, "above 1e12"),
-        (lambda made: made * (np.arange(len(made)) > 0)[:, None], "1 cells that had counts"),
+        (lambda matrix: matrix[:, :-1], "returned shape"),
+        (lambda matrix: matrix[None], "returned shape"),
+        (lambda matrix: matrix - 1e-3, "negative"),
+        (lambda matrix: np.where(matrix > 5, np.nan, matrix), "not finite"),
+        (lambda matrix: np.where(matrix > 5, np.inf, matrix), "not finite"),
+        (lambda matrix: matrix * 0, "cells that had counts have none"),
+        (lambda matrix: matrix.astype(np.float64) * 1e15, "above 1e12"),
+        (lambda matrix: matrix * (np.arange(len(matrix)) > 0)[:, None], "1 cells that had counts"),
         # Shares of it are infinite, or no numbers: a bound on mass holds for neither, and a metric stops the run.
-        (lambda made: made.astype(np.float64) * 1e-310, "cells come to less than"),
-        (lambda made: made.astype(complex), "numpy array of numbers"),
-        (lambda made: made.astype(str), "numpy array of numbers"),
-        (lambda made: made.tolist(), "numpy array of numbers"),
-        (lambda made: sparse.csr_array(made), "numpy array of numbers"),
+        (lambda matrix: matrix.astype(np.float64) * 1e-310, "cells come to less than"),
+        (lambda matrix: matrix.astype(complex), "numpy array of numbers"),
+        (lambda matrix: matrix.astype(str), "numpy array of numbers"),
+        (lambda matrix: matrix.tolist(), "numpy array of numbers"),
+        (lambda matrix: sparse.csr_array(matrix), "numpy array of numbers"),
     ],
 )
-def test_what_is_no_answer_says_why(judge: Judge, smoothed: np.ndarray, hack, said: str) -> None:  # type: ignore[no-untyped-def]
-    assert said in judge.fault(hack(smoothed))
+def test_what_is_no_answer_says_why(judge: Judge, smoothed: np.ndarray, hack, message: str) -> None:  # type: ignore[no-untyped-def]
+    assert message in judge.fault(hack(smoothed))

@@ -51,17 +51,17 @@ class Bench:
         self.magic = judge.measure(judge.magic)
 
     def earns(self, shares: np.ndarray) -> float:
-        made = (shares * self.depth[:, None]).astype(np.float32)
-        return WORST if self.judge.fault(made) else self.judge.measure(made)["mse_norm"]
+        matrix = (shares * self.depth[:, None]).astype(np.float32)
+        return WORST if self.judge.fault(matrix) else self.judge.measure(matrix)["mse_norm"]
 
     def on(self, genes: np.ndarray, part: float = 1.0) -> np.ndarray:
         """The missing mass on some genes, the same ones or each cell's own; what is left of it is put back evenly."""
-        made = self.shrunk * (1 + (1 - part) * self.missing / (1 - self.missing))[:, None]
-        rows = np.arange(len(made))[:, None]
-        made[rows, np.broadcast_to(genes, (len(made), np.shape(genes)[-1]))] += (
+        matrix = self.shrunk * (1 + (1 - part) * self.missing / (1 - self.missing))[:, None]
+        rows = np.arange(len(matrix))[:, None]
+        matrix[rows, np.broadcast_to(genes, (len(matrix), np.shape(genes)[-1]))] += (
             part * self.missing / np.shape(genes)[-1]
         )[:, None]
-        return made
+        return matrix
 
     def order(self) -> np.ndarray:
         return np.argsort(-self.rates.mean(axis=0))
@@ -81,15 +81,15 @@ def sharp_profile(bench: Bench) -> np.ndarray:
 
 
 def small_values_to_nothing(bench: Bench) -> np.ndarray:
-    made = bench.shrunk * (bench.shrunk > np.quantile(bench.shrunk, 0.9, axis=1, keepdims=True))
-    made[:, bench.order()[:30]] += ((1 - made.sum(axis=1)) / 30)[:, None]
-    return made
+    matrix = bench.shrunk * (bench.shrunk > np.quantile(bench.shrunk, 0.9, axis=1, keepdims=True))
+    matrix[:, bench.order()[:30]] += ((1 - matrix.sum(axis=1)) / 30)[:, None]
+    return matrix
 
 
 def half_of_the_cells(bench: Bench) -> np.ndarray:
-    made, dumped = bench.on(np.array([0]), 0.0), bench.on(bench.order()[:24])
-    made[::2] = dumped[::2]
-    return made
+    matrix, dumped = bench.on(np.array([0]), 0.0), bench.on(bench.order()[:24])
+    matrix[::2] = dumped[::2]
+    return matrix
 
 
 ATTACKS: Mapping[str, Callable[[Bench], np.ndarray]] = {
@@ -149,13 +149,13 @@ def test_honest_plans_are_let_through_and_earn_what_they_did(bench: Bench) -> No
 
 
 def test_the_answer_met_in_the_field_earned_more_than_any_plan_and_was_far_from_the_truth(bench: Bench) -> None:
-    made = bench.on(bench.order()[:18]).astype(np.float32)
+    matrix = bench.on(bench.order()[:18]).astype(np.float32)
     best = bench.judge.measure(bench.denoise(HONEST["expected logarithm at depth 0.6"])(bench.counts))
-    found = bench.judge.measure(made)
-    assert found["mse_norm"] > best["mse_norm"] > bench.magic["mse_norm"]
-    assert found["share_moved"] < 0.05
-    assert found["true_mse"] > 5 * bench.magic["true_mse"]
-    assert "of the mass lies beyond 3 times" in bench.judge.fault(made)
+    metrics = bench.judge.measure(matrix)
+    assert metrics["mse_norm"] > best["mse_norm"] > bench.magic["mse_norm"]
+    assert metrics["share_moved"] < 0.05
+    assert metrics["true_mse"] > 5 * bench.magic["true_mse"]
+    assert "of the mass lies beyond 3 times" in bench.judge.fault(matrix)
 
 
 def test_where_genes_amply_hold_the_mass_the_held_out_molecules_tell_it_was_moved(bench: Bench) -> None:
@@ -181,6 +181,6 @@ def test_of_random_ways_to_move_mass_none_that_pays_is_far_from_the_truth(made_u
     gaming = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = gaming
     spec.loader.exec_module(gaming)
-    found = gaming.search(made_up, tries=100, seed=1)
-    assert found, "some of them are honest"
-    assert found[0].true_mse < 3 * made_up.measure(made_up.magic)["true_mse"]
+    answers = gaming.search(made_up, tries=100, seed=1)
+    assert answers, "some of them are honest"
+    assert answers[0].true_mse < 3 * made_up.measure(made_up.magic)["true_mse"]

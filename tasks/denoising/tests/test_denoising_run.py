@@ -16,9 +16,9 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
 def sia(*words: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "sia_cli", *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    result = subprocess.run([sys.executable, "-m", "sia_cli", *words], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def test_a_run_finds_a_denoiser_that_works_on_a_file(data: str, tmp_path: Path) -> None:
@@ -30,10 +30,10 @@ def test_a_run_finds_a_denoiser_that_works_on_a_file(data: str, tmp_path: Path) 
     sia("export", str(run), str(tmp_path / "denoiser"))
     command = [sys.executable, str(tmp_path / "denoiser" / "denoiser.py"), data, str(tmp_path / "out.npz")]
     subprocess.run(command, check=True)
-    made = np.load(tmp_path / "out.npz")["denoised"]
-    assert made.shape == sparse.load_npz(data).shape
-    assert np.isfinite(made).all()
-    assert (made >= 0).all()
+    matrix = np.load(tmp_path / "out.npz")["denoised"]
+    assert matrix.shape == sparse.load_npz(data).shape
+    assert np.isfinite(matrix).all()
+    assert (matrix >= 0).all()
     again = sia("report", str(run), "--json")
     assert json.loads(again)["sealed"] == report["sealed"]
     pytest.importorskip("matplotlib")
@@ -45,7 +45,7 @@ def test_a_run_finds_a_denoiser_that_works_on_a_file(data: str, tmp_path: Path) 
 def test_a_user_s_mistake_is_told_and_no_traceback(tmp_path: Path) -> None:
     broken = tmp_path / "broken.npz"
     broken.write_bytes(b"no archive")
-    for words, said in (
+    for words, message in (
         (["--data", str(broken)], "cannot be read"),
         (["--data", str(tmp_path / "none.npz")], "is not a file"),
         (["--set", "reward=best"], "is none of mse_norm"),
@@ -53,7 +53,7 @@ def test_a_user_s_mistake_is_told_and_no_traceback(tmp_path: Path) -> None:
     ):
         command = [sys.executable, "-m", "sia_cli", "run", "--plugin", "denoising", *words]
         command += ["--runs-dir", str(tmp_path / "runs")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 2
-        assert said in done.stderr
-        assert "Traceback" not in done.stderr
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 2
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr

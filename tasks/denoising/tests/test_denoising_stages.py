@@ -34,8 +34,8 @@ def made(seed: ModuleType, judge: Judge, denoiser: Callable[..., Any]) -> Callab
 
     def denoised(**plan: str) -> np.ndarray:
         answer = seed.render(seed.plans.settled(plan))
-        found: np.ndarray = denoiser(answer)(judge.train.astype(np.int32))
-        return found
+        matrix: np.ndarray = denoiser(answer)(judge.train.astype(np.int32))
+        return matrix
 
     return denoised
 
@@ -60,9 +60,9 @@ def test_every_value_of_every_field_makes_a_valid_answer(
 ) -> None:
     for name, values in seed.plans.FIELDS.items():
         for value in values:
-            found = made(**{**GOOD, name: value})
-            assert found.dtype == np.float32
-            assert judge.fault(found) == "", (name, value)
+            matrix = made(**{**GOOD, name: value})
+            assert matrix.dtype == np.float32
+            assert judge.fault(matrix) == "", (name, value)
 
 
 def test_a_good_plan_beats_magic_by_metric_and_truth(seed: ModuleType, denoiser: Callable[..., Any]) -> None:
@@ -86,9 +86,9 @@ def test_no_plan_is_farther_from_the_truth_than_magic(
     judge = Judge(train, test, drawn.rates[:, genes])
     magic = judge.measure(judge.magic)
     for output in ("rates", "0.6", "2"):
-        found = judge.measure(denoiser(seed.render(seed.plans.settled({**GOOD, "output": output})))(judge.train))
-        assert found["true_mse"] <= magic["true_mse"]
-        assert found["true_kl"] <= magic["true_kl"]
+        metrics = judge.measure(denoiser(seed.render(seed.plans.settled({**GOOD, "output": output})))(judge.train))
+        assert metrics["true_mse"] <= magic["true_mse"]
+        assert metrics["true_kl"] <= magic["true_kl"]
 
 
 def test_beside_the_result_little_is_dense(seed: ModuleType, denoiser: Callable[..., Any]) -> None:
@@ -96,10 +96,10 @@ def test_beside_the_result_little_is_dense(seed: ModuleType, denoiser: Callable[
     denoise = denoiser(seed.render(seed.plans.settled({**GOOD, "scales": "2", "rank": "8", "output": "0.8"})))
     denoise.__globals__.update(BLOCK=20, MOST_CELLS=100)
     tracemalloc.start()
-    made = denoise(counts)
+    matrix = denoise(counts)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert most < 6 * made.nbytes
+    assert most < 6 * matrix.nbytes
 
 
 def test_sparse_empty_and_tiny_matrices_are_denoised_too(seed: ModuleType, denoiser: Callable[..., Any]) -> None:
@@ -117,9 +117,9 @@ def test_a_cell_of_a_number_that_is_none_spoils_no_other(seed: ModuleType, denoi
     denoise = denoiser(seed.render(seed.plans.settled(GOOD)))
     counts = TISSUE.draw(2).counts.toarray().astype(float)
     counts[5, 3] = np.nan
-    made = denoise(counts)
-    assert np.isfinite(made).all()
-    assert np.array_equal(np.delete(made, 5, axis=0), denoise(np.delete(counts, 5, axis=0)))
+    matrix = denoise(counts)
+    assert np.isfinite(matrix).all()
+    assert np.array_equal(np.delete(matrix, 5, axis=0), denoise(np.delete(counts, 5, axis=0)))
 
 
 def test_a_gene_that_holds_half_of_a_cell_stays_within_the_rule(seed: ModuleType, denoiser: Callable[..., Any]) -> None:
@@ -135,13 +135,13 @@ def test_a_gene_that_holds_half_of_a_cell_stays_within_the_rule(seed: ModuleType
 def test_the_expected_logarithm_is_that_of_poisson_counts(stages: dict[str, Any]) -> None:
     depth = np.array([50.0, 700.0])
     rate = np.array([[0.001, 0.3, 0.699], [0.01, 0.2, 0.79]], dtype=np.float32)
-    found = stages["expected"](rate, depth)
+    values = stages["expected"](rate, depth)
     for cell in range(2):
         for gene in range(3):
             k = np.arange(2_000)
             chance = stats.poisson.pmf(k, rate[cell, gene] * depth[cell])
-            wanted = np.expm1((chance * np.log1p(1e4 * k / depth[cell])).sum())
-            assert found[cell, gene] == pytest.approx(wanted, rel=5e-3)
+            value = np.expm1((chance * np.log1p(1e4 * k / depth[cell])).sum())
+            assert values[cell, gene] == pytest.approx(value, rel=5e-3)
 
 
 def test_the_posterior_leaves_poisson_genes_and_heeds_dispersed_ones(stages: dict[str, Any]) -> None:

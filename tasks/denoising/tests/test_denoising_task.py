@@ -78,23 +78,23 @@ def test_splits_differ_in_cells(data: str) -> None:
 
 def test_what_is_final_is_other_cells_than_evaluations_show(data: str) -> None:
     problems = Problems(data, None, 0)
-    shown = problems.judge("gate-0", "gate", 7, final=False)
+    first = problems.judge("gate-0", "gate", 7, final=False)
     final = problems.judge("gate-0", "gate", 7, final=True)
-    assert shown is problems.judge("gate-0", "gate", 7, final=False)
+    assert first is problems.judge("gate-0", "gate", 7, final=False)
     pool = problems.pool("gate").counts.toarray()
     halves = pool[: len(pool) // 2], pool[len(pool) // 2 :]
-    for judge, half in ((shown, halves[0]), (final, halves[1])):
+    for judge, half in ((first, halves[0]), (final, halves[1])):
         whole = half.sum(axis=1)
-        kept = judge.train.sum(axis=1)
-        assert len(kept) == len(whole)
-        assert 0.85 < kept.sum() / whole.sum() < 0.95
-    assert shown.train.shape != final.train.shape or not np.array_equal(shown.train, final.train)
+        depths = judge.train.sum(axis=1)
+        assert len(depths) == len(whole)
+        assert 0.85 < depths.sum() / whole.sum() < 0.95
+    assert first.train.shape != final.train.shape or not np.array_equal(first.train, final.train)
 
 
 def test_other_seeds_and_instances_are_other_draws(data: str) -> None:
     problems = Problems(data, None, 0)
-    asked = (("sealed-0", 1), ("sealed-1", 1), ("sealed-0", 2))
-    drawn = [problems.judge(name, "sealed", seed, final=True) for name, seed in asked]
+    cases = (("sealed-0", 1), ("sealed-1", 1), ("sealed-0", 2))
+    drawn = [problems.judge(name, "sealed", seed, final=True) for name, seed in cases]
     totals = {float(judge.train.sum()) for judge in drawn}
     assert len(totals) == 3
 
@@ -191,8 +191,8 @@ def test_what_the_seed_renders_is_a_command_too(
     for name, content in task.artefact(answer).items():
         (tmp_path / name).write_bytes(content)
     subprocess.run([sys.executable, "denoiser.py", data, "out.npz"], check=True, cwd=tmp_path)
-    made = np.load(tmp_path / "out.npz")["denoised"]
-    assert np.array_equal(made, denoiser(answer)(sparse.load_npz(data)))
+    matrix = np.load(tmp_path / "out.npz")["denoised"]
+    assert np.array_equal(matrix, denoiser(answer)(sparse.load_npz(data)))
 
 
 def test_the_picture_is_drawn_of_what_the_sandbox_returned(seed: Any) -> None:
@@ -216,8 +216,8 @@ def test_the_two_genes_shown_are_a_pair_that_noise_kept_apart() -> None:
 def test_the_picture_runs_the_code_in_a_sandbox_and_is_left_out_where_it_fails(seed: Any) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: sia-denoising[picture]")
     counts = np.random.default_rng(0).poisson(1.0, (60, 30)).astype(np.int32)
-    made = picture.picture(seed.render(seed.plans.MAGIC)["code"], "denoiser", counts)
-    assert made is not None
+    image = picture.picture(seed.render(seed.plans.MAGIC)["code"], "denoiser", counts)
+    assert image is not None
     assert picture.picture("def denoise(counts):\n    return 1 / 0\n", "denoiser", counts) is None
 
 

@@ -88,9 +88,9 @@ def test_the_tissue_that_is_made_up_follows_from_the_runs_secret_and_is_not_the_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(problems, "TISSUE", Generator(cells=120, genes=200, depth=400))
-    made, opened = DenoisingVerifier(), Opened()
+    scorer, opened = DenoisingVerifier(), Opened()
     for data_seed in (5, 6, problems.SPECIMEN, 5):
-        made.score(INSTANCE, HALF, context(opened, data_seed=data_seed))
+        scorer.score(INSTANCE, HALF, context(opened, data_seed=data_seed))
     first, second, specimen, again = opened.given
     assert np.array_equal(first, again)
     trains = (first, second, specimen)
@@ -110,7 +110,7 @@ def test_the_answer_sees_the_train_side_alone_and_cannot_change_it(verifier: Den
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         ("return -1.0 * counts", "negative"),
         ("return counts[:, :-1]", "returned shape"),
@@ -120,11 +120,11 @@ def test_the_answer_sees_the_train_side_alone_and_cannot_change_it(verifier: Den
         ("counts = counts + 0.0; counts[:, 0] += counts.sum(axis=1); return counts", "mass was dumped on it"),
     ],
 )
-def test_what_breaks_a_rule_is_invalid_and_told_why(verifier: DenoisingVerifier, code: str, said: str) -> None:
+def test_what_breaks_a_rule_is_invalid_and_told_why(verifier: DenoisingVerifier, code: str, message: str) -> None:
     score = verifier.score(INSTANCE, {"code": f"def denoise(counts):\n    {code}\n"}, context(Opened()))
     assert not score.valid
     assert score.reward == WORST
-    assert said in score.feedback
+    assert message in score.feedback
 
 
 def test_a_module_that_fails_is_invalid_with_its_own_words(verifier: DenoisingVerifier) -> None:

@@ -37,12 +37,12 @@ def composed(*names: str) -> HarnessTree:
 def accuracy(tree: HarnessTree, folder: Path, measure: ModuleType) -> float:
     """On the made-up gate split, with its public one to learn from."""
     data = Data(locate(str(folder)), seed=0)
-    asked = data.labelled["gate"]
-    answers, _, _ = measure.solve_all(tree, data.charges, data.labelled["public"], asked)
+    cases = data.labelled["gate"]
+    answers, _, _ = measure.solve_all(tree, data.charges, data.labelled["public"], cases)
     model = LawBench(str(folder)).answer
     for answer in answers:
         assert model.model_validate_json(json.dumps({"charge": answer}), strict=True)
-    return fmean(answer == case.charge for answer, case in zip(answers, asked, strict=True))
+    return fmean(answer == case.charge for answer, case in zip(answers, cases, strict=True))
 
 
 def test_the_seed_harness_learns_nothing_from_labels(folder: Path, measure: ModuleType, task: LawBench) -> None:
@@ -124,16 +124,16 @@ def test_edits_of_different_families_apply_in_either_order() -> None:
 def test_the_measuring_script_prints_a_line_a_harness(folder: Path) -> None:
     script = Path(__file__).parents[1] / "bench" / "measure.py"
     options = ["--data", str(folder), "--folds", "3", "seed", "linear-svc+c-10"]
-    done = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True, check=True)
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["seed", "linear-svc+c-10"]
+    result = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True, check=True)
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["seed", "linear-svc+c-10"]
 
 
 @pytest.mark.real
 @pytest.mark.slow
 def test_the_linear_classifier_on_the_real_gate(real_task: LawBench, measure: ModuleType) -> None:
     data = Data(locate(None), seed=0)
-    asked = data.labelled["gate"]
-    answers, setup, solve = measure.solve_all(LINEAR, data.charges, data.labelled["public"], asked)
-    assert fmean(answer == case.charge for answer, case in zip(answers, asked, strict=True)) > 0.73
+    cases = data.labelled["gate"]
+    answers, setup, solve = measure.solve_all(LINEAR, data.charges, data.labelled["public"], cases)
+    assert fmean(answer == case.charge for answer, case in zip(answers, cases, strict=True)) > 0.73
     assert setup < 60
     assert solve < 0.05

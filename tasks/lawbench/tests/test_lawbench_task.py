@@ -53,10 +53,10 @@ def test_the_public_folder_holds_the_cases_of_its_splits_alone(task: LawBench) -
 
 
 def test_the_public_folder_is_made_once(task: LawBench, folder: Path) -> None:
-    made = task.public_dir(["gate", "public"])
-    before = (made / "cases.jsonl").stat().st_mtime_ns
-    assert LawBench(str(folder)).public_dir(["public", "gate", "public"]) == made
-    assert (made / "cases.jsonl").stat().st_mtime_ns == before
+    public = task.public_dir(["gate", "public"])
+    before = (public / "cases.jsonl").stat().st_mtime_ns
+    assert LawBench(str(folder)).public_dir(["public", "gate", "public"]) == public
+    assert (public / "cases.jsonl").stat().st_mtime_ns == before
 
 
 def test_sealed_cases_are_never_public(task: LawBench) -> None:
@@ -74,11 +74,11 @@ def use_all_of(task: LawBench) -> None:
 
 def test_the_task_does_not_open_the_sealed_labels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
-    read = Source.read
+    original = Source.read
 
     def spy(self: Source, name: str) -> bytes:
         opened.append(name)
-        return read(self, name)
+        return original(self, name)
 
     monkeypatch.setattr(Source, "read", spy)
     use_all_of(LawBench(str(folder)))

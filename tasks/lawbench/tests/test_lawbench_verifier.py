@@ -80,11 +80,11 @@ def test_sealed_labels_are_opened_for_a_sealed_instance_alone(
     task: LawBench, verifier: ChargeVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = []
-    read = Source.read
+    original = Source.read
 
     def spy(self: Source, name: str) -> bytes:
         opened.append(name)
-        return read(self, name)
+        return original(self, name)
 
     monkeypatch.setattr(Source, "read", spy)
     for split in ("public", "search", "gate"):

@@ -57,15 +57,15 @@ def tried(tmp_path: Path) -> Callable[..., Tried]:
     """``tried(task, model, questions, *edits)``: the seed harness with these edits, asked these questions."""
 
     def solve(task: Reasoning, model: Model | None, questions: list[str], *edits: str) -> Tried:
-        known = {entry.name: entry.change for entry in task.playbook().edit}
+        changes = {entry.name: entry.change for entry in task.playbook().edit}
         tree = task.seed_harness()
         for name in edits:
-            tree = apply_edits(tree, known[name])
-        done = Tried()
+            tree = apply_edits(tree, changes[name])
+        result = Tried()
 
         def ask(messages: list[dict[str, str]], **settings: Any) -> dict[str, Any]:
             assert model is not None
-            done.requests.append({"messages": messages, **settings})
+            result.requests.append({"messages": messages, **settings})
             return {"choices": [{"message": {"content": model(messages)}}]}
 
         with imported(tree, tmp_path / f"harness-{len(list(tmp_path.iterdir()))}") as harness:
@@ -73,7 +73,7 @@ def tried(tmp_path: Path) -> Callable[..., Tried]:
             ctx.state = harness.setup(ctx)
             for question in questions:
                 answer = harness.solve(SimpleNamespace(input={"question": question}), ctx)
-                done.answers.append(task.answer.model_validate(answer, strict=True).answer)
-        return done
+                result.answers.append(task.answer.model_validate(answer, strict=True).answer)
+        return result
 
     return solve

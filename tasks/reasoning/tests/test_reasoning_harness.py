@@ -33,9 +33,9 @@ def says(*replies: str) -> Callable[[list[dict[str, str]]], str]:
 
 
 def test_the_seed_asks_once_with_few_tokens_and_takes_the_last_number(words: Reasoning, tried: Try) -> None:
-    done = tried(words, says("nine minus 4 is 5."), ["nine minus four"])
-    assert done.answers == ["5"]
-    (request,) = done.requests
+    result = tried(words, says("nine minus 4 is 5."), ["nine minus four"])
+    assert result.answers == ["5"]
+    (request,) = result.requests
     assert [each["role"] for each in request["messages"]] == ["system", "user"]
     assert request["max_tokens"] == 12
     assert request["temperature"] == 0
@@ -58,15 +58,15 @@ def test_where_answers_are_no_numbers_the_last_line_counts(
 ) -> None:
     monkeypatch.setattr(Words, "numeric", False)
     words._tokens = 96
-    done = tried(words, says("Let me see: 3 words.\napple, pear \n\n"), ["sort: pear apple"])
-    assert done.answers == ["apple, pear"]
-    assert done.requests[0]["max_tokens"] == 96
+    result = tried(words, says("Let me see: 3 words.\napple, pear \n\n"), ["sort: pear apple"])
+    assert result.answers == ["apple, pear"]
+    assert result.requests[0]["max_tokens"] == 96
 
 
-@pytest.mark.parametrize(("told", "tokens"), [({}, 12), ({"tokens": "40"}, 40)])
-def test_a_reply_is_as_long_as_the_setting_says(tried: Try, told: dict[str, str], tokens: int) -> None:
-    done = tried(Reasoning(**told), says("5"), ["nine minus four"])
-    assert done.requests[0]["max_tokens"] == tokens
+@pytest.mark.parametrize(("settings", "tokens"), [({}, 12), ({"tokens": "40"}, 40)])
+def test_a_reply_is_as_long_as_the_setting_says(tried: Try, settings: dict[str, str], tokens: int) -> None:
+    result = tried(Reasoning(**settings), says("5"), ["nine minus four"])
+    assert result.requests[0]["max_tokens"] == tokens
 
 
 @pytest.mark.parametrize("tokens", ["0", "many", "-1"])
@@ -80,7 +80,7 @@ def test_the_harness_needs_the_standard_library_alone() -> None:
     for path, content in SEED.files.items():
         if path.endswith(".py"):
             lines = [line.split() for line in content.decode().splitlines() if line]
-            imported = {found[1] for found in lines if found[0] in ("import", "from")}
+            imported = {words[1] for words in lines if words[0] in ("import", "from")}
             assert imported <= {*sys.stdlib_module_names, *own}
 
 
@@ -110,17 +110,17 @@ def test_no_example_is_a_question_of_a_split_that_decides(words: Reasoning, trie
     hidden = {each.input["question"] for split in SPLITS[1:] for each in words.instances(split)}
     for names in (["calculator"], ["worked-examples"], ["worked-examples", "eight-examples"]):
         (request,) = tried(words, says("5"), ["nine minus four"], *names).requests
-        shown = {each["content"] for each in request["messages"][1:-1]}
-        assert shown
-        assert not shown & hidden
+        examples = {each["content"] for each in request["messages"][1:-1]}
+        assert examples
+        assert not examples & hidden
 
 
 def test_worked_examples_are_public_questions_with_right_answers(words: Reasoning, tried: Try) -> None:
     (request,) = tried(words, says("5"), ["nine minus four"], "worked-examples").requests
     pairs = [each["content"] for each in request["messages"][1:-1]]
-    known = {row["question"]: row["answer"] for row in words._labelled(("public",))}
+    labels = {row["question"]: row["answer"] for row in words._labelled(("public",))}
     assert len(pairs) == 8
-    assert all(known[question] == answer for question, answer in zip(pairs[::2], pairs[1::2], strict=True))
+    assert all(labels[question] == answer for question, answer in zip(pairs[::2], pairs[1::2], strict=True))
 
 
 def test_worked_examples_stay_the_same_when_labelled_cases_join_the_public_ones(words: Reasoning) -> None:
@@ -141,8 +141,8 @@ def test_the_calculator_computes_what_the_model_writes(words: Reasoning, tried: 
         "1 / 0",
         "1,000 + 1",
     ]
-    done = tried(words, says(*replies), ["?"] * len(replies), "calculator")
-    assert done.answers == ["5", "72", "20", "17", "", "-6", "3.5", "0", "1001"]
+    result = tried(words, says(*replies), ["?"] * len(replies), "calculator")
+    assert result.answers == ["5", "72", "20", "17", "", "-6", "3.5", "0", "1001"]
 
 
 @pytest.fixture
@@ -200,9 +200,9 @@ def test_a_hostile_reply_costs_the_calculator_nothing(calculator: ModuleType, re
 
 
 def test_the_vote_takes_what_most_replies_say(words: Reasoning, tried: Try) -> None:
-    done = tried(words, says("4", "5", "6", "5", "7"), ["nine minus four"], "vote")
-    assert done.answers == ["5"]
-    assert [each["temperature"] for each in done.requests] == [0.7] * 5
+    result = tried(words, says("4", "5", "6", "5", "7"), ["nine minus four"], "vote")
+    assert result.answers == ["5"]
+    assert [each["temperature"] for each in result.requests] == [0.7] * 5
 
 
 def test_decomposition_has_room_to_think(words: Reasoning, tried: Try) -> None:

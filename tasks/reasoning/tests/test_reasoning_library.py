@@ -63,10 +63,12 @@ def check(dataset: str) -> None:
     task = Reasoning(dataset, **SIZES)
     every = [plain(each.input["question"]) for split in SPLITS for each in task.instances(split)]
     assert len(set(every)) == len(every) == 20
-    shown = labelled(task)
-    assert len(shown) == 20 or dataset in WITHOUT_ANSWER
+    examples = labelled(task)
+    assert len(examples) == 20 or dataset in WITHOUT_ANSWER
     verifier = ReasoningVerifier(**task.verifier.settings)
-    assert [verifier.score(each, {"answer": answer}, context()).reward for each, answer in shown] == [1.0] * len(shown)
+    assert [verifier.score(each, {"answer": answer}, context()).reward for each, answer in examples] == [1.0] * len(
+        examples
+    )
 
 
 @pytest.mark.parametrize("dataset", SOME)
@@ -76,9 +78,9 @@ def test_its_own_answers_earn_everything(dataset: str) -> None:
 
 @pytest.mark.exhaustive
 def test_so_it_is_with_every_data_set() -> None:
-    known = names()
-    assert len(known) > 100
-    for dataset in sorted({*known} - {*SOME, *SLOW, "words"}):
+    every = names()
+    assert len(every) > 100
+    for dataset in sorted({*every} - {*SOME, *SLOW, "words"}):
         try:
             check(dataset)
         except Exception as error:
@@ -97,13 +99,13 @@ def test_seeds_next_to_each_other_share_few_questions() -> None:
 def test_a_data_set_that_depends_on_the_order_of_sets_is_the_same_in_every_process(
     dataset: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    made = []
+    inputs = []
     for number in ("1", "2"):
         monkeypatch.setenv("PYTHONHASHSEED", number)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / number))
         task = Reasoning(dataset, **SIZES)
-        made.append([[each.input for each in task.instances(split)] for split in SPLITS])
-    assert made[0] == made[1]
+        inputs.append([[each.input for each in task.instances(split)] for split in SPLITS])
+    assert inputs[0] == inputs[1]
 
 
 def test_a_data_set_with_few_questions_repeats_none() -> None:
@@ -154,19 +156,19 @@ def _missing(name: str) -> str:
 
 def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
     first = Reasoning("chain_sum", **SIZES)
-    (kept,) = (tmp_path / "cache/sia/reasoning").glob("*.json")
-    kept.write_text("{")
+    (file,) = (tmp_path / "cache/sia/reasoning").glob("*.json")
+    file.write_text("{")
     again = Reasoning("chain_sum", **SIZES)
     assert again.instances("sealed") == first.instances("sealed")
 
 
 def test_what_is_kept_holds_no_answer_but_the_public_ones(tmp_path: Path) -> None:
     task = Reasoning("letter_jumble", **SIZES)
-    (kept,) = (tmp_path / "cache/sia/reasoning").glob("*.json")
-    text = json.loads(kept.read_text())
+    (file,) = (tmp_path / "cache/sia/reasoning").glob("*.json")
+    text = json.loads(file.read_text())
     assert set(text["shown"]) == {each.id for each in task.instances("public")}
     hidden = [(each, answer) for each, answer in labelled(task) if each.split != "public"]
-    assert not [answer for _, answer in hidden if answer in kept.read_text()]
+    assert not [answer for _, answer in hidden if answer in file.read_text()]
 
 
 def test_nothing_but_its_own_process_imports_the_library() -> None:
@@ -177,8 +179,8 @@ def test_nothing_but_its_own_process_imports_the_library() -> None:
         "ReasoningVerifier(**task.verifier.settings).score(task.instances('gate')[0], {'answer': '1'}, context())\n"
         "print([name for name in sys.modules if name.split('.')[0] in ('reasoning_gym', 'sympy', 'matplotlib')])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 HOSTILE = {
@@ -205,18 +207,18 @@ HOSTILE = {
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
     """A verifier and an instance of data sets with scorers of every kind."""
-    kept = os.environ.get("XDG_CACHE_HOME")
+    before = os.environ.get("XDG_CACHE_HOME")
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-    made = []
+    rows = []
     for dataset in ("chain_sum", "countdown", "simple_integration", "n_queens", "fraction_simplification", "jugs"):
         task = Reasoning(dataset, **SIZES)
-        made.append((dataset, ReasoningVerifier(**task.verifier.settings), task.instances("search")[0]))
-        made[-1][1]._cases  # noqa: B018 - read while the cache is this one
-    yield made
-    if kept is None:
+        rows.append((dataset, ReasoningVerifier(**task.verifier.settings), task.instances("search")[0]))
+        rows[-1][1]._cases  # noqa: B018 - read while the cache is this one
+    yield rows
+    if before is None:
         del os.environ["XDG_CACHE_HOME"]
     else:
-        os.environ["XDG_CACHE_HOME"] = kept
+        os.environ["XDG_CACHE_HOME"] = before
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
@@ -227,8 +229,8 @@ def test_a_hostile_answer_earns_nothing_worth_having_and_runs_nothing(
     marker = tmp_path / "marker"
     answer = HOSTILE[kind].replace("{marker}", str(marker))
     for dataset, verifier, instance in tasks:
-        found = verifier.score(instance, {"answer": answer}, context())
-        assert 0 <= found.reward <= 0.05, dataset
+        result = verifier.score(instance, {"answer": answer}, context())
+        assert 0 <= result.reward <= 0.05, dataset
     assert not marker.exists()
 
 
@@ -242,11 +244,11 @@ def test_right_answers_of_data_sets_that_evaluate_pass_the_guard(dataset: str) -
 
 def test_no_other_scorer_evaluates_what_it_is_given() -> None:
     """The list of data sets that do, compared with the library's source."""
-    found = find_spec("reasoning_gym")
-    assert found is not None
-    assert found.origin is not None
+    spec = find_spec("reasoning_gym")
+    assert spec is not None
+    assert spec.origin is not None
     evaluating = set()
-    for path in Path(found.origin).parent.rglob("*.py"):
+    for path in Path(spec.origin).parent.rglob("*.py"):
         body = path.read_text(encoding="utf-8").partition("def score_answer")[2].partition("\n    def ")[0]
         if any(word in body for word in ("eval(answer", "parse_expr(answer", "exec(", "sympify(answer", "S(answer")):
             evaluating.add(path.stem)

@@ -25,8 +25,8 @@ def questions(task: Reasoning, *splits: Any) -> list[str]:
 
 def earned(question: str, answer: str) -> float:
     task, verifier = Reasoning(), ReasoningVerifier()
-    (asked,) = [each for split in SPLITS for each in task.instances(split) if each.input["question"] == question]
-    return verifier.score(asked, {"answer": answer}, context()).reward
+    (instance,) = [each for split in SPLITS for each in task.instances(split) if each.input["question"] == question]
+    return verifier.score(instance, {"answer": answer}, context()).reward
 
 
 def test_every_sum_of_two_numbers_to_twelve_is_in_one_split(words: Reasoning) -> None:
@@ -50,8 +50,10 @@ def test_what_the_seed_deals_does_not_change_with_the_order_of_sets(words: Reaso
     code = "from sia_reasoning.task import Reasoning; print(Reasoning().instances('sealed')[0].input['question'])"
     for number in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": number}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == questions(words, "sealed")[0]
+        result = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        assert result.stdout.strip() == questions(words, "sealed")[0]
 
 
 @pytest.mark.parametrize(
@@ -92,12 +94,12 @@ def test_larger_numbers_make_more_questions() -> None:
 
 def test_feedback_names_the_answer_only_where_an_improver_learns(words: Reasoning) -> None:
     verifier = ReasoningVerifier()
-    told = {
+    feedback = {
         split: [verifier.score(each, {"answer": "?"}, context()).feedback for each in words.instances(split)[:9]]
         for split in SPLITS
     }
-    assert all("wrong: it is " in each for each in told["search"])
-    assert not any(told["gate"] + told["sealed"])
+    assert all("wrong: it is " in each for each in feedback["search"])
+    assert not any(feedback["gate"] + feedback["sealed"])
 
 
 def test_an_instance_of_another_seed_is_refused() -> None:

@@ -60,7 +60,7 @@ class Interpreted(StandIn):
     timed = (Shape(12, 1, 32, "normal", True),)
 
 
-def scores(made: KernelJudge | DeviceJudge, name: str = "namespaces") -> Iterator[Callable[..., Score]]:
+def scores(scorer: KernelJudge | DeviceJudge, name: str = "namespaces") -> Iterator[Callable[..., Score]]:
     """Scores code, by one judge for all tests, as one verifier's process does."""
     sandbox = Plugins.discover().create("sandbox", name)
     if sandbox.probe():
@@ -68,10 +68,10 @@ def scores(made: KernelJudge | DeviceJudge, name: str = "namespaces") -> Iterato
 
     def score(code: str, *, final: bool = False) -> Score:
         ctx = VerifierContext(no_run, 0, partial(open_program, sandbox), final)
-        return made.score(SEALED if final else INSTANCE, {"code": code, "plan": None}, ctx)
+        return scorer.score(SEALED if final else INSTANCE, {"code": code, "plan": None}, ctx)
 
     yield score
-    made.close()
+    scorer.close()
 
 
 @pytest.fixture(scope="session")

@@ -80,17 +80,17 @@ def test_the_worst_element_is_found_in_any_part(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_kernel_has_so_many_seconds_for_all_its_calls_together() -> None:
-    asked: list[float] = []
+    limits: list[float] = []
 
     class Slow:
         def call(self, function: str, arguments: Any, seconds: float, *_: Any) -> device.Called:
-            asked.append(seconds)
+            limits.append(seconds)
             return device.Called("ok", seconds=4.0)
 
     program: Any = Slow()
     kernel = Limited(program, 10.0)
     ended = [kernel.call("calls", [], 5.0).ended for _ in range(4)]
-    assert (ended, asked) == (["ok", "ok", "ok", "timeout"], [5.0, 5.0, 2.0])
+    assert (ended, limits) == (["ok", "ok", "ok", "timeout"], [5.0, 5.0, 2.0])
 
 
 def no_program(*_: Any, **__: Any) -> Any:
@@ -100,20 +100,20 @@ def no_program(*_: Any, **__: Any) -> Any:
 def test_memory_that_a_kernel_keeps_is_its_failure_and_a_device_that_is_too_small_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made, ctx = DeviceJudge(), VerifierContext(no_program, 0, no_program)
-    made.device = "cpu"
+    judge, ctx = DeviceJudge(), VerifierContext(no_program, 0, no_program)
+    judge.device = "cpu"
 
     def full(*_: Any, **__: Any) -> Any:
         raise MemoryError("full")
 
-    monkeypatch.setattr(made, "_baseline", lambda ctx: Here(outputs))
-    monkeypatch.setattr(made, "_times", full)
-    made._latest = SMALL, 2
-    score = made.score(Instance("search-0", "search", {}), {"code": "", "plan": None}, ctx)
+    monkeypatch.setattr(judge, "_baseline", lambda ctx: Here(outputs))
+    monkeypatch.setattr(judge, "_times", full)
+    judge._latest = SMALL, 2
+    score = judge.score(Instance("search-0", "search", {}), {"code": "", "plan": None}, ctx)
     assert (score.valid, score.feedback) == (False, "beside it nothing else has room on the device: full")
     monkeypatch.setattr(device, "Shared", full)
     with pytest.raises(SiaError, match="no room to judge kernels at 8/1/16 normal masked: full"):
-        made.score(Instance("search-0", "search", {}), {"code": "", "plan": None}, ctx)
+        judge.score(Instance("search-0", "search", {}), {"code": "", "plan": None}, ctx)
 
 
 @pytest.mark.parametrize("claimed", [0.5, 2.0, math.nan, None, "1.0" * 1000, 1])
@@ -151,11 +151,11 @@ class Here:
         return device.Called("ok", 0.0, 1.0)
 
 
-def outputs(given: Any) -> None:
-    names = [name for name in given if "." in name]
+def outputs(call: Any) -> None:
+    names = [name for name in call if "." in name]
     reference = device.module_of(device.PROGRAMS / "reference.py").kernel
     config = draw(SMALL, 0)[3]
-    given["y"].copy_(reference(given["x"], given["mask"], {name: given[name] for name in names}, config))
+    call["y"].copy_(reference(call["x"], call["mask"], {name: call[name] for name in names}, config))
 
 
 def played(fill: Callable[[Any], None], later: Callable[[Any], None] = lambda _: None) -> None:
@@ -182,9 +182,9 @@ def test_outputs_that_a_device_is_done_with_only_while_they_are_checked_are_refu
     program: Any = Here(handed.append)
     around.call(program, "calls", 1.0)
 
-    def reference(*given: Any) -> Any:
+    def reference(*arguments: Any) -> Any:
         outputs(handed[0])
-        return device.module_of(device.PROGRAMS / "reference.py").kernel(*given)
+        return device.module_of(device.PROGRAMS / "reference.py").kernel(*arguments)
 
     with pytest.raises(Refused, match="an output was not there yet when the call had returned"):
         around.check(reference, 0.02)
@@ -197,25 +197,25 @@ def test_outputs_that_are_not_written_are_refused() -> None:
 
 
 def test_inputs_that_are_written_change_nothing_of_what_is_right() -> None:
-    def easy(given: Any) -> None:
-        given["x"].zero_()
-        given["mask"].zero_()
-        outputs(given)
+    def easy(call: Any) -> None:
+        call["x"].zero_()
+        call["mask"].zero_()
+        outputs(call)
 
     with pytest.raises(Refused, match="wrong at"):
         played(easy)
 
 
 def test_no_call_has_the_inputs_of_another() -> None:
-    seen: list[float] = []
+    values: list[float] = []
 
-    def look(given: Any) -> None:
-        seen.append(float(given["x"].ravel()[0]))
-        outputs(given)
+    def look(call: Any) -> None:
+        values.append(float(call["x"].ravel()[0]))
+        outputs(call)
 
     played(look)
     played(look)
-    assert len(set(seen)) == 6
+    assert len(set(values)) == 6
 
 
 # Real processes.

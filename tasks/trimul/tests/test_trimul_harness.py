@@ -115,8 +115,8 @@ def test_it_asks_the_policy_for_what_the_schema_says(harness: Any) -> None:
     plan = json.dumps({name: values[0] for name, values in harness.plans.FIELDS.items()})
     ctx = Ctx(0, plan=plan)
     answer = harness.solve(instance(), ctx)
-    (asked,) = ctx.asked
-    schema = asked["response_format"]["json_schema"]["schema"]
+    (request,) = ctx.asked
+    schema = request["response_format"]["json_schema"]["schema"]
     assert set(schema["required"]) == set(harness.plans.FIELDS) - set(harness.plans.PINNED)
     assert answer["plan"] == {**json.loads(plan), **harness.plans.PINNED}
 
@@ -129,14 +129,14 @@ def test_plans_make_right_kernels(cpu_harness: Any) -> None:
     rng = random.Random(0)
     for shape in (Shape(9, 2, 24, "normal", True), Shape(17, 1, 32, "cauchy")):
         x, mask, weights, config = draw(shape, 1)
-        given = (torch.from_numpy(x), torch.from_numpy(mask), {k: torch.from_numpy(v) for k, v in weights.items()})
-        expected = reference.kernel(*given, config).numpy()
+        inputs = (torch.from_numpy(x), torch.from_numpy(mask), {k: torch.from_numpy(v) for k, v in weights.items()})
+        expected = reference.kernel(*inputs, config).numpy()
         for _ in range(12):
             plan = cpu_harness.plans.random_plan(rng) | dict.fromkeys(EXACT, "float32")
             scope: dict[str, Any] = {}
             exec(cpu_harness.answer(plan)["code"], scope)
             for _ in range(2):
-                check(scope["kernel"](*given, config).numpy(), expected, shape)
+                check(scope["kernel"](*inputs, config).numpy(), expected, shape)
 
 
 def test_a_variation_changes_as_many_fields_as_it_says(harness: Any) -> None:

@@ -110,8 +110,8 @@ def check_kernel(path: Path, device: str, shape: Shape) -> None:
 # The table of CUDA times, with the CPU in the device's place.
 
 
-def clock(kernel: Callable[..., Any], given: Sequence[Any]) -> tuple[float, Any]:
-    return 1.0, kernel(*given)
+def clock(kernel: Callable[..., Any], inputs: Sequence[Any]) -> tuple[float, Any]:
+    return 1.0, kernel(*inputs)
 
 
 def test_each_kernel_is_timed_by_turns_and_a_wrong_one_ends_the_table() -> None:
@@ -119,9 +119,9 @@ def test_each_kernel_is_timed_by_turns_and_a_wrong_one_ends_the_table() -> None:
     assert measure.cuda_times(shape, {"a": reference.kernel, "b": reference.kernel}, "cpu", clock) == [1.0, 1.0]
     for wrong in (
         lambda x, mask, *rest: reference.kernel(x, torch.ones_like(mask), *rest),
-        lambda *given: reference.kernel(*given).double(),
-        lambda *given: reference.kernel(*given)[:, 1:],
-        lambda *given: reference.kernel(*given) * float("nan"),
+        lambda *inputs: reference.kernel(*inputs).double(),
+        lambda *inputs: reference.kernel(*inputs)[:, 1:],
+        lambda *inputs: reference.kernel(*inputs) * float("nan"),
     ):
         with pytest.raises(Refused, match="8/1/16 normal masked"):
             measure.cuda_times(shape, {"wrong": wrong}, "cpu", clock)
@@ -167,8 +167,8 @@ def test_the_cuda_kernel_compiles_to_what_fits_a_multiprocessor(capability: int,
 
     module = module_of(measure.cuda_kernel(tmp_path))
     for c in sorted({shape.c for shape in (*CORRECTNESS, *TIMING)}):
-        made = compiled.compiled(module, Shape(32, 1, c), capability)
-        assert [each.name for each in made] == ["normalise", "project", "finish"]
-        assert not any(each.spilled for each in made)
-        assert max(each.shared for each in made) <= compiled.SHARED_BYTES[capability]
-        assert all(each.products for each in made[1:])
+        kernels = compiled.compiled(module, Shape(32, 1, c), capability)
+        assert [each.name for each in kernels] == ["normalise", "project", "finish"]
+        assert not any(each.spilled for each in kernels)
+        assert max(each.shared for each in kernels) <= compiled.SHARED_BYTES[capability]
+        assert all(each.products for each in kernels[1:])

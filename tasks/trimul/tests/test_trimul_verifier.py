@@ -104,8 +104,8 @@ def test_the_baseline_itself_earns_about_one(judge: Judge) -> None:
 @pytest.mark.slow
 def test_pytorch_knows_the_processor_there(judge: Judge) -> None:
     """Or it would compute without vector instructions, and fail in float16."""
-    told = "def kernel(x, *_):\n    x.half()\n    raise RuntimeError(torch.backends.cpu.get_cpu_capability())"
-    score = judge(f"import torch\n{told}")
+    code = "def kernel(x, *_):\n    x.half()\n    raise RuntimeError(torch.backends.cpu.get_cpu_capability())"
+    score = judge(f"import torch\n{code}")
     assert score.feedback.startswith(f"RuntimeError: {torch.backends.cpu.get_cpu_capability()}")
 
 
