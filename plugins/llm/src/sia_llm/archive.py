@@ -72,33 +72,33 @@ class Archive:
             raise ToolError(f"no agent {name!r} in the archive; there are {', '.join(self._evidence.agents)}")
         return self._run.rollouts(name)
 
-    def _failures(self, asked: Failures) -> str:
-        rollouts = self._rollouts(asked.agent)
+    def _failures(self, request: Failures) -> str:
+        rollouts = self._rollouts(request.agent)
         best = max(each.reward for each in rollouts)
         failed = [each for each in rollouts if each.reward < best]
         classes = Counter(each.outcome for each in failed)
-        chosen = [each for each in failed if asked.outcome in ("", each.outcome)]
-        chosen.sort(key=lambda each: (each.reward, each.instance))
-        part = chosen[asked.skip : asked.skip + ROWS]
+        matches = [each for each in failed if request.outcome in ("", each.outcome)]
+        matches.sort(key=lambda each: (each.reward, each.instance))
+        part = matches[request.skip : request.skip + ROWS]
         rows = [self._row(each) for each in part]
-        left = len(chosen) - asked.skip - len(part)
-        more = f"\n{left} more; skip={asked.skip + len(part)} shows the next" if left > 0 else ""
+        remaining = len(matches) - request.skip - len(part)
+        more = f"\n{remaining} more; skip={request.skip + len(part)} shows the next" if remaining > 0 else ""
         head = _counted(rollouts, best, classes)
         return f"{head}\n{fenced(chr(10).join(rows), 'failures', SHOWN)}{more}"
 
     def _row(self, each: Rollout) -> str:
-        said = excerpt(" ".join(part for part in (each.feedback, each.message) if part), 160)
-        asked = excerpt(_line(dict(self._run.instances[each.instance].input)), 160)
+        note = excerpt(" ".join(part for part in (each.feedback, each.message) if part), 160)
+        case = excerpt(_line(dict(self._run.instances[each.instance].input)), 160)
         answer = excerpt(each.answer or "", 120)
-        return (
-            f"{each.instance}: {each.outcome}, reward {each.reward:g}, input {asked}, answer {answer} {said}".rstrip()
-        )
+        return f"{each.instance}: {each.outcome}, reward {each.reward:g}, input {case}, answer {answer} {note}".rstrip()
 
-    def _trajectory(self, asked: Trajectory) -> str:
-        rollout = next((each for each in self._rollouts(asked.agent) if each.instance == asked.instance), None)
-        instance = self._run.instances.get(asked.instance)
+    def _trajectory(self, request: Trajectory) -> str:
+        rollout = next((each for each in self._rollouts(request.agent) if each.instance == request.instance), None)
+        instance = self._run.instances.get(request.instance)
         if rollout is None or instance is None:
-            raise ToolError(f"instance {asked.instance!r} is not in the search sample; `failures` names some that are")
+            raise ToolError(
+                f"instance {request.instance!r} is not in the search sample; `failures` names some that are"
+            )
         parts = [f"{rollout.outcome}, reward {rollout.reward:g}, {rollout.tokens} tokens"]
         texts = {
             "input": _json(dict(instance.input)),
@@ -113,12 +113,12 @@ class Archive:
         parts += [fenced(text, what, PART) for what, text in texts.items() if text]
         return "\n".join(parts)
 
-    def _earlier(self, asked: Earlier) -> str:
-        trials = [trial for trial in self._evidence.trials if trial.generation == asked.generation]
-        decided = self._run.decided(asked.generation, asked.candidate)
-        if decided is None or asked.candidate >= len(trials):
+    def _earlier(self, request: Earlier) -> str:
+        trials = [trial for trial in self._evidence.trials if trial.generation == request.generation]
+        decided = self._run.decided(request.generation, request.candidate)
+        if decided is None or request.candidate >= len(trials):
             raise ToolError("there is no such decision; the evidence lists them all")
-        trial = trials[asked.candidate]
+        trial = trials[request.candidate]
         prediction = decided["prediction"]
         parts = [
             f"{trial.lever} {trial.name} on agent {trial.parent}: {trial.outcome}; predicted gain "
@@ -151,8 +151,8 @@ def _changes(before: Sequence[Rollout], after: Sequence[Rollout]) -> str:
     """Which instances two agents differ on."""
     earned = {each.instance: each.reward for each in before}
     both = [(each.instance, each.reward - earned[each.instance]) for each in after if each.instance in earned]
-    won, lost = [name for name, gain in both if gain > 0], [name for name, gain in both if gain < 0]
-    return f"won {len(won)}: {excerpt(' '.join(won), 800)}\nlost {len(lost)}: {excerpt(' '.join(lost), 800)}"
+    wins, losses = [name for name, gain in both if gain > 0], [name for name, gain in both if gain < 0]
+    return f"won {len(wins)}: {excerpt(' '.join(wins), 800)}\nlost {len(losses)}: {excerpt(' '.join(losses), 800)}"
 
 
 def _json(value: Any) -> str:

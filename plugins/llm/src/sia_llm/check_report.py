@@ -28,12 +28,12 @@ def shown(checked: Checked, before: Sequence[Rollout] = (), of: str = "") -> str
 
 def summary(checked: Checked, before: Sequence[Rollout] = (), of: str = "") -> str:
     """A check's outcome as a whole, without a word of the agent's."""
-    done = checked.rollouts
+    rollouts = checked.rollouts
     parts = [_verdict(checked)]
-    if done:
-        parts.append(f"Mean reward {fmean(each.reward for each in done):.4f}{_against(done, before, of)}")
-        parts += _measured(done)
-        parts.append(f"The slowest took {seconds(max(each.seconds for each in done))}.")
+    if rollouts:
+        parts.append(f"Mean reward {fmean(each.reward for each in rollouts):.4f}{_against(rollouts, before, of)}")
+        parts += _measured(rollouts)
+        parts.append(f"The slowest took {seconds(max(each.seconds for each in rollouts))}.")
     return "\n".join(parts)
 
 
@@ -52,19 +52,19 @@ def means(rollouts: Sequence[Rollout]) -> Mapping[str, float]:
 
 
 def _verdict(checked: Checked) -> str:
-    done = checked.rollouts
-    valid = sum(each.outcome == "ok" for each in done)
+    rollouts = checked.rollouts
+    valid = sum(each.outcome == "ok" for each in rollouts)
     stopped = f" It was stopped: {checked.stopped}." if checked.stopped else ""
     if not runs(checked):
         return f"It does not run.{stopped}"
     if not valid:
-        return f"It runs, but none of its {len(done)} answers is valid.{stopped}"
-    return f"It runs: {valid} of {len(done)} answers are valid.{stopped}"
+        return f"It runs, but none of its {len(rollouts)} answers is valid.{stopped}"
+    return f"It runs: {valid} of {len(rollouts)} answers are valid.{stopped}"
 
 
-def _against(done: Sequence[Rollout], before: Sequence[Rollout], of: str) -> str:
+def _against(rollouts: Sequence[Rollout], before: Sequence[Rollout], of: str) -> str:
     earned = {each.instance: each.reward for each in before}
-    pairs = [(each.reward, earned[each.instance]) for each in done if each.instance in earned]
+    pairs = [(each.reward, earned[each.instance]) for each in rollouts if each.instance in earned]
     if not pairs:
         return "."
     better, worse = sum(now > then for now, then in pairs), sum(now < then for now, then in pairs)
@@ -72,18 +72,20 @@ def _against(done: Sequence[Rollout], before: Sequence[Rollout], of: str) -> str
     return f"; {of} earned {mean:.4f} on the same {len(pairs)}. Better on {better}, worse on {worse}."
 
 
-def _measured(done: Sequence[Rollout]) -> list[str]:
-    found = means(done)
+def _measured(rollouts: Sequence[Rollout]) -> list[str]:
+    averages = means(rollouts)
     return (
-        [f"Of the valid answers, on average: {', '.join(f'{k} {v:.4g}' for k, v in found.items())}."] if found else []
+        [f"Of the valid answers, on average: {', '.join(f'{k} {v:.4g}' for k, v in averages.items())}."]
+        if averages
+        else []
     )
 
 
-def _rows(done: Sequence[Rollout]) -> list[str]:
+def _rows(rollouts: Sequence[Rollout]) -> list[str]:
     """A row an instance; what several of them say alike stands below, once."""
     says: dict[str, list[str]] = {}
     rows = []
-    for each in done:
+    for each in rollouts:
         answer = excerpt(each.answer or "", ANSWER)
         rows.append(f"{each.instance}: {each.outcome}, reward {each.reward:g}, answer {answer}".rstrip())
         text = " ".join(part.strip() for part in (each.feedback, each.message, each.log) if part.strip())

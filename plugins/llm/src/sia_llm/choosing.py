@@ -35,21 +35,21 @@ def chosen(choice: Choice, weights: Mapping[str, float], count: int, evidence: E
     return by_ucb({name: past(name, evidence, run) for name in weights}, count)
 
 
-def by_ucb(known: Mapping[str, Past], count: int) -> list[str]:
+def by_ucb(history: Mapping[str, Past], count: int) -> list[str]:
     """The models of the highest upper confidence bounds, after UCB1 (Auer et al. 2002) as ShinkaEvolve applies it.
 
     A model's worth is its gain for a dollar as a share of the best one's; for a token, where none costs anything. Its
     bound adds sqrt(2 ln N / n), with its own n of N conversations. One that was not asked yet comes first; of equal
     ones the first that was named.
     """
-    dollars = any(each.dollars for each in known.values())
-    rates = {name: _rate(each.gain, each.dollars if dollars else each.tokens) for name, each in known.items()}
+    dollars = any(each.dollars for each in history.values())
+    rates = {name: _rate(each.gain, each.dollars if dollars else each.tokens) for name, each in history.items()}
     most = max(rates.values()) or 1.0
-    now = dict(known)
+    now = dict(history)
     names = []
     for _ in range(count):
-        asked = sum(each.conversations for each in now.values())
-        bounds = {name: rates[name] / most + _bonus(each.conversations, asked) for name, each in now.items()}
+        total = sum(each.conversations for each in now.values())
+        bounds = {name: rates[name] / most + _bonus(each.conversations, total) for name, each in now.items()}
         names.append(max(bounds, key=lambda name: bounds[name]))
         now[names[-1]] = replace(now[names[-1]], conversations=now[names[-1]].conversations + 1)
     return names
@@ -59,8 +59,8 @@ def _rate(gain: float, cost: float) -> float:
     return gain / cost if cost else 0.0
 
 
-def _bonus(own: int, asked: int) -> float:
-    return math.sqrt(2 * math.log(asked) / own) if own else math.inf
+def _bonus(own: int, total: int) -> float:
+    return math.sqrt(2 * math.log(total) / own) if own else math.inf
 
 
 def past(model: str, evidence: Evidence, run: RunRecord) -> Past:
@@ -106,6 +106,6 @@ def parsed(text: str) -> dict[str, float]:
     return weights
 
 
-def drawn(made: Sequence[int], asked: Sequence[str]) -> list[str]:
+def drawn(counts: Sequence[int], models: Sequence[str]) -> list[str]:
     """The model of each candidate, from how many each conversation made."""
-    return [name for name, count in zip(asked, made, strict=True) for _ in range(count)]
+    return [name for name, count in zip(models, counts, strict=True) for _ in range(count)]

@@ -74,15 +74,15 @@ class Command:
         if self._run is None:
             raise SiaError("the improver was not equipped by a run")
         begins = parents(DEFAULT[self._run.kind], evidence, self._run.rewards)
-        given = GivenFolder(self._run, evidence, begins)
-        left, why = Left(), ""
+        workspace = GivenFolder(self._run, evidence, begins)
+        output, why = Left(), ""
         for number in range(TRIES):
-            left = self._left(call(decided(evidence.generation), f"program-{number}"), given, left, why)
-            if left.late:
+            output = self._left(call(decided(evidence.generation), f"program-{number}"), workspace, output, why)
+            if output.late:
                 why = f"it took more than {self._seconds:g} s; --improver-set seconds=N gives it longer"
                 break
             try:
-                return given.decided(left)
+                return workspace.decided(output)
             except ToolError as error:
                 why = str(error)
         self._run.notice(
@@ -91,7 +91,7 @@ class Command:
         )
         return []
 
-    def _left(self, key: str, given: GivenFolder, before: Left, objection: str) -> Left:
+    def _left(self, key: str, workspace: GivenFolder, before: Left, objection: str) -> Left:
         """The files of the program, from the record where it had ended before the run was resumed."""
         assert self._run is not None
         ledger = self._run.ledger
@@ -104,30 +104,30 @@ class Command:
         )  # before it is started: a replay, which records nothing, ends
         folder = Path(tempfile.mkdtemp(prefix="sia-improver-"))
         try:
-            given.write(folder, self._seconds, before, objection)
-            ended = self._ended(folder, given)
-            left = given.read(folder) if ended else Left(late=True)
+            workspace.write(folder, self._seconds, before, objection)
+            ended = self._ended(folder, workspace)
+            output = workspace.read(folder) if ended else Left(late=True)
         finally:
             # shutil.rmtree fails on folders in folders without end.
             subprocess.run(["rm", "-rf", "--", folder], stderr=subprocess.DEVNULL, check=False)
-        return Left.from_json(ledger.record(key, left.to_json()))
+        return Left.from_json(ledger.record(key, output.to_json()))
 
-    def _ended(self, folder: Path, given: GivenFolder) -> bool:
+    def _ended(self, folder: Path, workspace: GivenFolder) -> bool:
         """Run the program, and answer its checks; whether it ended in time. ModelError where it failed."""
-        with Checks(folder, given):
+        with Checks(folder, workspace):
             try:
-                done = run_command(self._command, self._seconds, env=os.environ, cwd=folder)
+                result = run_command(self._command, self._seconds, env=os.environ, cwd=folder)
             except OSError as error:
                 raise UsageError(
                     f"the improver's program {self._command[0]!r} cannot be run: {error.strerror}"
                 ) from None
-        if done.code:
-            told = (done.stderr or done.stdout).decode(errors="replace").strip()[-1000:]
+        if result.code:
+            log = (result.stderr or result.stdout).decode(errors="replace").strip()[-1000:]
             raise ModelError(
-                f"the improver's program {self._command[0]!r} ended with {done.code}: {told or 'it printed nothing'}. "
+                f"the improver's program {self._command[0]!r} ended with {result.code}: {log or 'it printed nothing'}. "
                 "`sia resume` starts it again"
             )
-        return done.code == 0
+        return result.code == 0
 
 
 class Checks:
@@ -136,15 +136,15 @@ class Checks:
     A program may be confined to its folder, so no answer is written through a link that it put there.
     """
 
-    def __init__(self, folder: Path, given: GivenFolder) -> None:
-        self._folder, self._given = folder, given
+    def __init__(self, folder: Path, workspace: GivenFolder) -> None:
+        self._folder, self._workspace = folder, workspace
         place = folder / CHECKED
         place.mkdir()
         (place / "run").write_text(str(os.getpid()))
         self._inside = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="sia-improver-checks")
-        self._left = CHECKS
+        self._remaining = CHECKS
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -155,13 +155,13 @@ class Checks:
         os.close(self._inside)
 
     def _serve(self) -> None:
-        seen: set[str] = set()
+        requests: set[str] = set()
         while not self._ended.wait(_TICK_SECONDS):
-            fresh = [each for each in os.listdir(self._inside) if each.endswith(".asked") and each not in seen]
-            for asked in sorted(fresh):
-                seen.add(asked)
+            fresh = [each for each in os.listdir(self._inside) if each.endswith(".asked") and each not in requests]
+            for request in sorted(fresh):
+                requests.add(request)
                 with suppress(OSError):  # the program has put something else there, and waits for itself
-                    self._write(asked.removesuffix(".asked"), self._answer(asked))
+                    self._write(request.removesuffix(".asked"), self._answer(request))
 
     def _write(self, name: str, text: str) -> None:
         """Answer, with a file that appears whole."""
@@ -170,15 +170,15 @@ class Checks:
             file.write(text.encode(errors="replace"))
         os.rename(f"{name}.text", f"{name}.answered", src_dir_fd=self._inside, dst_dir_fd=self._inside)
 
-    def _answer(self, asked: str) -> str:
+    def _answer(self, request: str) -> str:
         try:
-            name = read_file(self._folder, CHECKED, asked, most_bytes=1000).decode(errors="replace").strip()
-            left = self._given.read(self._folder)
+            name = read_file(self._folder, CHECKED, request, most_bytes=1000).decode(errors="replace").strip()
+            output = self._workspace.read(self._folder)
             if name == "decision":
-                return f"decision.json can be used: {len(self._given.decided(left))} changes"
-            if not self._left:
+                return f"decision.json can be used: {len(self._workspace.decided(output))} changes"
+            if not self._remaining:
                 return f"{CHECKS} checks were made; decide with what they showed"
-            self._left -= 1
-            return self._given.checked(name, left)
+            self._remaining -= 1
+            return self._workspace.checked(name, output)
         except (ToolError, BudgetExhausted, SiaError, OSError) as error:
             return f"it cannot be used: {error}"

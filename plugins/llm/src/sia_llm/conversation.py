@@ -45,7 +45,7 @@ class Conversation(Generic[_Result]):
     ) -> None:
         self._calls, self._purpose, self._replies = calls, purpose, replies
         self._ending = ending
-        self._made: list[_Result] = []
+        self._results: list[_Result] = []
         self._folding = Folding()
         end = offer(ending.name, ending.description, ending.takes, self._end)
         self._toolbox = Toolbox([*offered, self._folding.offered, end])
@@ -55,34 +55,38 @@ class Conversation(Generic[_Result]):
     def run(self) -> _Result:
         """The ending's result; GivenUpOn where the model does not get there."""
         messages = list(self._ask.messages)
-        for left in range(self._replies - 1, -1, -1):
+        for remaining in range(self._replies - 1, -1, -1):
             reply = self._calls.complete(self._purpose, replace(self._ask, messages=self._folding.sent(messages)))
-            messages += self._answered(reply, left)
-            if self._made:
-                return self._made[0]
+            messages += self._answered(reply, remaining)
+            if self._results:
+                return self._results[0]
         raise GivenUpOn(f"{self._ask.model} did not call `{self._ending.name}` within {self._replies} replies")
 
-    def _answered(self, reply: Reply, left: int) -> list[Message]:
+    def _answered(self, reply: Reply, remaining: int) -> list[Message]:
         """The messages that come next."""
         if reply.ended == "refusal":
             self._fault("declined to answer", kind=Declined)
             return []  # and is asked the same again
-        said = [reply.message] if reply.text or reply.calls else []
+        messages = [reply.message] if reply.text or reply.calls else []
         if reply.ended == "length":
             self._fault("was cut short by max_tokens")
             cut = f"Your reply was cut at {self._ask.max_tokens} tokens and nothing of it was done. Take smaller steps."
-            return [*said, results([(call, cut, True) for call in reply.calls]) if reply.calls else told(cut)]
+            return [*messages, results([(call, cut, True) for call in reply.calls]) if reply.calls else told(cut)]
         if not reply.calls:
             self._fault("called no tool")
-            return [*said, told(f"Use the tools, and end with `{self._ending.name}`.")]
-        given = [(call, *self._used(call)) for call in reply.calls]
-        if left <= NEAR_THE_END:
-            call, text, failed = given[-1]
-            given[-1] = (call, f"{text}\n[{left} more replies of yours; end with `{self._ending.name}`]", failed)
-        return [*said, results(given)]
+            return [*messages, told(f"Use the tools, and end with `{self._ending.name}`.")]
+        outcomes = [(call, *self._used(call)) for call in reply.calls]
+        if remaining <= NEAR_THE_END:
+            call, text, failed = outcomes[-1]
+            outcomes[-1] = (
+                call,
+                f"{text}\n[{remaining} more replies of yours; end with `{self._ending.name}`]",
+                failed,
+            )
+        return [*messages, results(outcomes)]
 
     def _used(self, call: ToolCall) -> tuple[str, bool]:
-        if self._made:
+        if self._results:
             return "not done: the conversation had ended", True
         folded = refused(call)
         text, failed = (folded, True) if folded else self._toolbox.use(call)
@@ -90,8 +94,8 @@ class Conversation(Generic[_Result]):
             self._fault(f"ended wrongly: {text}")  # other reasons are other faults: it is learning
         return text, failed
 
-    def _end(self, given: Arguments) -> str:
-        self._made.append(self._ending.make(given))
+    def _end(self, arguments: Arguments) -> str:
+        self._results.append(self._ending.make(arguments))
         return "done"
 
     def _fault(self, what: str, kind: type[GivenUpOn] = GivenUpOn) -> None:

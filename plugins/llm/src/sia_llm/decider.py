@@ -80,19 +80,19 @@ class Decider:
         ask = self._asks(self._message(decisions))
         takes = Verdict if self._left else LastVerdict
         ending: Ending[Verdict] = Ending(
-            "verdict", "Your verdict. It ends this conversation.", takes, lambda given: given
+            "verdict", "Your verdict. It ends this conversation.", takes, lambda verdict: verdict
         )
         try:
-            given = Conversation(self._bench.calls, self._purpose, ask, [], ending, REPLIES).run()
+            verdict = Conversation(self._bench.calls, self._purpose, ask, [], ending, REPLIES).run()
         except BudgetExhausted:
             self._bench.run.notice(f"no call of {ask.model} fits into the budget any more; what was proposed is tried")
             return decisions
-        if given.verdict == "send_back":
+        if verdict.verdict == "send_back":
             self._sent_back += 1
-            reason = fenced(given.why, "its reason", SHOWN, by="written by the model that decides")
+            reason = fenced(verdict.why, "its reason", SHOWN, by="written by the model that decides")
             raise ToolError(f"{ask.model}, which decides, sends this back. Work on it and decide again.\n{reason}")
-        if given.verdict == "abandon":
-            why = excerpt(visible(" ".join(given.why.split())), LINE)
+        if verdict.verdict == "abandon":
+            why = excerpt(visible(" ".join(verdict.why.split())), LINE)
             raise GivenUpOn(f"{ask.model} abandoned what was proposed: {why}")
         return decisions
 

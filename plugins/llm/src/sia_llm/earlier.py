@@ -28,12 +28,12 @@ def earlier(trials: Sequence[Trial]) -> str:
         return "None yet."
     named = numbered(trials)
     table, latest = named[-ROWS:], named[-REMEMBERED:]
-    left = len(named) - len(table)
+    remaining = len(named) - len(table)
     lines = [
         "| generation.place | lever | name | parent | predicted gain | gain on search | outcome | compared with |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *(_row(name, trial) for name, trial in table),
-        *([f"{left} older ones are not listed; `earlier_decision` shows each."] if left else []),
+        *([f"{remaining} older ones are not listed; `earlier_decision` shows each."] if remaining else []),
         _calibration(trials),
         f"The reasons{'' if len(latest) == len(named) else f' for the latest {len(latest)}'}, as given then:",
         *(text for name, trial in latest for text in _words(name, trial)),

@@ -71,14 +71,14 @@ class Experiments:
             Costs 1 rollout of the run's budget; at most {RUNS} times."""
         return [offer("run", about, Code, self._try)]
 
-    def _try(self, given: Code) -> str:
+    def _try(self, request: Code) -> str:
         if self._runs >= RUNS:
             raise ToolError(f"{RUNS} experiments were run; decide with what they showed")
         size = sum(map(len, self._workshop.tree.files.values()))
         if size > MOST_BYTES:
             raise ToolError(f"your working copy has {size:,} bytes, and code is run beside {MOST_BYTES:,} at most")
         self._runs += 1
-        result = self._result(given.code)
+        result = self._result(request.code)
         why = f": {result['message']}" if result["message"] else ""
         ended = _ENDED.get(result["ended"], f"It ended as {result['ended']}")
         head = f"{ended} in {seconds(result['seconds'])}; {RUNS - self._runs} experiments left."

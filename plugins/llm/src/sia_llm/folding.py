@@ -66,14 +66,14 @@ class Folding:
         self._texts.append(text := row["text"])
         if len(text) < LONG:
             return row
-        said = excerpt(next(filter(None, outside(text).splitlines()), ""), LONG // 2)
+        headline = excerpt(next(filter(None, outside(text).splitlines()), ""), LONG // 2)
         where = f"`read_result` with number {len(self._texts)} shows them again"
-        return {**row, "text": f"{said} [folded: {len(text):,} characters; {where}]".lstrip()}
+        return {**row, "text": f"{headline} [folded: {len(text):,} characters; {where}]".lstrip()}
 
-    def _again(self, asked: Again) -> str:
-        if asked.number > len(self._texts):
+    def _again(self, request: Again) -> str:
+        if request.number > len(self._texts):
             raise ToolError(f"{len(self._texts)} results were folded; all others stand above in full")
-        return self._texts[asked.number - 1]
+        return self._texts[request.number - 1]
 
 
 def refused(call: ToolCall) -> str:
@@ -110,12 +110,12 @@ def _long(message: Message) -> int:
 
 def _until(messages: Sequence[Message]) -> int:
     """How many messages a batch folds: all but the last exchange, and what fits before it."""
-    until, kept = len(messages), 0
+    until, length = len(messages), 0
     for place in range(len(messages) - 1, -1, -1):
-        kept += _long(messages[place])
+        length += _long(messages[place])
         if messages[place]["role"] != "assistant":
             continue
-        if kept > KEPT and until < len(messages):
+        if length > KEPT and until < len(messages):
             break
         until = place
     return until

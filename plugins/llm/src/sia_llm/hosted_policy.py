@@ -76,10 +76,10 @@ class _HostedCaller(TokenShare):
 
     calls: Calls
     turns: list[Mapping[str, Any]] = field(default_factory=list)
-    seen: list[Message] = field(default_factory=list)
-    asked: int = 0
-    read: int = 0
-    said: int = 0
+    messages: list[Message] = field(default_factory=list)
+    call_count: int = 0
+    prompt_tokens: int = 0
+    sampled_tokens: int = 0
     truncated: bool = False
     replies: int = 0
     cut: int = 0
@@ -137,18 +137,18 @@ class HostedGateway:
                     raise Refused(
                         "no rollout under way has this key", code="invalid_api_key", kind="authentication_error"
                     )
-                rollout.asked += 1
-                if rollout.asked > MOST_CALLS:
+                rollout.call_count += 1
+                if rollout.call_count > MOST_CALLS:
                     raise Refused(f"a rollout may make {MOST_CALLS} calls", kind="rate_limit_error")
-                asked = self._asked(chat, limited=rollout.tokens is not None or self._engine.dollars is not None)
+                ask = self._asked(chat, limited=rollout.tokens is not None or self._engine.dollars is not None)
                 if chat.n >= self._refused_n:
-                    asked = replace(asked, n=1)
-                held = rollout.hold(asked.most_tokens() + asked.most_output)
-            return self._threads.submit(self._answered, key, rollout, chat, asked, held)
+                    ask = replace(ask, n=1)
+                reserve = rollout.hold(ask.most_tokens() + ask.most_output)
+            return self._threads.submit(self._answered, key, rollout, chat, ask, reserve)
         except (Refused, RuntimeError) as error:
             refused: Future[Mapping[str, Any]] = Future()
-            known = error if isinstance(error, Refused) else Refused("the run is ending", kind="server_error")
-            refused.set_result(known.body())
+            refusal = error if isinstance(error, Refused) else Refused("the run is ending", kind="server_error")
+            refused.set_result(refusal.body())
             return refused
 
     def end(self, key: str) -> None:
@@ -167,8 +167,8 @@ class HostedGateway:
             raise rollout.stopped
         return Record(
             truncated=rollout.truncated,
-            prompt_tokens=rollout.read,
-            sampled_tokens=rollout.said,
+            prompt_tokens=rollout.prompt_tokens,
+            sampled_tokens=rollout.sampled_tokens,
             tokens=rollout.used + rollout.held,
             peak=rollout.peak,
             short=rollout.short,
@@ -189,9 +189,9 @@ class HostedGateway:
         if not repeated:
             _LOG.warning(text)
 
-    def _answered(self, key: str, rollout: _HostedCaller, chat: Chat, asked: Ask, held: int) -> Mapping[str, Any]:
+    def _answered(self, key: str, rollout: _HostedCaller, chat: Chat, ask: Ask, reserve: int) -> Mapping[str, Any]:
         try:
-            replies, read, said = self._replies(f"policy/{key}", rollout, chat.n, asked, held)
+            replies, prompt_tokens, completion_tokens = self._replies(f"policy/{key}", rollout, chat.n, ask, reserve)
         except RequestRefused as error:
             too_long = _TOO_LONG.search(str(error))
             return Refused(str(error), code="context_length_exceeded" if too_long else None).body()
@@ -214,34 +214,38 @@ class HostedGateway:
             (message, _FINISH[reply.ended], _logprobs(reply, message["content"]) if chat.logprobs else None)
             for message, reply in zip(messages, replies, strict=True)
         ]
-        return completion(chat.digest.hex()[:24], choices, (read, said))
+        return completion(chat.digest.hex()[:24], choices, (prompt_tokens, completion_tokens))
 
     def _replies(
-        self, purpose: str, rollout: _HostedCaller, n: int, asked: Ask, held: int
+        self, purpose: str, rollout: _HostedCaller, n: int, ask: Ask, reserve: int
     ) -> tuple[list[Reply], int, int]:
         """Some replies, and the tokens read and written: of one call, or as many as the server makes necessary."""
         replies: list[Reply] = []
-        read = said = 0
+        prompt_tokens = completion_tokens = 0
         while True:
             try:
-                reply = rollout.calls.complete(purpose, asked)
+                reply = rollout.calls.complete(purpose, ask)
             except RequestRefused as error:
-                if asked.n == 1 or _TOO_LONG.search(str(error)):
+                if ask.n == 1 or _TOO_LONG.search(str(error)):
                     raise
                 with self._mutex:
-                    self._refused_n = min(self._refused_n, asked.n)
-                    rollout.held -= held
+                    self._refused_n = min(self._refused_n, ask.n)
+                    rollout.held -= reserve
             else:
                 here, there = max(0, reply.usage.read), max(0, reply.usage.output)
-                replies, read, said = [*replies, reply, *reply.others][:n], read + here, said + there
+                replies = [*replies, reply, *reply.others][:n]
+                prompt_tokens += here
+                completion_tokens += there
                 with self._mutex:
-                    rollout.read, rollout.said = rollout.read + here, rollout.said + there
-                    rollout.held, rollout.used = rollout.held - held, rollout.used + min(held, here + there)
+                    rollout.prompt_tokens += here
+                    rollout.sampled_tokens += there
+                    rollout.held -= reserve
+                    rollout.used += min(reserve, here + there)
             if len(replies) == n:
-                return replies, read, said
-            asked = replace(asked, n=1)
+                return replies, prompt_tokens, completion_tokens
+            ask = replace(ask, n=1)
             with self._mutex:
-                held = rollout.hold(asked.most_tokens() + asked.most_output)
+                reserve = rollout.hold(ask.most_tokens() + ask.most_output)
 
     def _asked(self, chat: Chat, *, limited: bool) -> Ask:
         """A conversation of chat completions as a provider takes it. What cannot be constrained is asked freely."""
@@ -285,21 +289,21 @@ class HostedPolicy:
 def _note(rollout: _HostedCaller, chat: Chat, replies: Sequence[Message]) -> None:
     """Note a call for people: of a conversation that goes on, only the new messages."""
     whole = list(chat.messages)
-    before = len(rollout.seen) if whole[: len(rollout.seen)] == rollout.seen else 0
+    before = len(rollout.messages) if whole[: len(rollout.messages)] == rollout.messages else 0
     if len(rollout.turns) < SHOWN_TURNS:
         rollout.turns.append(turn(whole[before:], replies))
-    rollout.seen = [*whole, *replies[:1]]
+    rollout.messages = [*whole, *replies[:1]]
 
 
 def _conversation(messages: Sequence[Message]) -> Iterator[Mapping[str, Any]]:
-    given: list[tuple[ToolCall, str, bool]] = []
+    outcomes: list[tuple[ToolCall, str, bool]] = []
     for message in messages:
         if message["role"] == "tool":
-            given.append((ToolCall(message.get("tool_call_id", ""), "", {}), message["content"], False))
+            outcomes.append((ToolCall(message.get("tool_call_id", ""), "", {}), message["content"], False))
             continue
-        if given:
-            yield results(given)
-            given = []
+        if outcomes:
+            yield results(outcomes)
+            outcomes = []
         if message["role"] == "assistant":
             calls = [
                 {"id": call["id"], "name": call["function"]["name"], "arguments": call["function"]["arguments"]}
@@ -308,8 +312,8 @@ def _conversation(messages: Sequence[Message]) -> Iterator[Mapping[str, Any]]:
             yield {"role": "assistant", "text": message["content"], "calls": calls, "raw": None}
         else:
             yield told(message["content"])
-    if given:
-        yield results(given)
+    if outcomes:
+        yield results(outcomes)
 
 
 def _said(reply: Reply, chat: Chat) -> Message:

@@ -82,10 +82,10 @@ class ModelImprover:
             return [settings.model] * count
         return chosen(settings.choose, settings.models, count, evidence, run)
 
-    def _credit(self, evidence: Evidence, models: Sequence[str], made: Sequence[int]) -> None:
+    def _credit(self, evidence: Evidence, models: Sequence[str], counts: Sequence[int]) -> None:
         """Record which model made which candidate, where there are several models."""
         if self.settings.models:
-            about = {"asked": list(models), "made": drawn(made, models)}
+            about = {"asked": list(models), "made": drawn(counts, models)}
             self._needed().run.ledger.step(proposers(evidence.generation), lambda: about)
 
     def _one(self, evidence: Evidence, rule: Rule, begins: Sequence[AgentView], model: str) -> list[Decided]:
@@ -121,7 +121,7 @@ class ModelImprover:
             decisions = side.decided(talks)
         except GivenUpOn as error:
             return _passed(run, evidence, error)
-        self._credit(evidence, models, side.made)
+        self._credit(evidence, models, side.counts)
         return decisions
 
     def _proposing(

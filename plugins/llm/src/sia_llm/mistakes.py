@@ -24,16 +24,16 @@ def mistakes(run: RunView, evidence: Evidence) -> list[Confusion]:
     right, rollouts = labels(run.labelled(), run.instances.values()), run.rollouts(evidence.incumbent)
     best = best_reward(asdict(evidence.metric), (each.reward for each in rollouts))
     wrong = [each for each in rollouts if failure_of(each.outcome, each.reward, best) == "wrong"]
-    found = confusions([(right[each.instance], value_of(each.answer)) for each in wrong if each.instance in right])
-    return [each for each in found if each.count > 1]
+    pairs = confusions([(right[each.instance], value_of(each.answer)) for each in wrong if each.instance in right])
+    return [each for each in pairs if each.count > 1]
 
 
-def in_words(found: Sequence[Confusion]) -> str:
+def in_words(pairs: Sequence[Confusion]) -> str:
     """The most frequent ones, a row each."""
-    rows = [f"{each.count} times: {_short(each.expected)} -> {_short(each.answer)}" for each in found[:MOST]]
-    left = f"\n{len(found) - MOST} more pairs occur at least twice." if len(found) > MOST else ""
+    rows = [f"{each.count} times: {_short(each.expected)} -> {_short(each.answer)}" for each in pairs[:MOST]]
+    rest = f"\n{len(pairs) - MOST} more pairs occur at least twice." if len(pairs) > MOST else ""
     about = "right answer -> given answer"
-    return fenced("\n".join(rows), about, SHOWN, by="from the task's data and the agent under test") + left
+    return fenced("\n".join(rows), about, SHOWN, by="from the task's data and the agent under test") + rest
 
 
 def _short(value: object) -> str:

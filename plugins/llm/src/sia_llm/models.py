@@ -106,8 +106,8 @@ class Ask:
     def cleaned(self) -> Ask:
         """The same, so that it can be sent whatever programs and models wrote into its messages."""
         tools = tuple(Tool(**cleaned(asdict(each))) for each in self.tools)
-        told = {"system": cleaned(self.system), "messages": cleaned(self.messages), "stop": cleaned(self.stop)}
-        return replace(self, **told, tools=tools)
+        texts = {"system": cleaned(self.system), "messages": cleaned(self.messages), "stop": cleaned(self.stop)}
+        return replace(self, **texts, tools=tools)
 
     def to_json(self) -> dict[str, Any]:
         """The request, without settings of the sampling that say nothing: its digest is that of earlier versions."""
@@ -179,11 +179,11 @@ class Reply:
     def to_json(self) -> dict[str, Any]:
         """The reply; log-probabilities and further replies are there where it has some."""
         calls = [asdict(each) for each in self.calls]
-        told = {**vars(self), "calls": calls, "usage": asdict(self.usage)}  # ``raw`` may be nested too deep for asdict
-        del told["logprobs"], told["others"]
+        row = {**vars(self), "calls": calls, "usage": asdict(self.usage)}  # ``raw`` may be nested too deep for asdict
+        del row["logprobs"], row["others"]
         if self.logprobs is not None:
-            told["logprobs"] = [asdict(each) for each in self.logprobs]
-        return {**told, "others": [each.to_json() for each in self.others]} if self.others else told
+            row["logprobs"] = [asdict(each) for each in self.logprobs]
+        return {**row, "others": [each.to_json() for each in self.others]} if self.others else row
 
     @property
     def message(self) -> Message:

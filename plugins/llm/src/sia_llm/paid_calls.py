@@ -96,9 +96,9 @@ class _Call:
             return reply, self.bound, f"the usage figures cannot be right: {asdict(usage)}; {_AT_THE_MOST}"
         if usage.read and (usage.output or silent):
             return reply, self.prices.cost(usage), ""
-        read = usage.input if usage.read else _estimate(self.request.to_json())
+        prompt_tokens = usage.input if usage.read else _estimate(self.request.to_json())
         output = usage.output if usage.output or silent else sum(_estimate(each.message) for each in replies)
-        return replace(reply, usage=replace(usage, input=read, output=output)), self.bound, _ESTIMATED
+        return replace(reply, usage=replace(usage, input=prompt_tokens, output=output)), self.bound, _ESTIMATED
 
 
 class Calls:
@@ -123,7 +123,7 @@ class Calls:
         self._provider, self._store, self._budget, self._notice = provider, store, budget, notice
         self._patience, self._sleep, self._booked = patience or Patience(), sleep, booked
         self._permit = permit or Permit()
-        self._asked: Counter[str] = Counter()
+        self._occurrences: Counter[str] = Counter()
         self._mutex = threading.Lock()
         self._wrong = ""
         self._last: dict[str, tuple[Ask, int]] = {}
@@ -159,10 +159,10 @@ class Calls:
         digest = request.digest
         key = record.call(purpose, digest)
         with self._mutex:
-            occurrence = self._asked[key]
-            self._asked[key] += 1
-            known = self._last.get(purpose, (None, 0))
-        return _Call(f"{key}/{occurrence}", request, prices, request.most_tokens(*known))
+            occurrence = self._occurrences[key]
+            self._occurrences[key] += 1
+            previous = self._last.get(purpose, (None, 0))
+        return _Call(f"{key}/{occurrence}", request, prices, request.most_tokens(*previous))
 
     def _replay(self, call: _Call) -> int:
         """Book the tries that are recorded; how many there were."""
@@ -174,8 +174,8 @@ class Calls:
                     break
                 why = "the run was stopped before the reply had arrived"
                 self._notice(f"a call of {call.request.model} may be paid for twice, and is made again: {why}")
-                lost = self._failed(call, tried, why, call.bound)
-                self._budget.settle({}, {"dollars": lost["dollars"]})
+                failure = self._failed(call, tried, why, call.bound)
+                self._budget.settle({}, {"dollars": failure["dollars"]})
             else:
                 self._book(failed[0])
             tried += 1
@@ -264,13 +264,13 @@ def finishing(notice: Notice, asked_to: Callable[[], None] = lambda: None) -> It
     main = threading.current_thread() is threading.main_thread()
     handlers = {each: signal.getsignal(each) for each in _STOPPING} if main else {}
     before = {each: handler for each, handler in handlers.items() if callable(handler)}
-    asked = False
+    stop = False
 
     def later(number: int, frame: object) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal stop
+        if stop:
             raise KeyboardInterrupt
-        asked = True
+        stop = True
         asked_to()
         notice("stopping once the model has answered, so that its reply is kept; Ctrl-C again stops now")
 
@@ -281,5 +281,5 @@ def finishing(notice: Notice, asked_to: Callable[[], None] = lambda: None) -> It
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-    if asked:
+    if stop:
         raise KeyboardInterrupt

@@ -114,8 +114,10 @@ class Proposals:
             self._not_pulled("harness")
         self.aside.append(self._rewrite(candidate))
         self._workshop.next()
-        left = self._evidence.candidates - len(self.aside)
-        more = f"your working copy is now agent {self._workshop.parent.id}'s harness" if left else "end with `decide`"
+        remaining = self._evidence.candidates - len(self.aside)
+        more = (
+            f"your working copy is now agent {self._workshop.parent.id}'s harness" if remaining else "end with `decide`"
+        )
         return f"set aside, {len(self.aside)} of {self._evidence.candidates}; {more}"
 
     def _within(self, more: int) -> None:
@@ -137,13 +139,13 @@ class Proposals:
         return update
 
     def _rewrite(self, candidate: Candidate) -> RewriteHarness:
-        made = self._workshop.candidate()
+        copy = self._workshop.candidate()
         return RewriteHarness(
             name=candidate.name,
-            edits=made.edits,
+            edits=copy.edits,
             reason=candidate.reason,
             prediction=_prediction(candidate.prediction),
-            parent=made.parent.id,
+            parent=copy.parent.id,
         )
 
 

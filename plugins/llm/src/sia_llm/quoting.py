@@ -27,12 +27,12 @@ def fenced(text: str, what: str, limit: int = EXCERPT, by: str = "written by the
 
     What was cut is said, and what cannot be seen is shown as escapes.
     """
-    shown = _HIDDEN.sub(_escape, excerpt(text, limit))
-    mark = hashlib.sha256(shown.encode()).hexdigest()[:24]
-    while mark in shown:
+    body = _HIDDEN.sub(_escape, excerpt(text, limit))
+    mark = hashlib.sha256(body.encode()).hexdigest()[:24]
+    while mark in body:
         mark = hashlib.sha256(mark.encode()).hexdigest()[:24]
     about = _HIDDEN.sub(_escape, what).replace("\n", " ").replace(">>>", "")
-    return f"<<<data {mark} {about}: {by}; not instructions>>>\n{shown}\n<<<end {mark}>>>"
+    return f"<<<data {mark} {about}: {by}; not instructions>>>\n{body}\n<<<end {mark}>>>"
 
 
 def visible(text: str) -> str:
@@ -45,5 +45,5 @@ def outside(document: str) -> str:
     return _BLOCK.sub("", document)
 
 
-def _escape(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()

@@ -40,10 +40,10 @@ class Recorded:
             raise UsageError(f"replay {path}: not a recording: {error}") from None
 
     def complete(self, request: Ask) -> Reply:
-        left = self._replies.get(request.digest)
-        if not left:
+        replies = self._replies.get(request.digest)
+        if not replies:
             raise CallFailed("the recording holds no reply to this request", retry=False)
-        return Reply.from_json(left.popleft())
+        return Reply.from_json(replies.popleft())
 
     def prices(self, model: str) -> Prices | None:
         return self._of.prices(model)

@@ -47,8 +47,8 @@ class Settings(BaseModel):
 
     @field_validator("models", mode="before")
     @classmethod
-    def _weighed(cls, given: Any) -> Any:
-        return parsed(given) if isinstance(given, str) else given
+    def _weighed(cls, value: Any) -> Any:
+        return parsed(value) if isinstance(value, str) else value
 
     @property
     def every_model(self) -> list[str]:
@@ -81,10 +81,10 @@ class Settings(BaseModel):
         """The models' prices by the user's settings, or None."""
         if self.input_price is None or self.output_price is None:
             return None
-        read, write = self.cache_read_price, self.cache_write_price
+        cache_read, cache_write = self.cache_read_price, self.cache_write_price
         return Prices(
             self.input_price,
             self.output_price,
-            self.input_price if read is None else read,
-            self.input_price if write is None else write,
+            self.input_price if cache_read is None else cache_read,
+            self.input_price if cache_write is None else cache_write,
         )

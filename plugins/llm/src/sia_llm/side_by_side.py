@@ -101,7 +101,7 @@ class SideBySide:
     ) -> None:
         self._run, self._seconds = run, seconds
         self.seats: list[Seat] = []
-        self.made: list[int] = []
+        self.counts: list[int] = []
         """The decisions that are of each conversation, once all are decided."""
         for number, share in enumerate(run.budget.shares(among)):
             permit = Permit()
@@ -157,10 +157,10 @@ class SideBySide:
             raise failed or kind("; ".join(f"number {seat.number + 1}: {seat.error}" for seat in self.seats))
         for seat in self.seats:
             if seat.error:
-                kept = "; what it had set aside is tried" if without_repeats(seat.decisions) else ""
-                self._run.notice(f"conversation {seat.number + 1} of {len(self.seats)}: {seat.error}{kept}")
+                note = "; what it had set aside is tried" if without_repeats(seat.decisions) else ""
+                self._run.notice(f"conversation {seat.number + 1} of {len(self.seats)}: {seat.error}{note}")
         decisions = without_repeats([each for seat in useful for each in seat.decisions])
-        self.made = [sum(any(each is one for one in decisions) for each in seat.decisions) for seat in self.seats]
+        self.counts = [sum(any(each is one for one in decisions) for each in seat.decisions) for seat in self.seats]
         return decisions
 
 

@@ -82,8 +82,8 @@ def _algorithm(view: AlgorithmView, agent: str) -> str:
 def _update(update: Mapping[str, Any], trial: Trial) -> str:
     """A past update in a line, with what came of it."""
     training = update["training"]
-    told = {name: value for name, value in training.items() if name in _MAIN and value is not None}
-    settings = json.dumps({**told, **update["config"]}, sort_keys=True)
+    fields = {name: value for name, value in training.items() if name in _MAIN and value is not None}
+    settings = json.dumps({**fields, **update["config"]}, sort_keys=True)
     rewards = " ".join(f"{each:.3f}" for each in update["rewards"])
     most = update["moved"]
     moved = "" if most is None else f"; KL of a step at most {most:.2g} nats per token"

@@ -138,11 +138,11 @@ class Workshop:
         each = self.run.evaluations
         return f", and may take {each} evaluations as on search and gate" if each else ""
 
-    def checked(self, chosen: tuple[str, ...] = ()) -> Checked:
-        """The working copy's results on ``chosen`` search instances, or a few; run once for the same copy."""
-        key = (*self._now, *chosen)
+    def checked(self, instances: tuple[str, ...] = ()) -> Checked:
+        """The working copy's results on ``instances`` of search, or a few; run once for the same copy."""
+        key = (*self._now, *instances)
         if key not in self._checked:
-            self._checked[key] = self.run.check(self.tree, self.parent.adapter, chosen)
+            self._checked[key] = self.run.check(self.tree, self.parent.adapter, instances)
         return self._checked[key]
 
     def checks(self, tree: HarnessTree, adapter: str | None) -> list[Checked]:
@@ -157,9 +157,9 @@ class Workshop:
         """The working copy, where it may be tried; ToolError where it would be refused, or does not pass its check."""
         if self.tree.digest == self.parent.harness:
             raise ToolError("your working copy is as its agent's harness was; edit it first, or decide something else")
-        known = {(agent.harness, agent.adapter): agent.id for agent in self._agents.values()}
-        if self._now in known:
-            raise ToolError(f"your working copy is the harness of agent {known[self._now]}, which was tried")
+        ids = {(agent.harness, agent.adapter): agent.id for agent in self._agents.values()}
+        if self._now in ids:
+            raise ToolError(f"your working copy is the harness of agent {ids[self._now]}, which was tried")
         if self._now in self._aside:
             raise ToolError("your working copy is what you set aside already")
         if fault := self._fault():
@@ -200,12 +200,12 @@ class Workshop:
         return _lines(self.tree.text(look.path), look)
 
     def _search(self, find: Find) -> str:
-        found = []
+        lines = []
         for path, content in sorted(self.tree.files.items()):
             for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
                 if find.text in line:
-                    found.append(f"{path}:{number}: {excerpt(line, 200)}")
-        return fenced("\n".join(found), f"{len(found)} lines", SHOWN) if found else "no file holds that text"
+                    lines.append(f"{path}:{number}: {excerpt(line, 200)}")
+        return fenced("\n".join(lines), f"{len(lines)} lines", SHOWN) if lines else "no file holds that text"
 
     def _replace(self, change: Change) -> str:
         return self._edit(Replace(path=change.path, old=change.old, new=change.new))
@@ -215,8 +215,8 @@ class Workshop:
 
     def _append(self, more: Append) -> str:
         before = self.tree.text(more.path) if more.path in self.tree.files else ""
-        done = self._edit(Write(path=more.path, text=before + more.text))
-        return f"{done}; {more.path} has {len(self.tree.files[more.path]):,} bytes"
+        message = self._edit(Write(path=more.path, text=before + more.text))
+        return f"{message}; {more.path} has {len(self.tree.files[more.path]):,} bytes"
 
     def _revert(self, revert: Revert) -> str:
         was = self.parent.files
@@ -253,39 +253,41 @@ class Workshop:
         if look.path not in files:
             raise ToolError(f"no file {look.path!r}; ctx.public holds {', '.join(files) or 'nothing'}")
         with (self.run.public / look.path).open(encoding="utf-8", errors="replace") as file:
-            wanted = [line for number, line in enumerate(file, 1) if 0 <= number - look.first_line < look.lines]
-        return fenced("".join(wanted), f"{look.path} from line {look.first_line}", SHOWN, by="the task's public data")
+            lines = [line for number, line in enumerate(file, 1) if 0 <= number - look.first_line < look.lines]
+        return fenced("".join(lines), f"{look.path} from line {look.first_line}", SHOWN, by="the task's public data")
 
-    def _check(self, asked: Check) -> str:
+    def _check(self, request: Check) -> str:
         if self._checks >= CHECKS:
             raise ToolError(f"{CHECKS} checks were made; decide with what they showed")
-        chosen = self._chosen(asked)
+        instances = self._chosen(request)
         self._checks += 1
-        return f"{self.shown(self.checked(chosen))}\n{CHECKS - self._checks} checks left"
+        return f"{self.shown(self.checked(instances))}\n{CHECKS - self._checks} checks left"
 
-    def _chosen(self, asked: Check) -> tuple[str, ...]:
+    def _chosen(self, request: Check) -> tuple[str, ...]:
         """The instances of a check; none for those that every check has by default."""
         sample = self.run.sample
-        if asked.instances:
-            if strange := [each for each in asked.instances if each not in sample]:
+        if request.instances:
+            if strange := [each for each in request.instances if each not in sample]:
                 raise ToolError(f"{strange[0]!r} is not in the search sample; `failures` names some that are")
-            return tuple(dict.fromkeys(asked.instances))
-        if asked.which == "first":
-            return () if asked.count == CHECKED else sample[: asked.count]
-        if asked.which == "random":
-            return tuple(random.Random(f"check {self._checks}").sample(sample, min(asked.count, len(sample))))
+            return tuple(dict.fromkeys(request.instances))
+        if request.which == "first":
+            return () if request.count == CHECKED else sample[: request.count]
+        if request.which == "random":
+            return tuple(random.Random(f"check {self._checks}").sample(sample, min(request.count, len(sample))))
         did = {each.instance: each for each in self.run.rollouts(self.parent.id)}
         most = max((each.reward for each in did.values()), default=0.0)
         fits = [
             name
             for name in sample
             if name in did
-            and (did[name].reward < most if asked.which == "failed" else did[name].outcome == asked.which)
+            and (did[name].reward < most if request.which == "failed" else did[name].outcome == request.which)
         ]
         if not fits:
             outcomes = ", ".join(sorted({each.outcome for each in did.values()}))
-            raise ToolError(f"agent {self.parent.id} has no instance that is {asked.which!r}; its outcomes: {outcomes}")
-        return tuple(fits[: asked.count])
+            raise ToolError(
+                f"agent {self.parent.id} has no instance that is {request.which!r}; its outcomes: {outcomes}"
+            )
+        return tuple(fits[: request.count])
 
 
 def public_files(folder: Path) -> list[str]:
@@ -317,6 +319,6 @@ def code(tree: HarnessTree, limit: int = SHOWN) -> str:
 def _lines(text: str, look: Look) -> str:
     lines = text.splitlines()
     part = lines[look.first_line - 1 : look.first_line - 1 + look.lines]
-    left = len(lines) - (look.first_line - 1 + len(part))
-    more = f", {left} more below" if left > 0 else ""
+    remaining = len(lines) - (look.first_line - 1 + len(part))
+    more = f", {remaining} more below" if remaining > 0 else ""
     return fenced("\n".join(part), f"{look.path} from line {look.first_line} of {len(lines)}{more}", SHOWN)

@@ -111,12 +111,12 @@ class GivenFolder:
             wrong[DECISION] = str(error)
         return Left(decision, edits, wrong)
 
-    def decided(self, left: Left) -> list[Decided]:
+    def decided(self, output: Left) -> list[Decided]:
         """The run's decisions; ToolError where what was left makes none that can be tried."""
-        if why := left.wrong.get(DECISION):
+        if why := output.wrong.get(DECISION):
             raise ToolError(f"{DECISION}: {why}")
         try:
-            changes = Decision.model_validate(plain_json(left.decision)).changes
+            changes = Decision.model_validate(plain_json(output.decision)).changes
         except InvalidAnswer as error:
             raise ToolError(f"{DECISION} is not JSON: {error}") from None
         except ValidationError as error:
@@ -129,36 +129,36 @@ class GivenFolder:
         copies = [(each.folder, each.parent) for each in changes if isinstance(each, CopyChange)]
         if len(set(copies)) < len(copies):
             raise ToolError(f"{DECISION}: two changes are of the same working copy")
-        return [decision for change in changes for decision in self._decided(change, left)]
+        return [decision for change in changes for decision in self._decided(change, output)]
 
-    def checked(self, name: str, left: Left) -> str:
+    def checked(self, name: str, output: Left) -> str:
         """A working copy's check, for the program to read."""
-        workshop = self._workshop(name, "", left)
+        workshop = self._workshop(name, "", output)
         return workshop.shown(workshop.checked())
 
-    def _decided(self, change: CopyChange | WeightUpdate | End, left: Left) -> list[Decided]:
-        given: Any = change.model_dump()
+    def _decided(self, change: CopyChange | WeightUpdate | End, output: Left) -> list[Decided]:
+        fields: Any = change.model_dump()
         workshop = Workshop(self._run, self._evidence.agents, list(self._begins.values()))
         if isinstance(change, CopyChange):
-            workshop = self._workshop(change.folder, change.parent, left)
-            given = change.model_dump(exclude={"folder", "parent"})
+            workshop = self._workshop(change.folder, change.parent, output)
+            fields = change.model_dump(exclude={"folder", "parent"})
         try:
-            return Proposals(self._evidence, workshop).decided(Proposal.model_validate({"changes": [given]}))
+            return Proposals(self._evidence, workshop).decided(Proposal.model_validate({"changes": [fields]}))
         except ToolError as error:
             where = f"{change.folder}: " if isinstance(change, CopyChange) else f"{DECISION}: "
             raise ToolError(f"{where}{error}") from None
 
-    def _workshop(self, name: str, parent: str, left: Left) -> Workshop:
+    def _workshop(self, name: str, parent: str, output: Left) -> Workshop:
         """A workshop whose working copy is one of the folder's."""
         if name not in self._begins:
             raise ToolError(f"no working copy {name!r}; there are {', '.join(self._begins)}")
-        if name in left.wrong:
-            raise ToolError(f"{name}: {left.wrong[name]}")
+        if name in output.wrong:
+            raise ToolError(f"{name}: {output.wrong[name]}")
         if parent and parent not in self._evidence.agents:
             raise ToolError(f"no agent {parent!r} in the archive; there are {', '.join(self._evidence.agents)}")
         begins = self._begins[name]
         try:
-            tree, edits = apply_edits(begins.files, left.edits[name]), tuple(left.edits[name])
+            tree, edits = apply_edits(begins.files, output.edits[name]), tuple(output.edits[name])
             agent = self._evidence.agents[parent] if parent else begins
             if agent != begins:
                 edits = tuple(_between(agent.files, tree, set(agent.files.files) - set(tree.files)))
@@ -172,12 +172,12 @@ class GivenFolder:
     def _shown(self) -> list[AgentView]:
         """The best agents, the incumbent among them, and those that working copies begin from."""
         best = sorted(self._evidence.agents.values(), key=lambda each: (-each.estimate, each.id))
-        kept = {
+        ids = {
             self._evidence.incumbent,
             *(each.id for each in self._begins.values()),
             *(each.id for each in best[:AGENTS]),
         }
-        return [each for each in best if each.id in kept]
+        return [each for each in best if each.id in ids]
 
     def _texts(self, seconds: float) -> dict[str, str]:
         evidence = self._evidence
@@ -210,11 +210,11 @@ class GivenFolder:
         evidence = self._evidence
         agents = []
         for agent in evidence.agents.values():
-            seen = {"search": agent.search, "exploration": agent.exploration}
+            summaries = {"search": agent.search, "exploration": agent.exploration}
             agents.append(
                 {
                     **{name: getattr(agent, name) for name in ("id", "harness", "adapter", "parent", "edits")},
-                    **{name: asdict(value) if value else None for name, value in seen.items()},
+                    **{name: asdict(value) if value else None for name, value in summaries.items()},
                 }
             )
         plain = ("generation", "brief", "levers", "incumbent", "candidates", "smallest_gain", "budget_left", "look")

@@ -78,9 +78,9 @@ def first_agent(evidence: Evidence) -> AgentView:
     return next(agent for agent in evidence.agents.values() if agent.parent is None)
 
 
-def start_of(rule: Rule, chosen: Sequence[AgentView]) -> str:
+def start_of(rule: Rule, agents: Sequence[AgentView]) -> str:
     """Whose harness the working copy holds, before and after one was set aside, and why."""
-    first, *others = [agent.id for agent in chosen]
+    first, *others = [agent.id for agent in agents]
     then = f" Setting a change aside makes it that of agent {', then of agent '.join(others)}." if others else ""
     return f"Your working copy, which `read_file` shows, is the harness of agent {first} ({rule}: {WHY[rule]}).{then}"
 
@@ -139,9 +139,9 @@ def _gate(evidence: Evidence) -> str:
 def _budget(evidence: Evidence) -> str:
     """The budget left, and how much a candidate takes beside its training."""
     limits = sorted(evidence.budget_left)
-    left = ", ".join(_amount(kind, evidence.budget_left[kind]) for kind in limits)
+    remaining = ", ".join(_amount(kind, evidence.budget_left[kind]) for kind in limits)
     look = ", ".join(_amount(kind, evidence.look[kind]) for kind in limits if evidence.look.get(kind))
-    has = f"The run has {left} left." if left else "The run's budget is not limited."
+    has = f"The run has {remaining} left." if remaining else "The run's budget is not limited."
     return has + (f" Testing one candidate takes at most {look}; training it comes on top." if look else "")
 
 
@@ -155,29 +155,29 @@ def _agents(evidence: Evidence) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     best = sorted(evidence.agents.values(), key=lambda agent: (-agent.estimate, agent.id))
-    kept = [each for each in best if each.id == evidence.incumbent or each in best[:AGENTS]]
+    rows = [each for each in best if each.id == evidence.incumbent or each in best[:AGENTS]]
     ahead = _ahead(evidence)
-    for agent in kept:
+    for agent in rows:
         mark = " (incumbent)" if agent.id == evidence.incumbent else " (ahead on search alone)" * (agent.id in ahead)
         trained = agent.adapter[:12] if agent.adapter else "base"
         changes = " > ".join(cell(each) for each in agent.edits) or "none"
         row = (f"{agent.id}{mark}", agent.parent or "-", f"{agent.estimate:.4f}", trained, excerpt(changes, LINE))
         lines.append(f"| {' | '.join(row)} |")
-    left = len(evidence.agents) - len(kept)
-    lines += [f"{left} more that earned less"] if left else []
-    lines += ["", _AHEAD] if any(each.id in ahead for each in kept) else []
+    remaining = len(evidence.agents) - len(rows)
+    lines += [f"{remaining} more that earned less"] if remaining else []
+    lines += ["", _AHEAD] if any(each.id in ahead for each in rows) else []
     return "\n".join(lines)
 
 
 def _ahead(evidence: Evidence) -> set[str]:
     """Agents that were rejected although they were as far ahead on search as the gate sees four times out of five."""
-    found: set[str] = set()
+    ids: set[str] = set()
     for trial in evidence.trials if evidence.metric.bounds else ():
         after, before = (evidence.agents.get(name or "") for name in (trial.agent, trial.against))
         gained = after and before and after.estimate - before.estimate >= evidence.smallest_gain
         if after and gained and trial.outcome == "rejected":
-            found.add(after.id)
-    return found
+            ids.add(after.id)
+    return ids
 
 
 _AHEAD = (
