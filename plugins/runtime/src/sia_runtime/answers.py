@@ -52,15 +52,15 @@ def read_answer(text: str, model: type[BaseModel]) -> Any:
         raise InvalidAnswer(f"{where}: {first['msg'][:300]}" if where else first["msg"][:300]) from None
 
 
-def _check_booleans(written: Any, read: Any, path: tuple[object, ...]) -> None:
+def _check_booleans(written: Any, value: Any, path: tuple[object, ...]) -> None:
     """Literals and enumerations compare by value, for which ``true`` is 1 even in strict mode."""
-    if isinstance(written, dict) and isinstance(read, dict):
-        for key in written.keys() & read.keys():
-            _check_booleans(written[key], read[key], (*path, key))
-    elif isinstance(written, list) and isinstance(read, list):
-        for index, (one, other) in enumerate(zip(written, read, strict=False)):
+    if isinstance(written, dict) and isinstance(value, dict):
+        for key in written.keys() & value.keys():
+            _check_booleans(written[key], value[key], (*path, key))
+    elif isinstance(written, list) and isinstance(value, list):
+        for index, (one, other) in enumerate(zip(written, value, strict=False)):
             _check_booleans(one, other, (*path, index))
-    elif {type(written), type(read)} in ({bool, int}, {bool, float}):
+    elif {type(written), type(value)} in ({bool, int}, {bool, float}):
         where = f"{'.'.join(map(str, path))}: " if path else ""
         raise InvalidAnswer(f"{where}a boolean is no number, nor the reverse")
 

@@ -44,12 +44,12 @@ def run_command(
     """
     _adopt_orphans()
     before = set(tree.descendants(os.getpid()))
-    with tempfile.TemporaryFile() as given:
-        given.write(stdin)
-        given.seek(0)
+    with tempfile.TemporaryFile() as file:
+        file.write(stdin)
+        file.seek(0)
         process = subprocess.Popen(
             command,
-            stdin=given,
+            stdin=file,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=dict(env),
@@ -59,19 +59,19 @@ def run_command(
     assert process.stdout is not None
     assert process.stderr is not None
     with process.stdout as stdout, process.stderr as stderr:
-        kept = {stdout: b"", stderr: b""}
+        tails = {stdout: b"", stderr: b""}
         ended = False
         try:
-            ended = _read(process, kept, time.monotonic() + seconds)
+            ended = _read(process, tails, time.monotonic() + seconds)
         finally:
             _kill(process, before, other_groups=not ended)
-        return Ended(process.wait() if ended else None, kept[stdout], kept[stderr])
+        return Ended(process.wait() if ended else None, tails[stdout], tails[stderr])
 
 
-def _read(process: subprocess.Popen[bytes], kept: dict[IO[bytes], bytes], deadline: float) -> bool:
+def _read(process: subprocess.Popen[bytes], tails: dict[IO[bytes], bytes], deadline: float) -> bool:
     """Keep the end of what the command prints until it ends; whether it did before the deadline."""
     with selectors.DefaultSelector() as selector:
-        for stream in kept:
+        for stream in tails:
             os.set_blocking(stream.fileno(), False)
             selector.register(stream, selectors.EVENT_READ)
         while process.poll() is None and time.monotonic() < deadline:
@@ -80,25 +80,25 @@ def _read(process: subprocess.Popen[bytes], kept: dict[IO[bytes], bytes], deadli
                     process.wait(max(0.0, deadline - time.monotonic()))
                 continue
             for key, _ in selector.select(_TICK_SECONDS):
-                stream = next(each for each in kept if each is key.fileobj)
-                if not _read_some(stream, kept):
+                stream = next(each for each in tails if each is key.fileobj)
+                if not _read_some(stream, tails):
                     selector.unregister(stream)
     if process.poll() is None:
         return False
-    for stream in kept:
+    for stream in tails:
         for _ in range(2 * KEPT_BYTES // _READ):  # another process may print there without end
-            if not _read_some(stream, kept):
+            if not _read_some(stream, tails):
                 break
     return True
 
 
-def _read_some(stream: IO[bytes], kept: dict[IO[bytes], bytes]) -> bool:
+def _read_some(stream: IO[bytes], tails: dict[IO[bytes], bytes]) -> bool:
     """Read what is there, at most a little; whether there was anything."""
     try:
         data = os.read(stream.fileno(), _READ)
     except BlockingIOError:
         return False
-    kept[stream] = (kept[stream] + data)[-KEPT_BYTES:]
+    tails[stream] = (tails[stream] + data)[-KEPT_BYTES:]
     return bool(data)
 
 
@@ -114,11 +114,11 @@ def _kill(process: subprocess.Popen[bytes], before: set[int], *, other_groups: b
     while time.monotonic() < deadline:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        left = set(tree.descendants(os.getpid())) - before - {process.pid}
-        left = {pid for pid in left if other_groups or _group(pid) == process.pid}
-        if not left:
+        remaining = set(tree.descendants(os.getpid())) - before - {process.pid}
+        remaining = {pid for pid in remaining if other_groups or _group(pid) == process.pid}
+        if not remaining:
             break
-        for pid in left:
+        for pid in remaining:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
             with suppress(ChildProcessError):  # ours only once its own parent has ended

@@ -84,11 +84,11 @@ class Numeric(_FromCases):
 
     def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
         case = self.case(instance)
-        given, true = number(answer), number(case.answer)
-        if given is None:
+        value, true = number(answer), number(case.answer)
+        if value is None:
             return Score(0.0, valid=False, feedback="the answer is not a number")
         assert true is not None
-        error = abs(given - true)
+        error = abs(value - true)
         return Score(float(error <= self._allowed(true)), metrics={"error": min(error, LARGEST_REWARD)})
 
 
@@ -120,29 +120,29 @@ class Command(_FromCases):
 
     def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
         case = self.case(instance)
-        given = {"id": case.name, "input": case.input, "answer": answer, "truth": case.answer}
+        question = {"id": case.name, "input": case.input, "answer": answer, "truth": case.answer}
         try:
-            done = run_command(
+            result = run_command(
                 self._command,
                 self._seconds,
-                stdin=json.dumps(given, ensure_ascii=False).encode(),
+                stdin=json.dumps(question, ensure_ascii=False).encode(),
                 env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
             )
         except OSError as error:
             raise UsageError(f"the verifier's command {self._command[0]!r} cannot be run: {error.strerror}") from None
-        if done.code is None:
+        if result.code is None:
             raise SiaError(
                 f"the verifier's command took more than {self._seconds:g} s on case {case.name}; "
                 "give it longer with --verifier 'command:seconds=300 ...'"
             )
-        if done.code:
-            tail = done.stderr.decode(errors="replace").strip()[-500:]
+        if result.code:
+            tail = result.stderr.decode(errors="replace").strip()[-500:]
             raise SiaError(
-                f"the verifier's command ended with {done.code} on case {case.name}, answer "
+                f"the verifier's command ended with {result.code} on case {case.name}, answer "
                 f"{json.dumps(answer, ensure_ascii=False)[:200]}: {tail}\nIt has to judge every answer: for one that "
                 'it cannot use, print {"reward": 0, "valid": false, "feedback": "why"}.'
             )
-        return _printed_score(done.stdout.decode(errors="replace"), self._command[0])
+        return _printed_score(result.stdout.decode(errors="replace"), self._command[0])
 
 
 class PythonFunction(_FromCases):
@@ -207,12 +207,12 @@ def _printed_score(output: str, command: str) -> Score:
     )
 
 
-def _same(given: Any, true: Any) -> bool:
-    if isinstance(given, str) and isinstance(true, str):
-        return given.strip() == true.strip()
-    if isinstance(given, list) and isinstance(true, list):
-        return len(given) == len(true) and all(map(_same, given, true))
-    if isinstance(given, dict) and isinstance(true, dict):
-        return given.keys() == true.keys() and all(_same(given[key], true[key]) for key in true)
+def _same(value: Any, true: Any) -> bool:
+    if isinstance(value, str) and isinstance(true, str):
+        return value.strip() == true.strip()
+    if isinstance(value, list) and isinstance(true, list):
+        return len(value) == len(true) and all(map(_same, value, true))
+    if isinstance(value, dict) and isinstance(true, dict):
+        return value.keys() == true.keys() and all(_same(value[key], true[key]) for key in true)
     # To Python true is 1, to JSON it is not.
-    return isinstance(given, bool) == isinstance(true, bool) and bool(given == true)
+    return isinstance(value, bool) == isinstance(true, bool) and bool(value == true)

@@ -61,7 +61,7 @@ def read_cases(path: Path, columns: Columns = USUAL) -> list[Case]:
     except OSError as error:
         raise UsageError(f"--data {path}: {error.strerror}") from None
     cases: list[Case] = []
-    seen: dict[str, str] = {}
+    places: dict[str, str] = {}
     for row in rows_in(content, path.name, f"--data {path}"):
         where = f"--data {path}, {row.place}"
         value = case_of(row.value, columns, where)
@@ -69,7 +69,7 @@ def read_cases(path: Path, columns: Columns = USUAL) -> list[Case]:
             raise UsageError(f"{where}: no answer; give one, or leave the row out")
         case = _read_case(value, where, row.number)
         for mark, what in ((f"input {case.id}", "input"), (f"name {case.name}", "id")):
-            if (other := seen.setdefault(mark, row.place)) != row.place:
+            if (other := places.setdefault(mark, row.place)) != row.place:
                 raise UsageError(
                     f"{where}: the same {what} as in {other}; a case must not be in two splits, so give each once"
                 )
@@ -82,19 +82,19 @@ def read_cases(path: Path, columns: Columns = USUAL) -> list[Case]:
 
 def _read_case(value: Mapping[str, Any], where: str, number: int) -> Case:
     line_of(value, where)
-    given, named = value["input"], value.get("split")
+    fields, named = value["input"], value.get("split")
     split = SPLIT_NAMES.get(named.strip().casefold()) if isinstance(named, str) else None
     if named is not None and split is None:
         raise UsageError(
             f"{where}: split {named!r} is none of public, search, gate, sealed, nor of train, validation, test"
         )
-    if not isinstance(given, dict):
-        given = {"text": given}
-    digest = hashlib.sha256(canonical(given).encode()).hexdigest()[:12]
+    if not isinstance(fields, dict):
+        fields = {"text": fields}
+    digest = hashlib.sha256(canonical(fields).encode()).hexdigest()[:12]
     name = value.get("id", digest)
     if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
         raise UsageError(f"{where}: an id is a text or an integer, not {canonical(name)[:40]}")
-    return Case(digest, str(name), given, value["answer"], split, number)
+    return Case(digest, str(name), fields, value["answer"], split, number)
 
 
 def _copy(cases: Sequence[Case]) -> bytes:

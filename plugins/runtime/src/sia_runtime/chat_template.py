@@ -63,8 +63,8 @@ class ChatTemplate:
         self._writes_tools = not self._shows_tools()
         for what, messages in _TRIALS.items():
             if refusal := self._refusal(messages):
-                told = "the chat template of %s refuses %s (%s): a harness that asks so gets an error"
-                _LOG.warning(told, name, what, refusal)
+                warning = "the chat template of %s refuses %s (%s): a harness that asks so gets an error"
+                _LOG.warning(warning, name, what, refusal)
 
     def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """The prompt that asks for the next turn; UsageError, in the template's own words, where it refuses these."""
@@ -127,8 +127,8 @@ def _written(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) ->
             result.append({"role": "user", "content": f"<tool_response>\n{each['content']}\n</tool_response>"})
         elif calls := each.get("tool_calls"):
             blocks = [f"<tool_call>\n{_call_text(call['function'])}\n</tool_call>" for call in calls]
-            said = [each["content"]] if each.get("content") else []
-            result.append({"role": each["role"], "content": "\n".join([*said, *blocks])})
+            texts = [each["content"]] if each.get("content") else []
+            result.append({"role": each["role"], "content": "\n".join([*texts, *blocks])})
         else:
             result.append(each)
     return result

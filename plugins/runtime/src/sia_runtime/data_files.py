@@ -66,12 +66,12 @@ def rows_in(content: bytes, name: str, where: str) -> Iterator[Row]:
 def _unzipped(content: bytes, where: str) -> bytes:
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
-            found = file.read(MOST_BYTES + 1)
+            data = file.read(MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error):
         raise UsageError(f"{where}: a gzip file that is damaged or not whole") from None
-    if len(found) > MOST_BYTES:
+    if len(data) > MOST_BYTES:
         raise UsageError(f"{where}: more than {MOST_BYTES:,} bytes once it is unzipped; give fewer rows")
-    return found
+    return data
 
 
 def _numbered(rows: Iterator[Any] | Sequence[Any]) -> Iterator[Row]:
@@ -160,16 +160,16 @@ def _csv(text: str, delimiter: str, where: str) -> Iterator[Row]:
 
 def _typed(name: str, cells: list[str]) -> list[Any]:
     """The cells of a column as numbers or booleans if all are such, blank ones as None; else as they stand."""
-    told = [cell.strip() for cell in cells]
-    filled = [cell for cell in told if cell]
+    values = [cell.strip() for cell in cells]
+    filled = [cell for cell in values if cell]
     if name in ("id", "split"):
-        return [cell or None for cell in told]
+        return [cell or None for cell in values]
     if filled and all(_WHOLE.fullmatch(cell) and len(cell) <= MAX_DIGITS for cell in filled):
-        return [int(cell) if cell else None for cell in told]
+        return [int(cell) if cell else None for cell in values]
     if filled and all(_NUMBER.fullmatch(cell) and abs(float(cell)) < float("inf") for cell in filled):
-        return [float(cell) if cell else None for cell in told]
+        return [float(cell) if cell else None for cell in values]
     if filled and all(cell.lower() in ("true", "false") for cell in filled):
-        return [cell.lower() == "true" if cell else None for cell in told]
+        return [cell.lower() == "true" if cell else None for cell in values]
     return [*cells]
 
 

@@ -111,7 +111,7 @@ class Sender:
     def __init__(self) -> None:
         self._sources: dict[str, Path] = {}
         self._listed: dict[Path, dict[str, str]] = {}
-        self._seen: dict[Path, tuple[tuple[int, int], str]] = {}
+        self._digests: dict[Path, tuple[tuple[int, int], str]] = {}
 
     def pack(self, job: Job) -> Parcel:
         """The job with all that it needs by digest; LedgerError where a part of the run's folder is missing."""
@@ -196,12 +196,12 @@ class Sender:
         with explained(path.parent):
             stat = path.stat()
             mark = (stat.st_mtime_ns, stat.st_size)
-            known = self._seen.get(path)
-            if known is None or known[0] != mark:
+            entry = self._digests.get(path)
+            if entry is None or entry[0] != mark:
                 with path.open("rb") as file:
-                    known = self._seen[path] = mark, hashlib.file_digest(file, "sha256").hexdigest()
-        self._sources[known[1]] = path
-        return known[1]
+                    entry = self._digests[path] = mark, hashlib.file_digest(file, "sha256").hexdigest()
+        self._sources[entry[1]] = path
+        return entry[1]
 
 
 class Receiver:
@@ -210,7 +210,7 @@ class Receiver:
     def __init__(self, folder: Path, host: Host) -> None:
         folder.chmod(0o755)  # a sandbox reads it as another user, whatever our umask is
         self._folder, self._host = folder, host
-        self._held: dict[str, Path] = {}
+        self._paths: dict[str, Path] = {}
         self._mutex = threading.Lock()
 
     def run(self, parcel: Parcel, fetch: Fetch) -> tuple[JobResult, dict[str, bytes]]:
@@ -221,12 +221,12 @@ class Receiver:
             payload = _moved(parcel, home)
             self._check(payload)
             result = function_of(parcel.function)(payload, self._host)
-            left = dict(_left(home, parcel, result))
+            contents = dict(_left(home, parcel, result))
         except (Exception, SystemExit) as error:
-            told = type(error).__name__, str(error)
-            return JobResult(error=told, trace=traceback.format_exc()), {}
-        files = {place: hashlib.sha256(content).hexdigest() for place, content in left.items()}
-        return JobResult(result, files=files), {files[place]: content for place, content in left.items()}
+            problem = type(error).__name__, str(error)
+            return JobResult(error=problem, trace=traceback.format_exc()), {}
+        files = {place: hashlib.sha256(content).hexdigest() for place, content in contents.items()}
+        return JobResult(result, files=files), {files[place]: content for place, content in contents.items()}
 
     def _home(self, parcel: Parcel) -> Path:
         """The folder of the parcel's run."""
@@ -239,18 +239,18 @@ class Receiver:
         """Fetch what is not there; SiaError where a content is not what its digest says. A file never changes."""
         with self._mutex:
             lacking = {place: digest for place, digest in files.items() if not (home / place).is_file()}
-            digests = [digest for digest in dict.fromkeys(lacking.values()) if digest not in self._held]
+            digests = [digest for digest in dict.fromkeys(lacking.values()) if digest not in self._paths]
             contents = dict(zip(digests, fetch(digests), strict=True)) if digests else {}
             for place, digest in lacking.items():
                 (home / place).parent.mkdir(parents=True, exist_ok=True)
-                if digest in self._held:
-                    os.link(self._held[digest], home / place)
+                if digest in self._paths:
+                    os.link(self._paths[digest], home / place)
                     continue
                 if hashlib.sha256(contents[digest]).hexdigest() != digest:
                     raise SiaError(f"{place} arrived damaged on the worker; go on with `sia resume`")
                 (home / place).write_bytes(contents[digest])
                 (home / place).chmod(0o644)  # a sandbox reads it as another user, whatever our umask is
-                self._held[digest] = home / place
+                self._paths[digest] = home / place
 
     def _check(self, payload: Mapping[str, Any]) -> None:
         setting = payload.get("setting")
@@ -319,7 +319,7 @@ def _left(home: Path, parcel: Parcel, result: Any) -> Iterator[tuple[str, bytes]
 
 def _checked(place: str, files: Mapping[str, str], contents: Mapping[str, bytes]) -> dict[str, bytes]:
     """A worker's files by path below a place; SiaError for a file anywhere else, or of another content."""
-    found = {}
+    result = {}
     for path, digest in files.items():
         try:
             inside = check_path(path.removeprefix(place) if path.startswith(place) else "")
@@ -328,8 +328,8 @@ def _checked(place: str, files: Mapping[str, str], contents: Mapping[str, bytes]
         content = contents.get(digest)
         if not isinstance(content, bytes) or hashlib.sha256(content).hexdigest() != digest:
             raise SiaError(f"{path} arrived damaged from a worker; go on with `sia resume`")
-        found[inside] = content
-    return found
+        result[inside] = content
+    return result
 
 
 def _keep_folder(target: Path, files: Mapping[str, bytes]) -> None:
@@ -365,9 +365,9 @@ def _write_synced(path: Path, content: bytes) -> None:
 def raised(what: str, outcome: JobResult) -> SiaError:
     """The error of an outcome, to raise here: one of the core's own by its type, any other by its text."""
     name, message = outcome.error or ("", "")
-    known = getattr(errors, name, None)
-    if isinstance(known, type) and issubclass(known, SiaError):
-        return known(message)
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, SiaError):
+        return kind(message)
     error = SiaError(f"{what} failed on a worker: {name}: {message}")
     error.add_note(outcome.trace)
     return error

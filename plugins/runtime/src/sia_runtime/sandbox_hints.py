@@ -54,15 +54,15 @@ class _Failure:
 
 def hints(message: str) -> list[str]:
     """A sentence for each thing that the sandbox hid, with what to write instead; none where it hid nothing."""
-    found = _RAISED.search(message)
-    module = found[1] if found else ""
+    cause = _RAISED.search(message)
+    module = cause[1] if cause else ""
     failures = [
         _Failure(match[1], match[2] or "", module)
         for line in message.split("\n")
         if not line.startswith(" ") and (match := _ERROR.fullmatch(line))
     ]
-    told = (hint for failure in failures for remedy in _REMEDIES if (hint := remedy(failure)))
-    return [HIDDEN + hint for hint in dict.fromkeys(told)]
+    remedies = (hint for failure in failures for remedy in _REMEDIES if (hint := remedy(failure)))
+    return [HIDDEN + hint for hint in dict.fromkeys(remedies)]
 
 
 def with_hints(message: str) -> Iterator[str]:
@@ -87,10 +87,8 @@ def _library(failure: _Failure) -> str:
     if names:
         lists = " or ".join(f"requires = [{json.dumps(name)}]" for name in names[:3])
         return f"add {lists} to harness.toml"
-    if known := KNOWN.get(module):
-        return (
-            f"`{module}` is in {known}: pip install {known}, and add requires = [{json.dumps(known)}] to harness.toml"
-        )
+    if dist := KNOWN.get(module):
+        return f"`{module}` is in {dist}: pip install {dist}, and add requires = [{json.dumps(dist)}] to harness.toml"
     return (
         f"no distribution that is installed here has a module `{module}`. Put a module of yours beside harness.py; "
         'install a library, and name its distribution in harness.toml, such as: requires = ["numpy"]'

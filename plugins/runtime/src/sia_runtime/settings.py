@@ -23,8 +23,8 @@ def checked(model: type[Model], given: Mapping[str, Any], where: str) -> Model:
     try:
         return model.model_validate(dict(given))
     except ValidationError as error:
-        known = ", ".join(name for name in model.model_fields if name not in RESERVED)
-        raise UsageError(f"{where} {faults(error)}. The settings are {known}") from None
+        names = ", ".join(name for name in model.model_fields if name not in RESERVED)
+        raise UsageError(f"{where} {faults(error)}. The settings are {names}") from None
 
 
 def faults(error: ValidationError) -> str:
@@ -33,10 +33,10 @@ def faults(error: ValidationError) -> str:
 
 
 def _fault(error: Any) -> str:
-    name, given = ".".join(map(str, error["loc"])) or "settings", error["input"]
+    name, value = ".".join(map(str, error["loc"])) or "settings", error["input"]
     if error["type"] == "extra_forbidden":
         return f"{name}: there is no such setting"
     if error["type"] == "missing":
         return f"{name}: it is missing"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{name}={given}: {message}" if isinstance(given, str | int | float) else f"{name}: {message}"
+    return f"{name}={value}: {message}" if isinstance(value, str | int | float) else f"{name}: {message}"

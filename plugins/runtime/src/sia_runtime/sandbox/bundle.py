@@ -53,16 +53,16 @@ _FOLDER = Path(__file__).parent
 @lru_cache(maxsize=8)
 def bundle(program: Path) -> bytes:
     """A program and all of the core that it and the launcher import as byte code, with its length before it."""
-    found = _modules(program)
-    data = marshal.dumps({name: path and _code(name, path) for name, path in found.items()})
+    modules = _modules(program)
+    data = marshal.dumps({name: path and _code(name, path) for name, path in modules.items()})
     return len(data).to_bytes(8, "big") + data
 
 
 @lru_cache(maxsize=8)
 def sources(program: Path) -> bytes:
     """The same as text, for an interpreter of another version."""
-    found = _modules(program)
-    data = json.dumps({name: path and path.read_text() for name, path in found.items()}).encode()
+    modules = _modules(program)
+    data = json.dumps({name: path and path.read_text() for name, path in modules.items()}).encode()
     return len(data).to_bytes(8, "big") + data
 
 
@@ -91,10 +91,10 @@ def _code(name: str, path: Path) -> object:
 
 def _imports(path: Path) -> set[str]:
     """The modules of this package that a file imports, wherever in it."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.ImportFrom) and node.module == _PACKAGE:
-            found |= {each.name for each in node.names}
+            names |= {each.name for each in node.names}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{_PACKAGE}."):
-            found.add(str(node.module).removeprefix(f"{_PACKAGE}."))
-    return found
+            names.add(str(node.module).removeprefix(f"{_PACKAGE}."))
+    return names

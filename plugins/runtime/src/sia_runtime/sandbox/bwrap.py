@@ -105,9 +105,9 @@ def _walls(inside: layout.Inside, scratch_bytes: int, *, drop_user: bool) -> lis
         walls += ["--setenv", variable, value]
     if drop_user:
         walls.remove("--unshare-all")
-        kept = (*_KEPT_UNTIL_SEALED, *([_READS_ALL] if inside.private else []))
+        capabilities = (*_KEPT_UNTIL_SEALED, *([_READS_ALL] if inside.private else []))
         walls += [f"--unshare-{each}" for each in ("pid", "net", "ipc", "uts", "cgroup-try")]
-        walls += [word for each in kept for word in ("--cap-add", each)]
+        walls += [word for each in capabilities for word in ("--cap-add", each)]
     else:
         walls += _AS_ANY_USER
     # What bubblewrap makes on the way to a view, only its owner may enter.

@@ -52,9 +52,9 @@ def make(limit: int, root: Path = Path("/")) -> Cgroup | None:
     """A new cgroup with a limit in bytes; None where none can be had. Those of owners that were killed go."""
     for place in places(root):
         with suppress(OSError):
-            for left in place.folder.glob(f"{_NAME}*"):
-                if not os.path.exists(f"/proc/{left.name.split('-')[2]}"):
-                    _removed(left)
+            for leftover in place.folder.glob(f"{_NAME}*"):
+                if not os.path.exists(f"/proc/{leftover.name.split('-')[2]}"):
+                    _removed(leftover)
             folder = place.folder / f"{_NAME}{os.getpid()}-{next(_NUMBERS)}"
             folder.mkdir()
             try:

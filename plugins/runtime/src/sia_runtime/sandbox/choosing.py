@@ -80,25 +80,25 @@ def choose(sandboxes: Sequence[Sandbox], *, allow_weak: bool = False) -> Examine
     With ``allow_weak`` the first that starts at all will do, where none does.
     SandboxError names each one and what it lacks.
     """
-    seen = []
+    candidates = []
     for examined in examine(sandboxes):
         if examined.usable:
             return examined
-        seen.append(examined)
-    for examined in seen:
+        candidates.append(examined)
+    for examined in candidates:
         if allow_weak and examined.starts:
             return examined
-    raise SandboxError(_refusal(seen))
+    raise SandboxError(_refusal(candidates))
 
 
-def _refusal(seen: Sequence[Examined]) -> str:
+def _refusal(candidates: Sequence[Examined]) -> str:
     lines = ["no sandbox here gives every guarantee that code written by a model needs:"]
-    for examined in seen:
+    for examined in candidates:
         for why in dict.fromkeys(examined.lacks.values()):
             names = [name for name in examined.lacks if examined.lacks[name] == why and name in REQUIRED_GUARANTEES]
             if names:
                 lines.append(f"  {examined.name}: {', '.join(names)}: {why}")
-    weak = next((examined for examined in reversed(seen) if examined.starts), None)
+    weak = next((examined for examined in reversed(candidates) if examined.starts), None)
     if weak is not None:
         lines.append(f"to run with less than that: --sandbox {weak.name} --allow-weak-sandbox")
     else:
@@ -138,8 +138,8 @@ def _remembered(place: Path) -> dict[str, str] | None:
         lacks = json.loads(place.read_bytes())["lacks"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # nothing there, or nothing that can be used: the probe runs again
-    known = isinstance(lacks, dict) and lacks.keys() <= set(GUARANTEES)
-    return lacks if known and all(isinstance(why, str) for why in lacks.values()) else None
+    is_valid = isinstance(lacks, dict) and lacks.keys() <= set(GUARANTEES)
+    return lacks if is_valid and all(isinstance(why, str) for why in lacks.values()) else None
 
 
 def _remember(place: Path, lacks: Mapping[str, str]) -> None:

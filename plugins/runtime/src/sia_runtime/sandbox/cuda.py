@@ -22,10 +22,10 @@ _NODES = re.compile(r"nvidia(\d+|ctl|-uvm|-uvm-tools)")
 def nodes() -> list[str]:
     """The driver's device nodes. SandboxError where there are none."""
     paths = [f"{_FOLDER}/{name}" for name in sorted(os.listdir(_FOLDER)) if _NODES.fullmatch(name)]
-    found = [path for path in paths if stat.S_ISCHR(os.stat(path).st_mode)]
-    if not found:
+    devices = [path for path in paths if stat.S_ISCHR(os.stat(path).st_mode)]
+    if not devices:
         raise SandboxError(f"no CUDA device can be handed out: {_FOLDER} has none of the NVIDIA driver's nodes")
-    return found
+    return devices
 
 
 def refusal(sandbox: str) -> SandboxError:

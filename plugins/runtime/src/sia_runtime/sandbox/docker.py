@@ -233,7 +233,7 @@ def _binary() -> str:
 def _ask(*words: str) -> str:
     """One question to the engine, in limited time."""
     try:
-        asked = subprocess.run(
+        result = subprocess.run(
             [_binary(), *words],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -243,6 +243,6 @@ def _ask(*words: str) -> str:
         )
     except subprocess.TimeoutExpired:
         raise SandboxError(f"no docker engine answers within {_ENGINE_SECONDS:g} seconds") from None
-    if asked.returncode:
-        raise SandboxError(f"no docker engine answers: {asked.stderr.strip()[-300:]}")
-    return asked.stdout.strip()
+    if result.returncode:
+        raise SandboxError(f"no docker engine answers: {result.stderr.strip()[-300:]}")
+    return result.stdout.strip()

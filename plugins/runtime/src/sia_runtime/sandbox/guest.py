@@ -103,10 +103,10 @@ class Template:
 
     def _reap_strays(self) -> None:
         """Orphans of what set-up started come here when they end."""
-        known = {fork.pid for fork in self._forks} | self._cleaners.keys()
+        pids = {fork.pid for fork in self._forks} | self._cleaners.keys()
         try:
             while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                if ended.si_pid in known:
+                if ended.si_pid in pids:
                     return
                 os.waitpid(ended.si_pid, 0)
         except ChildProcessError:

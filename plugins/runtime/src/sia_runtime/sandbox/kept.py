@@ -26,13 +26,13 @@ def more_exactly(processes: Sequence[int], *, own_network: bool) -> int:
     """A smaller bound: sockets, not files, each once; and of TCP what lies in its queues."""
     if own_network:
         return _each() * _count(processes)[0] + _OVERHEAD * _queued(processes)
-    found: set[str] = set()
+    targets: set[str] = set()
     for process in processes:
         with suppress(OSError):  # it has ended
             for name in os.listdir(f"/proc/{process}/fd"):
                 with suppress(OSError):
-                    found.add(os.readlink(f"/proc/{process}/fd/{name}"))
-    return _each() * sum(each.startswith("socket:") for each in found)
+                    targets.add(os.readlink(f"/proc/{process}/fd/{name}"))
+    return _each() * sum(each.startswith("socket:") for each in targets)
 
 
 @lru_cache(maxsize=1)

@@ -52,9 +52,9 @@ _KILL_SECONDS = 5.0
 
 def can_be_other_user(*, mounting: bool) -> bool:
     """Whether this process may become a user that nobody else is, and mount before that if it has to."""
-    needed = [linux.CAP_SETUID, linux.CAP_SETGID, linux.CAP_SETPCAP, linux.CAP_CHOWN, linux.CAP_KILL]
-    needed += [linux.CAP_SYS_ADMIN] if mounting else []
-    mask = sum(1 << capability for capability in needed)
+    capabilities = [linux.CAP_SETUID, linux.CAP_SETGID, linux.CAP_SETPCAP, linux.CAP_CHOWN, linux.CAP_KILL]
+    capabilities += [linux.CAP_SYS_ADMIN] if mounting else []
+    mask = sum(1 << capability for capability in capabilities)
     return linux.capabilities() & mask == mask and linux.maps_user(FIRST_USER, _USERS)
 
 
@@ -83,8 +83,8 @@ class World:
         """Rules for :meth:`confine`, to be made before :meth:`settle`, and before a fork, where it costs a tenth."""
         if not self._landlock:
             return None
-        shown = [*self._readable, *readable]
-        return landlock.ruleset(shown, [scratch], newroot.WRITABLE_DEVICES, port=self.port, driven=self._devices)
+        paths = [*self._readable, *readable]
+        return landlock.ruleset(paths, [scratch], newroot.WRITABLE_DEVICES, port=self.port, driven=self._devices)
 
     def confine(self, rules: int | None) -> None:
         """Confine this process further: it writes below one scratch folder alone and stays in its process group.

@@ -44,7 +44,7 @@ class System:
         if not os.path.exists(real):
             return
         self._link(path)
-        if not any(real == known or real.startswith(known + "/") for known in self.paths):
+        if not any(real == parent or real.startswith(parent + "/") for parent in self.paths):
             self.paths.append(real)
 
     def _link(self, path: str) -> None:
@@ -58,24 +58,24 @@ class System:
                 return
 
     def _shown(self, path: str) -> bool:
-        return any(path.startswith(known + "/") for known in self.paths)
+        return any(path.startswith(parent + "/") for parent in self.paths)
 
 
 @lru_cache(maxsize=1)
 def system() -> System:
     """The interpreter's standard library, the C libraries, the loader's cache and the time zones."""
-    found = System()
+    result = System()
     standard_library = os.path.realpath(os.path.dirname(os.__file__))
     architecture = sysconfig.get_config_var("MULTIARCH") or ""
     folders = [f"/usr/lib/{architecture}", f"/lib/{architecture}"] if architecture else []
     for path in (*folders, "/usr/lib64", "/lib64", standard_library, sysconfig.get_config_var("DESTSHARED") or ""):
         if os.path.isdir(path):
-            found.add(path)
+            result.add(path)
     for path in (interpreter(), *_private_libraries(), *_mapped_libraries(), *_FILES, "/usr/share/zoneinfo"):
-        found.add(path)
-    for path in found.paths:
-        found.hidden += _package_folders(path)
-    return found
+        result.add(path)
+    for path in result.paths:
+        result.hidden += _package_folders(path)
+    return result
 
 
 def _private_libraries() -> Iterator[str]:
@@ -180,5 +180,5 @@ def inside(spec: SandboxSpec, *, as_other_user: bool) -> Inside:
 def _is_private(path: str) -> bool:
     """Whether others may not read a file or folder: so is what root installs or writes under a strict umask."""
     mode = os.stat(path).st_mode
-    needed = 0o005 if stat.S_ISDIR(mode) else 0o004
-    return mode & needed != needed
+    access = 0o005 if stat.S_ISDIR(mode) else 0o004
+    return mode & access != access

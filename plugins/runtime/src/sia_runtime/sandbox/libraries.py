@@ -25,22 +25,22 @@ def library_paths(requires: tuple[str, ...]) -> tuple[Path, ...]:
     or part of SIA itself: what a task or a plugin knows is not for harnesses.
     """
     entries: dict[str, Path] = {}
-    for found in _closure(requires):
-        for path in _entries(found):
+    for dist in _closure(requires):
+        for path in _entries(dist):
             if entries.setdefault(path.name, path) != path:
-                raise HarnessError(f"{found.name}: {path} and {entries[path.name]} are one name in two places")
+                raise HarnessError(f"{dist.name}: {path} and {entries[path.name]} are one name in two places")
     return tuple(entries[name] for name in sorted(entries))
 
 
 @lru_cache(maxsize=64)
 def import_names(requires: tuple[str, ...]) -> tuple[str, ...]:
     """The top-level modules that these distributions themselves are imported by."""
-    found = {name: None for text in requires for name in _modules(_installed(_parse(text), "harness.toml"))}
-    return tuple(found)
+    names = {name: None for text in requires for name in _modules(_installed(_parse(text), "harness.toml"))}
+    return tuple(names)
 
 
-def _modules(found: Distribution) -> Iterator[str]:
-    for path in _entries(found):
+def _modules(dist: Distribution) -> Iterator[str]:
+    for path in _entries(dist):
         name = path.name.partition(".")[0]
         is_module = (path / "__init__.py").exists() if path.is_dir() else path.suffix in (".py", ".so")
         if is_module and name.isidentifier() and not name.startswith(("_", "test")):
@@ -49,19 +49,19 @@ def _modules(found: Distribution) -> Iterator[str]:
 
 def _closure(requires: tuple[str, ...]) -> Iterator[Distribution]:
     waiting = [(_parse(text), "harness.toml") for text in requires]
-    seen: set[tuple[str, frozenset[str]]] = set()
-    given: set[str] = set()
+    visits: set[tuple[str, frozenset[str]]] = set()
+    names: set[str] = set()
     while waiting:
-        wanted, asker = waiting.pop(0)
-        name, extras = canonicalize_name(wanted.name), frozenset(wanted.extras)
-        if (name, extras) in seen:
+        requirement, asker = waiting.pop(0)
+        name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        if (name, extras) in visits:
             continue
-        seen.add((name, extras))
-        found = _installed(wanted, asker)
-        if name not in given:
-            given.add(name)
-            yield found
-        waiting += [(need, name) for need in map(_parse, found.requires or ()) if _applies(need, extras)]
+        visits.add((name, extras))
+        dist = _installed(requirement, asker)
+        if name not in names:
+            names.add(name)
+            yield dist
+        waiting += [(need, name) for need in map(_parse, dist.requires or ()) if _applies(need, extras)]
 
 
 def _parse(text: str) -> Requirement:
@@ -76,44 +76,44 @@ def _applies(need: Requirement, extras: frozenset[str]) -> bool:
     return need.marker is None or any(need.marker.evaluate({**environment, "extra": each}) for each in extras or {""})
 
 
-def _installed(wanted: Requirement, asker: str) -> Distribution:
-    name = canonicalize_name(wanted.name)
+def _installed(need: Requirement, asker: str) -> Distribution:
+    name = canonicalize_name(need.name)
     try:
-        found = distribution(wanted.name)
+        dist = distribution(need.name)
     except PackageNotFoundError:
-        extras = f"[{','.join(sorted(wanted.extras))}]" if wanted.extras else ""
-        what = shlex.quote(f"{name}{extras}{wanted.specifier}")
-        raise HarnessError(f"{asker} requires {name!r}, {_remedy(wanted.name, what)}") from None
-    if name.startswith("sia-") or any(entry.group == "sia" for entry in found.entry_points):
+        extras = f"[{','.join(sorted(need.extras))}]" if need.extras else ""
+        what = shlex.quote(f"{name}{extras}{need.specifier}")
+        raise HarnessError(f"{asker} requires {name!r}, {_remedy(need.name, what)}") from None
+    if name.startswith("sia-") or any(entry.group == "sia" for entry in dist.entry_points):
         raise HarnessError(f"{asker} requires {name!r}, a part of SIA; no harness may read those: leave it out")
-    if not wanted.specifier.contains(found.version, prereleases=True):
-        raise HarnessError(f"{asker} requires {wanted}, but {found.version} is installed: pip install '{wanted}'")
-    return found
+    if not need.specifier.contains(dist.version, prereleases=True):
+        raise HarnessError(f"{asker} requires {need}, but {dist.version} is installed: pip install '{need}'")
+    return dist
 
 
 def _remedy(name: str, install: str) -> str:
     """The way out where no distribution is called so: the name of a module is often taken for one."""
     if names := distributions_of(name):
         return f"which is a module; name its distribution: requires = [{json.dumps(names[0])}]"
-    if known := KNOWN.get(name):
-        return f"which is a module of {known}: pip install {known}, and requires = [{json.dumps(known)}]"
+    if package := KNOWN.get(name):
+        return f"which is a module of {package}: pip install {package}, and requires = [{json.dumps(package)}]"
     return f"which is not installed here; if you know and trust it: pip install {install}"
 
 
-def _entries(found: Distribution) -> Iterator[Path]:
+def _entries(dist: Distribution) -> Iterator[Path]:
     """Packages, modules, libraries and metadata that a distribution put at the top of its folder."""
-    if _is_editable(found) or found.files is None:
-        raise HarnessError(f"{found.name!r} is installed in place and cannot be shown to a harness: pip install it")
-    tops = dict.fromkeys(file.parts[0] for file in found.files if file.parts[0] not in ("..", "__pycache__", "/"))
+    if _is_editable(dist) or dist.files is None:
+        raise HarnessError(f"{dist.name!r} is installed in place and cannot be shown to a harness: pip install it")
+    tops = dict.fromkeys(file.parts[0] for file in dist.files if file.parts[0] not in ("..", "__pycache__", "/"))
     for top in tops:
-        path = Path(str(found.locate_file(top)))
+        path = Path(str(dist.locate_file(top)))
         if not top.endswith(".pth") and path.exists():
             yield path
 
 
-def _is_editable(found: Distribution) -> bool:
+def _is_editable(dist: Distribution) -> bool:
     try:
-        origin = json.loads(found.read_text("direct_url.json") or "{}")
+        origin = json.loads(dist.read_text("direct_url.json") or "{}")
     except ValueError:
         return True
     return bool(origin.get("dir_info", {}).get("editable"))

@@ -94,8 +94,8 @@ def clone_mount(source: str, attributes: int) -> int:
     """A detached copy of what is mounted at ``source``, everything below included, as a descriptor."""
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE
     tree = syscall(f"open_tree {source}", _OPEN_TREE, _AT_FDCWD, source.encode(), flags)
-    wanted = _MountAttr(attributes, 0, 0, 0)
-    what, size = ctypes.byref(wanted), ctypes.sizeof(wanted)
+    request = _MountAttr(attributes, 0, 0, 0)
+    what, size = ctypes.byref(request), ctypes.sizeof(request)
     syscall(f"mount_setattr {source}", _MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH | _AT_RECURSIVE, what, size)
     return tree
 

@@ -70,7 +70,7 @@ class Process:
         scratch.mkdir(mode=0o700)
         system = layout.system()
         own = [*sys_path, *(str(path.resolve()) for path in (*spec.libraries, *(mount.host for mount in spec.mounts)))]
-        shown = [each for path in system.paths for each in layout.without(path, system.hidden)]
+        views = [each for path in system.paths for each in layout.without(path, system.hidden)]
         return {
             "kind": self.name,
             "program": str(spec.program),
@@ -80,7 +80,7 @@ class Process:
             "folder": str(folder),
             "scratch": str(scratch),
             "readable": [*system.paths, *own, *launch.DEVICES],
-            "shown": [*shown, *own, *launch.DEVICES],
+            "shown": [*views, *own, *launch.DEVICES],
             "devices": [],
             "listable": [os.path.dirname(path) for path in system.hidden],
             "sys_path": sys_path,

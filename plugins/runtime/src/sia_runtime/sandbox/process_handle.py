@@ -180,10 +180,10 @@ class Running:
 
     def _enclose(self, supervisor: int) -> None:
         """Put it in its cgroup, before it has its configuration. Where that is refused, the other bounds hold alone."""
-        waiting, known = [supervisor], set[int]()
+        waiting, members = [supervisor], set[int]()
         while self._cgroup is not None and waiting:
             for process in waiting:
-                known.add(process)
+                members.add(process)
                 try:
                     self._cgroup.add(process)
                 except ProcessLookupError:
@@ -192,7 +192,7 @@ class Running:
                     self._cgroup.remove()
                     self._cgroup = None
                     return
-            waiting = [each for each in tree.descendants(supervisor) if each not in known]
+            waiting = [each for each in tree.descendants(supervisor) if each not in members]
 
     def _read_report(self) -> bytes:
         """The launcher's line, and what may come with it: a listener, and the scratch folder's descriptor."""
@@ -238,11 +238,11 @@ class Running:
         if self._folder is not None and _files(self._folder) > newroot.FILES_IN_SCRATCH:
             return "disk"
         most = self._limits.total_memory_bytes
-        left = most - kept.at_most(inside, own_network=self._own_network, most_files=OPEN_FILES)
-        if tree.memory(inside, left) <= left:
+        remaining = most - kept.at_most(inside, own_network=self._own_network, most_files=OPEN_FILES)
+        if tree.memory(inside, remaining) <= remaining:
             return None
-        left = most - kept.more_exactly(inside, own_network=self._own_network)
-        return "memory" if tree.memory(inside, left) > left else None
+        remaining = most - kept.more_exactly(inside, own_network=self._own_network)
+        return "memory" if tree.memory(inside, remaining) > remaining else None
 
     def _read_output(self) -> None:
         """Read a little at a time: who prints more than that has to wait."""

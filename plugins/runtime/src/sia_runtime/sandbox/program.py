@@ -115,7 +115,7 @@ def _attend(pid: int, feed: int, stdin: bytes, outputs: list[Output], deadline: 
     """Feed it and listen to it until it ends or has to be ended."""
     os.set_blocking(feed, False)
     handle = os.pidfd_open(pid)
-    while (left := deadline - time.monotonic()) > 0:
+    while (remaining := deadline - time.monotonic()) > 0:
         poll = select.poll()
         poll.register(handle, select.POLLIN)
         if feed >= 0:
@@ -123,7 +123,7 @@ def _attend(pid: int, feed: int, stdin: bytes, outputs: list[Output], deadline: 
         for output in outputs:
             if output.open:
                 poll.register(output.source, select.POLLIN)
-        ready = {descriptor for descriptor, _ in poll.poll(left * 1000 + 1)}
+        ready = {descriptor for descriptor, _ in poll.poll(remaining * 1000 + 1)}
         for output in outputs:
             output.collect()
         if any(output.flooded() for output in outputs):

@@ -145,8 +145,8 @@ class Program:
         self._resume()
         self._started = time.perf_counter()
         try:
-            given = [*([] if memory is None else [memory]), *handles]
-            self._send(encode(order, body), given, self._started + seconds)
+            descriptors = [*([] if memory is None else [memory]), *handles]
+            self._send(encode(order, body), descriptors, self._started + seconds)
             reply = self._receive(self._started + seconds)
             with reading():
                 called = self._understand(*reply, token)

@@ -15,8 +15,8 @@ def pass_on(source: int, sink: int, channel: socket.socket) -> None:
     inward = outward = b""
     while True:
         poll = select.poll()
-        wanted = (0 if outward else select.POLLIN) | (select.POLLOUT if inward else 0)
-        poll.register(channel, wanted)
+        events = (0 if outward else select.POLLIN) | (select.POLLOUT if inward else 0)
+        poll.register(channel, events)
         if not inward:
             poll.register(source, select.POLLIN)
         if outward:

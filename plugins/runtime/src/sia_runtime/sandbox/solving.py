@@ -215,12 +215,12 @@ def _line(error: BaseException) -> str:
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """The exceptions that led to this one, the first of all last."""
-    seen = {id(error)}
+    ids = {id(error)}
     for _ in range(_CAUSES):
         cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-        if cause is None or id(cause) in seen:
+        if cause is None or id(cause) in ids:
             return
-        seen.add(id(cause))
+        ids.add(id(cause))
         yield cause
         error = cause
 

@@ -79,14 +79,14 @@ def _show_libraries(config: dict[str, Any]) -> tuple[Library | None, list[str]]:
 def _shared() -> set[str]:
     """The state that forks of this process would share: threads' locks, descriptors, children, memory."""
     this = "/proc/self"
-    found = {f"thread {name}" for name in os.listdir(f"{this}/task")}
+    state = {f"thread {name}" for name in os.listdir(f"{this}/task")}
     for name in os.listdir(f"{this}/fd"):
         with suppress(FileNotFoundError):  # the listing's own
-            found.add(f"descriptor {name} {os.readlink(f'{this}/fd/{name}')}")
+            state.add(f"descriptor {name} {os.readlink(f'{this}/fd/{name}')}")
     with open(f"{this}/task/{os.getpid()}/children") as children:
-        found |= {f"process {pid}" for pid in children.read().split()}
+        state |= {f"process {pid}" for pid in children.read().split()}
     with open(f"{this}/maps") as maps:
-        return found | {f"memory {line.split()[0]}" for line in maps if line.split()[1] in ("rw-s", "-w-s", "rwxs")}
+        return state | {f"memory {line.split()[0]}" for line in maps if line.split()[1] in ("rw-s", "-w-s", "rwxs")}
 
 
 class Library:

@@ -21,13 +21,13 @@ _STANDING = (b"T", b"Z", b"X")
 
 def descendants(root: int) -> list[int]:
     """The processes below ``root``, itself left out. A snapshot: it may be old when it returns."""
-    found: list[int] = []
+    result: list[int] = []
     waiting = [root]
     while waiting:
         children = list(_children(waiting.pop()))
-        found += children
+        result += children
         waiting += children
-    return found
+    return result
 
 
 def _children(process: int) -> Iterator[int]:

@@ -76,7 +76,7 @@ def places(forms: object, most: int) -> tuple[list[tuple[int, int]], int]:
     """
     if not isinstance(forms, list) or len(forms) > _MOST_ARRAYS:
         raise ProtocolError("arrays without a list of their forms")
-    found, end = [], 0
+    spans, end = [], 0
     for form in forms:
         if not isinstance(form, list) or len(form) != 2 or str(form[0]) not in _KINDS or not _is_shape(form[1]):
             raise ProtocolError("an array of no known form")
@@ -85,8 +85,8 @@ def places(forms: object, most: int) -> tuple[list[tuple[int, int]], int]:
         end = start + size
         if end > most:
             raise ProtocolError(f"arrays of more than {most} bytes")
-        found.append((start, size))
-    return found, end
+        spans.append((start, size))
+    return spans, end
 
 
 def view(form: list[Any], data: Any) -> Any:
@@ -111,12 +111,12 @@ def read(memory: int, start: int, length: int) -> memoryview:
     """A copy of bytes of a file. ProtocolError where it has fewer."""
     import numpy as np
 
-    copied = left = np.empty(length, np.uint8).data
-    while left:
-        count = os.preadv(memory, [left], start)
+    copied = remaining = np.empty(length, np.uint8).data
+    while remaining:
+        count = os.preadv(memory, [remaining], start)
         if not count:
             raise ProtocolError("arrays that end before they should")
-        start, left = start + count, left[count:]
+        start, remaining = start + count, remaining[count:]
     return copied
 
 

@@ -43,8 +43,8 @@ class Forked:
     def poll(self) -> int | None:
         with self._mutex:
             if self._code is None and select.select([self._handle], [], [], 0)[0]:
-                said = os.read(self._ended, 16)
-                self._code = os.waitstatus_to_exitcode(int(said)) if said else -signal.SIGKILL
+                status = os.read(self._ended, 16)
+                self._code = os.waitstatus_to_exitcode(int(status)) if status else -signal.SIGKILL
             return self._code
 
     def wait(self) -> int:
@@ -102,25 +102,25 @@ class Template:
             with self._mutex:
                 self._end.settimeout(_START_SECONDS)
                 socket.send_fds(self._end, [program.encode()], descriptors)
-                said = self._end.recv(4, socket.MSG_WAITALL)
+                reply = self._end.recv(4, socket.MSG_WAITALL)
         except OSError as error:
             self._process.kill()
             raise SandboxError(f"the process that starts sandboxes does not answer: {error}") from None
-        if len(said) < 4:
+        if len(reply) < 4:
             raise SandboxError("the process that starts sandboxes has ended")
-        return int.from_bytes(said, "big")
+        return int.from_bytes(reply, "big")
 
     def _prepare(self, config: Mapping[str, Any]) -> dict[str, Any]:
         try:
             self._end.settimeout(_IMPORT_SECONDS)
             self._end.sendall(json.dumps(config).encode() + b"\n")
             with self._end.makefile("rb") as lines:
-                said = json.loads(lines.readline() or b"null")
+                reply = json.loads(lines.readline() or b"null")
         except (OSError, ValueError) as error:
-            said = {"error": f"no word of it ({error})"}
-        if not said or "error" in said:
-            raise SandboxError(f"the sandbox cannot be prepared: {said['error'] if said else 'it ended at once'}")
-        return dict(said)
+            reply = {"error": f"no word of it ({error})"}
+        if not reply or "error" in reply:
+            raise SandboxError(f"the sandbox cannot be prepared: {reply['error'] if reply else 'it ended at once'}")
+        return dict(reply)
 
 
 class Templates:

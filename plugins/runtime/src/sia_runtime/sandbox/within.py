@@ -96,8 +96,8 @@ def contained(source: int, sink: int) -> None:
             _be_contained(config, program, theirs.detach(), sealed)
         theirs.close()
         os.close(sealed)
-        said = launch.read_config(ready)
-        os.write(sink, json.dumps(said).encode() + b"\n")
+        status = launch.read_config(ready)
+        os.write(sink, json.dumps(status).encode() + b"\n")
         relay.pass_on(source, sink, ours)
         os._exit(relay.status_of(pid))
     except BaseException as error:

@@ -61,11 +61,11 @@ def needs(rolled: Sequence[Rolled]) -> dict[str, int]:
 def roll_out(setting: Setting, sweep: Sweep, host: Host) -> tuple[list[Rolled], str]:
     """The rollouts of a batch, in the order of its instances; and why the sweep is given up, or an empty string."""
     task = host.task(setting.task)
-    known: Mapping[str, Instance] = host.instances(setting.task, sweep.split)
+    by_name: Mapping[str, Instance] = host.instances(setting.task, sweep.split)
     if sweep.perturbed:
-        known = {name: perturb(task, known[name]) for name in sweep.instances}
+        by_name = {name: perturb(task, by_name[name]) for name in sweep.instances}
     starts = sweep.starts or (None,) * len(sweep.instances)
-    begun = [replace(known[name], start=start) for name, start in zip(sweep.instances, starts, strict=True)]
+    begun = [replace(by_name[name], start=start) for name, start in zip(sweep.instances, starts, strict=True)]
     requests = [each for instance in begun for each in _requests(setting, sweep, instance)]
     instances = [instance for instance in begun for _ in range(sweep.group)]
     judge = host.evaluations(setting) if sweep.evaluations else None
@@ -86,7 +86,7 @@ def roll_out(setting: Setting, sweep: Sweep, host: Host) -> tuple[list[Rolled], 
     for instance, request in zip(instances, requests, strict=True):
         result = solved[request.key]
         record = policy.gateway.finish(request.key) if policy else None
-        rollout = _rollout(instance, result, failure, record, told=sweep.split == "search" and not sweep.training)
+        rollout = _rollout(instance, result, failure, record, verbose=sweep.split == "search" and not sweep.training)
         if judge:
             rollout = replace(rollout, evaluated=judge.finish(request.key))
         if result.outcome == "ok" and result.answer is not None:
@@ -95,8 +95,8 @@ def roll_out(setting: Setting, sweep: Sweep, host: Host) -> tuple[list[Rolled], 
     return rolled, given_up
 
 
-def _rollout(instance: Instance, result: SolveResult, failure: float, record: Record | None, told: bool) -> Rollout:
-    """Make a rollout of a result that is not scored yet; ``told`` at length where an improver may read it."""
+def _rollout(instance: Instance, result: SolveResult, failure: float, record: Record | None, verbose: bool) -> Rollout:
+    """Make a rollout of a result that is not scored yet; ``verbose`` where an improver may read it."""
     return Rollout(
         instance=instance.id,
         outcome=result.outcome,
@@ -107,7 +107,7 @@ def _rollout(instance: Instance, result: SolveResult, failure: float, record: Re
         seconds=round(result.seconds, 6),
         step_rewards=tuple(result.step_rewards),
         tokens=record.tokens if record else 0,
-        turns=tuple(record.turns) if record and told else (),
+        turns=tuple(record.turns) if record and verbose else (),
         start=str(instance.start["id"]) if isinstance(instance.start, dict) else None,
     )
 
@@ -125,13 +125,13 @@ def _judged(rollout: Rollout, verdict: Verdict) -> Rollout:
 
 def _requests(setting: Setting, sweep: Sweep, instance: Instance) -> Iterator[SolveRequest]:
     """Yield the requests for an instance, one for each member of its group."""
-    shown: dict[str, Any] = {"id": instance.id, "input": dict(instance.input), "start": instance.start}
+    view: dict[str, Any] = {"id": instance.id, "input": dict(instance.input), "start": instance.start}
     for member in range(sweep.group):
         apart = 0 if sweep.distinct else member
         salt = f"{sweep.purpose}/{apart}" if sweep.training else f"repeat/{member}" if member else ""
         yield SolveRequest(
             key=f"{sweep.purpose}/{sweep.agent}/{instance.id}/{member}",
-            instance=shown,
+            instance=view,
             seed=instance_seed(setting.seed, instance, salt),
             group=sweep.group,
             training=sweep.training,

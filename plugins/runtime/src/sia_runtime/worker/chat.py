@@ -147,10 +147,10 @@ class Chat:
         """The same, with words at its end that ask for a call of the tools ``forced``."""
         *before, last = self.messages
         if last["role"] in ("user", "tool"):
-            told = [*before, {**last, "content": f"{last['content']}\n\n{instruction(self.forced)}"}]
+            messages = [*before, {**last, "content": f"{last['content']}\n\n{instruction(self.forced)}"}]
         else:
-            told = [*self.messages, {"role": "user", "content": instruction(self.forced)}]
-        return replace(self, messages=told, digests=[*self.digests[:-1], _chained(self.digests[-1], told[-1])])
+            messages = [*self.messages, {"role": "user", "content": instruction(self.forced)}]
+        return replace(self, messages=messages, digests=[*self.digests[:-1], _chained(self.digests[-1], messages[-1])])
 
 
 def parse(request: Mapping[str, Any]) -> Chat:
@@ -210,14 +210,14 @@ def _check_prior(body: _Body) -> None:
         raise Refused("response_format: cannot be had together with choices", "response_format")
 
 
-def _schema(asked: _Format | None) -> dict[str, Any] | None:
-    if asked is None or asked.type == "text":
+def _schema(form: _Format | None) -> dict[str, Any] | None:
+    if form is None or form.type == "text":
         return None
-    if asked.type == "json_object":
+    if form.type == "json_object":
         return {"type": "object"}
-    if asked.json_schema is None:
+    if form.json_schema is None:
         raise Refused("response_format.json_schema: is missing", "response_format.json_schema")
-    return asked.json_schema.schema_
+    return form.json_schema.schema_
 
 
 def _normal(message: _Message) -> Message:
@@ -234,9 +234,9 @@ def _normal(message: _Message) -> Message:
     return normal
 
 
-def _tool_call(name: str, function: str, given: Any) -> Message:
+def _tool_call(name: str, function: str, value: Any) -> Message:
     """A call; arguments that a policy wrote as JSON in a string are what that says."""
-    return tool_call(name, function, arguments(given) if isinstance(given, str) else given)
+    return tool_call(name, function, arguments(value) if isinstance(value, str) else value)
 
 
 def _chained(before: bytes, value: Any) -> bytes:
@@ -262,10 +262,10 @@ def said(chat: Chat, text: str, name: str) -> Message:
     """
     calls: list[Message] = []
 
-    def take(found: re.Match[str]) -> str:
-        call = arguments(found[1])
+    def take(match: re.Match[str]) -> str:
+        call = arguments(match[1])
         if not (isinstance(call, dict) and isinstance(call.get("name"), str) and "arguments" in call):
-            return found[0]
+            return match[0]
         calls.append(_tool_call(f"call_{name}_{len(calls)}", call["name"], call["arguments"]))
         return ""
 

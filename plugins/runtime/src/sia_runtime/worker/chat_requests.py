@@ -78,14 +78,14 @@ def _without(fields: Mapping[str, Any], names: frozenset[str] = frozenset()) -> 
 def _message(message: Any, place: str) -> Any:
     if not isinstance(message, dict):
         return message
-    told = _without(message, _SENT_BACK)
-    if told.get("role") == "developer":
-        told["role"] = "system"
-    if isinstance(parts := told.get("content"), list):
-        told["content"] = "".join(_text(part, f"{place}.content.{at}") for at, part in enumerate(parts))
-    if isinstance(calls := told.get("tool_calls"), list):
-        told["tool_calls"] = [_call(each) for each in calls]
-    return told
+    fields = _without(message, _SENT_BACK)
+    if fields.get("role") == "developer":
+        fields["role"] = "system"
+    if isinstance(parts := fields.get("content"), list):
+        fields["content"] = "".join(_text(part, f"{place}.content.{at}") for at, part in enumerate(parts))
+    if isinstance(calls := fields.get("tool_calls"), list):
+        fields["tool_calls"] = [_call(each) for each in calls]
+    return fields
 
 
 def _text(part: Any, place: str) -> str:
@@ -105,17 +105,17 @@ def _call(call: Any) -> Any:
     """A tool call that is sent back; its arguments as JSON text, where a client sends them as the object itself."""
     if not isinstance(call, dict):
         return call
-    told = _without(call, _ABOUT_A_CALL)
-    function = told.get("function")
+    fields = _without(call, _ABOUT_A_CALL)
+    function = fields.get("function")
     if isinstance(function, dict) and isinstance(function.get("arguments"), dict):
-        told["function"] = {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}
-    return told
+        fields["function"] = {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}
+    return fields
 
 
 def _tool(tool: Any) -> Any:
     if not isinstance(tool, dict):
         return tool
-    told = _without(tool, frozenset({"cache_control"}))
-    if isinstance(function := told.get("function"), dict):
-        told["function"] = _without(function)
-    return told
+    fields = _without(tool, frozenset({"cache_control"}))
+    if isinstance(function := fields.get("function"), dict):
+        fields["function"] = _without(function)
+    return fields

@@ -46,7 +46,7 @@ def completion(
     ``tokens`` counts those of the prompt and of the reply. ``created`` is 0 where a reply has to be
     the same whenever it is made.
     """
-    read, written = tokens
+    prompt, reply = tokens
     return {
         "id": f"chatcmpl-{name}",
         "object": "chat.completion",
@@ -56,7 +56,11 @@ def completion(
             {"index": index, "message": _outgoing(message), "finish_reason": finish, "logprobs": logprobs}
             for index, (message, finish, logprobs) in enumerate(choices)
         ],
-        "usage": {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written},
+        "usage": {
+            "prompt_tokens": prompt,
+            "completion_tokens": reply,
+            "total_tokens": prompt + reply,
+        },
     }
 
 
@@ -70,8 +74,8 @@ def _outgoing(message: Message) -> Message:
 
 def _written(function: Mapping[str, Any]) -> dict[str, Any]:
     """A call's name, and its arguments as text. Text that is not JSON goes out unchanged."""
-    given = function["arguments"]
-    return {**function, "arguments": given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)}
+    value = function["arguments"]
+    return {**function, "arguments": value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
 
 
 def chunks(whole: Mapping[str, Any], *, usage: bool) -> list[dict[str, Any]]:

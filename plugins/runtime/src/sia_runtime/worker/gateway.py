@@ -55,7 +55,7 @@ class Gateway:
         self._changed = threading.Condition()
         self._rendering = threading.Lock()
         self._rollouts: dict[str, Caller] = {}
-        self._known: OrderedDict[int, tuple[Mapping[str, Any], Chat]] = OrderedDict()
+        self._chats: OrderedDict[int, tuple[Mapping[str, Any], Chat]] = OrderedDict()
         self._rendered: OrderedDict[bytes, list[int]] = OrderedDict()
         self._queue: list[Call] = []
         self._at_work = 0  # rollouts that may ask, none of whose calls waits
@@ -157,13 +157,13 @@ class Gateway:
     def _parsed(self, request: Mapping[str, Any]) -> Chat:
         """The checked request. The rollouts of a group ask the same, and often with the very same object."""
         with self._changed:
-            if (known := self._known.get(id(request))) and known[0] is request:
-                return known[1]
+            if (entry := self._chats.get(id(request))) and entry[0] is request:
+                return entry[1]
         chat = parse(request)
         with self._changed:
-            self._known[id(request)] = (request, chat)
-            while len(self._known) > _KNOWN:
-                self._known.popitem(last=False)
+            self._chats[id(request)] = (request, chat)
+            while len(self._chats) > _KNOWN:
+                self._chats.popitem(last=False)
         return chat
 
     def _render(self, chat: Chat) -> list[int]:
@@ -295,7 +295,7 @@ class Gateway:
     def _sample(self, batch: Sequence[Call]) -> None:
         """Answer a batch. What one request breaks, the others are asked again without: it changes none of them."""
         try:
-            done = self._engine.sample([call.request for call in batch]) if batch else []
+            samples = self._engine.sample([call.request for call in batch]) if batch else []
         except ModelError as error:  # the engine cannot be asked, whatever it is asked
             for call in batch:
                 call.rollout.stopped = error
@@ -311,7 +311,7 @@ class Gateway:
             else:
                 self._settle(batch[0], _failure(error), batch[0].most)  # nobody knows what it took
             return
-        again = [call for call, sampled in zip(batch, done, strict=True) if not self._taken(call, sampled)]
+        again = [call for call, sampled in zip(batch, samples, strict=True) if not self._taken(call, sampled)]
         if again:
             self._sample(again)
 
@@ -350,5 +350,5 @@ def _failure(error: Exception) -> _Reply:
         return error.body()
     if isinstance(error, UsageError):
         return Refused(str(error)).body()
-    told = str(error) if isinstance(error, SiaError) else f"the call of the policy failed: {type(error).__name__}"
-    return Refused(told, kind="server_error").body()
+    message = str(error) if isinstance(error, SiaError) else f"the call of the policy failed: {type(error).__name__}"
+    return Refused(message, kind="server_error").body()

@@ -31,10 +31,10 @@ class TokenShare:
 
     def hold(self, most: int) -> int:
         """Reserve the ``most`` that a call may take, before it is made; Refused where that does not fit."""
-        taken = self.used + self.held
-        if self.tokens is not None and taken + most > self.tokens:
+        total = self.used + self.held
+        if self.tokens is not None and total + most > self.tokens:
             self.short = True
-            why = f"{most} tokens do not fit: {taken} of the rollout's {self.tokens} are taken"
+            why = f"{most} tokens do not fit: {total} of the rollout's {self.tokens} are taken"
             raise Refused(f"{why}, and the run's budget has no more", code="insufficient_quota")
         self.held += most
         self.peak = max(self.peak, self.used + self.held)

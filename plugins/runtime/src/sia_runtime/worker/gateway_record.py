@@ -63,24 +63,24 @@ class Book:
     """The calls of one rollout, in the order of their places, whichever was answered first."""
 
     _calls: list[tuple[int, list[int], list[Sampled]]] = field(default_factory=list)
-    _said: dict[bytes, _Said] = field(default_factory=dict)
+    _samples: dict[bytes, _Said] = field(default_factory=dict)
     _turns: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     _cut: int = 0
 
     def prompt(self, chat: Chat, rendered: list[int], tokens: Tokens) -> list[int]:
         """The prompt to ask with, where ``rendered`` is the conversation as text gives it."""
-        said = self._last(chat)
-        if said is None:
+        last = self._last(chat)
+        if last is None:
             return rendered
-        start, text = len(said.rendered), said.sampled.text
+        start, text = len(last.rendered), last.sampled.text
         end = next((at for at in range(start, len(rendered)) if rendered[at] in tokens.stops), None)
-        if end is None or rendered[:start] != said.rendered or tokens.decode(said.sampled.tokens) != text:
+        if end is None or rendered[:start] != last.rendered or tokens.decode(last.sampled.tokens) != text:
             return rendered
         # A template may leave out a turn's tool calls; more than the turn itself must not be replaced.
         if tokens.decode(rendered[start:end]).strip() not in ("", text.strip()):
             return rendered
-        ended = said.sampled.tokens[-1] in tokens.stops
-        return [*said.prompt, *said.sampled.tokens, *rendered[end + ended :]]
+        ended = last.sampled.tokens[-1] in tokens.stops
+        return [*last.prompt, *last.sampled.tokens, *rendered[end + ended :]]
 
     def add(
         self,
@@ -96,7 +96,7 @@ class Book:
         self._calls.append((place, prompt, [sampled for _, sampled in continuations]))
         self._cut += sum(chat.may_shrink and sampled.finish == "length" for _, sampled in continuations)
         for message, sampled in continuations:
-            self._said.setdefault(chat.after(message), _Said(rendered, prompt, sampled, len(chat.messages) + 1))
+            self._samples.setdefault(chat.after(message), _Said(rendered, prompt, sampled, len(chat.messages) + 1))
         if len(self._turns) < SHOWN_TURNS:
             self._turns.append((place, turn(new, [message for message, _ in continuations])))
 
@@ -116,9 +116,9 @@ class Book:
 
     def _last(self, chat: Chat) -> _Said | None:
         """The latest sampled turn that a conversation repeats."""
-        if not self._said:
+        if not self._samples:
             return None
-        return next((self._said[each] for each in reversed(chat.digests) if each in self._said), None)
+        return next((self._samples[each] for each in reversed(chat.digests) if each in self._samples), None)
 
 
 _place = itemgetter(0)

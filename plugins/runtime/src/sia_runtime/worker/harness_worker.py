@@ -147,8 +147,8 @@ class HarnessWorker:
         try:
             for flight in run.launch(self._slots, self._limits):
                 self._begin(flight.request)
-                asked = flight.request
-                session.submit(flight.job, asked.key, asked.seed, asked.instance, asked.evaluations)
+                request = flight.request
+                session.submit(flight.job, request.key, request.seed, request.instance, request.evaluations)
             for event in session.receive(run.next_deadline() - run.now()):
                 results += self._handle(run, session, event)
             if run.overdue() and not results:
@@ -323,16 +323,16 @@ class _Run:
     def overdue(self) -> list[_Flight]:
         return [flight for flight in self.flying.values() if flight.deadline <= self.now()]
 
-    def finish(self, flight: _Flight, done: Done) -> list[SolveResult]:
+    def finish(self, flight: _Flight, event: Done) -> list[SolveResult]:
         """Take a result, unless a neighbour may have spoilt it."""
         del self.flying[flight.job]
         self.deaths = 0
-        if done.outcome in _ACCOMPANIED and not flight.alone:
+        if event.outcome in _ACCOMPANIED and not flight.alone:
             self.suspects.append(flight.request)
             return []
-        seconds = max(0.0, min(done.seconds, self.now() - flight.started))
+        seconds = max(0.0, min(event.seconds, self.now() - flight.started))
         key = flight.request.key
-        return [SolveResult(key, done.outcome, done.answer, done.message, done.log, seconds, done.step_rewards)]
+        return [SolveResult(key, event.outcome, event.answer, event.message, event.log, seconds, event.step_rewards)]
 
     def blame(self, death: Died) -> list[SolveResult]:
         """The sandbox died: what was alone in it did it, or was overdue; others are tried again alone."""
@@ -343,6 +343,6 @@ class _Run:
 
     def give_up(self, death: Died) -> list[SolveResult]:
         """Nothing more will come of this harness: each instance that is left gets the outcome."""
-        left = [flight.request for flight in self.flying.values()] + [*self.suspects, *self.waiting]
+        requests = [flight.request for flight in self.flying.values()] + [*self.suspects, *self.waiting]
         self.flying, self.suspects, self.waiting = {}, deque(), deque()
-        return [SolveResult(request.key, death.outcome, message=death.message) for request in left]
+        return [SolveResult(request.key, death.outcome, message=death.message) for request in requests]

@@ -136,8 +136,8 @@ class Host:
             if not warm.gives_up(sweep):
                 return solved, ""
         why = f"{PATIENCE} instances of one batch timed out, so the rest was not run"
-        left = [request.key for request in requests if request.key not in solved]
-        return solved | {key: SolveResult(key, "timeout", message=f"not run: {why}") for key in left}, why
+        keys = [request.key for request in requests if request.key not in solved]
+        return solved | {key: SolveResult(key, "timeout", message=f"not run: {why}") for key in keys}, why
 
     @contextmanager
     def experiments(
@@ -150,8 +150,8 @@ class Host:
         task, sandbox = self.task(setting.task), self._sandbox(setting.sandbox)
         key, ended = (setting.run, place), []
         with self._mutex:
-            known, worker = self._experiments.get(key, ((), None))
-            if worker is None or known != requires:
+            libraries, worker = self._experiments.get(key, ((), None))
+            if worker is None or libraries != requires:
                 ended += [worker] if worker else []
                 limits = replace(task.limits, solve_seconds=seconds)
                 worker = HarnessWorker(

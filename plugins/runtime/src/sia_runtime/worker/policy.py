@@ -41,7 +41,7 @@ class Policy:
         self._folder = folder
         for half in (*folder.glob(".*"), *folder.glob(f"{_UNKNOWN}-*")):  # of a run that was killed while it saved
             shutil.rmtree(half, ignore_errors=True)
-        self._held: str | None = None
+        self._adapter: str | None = None
         self._steps = 0
         self._users = 0
         self._changed = threading.Condition()
@@ -49,13 +49,13 @@ class Policy:
     @property
     def version(self) -> str:
         """Of the weights that sample now."""
-        return f"{self._held or BASE}+{self._steps}"
+        return f"{self._adapter or BASE}+{self._steps}"
 
     @contextmanager
     def holding(self, adapter: str | None) -> Iterator[None]:
         """Share the engine with whoever wants the same adapter; wait while it holds another that is in use."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._users or (self._users > 0 and self._held == adapter))
+            self._changed.wait_for(lambda: not self._users or (self._users > 0 and self._adapter == adapter))
             self._hold(adapter)
             self._users += 1
         try:
@@ -75,7 +75,7 @@ class Policy:
             yield
         finally:
             if self._steps:
-                self._held = _UNKNOWN  # stopped in the middle: whoever comes next loads what it needs
+                self._adapter = _UNKNOWN  # stopped in the middle: whoever comes next loads what it needs
             self._leave(-1)
 
     @property
@@ -90,7 +90,7 @@ class Policy:
     def keep(self) -> str:
         """Save what was trained so far; its digest, by which it can be held again."""
         with self.gateway.exclusive() as engine:
-            fresh = self._folder / f"{_UNKNOWN}-{self._held or BASE}"
+            fresh = self._folder / f"{_UNKNOWN}-{self._adapter or BASE}"
             digest = engine.save(fresh)
         target = self._folder / digest
         if target.exists():
@@ -99,7 +99,7 @@ class Policy:
             fresh.rename(target)
         for folder in (self._folder, self._folder.parent):  # its name is durable before a step tells it
             sync_folder(folder)
-        self._held, self._steps = digest, 0
+        self._adapter, self._steps = digest, 0
         return digest
 
     def close(self) -> None:
@@ -108,16 +108,16 @@ class Policy:
             self.engine.close()
 
     def _hold(self, adapter: str | None) -> None:
-        if self._held == adapter:
+        if self._adapter == adapter:
             return
         self._keep_base()
         with self.gateway.exclusive() as engine:
             engine.load(self._folder / (BASE if adapter is None else beneath.digest(adapter)))
-        self._held, self._steps = adapter, 0
+        self._adapter, self._steps = adapter, 0
 
     def _keep_base(self) -> None:
         """Before the base is left for the first time."""
-        if self._held is None and not (self._folder / BASE).exists():
+        if self._adapter is None and not (self._folder / BASE).exists():
             with self.gateway.exclusive() as engine:
                 engine.save(self._folder / BASE)
 

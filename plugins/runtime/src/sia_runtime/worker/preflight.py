@@ -49,8 +49,8 @@ def choose_sandbox(plugins: Plugins, name: str | None, *, allow_weak: bool) -> d
         for offer in plugins.of_kind("sandbox"):
             with suppress(PluginError):  # nobody asked for that one; `sia doctor` shows it
                 offered.append(plugins.create("sandbox", offer.name))
-    chosen = choose(offered, allow_weak=allow_weak)
-    return {"name": chosen.name, "lacks": sorted(chosen.lacks)}
+    choice = choose(offered, allow_weak=allow_weak)
+    return {"name": choice.name, "lacks": sorted(choice.lacks)}
 
 
 def check_sandbox(recorded: Mapping[str, Any], plugins: Plugins, *, allow_weak: bool) -> None:

@@ -75,13 +75,13 @@ class Evaluations:
         self._threads.shutdown(wait=False)
 
     def _score(self, rollout: _Grant, answer: str) -> Mapping[str, Any]:
-        done = rollout.done
+        scores = rollout.done
         try:
             (verdict,) = self._verifier.score([Question(rollout.instance, answer, rollout.seed, final=False)])
         except SiaError as error:
             self._failed = error  # whoever runs the batch hears of it; a harness is told nothing of the verifier
             return {"error": {"message": "the verifier failed"}}
-        done.append(Evaluated(verdict.score.reward, verdict.score.valid, excerpt(_told(verdict))))
+        scores.append(Evaluated(verdict.score.reward, verdict.score.valid, excerpt(_told(verdict))))
         return {**asdict(verdict.score), "feedback": _told(verdict)}
 
 

@@ -145,7 +145,7 @@ class Session:
 
     def answer_later(self, job: int, reply: Future[Mapping[str, Any]]) -> None:
         """The reply to what an instance asked; once it is there, a later :meth:`receive` sends it."""
-        reply.add_done_callback(lambda done: self._send_later(Answered(job), *_reply(done)))
+        reply.add_done_callback(lambda future: self._send_later(Answered(job), *_reply(future)))
 
     def _wait(self, job: int, begins: bool) -> None:
         self._send_later(Waiting(job, begins), {"op": "wait", "begins": begins})
@@ -237,7 +237,7 @@ class Session:
         fields: dict[str, Any] = header
         job: int = fields["job"]
         if name == "model":
-            return Asked(job, _known(body) if len(body) <= _SHORT else model_request(body))
+            return Asked(job, _cached_request(body) if len(body) <= _SHORT else model_request(body))
         if name == "evaluate":
             strict_json(body)
             return Evaluates(job, body.decode())
@@ -273,7 +273,7 @@ class Session:
         return "ok", message
 
 
-_known = lru_cache(maxsize=64)(model_request)
+_cached_request = lru_cache(maxsize=64)(model_request)
 """A request, for the rollouts of a group, which often ask the same."""
 
 
@@ -282,11 +282,11 @@ def _text(value: object) -> str:
     return (value if isinstance(value, str) else "").encode(errors="replace").decode()[:_MAX_MESSAGE]
 
 
-def _reply(done: Future[Mapping[str, Any]]) -> tuple[Header, bytes]:
+def _reply(future: Future[Mapping[str, Any]]) -> tuple[Header, bytes]:
     """A reply as a frame. The policy's exceptions may hold secrets: only their type is told."""
-    if (error := done.exception()) is not None:
+    if (error := future.exception()) is not None:
         return {"error": f"the call of the policy failed: {type(error).__name__}"}, b""
-    reply = done.result()
+    reply = future.result()
     if "error" in reply:
         return {"error": str(reply["error"]["message"])[:_MAX_MESSAGE], "code": reply["error"].get("code")}, b""
     body = json.dumps(reply).encode()

@@ -62,13 +62,13 @@ def schema_of(tools: Sequence[Tool], forced: Sequence[str], answer: Mapping[str,
 
 
 def _call_of(function: Mapping[str, Any], place: str) -> dict[str, Any]:
-    given = function.get("parameters") or {"type": "object", "properties": {}}
-    closed = {"additionalProperties": False} if "properties" in given else {}  # else a reply may go on without end
+    schema = function.get("parameters") or {"type": "object", "properties": {}}
+    closed = {"additionalProperties": False} if "properties" in schema else {}  # else a reply may go on without end
     return {
         "type": "object",
         "properties": {
             "name": {"const": function["name"]},
-            "arguments": _moved({**closed, **given}, f"{place}/properties/arguments"),
+            "arguments": _moved({**closed, **schema}, f"{place}/properties/arguments"),
         },
         "required": ["name", "arguments"],
         "additionalProperties": False,

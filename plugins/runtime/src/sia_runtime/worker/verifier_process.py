@@ -105,8 +105,8 @@ class VerifierProcess:
             return []
         with self._mutex:
             self._start()
-            asked = [asdict(question) for question in questions]
-            reply = self._ask(asked, self._seconds * len(questions))
+            rows = [asdict(question) for question in questions]
+            reply = self._ask(rows, self._seconds * len(questions))
             return [Verdict(each["outcome"], Score(**each["score"]), each["message"]) for each in reply["verdicts"]]
 
     def check(self) -> None:

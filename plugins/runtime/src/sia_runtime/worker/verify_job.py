@@ -16,9 +16,9 @@ from sia_runtime.worker.verifier_process import Question
 def verify(payload: Mapping[str, Any], host: Host) -> list[Verified]:
     """The job: score one answer, as a final one, on some instances of a split."""
     setting, split = Setting.from_json(payload["setting"]), payload["split"]
-    known = host.instances(setting.task, split)
+    by_name = host.instances(setting.task, split)
     questions = [
-        Question(known[name], payload["answer"], instance_seed(setting.seed, known[name], "answer"))
+        Question(by_name[name], payload["answer"], instance_seed(setting.seed, by_name[name], "answer"))
         for name in payload["instances"]
     ]
     verdicts = host.verifier(setting, sealed=split == "sealed").score(questions)
