@@ -22,9 +22,9 @@ SIA = [sys.executable, "-m", "sia_cli"]
 def finished(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The JSON that a command prints, which has to end well; ``environment`` comes on top of this process's."""
     variables = {**os.environ, **(environment or {})}
-    done = subprocess.run([*SIA, *arguments], capture_output=True, text=True, check=False, env=variables)
-    assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
+    result = subprocess.run([*SIA, *arguments], capture_output=True, text=True, check=False, env=variables)
+    assert result.returncode == 0, result.stderr
+    report: dict[str, Any] = json.loads(result.stdout)
     return report
 
 
@@ -65,10 +65,10 @@ def check_killed_at_calls(
     for call in calls:
         process: list[subprocess.Popen[bytes]] = []
 
-        def kills(asked: Asked, call: int = call, process: Any = process) -> Turn:
-            if asked.number == call:
+        def kills(request: Asked, call: int = call, process: Any = process) -> Turn:
+            if request.number == call:
                 os.kill(process[0].pid, signal.SIGKILL)
-            return play(asked)
+            return play(request)
 
         with ModelServer(kills) as server:
             argv = [*SIA, *command(sums, folder / f"killed-{call}"), *options(server)]

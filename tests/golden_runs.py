@@ -47,8 +47,8 @@ def restore(name: str, folder: Path) -> Path:
 
 def report(name: str) -> dict[str, Any]:
     """The report that the version of the run gave."""
-    kept: dict[str, Any] = json.loads((KEPT / f"{name}.report.json").read_text(encoding="utf-8"))
-    return kept
+    content: dict[str, Any] = json.loads((KEPT / f"{name}.report.json").read_text(encoding="utf-8"))
+    return content
 
 
 def keep(run: Path, root: str) -> None:

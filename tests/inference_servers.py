@@ -78,9 +78,17 @@ def written_run(folder: Path) -> list[str]:
     )
     rows = [{"input": f"Say {number}.", "answer": str(number % 2)} for number in range(60)]
     (folder / "cases.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    asked = ["run", "--harness", str(folder / "agent"), "--data", str(folder / "cases.jsonl"), "--verifier", "exact"]
-    asked += ["--levers", "weights", "--generations", "1", "--train", "steps=2,prompts=4,group=4"]
-    return [*asked, "--runs-dir", str(folder / "runs"), "--json"]
+    arguments = [
+        "run",
+        "--harness",
+        str(folder / "agent"),
+        "--data",
+        str(folder / "cases.jsonl"),
+        "--verifier",
+        "exact",
+    ]
+    arguments += ["--levers", "weights", "--generations", "1", "--train", "steps=2,prompts=4,group=4"]
+    return [*arguments, "--runs-dir", str(folder / "runs"), "--json"]
 
 
 def check_resumed(
@@ -114,9 +122,9 @@ def results(report: dict[str, Any]) -> dict[str, Any]:
     """
     rows = []
     for row in report["generations"]:
-        kept = {name: value for name, value in row.items() if name not in ("estimate", "reason", "agent")}
+        fields = {name: value for name, value in row.items() if name not in ("estimate", "reason", "agent")}
         took = {name: value for name, value in row["took"].items() if name not in ("seconds", "memory")}
-        rows.append({**kept, "took": took})
+        rows.append({**fields, "took": took})
     return {**comparable(report), "generations": rows}
 
 

@@ -95,11 +95,13 @@ class Relay:
 def _serve(gguf: str, port: str, slots: str) -> None:
     import xllamacpp
 
-    asked = xllamacpp.CommonParams()
-    asked.model.path, asked.port, asked.n_parallel = gguf, int(port), int(slots)
-    asked.n_ctx = CONTEXT * int(slots)
-    asked.cpuparams.n_threads = asked.cpuparams_batch.n_threads = 1  # several wait for each other, on a busy machine
-    server = xllamacpp.Server(asked)
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path, parameters.port, parameters.n_parallel = gguf, int(port), int(slots)
+    parameters.n_ctx = CONTEXT * int(slots)
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = (
+        1  # several wait for each other, on a busy machine
+    )
+    server = xllamacpp.Server(parameters)
     signal.pause()
     del server
 

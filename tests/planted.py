@@ -14,9 +14,9 @@ def failing(contract: type, **fixtures: Any) -> set[str]:
     failed = set()
     for name, test in inspect.getmembers(contract, inspect.isfunction):
         if name.startswith("test_"):
-            needed = [each for each in inspect.signature(test).parameters if each != "self"]
+            names = [each for each in inspect.signature(test).parameters if each != "self"]
             try:
-                test(contract(), **{each: copy.deepcopy(fixtures[each]) for each in needed})
+                test(contract(), **{each: copy.deepcopy(fixtures[each]) for each in names})
             except pytest.skip.Exception:
                 continue
             except (Exception, pytest.fail.Exception):

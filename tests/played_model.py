@@ -61,8 +61,8 @@ class Played:
 
 
 def said(*calls: tuple[str, Any], ended: Any = None, text: str = "") -> Reply:
-    made = tuple(ToolCall(f"id{at}", name, arguments) for at, (name, arguments) in enumerate(calls))
-    return Reply(text, made, ended or ("tools" if calls else "end"), Usage(100, 10))
+    uses = tuple(ToolCall(f"id{at}", name, arguments) for at, (name, arguments) in enumerate(calls))
+    return Reply(text, uses, ended or ("tools" if calls else "end"), Usage(100, 10))
 
 
 class Laboratory(InstantBackend):

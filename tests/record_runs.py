@@ -54,9 +54,9 @@ def record_lawbench() -> None:
 def conversed(ledger: Ledger) -> Iterator[str]:
     """The new part of each request of the first decision's conversation, and its reply."""
     calls = [(key, value) for key, value, *_ in ledger.events() if key.startswith(f"{CALLS}generation/0/")]
-    asked = [value["asked"] for key, value in calls if "/intent/" in key]
+    requests = [value["asked"] for key, value in calls if "/intent/" in key]
     replies = [value["reply"] for key, value in calls if key.endswith("/reply")]
-    for new, reply in zip(asked, replies, strict=True):
+    for new, reply in zip(requests, replies, strict=True):
         yield canonical({"asked": new, "reply": reply})
 
 

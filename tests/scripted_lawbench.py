@@ -51,12 +51,12 @@ class Lawyer:
     def __init__(self) -> None:
         self._instances: list[str] = []
 
-    def play(self, asked: Asked) -> Turn:
-        messages = [each for each in asked.body["messages"] if each["role"] != "system"]
-        self._instances += re.findall(r"^(\S+): \S+, reward 0", "\n".join(asked.results), re.MULTILINE)
+    def play(self, request: Asked) -> Turn:
+        messages = [each for each in request.body["messages"] if each["role"] != "system"]
+        self._instances += re.findall(r"^(\S+): \S+, reward 0", "\n".join(request.results), re.MULTILINE)
         return self._reply(sum(message["role"] == "assistant" for message in messages))
 
-    def _reply(self, done: int) -> Turn:
+    def _reply(self, count: int) -> Turn:
         opening = [
             Turn("I look first.", [Use("list_files"), Use("read_file", {"path": "scorer.py"})]),
             Turn(uses=[Use("read_file", {"path": "harness.py"}), Use("read_public", {"path": "charges.json"})]),
@@ -64,11 +64,11 @@ class Lawyer:
             Turn(uses=[Use("failures", {"outcome": "ok"})]),
             Turn(uses=[Use("read_public", {"path": "charges.json", "first_line": 100})]),
         ]
-        if done < len(opening):
-            return opening[done]
-        if done == REPLIES - 1:
+        if count < len(opening):
+            return opening[count]
+        if count == REPLIES - 1:
             return Turn(uses=[Use("decide", {"changes": [{"lever": "stop", "reason": "this is a recording"}]})])
-        round, step = divmod(done - len(opening), 5)
+        round, step = divmod(count - len(opening), 5)
         return [
             Turn(uses=[self._case(2 * round), self._case(2 * round + 1)]),
             Turn("Its phrases tell it.", [Use("write_file", {"path": "scorer.py", "text": self._scorer(round)})]),

@@ -35,14 +35,14 @@ SCRIPT = [
 """Three replies a decision, and a stop."""
 
 
-def first_message(asked: Asked) -> str:
+def first_message(request: Asked) -> str:
     """A conversation's first message, in either protocol."""
-    first = asked.body["messages"][1 if asked.body["messages"][0]["role"] == "system" else 0]
+    first = request.body["messages"][1 if request.body["messages"][0]["role"] == "system" else 0]
     text: str = first["content"] if isinstance(first["content"], str) else first["content"][0]["text"]
     return text
 
 
-def play(asked: Asked) -> Turn:
+def play(request: Asked) -> Turn:
     """The reply that a conversation is at: which one it is and how far it has come, its messages say."""
-    start = 3 * int(first_message(asked).split(".")[0].split()[1])
-    return SCRIPT[start + sum(message["role"] == "assistant" for message in asked.body["messages"])]
+    start = 3 * int(first_message(request).split(".")[0].split()[1])
+    return SCRIPT[start + sum(message["role"] == "assistant" for message in request.body["messages"])]

@@ -33,9 +33,9 @@ class Stranger:
 
     def _done(self, command: list[str], code: int) -> subprocess.CompletedProcess[str]:
         clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "SIA_PLUGINS")}
-        done = subprocess.run(command, cwd=self.folder, env=clean, capture_output=True, text=True, check=False)
-        assert done.returncode == code, f"{command}: {done.stdout}{done.stderr}"
-        return done
+        result = subprocess.run(command, cwd=self.folder, env=clean, capture_output=True, text=True, check=False)
+        assert result.returncode == code, f"{command}: {result.stdout}{result.stderr}"
+        return result
 
     def install(self, *folders: Path) -> None:
         """Install packages from folders; no index is asked."""

@@ -50,10 +50,10 @@ class TableEngine:
         self.steps = self.tokens_seen = 0
 
     def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
-        done = [[self._sampled(request, seed) for seed in request.seeds] for request in requests]
+        samples = [[self._sampled(request, seed) for seed in request.seeds] for request in requests]
         self.tokens_seen += sum(len(each.prompt) for each in requests)
-        self.tokens_seen += sum(len(sampled.tokens) for some in done for sampled in some)
-        return done
+        self.tokens_seen += sum(len(sampled.tokens) for some in samples for sampled in some)
+        return samples
 
     def _sampled(self, request: Request, seed: int) -> Sampled:
         ids = [ord(choice) for choice in request.choices]
@@ -239,8 +239,8 @@ class TableHost:
     def _answer(self, gateway: Any, request: SolveRequest, wordy: int = 0) -> str:
         number = int(dict(request.instance["input"])["number"])  # type: ignore[arg-type]
         messages = [{"role": "user", "content": "-" * wordy + str(number % len(CHOICES))}]
-        asked = {"messages": messages, "choices": list(CHOICES), "temperature": 0, "max_tokens": 2}
-        reply = gateway.answer(request.key, asked)
+        body = {"messages": messages, "choices": list(CHOICES), "temperature": 0, "max_tokens": 2}
+        reply = gateway.answer(request.key, body)
         return "refused" if "error" in reply else str(reply["choices"][0]["message"]["content"])
 
     def verifier(self, setting: Setting, *, sealed: bool) -> Any:

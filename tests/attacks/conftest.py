@@ -26,8 +26,8 @@ QUICK = (  # of each kind one; the others take minutes together
 
 @cache
 def examined(name: str) -> Examined:
-    (found,) = examine([Plugins.discover().create("sandbox", name)])
-    return found
+    (row,) = examine([Plugins.discover().create("sandbox", name)])
+    return row
 
 
 def sandboxes() -> list[str]:
@@ -38,18 +38,18 @@ def sandboxes() -> list[str]:
 @pytest.fixture(scope="session")
 def meet() -> Iterator[Callable[[str, Attack], Result]]:
     """``meet(sandbox, attack)`` gives the result; an arena is kept until another sandbox is asked for."""
-    kept: dict[str, Arena] = {}
+    arenas: dict[str, Arena] = {}
 
     def meeting(name: str, attack: Attack) -> Result:
-        if name not in kept:
+        if name not in arenas:
             close()
             arena = Arena(without_sandbox(), "process") if name == NAKED else Arena(Plugins.discover(), name)
-            kept[name] = arena.__enter__()
-        return kept[name].meet(attack)
+            arenas[name] = arena.__enter__()
+        return arenas[name].meet(attack)
 
     def close() -> None:
-        while kept:
-            kept.popitem()[1].__exit__()
+        while arenas:
+            arenas.popitem()[1].__exit__()
 
     yield meeting
     close()
@@ -57,7 +57,7 @@ def meet() -> Iterator[Callable[[str, Attack], Result]]:
 
 def without_sandbox() -> Plugins:
     """The plugins here, but what goes by the name of a sandbox isolates nothing."""
-    found = Plugins.discover()
+    plugins = Plugins.discover()
     offer = Offer("process", "isolates nothing", "sia_testing.naked:Naked")
-    others = [each for each in found.offers if (each[0], each[1].name) != ("sandbox", "process")]
-    return replace(found, offers=[*others, ("sandbox", offer, Source("tests", "tests", "0"))])
+    others = [each for each in plugins.offers if (each[0], each[1].name) != ("sandbox", "process")]
+    return replace(plugins, offers=[*others, ("sandbox", offer, Source("tests", "tests", "0"))])

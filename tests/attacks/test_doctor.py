@@ -28,10 +28,10 @@ def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
     def start(lacks: dict[str, Sequence[str]], passes: dict[str, Sequence[str]], *options: str) -> tuple[int, str, str]:
         def examine(plugins: Any, name: str) -> dict[str, Any]:
-            found = {each: f"no {each}" for each in lacks[name]}
-            usable = not {"files", "net", "environment", "processes"} & found.keys()
-            starts = len(found) < 6
-            return {"name": name, "usable": usable, "starts": starts, "lacks": found, "may_not_stop": [], "cause": ""}
+            gaps = {each: f"no {each}" for each in lacks[name]}
+            usable = not {"files", "net", "environment", "processes"} & gaps.keys()
+            starts = len(gaps) < 6
+            return {"name": name, "usable": usable, "starts": starts, "lacks": gaps, "may_not_stop": [], "cause": ""}
 
         def attack(plugins: Any, name: str, suite: Sequence[Attack]) -> list[Result]:
             if "error" in passes[name]:
@@ -43,8 +43,8 @@ def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         monkeypatch.setattr(attacks, "_attack", attack)
         monkeypatch.setattr(attacks, "offered", lambda plugins: list(lacks))
         code = main(["doctor", "--attacks", *options])
-        told = capsys.readouterr()
-        return code, told.out, told.err
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
 
     return start
 
@@ -103,8 +103,8 @@ def test_the_real_command_attacks_every_sandbox_that_starts_here(
 ) -> None:
     monkeypatch.setattr(catalogue, "attacks", lambda: TRIED)
     assert main(["doctor", "--attacks", "--json"]) == 0
-    told = capsys.readouterr()
-    for row in json.loads(told.out):
+    printed = capsys.readouterr()
+    for row in json.loads(printed.out):
         assert row["results"]
         assert set(row["results"].values()) == {"stopped"}
-    assert "3 attacks on " in told.err
+    assert "3 attacks on " in printed.err

@@ -56,12 +56,12 @@ def score(folder: Path, attack: str, code: str) -> float:
     (tree / "inside.py").write_bytes((Path(arena.__file__).parent / "inside.py").read_bytes())
     (tree / "targets.json").write_text(json.dumps({"limits": {"total_memory_bytes": 2**30, "processes": 64}}))
     command = [sys.executable, "-c", VERIFIER, str(tree), attack]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tree, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tree, check=False)
     for file in sorted(tree.glob("result.json")):
         return float(json.loads(file.read_text())["score"])
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    found: dict[str, Any] = json.loads(lines[-1]) if lines else {"score": 0.0}
-    return float(found["score"])
+    lines = [line for line in result.stdout.splitlines() if line.startswith("{")]
+    scores: dict[str, Any] = json.loads(lines[-1]) if lines else {"score": 0.0}
+    return float(scores["score"])
 
 
 @pytest.mark.parametrize("attack", NAIVE)

@@ -36,12 +36,12 @@ ENDS = {
 
 def cases() -> list[Any]:
     """The strongest sandbox meets a few attacks in `make test`; all others are for `make test-all`."""
-    found = []
+    parameters = []
     for place, sandbox in enumerate(sandboxes()):
         for name in SUITE:
             slow = [] if place == 0 and name in QUICK else [pytest.mark.slow]
-            found.append(pytest.param(sandbox, name, marks=[pytest.mark.real, *slow], id=f"{sandbox}-{name}"))
-    return found
+            parameters.append(pytest.param(sandbox, name, marks=[pytest.mark.real, *slow], id=f"{sandbox}-{name}"))
+    return parameters
 
 
 @pytest.mark.parametrize(("sandbox", "name"), cases())

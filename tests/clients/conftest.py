@@ -41,16 +41,16 @@ def scripted(site: list[Site]) -> Callable[[str, int], str]:
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    made: list[Site] = []
-    gateway = Gateway(ScriptedEngine(scripted(made)))
+    sites: list[Site] = []
+    gateway = Gateway(ScriptedEngine(scripted(sites)))
     gateway.begin("r", 1)
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         endpoint = Endpoint(listener, gateway, lambda job, waits: None)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        made.append(Site(url, endpoint.admit("r", 0), gateway))
+        sites.append(Site(url, endpoint.admit("r", 0), gateway))
         monkeypatch.setenv("OPENAI_BASE_URL", url)
-        monkeypatch.setenv("OPENAI_API_KEY", made[0].key)
-        yield made[0]
+        monkeypatch.setenv("OPENAI_API_KEY", sites[0].key)
+        yield sites[0]
         endpoint.close()
         gateway.close()
 

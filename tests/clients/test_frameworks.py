@@ -57,15 +57,15 @@ def test_langchain_chats_streams_and_is_told_what_is_refused(site: Site, chat: A
 
 
 @pytest.mark.parametrize(
-    ("method", "said"),
+    ("method", "text"),
     [
         ("json_schema", '{"value": 3}'),
         ("json_mode", '{"value": 3}'),
         ("function_calling", call("Sum", '{"value": 3}')),
     ],
 )
-def test_langchain_gets_structured_output_by_every_method(site: Site, chat: Any, method: str, said: str) -> None:
-    site.says(said)
+def test_langchain_gets_structured_output_by_every_method(site: Site, chat: Any, method: str, text: str) -> None:
+    site.says(text)
     assert chat.with_structured_output(Sum, method=method).invoke("1 + 2 as JSON") == Sum(value=3)
 
 
@@ -77,8 +77,8 @@ def test_langchain_goes_round_with_a_tool(site: Site, chat: Any) -> None:
     bound = chat.bind_tools([tool(add)], tool_choice="any", parallel_tool_calls=False)
     history: list[Any] = [HumanMessage("1 + 2")]
     history.append(bound.invoke(history))
-    (made,) = history[1].tool_calls
-    history.append(ToolMessage(str(add(**made["args"])), tool_call_id=made["id"]))
+    (tool_call,) = history[1].tool_calls
+    history.append(ToolMessage(str(add(**tool_call["args"])), tool_call_id=tool_call["id"]))
     assert chat.bind_tools([tool(add)]).invoke(history).content == "it is 3"
     assert "3" in site.prompts[1]
 
@@ -133,12 +133,12 @@ def test_pydantic_ai_chats_streams_and_is_told_what_is_refused(site: Site) -> No
     agent = Agent(model)
 
     async def all_of_it() -> list[str]:
-        said = (await agent.run("hello")).output
+        output = (await agent.run("hello")).output
         async with agent.run_stream("hello") as streamed:
             parts = [part async for part in streamed.stream_text(delta=True)]
         with pytest.raises(ModelHTTPError, match=UNHEEDED):
             await agent.run("hello", model_settings={UNHEEDED: 1.0})
-        return [said, only(*parts)]
+        return [output, only(*parts)]
 
     assert finish(model.client, all_of_it()) == ["hi", "streamed"]
 

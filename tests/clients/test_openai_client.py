@@ -18,8 +18,8 @@ NAMED = {"type": "function", "function": {"name": "add"}}
 
 @pytest.fixture
 def client(site: Site) -> Iterator[Any]:
-    with openai.OpenAI(max_retries=0) as made:
-        yield made
+    with openai.OpenAI(max_retries=0) as connection:
+        yield connection
 
 
 def ask(client: Any, **fields: Any) -> Any:
@@ -69,8 +69,8 @@ def test_a_conversation_with_tools_is_one_trace_though_the_client_adds_to_what_i
 def test_a_call_that_is_required_is_made_by_the_name_of_its_tool(site: Site, client: Any, choice: Any) -> None:
     site.says('{"name":"add","arguments":{"a":1,"b":2}}')
     (choice,) = ask(client, tools=[ADD], tool_choice=choice).choices
-    (made,) = choice.message.tool_calls
-    assert (made.function.name, json.loads(made.function.arguments)) == ("add", {"a": 1, "b": 2})
+    (tool_call,) = choice.message.tool_calls
+    assert (tool_call.function.name, json.loads(tool_call.function.arguments)) == ("add", {"a": 1, "b": 2})
     assert choice.finish_reason == "tool_calls"
 
 
@@ -192,7 +192,7 @@ def test_the_road_is_found_however_it_is_written(site: Site, method: str, path: 
     body = json.dumps({"messages": USER}) if method == "POST" else None
     connection.request(method, path, body, {"Authorization": f"bearer {site.key}"})
     reply = connection.getresponse()
-    said = reply.read()
+    content = reply.read()
     connection.close()
     assert reply.status == status
-    assert (said == b"") == (method == "HEAD")
+    assert (content == b"") == (method == "HEAD")

@@ -162,22 +162,22 @@ class Bench:
     def _judged(self, folder: Path, log: Path, injected: bool) -> Outcome:
         lines = log.read_text().splitlines() if log.exists() else []
         unexplained = " ".join(line for line in lines if line.startswith("failed "))
-        done = [line[5:] for line in lines if line.startswith("done ")]
+        finished = [line[5:] for line in lines if line.startswith("done ")]
         try:
             recorded = self._recorded(folder)
         except LedgerError as error:
             return Outcome(injected, corrupt=f"reading: {error}", unexplained=unexplained)
-        lost = len(set(done) - set(recorded))
+        lost = len(set(finished) - set(recorded))
         try:
             with workloads.watched(log):
                 run = workloads.WORKLOADS[self.name](folder)
-            found = state(run, timed=self.name == "sums")
+            outcome = state(run, timed=self.name == "sums")
         except LedgerError as error:
             return Outcome(injected, lost, corrupt=f"going on: {error}", unexplained=unexplained)
         again = [line[5:] for line in log.read_text().splitlines()[len(lines) :] if line.startswith("work ")]
         repeated = len(set(again) & set(recorded))
-        different = "; ".join(f"{key}: {found[key]} and not {self.expected[key]}"[:300]
-                              for key in found if found[key] != self.expected[key])  # fmt: skip
+        different = "; ".join(f"{key}: {outcome[key]} and not {self.expected[key]}"[:300]
+                              for key in outcome if outcome[key] != self.expected[key])  # fmt: skip
         shutil.rmtree(folder)
         return Outcome(injected, lost, repeated, "", different, unexplained)
 
@@ -217,8 +217,8 @@ class Bench:
         """The calls on the run's folder: name and ordinal among all calls of that name."""
         count: dict[str, int] = {}
         for line in self.trace.splitlines():
-            if found := re.match(r"(\w+)\(", line):
-                call = found[1]
+            if match := re.match(r"(\w+)\(", line):
+                call = match[1]
                 count[call] = count.get(call, 0) + 1
                 if str(self.whole) in line and not (call == "openat" and "O_CREAT" not in line):
                     yield call, count[call]
@@ -238,7 +238,7 @@ def lost_by_a_power_cut(trace: str, run: Path) -> list[str]:
     later. A step is done when the write-ahead log is synced.
     """
     dirty: set[str] = set()
-    lost = []
+    losses = []
     for line in trace.splitlines():
         call, _, rest = line.partition("(")
         paths = [path for path in re.findall(r'[<"](/[^>"]*)[>"]', rest) if path.startswith(str(run))]
@@ -247,7 +247,7 @@ def lost_by_a_power_cut(trace: str, run: Path) -> list[str]:
         path = paths[-1]
         if call in ("fsync", "fdatasync"):
             if path.endswith("ledger.db-wal"):
-                lost += sorted(each for each in dirty if "/blobs" in each)
+                losses += sorted(each for each in dirty if "/blobs" in each)
             safe = {path, *(each for each in dirty if each.startswith("name ") and Path(each[5:]).parent == Path(path))}
             dirty -= safe
         elif call == "write":
@@ -256,7 +256,7 @@ def lost_by_a_power_cut(trace: str, run: Path) -> list[str]:
             dirty = {each.replace(paths[0], path) for each in dirty} | {f"name {path}"}
         elif call == "mkdir":
             dirty.add(f"name {path}")
-    return lost
+    return losses
 
 
 def state(run: Path, *, timed: bool = False) -> dict[str, Any]:

@@ -119,9 +119,9 @@ def grow(folder: Path, generations: int, every: int, improver: Improver) -> list
         )
         files = [path for path in folder.rglob("*") if path.is_file()]
         blobs = sum(path.stat().st_size for path in files if "blobs" in path.parts)
-        seen = Mark(generation, time.monotonic() - started, meter.calls, events, pages * size, blobs, len(files))
+        latest = Mark(generation, time.monotonic() - started, meter.calls, events, pages * size, blobs, len(files))
         meter.on()
-        return seen
+        return latest
 
     task = FakeTask(200, catalogue(generations * CANDIDATES + 20))
     with Ledger.create(folder) as ledger:

@@ -40,11 +40,11 @@ ALL = [pytest.param("ledger", 1, marks=pytest.mark.slow), pytest.param("loop", 4
 @pytest.mark.parametrize(("name", "every"), [*SOME, *ALL])
 def test_stopped_or_failing_at_a_call_and_gone_on_with_a_run_comes_to_the_same(name: str, every: int) -> None:
     with faults.Bench(name) as bench:
-        for how, found in bench.faults().items():
-            tally = bench.tally(found[::every])
+        for how, cases in bench.faults().items():
+            tally = bench.tally(cases[::every])
             print(faults.heading(), faults.row(name, how, tally), sep="\n")
             assert tally.bad == []
-            assert tally.calls == len(found[::every]) > 0
+            assert tally.calls == len(cases[::every]) > 0
 
 
 @traced
@@ -90,11 +90,11 @@ def test_on_a_disk_that_is_full_a_run_says_so_and_with_more_room_it_comes_to_the
         with pytest.raises(LedgerError, match=r"the disk is full"):
             workloads.ledger(tmp_path / "disk" / "run")
         subprocess.run(["mount", "-o", "remount,size=8m", str(tmp_path / "disk")], check=True)
-        done = len((tmp_path / "log").read_text().splitlines())
+        count = len((tmp_path / "log").read_text().splitlines())
         assert faults.state(workloads.ledger(tmp_path / "disk" / "run")) == expected
     lines = (tmp_path / "log").read_text().splitlines()
-    finished = {line[5:] for line in lines[:done] if line.startswith("done ")}
-    assert not finished & {line[5:] for line in lines[done:] if line.startswith("work ")}
+    finished = {line[5:] for line in lines[:count] if line.startswith("done ")}
+    assert not finished & {line[5:] for line in lines[count:] if line.startswith("work ")}
 
 
 # Torn writes
@@ -130,9 +130,9 @@ def test_of_a_last_write_that_was_torn_the_step_is_there_whole_or_not_at_all(
     log.write_bytes(log.read_bytes()[:-place] + (what or b"") * place)
     for opened in (Ledger.read, Ledger.open):
         with opened(run) as ledger:
-            found = [key for key, _, _ in ledger.events()]
-        assert found == [key for key, _, _ in expected["events"]][: len(found)]
-        assert len(expected["events"]) - len(found) in (1, 2)  # two frames back may be the step before it
+            keys = [key for key, _, _ in ledger.events()]
+        assert keys == [key for key, _, _ in expected["events"]][: len(keys)]
+        assert len(expected["events"]) - len(keys) in (1, 2)  # two frames back may be the step before it
     assert faults.state(workloads.ledger(run)) == expected
 
 

@@ -64,12 +64,12 @@ def sums(folder: Path) -> Path:
     from sia_core.run.start import Config, resume, start
 
     plugins = Plugins.discover()
-    for found in reversed(runs_in(folder)):
-        with Ledger.read(found) as record:
+    for run in reversed(runs_in(folder)):
+        with Ledger.read(run) as record:
             begun = record.get("run")
         if begun:
-            resume(found, plugins, [])
-            return found
+            resume(run, plugins, [])
+            return run
     settings = {"seed": 0, "harness": str(EXAMPLE / "agent"), "data": str(EXAMPLE / "cases.jsonl")}
     config = Config(OfferRef("cases", settings), Plan(generations=1), verifier="exact")
     return start(config, folder, plugins, [])

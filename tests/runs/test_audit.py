@@ -104,11 +104,11 @@ def audited(site: Path, sums: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     def run(*options: str) -> tuple[int, dict[str, tuple[str, str]]]:
         task = () if {"guarded", "unbounded"} & {*options} else ("--harness", str(sums / "agent"))
         code = main(["audit", *task, "--data", str(sums / "cases.jsonl"), "--json", *options])
-        found = json.loads(capsys.readouterr().out)
-        assert found.keys() == documented()["sia audit"]
-        assert found["verdict"] == ("bad" if code else found["verdict"])
+        report = json.loads(capsys.readouterr().out)
+        assert report.keys() == documented()["sia audit"]
+        assert report["verdict"] == ("bad" if code else report["verdict"])
         return code, {
-            f"{each['check']}: {each['about']}": (each["verdict"], each["says"]) for each in found["findings"]
+            f"{each['check']}: {each['about']}": (each["verdict"], each["says"]) for each in report["findings"]
         }
 
     return run
@@ -126,13 +126,13 @@ def audited(site: Path, sums: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     ],
 )
 def test_a_planted_fault_of_the_verifier_is_named(audited: Audited, fault: str, check: str, words: str) -> None:
-    code, found = audited("--verifier", f"faulty:{fault}")
+    code, checks = audited("--verifier", f"faulty:{fault}")
     assert code == 1
-    assert found[check][0] == "bad", found[check]
-    assert words in found[check][1]
+    assert checks[check][0] == "bad", checks[check]
+    assert words in checks[check][1]
     healthy = {"noise: the same answers again", "head-room: the gate", "separation: labelled cases"} - {check}
     if fault in ("empty", "judge", "deep"):
-        assert {found[each][0] for each in healthy} == {"ok"}
+        assert {checks[each][0] for each in healthy} == {"ok"}
 
 
 @pytest.mark.parametrize(
@@ -143,34 +143,34 @@ def test_large_rewards_without_bounds_are_measured_and_larger_ones_are_named(
     audited: Audited, sums: Path, least: str, exit_code: int, words: str
 ) -> None:
     agent = f"agent={sums / 'agent'}"
-    code, found = audited("unbounded", "--set", agent, "--set", f"least={least}")
+    code, checks = audited("unbounded", "--set", agent, "--set", f"least={least}")
     assert code == exit_code
-    assert any(words in says for _, says in found.values()), found
+    assert any(words in says for _, says in checks.values()), checks
 
 
 def test_a_verifier_that_depends_on_its_seed_is_told_and_is_no_reason_to_stop(audited: Audited) -> None:
-    code, found = audited("--verifier", "faulty:seeded")
-    verdict, says = found["noise: the same answers again"]
+    code, checks = audited("--verifier", "faulty:seeded")
+    verdict, says = checks["noise: the same answers again"]
     assert (code, verdict) == (0, "look")
     assert "with another seed" in says
     assert "the same seed" not in says
 
 
 def test_a_verifier_that_judges_no_public_case_is_compared_with_the_first_harnesss_best(audited: Audited) -> None:
-    code, found = audited("--verifier", "faulty:public")
+    code, checks = audited("--verifier", "faulty:public")
     assert code == 0
-    assert found["separation: first harness's best"] == ("ok", "earn 1.000")
-    assert "no public label" in found["separation: labelled cases"][1]
+    assert checks["separation: first harness's best"] == ("ok", "earn 1.000")
+    assert "no public label" in checks["separation: labelled cases"][1]
 
 
 def test_no_label_of_gate_or_sealed_is_read_and_no_such_instance_is_asked_about(
     audited: Audited, sums: Path, tmp_path: Path
 ) -> None:
     mark = tmp_path / "asked"
-    code, found = audited("guarded", "--set", f"agent={sums / 'agent'}", "--set", f"marks={mark}")
-    assert code == 0, found
-    assert found["leaks: sealed in other splits"][0] == "ok"
-    assert found["separation: labelled cases"] == ("ok", "earn 1.000")
+    code, checks = audited("guarded", "--set", f"agent={sums / 'agent'}", "--set", f"marks={mark}")
+    assert code == 0, checks
+    assert checks["leaks: sealed in other splits"][0] == "ok"
+    assert checks["separation: labelled cases"] == ("ok", "earn 1.000")
     assert not mark.exists()
 
 
@@ -180,9 +180,9 @@ def test_a_sealed_case_that_the_harness_or_the_public_file_holds_is_found(audite
     cases = [{**case, "split": splits[number % 4]} for number, case in enumerate(cases)]
     cases.append({"input": {"text": cases[3]["input"]["text"].upper()}, "answer": 0, "split": "public"})
     (sums / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
-    code, found = audited()
+    code, checks = audited()
     assert code == 1
-    bad = {check for check, (verdict, _) in found.items() if verdict == "bad"}
+    bad = {check for check, (verdict, _) in checks.items() if verdict == "bad"}
     assert bad == {"leaks: sealed in other splits", "leaks: sealed in public files"}
     with (sums / "agent" / "harness.py").open("a") as harness:
         harness.write(f"\nSEEN = {{{cases[7]['input']['text']!r}: {cases[7]['answer']}}}\n")
@@ -191,8 +191,8 @@ def test_a_sealed_case_that_the_harness_or_the_public_file_holds_is_found(audite
 
 def test_a_first_harness_that_never_answers_is_told(audited: Audited, sums: Path) -> None:
     (sums / "agent" / "harness.py").write_text("def solve(instance, ctx):\n    raise ValueError('no such word')\n")
-    code, found = audited()
-    verdict, says = found["cost: failures"]
+    code, checks = audited()
+    verdict, says = checks["cost: failures"]
     assert (code, verdict) == (1, "bad")
     assert "50 of 50" in says
     assert "no such word" in says
@@ -202,11 +202,11 @@ def test_the_table_of_the_example_names_every_check_and_leaves_nothing_behind(tm
     environment = {**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "140"}
     argv = ["audit", "--harness", str(EXAMPLE / "agent"), "--data", str(EXAMPLE / "cases.jsonl"), "--verifier", "exact"]
     command = [sys.executable, "-m", "sia_cli", *argv]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
     checks = ("separation", "noise", "head-room", "leaks", "cost")
     for words in (*checks, "labelled cases, shuffled", "0 to be mended"):
-        assert words in done.stdout
+        assert words in result.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -216,20 +216,20 @@ def test_an_audit_gives_the_notices_that_a_run_gives(sums: Path, capsys: pytest.
         change = '[[edit.change]]\nop = "replace"\npath = "harness.py"\nold = "stands nowhere"\nnew = ""\n'
         catalogue.write(f'\n[[edit]]\nname = "misspelt"\nsummary = "s"\n\n{change}')
     assert main(["audit", "--harness", str(sums / "agent"), "--data", str(sums / "cases.jsonl")]) == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "left out of the harness: .env" in shown
-    assert "the edit 'misspelt' cannot be tried" in shown
-    assert "secret" not in shown
+    text = " ".join(capsys.readouterr().out.split())
+    assert "left out of the harness: .env" in text
+    assert "the edit 'misspelt' cannot be tried" in text
+    assert "secret" not in text
 
 
 @pytest.mark.slow
 def test_tokens_are_told_where_the_agent_asks_a_policy(audited: Audited) -> None:
     words = EXAMPLE.parent / "words"
     about: Any = ("--harness", str(words / "agent"), "--data", str(words / "cases.jsonl"), "--policy", "tiny")
-    code, found = audited(*about)
+    code, checks = audited(*about)
     assert code == 0
-    assert "tokens of the policy a rollout" in found["cost: one rollout"][1]
-    assert "separation: first harness" in found
+    assert "tokens of the policy a rollout" in checks["cost: one rollout"][1]
+    assert "separation: first harness" in checks
 
 
 @pytest.mark.slow
@@ -238,18 +238,20 @@ def test_lawbench_has_14_sealed_cases_near_a_labelled_one_and_nothing_bad(
 ) -> None:
     from sia_lawbench import source
 
-    read = source.Source.read
+    original = source.Source.read
 
     def guarded(self: source.Source, name: str) -> bytes:
         assert name != source.SEALED_LABELS
-        return read(self, name)
+        return original(self, name)
 
     monkeypatch.setattr(source.Source, "read", guarded)
     assert main(["audit", "lawbench", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["verdict"] == "look"
-    (row,) = [each for each in found["leaks"]["places"] if (each["split"], each["place"]) == ("sealed", "other splits")]
+    report = json.loads(capsys.readouterr().out)
+    assert report["verdict"] == "look"
+    (row,) = [
+        each for each in report["leaks"]["places"] if (each["split"], each["place"]) == ("sealed", "other splits")
+    ]
     assert (len(row["near"]), row["exact"], row["inputs"]) == (14, [], 913)
-    groups = {each["answers"]: each["mean"] for each in found["separation"]}
+    groups = {each["answers"]: each["mean"] for each in report["separation"]}
     assert groups["labelled cases"] == 1.0
     assert max(mean for name, mean in groups.items() if name.startswith(("null", "empty", "hostile"))) == 0.0

@@ -22,11 +22,11 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str], *words: str) ->
         code = main(argv)
     except SystemExit as error:  # argparse ends the process itself
         code = int(error.code or 0)
-    said = capsys.readouterr().err
-    assert code == 2, said
-    assert "Traceback" not in said
+    text = capsys.readouterr().err
+    assert code == 2, text
+    assert "Traceback" not in text
     for word in words:
-        assert word in said
+        assert word in text
 
 
 @pytest.mark.parametrize(

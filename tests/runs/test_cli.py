@@ -84,15 +84,15 @@ def test_what_a_run_says_is_printed_as_it_stands_and_steers_no_terminal(
     written(tmp_path / "a-1", **steps)
     where = ["--runs-dir", str(tmp_path)]
     for argv in (["runs"], ["report"], ["show"], ["show", "--candidate", "0.0"]):
-        said = out(capsys, *argv, *where)
-        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", said)
-        assert "x[/b] [red]" in said
-        assert ":smile:" in said
+        text = out(capsys, *argv, *where)
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
+        assert "x[/b] [red]" in text
+        assert ":smile:" in text
     for argv in (["runs"], ["report"], ["show"]):
-        said = out(capsys, *argv, *where, "--json")
-        assert "\x9b" not in said
-        assert "\u202e" not in said
-        assert "x[/b] [red] \\u001b[2J\\u009b" in said
+        text = out(capsys, *argv, *where, "--json")
+        assert "\x9b" not in text
+        assert "\u202e" not in text
+        assert "x[/b] [red] \\u001b[2J\\u009b" in text
 
 
 def test_the_report_names_the_attacks_that_a_weak_sandbox_may_not_stop(
@@ -123,9 +123,9 @@ def test_plugins_and_doctor_print_hostile_names(
     monkeypatch.setattr(Plugins, "of_kind", lambda self, kind: [Offer(HOSTILE, HOSTILE, "a:b")])
     assert plugins.run(argparse.Namespace(json=False)) == 0
     assert doctor.run(argparse.Namespace(json=False, attacks=False, servers=[])) == 1
-    said = capsys.readouterr().out
-    assert "\x1b" not in said
-    assert "[red]" in said
+    output = capsys.readouterr().out
+    assert "\x1b" not in output
+    assert "[red]" in output
 
 
 def test_shown_text_keeps_its_lines_and_letters() -> None:
@@ -141,9 +141,9 @@ def test_an_error_that_quotes_a_run_steers_no_terminal(capsys: pytest.CaptureFix
 
 def test_json_that_is_made_harmless_is_the_same_json(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"a": HOSTILE})
-    said = capsys.readouterr().out
-    assert json.loads(said) == {"a": HOSTILE}
-    assert "\\u202e" in said
+    output = capsys.readouterr().out
+    assert json.loads(output) == {"a": HOSTILE}
+    assert "\\u202e" in output
 
 
 # Hints
@@ -216,9 +216,9 @@ def test_runs_without_steps_closed_unsealed_or_unreadable_are_listed_and_shown(
     assert "garbage: " in out(capsys, "runs", *where)
     for verb in ("show", "report"):
         for name in ("empty", "nothing", "started", "closed"):
-            said = out(capsys, verb, name, *where)
-            assert name in said
-            assert "--candidate" not in said
+            text = out(capsys, verb, name, *where)
+            assert name in text
+            assert "--candidate" not in text
             json.loads(out(capsys, verb, name, *where, "--json"))
         assert main([verb, "garbage", *where]) == 2
         assert "cannot be used" in capsys.readouterr().err
@@ -238,8 +238,8 @@ def test_a_row_has_its_candidates_number_and_a_refusal_is_printed_whole(
     where = ["--runs-dir", str(tmp_path)]
     rows = json.loads(out(capsys, "report", "--json", *where))["generations"]
     assert [(row["index"], row["candidate"]) for row in rows] == [(0, 0), (0, 1)]
-    said = out(capsys, "report", *where)
-    assert f"0.1 {why} was not compared: {why}" in " ".join(said.split())
+    text = out(capsys, "report", *where)
+    assert f"0.1 {why} was not compared: {why}" in " ".join(text.split())
     assert "0.0 good" in out(capsys, "show", *where)
 
 
@@ -252,11 +252,11 @@ def test_a_setting_that_has_an_option_is_refused(pair: str, capsys: pytest.Captu
     assert f"give it as --{pair.partition('=')[0]}" in capsys.readouterr().err
 
 
-def options(**given: Any) -> argparse.Namespace:
+def options(**changes: Any) -> argparse.Namespace:
     """The options of `sia run --plugin p`, changed as given."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    return argparse.Namespace(**{**vars(parser.parse_args(["--plugin", "p"])), **given})
+    return argparse.Namespace(**{**vars(parser.parse_args(["--plugin", "p"])), **changes})
 
 
 def test_other_settings_reach_the_task() -> None:
@@ -285,8 +285,8 @@ def test_a_sandbox_that_cannot_be_loaded_is_a_row_of_the_doctor(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Source("bad", "sia-bad", "1")
-    found = Plugins(offers=[("sandbox", Offer("bad", "no", "no.such.module:Thing"), source)])
-    monkeypatch.setattr(Plugins, "discover", lambda: found)
+    offers = Plugins(offers=[("sandbox", Offer("bad", "no", "no.such.module:Thing"), source)])
+    monkeypatch.setattr(Plugins, "discover", lambda: offers)
     assert doctor.run(argparse.Namespace(json=True, attacks=False, servers=[])) == 1
     (row,) = json.loads(capsys.readouterr().out)["sandboxes"]
     assert (row["name"], row["usable"], row["may_not_stop"]) == ("bad", False, [])
@@ -302,21 +302,23 @@ def test_a_sandbox_that_cannot_be_loaded_is_a_row_of_the_doctor(
 def test_an_observer_that_raises_is_named_once_and_left_out(
     error: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    calls, seen = [], []
+    calls, kinds = [], []
 
     def broken(event: Event) -> None:
         calls.append(event.kind)
         raise error
 
     with progress.watching(Plugins(), []) as observers:
-        core = [(Source("core", "sia-core", "0"), each) for each in [*observers, lambda event: seen.append(event.kind)]]
+        core = [
+            (Source("core", "sia-core", "0"), each) for each in [*observers, lambda event: kinds.append(event.kind)]
+        ]
         emit = Emitter([(Source("bad", "sia-bad", "1"), broken), *core])
         emit("run.finished")
         emit("run.finished")
     what = shown(f"{type(error).__name__}: {error}")
     assert capsys.readouterr().err == f"sia: the observer of sia-bad 1 is left out from here on: {what}\n"
     assert calls == ["run.finished"]
-    assert seen == ["run.finished", "observer.failed", "run.finished"]
+    assert kinds == ["run.finished", "observer.failed", "run.finished"]
 
 
 # Progress
@@ -436,15 +438,15 @@ def test_a_run_on_a_terminal_draws_bars_and_ends_with_its_report(sums: Path, tmp
     (sums / "agent" / "playbook.toml").write_text(CATALOGUE)
     shutil.copyfile(EXAMPLE / "cases.jsonl", sums / "cases.jsonl")  # progress is reported each 64 rollouts
     argv = [sys.executable, "-m", "sia_cli", *command(sums, tmp_path), "--generations", "1"]
-    code, said = on_a_terminal([each for each in argv if each != "--json"])
-    assert code == 0, said
-    assert "Traceback" not in said
-    assert "is left out" not in said
-    assert re.search(r"\b[1-9]\d?/100\b", said)
-    assert re.search(r"about \d:\d\d left", said)
-    assert "rejected x[/b] [red]: smoke run failed" in said
-    assert "ValueError: [/b] [red]" in said
-    assert "final agent" in said
+    code, text = on_a_terminal([each for each in argv if each != "--json"])
+    assert code == 0, text
+    assert "Traceback" not in text
+    assert "is left out" not in text
+    assert re.search(r"\b[1-9]\d?/100\b", text)
+    assert re.search(r"about \d:\d\d left", text)
+    assert "rejected x[/b] [red]: smoke run failed" in text
+    assert "ValueError: [/b] [red]" in text
+    assert "final agent" in text
 
 
 def on_a_terminal(argv: list[str]) -> tuple[int, str]:
@@ -453,16 +455,16 @@ def on_a_terminal(argv: list[str]) -> tuple[int, str]:
     environment = {**os.environ, "COLUMNS": "120", "LINES": "40", "TERM": "xterm"}
     process = subprocess.Popen(argv, stdin=its, stdout=its, stderr=its, env=environment)
     os.close(its)
-    said = b""
+    text = b""
     try:
         while part := os.read(ours, 1 << 16):
-            said += part
+            text += part
     except OSError:  # Linux says so when the other end is closed
         pass
     finally:
         os.close(ours)
         code = process.wait(60)
-    return code, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode())
+    return code, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.decode())
 
 
 def test_tables_are_wide_where_there_is_no_terminal() -> None:

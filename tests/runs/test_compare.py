@@ -46,9 +46,9 @@ def test_a_comparison_that_was_stopped_goes_on_and_its_runs_are_normal_ones(
     assert _status(folder, capsys)["none-0"] == "finished"
 
     assert main(["compare", folder, "--json"]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert found["finished"] == found["runs"] == 3
-    scores = {arm["arm"]: arm["final"]["value"] for arm in found["arms"]}
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert report["finished"] == report["runs"] == 3
+    scores = {arm["arm"]: arm["final"]["value"] for arm in report["arms"]}
     assert scores["harness"] > scores["best-of-n"] > scores["none"]
     assert set(_status(folder, capsys).values()) == {"finished"}
 

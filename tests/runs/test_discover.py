@@ -83,9 +83,9 @@ def test_the_answer_is_exported_as_the_tasks_own_files(
 ) -> None:
     runs, report, _ = whole
     command = [*SIA, "export", report["run"], str(tmp_path / "best"), "--runs-dir", str(runs)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Wrote the best answer of ")
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("Wrote the best answer of ")
     assert {path.name for path in (tmp_path / "best").iterdir()} == {"README.md", "answer.json", "square.json"}
     assert (tmp_path / "best" / "answer.json").read_text() == report["answer"]["answer"]
 
@@ -98,9 +98,9 @@ def test_todays_code_does_the_same_again(whole: Whole, environment: dict[str, st
 def test_an_unfinished_run_has_no_answer_to_export(environment: dict[str, str], tmp_path: Path) -> None:
     name = _killed(["run", *ARGUMENTS, "--runs-dir", str(tmp_path)], 0.0, tmp_path, environment)
     command = [*SIA, "export", name, str(tmp_path / "best"), "--runs-dir", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 2
-    assert "has no answer: it is not finished; `sia resume" in done.stderr
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 2
+    assert "has no answer: it is not finished; `sia resume" in result.stderr
     assert not (tmp_path / "best").exists()
 
 
@@ -118,10 +118,10 @@ def test_a_secret_that_is_none_is_the_users_mistake(environment: dict[str, str],
     (tmp_path / "secret").write_text("mine\n")
     command = [*SIA, "run", *ARGUMENTS, "--runs-dir", str(tmp_path / "runs"), "--secret"]
     for path, says in ((tmp_path / "secret", "is no file with a secret"), (tmp_path / "none", "No such file")):
-        done = subprocess.run([*command, str(path)], capture_output=True, text=True, check=False, env=environment)
-        assert done.returncode == 2
-        assert "--secret" in done.stderr
-        assert says in done.stderr
+        result = subprocess.run([*command, str(path)], capture_output=True, text=True, check=False, env=environment)
+        assert result.returncode == 2
+        assert "--secret" in result.stderr
+        assert says in result.stderr
     assert not (tmp_path / "runs").exists()
 
 

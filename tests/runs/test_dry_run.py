@@ -23,11 +23,11 @@ def samples(repeats: int = 1) -> Samples:
 
 
 def test_the_parts_of_a_run_are_counted_at_least_and_at_most() -> None:
-    told = count(samples(), Plan(generations=3, candidates=2), {})
-    assert told["first_agent"] == told["candidate"]["most"] == 2 + 256 + 900
-    assert told["report"] == {"least": 400, "most": 800}
-    assert told["robustness"] == {"least": 0, "most": 7 * 400}  # five incumbents between, and two in another guise
-    assert told["run"] == {"least": 1158 + 400, "most": 7 * 1158 + 800 + 7 * 400}
+    counts = count(samples(), Plan(generations=3, candidates=2), {})
+    assert counts["first_agent"] == counts["candidate"]["most"] == 2 + 256 + 900
+    assert counts["report"] == {"least": 400, "most": 800}
+    assert counts["robustness"] == {"least": 0, "most": 7 * 400}  # five incumbents between, and two in another guise
+    assert counts["run"] == {"least": 1158 + 400, "most": 7 * 1158 + 800 + 7 * 400}
 
 
 def test_repeats_and_an_update_are_counted_and_a_budget_is_the_most() -> None:
@@ -45,16 +45,18 @@ def test_a_dry_run_prices_what_the_run_then_takes_and_leaves_nothing(
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     arguments = [*command(EXAMPLE, tmp_path), "--generations", "1"]
-    told = told_by([*arguments, "--dry-run"], capsys)
+    price = told_by([*arguments, "--dry-run"], capsys)
     assert sorted(tmp_path.iterdir()) == [scratch]
     assert not any(scratch.iterdir())
-    assert told["measured"]["rollouts"] == 16
-    assert told["tokens"] is None
-    assert 0 < told["seconds"]["least"] < told["seconds"]["most"]
+    assert price["measured"]["rollouts"] == 16
+    assert price["tokens"] is None
+    assert 0 < price["seconds"]["least"] < price["seconds"]["most"]
     report = told_by(arguments, capsys)
-    assert report["sandbox"] == told["sandbox"]
-    assert report["smallest_gain"] == told["gate"]["smallest_gain"]
-    assert told["rollouts"]["run"]["least"] <= report["budget"]["spent"]["rollouts"] <= told["rollouts"]["run"]["most"]
+    assert report["sandbox"] == price["sandbox"]
+    assert report["smallest_gain"] == price["gate"]["smallest_gain"]
+    assert (
+        price["rollouts"]["run"]["least"] <= report["budget"]["spent"]["rollouts"] <= price["rollouts"]["run"]["most"]
+    )
 
 
 @pytest.mark.real
@@ -63,10 +65,10 @@ def test_a_dry_run_is_told_to_people_and_refuses_what_a_run_refuses(
 ) -> None:
     arguments = [each for each in command(EXAMPLE, tmp_path) if each != "--json"]
     assert main([*arguments, "--dry-run", "--budget", "seconds=0.001"]) == 0
-    shown = capsys.readouterr().out
-    assert "Nothing was started" in shown
-    assert "more instances would halve that" in shown
-    assert "--budget seconds=0.001 does not cover the least" in shown
+    output = capsys.readouterr().out
+    assert "Nothing was started" in output
+    assert "more instances would halve that" in output
+    assert "--budget seconds=0.001 does not cover the least" in output
     assert main([*arguments, "--dry-run", "--budget", f"rollouts={BATCH}"]) == 2
     assert "too small" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
@@ -90,18 +92,18 @@ def told_by(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[st
 def test_a_plan_says_what_the_run_takes_on_many_workers_and_starts_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pricing, "_booking", lambda ledger, done: 0.001)  # a disk that is busy books slowly
+    monkeypatch.setattr(pricing, "_booking", lambda ledger, rows: 0.001)  # a disk that is busy books slowly
     arguments = command(EXAMPLE, tmp_path)
     place = arguments.index("--runs-dir")
-    asked = ["plan", *arguments[1:place], "--dollars-per-hour", "2", "--generations", "1"]
-    assert main(asked) == 0
-    shown = capsys.readouterr().out
-    assert "driver load" in shown
-    assert "1,024" in shown
-    told = told_by([*asked, "--json"], capsys)
-    first, *rest = told["workers"]
+    words = ["plan", *arguments[1:place], "--dollars-per-hour", "2", "--generations", "1"]
+    assert main(words) == 0
+    output = capsys.readouterr().out
+    assert "driver load" in output
+    assert "1,024" in output
+    price = told_by([*words, "--json"], capsys)
+    first, *rest = price["workers"]
     assert first["workers"] == 1
-    assert first["seconds"] == pytest.approx(told["seconds"]["most"], rel=0.01, abs=0.2)  # of parts that are rounded
+    assert first["seconds"] == pytest.approx(price["seconds"]["most"], rel=0.01, abs=0.2)  # of parts that are rounded
     assert all(row["seconds"] <= first["seconds"] for row in rest)
-    assert all(row["dollars"] == round(2 * row["worker_hours"], 2) for row in told["workers"])
+    assert all(row["dollars"] == round(2 * row["worker_hours"], 2) for row in price["workers"])
     assert not any(tmp_path.iterdir())

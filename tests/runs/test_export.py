@@ -42,18 +42,18 @@ def solve(tmp_path: Path) -> Solve:
         write_runner(folder)
         if prelude:
             (folder / "run.py").write_text(prelude + RUNNER.read_text())
-        given = raw or "".join(f"{line}\n" for line in lines).encode()
+        content = raw or "".join(f"{line}\n" for line in lines).encode()
         argv = [sys.executable, "-S", str(folder / "run.py")]
-        done = subprocess.run(argv, input=given, capture_output=True, check=False, timeout=60)
-        start.err = done.stderr.decode()  # type: ignore[attr-defined]
-        assert done.returncode == code, done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        result = subprocess.run(argv, input=content, capture_output=True, check=False, timeout=60)
+        start.err = result.stderr.decode()  # type: ignore[attr-defined]
+        assert result.returncode == code, result.stderr
+        return [json.loads(line) for line in result.stdout.splitlines()]
 
     return start
 
 
-def answers(found: list[dict[str, Any]]) -> list[Any]:
-    return [each["answer"] for each in found]
+def answers(rows: list[dict[str, Any]]) -> list[Any]:
+    return [each["answer"] for each in rows]
 
 
 @pytest.mark.parametrize(
@@ -76,16 +76,16 @@ def test_a_line_is_an_input_or_a_whole_case(solve: Solve) -> None:
     case = {"id": 7, "input": {"n": 1}, "answer": 2, "split": "gate"}
     lines = [{"n": 1}, case, {"input": {"n": 1}, "answer": 2}, {"input": "a", "answer": None}, "a", 3, None, [1]]
     own = {"input": "a", "unit": "b"}
-    found = solve(ECHO, [json.dumps(line) for line in (*lines, {"input": own}, own)])
+    rows = solve(ECHO, [json.dumps(line) for line in (*lines, {"input": own}, own)])
     texts = [{"text": each} for each in ("a", "a", 3, None, [1])]
-    assert answers(found) == [{"n": 1}, {"n": 1}, {"n": 1}, *texts, own, own]
+    assert answers(rows) == [{"n": 1}, {"n": 1}, {"n": 1}, *texts, own, own]
 
 
 def test_a_case_has_the_id_that_it_has_in_a_run(solve: Solve) -> None:
     lines = ['{"input": "zwölf\\u2028", "answer": 1}', '{"id": 7, "input": 1, "answer": 1}']
-    found = solve("def solve(instance, ctx): return [instance.id, instance.start]", lines)
+    rows = solve("def solve(instance, ctx): return [instance.id, instance.start]", lines)
     cases = [_read_case(json.loads(line), "", number) for number, line in enumerate(lines, 1)]
-    assert answers(found) == [[case.id, None] for case in cases]
+    assert answers(rows) == [[case.id, None] for case in cases]
 
 
 def test_lines_that_cannot_be_read_cost_themselves_alone(solve: Solve) -> None:
@@ -116,10 +116,10 @@ def solve(instance, ctx):
     if n == 10: os.closerange(0, 1024)
     return "x" * 300_000
 """
-    found = solve(harness, [json.dumps({"n": n}) for n in range(12)], stateless=stateless)
+    rows = solve(harness, [json.dumps({"n": n}) for n in range(12)], stateless=stateless)
     large = {"answer": "x" * 300_000}
-    assert found[0] == found[11] == large
-    errors = [each.get("error", "")[:90] for each in found]
+    assert rows[0] == rows[11] == large
+    errors = [each.get("error", "")[:90] for each in rows]
     assert errors[1].splitlines() == ["SystemExit: 3", "  src/entry.py:4 in solve: if n == 1: sys.exit(3)"]
     assert errors[2] == "its process ended with exit code 4 before it answered"
     assert errors[3] == "killed by signal 9 (Killed)"
@@ -150,9 +150,9 @@ def solve(instance, ctx):
     return sys.stdin.read()
 """
     assert answers(solve(harness, NUMBERS)) == ["", "", "", ""]
-    said = solve.err.split()  # type: ignore[attr-defined]
-    assert said.count("solving") == said.count("child") == 4
-    assert said.count("loading") == said.count("raw") == said.count("logged") == 1
+    words = solve.err.split()  # type: ignore[attr-defined]
+    assert words.count("solving") == words.count("child") == 4
+    assert words.count("loading") == words.count("raw") == words.count("logged") == 1
 
 
 def test_the_module_is_one_and_has_what_lies_beside_it(solve: Solve) -> None:
@@ -181,14 +181,14 @@ def solve(instance, ctx):
     open("mine", "w").close()
     return [instance.input["n"], random.random(), ctx.seed, hash("a"), here and fresh]
 """
-    found = [
+    runs = [
         answers(solve(harness, lines, stateless=stateless))
         for lines in (NUMBERS, NUMBERS[::-1], ['{"m": 1, "n": 9}', *NUMBERS])
         for stateless in (False, True)
     ]
-    assert found[0] == found[1] == found[2][::-1] == found[3][::-1] == found[4][1:] == found[5][1:]
-    assert all(each[-1] for each in found[0])
-    assert len({each[2] for each in found[0]}) == 4
+    assert runs[0] == runs[1] == runs[2][::-1] == runs[3][::-1] == runs[4][1:] == runs[5][1:]
+    assert all(each[-1] for each in runs[0])
+    assert len({each[2] for each in runs[0]}) == 4
     one, two = solve(harness, ['{"m": 1, "n": 2}', '{"n": 2, "m": 1}'])
     assert one == two
 
@@ -197,8 +197,8 @@ def test_without_fork_cases_share_the_process(solve: Solve) -> None:
     harness = (
         "import sys\nseen = []\ndef solve(instance, ctx):\n    seen.append(1)\n    return seen[4] or sys.exit(3)\n"
     )
-    found = solve(harness, NUMBERS, prelude="import os\ndel os.fork\n")
-    assert [each["error"].splitlines()[0] for each in found] == ["IndexError: list index out of range"] * 4
+    rows = solve(harness, NUMBERS, prelude="import os\ndel os.fork\n")
+    assert [each["error"].splitlines()[0] for each in rows] == ["IndexError: list index out of range"] * 4
 
 
 @pytest.mark.parametrize("setup", ["raise ValueError('broken')", "import sys; sys.exit(0)"])
@@ -231,9 +231,9 @@ def test_evaluations_are_over_once_an_agent_is_exported(solve: Solve) -> None:
     assert answers(solve(harness, NUMBERS[:1])) == [0]
 
 
-@pytest.mark.parametrize("given", [{"text": "a"}, {"input": "a"}, {"input": "a", "answer": 1}, {"input": 1, "b": 2}])
-def test_the_example_of_the_readme_is_read_as_that_input(given: dict[str, Any]) -> None:
-    assert exported.read_case(_example(given).encode())["input"] == dict.fromkeys(given, "...")
+@pytest.mark.parametrize("fields", [{"text": "a"}, {"input": "a"}, {"input": "a", "answer": 1}, {"input": 1, "b": 2}])
+def test_the_example_of_the_readme_is_read_as_that_input(fields: dict[str, Any]) -> None:
+    assert exported.read_case(_example(fields).encode())["input"] == dict.fromkeys(fields, "...")
 
 
 def test_the_seed_of_a_case_is_of_its_content() -> None:
@@ -260,9 +260,9 @@ def test_export_says_what_it_wrote_and_refuses_data_that_are_not_the_runs(
         assert words in readme
     assert '{"text": "..."}' in readme
     whole = (sums / "cases.jsonl").read_bytes()
-    done = subprocess.run([sys.executable, str(target / "run.py")], input=whole, capture_output=True, check=True)
-    assert len(done.stdout.splitlines()) == len(whole.splitlines())
-    assert b"error" not in done.stdout
+    result = subprocess.run([sys.executable, str(target / "run.py")], input=whole, capture_output=True, check=True)
+    assert len(result.stdout.splitlines()) == len(whole.splitlines())
+    assert b"error" not in result.stdout
     before = digests(target)
     (sums / "cases.jsonl").write_bytes(whole.replace(b'"answer": 4}', b'"answer": 5}', 1))
     capsys.readouterr()

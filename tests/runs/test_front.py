@@ -50,8 +50,8 @@ def looks(instance: Any, ctx: Any) -> Any:
 def sees(answer: Any, case: Any) -> float:
     """Whether the agent saw none of it, and this process does, which is neither the agent's nor the caller's."""
     pid, loaded, there = answer
-    seen = loaded or there or not os.path.exists(case["input"]["place"])
-    return float(not seen and os.getpid() not in (pid, case["answer"]))
+    visible = loaded or there or not os.path.exists(case["input"]["place"])
+    return float(not visible and os.getpid() not in (pid, case["answer"]))
 
 
 def strict(answer: Any, case: Any) -> float:
@@ -75,8 +75,8 @@ def test_a_run_from_python_is_an_ordinary_run_for_every_command(runs: Path, tmp_
     assert [each.name for each in runs.iterdir() if is_run(each)] == ["sums"]
     for command in (["show", "sums", "--json"], ["resume", "sums", "--json"]):
         argv = [sys.executable, "-m", "sia_cli", *command, "--runs-dir", str(runs)]
-        done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True)
-        assert json.loads(done.stdout)["sealed"] == run.report["sealed"]
+        result = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert json.loads(result.stdout)["sealed"] == run.report["sealed"]
     view: View = Plugins.discover().create("view", "dashboard")
     assert "adds" in view.page(run.folder)
 

@@ -67,12 +67,12 @@ def _descendants(pid: int) -> list[tuple[int, str]]:
     for entry in os.listdir("/proc"):
         if entry.isdigit() and (stat := _stat(int(entry))):
             children.setdefault(int(stat[1]), []).append((int(entry), stat[19]))
-    found, todo = [], [pid]
+    processes, todo = [], [pid]
     while todo:
         below = children.get(todo.pop(), [])
-        found += below
+        processes += below
         todo += [child for child, _ in below]
-    return found
+    return processes
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -33,10 +33,10 @@ def missing(source: str) -> str:
     return next(name for name in SIGNS if name not in source)
 
 
-def play(asked: Asked) -> Turn:
+def play(request: Asked) -> Turn:
     """Two candidates that each learn one operation; then, from two parents, what each of these lacks; then a stop."""
-    first = first_message(asked)
-    said = sum(message["role"] == "assistant" for message in asked.body["messages"])
+    first = first_message(request)
+    count = sum(message["role"] == "assistant" for message in request.body["messages"])
     generation = int(first.split(".")[0].split()[1])
     if generation == 0:
         ruined = Use("replace_text", {"path": "harness.py", "old": LAST, "new": "    return ("})
@@ -46,13 +46,13 @@ def play(asked: Asked) -> Turn:
             [repaired, learn("minus", "-"), aside("minus")],
             [learn("times", "*"), decided("times", 0.3)],
         ]
-        return Turn(uses=turns[said])
+        return Turn(uses=turns[count])
     if generation == 1:
-        if said == 0:
+        if count == 0:
             return Turn(uses=[READ])
-        name = missing(asked.results[-1])
-        ends = [aside(name), READ] if said == 1 else [decided(name, 0.3)]
-        return Turn(uses=[learn(name, SIGNS[name][said - 1]), *ends])
+        name = missing(request.results[-1])
+        ends = [aside(name), READ] if count == 1 else [decided(name, 0.3)]
+        return Turn(uses=[learn(name, SIGNS[name][count - 1]), *ends])
     return Turn(uses=[STOP])
 
 
@@ -75,7 +75,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def parents(server: ModelServer) -> list[str]:
     """Which agents each candidate of the second generation was to start from, as the model was told."""
-    (first,) = {text for asked in server.asked if (text := first_message(asked)).startswith("Generation 1.")}
+    (first,) = {text for request in server.asked if (text := first_message(request)).startswith("Generation 1.")}
     return re.findall(r"agent ([0-9a-f]{12})\b", first.partition("\n")[0])
 
 

@@ -48,12 +48,12 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 def faulty(asked_before: Counter[str]) -> Callable[[Asked], Turn]:
     """Whatever is asked for the first time meets the next fault; the second time it is answered."""
 
-    def rule(asked: Asked) -> Turn:
-        asked_before[asked.text] += 1
-        if asked.number == 0:
+    def rule(request: Asked) -> Turn:
+        asked_before[request.text] += 1
+        if request.number == 0:
             return Turn(fault=Fault(401, message=f"{KEY} is not a key that I know"))
-        first = asked_before[asked.text] == 1
-        return Turn("cut " * 40, fault=PASSING[len(asked_before) % len(PASSING)]) if first else play(asked)
+        first = asked_before[request.text] == 1
+        return Turn("cut " * 40, fault=PASSING[len(asked_before) % len(PASSING)]) if first else play(request)
 
     return rule
 
@@ -78,12 +78,12 @@ def test_a_run_through_every_fault_is_stopped_resumed_and_ends_well_and_no_key_i
     assert main(["export", report["run"], str(tmp_path / "exported"), *where]) == 0
     printed = capsys.readouterr()
     texts = [stopped.out, stopped.err, resumed.out, resumed.err, printed.out, printed.err]
-    texts += [asked.text for asked in server.asked]
+    texts += [request.text for request in server.asked]
     files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) > 20
     assert not any(KEY in text for text in texts)
     assert not any(KEY.encode() in content for content in files)
-    assert all(asked.headers["authorization"] == f"Bearer {KEY}" for asked in server.asked)
+    assert all(request.headers["authorization"] == f"Bearer {KEY}" for request in server.asked)
 
 
 @pytest.mark.slow
@@ -94,11 +94,11 @@ def test_killed_at_each_call_and_resumed_the_report_is_the_same_and_one_call_at_
     check_killed_at_calls(calls, play, len(SCRIPT), sums, tmp_path, lambda server: improver(kind, server))
 
 
-def judged(asked: Asked) -> Turn:
+def judged(request: Asked) -> Turn:
     """A model that confirms whatever another proposes, beside the one of the script."""
-    if "verdict" in json.dumps(asked.body["tools"]):
+    if "verdict" in json.dumps(request.body["tools"]):
         return Turn(uses=[Use("verdict", {"verdict": "confirm", "why": "It does what it says."})])
-    return play(asked)
+    return play(request)
 
 
 @pytest.mark.slow
@@ -121,11 +121,11 @@ def solve(instance, ctx):
 """
 
 
-def _adds(asked: Asked) -> Turn:
+def _adds(request: Asked) -> Turn:
     """A policy that can add, and an improver that leaves the agent alone."""
-    if asked.body.get("tools"):
+    if request.body.get("tools"):
         return Turn(uses=[STOP])
-    left, operation, right = asked.body["messages"][-1]["content"].split()
+    left, operation, right = request.body["messages"][-1]["content"].split()
     return Turn(str(WORDS.index(left) + WORDS.index(right)) if operation == "plus" else "0")
 
 
@@ -138,7 +138,7 @@ def test_a_policy_on_a_server_of_ones_own_is_asked_once_a_rollout_and_goes_along
         policy = ["--policy", "openai/adds", "--engine", "litellm", "--engine-set", f"base_url={server.openai_url}"]
         argv = [*command(sums, tmp_path), *policy, *improver("litellm", server), "--budget", "dollars=5"]
         report = finished(argv)
-        calls = [asked for asked in server.asked if not asked.body.get("tools")]
+        calls = [request for request in server.asked if not request.body.get("tools")]
         assert len(server.asked) - len(calls) == 1
         assert 0.2 < report["sealed"]["final"]["value"] < 0.5
         assert report["budget"]["spent"]["tokens"] > 0
@@ -146,23 +146,23 @@ def test_a_policy_on_a_server_of_ones_own_is_asked_once_a_rollout_and_goes_along
         exported = tmp_path / "exported"
         assert main(["export", report["run"], str(exported), "--runs-dir", str(tmp_path / "runs")]) == 0
         lines = json.dumps({"text": "two plus three"}) + "\n"
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, str(exported / "run.py")], input=lines, capture_output=True, text=True, check=False
         )
-        assert json.loads(done.stdout) == {"answer": 5}, done.stderr
+        assert json.loads(result.stdout) == {"answer": 5}, result.stderr
 
 
-@pytest.mark.parametrize(("name", "asked"), [("messages", "claude"), ("chat-completions", "litellm:openai/any")])
+@pytest.mark.parametrize(("name", "model"), [("messages", "claude"), ("chat-completions", "litellm:openai/any")])
 def test_a_recorded_run_goes_the_same_way_without_key_and_server(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     name: str,
-    asked: str,
+    model: str,
 ) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     monkeypatch.delenv("OPENAI_API_KEY")
-    replay = ["--improver", asked, *PRICES, "--improver-set", f"replay={RECORDED / name}.jsonl"]
+    replay = ["--improver", model, *PRICES, "--improver-set", f"replay={RECORDED / name}.jsonl"]
     assert main([*command(EXAMPLE, tmp_path), *replay]) == 0, capsys.readouterr().err
     report = json.loads(capsys.readouterr().out)
     assert [(row["name"], row["accepted"]) for row in report["generations"]] == [("minus", True), ("times", True)]

@@ -61,9 +61,9 @@ class Model:
         self.mistakes = [*EVERYWHERE, *mistakes]
         self._turns = [*(Turn(uses=list(each.uses)) for each in self.mistakes), Turn(uses=[well, decide(CHANGE)])]
 
-    def play(self, asked: Asked) -> Turn:
-        done = sum(message["role"] == "assistant" for message in asked.body["messages"])
-        return self._turns[done] if first_message(asked).startswith("Generation 0.") else Turn(uses=[decide(STOP)])
+    def play(self, request: Asked) -> Turn:
+        count = sum(message["role"] == "assistant" for message in request.body["messages"])
+        return self._turns[count] if first_message(request).startswith("Generation 0.") else Turn(uses=[decide(STOP)])
 
 
 def played(model: Model, folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
@@ -73,8 +73,8 @@ def played(model: Model, folder: Path, capsys: pytest.CaptureFixture[str], *opti
         common = ["--generations", "3", "--candidates", "1", "--runs-dir", str(folder), "--json"]
         assert main(["run", *options, *asks, *common]) == 0, capsys.readouterr().err
     report: dict[str, Any] = json.loads(capsys.readouterr().out)
-    told = ["\n".join(asked.results) for asked in server.asked[1:]]
-    for mistake, text in zip(model.mistakes, told, strict=False):
+    replies = ["\n".join(request.results) for request in server.asked[1:]]
+    for mistake, text in zip(model.mistakes, replies, strict=False):
         assert mistake.why in text
     assert len(server.asked) == len(model.mistakes) + 2
     assert (report["status"], report["stopped"]) == ("finished", "enough")
@@ -128,9 +128,9 @@ def test_sums_in_words_without_a_model(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_lawbench(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("sia_lawbench")
-    chosen, unknown = "max(scores, key=scores.get)", '"no charge of the list"'
+    choice, unknown = "max(scores, key=scores.get)", '"no charge of the list"'
     mistakes = [
-        Mistake([edit("harness.py", chosen, "best(scores)"), decide(CHANGE)], "name 'best' is not defined"),
+        Mistake([edit("harness.py", choice, "best(scores)"), decide(CHANGE)], "name 'best' is not defined"),
         Mistake([edit("harness.py", "best(scores)", unknown), decide(CHANGE)], "None of its answers is valid"),
     ]
     well = edit("harness.py", unknown, "min(scores, key=scores.get)")

@@ -26,11 +26,11 @@ class Model:
         catalogue = Plugins.discover().create("task", "lawbench", seed=0).playbook()
         self._edits = {entry.name: entry.change for entry in catalogue.edit}
 
-    def play(self, asked: Asked) -> Turn:
-        first = asked.body["messages"][0]["content"][0]["text"]
-        done = sum(message["role"] == "assistant" for message in asked.body["messages"])
+    def play(self, request: Asked) -> Turn:
+        first = request.body["messages"][0]["content"][0]["text"]
+        count = sum(message["role"] == "assistant" for message in request.body["messages"])
         generation = int(first.split(".")[0].split()[1])
-        plans = [self._rewrite("nearest-neighbours"), self._train(done), self._rewrite("linear-svc")]
+        plans = [self._rewrite("nearest-neighbours"), self._train(count), self._rewrite("linear-svc")]
         return Turn(uses=plans[generation] if generation < 3 else [_decide({"lever": "stop", "reason": "enough"})])
 
     def _rewrite(self, name: str) -> list[Use]:

@@ -26,17 +26,17 @@ EDITS = (("minus", "-"), ("times", "*"), ("minus", "- 0 -"), ("times", "* 1 *"))
 """The operation that each conversation teaches, in its own words."""
 
 
-def place(asked: Asked) -> tuple[str, int, int]:
+def place(request: Asked) -> tuple[str, int, int]:
     """The stage, the number of the conversation, and how many replies it has had."""
-    first = first_message(asked)
-    said = sum(each["role"] == "assistant" for each in asked.body["messages"])
+    first = first_message(request)
+    count = sum(each["role"] == "assistant" for each in request.body["messages"])
     number = re.search(r"You are number (\d) of", first)
-    return first.split(".")[0].split()[1], int(number[1]) - 1 if number else 0, said
+    return first.split(".")[0].split()[1], int(number[1]) - 1 if number else 0, count
 
 
-def play(asked: Asked) -> Turn:
+def play(request: Asked) -> Turn:
     """A generation in which each edits, checks and decides; one in which all stop."""
-    stage, number, step = place(asked)
+    stage, number, step = place(request)
     if stage == "1":
         return Turn(uses=[STOP])
     return Turn(uses=[[learn(*EDITS[number]), Use("check")], [decided(EDITS[number][0], 0.3)]][step])
@@ -47,8 +47,8 @@ CALLS = 2 * AMONG + AMONG
 
 def options(server: ModelServer) -> list[str]:
     asks = {"base_url": server.url, "first_wait": 0, "parallel": AMONG}
-    given = [part for name, value in asks.items() for part in ("--improver-set", f"{name}={value}")]
-    return ["--improver", "claude", "--candidates", str(AMONG), "--budget", "dollars=40", *given]
+    settings = [part for name, value in asks.items() for part in ("--improver-set", f"{name}={value}")]
+    return ["--improver", "claude", "--candidates", str(AMONG), "--budget", "dollars=40", *settings]
 
 
 @pytest.fixture(autouse=True)
@@ -64,16 +64,16 @@ class Killing:
         self._begun: set[int] = set()
         self.process: subprocess.Popen[bytes] | None = None
 
-    def __call__(self, asked: Asked) -> Turn:
-        stage, number, step = place(asked)
+    def __call__(self, request: Asked) -> Turn:
+        stage, number, step = place(request)
         if (stage, step) == ("0", 0):
             with self._changed:
                 self._begun.add(number)
                 self._changed.notify_all()
                 assert self._changed.wait_for(lambda: len(self._begun) == AMONG, 60)
-        if self.process and asked.number == self._call:
+        if self.process and request.number == self._call:
             os.kill(self.process.pid, signal.SIGKILL)
-        return play(asked)
+        return play(request)
 
 
 def tries(folder: Path) -> tuple[Counter[str], set[str]]:
@@ -81,7 +81,7 @@ def tries(folder: Path) -> tuple[Counter[str], set[str]]:
     (run,) = (folder / "runs").glob("*/ledger.db")
     with Ledger.read(run.parent) as ledger:
         calls = list(RunRecord(ledger).calls())
-    sent, replied = ([call for call, what, _ in calls if what == wanted] for wanted in ("intent", "reply"))
+    sent, replied = ([call for call, what, _ in calls if what == kind] for kind in ("intent", "reply"))
     return Counter(sent), set(replied)
 
 

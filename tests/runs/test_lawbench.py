@@ -100,8 +100,8 @@ def _cross_validation(tree: HarnessTree, scratch: Path) -> Iterator[bool]:
     cases = [json.loads(line) for line in lines]
     tree.write_to(scratch / "tree")
     for fold in range(FOLDS):
-        seen = "".join(line + "\n" for index, line in enumerate(lines) if index % FOLDS != fold)
-        files = {"cases.jsonl": seen.encode(), "charges.json": charges}
+        training = "".join(line + "\n" for index, line in enumerate(lines) if index % FOLDS != fold)
+        files = {"cases.jsonl": training.encode(), "charges.json": charges}
         held_out = {case["id"]: case for case in cases[fold::FOLDS]}
         worker = HarnessWorker(
             Namespaces(), scratch / "tree", tree.manifest, write_once(scratch / "public", files), task.limits

@@ -146,10 +146,10 @@ def test_a_conversation_that_is_longer_than_the_context_is_told_by_its_code(gate
 
 def test_the_doctor_says_what_of_sia_works_with_it(server: InferenceServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--servers", f"{server.url}/v1", "--json"]) == 0
-    (found,) = json.loads(capsys.readouterr().out)
-    able = {name for name, there in found["can"].items() if there}
+    (row,) = json.loads(capsys.readouterr().out)
+    able = {name for name, there in row["can"].items() if there}
     assert able - {"tools"} == {"chat", "streaming", "stop", "n", "logprobs"}
-    assert found["context"] == CONTEXT
-    works = {each["use"]: each["works"] for each in found["uses"]}
+    assert row["context"] == CONTEXT
+    works = {each["use"]: each["works"] for each in row["uses"]}
     assert works["the model that harnesses ask"]
     assert not works["rollouts for training weights"]

@@ -46,10 +46,10 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(few: Path) -> dict[str, Any]:
     """The report of a run that minimises; it lies in ``few / "runs"``."""
-    found: dict[str, Any] = json.loads(
+    content: dict[str, Any] = json.loads(
         printed(*forecasts(few, "rmse:min:0,20", "--runs-dir", str(few / "runs"), "--name", "lower", "--json"))
     )
-    return found
+    return content
 
 
 def test_a_run_that_minimises_promotes_what_errs_less_and_reports_errors(report: dict[str, Any]) -> None:
@@ -143,11 +143,11 @@ def test_a_comparison_has_errors_and_their_differences(few: Path, tmp_path: Path
     pytest.importorskip("sia_compare", reason="comparisons are not installed")
     _, *command = forecasts(few, "rmse:min:0,20")
     cells = ("--arms", "none,harness", "--seeds", "1", "--budget", "rollouts=400", "--jobs", "1", "--json")
-    found = json.loads(printed("compare", str(tmp_path / "compared"), *command, "--candidates", "1", *cells))
-    assert (found["metric"], found["direction"]) == ("rmse", "minimize")
-    none, harness = found["arms"]
+    report = json.loads(printed("compare", str(tmp_path / "compared"), *command, "--candidates", "1", *cells))
+    assert (report["metric"], report["direction"]) == ("rmse", "minimize")
+    none, harness = report["arms"]
     assert 0 < harness["final"]["value"] <= none["final"]["value"] == pytest.approx(none["initial"])
-    assert found["comparisons"][0]["value"] == pytest.approx(harness["final"]["value"] - none["final"]["value"])
+    assert report["comparisons"][0]["value"] == pytest.approx(harness["final"]["value"] - none["final"]["value"])
     assert "rmse: lower is better" in printed("compare", str(tmp_path / "compared"))
 
 
@@ -155,9 +155,9 @@ def test_bounds_that_the_first_agent_leaves_end_the_run_at_once(
     few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(forecasts(few, "rmse:min:0,0.1", "--runs-dir", str(tmp_path))) == 2
-    said = capsys.readouterr().err
-    assert "outside of 0 to 0.1, the bounds of the metric 'rmse': give the metric bounds that hold it" in said
-    assert "start a new run" in said
+    error = capsys.readouterr().err
+    assert "outside of 0 to 0.1, the bounds of the metric 'rmse': give the metric bounds that hold it" in error
+    assert "start a new run" in error
 
 
 def test_a_later_reward_out_of_bounds_is_a_failure_that_the_report_counts(few: Path, tmp_path: Path) -> None:
@@ -169,15 +169,15 @@ def test_a_later_reward_out_of_bounds_is_a_failure_that_the_report_counts(few: P
         'old = "[past[-1]] * AHEAD"\nnew = "[999 if past[0] > past[1] else past[-24]] * AHEAD"\n'
     )
     command = forecasts(example, "rmse:min:0,30", "--runs-dir", str(tmp_path / "runs"))
-    found = json.loads(printed(*command, "--json"))
-    assert found["status"] == "finished"
-    assert not found["generations"][0]["accepted"]
-    assert found["out_of_bounds"] > 0
+    report = json.loads(printed(*command, "--json"))
+    assert report["status"] == "finished"
+    assert not report["generations"][0]["accepted"]
+    assert report["out_of_bounds"] > 0
     text = " ".join(printed("report", "--runs-dir", str(tmp_path / "runs")).split())
-    assert f"{found['out_of_bounds']} rollouts count as failures" in text
+    assert f"{report['out_of_bounds']} rollouts count as failures" in text
     assert "outside of 0 to 30, the bounds of rmse" in text
-    shown = json.loads(printed("show", "--runs-dir", str(tmp_path / "runs"), "--json"))
-    (searched,) = [ended for ended in shown["rollouts"]["search"].values() if "out-of-bounds" in ended]
+    details = json.loads(printed("show", "--runs-dir", str(tmp_path / "runs"), "--json"))
+    (searched,) = [ended for ended in details["rollouts"]["search"].values() if "out-of-bounds" in ended]
     assert searched["ok"] > 0
 
 
@@ -187,10 +187,10 @@ def test_rewards_that_use_little_of_their_range_are_said_to(
     report = json.loads(
         printed(*forecasts(few, "rmse:min:0,500", "--generations", "0", "--runs-dir", str(tmp_path), "--json"))
     )
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     share = f"rewards use {100 * report['narrow']['share']:.2g}% of their range ("
-    assert share in said
-    assert "of 0 to 500); with bounds closer to what is possible the gate sees smaller gains" in said
+    assert share in error
+    assert "of 0 to 500); with bounds closer to what is possible the gate sees smaller gains" in error
     assert f"The first agent's {share}" in " ".join(printed("report", "--runs-dir", str(tmp_path)).split())
     assert 0 < report["narrow"]["low"] < report["narrow"]["high"] < 20
 

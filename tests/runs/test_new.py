@@ -30,43 +30,43 @@ def stranger(environment: Path, tmp_path: Path) -> Stranger:
     return Stranger(environment, tmp_path)
 
 
-def report(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads(done.stdout)
-    return read
+def report(process: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(process.stdout)
+    return content
 
 
 def test_the_environment_holds_the_wheels_and_not_the_source_tree(stranger: Stranger) -> None:
     code = "import sia_core, sia_torch; print(sia_core.__file__, sia_torch.__file__)"
-    done = subprocess.run(
+    result = subprocess.run(
         [str(stranger.environment / "bin" / "python"), "-c", code],
         capture_output=True,
         text=True,
         check=True,
         cwd=stranger.folder,
     )
-    assert all(Path(each).is_relative_to(stranger.environment) for each in done.stdout.split())
+    assert all(Path(each).is_relative_to(stranger.environment) for each in result.stdout.split())
 
 
 def test_a_task_runs_by_its_name_and_is_improved(stranger: Stranger) -> None:
     stranger.begin("task", "parity")
-    said = report(stranger.sia("run", "--plugin", "parity", "--json"))
-    assert said["sealed"]["final"]["value"] == 1.0
-    assert [row["name"] for row in said["generations"] if row["accepted"]] == ["count"]
+    content = report(stranger.sia("run", "--plugin", "parity", "--json"))
+    assert content["sealed"]["final"]["value"] == 1.0
+    assert [row["name"] for row in content["generations"] if row["accepted"]] == ["count"]
 
 
 def test_a_verifier_scores_by_its_name(stranger: Stranger) -> None:
     package = stranger.begin("verifier", "words")
     what = ["--harness", str(package / "example" / "agent"), "--data", str(package / "example" / "cases.jsonl")]
-    said = report(stranger.sia("run", *what, "--verifier", "words:and", "--generations", "0", "--json"))
-    assert 0 < said["sealed"]["final"]["value"] < 1
+    content = report(stranger.sia("run", *what, "--verifier", "words:and", "--generations", "0", "--json"))
+    assert 0 < content["sealed"]["final"]["value"] < 1
 
 
 def test_an_improver_improves_by_its_name(stranger: Stranger) -> None:
     stranger.begin("improver", "in-order")
     shutil.copytree(ROOT / "examples" / "sums", stranger.folder / "sums")
     what = ["--harness", "sums/agent", "--data", "sums/cases.jsonl", "--verifier", "exact"]
-    said = report(stranger.sia("run", *what, "--improver", "in-order", "--json"))
-    assert said["sealed"]["final"]["value"] > said["sealed"]["initial"]["value"]
+    content = report(stranger.sia("run", *what, "--improver", "in-order", "--json"))
+    assert content["sealed"]["final"]["value"] > content["sealed"]["initial"]["value"]
 
 
 PULLER = """
@@ -98,8 +98,8 @@ def test_a_lever_is_pulled_by_its_name(stranger: Stranger) -> None:
     stranger.install(package)
     shutil.copytree(ROOT / "examples" / "sums", stranger.folder / "sums")
     what = ["--harness", "sums/agent", "--data", "sums/cases.jsonl", "--verifier", "exact"]
-    said = report(stranger.sia("run", *what, "--levers", "harness,graft", "--improver", "puller", "--json"))
-    row = said["generations"][-1]
+    content = report(stranger.sia("run", *what, "--levers", "harness,graft", "--improver", "puller", "--json"))
+    row = content["generations"][-1]
     assert (row["lever"], row["name"]) == ("graft", "b to a")
     assert row["gate"] is not None
     assert "+b" in stranger.sia("show", "--candidate", "1.0").stdout
@@ -111,8 +111,8 @@ def test_an_algorithm_trains_by_its_name(stranger: Stranger) -> None:
     shutil.copytree(ROOT / "examples" / "words", stranger.folder / "words")
     what = ["--harness", "words/agent", "--data", "words/cases.jsonl", "--verifier", "exact"]
     how = ["--levers", "weights", "--improver-set", "algorithm=mine", "--generations", "1", "--candidates", "1"]
-    said = report(stranger.sia("run", *what, *how, "--budget", "seconds=90", "--json"))
-    (row,) = said["generations"]
+    content = report(stranger.sia("run", *what, *how, "--budget", "seconds=90", "--json"))
+    (row,) = content["generations"]
     assert row["algorithm"] == "mine"
     assert row["gate"] is not None
 
@@ -146,8 +146,8 @@ def test_the_tutorial_of_an_algorithm_ends_with_it_having_trained(stranger: Stra
     printed = stranger.follow(ROOT / "docs" / "tutorial-algorithm.md")
     (run,) = (text for command, text in printed.items() if "algorithm=ranked" in command)
     assert "weights (ranked)" in run  # whether it is promoted is the gate's word
-    (shown,) = (text for command, text in printed.items() if command == "sia show")
-    assert "took:" in shown
+    (output,) = (text for command, text in printed.items() if command == "sia show")
+    assert "took:" in output
 
 
 def test_a_clash_a_broken_plugin_and_one_of_another_version_stop_only_who_asks_for_them(stranger: Stranger) -> None:

@@ -84,9 +84,9 @@ def test_an_imported_folder_is_a_plugin(tmp_path: Path, capsys: pytest.CaptureFi
 
     def python(*arguments: str) -> str:
         command = [sys.executable, "-m", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
 
     python("pytest", "-q", "-p", "no:cacheprovider", str(package))
     report = json.loads(python("sia_cli", "run", "--plugin", "larger-number", "--json"))
@@ -101,26 +101,26 @@ def test_a_folder_that_cannot_run_is_not_imported(tmp_path: Path, capsys: pytest
     assert not (tmp_path / "out").exists()
 
 
-def letters(asked: Asked) -> Turn:
+def letters(request: Asked) -> Turn:
     """Replies of a model that knows no science, in the asker's format; as an improver, it stops."""
-    tools = {tool["function"]["name"] for tool in asked.body.get("tools") or ()}
+    tools = {tool["function"]["name"] for tool in request.body.get("tools") or ()}
     if "decide" in tools:
         return Turn(uses=[Use("decide", {"changes": [{"lever": "stop", "reason": "enough"}]})])
-    if "knight" in asked.text:
+    if "knight" in request.text:
         return Turn("solution = 218")
-    if "FEN" in asked.text:
+    if "FEN" in request.text:
         return Turn('I would play solution = ["c4", "bxc4", "bxc4"]')
-    return Turn(json.dumps({"answer": "B"})) if re.search("JSON only", asked.text) else Turn("Surely.\nAnswer: B")
+    return Turn(json.dumps({"answer": "B"})) if re.search("JSON only", request.text) else Turn("Surely.\nAnswer: B")
 
 
 @pytest.mark.parametrize(("task", "sealed"), [("gpqa", 66), ("longcot-chess", 17)])
 def test_a_task_that_asks_a_model_runs_by_its_name(task: str, sealed: int, run: Run) -> None:
     with ModelServer(letters) as server:
         report = run("--plugin", task, *served(server), *improver(server))
-        asked = len(server.asked)
+        count = len(server.asked)
     assert report["sealed"]["final"]["n"] == sealed
     assert 0 <= report["sealed"]["final"]["value"] < 0.6  # it knows no science
-    assert asked >= 3 * sealed
+    assert count >= 3 * sealed
 
 
 def test_the_released_folder_of_gpqa_runs_with_its_own_agent_and_script(run: Run, tmp_path: Path) -> None:

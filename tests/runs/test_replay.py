@@ -48,11 +48,11 @@ def replayed(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 
 def test_a_finished_run_agrees_with_the_code_that_made_it(replayed: Any, runs: Path) -> None:
-    code, told = replayed()
-    assert code == 0, told
-    assert "Today's code does the same." in told
-    code, told = replayed("--json")
-    about = json.loads(told)
+    code, text = replayed()
+    assert code == 0, text
+    assert "Today's code does the same." in text
+    code, text = replayed("--json")
+    about = json.loads(text)
     assert (code, about["agrees"], about["differences"], about["unreached"]) == (0, True, [], [])
     with Ledger.read(runs / about["run"]) as ledger:
         assert about["steps"] == sum(1 for _ in ledger.events())
@@ -63,15 +63,15 @@ def test_a_changed_belief_of_the_playbook_is_named_at_the_decisions_that_it_chan
     replayed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sia_playbook.edits.SPREAD", 0.35)
-    code, told = replayed()
+    code, text = replayed()
     assert code == 1
-    assert "generation/0/decide comes out otherwise" in told
-    assert "± 0." in told
-    assert "/gated/" not in told
-    assert "Today's code does not do the same." in told
+    assert "generation/0/decide comes out otherwise" in text
+    assert "± 0." in text
+    assert "/gated/" not in text
+    assert "Today's code does not do the same." in text
 
 
 def test_a_run_that_is_not_there_is_the_users_mistake(replayed: Any) -> None:
-    code, told = replayed("nowhere")
+    code, text = replayed("nowhere")
     assert code == 2
-    assert "no run 'nowhere'" in told
+    assert "no run 'nowhere'" in text

@@ -31,8 +31,8 @@ def test_a_client_asks_the_agent_as_it_asks_a_model_and_the_run_stays_as_it_was(
                 client.chat.completions.create(model="any", messages=[{"role": "user", "content": content}])
                 for content in ("two plus three", json.dumps({"text": "two plus three"}))
             ]
-            asked = [{"role": "user", "content": "two plus three"}]
-            chunks = list(client.chat.completions.create(model="any", messages=asked, stream=True))
+            messages = [{"role": "user", "content": "two plus three"}]
+            chunks = list(client.chat.completions.create(model="any", messages=messages, stream=True))
         served.should_exit = True
         thread.join()
     assert [answer.choices[0].message.content for answer in answers] == ["5", "5"]

@@ -72,15 +72,15 @@ class Started:
 
     def survivors(self) -> list[str]:
         """The processes of the command's session that live on."""
-        found = []
+        processes = []
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
                 fields = stat.read_text().rpartition(")")[2].split()
             except OSError:  # it has just ended
                 continue
             if int(fields[3]) == self.process.pid and fields[0] != "Z":
-                found.append(stat.parent.name)
-        return found
+                processes.append(stat.parent.name)
+        return processes
 
 
 @pytest.mark.parametrize(
@@ -98,10 +98,10 @@ def test_a_run_that_is_told_to_stop_says_how_to_go_on_and_leaves_nothing_behind(
 ) -> None:
     (sums / "agent" / "harness.py").write_text("def solve(instance, ctx):\n    while True: pass\n")
     run = Started([*command(sums, tmp_path), *SHORT, "--name", "told"], tmp_path, ignored)
-    said = run.stopped("sandbox", *numbers)
+    text = run.stopped("sandbox", *numbers)
     assert run.process.returncode == 130
-    assert f"go on with `sia resume --runs-dir {tmp_path / 'runs'}`" in said
-    assert "Traceback" not in said
+    assert f"go on with `sia resume --runs-dir {tmp_path / 'runs'}`" in text
+    assert "Traceback" not in text
     assert run.survivors() == []
     assert [path.name for path in run.temporary.iterdir()] == []
     with Ledger.open(tmp_path / "runs" / "told") as ledger:  # no lock is left, and its chain holds
@@ -111,11 +111,11 @@ def test_a_run_that_is_told_to_stop_says_how_to_go_on_and_leaves_nothing_behind(
 def test_a_run_that_was_stopped_by_sigterm_goes_on(sums: Path, tmp_path: Path) -> None:
     run = Started([*command(sums, tmp_path), *SHORT], tmp_path, [signal.SIGINT])
     run.stopped("sandbox", signal.SIGTERM)
-    done = subprocess.run(
+    result = subprocess.run(
         [*SIA, "resume", "--runs-dir", str(tmp_path / "runs"), "--json"], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["status"] == "finished"
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["status"] == "finished"
 
 
 HANGS = """
@@ -127,8 +127,8 @@ def solve(instance, ctx):
 
 def test_a_served_agent_that_is_told_to_stop_while_it_answers_leaves_nothing_behind(sums: Path, tmp_path: Path) -> None:
     (sums / "agent" / "harness.py").write_text(HANGS)
-    done = subprocess.run([*SIA, *command(sums, tmp_path), *SHORT], capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run([*SIA, *command(sums, tmp_path), *SHORT], capture_output=True, check=False)
+    assert result.returncode == 0, result.stderr
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         argv = ["serve", "--runs-dir", str(tmp_path / "runs"), "--port", "0"]
         served = Started(argv, tmp_path, stdout=subprocess.PIPE)
@@ -194,8 +194,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run with a name that no narrow encoding holds."""
     folder = tmp_path_factory.mktemp("finished")
     argv = [*SIA, *command(smaller(EXAMPLE, folder / "few", 80), folder), *SHORT, "--name", STRANGE]
-    done = subprocess.run(argv, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run(argv, capture_output=True, check=False)
+    assert result.returncode == 0, result.stderr
     return folder
 
 
@@ -251,21 +251,21 @@ def _done(argv: Sequence[str], folder: Path, *closed: int, **more: Any) -> subpr
 def test_a_stream_that_is_closed_changes_no_exit_code(
     argv: list[str], closed: list[int], finished: Path, plain: Plain
 ) -> None:
-    done = _done(argv, finished, *closed)
-    assert done.returncode == plain(argv).returncode
-    assert b"Traceback" not in done.stderr
-    assert done.stdout == (b"" if 1 in closed else plain(argv).stdout)
+    result = _done(argv, finished, *closed)
+    assert result.returncode == plain(argv).returncode
+    assert b"Traceback" not in result.stderr
+    assert result.stdout == (b"" if 1 in closed else plain(argv).stdout)
 
 
 @pytest.mark.parametrize("argv", QUICK, ids=" ".join)
 def test_a_reader_that_leaves_ends_a_command_without_a_word(argv: list[str], finished: Path, plain: Plain) -> None:
-    ended, done = _into_a_pipe_that_nobody_reads(argv, finished), plain(argv)
-    assert (ended.returncode, ended.stderr) == (done.returncode or (141 if done.stdout else 0), done.stderr)
+    ended, expected = _into_a_pipe_that_nobody_reads(argv, finished), plain(argv)
+    assert (ended.returncode, ended.stderr) == (expected.returncode or (141 if expected.stdout else 0), expected.stderr)
 
 
 def _into_a_pipe_that_nobody_reads(argv: Sequence[str], folder: Path) -> subprocess.CompletedProcess[bytes]:
-    read, write = os.pipe()
-    os.close(read)
+    reader, write = os.pipe()
+    os.close(reader)
     try:
         return _done(argv, folder, stdout=write)
     finally:
@@ -275,14 +275,14 @@ def _into_a_pipe_that_nobody_reads(argv: Sequence[str], folder: Path) -> subproc
 @pytest.mark.parametrize("argv", [["--version"], ["runs", "--json"], ["report"]], ids=" ".join)
 def test_a_full_disk_under_standard_output_is_said(argv: list[str], finished: Path) -> None:
     with open("/dev/full", "wb") as full:
-        done = _done(argv, finished, stdout=full)
-    assert done.returncode == 1
-    assert done.stderr.startswith(b"sia: standard output cannot be written: No space left on device")
-    assert b"Traceback" not in done.stderr
+        result = _done(argv, finished, stdout=full)
+    assert result.returncode == 1
+    assert result.stderr.startswith(b"sia: standard output cannot be written: No space left on device")
+    assert b"Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
-    "told",
+    "variables",
     [
         {"PYTHONIOENCODING": "ascii"},
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
@@ -290,14 +290,14 @@ def test_a_full_disk_under_standard_output_is_said(argv: list[str], finished: Pa
     ids=str,
 )
 def test_an_encoding_without_the_characters_of_a_run_gets_escapes(
-    told: dict[str, str], finished: Path, plain: Plain
+    variables: dict[str, str], finished: Path, plain: Plain
 ) -> None:
-    environment = {**os.environ, **told}
+    environment = {**os.environ, **variables}
     for argv in (["runs"], ["report"], ["report", "none"]):
-        done = _done(argv, finished, env=environment)
-        assert done.returncode == plain(argv).returncode
-        assert b"Traceback" not in done.stderr
-        assert (rb"\u" in done.stdout) == (argv != ["report", "none"])
+        result = _done(argv, finished, env=environment)
+        assert result.returncode == plain(argv).returncode
+        assert b"Traceback" not in result.stderr
+        assert (rb"\u" in result.stdout) == (argv != ["report", "none"])
     assert json.loads(_done(["runs", "--json"], finished, env=environment).stdout)[0]["status"] == "finished"
 
 
@@ -306,8 +306,8 @@ def test_a_run_whose_output_nobody_can_read_is_finished_and_kept(tmp_path: Path)
     ended = _into_a_pipe_that_nobody_reads([*argv, "--name", "left"], tmp_path)
     closed = _done([*argv, "--name", "closed"], tmp_path, 0, 1, 2)
     assert (ended.returncode, closed.returncode) == (141, 0)
-    told = json.loads(_done(["runs", "--json"], tmp_path).stdout)
-    assert {row["run"]: row["status"] for row in told} == {"left": "finished", "closed": "finished"}
+    rows = json.loads(_done(["runs", "--json"], tmp_path).stdout)
+    assert {row["run"]: row["status"] for row in rows} == {"left": "finished", "closed": "finished"}
 
 
 @pytest.mark.slow
@@ -325,14 +325,14 @@ def test_no_command_falls_over_its_streams(number: int, finished: Path, tmp_path
             lambda: _done(argv, tmp_path, env={**os.environ, "PYTHONIOENCODING": "ascii"}),
         ]
         plain, *others = [_afresh(way, tmp_path) for way in ways]
-    for done in others:
-        assert done.returncode in {plain.returncode, 141 if plain.stdout else 0, 1 if plain.stdout else 0}
-        assert b"Traceback" not in (done.stderr or b"")
+    for result in others:
+        assert result.returncode in {plain.returncode, 141 if plain.stdout else 0, 1 if plain.stdout else 0}
+        assert b"Traceback" not in (result.stderr or b"")
 
 
 def _afresh(way: Callable[[], subprocess.CompletedProcess[bytes]], folder: Path) -> subprocess.CompletedProcess[bytes]:
     """Run a command in a folder from which what it makes is removed."""
-    for made in folder.iterdir():
-        if made.name != "runs":
-            shutil.rmtree(made)
+    for path in folder.iterdir():
+        if path.name != "runs":
+            shutil.rmtree(path)
     return way()

@@ -69,13 +69,13 @@ def test_show_and_runs_and_report_tell_what_happened(whole: Finished, capsys: py
     assert json.loads(capsys.readouterr().out) == report
     assert main(["show", "--json", *where]) == 0
     gate = json.loads(capsys.readouterr().out)["rollouts"]["gate"]
-    seen = {row["agent"]: row["gate"]["n"] for row in report["generations"] if row["gate"]}
-    assert all(sum(gate[agent].values()) == n for agent, n in seen.items())
-    assert max(seen.values()) == 50
+    counts = {row["agent"]: row["gate"]["n"] for row in report["generations"] if row["gate"]}
+    assert all(sum(gate[agent].values()) == n for agent, n in counts.items())
+    assert max(counts.values()) == 50
     assert main(["show", "--candidate", "0.0", *where]) == 0
-    shown = capsys.readouterr().out
-    assert "+++ b/harness.py" in shown
-    assert report["generations"][0]["reason"] in shown
+    output = capsys.readouterr().out
+    assert "+++ b/harness.py" in output
+    assert report["generations"][0]["reason"] in output
     for listing in (["runs"], ["report"], ["show"]):
         assert main([*listing, *where]) == 0
         assert report["run"] in capsys.readouterr().out
@@ -85,15 +85,15 @@ def test_sealed_questions_are_shown_with_what_the_first_and_the_final_agent_answ
     whole: Finished, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["show", "--answers", "50", "--json", *whole.where]) == 0
-    told = json.loads(capsys.readouterr().out)
+    questions = json.loads(capsys.readouterr().out)
     for end, which in (("first", "initial"), ("final", "final")):
-        scores = [each[end]["score"] for each in told]
+        scores = [each[end]["score"] for each in questions]
         assert sum(scores) / len(scores) == pytest.approx(whole.report["sealed"][which]["value"])
     assert main(["show", "--answers", "1", *whole.where]) == 0
-    shown = capsys.readouterr().out
-    assert told[0]["question"]["text"] in shown
-    assert "final agent" in shown
-    assert "question 2" not in shown
+    output = capsys.readouterr().out
+    assert questions[0]["question"]["text"] in output
+    assert "final agent" in output
+    assert "question 2" not in output
     with pytest.raises(SystemExit):
         main(["show", "--answers", "-1", *whole.where])
     assert "'-1' is not a whole number from 0 to 1000" in capsys.readouterr().err
@@ -111,8 +111,8 @@ def test_the_exported_agent_runs_on_its_own(
     assert main(["export", whole.report["run"], str(target), *whole.where]) == 0
     lines = "".join(json.dumps({"text": text}) + "\n" for text in ("two plus three", "two times three", "nonsense"))
     isolated = [sys.executable, "-I", "-S", str(target / "run.py")]
-    done = subprocess.run(isolated, input=lines, capture_output=True, text=True, check=True)
-    first, second, third = map(json.loads, done.stdout.splitlines())
+    result = subprocess.run(isolated, input=lines, capture_output=True, text=True, check=True)
+    first, second, third = map(json.loads, result.stdout.splitlines())
     assert (first, second) == ({"answer": 5}, {"answer": 6})
     assert "ValueError" in third["error"]
     assert main(["export", whole.report["run"], str(target), *whole.where]) == 2
@@ -146,7 +146,7 @@ def test_a_shuffled_order_of_cases_changes_no_answer(sums: Path, tmp_path: Path,
 
 def test_sia_run_writes_the_report_alone_to_standard_output_and_its_progress_beside(sums: Path, tmp_path: Path) -> None:
     started = [sys.executable, "-m", "sia_cli", *command(sums, tmp_path), "--generations", "0"]
-    done = subprocess.run(started, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["status"] == "finished"
-    assert done.stderr.splitlines()
-    assert "\x1b" not in done.stderr
+    result = subprocess.run(started, capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout)["status"] == "finished"
+    assert result.stderr.splitlines()
+    assert "\x1b" not in result.stderr

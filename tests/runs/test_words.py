@@ -65,10 +65,10 @@ def test_an_exported_agent_asks_its_policy(tmp_path: Path, few: Path, hurried: d
     assert "sia-torch==" in (target / "requirements.txt").read_text()
     texts = [json.loads(line)["input"]["text"] for line in (WORDS / "cases.jsonl").read_text().splitlines()[:5]]
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, str(target / "run.py")], input=lines, capture_output=True, text=True, check=True
     )
-    answers = [json.loads(line)["answer"] for line in done.stdout.splitlines()]
+    answers = [json.loads(line)["answer"] for line in result.stdout.splitlines()]
     assert len(answers) == 5
     assert set(answers) <= {"red", "green", "blue", "black"}
     assert set(answers) != {"red"}  # what it would say without a policy

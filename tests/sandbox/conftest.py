@@ -29,16 +29,16 @@ SANDBOXES: dict[str, Callable[[], Sandbox]] = {
 
 @cache
 def probed(name: str) -> tuple[Sandbox, Mapping[str, str]]:
-    made = SANDBOXES[name]()
-    return made, made.probe()
+    instance = SANDBOXES[name]()
+    return instance, instance.probe()
 
 
 @pytest.fixture(params=["namespaces", pytest.param("bwrap", marks=pytest.mark.slow), "process"])
 def sandbox(request: pytest.FixtureRequest) -> Sandbox:
-    made, lacks = probed(request.param)
+    instance, lacks = probed(request.param)
     if set(GUARANTEES) <= lacks.keys():
-        pytest.skip(f"{made.name} does not start here: {lacks['files']}")
-    return made
+        pytest.skip(f"{instance.name} does not start here: {lacks['files']}")
+    return instance
 
 
 @dataclass
@@ -94,7 +94,7 @@ def requests(inputs: list[Any]) -> list[SolveRequest]:
 
 @pytest.fixture
 def bench(sandbox: Sandbox, tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(sandbox, tmp_path)
-    yield made
-    for worker in made.workers:
+    result = Bench(sandbox, tmp_path)
+    yield result
+    for worker in result.workers:
         worker.close()

@@ -37,10 +37,10 @@ def run(words: list[str], state: Path) -> None:
     for place in (*PLACES, sys.base_prefix):
         walls += ["--ro-bind", os.path.realpath(place), place]
     walls += ["--dev", "/dev"]
-    seen = set()
+    flags = set()
     while words[0].startswith("-"):
         word = words.pop(0)
-        seen.add(word)
+        flags.add(word)
         if word in PLAIN:
             continue
         value = words.pop(0)
@@ -60,7 +60,7 @@ def run(words: list[str], state: Path) -> None:
             walls += ["--setenv", *value.split("=", 1)]
         else:
             assert word in ("--pids-limit", "--memory", "--memory-swap", "--user", "--workdir", "--ulimit"), word
-    assert seen >= {*PLAIN, *FIXED, "--pids-limit", "--memory", "--memory-swap", "--user", "--tmpfs"}, seen
+    assert flags >= {*PLAIN, *FIXED, "--pids-limit", "--memory", "--memory-swap", "--user", "--tmpfs"}, flags
     image, python, *rest = words
     assert image.startswith("python:3.")
     assert python == "python"

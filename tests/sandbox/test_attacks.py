@@ -240,9 +240,9 @@ def test_what_a_solve_starts_ends_with_it(bench: Any) -> None:
             return "it is still there"
     """
     worker = bench.worker(code, slots=1)
-    (left,) = bench.run(worker, ["leave"])
-    (after,) = bench.run(worker, [json.loads(left.answer)])
-    assert (left.outcome, after.answer) == ("ok", '"gone"')
+    (before,) = bench.run(worker, ["leave"])
+    (after,) = bench.run(worker, [json.loads(before.answer)])
+    assert (before.outcome, after.answer) == ("ok", '"gone"')
 
 
 TEMPLATE_KILLERS = {

@@ -22,10 +22,10 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Any:
-    made, lacks = probed("bwrap")
+    instance, lacks = probed("bwrap")
     if lacks:
         pytest.skip(f"bwrap does not work here: {dict.fromkeys(lacks.values())}")
-    made_bench = Bench(made, tmp_path)
+    made_bench = Bench(instance, tmp_path)
     yield made_bench
     for worker in made_bench.workers:
         worker.close()

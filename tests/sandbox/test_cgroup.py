@@ -31,8 +31,8 @@ def machine(root: Path, *, own_limit: str = "max", controllers: str = "cpu memor
 def test_a_cgroup_is_made_beside_the_process_where_its_slice_hands_memory_on(tmp_path: Path) -> None:
     slice_ = machine(tmp_path)
     assert cgroup.make(5 * MB, tmp_path) is not None
-    (made,) = slice_.glob("sia-sandbox-*")
-    assert (made / "memory.max").read_text() == str(5 * MB)
+    (folder,) = slice_.glob("sia-sandbox-*")
+    assert (folder / "memory.max").read_text() == str(5 * MB)
 
 
 @pytest.mark.parametrize(("limit", "controllers"), [("1000000", "cpu memory"), ("max", "cpu")])
@@ -51,35 +51,35 @@ def test_what_an_owner_that_was_killed_left_is_removed_and_nothing_else(tmp_path
     slice_ = machine(tmp_path)
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    left, living = slice_ / f"sia-sandbox-{ended.pid}-0", slice_ / f"sia-sandbox-{os.getppid()}-0"
-    left.mkdir()
+    dead, living = slice_ / f"sia-sandbox-{ended.pid}-0", slice_ / f"sia-sandbox-{os.getppid()}-0"
+    dead.mkdir()
     living.mkdir()
     cgroup.make(5 * MB, tmp_path)
-    assert (left.exists(), living.exists()) == (False, True)
+    assert (dead.exists(), living.exists()) == (False, True)
 
 
 @pytest.fixture
 def place() -> Path:
     """Where cgroups can really be made."""
-    made = cgroup.make(100 * MB)
-    if made is None:
+    group = cgroup.make(100 * MB)
+    if group is None:
         pytest.skip("this process may make no cgroup with memory")
-    made.remove()
-    return made._folder.parent
+    group.remove()
+    return group._folder.parent
 
 
 def test_what_takes_more_than_the_limit_is_killed_and_nothing_is_left(place: Path) -> None:
-    made = cgroup.make(50 * MB)
-    assert made is not None
+    group = cgroup.make(50 * MB)
+    assert group is not None
     code = "import sys; sys.stdin.readline(); x = b'x' * (200 * 2**20)"
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
-    made.add(child.pid)
-    assert not made.exceeded()
+    group.add(child.pid)
+    assert not group.exceeded()
     child.communicate(b"\n")
     assert child.returncode == -9
-    assert made.exceeded()
-    made.remove()
-    assert not made._folder.exists()
+    assert group.exceeded()
+    group.remove()
+    assert not group._folder.exists()
 
 
 @pytest.mark.real
@@ -89,7 +89,7 @@ def test_a_sandbox_is_in_a_cgroup_of_its_own_while_it_runs(bench: Any, place: Pa
 
     worker = bench.worker("def solve(instance, ctx): return 42")
     assert bench.run(worker, [0])[0].answer == "42"
-    (made,) = own()
-    assert len((made / "cgroup.procs").read_text().split()) >= 2
+    (folder,) = own()
+    assert len((folder / "cgroup.procs").read_text().split()) >= 2
     worker.close()
     assert own() == []

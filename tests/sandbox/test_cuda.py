@@ -56,8 +56,8 @@ def look(sandbox: Any, **more: Any) -> dict[str, Any]:
     with open_program(sandbox, {"module.py": CODE.encode()}, "module", limits=LIMITS, **more) as program:
         called = program.call("look")
     assert called.ended == "ok", called.message
-    seen: dict[str, Any] = called.value
-    return seen
+    report: dict[str, Any] = called.value
+    return report
 
 
 @pytest.mark.real
@@ -65,23 +65,26 @@ def test_a_program_drives_the_devices_that_it_is_given(sandbox: Any, monkeypatch
     if sandbox.name == "process":
         pytest.skip("hands out none")
     monkeypatch.setattr(cuda, "nodes", lambda: [STAND_IN])
-    seen = look(sandbox, cuda=True)
-    assert (seen["write"], seen["control"]) == (errno.ENOSPC, errno.ENOTTY)
-    assert seen["addresses"] == resource.RLIM_INFINITY or seen["addresses"] == resource.getrlimit(resource.RLIMIT_AS)[1]
-    assert (seen["machine"], seen["module"], seen["named"], seen["memory"]) == (True, True, None, None)
-    assert seen["tuned"] in (errno.EACCES, errno.EROFS, errno.EPERM)
-    assert seen["written"] in (errno.EACCES, errno.EROFS, errno.ENOENT)
-    assert seen["elsewhere"] in (errno.EACCES, errno.ENOENT)
-    assert (seen["maps"], seen["others"]) == (True, False)
+    report = look(sandbox, cuda=True)
+    assert (report["write"], report["control"]) == (errno.ENOSPC, errno.ENOTTY)
+    assert (
+        report["addresses"] == resource.RLIM_INFINITY
+        or report["addresses"] == resource.getrlimit(resource.RLIMIT_AS)[1]
+    )
+    assert (report["machine"], report["module"], report["named"], report["memory"]) == (True, True, None, None)
+    assert report["tuned"] in (errno.EACCES, errno.EROFS, errno.EPERM)
+    assert report["written"] in (errno.EACCES, errno.EROFS, errno.ENOENT)
+    assert report["elsewhere"] in (errno.EACCES, errno.ENOENT)
+    assert (report["maps"], report["others"]) == (True, False)
 
 
 @pytest.mark.real
 def test_no_other_program_is_given_any(sandbox: Any) -> None:
-    seen = look(sandbox)
-    assert seen["write"] in (errno.EACCES, errno.ENOENT)
-    assert seen["addresses"] == LIMITS.memory_bytes
-    assert seen["named"] in (errno.EACCES, errno.EROFS, errno.ENOENT)
-    assert seen["memory"] == errno.EPERM
+    report = look(sandbox)
+    assert report["write"] in (errno.EACCES, errno.ENOENT)
+    assert report["addresses"] == LIMITS.memory_bytes
+    assert report["named"] in (errno.EACCES, errno.EROFS, errno.ENOENT)
+    assert report["memory"] == errno.EPERM
 
 
 def test_a_root_that_cannot_become_another_user_hands_out_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,9 +49,9 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def bench(engine: Path, tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(Docker(), tmp_path)
-    yield made
-    for worker in made.workers:
+    result = Bench(Docker(), tmp_path)
+    yield result
+    for worker in result.workers:
         worker.close()
 
 

@@ -39,17 +39,17 @@ CALL = """
 
 @pytest.fixture(params=["namespaces", pytest.param("bwrap", marks=pytest.mark.slow)])
 def sandbox(request: pytest.FixtureRequest) -> Sandbox:
-    made, lacks = probed(request.param)
+    instance, lacks = probed(request.param)
     if lacks:
-        pytest.skip(f"{made.name} does not work here: {lacks}")
-    return made
+        pytest.skip(f"{instance.name} does not work here: {lacks}")
+    return instance
 
 
 @pytest.fixture
 def gateway() -> Iterator[Gateway]:
-    made = Gateway(ScriptedEngine(lambda prompt, seed: f"{prompt} {seed % 1000}"))
-    yield made
-    made.close()
+    instance = Gateway(ScriptedEngine(lambda prompt, seed: f"{prompt} {seed % 1000}"))
+    yield instance
+    instance.close()
 
 
 def solve(bench: Any, gateway: Gateway, code: str, inputs: list[Any], **options: Any) -> list[Any]:
@@ -102,13 +102,13 @@ def test_each_rollout_speaks_for_itself_alone(bench: Any, gateway: Gateway) -> N
     def solve(instance, ctx):
         return call(messages=USER)[1]["id"], os.environ["OPENAI_API_KEY"]
     """
-    said = solve(bench, gateway, code, list(range(12)), slots=4)
-    assert len({name for name, _ in said}) == len({key for _, key in said}) == 12
+    answers = solve(bench, gateway, code, list(range(12)), slots=4)
+    assert len({name for name, _ in answers}) == len({key for _, key in answers}) == 12
     assert all(len(gateway.finish(str(number)).traces) == 1 for number in range(12))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "told"),
+    ("arguments", "status", "reason"),
     [
         ("key='sk-wrong', messages=USER", 401, "key"),
         ("path='/models', key='sk-wrong'", 401, "key"),
@@ -124,7 +124,7 @@ def test_each_rollout_speaks_for_itself_alone(bench: Any, gateway: Gateway) -> N
     ],
 )
 def test_what_cannot_be_answered_is_told_as_the_api_tells_it(
-    bench: Any, gateway: Gateway, arguments: str, status: int, told: str
+    bench: Any, gateway: Gateway, arguments: str, status: int, reason: str
 ) -> None:
     code = f"""
     def solve(instance, ctx):
@@ -135,7 +135,7 @@ def test_what_cannot_be_answered_is_told_as_the_api_tells_it(
     """
     got, message = solve(bench, gateway, code, [0])[0]
     assert got == status
-    assert told in message
+    assert reason in message
 
 
 def test_a_reply_too_long_to_be_held_until_it_is_read_is_an_error(
@@ -212,8 +212,8 @@ def test_connections_that_dawdle_give_way(bench: Any, gateway: Gateway) -> None:
             return len(held)
         return [call(messages=USER)[0] for _ in range(10)]
     """
-    said = solve(bench, gateway, RAW + code, ["hog", "ask", "hog", "ask"], slots=4, limits=ROOMY)
-    assert said == [200, [200] * 10, 200, [200] * 10]
+    answers = solve(bench, gateway, RAW + code, ["hog", "ask", "hog", "ask"], slots=4, limits=ROOMY)
+    assert answers == [200, [200] * 10, 200, [200] * 10]
 
 
 def test_the_time_of_the_policy_is_not_the_harnesss(bench: Any) -> None:
@@ -285,9 +285,9 @@ def test_nothing_but_the_policy_can_be_reached(bench: Any, gateway: Gateway, pla
     def solve(instance, ctx):
         return ctx.state or attack()
     """
-        (said,) = solve(bench, gateway, "    import socket\n" + TRIES + code, [0], limits=ROOMY)
+        (answers,) = solve(bench, gateway, "    import socket\n" + TRIES + code, [0], limits=ROOMY)
         assert targets.reached() == []
-    assert said == ["refused"] * len(said)
+    assert answers == ["refused"] * len(answers)
 
 
 def test_without_a_policy_there_is_no_socket_at_all(bench: Any) -> None:
@@ -305,14 +305,14 @@ def test_without_a_policy_there_is_no_socket_at_all(bench: Any) -> None:
 def test_a_sandbox_gives_a_listener_only_where_it_is_asked_for(sandbox: Sandbox, tmp_path: Any) -> None:
     program = tmp_path / "program.py"
     program.write_text("import os\ndef main(channel, world):\n    os.write(channel, str(world.port).encode())\n")
-    for asked in (False, True):
-        process = sandbox.start(SandboxSpec(program, listener=asked))
+    for listens in (False, True):
+        process = sandbox.start(SandboxSpec(program, listener=listens))
         process.channel.settimeout(20)
         port = process.channel.recv(100).decode()
-        assert (process.listener is not None) == asked
+        assert (process.listener is not None) == listens
         assert port == (str(process.listener.getsockname()[1]) if process.listener else "None")
         with pytest.raises(OSError, match="refused"):
-            socket.create_connection(("127.0.0.1", int(port) if asked else 1), timeout=1)
+            socket.create_connection(("127.0.0.1", int(port) if listens else 1), timeout=1)
         process.kill()
 
 

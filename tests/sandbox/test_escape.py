@@ -100,8 +100,8 @@ def test_a_file_of_the_host_cannot_be_read_by_any_path(bench: Any, place: str, l
             return read(libc.open_by_handle_at(-100, handle, 0))
         return [attempt(read, path) for path in paths] + [attempt(hard_link), attempt(by_handle)]
     """
-    for said in outcome_of(bench, body, str(labels), place):
-        assert said in {"FileNotFoundError", "PermissionError", "NotADirectoryError", "OSError"}, said
+    for outcome in outcome_of(bench, body, str(labels), place):
+        assert outcome in {"FileNotFoundError", "PermissionError", "NotADirectoryError", "OSError"}, outcome
 
 
 def test_no_walk_over_the_file_system_finds_what_is_hidden(bench: Any, place: str, labels: Path) -> None:
@@ -163,9 +163,9 @@ def test_nothing_outside_of_scratch_can_be_changed(bench: Any, place: str, label
         ]
         return [attempt(write, path) for path in targets] + [attempt(change) for change in changes]
     """
-    said = outcome_of(bench, body, [str(labels), str(written)], place)
+    outcomes = outcome_of(bench, body, [str(labels), str(written)], place)
     refused = {"FileNotFoundError", "PermissionError", "OSError", "NotADirectoryError", "IsADirectoryError"}
-    assert [each for each in said if each not in refused] == []
+    assert [each for each in outcomes if each not in refused] == []
     assert not written.exists()
     assert labels.read_text() == SECRET
     assert sorted(path.name for path in bench.public.iterdir()) == ["cases.txt"]
@@ -243,8 +243,8 @@ def test_no_listener_of_the_host_is_reached(bench: Any, place: str, kind: str, t
             return [attempt(connect), attempt(by_pair)]
         """
         where = where.decode() if isinstance(where, bytes) else list(where) if isinstance(where, tuple) else where
-        said = outcome_of(bench, body, [int(family), int(form), where], place)
-        assert "sent" not in said
+        outcomes = outcome_of(bench, body, [int(family), int(form), where], place)
+        assert "sent" not in outcomes
         assert select.select([listener], [], [], 0)[0] == []
 
 
@@ -279,8 +279,8 @@ def test_dangerous_calls_are_refused(bench: Any, place: str) -> None:
         textwrap.dedent(CALLS)
         + "return {name: call(number, -1, -1, -1, -1, -1, -1) for name, number in target.items()}"
     )
-    said = outcome_of(bench, body, numbers, place)
-    assert {name for name, result in said.items() if result != "EPERM"} == set()
+    outcomes = outcome_of(bench, body, numbers, place)
+    assert {name for name, result in outcomes.items() if result != "EPERM"} == set()
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="call numbers of x86_64")
@@ -300,9 +300,9 @@ return {
 }
 """
     )
-    said = outcome_of(bench, body, 0)
-    assert said.pop("another user") in {"EPERM", "EINVAL"}
-    assert said == {
+    outcomes = outcome_of(bench, body, 0)
+    assert outcomes.pop("another user") in {"EPERM", "EINVAL"}
+    assert outcomes == {
         "clone": ["EPERM"],
         "clone3": "ENOSYS",
         "a call from the future": "ENOSYS",
@@ -330,8 +330,8 @@ def test_no_process_outside_can_be_signalled_or_read(bench: Any, place: str) -> 
         said.append(attempt(lambda: os.sched_setaffinity(target[0], [0]) or "may move"))
         return said
     """
-    said = outcome_of(bench, body, [os.getpid()], place)
-    bad = [each for each in said if each not in {"ProcessLookupError", "PermissionError", "may watch"}]
+    outcomes = outcome_of(bench, body, [os.getpid()], place)
+    bad = [each for each in outcomes if each not in {"ProcessLookupError", "PermissionError", "may watch"}]
     assert bad == []
 
 

@@ -22,8 +22,8 @@ QUICK = Limits(setup_seconds=20.0, solve_seconds=1.0, processes=16)
 
 
 def requests(n: int, evaluations: int) -> list[SolveRequest]:
-    shown = [{"id": f"i{at}", "input": {"do": at}, "start": None} for at in range(n)]
-    return [SolveRequest(str(at), each, at, evaluations=evaluations) for at, each in enumerate(shown)]
+    instances = [{"id": f"i{at}", "input": {"do": at}, "start": None} for at in range(n)]
+    return [SolveRequest(str(at), each, at, evaluations=evaluations) for at, each in enumerate(instances)]
 
 
 class Scores:
@@ -48,9 +48,9 @@ class Scores:
 def solve(bench: Any, code: str, judge: Scores, n: int = 1, evaluations: int = 3, **more: Any) -> list[Any]:
     worker = bench.worker(textwrap.dedent(code), **more)
     worker._judge = judge
-    asked = requests(n, evaluations)
-    results = {result.key: result for result in worker.solve(asked)}
-    return [results[each.key] for each in asked]
+    batch = requests(n, evaluations)
+    results = {result.key: result for result in worker.solve(batch)}
+    return [results[each.key] for each in batch]
 
 
 SEARCH = """
@@ -162,8 +162,8 @@ def test_an_evaluation_that_is_used_up_stays_so_and_an_answer_scored_once_is_not
     verifier = Counted()
     evaluations = Evaluations(cast(VerifierProcess, verifier))
     evaluations.grant("one", Instance("i0", "search", {}), 0, 2)
-    asked = [evaluations.ask("one", answer).result() for answer in ("1", "2", "1", "3", "2")]
-    assert ["error" in each for each in asked] == [False, False, False, True, False]
+    replies = [evaluations.ask("one", answer).result() for answer in ("1", "2", "1", "3", "2")]
+    assert ["error" in each for each in replies] == [False, False, False, True, False]
     assert verifier.scored == ["1", "2"]
     assert len(evaluations.finish("one")) == 2
     evaluations.close()

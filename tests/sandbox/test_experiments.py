@@ -20,8 +20,8 @@ def ran(laboratory: Any, *codes: str, **files: str) -> list[SolveResult]:
     inside = {f"{name}.py": base64.b64encode(text.encode()).decode() for name, text in files.items()}
     results = []
     for number, code in enumerate(codes):
-        shown = {"id": "experiment", "input": {"code": code, "files": inside}, "start": None}
-        results += list(laboratory.solve([SolveRequest(str(number), shown, 0)]))
+        instance = {"id": "experiment", "input": {"code": code, "files": inside}, "start": None}
+        results += list(laboratory.solve([SolveRequest(str(number), instance, 0)]))
     return results
 
 

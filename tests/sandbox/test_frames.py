@@ -28,12 +28,12 @@ from sia_runtime.sandbox.frames import (
 )
 def test_frames_come_out_as_they_went_in_however_they_are_cut(frames: list[Any], data: Any) -> None:
     stream = b"".join(encode(header, body) for header, body in frames)
-    reader, read = FrameReader(50), []
+    reader, output = FrameReader(50), []
     while stream:
         size = data.draw(st.integers(1, len(stream)))
-        read += reader.feed(stream[:size])
+        output += reader.feed(stream[:size])
         stream = stream[size:]
-    assert read == frames
+    assert output == frames
 
 
 @pytest.mark.parametrize("sizes", [(2**32 - 1, 0), (0, 2**32 - 1), (1001, 0), (0, 101)])

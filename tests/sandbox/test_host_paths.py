@@ -64,11 +64,11 @@ def test_a_mount_shows_nothing_that_a_link_points_to(bench: Bench, private: bool
                 return []
     """
     try:
-        shown = str(bench.solve(code, [0])[0].answer)
+        text = str(bench.solve(code, [0])[0].answer)
     except SandboxError as refused:
-        shown = str(refused)
-    assert "the secret" not in shown
-    assert "is a link; put" in shown or (private and shown in ("[]", "None"))
+        text = str(refused)
+    assert "the secret" not in text
+    assert "is a link; put" in text or (private and text in ("[]", "None"))
 
 
 @pytest.fixture

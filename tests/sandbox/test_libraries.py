@@ -55,9 +55,9 @@ def test_a_circle_of_requirements_ends(site: Path) -> None:
 
 
 def test_what_numpy_needs_is_found() -> None:
-    found = set(names("numpy"))
-    assert {"numpy", "numpy.libs"} <= found
-    assert f"numpy-{distribution('numpy').version}.dist-info" in found
+    entries = set(names("numpy"))
+    assert {"numpy", "numpy.libs"} <= entries
+    assert f"numpy-{distribution('numpy').version}.dist-info" in entries
     assert all(path.parent in map(Path, sys.path) for path in library_paths(("numpy",)))
 
 

@@ -30,10 +30,10 @@ Attempt = Callable[..., SolveResult]
 
 @pytest.fixture
 def sandbox() -> Sandbox:
-    made, lacks = probed("namespaces")
+    instance, lacks = probed("namespaces")
     if lacks:
-        pytest.skip(f"{made.name} does not work here: {lacks}")
-    return made
+        pytest.skip(f"{instance.name} does not work here: {lacks}")
+    return instance
 
 
 @pytest.fixture
@@ -41,12 +41,12 @@ def attempt(sandbox: Sandbox, tmp_path: Path) -> Iterator[Attempt]:
     """``attempt(folder, input)`` is the result of an agent's folder for one input."""
     workers: list[HarnessWorker] = []
 
-    def _attempt(folder: Path, given: Any, model: Gateway | None = None, public: str = "") -> SolveResult:
+    def _attempt(folder: Path, value: Any, model: Gateway | None = None, public: str = "") -> SolveResult:
         (tmp_path / "public").mkdir(exist_ok=True)
         (tmp_path / "public" / "cases.jsonl").write_text(public)
         tree = HarnessTree.from_folder(folder)
         workers.append(HarnessWorker(sandbox, folder, tree.manifest, tmp_path / "public", ROOMY, model))
-        (result,) = workers[-1].solve([SolveRequest("k", {"id": "i", "input": given, "start": None}, 1)])
+        (result,) = workers[-1].solve([SolveRequest("k", {"id": "i", "input": value, "start": None}, 1)])
         return result
 
     yield _attempt
@@ -67,15 +67,15 @@ def ported(name: str, folder: Path) -> Path:
 @pytest.fixture
 def says() -> Iterator[Callable[..., Gateway]]:
     """``says(*replies)`` is a policy that gives these replies in turn, whatever it is asked."""
-    made: list[Gateway] = []
+    gateways: list[Gateway] = []
 
     def _says(*replies: str) -> Gateway:
-        left = list(replies)
-        made.append(Gateway(ScriptedEngine(lambda prompt, seed: left.pop(0))))
-        return made[-1]
+        remaining = list(replies)
+        gateways.append(Gateway(ScriptedEngine(lambda prompt, seed: remaining.pop(0))))
+        return gateways[-1]
 
     yield _says
-    for gateway in made:
+    for gateway in gateways:
         gateway.close()
 
 

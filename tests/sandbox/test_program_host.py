@@ -93,17 +93,17 @@ def attack(handle):
 def test_what_is_done_at_the_reply_is_done_before_the_program_stands_still(sandbox: Any) -> None:
     memory = os.memfd_create("shared")
     os.ftruncate(memory, 4096)
-    seen: list[int] = []
+    calls: list[int] = []
 
     def changes() -> None:
         first = os.pread(memory, 1, 0)
         while os.pread(memory, 1, 0) == first:
             time.sleep(0)
-        seen.append(1)
+        calls.append(1)
 
     with opened(sandbox, COUNTS) as program:
         assert program.call("attack", handles=[memory], at_reply=changes).ended == "ok"
-        assert seen == [1]
+        assert calls == [1]
         still = os.pread(memory, 1, 0)
         time.sleep(0.02)
         assert os.pread(memory, 1, 0) == still

@@ -83,11 +83,11 @@ for descriptor in range(3, 1024):
 
 
 def test_it_holds_no_channel_whatever_the_orchestrator_has_open(sandbox: Any) -> None:
-    held = [os.open("/dev/null", os.O_RDONLY) for _ in range(300)]
+    descriptors = [os.open("/dev/null", os.O_RDONLY) for _ in range(300)]
     try:
         ran = run(sandbox, FIND_DESCRIPTORS)
     finally:
-        for descriptor in held:
+        for descriptor in descriptors:
             os.close(descriptor)
     assert (ran.ended, ran.stdout) == ("ok", b"")
 

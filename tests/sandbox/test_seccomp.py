@@ -26,8 +26,8 @@ def judge(program: bytes, machine: str, number: int, *args: int, arch: int | Non
         elif code == 0x54:
             accumulator &= value
         elif code in (0x15, 0x35, 0x45):
-            taken = {0x15: accumulator == value, 0x35: accumulator >= value, 0x45: bool(accumulator & value)}[code]
-            at += yes if taken else no
+            matches = {0x15: accumulator == value, 0x35: accumulator >= value, 0x45: bool(accumulator & value)}[code]
+            at += yes if matches else no
         elif value >= 0x80000000:
             return KILL
         elif value == 0x7FFF0000:
@@ -131,10 +131,10 @@ def test_where_the_user_is_the_hosts_his_files_and_processes_are_left_alone(mach
             assert judge(own, machine, numbers[column]) == ALLOW
             assert judge(shared, machine, numbers[column]) == "EPERM"
     for *numbers, index in seccomp._ON_OWN_PROCESSES.values():
-        for process, said in ((0, ALLOW), (4321, "EPERM")):
+        for process, verdict in ((0, ALLOW), (4321, "EPERM")):
             args = [0] * index + [process]
             assert judge(own, machine, numbers[column], *args) == ALLOW
-            assert judge(shared, machine, numbers[column], *args) == said
+            assert judge(shared, machine, numbers[column], *args) == verdict
 
 
 def test_what_the_kernel_keeps_of_what_is_sent_has_its_usual_size(program: bytes, machine: str) -> None:
@@ -149,6 +149,6 @@ def test_what_the_kernel_keeps_of_what_is_sent_has_its_usual_size(program: bytes
 
 
 def test_nobody_makes_rules_once_the_sandbox_is_built(machine: str) -> None:
-    for made in (seccomp.settled_filter(machine), seccomp.group_filter(machine)):
-        assert judge(made, machine, 444) == judge(made, machine, 445) == "EPERM"
-        assert judge(made, machine, 446) == ALLOW
+    for rules in (seccomp.settled_filter(machine), seccomp.group_filter(machine)):
+        assert judge(rules, machine, 444) == judge(rules, machine, 445) == "EPERM"
+        assert judge(rules, machine, 446) == ALLOW

@@ -71,9 +71,9 @@ def raw(header: str, body: bytes = b"1") -> bytes:
 
 def is_sound(event: Any) -> bool:
     if isinstance(event, Done):
-        known = event.outcome in OUTCOMES and len(event.message) <= 4000 and len(event.log) <= LIMITS.output_bytes
+        valid = event.outcome in OUTCOMES and len(event.message) <= 4000 and len(event.log) <= LIMITS.output_bytes
         finite = all(map(math.isfinite, event.step_rewards))
-        return known and finite and 0 <= event.seconds < 1e300
+        return valid and finite and 0 <= event.seconds < 1e300
     return type(event.job) is int
 
 
@@ -88,8 +88,11 @@ def headers(form: dict[str, Any], field: str) -> list[str]:
 @pytest.mark.parametrize("field", DONE)
 def test_no_field_of_a_result_ends_more_than_its_sandbox(field: str) -> None:
     for header in headers(DONE, field):
-        came = received(raw(header))
-        assert came.outcome == "protocol" if isinstance(came, Died) else all(map(is_sound, came)), (header[:200], came)
+        events = received(raw(header))
+        assert events.outcome == "protocol" if isinstance(events, Died) else all(map(is_sound, events)), (
+            header[:200],
+            events,
+        )
 
 
 VALUES = st.recursive(
@@ -106,25 +109,25 @@ VALUES = st.recursive(
     st.sampled_from([b"", b"1", b"{}", b"\xff", b"[NaN]", b"\0" * 9, b'{"messages": []}']),
 )
 def test_no_frame_ends_more_than_its_sandbox(op: str, fields: dict[str, Any], body: bytes) -> None:
-    came = received(encode({"op": op, "job": 1, **(DONE if op == "done" else {}), **fields}, body))
-    assert came.outcome == "protocol" if isinstance(came, Died) else all(map(is_sound, came)), came
+    events = received(encode({"op": op, "job": 1, **(DONE if op == "done" else {}), **fields}, body))
+    assert events.outcome == "protocol" if isinstance(events, Died) else all(map(is_sound, events)), events
 
 
 @settings(database=None, deadline=None, derandomize=True, max_examples=100)
 @given(st.binary(max_size=100))
 def test_no_bytes_end_more_than_their_sandbox(data: bytes) -> None:
-    came = received(data)
-    assert came.outcome == "protocol" if isinstance(came, Died) else came == []
+    events = received(data)
+    assert events.outcome == "protocol" if isinstance(events, Died) else events == []
 
 
 def test_an_honest_result_is_one() -> None:
-    (done,) = received(encode(DONE, b"7log"))
-    assert (done.outcome, done.answer, done.log, done.step_rewards) == ("ok", "7", "log", (1.0,))
+    (event,) = received(encode(DONE, b"7log"))
+    assert (event.outcome, event.answer, event.log, event.step_rewards) == ("ok", "7", "log", (1.0,))
 
 
 def test_a_log_of_any_bytes_is_text() -> None:
-    (done,) = received(encode(DONE, b"7\0\xff\xed\xa0\x80\r"))
-    assert done.log.encode()
+    (event,) = received(encode(DONE, b"7\0\xff\xed\xa0\x80\r"))
+    assert event.log.encode()
 
 
 @pytest.mark.parametrize("field", REPORT)

@@ -16,15 +16,15 @@ from sia_runtime.sandbox.own_folder import claim, own_folder, sweep
 
 
 def test_a_tree_however_deep_is_removed_and_links_are_not_followed(tmp_path: Path) -> None:
-    kept = tmp_path / "kept"
-    kept.mkdir()
-    (kept / "file").write_text("x")
+    other = tmp_path / "kept"
+    other.mkdir()
+    (other / "file").write_text("x")
     root = tmp_path / "root"
     root.mkdir()
     here = os.open(root, os.O_RDONLY)
     for _ in range(3000):
         os.mkdir("d", dir_fd=here)
-        os.symlink(kept, "link", dir_fd=here)
+        os.symlink(other, "link", dir_fd=here)
         below = os.open("d", os.O_RDONLY, dir_fd=here)
         os.close(here)
         here = below
@@ -33,7 +33,7 @@ def test_a_tree_however_deep_is_removed_and_links_are_not_followed(tmp_path: Pat
     os.close(here)
     tree.remove(str(root))
     assert not root.exists()
-    assert (kept / "file").read_text() == "x"
+    assert (other / "file").read_text() == "x"
 
 
 def test_disk_counts_what_is_below_and_not_what_links_point_to(tmp_path: Path) -> None:
@@ -124,19 +124,19 @@ def test_the_own_folder_is_closed_to_others_whatever_the_umask(tmp_path: Path, m
             os.umask(before)
 
 
-@pytest.mark.parametrize("taken", ["link to a folder", "link to nothing", "file", "open to all", "of another user"])
-def test_a_name_that_somebody_took_is_refused_with_what_to_do(own: Path, tmp_path: Path, taken: str) -> None:
+@pytest.mark.parametrize("obstacle", ["link to a folder", "link to nothing", "file", "open to all", "of another user"])
+def test_a_name_that_somebody_took_is_refused_with_what_to_do(own: Path, tmp_path: Path, obstacle: str) -> None:
     own.rmdir()
-    if taken == "link to a folder":
+    if obstacle == "link to a folder":
         own.symlink_to(tmp_path)
-    elif taken == "link to nothing":
+    elif obstacle == "link to nothing":
         own.symlink_to(tmp_path / "nothing")
-    elif taken == "file":
+    elif obstacle == "file":
         own.touch()
     else:
         own.mkdir()
-        own.chmod(0o777 if taken == "open to all" else 0o700)
-    if taken == "of another user":
+        own.chmod(0o777 if obstacle == "open to all" else 0o700)
+    if obstacle == "of another user":
         if os.geteuid():
             pytest.skip("only root can give a folder away")
         os.chown(own, 12345, 12345)
@@ -147,17 +147,17 @@ def test_a_name_that_somebody_took_is_refused_with_what_to_do(own: Path, tmp_pat
 def test_a_folder_that_becomes_a_link_while_it_is_removed_or_counted_leads_nowhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept, root = old(tmp_path / "kept"), old(tmp_path / "root")
+    other, root = old(tmp_path / "kept"), old(tmp_path / "root")
     listed = os.listdir
 
     def swapped(folder: int) -> list[str]:
         names = listed(folder)
         if "scratch" in names:
             os.rename(root / "scratch", tmp_path / "aside")
-            os.symlink(kept / "scratch", root / "scratch")
+            os.symlink(other / "scratch", root / "scratch")
         return names
 
     monkeypatch.setattr(os, "listdir", swapped)
     tree.remove(str(root))
     assert not root.exists()
-    assert (kept / "scratch" / "file").exists()
+    assert (other / "scratch" / "file").exists()

@@ -34,9 +34,9 @@ WARM = """
 @pytest.fixture(params=["namespaces", "process"])
 def sandbox(request: pytest.FixtureRequest) -> Sandbox:
     """The sandboxes that have templates, each with none yet."""
-    made, lacks = probed(request.param)
+    instance, lacks = probed(request.param)
     if set(GUARANTEES) <= lacks.keys():
-        pytest.skip(f"{made.name} does not start here: {lacks['files']}")
+        pytest.skip(f"{instance.name} does not start here: {lacks['files']}")
     return SANDBOXES[request.param]()
 
 

@@ -210,16 +210,16 @@ ASK = """
 
 
 def test_a_harness_asks_the_policy(bench: Any) -> None:
-    asked = []
+    requests = []
 
     def model(key: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        asked.append((key, dict(request)))
+        requests.append((key, dict(request)))
         return {"choices": [{"message": {"content": request["messages"][0]["content"].upper()}}]}
 
     results = bench.solve(ASK, ["a", "b", "c"], model=Policy(model))
     assert [json.loads(result.answer)["choices"][0]["message"]["content"] for result in results] == ["A", "B", "C"]
-    assert sorted(key for key, _ in asked) == ["0", "1", "2"]
-    assert asked[0][1]["temperature"] == 0.5
+    assert sorted(key for key, _ in requests) == ["0", "1", "2"]
+    assert requests[0][1]["temperature"] == 0.5
 
 
 def test_the_time_of_the_policy_is_not_the_harnesss(bench: Any) -> None:

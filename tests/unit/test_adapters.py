@@ -212,6 +212,6 @@ def test_it_runs_by_its_name(name: str, tmp_path: Path) -> None:
     write_metadata(tmp_path, "offered", "[sia]\noffered = offered\n")
     command = [sys.executable, "-m", "sia_cli", "run", "--plugin", task.name, "--generations", "0", "--json"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["sealed"]["final"]["n"] > 20
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["sealed"]["final"]["n"] > 20

@@ -239,8 +239,8 @@ def rewards(name: str) -> dict[str, float]:
     return {f"search-{at}": float(reward) for at, reward in enumerate(EARNED[name])}
 
 
-def chosen(rule: Any, given: Evidence) -> list[str]:
-    return [each.id for each in parents(rule, given, rewards)]
+def chosen(rule: Any, view: Evidence) -> list[str]:
+    return [each.id for each in parents(rule, view, rewards)]
 
 
 def test_by_keep_best_every_candidate_starts_from_the_incumbent() -> None:

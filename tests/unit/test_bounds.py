@@ -68,10 +68,10 @@ def _tracked() -> set[str] | None:
     """The project files that git knows; None where this is no checkout, or there is no git."""
     try:
         listing = ["git", "ls-files", "-z", "pyproject.toml", "*/pyproject.toml"]
-        done = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
+        result = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return set(done.stdout.split("\0"))
+    return set(result.stdout.split("\0"))
 
 
 def _installed(path: Path) -> bool:
@@ -116,8 +116,8 @@ def top(modules: Iterator[str]) -> set[str]:
 def loaded(program: str) -> set[str]:
     """The modules that a program leaves in sys.modules."""
     code = f"import sys; before = set(sys.modules)\n{program}\nprint('|', *(set(sys.modules) - before))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stdout.rpartition("|")[2].split())
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(result.stdout.rpartition("|")[2].split())
 
 
 # Numbers

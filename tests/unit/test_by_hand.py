@@ -23,7 +23,7 @@ TOOL = {"name": "read_file", "description": "Lines of a file.", "parameters": {"
 def server(tmp_path: Path) -> Iterator[ModelServer]:
     closing = threading.Event()
     table = Table(tmp_path)
-    with ModelServer(lambda asked: table.answered(asked, closing)) as server:
+    with ModelServer(lambda request: table.answered(request, closing)) as server:
         yield server
         closing.set()
 
@@ -48,8 +48,8 @@ def test_the_first_request_is_shown_whole_and_later_ones_from_the_last_reply_on(
     with ThreadPoolExecutor() as threads:
         first = threads.submit(chat, server)
         assert main(["next", str(tmp_path)]) == 0
-        shown = capsys.readouterr().out
-        assert all(part in shown for part in ("# Request 0001", "the rules", "read_file", "the evidence"))
+        output = capsys.readouterr().out
+        assert all(part in output for part in ("# Request 0001", "the rules", "read_file", "the evidence"))
         played(tmp_path, text="I look.", uses=[{"name": "read_file", "arguments": {"path": "a"}}])
         message = first.result()
         call = message.tool_calls[0]
@@ -61,9 +61,9 @@ def test_the_first_request_is_shown_whole_and_later_ones_from_the_last_reply_on(
         gave = {"role": "tool", "tool_call_id": call.id, "content": "line 1"}
         second = threads.submit(chat, server, message.model_dump(exclude_none=True), gave)
         main(["next", str(tmp_path)])
-        shown = capsys.readouterr().out
-        assert "line 1" in shown
-        assert "the rules" not in shown
+        output = capsys.readouterr().out
+        assert "line 1" in output
+        assert "the rules" not in output
         played(tmp_path, text="thanks")
         assert second.result().content == "thanks"
 
@@ -100,9 +100,9 @@ def test_a_request_steers_no_terminal_and_shows_what_it_has(tmp_path: Path, caps
     messages = [{"role": "user", "content": "\x1b[2J\ud800 so"}, {"role": "user"}, {"role": "user", "content": [1, {}]}]
     Table(tmp_path).answered(Asked(0, "/v1/chat/completions", {}, {"messages": messages}), closed)
     main(["next", str(tmp_path)])
-    shown = capsys.readouterr().out
-    assert "\\x1b[2J? so" in shown
-    assert "\x1b" not in shown
+    output = capsys.readouterr().out
+    assert "\\x1b[2J? so" in output
+    assert "\x1b" not in output
 
 
 @pytest.mark.parametrize(

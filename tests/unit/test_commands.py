@@ -230,8 +230,8 @@ def test_a_command_may_exit_with_a_code(write: Write) -> None:
 def test_a_command_whose_reader_left_ends_as_those_of_sia(write: Write, tmp_path: Path) -> None:
     write("a-stranger", run="print('x' * 10_000_000)")
     script = f"PYTHONPATH={tmp_path} {sys.executable} -m sia_cli mine | true; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-    assert (done.stdout.strip(), done.stderr) == ("141", "")
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert (result.stdout.strip(), result.stderr) == ("141", "")
 
 
 def test_only_plugins_that_are_allowed_give_commands(

@@ -89,10 +89,10 @@ def test_the_python_of_a_page_runs_as_one_script_without_a_main_guard(page: str,
     texts = [text for language, _, text in blocks_of(ROOT / page) if language == "python"]
     (tmp_path / "script.py").write_text("\n".join(texts))
     command = [sys.executable, "script.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "promoted" in done.stdout
-    assert "Traceback" not in done.stderr
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "promoted" in result.stdout
+    assert "Traceback" not in result.stderr
 
 
 def test_the_words_of_a_make_target_are_in_the_makefile() -> None:
@@ -118,8 +118,8 @@ def test_the_command_of_the_plugin_page_runs_by_name(tmp_path: Path) -> None:
     installed_from_the_plugin_page(tmp_path, "hello", "command")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-m", "sia_cli", "hello", "World"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "Hello, World.\n", "")
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "Hello, World.\n", "")
 
 
 @pytest.mark.real
@@ -127,9 +127,9 @@ def test_the_task_of_the_plugin_page_runs_by_name(tmp_path: Path, monkeypatch: p
     task = installed_from_the_plugin_page(tmp_path, "parity", "task")
     run = [sys.executable, "-m", "sia_cli", "run", "--plugin", "parity", "--generations", "0", "--json"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert 0.3 < json.loads(done.stdout)["sealed"]["final"]["value"] < 0.7
+    result = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert 0.3 < json.loads(result.stdout)["sealed"]["final"]["value"] < 0.7
     assert len(task.splitlines()) <= 40
 
 
@@ -189,8 +189,8 @@ def test_the_contract_suite_of_its_page_passes(tmp_path: Path) -> None:
     (text,) = (text for language, _, text in blocks_of(ROOT / "docs" / "testing-plugins.md") if language == "python")
     (tmp_path / "test_longer.py").write_text(text)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "5 passed" in done.stdout
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "5 passed" in result.stdout
 
 
 @pytest.mark.real
@@ -198,8 +198,8 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
     assert (tmp_path / "site" / "tutorial-task" / "index.html").is_file()
 
 

@@ -563,12 +563,12 @@ def test_no_command_that_reads_runs_waits_for_or_writes_to_what_is_none(run: Pat
         (run.parent / f"bad-{number}").mkdir()
         strange(run.parent / f"bad-{number}" / "ledger.db", victim)
     name_super_journal(Path(shutil.copytree(run, run.parent / "bad-3")), victim)
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "sia_cli", "runs", "--json", "--runs-dir", str(run.parent)],
         capture_output=True,
         check=True,
     )
-    status = {row["run"]: row["status"] for row in json.loads(done.stdout)}
+    status = {row["run"]: row["status"] for row in json.loads(result.stdout)}
     assert status == {**{f"bad-{number}": "unreadable" for number in range(4)}, "run-1": "unfinished"}
     assert victim.read_text() == "precious"
 

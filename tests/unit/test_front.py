@@ -97,8 +97,8 @@ def test_the_asynchronous_call_takes_the_same_parameters() -> None:
 @pytest.mark.real
 def test_importing_the_package_imports_none_of_it() -> None:
     code = "import sys; before = set(sys.modules); import sia_core; print(*(set(sys.modules) - before))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["sia_core"]
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["sia_core"]
 
 
 def test_a_notebook_completes_its_names() -> None:

@@ -354,8 +354,8 @@ def test_an_edit_that_changes_nothing_does_not_apply() -> None:
 def patched(before: HarnessTree, diff: str, folder: Path) -> HarnessTree:
     before.write_to(folder)
     command = ["patch", "-p1", "--binary", "--quiet", "--no-backup-if-mismatch", "--force"]
-    done = subprocess.run(command, cwd=folder, input=diff.encode(), capture_output=True, check=False)
-    assert done.returncode == 0, (done.stdout, done.stderr, diff)
+    result = subprocess.run(command, cwd=folder, input=diff.encode(), capture_output=True, check=False)
+    assert result.returncode == 0, (result.stdout, result.stderr, diff)
     return HarnessTree.from_folder(folder)
 
 

@@ -30,8 +30,8 @@ def loaded_by(statement: str) -> set[str]:
     # What finds installed distributions imports `socket` by itself.
     first = "import sys, pydantic, pluggy, importlib.metadata; before = set(sys.modules)"
     code = f"{first}\n{statement}\nprint(*(set(sys.modules) - before))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(result.stdout.split())
 
 
 @pytest.mark.real

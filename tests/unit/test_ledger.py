@@ -247,8 +247,8 @@ def test_a_second_process_is_refused_with_the_pid_of_the_first(run: Path) -> Non
         "import sys; from sia_core.run.ledger import Ledger; from pathlib import Path\nLedger.open(Path(sys.argv[1]))"
     )
     with Ledger.open(run):
-        done = subprocess.run([sys.executable, "-c", program, str(run)], capture_output=True, text=True, check=False)
-        assert f"LedgerError: {run}: another process (pid {os.getpid()}) is on this run" in done.stderr
+        result = subprocess.run([sys.executable, "-c", program, str(run)], capture_output=True, text=True, check=False)
+        assert f"LedgerError: {run}: another process (pid {os.getpid()}) is on this run" in result.stderr
     Ledger.open(run).close()
 
 
@@ -315,8 +315,8 @@ with Ledger.open(Path(sys.argv[1])) as ledger:
 
 @pytest.mark.real
 def test_a_limit_on_the_size_of_files_is_explained_and_what_was_finished_is_kept(run: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", LIMITED, str(run)], capture_output=True, text=True, check=True)
-    assert done.stdout.count("explained:") == 2
+    result = subprocess.run([sys.executable, "-c", LIMITED, str(run)], capture_output=True, text=True, check=True)
+    assert result.stdout.count("explained:") == 2
     with Ledger.open(run) as ledger:
         assert [key for key, _, _ in ledger.events()] == ["a", "b", "c"]
     assert [path for path in (run / "blobs").rglob("*") if path.is_file()] == []

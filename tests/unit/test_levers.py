@@ -174,8 +174,8 @@ def test_a_strangers_lever_is_offered_described_run_gated_and_reported(tmp_path:
 
 
 def table(folder: Path, adapter: str) -> dict[str, float]:
-    read: dict[str, float] = json.loads((folder / ADAPTERS / adapter / "table.json").read_text())[0]
-    return read
+    weights: dict[str, float] = json.loads((folder / ADAPTERS / adapter / "table.json").read_text())[0]
+    return weights
 
 
 def test_a_run_that_is_stopped_after_its_lever_was_applied_goes_on_without_applying_it_again(

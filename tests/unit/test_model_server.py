@@ -119,10 +119,10 @@ def test_a_reply_ends_as_scripted(protocol: Any, ended: Any, names: set[str]) ->
 
 @pytest.mark.real
 def test_what_was_asked_can_be_looked_at(protocol: Any) -> None:
-    with ModelServer(lambda asked: Turn(f"number {asked.number}")) as server:
+    with ModelServer(lambda request: Turn(f"number {request.number}")) as server:
         client = protocol(server)
         assert [client.ask()["text"], client.ask()["text"]] == ["number 0", "number 1"]
-        assert [asked.body["messages"] for asked in server.asked] == [ASK, ASK]
+        assert [request.body["messages"] for request in server.asked] == [ASK, ASK]
         assert server.asked[0].headers["authorization"] == "Bearer any"
 
 

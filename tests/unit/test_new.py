@@ -43,13 +43,13 @@ def test_the_code_is_clean_by_the_rules_of_this_repository(kind: str, tmp_path: 
     write(tmp_path / "it", rendered(kind, "mine"))
     for command in (["check"], ["format", "--check"]):
         config = ["--config", str(ROOT / "pyproject.toml"), "--no-cache"]
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-m", "ruff", *command, *config, str(tmp_path)],
             capture_output=True,
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stdout
+        assert result.returncode == 0, result.stdout
 
 
 def test_a_first_algorithm_has_fewer_than_40_lines() -> None:

@@ -202,9 +202,9 @@ def test_failures_are_shown_with_input_expected_answer_and_what_was_said(
 def test_failures_of_one_kind_can_be_asked_for(
     kind: str, count: int, story: Story, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = json.loads(show(story, capsys, "--failures", kind, "--json"))["failures"]
-    assert len(found) == count
-    assert kind == "all" or {each["failure"] for each in found} == {kind}
+    failures = json.loads(show(story, capsys, "--failures", kind, "--json"))["failures"]
+    assert len(failures) == count
+    assert kind == "all" or {each["failure"] for each in failures} == {kind}
 
 
 def test_an_answer_that_is_nested_too_deeply_is_shown_as_its_text(
@@ -216,10 +216,10 @@ def test_an_answer_that_is_nested_too_deeply_is_shown_as_its_text(
 
 
 def test_mistakes_are_counted_and_scores_are_by_class(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
-    found = json.loads(show(story, capsys, "--failures", "--json"))
-    assert sum(each["count"] for each in found["confusions"]) == 3
-    assert {each["answer"] for each in found["confusions"]} == {"bird"}
-    assert {each["expected"]: each["cases"] for each in found["classes"]} == {"cat": 3, "dog": 3}
+    report = json.loads(show(story, capsys, "--failures", "--json"))
+    assert sum(each["count"] for each in report["confusions"]) == 3
+    assert {each["answer"] for each in report["confusions"]} == {"bird"}
+    assert {each["expected"]: each["cases"] for each in report["classes"]} == {"cat": 3, "dog": 3}
     shown = show(story, capsys, "--failures")
     assert "Most frequent mistakes" in shown
     assert "By right answer" in shown

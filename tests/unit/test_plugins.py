@@ -437,7 +437,9 @@ def test_nothing_is_global(install: Install) -> None:
 def test_listing_the_plugins_imports_no_heavy_module() -> None:
     program = "import sys; from sia_core.plugins import Plugins; Plugins.discover().rows(); print(*sys.modules)"
     environment = {name: value for name, value in os.environ.items() if name != ALLOW_VARIABLE}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
-    loaded = {each.partition(".")[0] for each in done.stdout.split()}
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+    loaded = {each.partition(".")[0] for each in result.stdout.split()}
     assert "sia_core" in loaded
     assert not loaded & {"torch", "sklearn", "scipy", "numpy", "transformers", "modal", "ray", "pydantic", "rich"}

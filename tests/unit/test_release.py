@@ -130,5 +130,5 @@ def test_what_builds_a_wheel_is_pinned_wherever_one_is_built() -> None:
     script = "print-%:\n\t@echo $($*)\n"
     for variable in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"):  # pip 25.3 gave it a name for this alone
         command = ["make", "--silent", "-f", "Makefile", "-f", "-", f"print-{variable}"]
-        said = subprocess.run(command, cwd=ROOT, input=script, capture_output=True, text=True, check=True).stdout
-        assert Path(said.strip()) == ROOT / "constraints.txt"
+        output = subprocess.run(command, cwd=ROOT, input=script, capture_output=True, text=True, check=True).stdout
+        assert Path(output.strip()) == ROOT / "constraints.txt"

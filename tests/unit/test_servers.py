@@ -142,10 +142,10 @@ def test_the_command_prints_abilities_and_options_and_fails_where_nothing_works(
 
     with serving(plain) as url:
         assert main(["doctor", "--servers", url]) == 0
-        shown = capsys.readouterr().out
-        assert "no  calls a tool: it takes tools, but the model called none" in shown
-        assert "the improver: no, it lacks tools" in shown
-        assert f"--engine litellm --policy openai/m --engine-set base_url={url}/v1" in shown.replace("\n", "")
+        output = capsys.readouterr().out
+        assert "no  calls a tool: it takes tools, but the model called none" in output
+        assert "the improver: no, it lacks tools" in output
+        assert f"--engine litellm --policy openai/m --engine-set base_url={url}/v1" in output.replace("\n", "")
         with serving(hostile) as broken:
             assert main(["doctor", "--json", "--servers", url, broken]) == 1
             able, unable = json.loads(capsys.readouterr().out)

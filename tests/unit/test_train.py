@@ -228,9 +228,9 @@ def test_a_new_incumbent_is_explored_before_the_improver_is_asked_again(tmp_path
 
 
 def test_where_the_budget_cannot_pay_for_exploring_an_update_is_refused(tmp_path: Path) -> None:
-    def spent_by_others(seen: Evidence) -> list[UpdateWeights]:
+    def spent_by_others(view: Evidence) -> list[UpdateWeights]:
         world.budget.settle({}, {"rollouts": world.budget.left("rollouts")})
-        return [update(parent=list(seen.agents)[1])]
+        return [update(parent=list(view.agents)[1])]
 
     world = World(tmp_path, [edit("same", 0.1)], spent_by_others)
     world.budget = Budget(Limit({"rollouts": 10_000.0}))

@@ -281,9 +281,9 @@ def test_a_comparison_from_elsewhere_shows_the_command_of_each_arm(
     hidden = replace(DESIGN, improver=("--verifier", "command:id"), arms=("fixed-alternation", "both"), seeds=2)
     hidden.write(tmp_path / "compared")
     assert main(["compare", str(tmp_path / "compared")]) == 2
-    shown = capsys.readouterr().err
-    assert shown.count("  run: sia run") == 2
-    assert "--verifier command:id --levers harness,weights" in shown
+    error = capsys.readouterr().err
+    assert error.count("  run: sia run") == 2
+    assert "--verifier command:id --levers harness,weights" in error
 
 
 @pytest.mark.parametrize(
