@@ -90,13 +90,13 @@ class Adapted:
     @cached_property
     def dealt(self) -> Mapping[Split, tuple[Item, ...]]:
         """The items of each split."""
-        found = sorted({each.id: each for each in reversed(list(self.items()))}.values(), key=lambda each: each.id)
-        if len(found) < LEAST:
+        items = sorted({each.id: each for each in reversed(list(self.items()))}.values(), key=lambda each: each.id)
+        if len(items) < LEAST:
             raise UsageError(
-                f"task {self.name!r}: {len(found)} different items; at least {LEAST} are needed for four splits"
+                f"task {self.name!r}: {len(items)} different items; at least {LEAST} are needed for four splits"
             )
-        random.Random(f"{self.name} {self.seed}").shuffle(found)
-        return {split: tuple(found[place :: len(SPLITS)]) for place, split in enumerate(SPLITS)}
+        random.Random(f"{self.name} {self.seed}").shuffle(items)
+        return {split: tuple(items[place :: len(SPLITS)]) for place, split in enumerate(SPLITS)}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -111,8 +111,8 @@ class Adapted:
         """A folder with ``cases.jsonl``: id, input and truth of each item of these splits."""
         if "sealed" in splits:
             raise UsageError("the sealed cases are for the report alone; ask for public, search or gate")
-        known = [each for split in sorted(set(splits)) for each in self.dealt[split]]
-        lines = [{"id": each.id, "input": each.input, "answer": each.truth} for each in known]
+        items = [each for split in sorted(set(splits)) for each in self.dealt[split]]
+        lines = [{"id": each.id, "input": each.input, "answer": each.truth} for each in items]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         return write_once(cache_folder("adapted"), {"cases.jsonl": text.encode()})
 

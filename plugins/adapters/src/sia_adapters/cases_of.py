@@ -57,20 +57,20 @@ def case_of(row: Any, columns: Columns, where: str) -> dict[str, Any]:
     """A row's ``input`` and ``answer``, and its ``id`` and ``split`` if it has them."""
     if not isinstance(row, Mapping):
         raise UsageError(f"{where}: a {type(row).__name__}; {_SHAPE}")
-    told = {str(name): plain(value) for name, value in row.items()}
+    fields = {str(name): plain(value) for name, value in row.items()}
     answer = columns.answer or "answer"
     for column, option in ((answer, "answer"), (columns.input, "input")):
-        if column and column not in told:
+        if column and column not in fields:
             raise UsageError(
                 f"{where}: no `{column}` among {_listed(row)}; name the column with the {option} by "
                 f"--{option}-column NAME (from Python: config={{'{option}-column': NAME}}); {_SHAPE}"
             )
-    if columns.input or "input" in told:
-        given = told[columns.input or "input"]
-    elif not (given := {name: value for name, value in told.items() if name not in (*BESIDE, answer)}):
+    if columns.input or "input" in fields:
+        question = fields[columns.input or "input"]
+    elif not (question := {name: value for name, value in fields.items() if name not in (*BESIDE, answer)}):
         raise UsageError(f"{where}: no input among {_listed(row)}; {_SHAPE}")
-    beside = {name: told[name] for name in ("id", "split") if told.get(name) is not None}
-    return {"input": given, "answer": told[answer], **beside}
+    beside = {name: fields[name] for name in ("id", "split") if fields.get(name) is not None}
+    return {"input": question, "answer": fields[answer], **beside}
 
 
 def line_of(case: Mapping[str, Any], where: str) -> str:

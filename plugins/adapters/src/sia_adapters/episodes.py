@@ -60,9 +60,9 @@ class Episodes(Adapted):
         environment, total = self.environment(), 0.0
         environment.reset(seed=item.input["seed"])
         _draw_anew(environment, ctx.seed)
-        for told in answer[: self.steps]:
+        for move in answer[: self.steps]:
             try:
-                action = self.action(told)
+                action = self.action(move)
             except (ValueError, TypeError):
                 return self.failure_reward
             _, reward, terminated, truncated, _ = environment.step(action)

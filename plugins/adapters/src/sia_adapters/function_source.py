@@ -88,12 +88,12 @@ class FunctionSource:
         future = bool(code and code.co_flags & __future__.annotations.compiler_flag)
         self._future |= future
         flags = __future__.annotations.compiler_flag if future else 0
-        known = _known(inner)
+        names = _known(inner)
         self._pieces[name] = (value, "")  # so that what it calls may call it
         for used in sorted(_names(compile(source, "<source>", "exec", flags=flags, dont_inherit=True))):
-            if used != value.__name__ and used in known:
-                self._carry(used, known[used])
-        for module in _submodules(tree, known):
+            if used != value.__name__ and used in names:
+                self._carry(used, names[used])
+        for module in _submodules(tree, names):
             self._import(module, module, f"import {module}")
         del self._pieces[name]
         again = "" if name == value.__name__ else f"\n\n\n{name} = {value.__name__}"
@@ -188,11 +188,11 @@ def _imported(tree: ast.AST) -> Iterator[str]:
             yield node.module
 
 
-def _submodules(tree: ast.AST, known: Mapping[str, Any]) -> Iterator[str]:
+def _submodules(tree: ast.AST, names: Mapping[str, Any]) -> Iterator[str]:
     """The modules that a source reaches as attributes: ``urllib.request``, where it was imported by this name."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and re.fullmatch(r"\w+(\.\w+)+", dotted := ast.unparse(node)):
-            module = known.get(dotted.partition(".")[0])
+            module = names.get(dotted.partition(".")[0])
             if isinstance(module, ModuleType) and module.__name__ == dotted.partition(".")[0] and dotted in sys.modules:
                 yield dotted
 

@@ -23,9 +23,9 @@ class Rows(Adapted):
 
     def items(self) -> Iterator[Item]:
         for row in self.rows():
-            told = {name: plain(value) for name, value in row.items()}
-            shown = {name: value for name, value in told.items() if name not in self.hidden}
-            yield Item(shown, {name: told[name] for name in self.hidden if name in told})
+            fields = {name: plain(value) for name, value in row.items()}
+            question = {name: value for name, value in fields.items() if name not in self.hidden}
+            yield Item(question, {name: fields[name] for name in self.hidden if name in fields})
 
     def worth(self, item: Item, answer: Any) -> float:
         return self.reward({**item.input, **item.truth}, answer)

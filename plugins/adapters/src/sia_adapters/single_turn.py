@@ -36,14 +36,14 @@ class SingleTurn(Rows):
 
     def rows(self) -> Iterable[Mapping[str, Any]]:
         environment = self._environment
-        found = environment.get_dataset() if hasattr(environment, "get_dataset") else environment.dataset
-        rows: Iterable[Mapping[str, Any]] = found
+        data = environment.get_dataset() if hasattr(environment, "get_dataset") else environment.dataset
+        rows: Iterable[Mapping[str, Any]] = data
         return rows
 
     def reward(self, row: Mapping[str, Any], answer: Any) -> float:
         """The weighted sum of the rubric's functions for this answer as the model's only turn."""
         completion = [{"role": "assistant", "content": answer if isinstance(answer, str) else str(answer)}]
-        known = {
+        values = {
             **row,
             "prompt": row.get("prompt", row.get("question")),
             "completion": completion,
@@ -53,7 +53,7 @@ class SingleTurn(Rows):
             "state": {"completion": completion, "turn": 1},
             "parser": getattr(self._environment, "parser", None),
         }
-        return sum(weight * _called(function, known) for function, weight in self._weighed())
+        return sum(weight * _called(function, values) for function, weight in self._weighed())
 
     def _weighed(self) -> list[tuple[Callable[..., Any], float]]:
         rubric = self._environment.rubric
@@ -69,10 +69,10 @@ def _first(rubric: Any, *names: str, name: str) -> Any:
     raise UsageError(f"task {name!r}: its environment's rubric has none of {', '.join(names)}")
 
 
-def _called(function: Callable[..., Any], known: Mapping[str, Any]) -> float:
+def _called(function: Callable[..., Any], values: Mapping[str, Any]) -> float:
     """The function with what it takes of what is known; an asynchronous one is waited for."""
-    taken = inspect.signature(function).parameters.values()
-    every = any(each.kind is each.VAR_KEYWORD for each in taken)
-    given = known if every else {each.name: known[each.name] for each in taken if each.name in known}
-    value = function(**given)
+    parameters = inspect.signature(function).parameters.values()
+    every = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    arguments = values if every else {each.name: values[each.name] for each in parameters if each.name in values}
+    value = function(**arguments)
     return float(asyncio.run(value) if inspect.iscoroutine(value) else value)

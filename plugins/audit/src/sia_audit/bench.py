@@ -102,8 +102,8 @@ class Bench:
 
     def search(self, count: int) -> list[Instance]:
         """The first instances of the run's own sample of ``search``."""
-        known = self._host.instances(self._setting.task, "search")
-        return [known[name] for name in self.samples.search[:count]]
+        by_name = self._host.instances(self._setting.task, "search")
+        return [by_name[name] for name in self.samples.search[:count]]
 
     def judge(self, instance: Instance, answer: str, salt: str = "") -> Judged:
         """Have one answer scored, with the seed that a run would give, or another one by ``salt``.

@@ -86,16 +86,16 @@ def worse_answers(values: Sequence[Any]) -> dict[str, list[Any]]:
         for path, leaf in _leaves(value):
             if _is_number(leaf):
                 at[path].append(float(leaf))
-    means = {path: fmean(found) for path, found in at.items()}
-    bounds = {path: _central(found) for path, found in at.items()}
-    made = {
+    means = {path: fmean(leaves) for path, leaves in at.items()}
+    bounds = {path: _central(leaves) for path, leaves in at.items()}
+    cheats = {
         "mass moved to the largest": [_lists(value, _moved) for value in values],
         "clipped": [_lists(_clipped(value, bounds), _clip) for value in values],
         "constant": [_numbers(value, lambda path, leaf: means.get(path, leaf)) for value in values],
         "halfway to the mean": [_numbers(value, lambda path, leaf: (leaf + means[path]) / 2) for value in values],
         "texts twice": [_texts(value) for value in values],
     }
-    return {name: worse for name, worse in made.items() if worse != list(values)}
+    return {name: worse for name, worse in cheats.items() if worse != list(values)}
 
 
 def _scored(bench: Bench, name: str, base: Sequence[Judged], values: Sequence[Any]) -> Cheat:
@@ -129,7 +129,7 @@ def _means(judged: Sequence[Judged], metric: Metric) -> dict[str, float]:
     if not judged:
         return {}
     beside = {name: [each.metrics[name] for each in judged if name in each.metrics] for name in metric.beside}
-    means = {name: fmean(found) for name, found in beside.items() if found}
+    means = {name: fmean(numbers) for name, numbers in beside.items() if numbers}
     return {metric.name: metric.reward(fmean(each.reward for each in judged)), **means}
 
 
@@ -161,19 +161,19 @@ def _of_task(bench: Bench, base: Sequence[Judged]) -> dict[str, list[Any]]:
     cheats: Callable[[Any], Mapping[str, Any]] | None = getattr(bench.task, "cheats", None)
     if cheats is None:
         return {}
-    made = [cheats(strict_json(each.answer)) for each in base]
-    return {name: [each[name] for each in made] for name in made[0] if all(name in each for each in made)}
+    answers = [cheats(strict_json(each.answer)) for each in base]
+    return {name: [each[name] for each in answers] for name in answers[0] if all(name in each for each in answers)}
 
 
 def _of_public_cases(bench: Bench, instances: Sequence[Instance]) -> dict[str, list[Any]]:
     """The answer of the labelled case whose input is most like each instance's: memory instead of a solution."""
     labelled = labelled_answers(bench.task)
-    known = {each.id: essence(json.dumps(each.input, ensure_ascii=False)) for each in bench.task.instances("public")}
-    known = {name: text for name, text in known.items() if name in labelled}
-    if not known:
+    texts = {each.id: essence(json.dumps(each.input, ensure_ascii=False)) for each in bench.task.instances("public")}
+    texts = {name: text for name, text in texts.items() if name in labelled}
+    if not texts:
         return {}
-    weights = Weights(known.values())
-    vectors = {name: weights.vector(text) for name, text in known.items()}
+    weights = Weights(texts.values())
+    vectors = {name: weights.vector(text) for name, text in texts.items()}
     remembered = []
     for each in instances:
         vector = weights.vector(essence(json.dumps(each.input, ensure_ascii=False)))

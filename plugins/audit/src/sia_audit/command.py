@@ -49,12 +49,12 @@ def run(options: argparse.Namespace) -> int:
         engine=engine_of(options, options.policy),
     )
     with _telling() as tell:
-        found = audit(config, Plugins.discover(), tell)
+        result = audit(config, Plugins.discover(), tell)
     if options.json:
-        print_json(found.to_json())
+        print_json(result.to_json())
     else:
-        _print(found)
-    return 1 if found.verdict == "bad" else 0
+        _print(result)
+    return 1 if result.verdict == "bad" else 0
 
 
 @contextmanager
@@ -69,29 +69,29 @@ def _telling() -> Iterator[Callable[[str], object]]:
         yield lambda text: status.update(plain(f"{text} ..."))
 
 
-def _print(found: Audit) -> None:
+def _print(result: Audit) -> None:
     """The findings for people, the figures of the classes of answers among them."""
     from rich.table import Table
 
     out = console()
     classes = Table("answers", "asked", "valid", "mean", "best", "seconds each", title_justify="left")
-    for each in found.figures["separation"]:
+    for each in result.figures["separation"]:
         figures = (f"{each['asked']}", f"{each['valid']:.0%}", f"{each['mean']:.3f}", f"{each['best']:.3f}")
         classes.add_row(plain(each["answers"]), *figures, f"{each['seconds']:.4f}")
     table = Table("check", "of", "", "what was found")
     last = ""
-    for finding in found.findings:
+    for finding in result.findings:
         if finding.check != last and last:
             table.add_section()
         check, last = finding.check if finding.check != last else "", finding.check
         mark = (finding.verdict, STYLES[finding.verdict])
         table.add_row(plain(check), plain(finding.about), plain(mark), plain(finding.says))
-    out.print(plain("\n", (found.task, "bold"), ": ", (found.verdict, STYLES[found.verdict])))
-    if told := better(found.figures["metric"]):
-        out.print(plain(told))
-    for notice in found.figures["notices"]:
+    out.print(plain("\n", (result.task, "bold"), ": ", (result.verdict, STYLES[result.verdict])))
+    if note := better(result.figures["metric"]):
+        out.print(plain(note))
+    for notice in result.figures["notices"]:
         out.print(plain((" ".join(notice.split()), "yellow")), soft_wrap=True)
     out.print(table)
     out.print(classes)
-    bad, look = (sum(each.verdict == verdict for each in found.findings) for verdict in ("bad", "look"))
+    bad, look = (sum(each.verdict == verdict for each in result.findings) for verdict in ("bad", "look"))
     out.print(plain(f"{bad} to be mended before a run (bad), {look} to be known (look)."))

@@ -32,8 +32,8 @@ def schema_of(model: type[BaseModel], examples: Sequence[Any]) -> Schema:
         schema = model.model_json_schema()
     except PydanticInvalidForJsonSchema:
         schema = {}
-    said = set(schema) - {"title", "description", "$defs", "examples", "default"}
-    return schema if said or not examples else like(examples)
+    keywords = set(schema) - {"title", "description", "$defs", "examples", "default"}
+    return schema if keywords or not examples else like(examples)
 
 
 def like(examples: Sequence[Any]) -> Schema:
@@ -121,8 +121,8 @@ class Generator:
 
     def _object(self, schema: Schema, source: random.Random | None, depth: int) -> dict[str, Any]:
         fields, required = schema.get("properties", {}), schema.get("required", ())
-        kept = [name for name in fields if name in required or (source and depth < DEEPEST and source.random() < 0.5)]
-        return {name: self._make(fields[name], source, depth + 1) for name in kept}
+        names = [name for name in fields if name in required or (source and depth < DEEPEST and source.random() < 0.5)]
+        return {name: self._make(fields[name], source, depth + 1) for name in names}
 
     def _resolved(self, schema: Any) -> dict[str, Any]:
         """The schema that a chain of references ends at; one that allows anything where it ends nowhere."""

@@ -80,12 +80,12 @@ def look_for_leaks(task: Task) -> tuple[list[Finding], dict[str, Any]]:
     search.files("first harness", task.seed_harness().files)
     if catalogue := task.playbook():
         search.values("playbook", "playbook", catalogue.model_dump(mode="json"))
-    found = search.found()
-    findings = [_finding(each) for each in found]
+    rows = search.found()
+    findings = [_finding(each) for each in rows]
     if search.unread:
         many = f"{search.unread[0]} and {len(search.unread) - 1} more" if search.unread[1:] else search.unread[0]
         findings.append(Finding("leaks", "files not read", "look", f"no text, or too large to be searched: {many}"))
-    return findings, {"places": [each.to_json() for each in found], "unread": search.unread}
+    return findings, {"places": [each.to_json() for each in rows], "unread": search.unread}
 
 
 class _Search:
@@ -110,11 +110,11 @@ class _Search:
         self._contained = Contained(texts)
         self._closest = Closest(texts, Weights(_text(each) for split in LABELLED for each in self._instances[split]))
         self._near: dict[str, dict[str, float]] = {}
-        self._found: dict[tuple[Split, str], Found] = {}
+        self._table: dict[tuple[Split, str], Found] = {}
         self.unread: list[str] = []
 
     def found(self) -> list[Found]:
-        return list(self._found.values())
+        return list(self._table.values())
 
     def split(self, place: Split) -> None:
         """Compare with the inputs of a labelled split."""
@@ -130,13 +130,13 @@ class _Search:
     def repeated(self, split: Split) -> None:
         """Note which inputs of a hidden split are the same."""
         row = self._row(split, split)
-        seen: dict[str, str] = {}
+        first_of: dict[str, str] = {}
         for instance in self._instances[split]:
-            first = next((seen[key] for key in _keys(instance) if key in seen), None)
+            first = next((first_of[key] for key in _keys(instance) if key in first_of), None)
             if first is not None:
                 row.exact[instance.id] = first
             for key in _keys(instance):
-                seen.setdefault(key, instance.id)
+                first_of.setdefault(key, instance.id)
 
     def folder(self, place: str, folder: Path) -> None:
         """Search every file of a folder that holds text."""
@@ -168,8 +168,8 @@ class _Search:
         for part in _parts(value):
             text = essence(part) if isinstance(part, str) else ""
             key = text if len(text) >= LEAST_TEXT else _key(part) if _shape(part) in self._shapes else ""
-            found = [*self._keys.get(key, ()), *(self._named[name] for name in self._contained.inside(text))]
-            for split, name in found:
+            matches = [*self._keys.get(key, ()), *(self._named[name] for name in self._contained.inside(text))]
+            for split, name in matches:
                 self._row(split, place).exact.setdefault(name, where)
             self._add_near(text, place, where, HIDDEN)
 
@@ -180,10 +180,10 @@ class _Search:
 
     def _row(self, split: Split, place: str) -> Found:
         key = (split, place)
-        if key not in self._found:
+        if key not in self._table:
             short = self._sizes[split, True]
-            self._found[key] = Found(split, place, short + self._sizes[split, False], short)
-        return self._found[key]
+            self._table[key] = Found(split, place, short + self._sizes[split, False], short)
+        return self._table[key]
 
     def _add_near(self, text: str, place: str, where: str, splits: Sequence[Split]) -> None:
         if text not in self._near:
@@ -204,20 +204,20 @@ def _finding(row: Found) -> Finding:
     if row.place == row.split:
         says = f"{exact} of {size} repeat another one of the split" if exact else f"no two of {size} are the same"
         return Finding("leaks", f"{row.split} repeated", "look" if exact else "ok", says)
-    about, said = f"{row.split} in {row.place}", []
+    about, parts = f"{row.split} in {row.place}", []
     if exact:
         some = ", ".join(f"{name} ({where})" for name, where in sorted(row.exact.items())[:EXAMPLES])
-        said.append(f"{exact} of {size} inputs are there as they are, such as {some}; take them out of one of the two")
+        parts.append(f"{exact} of {size} inputs are there as they are, such as {some}; take them out of one of the two")
     if near:
         top = sorted(near.items(), key=lambda item: (-item[1][1], item[0]))[:EXAMPLES]
         some = ", ".join(f"{name} ({where}, {cosine:.2f})" for name, (where, cosine) in top)
-        said.append(f"{len(near)} of {size} have a near duplicate (cosine above {NEAR}), such as {some}")
-    if not said:
-        said.append(f"none of {size} inputs is there, nor one close to it")
+        parts.append(f"{len(near)} of {size} have a near duplicate (cosine above {NEAR}), such as {some}")
+    if not parts:
+        parts.append(f"none of {size} inputs is there, nor one close to it")
     if row.short:
-        said.append(f"{row.short} are too short to be called close to anything")
+        parts.append(f"{row.short} are too short to be called close to anything")
     bad = (exact and (row.split == "sealed" or exact >= EXACT_BAD * size)) or len(near) >= NEAR_BAD * size
-    return Finding("leaks", about, "bad" if bad else "look" if exact or near else "ok", "; ".join(said))
+    return Finding("leaks", about, "bad" if bad else "look" if exact or near else "ok", "; ".join(parts))
 
 
 def _parsed(name: str, text: str) -> Iterator[Any]:

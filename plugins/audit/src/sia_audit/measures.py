@@ -50,8 +50,8 @@ def measure_noise(bench: Bench, separation: Separation, span: float) -> tuple[li
     good = separation.good.judged if separation.good else []
     usable = [each for pair in _interleaved(good, separation.seed.judged) for each in pair if each.outcome != FAILED]
     once = max(1e-4, mean_seconds(usable))
-    chosen = usable[: max(4, min(NOISE_ANSWERS, int(NOISE_SECONDS / once / 5)))]
-    if not chosen:
+    sample = usable[: max(4, min(NOISE_ANSWERS, int(NOISE_SECONDS / once / 5)))]
+    if not sample:
         return [Finding("noise", "the same answers again", "look", "there is no answer to score again")], {}
     again = {SAME: [""] * 2, OTHER: ["again/1", "again/2"], FRESH: [""]}
     scores: dict[str, list[list[float]]] = {}
@@ -60,14 +60,14 @@ def measure_noise(bench: Bench, separation: Separation, span: float) -> tuple[li
             bench.renew_verifier()
         scores[what] = [
             [first.reward, *(bench.judge(first.instance, first.answer, salt).reward for salt in salts)]
-            for first in chosen
+            for first in sample
         ]
     deviation = {what: _deviation(rows) for what, rows in scores.items()}
     most = max(deviation.values())
     noisy = min(most / span, LARGEST_REWARD) if span > 0 else 0.0
     repeats = math.ceil(2 * noisy**2 / (SHARE_OF_NOISE * DISCORDANCE))
     figures = {
-        "answers": len(chosen),
+        "answers": len(sample),
         "times": sum(map(len, again.values())),
         "changed": {what: fmean(len(set(each)) > 1 for each in rows) for what, rows in scores.items()},
         "deviation": deviation,
@@ -93,14 +93,14 @@ def _of_noise(noise: dict[str, Any], span: float) -> Finding:
     if not any(changed.values()):
         same = f"{noise['answers']} answers, scored {noise['times']} times more: no score changed"
         return Finding("noise", about, "ok", same)
-    told = ", ".join(f"{share:.0%} with {what} (sd {deviation[what]:.3g})" for what, share in changed.items() if share)
+    parts = ", ".join(f"{share:.0%} with {what} (sd {deviation[what]:.3g})" for what, share in changed.items() if share)
     wants = f"a gate would want each answer scored {noise['repeats']} times"
     if max(deviation[SAME], deviation[FRESH]) > TOLERANCE * span:
         return Finding(
             "noise", about, "bad",
-            f"scores changed: {told}. The same input must give the same score, or no run can be repeated; {wants}",
+            f"scores changed: {parts}. The same input must give the same score, or no run can be repeated; {wants}",
         )  # fmt: skip
-    return Finding("noise", about, "look", f"scores changed: {told}; {wants}")
+    return Finding("noise", about, "look", f"scores changed: {parts}; {wants}")
 
 
 def judge_headroom(bench: Bench, separation: Separation, plan: Plan) -> tuple[list[Finding], dict[str, Any]]:
@@ -137,8 +137,8 @@ def judge_headroom(bench: Bench, separation: Separation, plan: Plan) -> tuple[li
 def _rewards(bench: Bench, separation: Separation) -> list[float]:
     """The first harness's, up to the first answer that was not put before the verifier."""
     judged = {each.instance.id: each.reward for each in separation.seed.judged}
-    known = takewhile(lambda each: each.answer is None or each.instance.id in judged, bench.tried)
-    return [judged.get(each.instance.id, bench.failure) for each in known]
+    prefix = takewhile(lambda each: each.answer is None or each.instance.id in judged, bench.tried)
+    return [judged.get(each.instance.id, bench.failure) for each in prefix]
 
 
 def judge_cost(bench: Bench, separation: Separation, plan: Plan) -> tuple[list[Finding], dict[str, Any]]:

@@ -106,13 +106,13 @@ def separate(bench: Bench) -> Separation:
     examples = [strict_json(each.answer) for each in valid]
     generator = Generator(schema_of(bench.task.answer, examples))
     instances = bench.search(count)
-    known = {canonical(each) for each in examples}
+    texts = {canonical(each) for each in examples}
     groups = [good] if good else []
     if good and good.name == LABELLED and len({each.answer for each in good.judged}) > 1:
         groups.append(asker.ask(f"{LABELLED}, shuffled", _shuffled(good.judged, bench.plan.seed)))
     groups.append(seed)
     groups.append(asker.ask("null", [(each, "null") for each in instances]))
-    groups.append(asker.probe("empty", _unknown(empty_answers(generator), known), instances))
+    groups.append(asker.probe("empty", _unknown(empty_answers(generator), texts), instances))
     # Where the task is to discover an answer, a good one is good everywhere.
     usual = Group(FIRST, []) if bench.task.kind == "discover" else seed
     for name, answer in constant_answers(generator, usual, labelled).items():
@@ -121,7 +121,7 @@ def separate(bench: Bench) -> Separation:
     drawn = [(each, json.dumps(generator.drawn(source), ensure_ascii=False)) for each in instances]
     groups.append(asker.ask("random", drawn))
     hostile = hostile_answers(generator.template(), bench.task.limits.answer_bytes)
-    groups.append(asker.probe("hostile", _unknown(hostile, known), instances))
+    groups.append(asker.probe("hostile", _unknown(hostile, texts), instances))
     return Separation(groups, good, seed, refusal)
 
 
@@ -180,7 +180,7 @@ def labelled_answers(task: Task) -> dict[str, str]:
     if not path.is_file():
         return {}
     inputs = {each.id: each.input for each in task.instances("public")}
-    found = {}
+    answers = {}
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             case = strict_json(line)
@@ -191,15 +191,15 @@ def labelled_answers(task: Task) -> dict[str, str]:
         for value in _answers_of(case, inputs[case["id"]]):
             text = json.dumps(value, ensure_ascii=False)
             if _accepts(task, text):
-                found[case["id"]] = text
+                answers[case["id"]] = text
                 break
-    return found
+    return answers
 
 
-def _answers_of(case: dict[str, Any], given: Any) -> Iterator[Any]:
+def _answers_of(case: dict[str, Any], fields: Any) -> Iterator[Any]:
     if "answer" in case:
         yield case["answer"]
-    rest = {key: value for key, value in case.items() if key not in ("id", "input", "split") and key not in given}
+    rest = {key: value for key, value in case.items() if key not in ("id", "input", "split") and key not in fields}
     yield rest
     if len(rest) == 1:
         yield next(iter(rest.values()))
@@ -222,16 +222,16 @@ def empty_answers(generator: Generator) -> dict[str, str]:
 def constant_answers(generator: Generator, seed: Group, labelled: dict[str, str]) -> dict[str, str]:
     """One and the same answer everywhere, by what it is; each once."""
     constants = [("constant: the smallest", json.dumps(generator.smallest(), ensure_ascii=False))]
-    for name, given in (
+    for name, texts in (
         ("constant: the first harness's commonest", [each.answer for each in seed.judged if each.outcome == "ok"]),
         ("constant: the commonest label", list(labelled.values())),
     ):
-        constants += [(name, answer) for answer, _ in Counter(given).most_common(1)]
+        constants += [(name, answer) for answer, _ in Counter(texts).most_common(1)]
     by_answer = {answer: name for name, answer in constants if answer != "null"}
     return {name: answer for answer, name in by_answer.items()}
 
 
-def _unknown(answers: dict[str, str], known: set[str]) -> dict[str, str]:
+def _unknown(answers: dict[str, str], others: set[str]) -> dict[str, str]:
     """Those that are not answers which a harness or a label gave; each text once."""
     once: dict[str, str] = {}
     for name, text in answers.items():
@@ -239,7 +239,7 @@ def _unknown(answers: dict[str, str], known: set[str]) -> dict[str, str]:
             spelt = canonical(strict_json(text))
         except InvalidAnswer:
             spelt = text
-        if spelt not in known:
+        if spelt not in others:
             once.setdefault(text, name)
     return {name: text for text, name in once.items()}
 

@@ -50,25 +50,25 @@ def essence(text: str) -> str:
 
 def grams(text: str) -> Counter[str]:
     """How often each two and three neighbouring characters stand in a text."""
-    found = Counter(map("".join, pairwise(text)))
-    found.update(map("".join, zip(text, text[1:], text[2:], strict=False)))
-    return found
+    counts = Counter(map("".join, pairwise(text)))
+    counts.update(map("".join, zip(text, text[1:], text[2:], strict=False)))
+    return counts
 
 
 class Weights:
     """How much a gram tells, by the texts that are known."""
 
-    def __init__(self, known: Iterable[str]) -> None:
+    def __init__(self, texts: Iterable[str]) -> None:
         self._texts, self._having = 0, Counter[str]()
-        for text in known:
+        for text in texts:
             self._texts += 1
             self._having.update(grams(text).keys())
 
     def vector(self, text: str) -> dict[str, float]:
         """The text's unit vector, its rarest grams first; empty where no gram of it is known."""
-        found = [(self._having[gram], gram, count) for gram, count in grams(text).items() if gram in self._having]
-        found.sort()
-        weighed = {gram: count * (1 + math.log((1 + self._texts) / (1 + having))) for having, gram, count in found}
+        rows = [(self._having[gram], gram, count) for gram, count in grams(text).items() if gram in self._having]
+        rows.sort()
+        weighed = {gram: count * (1 + math.log((1 + self._texts) / (1 + having))) for having, gram, count in rows}
         length = math.hypot(*weighed.values())
         return {gram: weight / length for gram, weight in weighed.items()}
 
@@ -101,12 +101,12 @@ class Closest:
 
 def _head(vector: Mapping[str, float]) -> Iterator[tuple[str, float]]:
     """The rarest grams of a unit vector, as many as it takes for the rest to be no longer than ``REST``."""
-    left = 1.0
+    remaining = 1.0
     for gram, weight in vector.items():
-        if left <= REST**2:
+        if remaining <= REST**2:
             return
         yield gram, weight
-        left -= weight**2
+        remaining -= weight**2
 
 
 def cosine(one: Mapping[str, float], other: Mapping[str, float]) -> float:
@@ -135,9 +135,9 @@ class Contained:
 
     def inside(self, text: str) -> set[str]:
         """The names of the hidden texts that stand in this one."""
-        found = set()
+        names = set()
         for place in range(len(text) - ANCHOR + 1):
             for each in self._anchors.get(text[place : place + ANCHOR], ()):
-                if each.name not in found and place >= each.at and text.startswith(each.text, place - each.at):
-                    found.add(each.name)
-        return found
+                if each.name not in names and place >= each.at and text.startswith(each.text, place - each.at):
+                    names.add(each.name)
+        return names

@@ -129,19 +129,19 @@ def parse_arms(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def begun(folder: Path, asked: Design | None) -> Design:
+def begun(folder: Path, request: Design | None) -> Design:
     """The design to go by: the one that was put down, which what is asked for now must not contradict."""
-    known = Design.read(folder)
-    if known is None:
-        if asked is None:
+    design = Design.read(folder)
+    if design is None:
+        if request is None:
             raise UsageError(f"{folder} holds no comparison; name what to compare, such as --plugin lawbench --quick")
-        asked.write(folder)
-        remember(asdict(asked))
-        return asked
-    if asked is not None and asked != known:
-        different = [key for key, value in asdict(known).items() if asdict(asked)[key] != value]
+        request.write(folder)
+        remember(asdict(request))
+        return request
+    if request is not None and request != design:
+        different = [key for key, value in asdict(design).items() if asdict(request)[key] != value]
         raise UsageError(
             f"{folder} was begun with another {', '.join(different)}; `sia compare {folder}` goes on as it was begun, "
             "another folder begins anew"
         )
-    return known
+    return design

@@ -92,20 +92,20 @@ def _compare(options: argparse.Namespace) -> int:
     from sia_core.run.trust import confirm_commands
 
     folder = Path(options.folder)
-    wanted = asked(options)
-    design = begun(folder, wanted)
+    request = asked(options)
+    design = begun(folder, request)
     doing = Doing(folder, design, _tell)
-    if wanted is None and (left := doing.unfinished()):
-        arms = {cell.arm: cell for cell in reversed(left)}  # whose runs differ by their seeds alone
+    if request is None and (cells := doing.unfinished()):
+        arms = {cell.arm: cell for cell in reversed(cells)}  # whose runs differ by their seeds alone
         commands = [shlex.join(["sia", "run", *design.command(cell)]) for cell in reversed(arms.values())]
         confirm_commands(folder, commands, vars(design), options.trust)
     print(shown(f"{folder}: {len(design.cells())} runs, each with --budget {design.budget}"), file=sys.stderr)
     failed = doing.all(options.jobs or os.cpu_count() or 1)
-    found = result(folder, design)
+    outcome = result(folder, design)
     if options.json:
-        print_json(found)
+        print_json(outcome)
     else:
-        print_result(found)
+        print_result(outcome)
     return 1 if failed else 0
 
 
@@ -117,9 +117,9 @@ def asked(options: argparse.Namespace) -> Design | None:
     from sia_core.errors import UsageError
 
     if options.plugin is None and options.harness is None:
-        if given := [f"--{name.replace('_', '-')}" for name in DESIGN if getattr(options, name)]:
+        if names := [f"--{name.replace('_', '-')}" for name in DESIGN if getattr(options, name)]:
             raise UsageError(
-                f"{', '.join(given)}: what is compared is decided once, when a comparison begins. "
+                f"{', '.join(names)}: what is compared is decided once, when a comparison begins. "
                 f"`sia compare {shlex.quote(options.folder)}` alone goes on with the one in that folder; to begin "
                 "another, name its task too (--plugin or --harness) and a new folder"
             )
@@ -176,15 +176,15 @@ def _task(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _options(options: argparse.Namespace, keys: tuple[str, ...], policy: str | None) -> tuple[str, ...]:
-    told = [each for key in keys for each in _pair(f"--{key}", getattr(options, key))]
-    told += ["--allow-weak-sandbox"] if options.allow_weak_sandbox else []
+    arguments = [each for key in keys for each in _pair(f"--{key}", getattr(options, key))]
+    arguments += ["--allow-weak-sandbox"] if options.allow_weak_sandbox else []
     if options.backend != LOCAL:
-        told += [*_pair("--backend", options.backend), *_each("--backend-set", options.backend_set)]
+        arguments += [*_pair("--backend", options.backend), *_each("--backend-set", options.backend_set)]
     if policy is None:
-        return tuple(told)
+        return tuple(arguments)
     heat = [f"{key}={value}" for key, value in temperature_of(options.train).items()]  # arms that only ask share it
     engine = ("--policy", policy, "--engine", options.engine, *_each("--engine-set", [*options.engine_set, *heat]))
-    return (*told, *engine)
+    return (*arguments, *engine)
 
 
 def _pair(option: str, value: str | None) -> tuple[str, ...]:
@@ -199,30 +199,30 @@ def _tell(cell: Cell, what: str) -> None:
     print(shown(f"sia: {cell.name} {what}"), file=sys.stderr, flush=True)
 
 
-def print_result(found: Mapping[str, Any]) -> None:
+def print_result(report: Mapping[str, Any]) -> None:
     """The result for people."""
     out = console()
-    design = found["design"]
-    of = "" if found["finished"] == found["runs"] else f" of {found['runs']}"
-    about = f"  {found['finished']}{of} runs, {design['seeds']} seeds, budget of each: {design['budget']}"
-    out.print(plain("\n", (found["folder"], "bold"), about))
-    if told := better({"name": found["metric"], "direction": found["direction"]}):
-        out.print(plain(told))
-    _print_arms(found, out)
-    _print_contrasts("Differences on sealed", found["comparisons"], out)
-    _print_contrasts("What each lever added", found["attribution"], out)
+    design = report["design"]
+    of = "" if report["finished"] == report["runs"] else f" of {report['runs']}"
+    about = f"  {report['finished']}{of} runs, {design['seeds']} seeds, budget of each: {design['budget']}"
+    out.print(plain("\n", (report["folder"], "bold"), about))
+    if note := better({"name": report["metric"], "direction": report["direction"]}):
+        out.print(plain(note))
+    _print_arms(report, out)
+    _print_contrasts("Differences on sealed", report["comparisons"], out)
+    _print_contrasts("What each lever added", report["attribution"], out)
     out.print(plain(("What cannot be concluded", "bold")))
-    for line in found["cannot_conclude"]:
+    for line in report["cannot_conclude"]:
         out.print(plain(f"  {line}"))
 
 
-def _print_arms(found: Mapping[str, Any], out: Console) -> None:
+def _print_arms(report: Mapping[str, Any], out: Console) -> None:
     from rich.table import Table
 
-    kinds = [kind for kind in SPENT if any(arm["spent"].get(kind) for arm in found["arms"])]
-    scores = ("first agent", f"sealed {found['metric']}", "95% over cases", "95% over seeds")
+    kinds = [kind for kind in SPENT if any(arm["spent"].get(kind) for arm in report["arms"])]
+    scores = ("first agent", f"sealed {report['metric']}", "95% over cases", "95% over seeds")
     table = Table("arm", "runs", *scores, "accepted", *kinds)
-    for arm in found["arms"]:
+    for arm in report["arms"]:
         final = arm["final"]
         if not final:
             table.add_row(plain(arm["arm"]), "0")
@@ -242,8 +242,8 @@ def _print_contrasts(title: str, rows: list[dict[str, Any]], out: Console) -> No
     columns = ("95% over cases", *(("p",) if tested else ()), "95% over seeds", *(("p",) if tested else ()))
     table = Table("", "difference", *columns, title=title, title_justify="left")
     for row in rows:
-        told = [(_span(row[over], "+"), _p(row[over])) for over in ("cases", "seeds")]
-        cells = [each for span, p in told for each in ((span, p) if tested else (span,))]
+        pairs = [(_span(row[over], "+"), _p(row[over])) for over in ("cases", "seeds")]
+        cells = [each for span, p in pairs for each in ((span, p) if tested else (span,))]
         table.add_row(plain(row["name"]), f"{row['value']:+.4f}", *cells)
     out.print(table)
     if tested:

@@ -41,11 +41,11 @@ class Doing:
         cells = self.unfinished()
         with _alone(self._folder), ThreadPoolExecutor(max(1, jobs), thread_name_prefix="sia-cell") as threads:
             try:
-                done = list(threads.map(self._do, cells))
+                successes = list(threads.map(self._do, cells))
             except BaseException:
                 self._stop()
                 raise
-        return [cell for cell, well in zip(cells, done, strict=True) if not well]
+        return [cell for cell, well in zip(cells, successes, strict=True) if not well]
 
     def unfinished(self) -> list[Cell]:
         """The runs that are left to do."""

@@ -46,11 +46,11 @@ class Outcome:
 
 def result(folder: Path, design: Design) -> dict[str, Any]:
     """The result as JSON, of the runs that are finished by now."""
-    found = {cell: outcome for cell in design.cells() if (outcome := outcome_of(folder / cell.name))}
+    outcomes = {cell: outcome for cell in design.cells() if (outcome := outcome_of(folder / cell.name))}
     scores: dict[str, Scores] = {
-        arm: {cell.seed: outcome.cases for cell, outcome in found.items() if cell.arm == arm} for arm in design.arms
+        arm: {cell.seed: outcome.cases for cell, outcome in outcomes.items() if cell.arm == arm} for arm in design.arms
     }
-    metric = _metric(folder, found)
+    metric = _metric(folder, outcomes)
     contrasts = [_contrast(f"{a} − {b}", {a: 1, b: -1}, scores, metric) for a, b in _pairs(design.arms)]
     compared = _tested([each for each in contrasts if each])
     attributed = [
@@ -61,12 +61,12 @@ def result(folder: Path, design: Design) -> dict[str, Any]:
         "design": asdict(design),
         "metric": metric["name"],
         "direction": metric.get("direction", "maximize"),
-        "finished": len(found),
+        "finished": len(outcomes),
         "runs": len(design.cells()),
-        "arms": [_arm(arm, found, _contrast(arm, {arm: 1}, scores, metric)) for arm in design.arms],
+        "arms": [_arm(arm, outcomes, _contrast(arm, {arm: 1}, scores, metric)) for arm in design.arms],
         "comparisons": compared,
         "attribution": [each for each in attributed if each],
-        "cannot_conclude": list(_limits(design, found, compared)),
+        "cannot_conclude": list(_limits(design, outcomes, compared)),
     }
 
 
@@ -98,7 +98,7 @@ def _cases(ledger: Ledger, agent: str, metric: Mapping[str, Any]) -> dict[str, f
     for batch in RunRecord(ledger).batches("sealed", agent):
         for row in in_units(metric.get("direction", ""), batch.rows):
             rewards.setdefault(row["instance"], []).append(row["reward"])
-    return {case: fmean(found) for case, found in rewards.items()}
+    return {case: fmean(values) for case, values in rewards.items()}
 
 
 def _pairs(arms: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -118,8 +118,8 @@ def _tested(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _arm(arm: str, found: Mapping[Cell, Outcome], mean: dict[str, Any] | None) -> dict[str, Any]:
-    outcomes = [outcome for cell, outcome in found.items() if cell.arm == arm]
+def _arm(arm: str, results: Mapping[Cell, Outcome], mean: dict[str, Any] | None) -> dict[str, Any]:
+    outcomes = [outcome for cell, outcome in results.items() if cell.arm == arm]
     kinds = ("rollouts", "tokens", "seconds", "dollars")
     return {
         "arm": arm,
@@ -135,10 +135,10 @@ def _contrast(
     name: str, weights: Mapping[str, float], scores: Mapping[str, Scores], metric: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """A contrast as JSON, its intervals without what no such sum of scores can be: a normal one may go past it."""
-    found, bounds = contrast(name, weights, scores), metric.get("bounds")
-    if found is None:
+    estimate, bounds = contrast(name, weights, scores), metric.get("bounds")
+    if estimate is None:
         return None
-    row = asdict(found)
+    row = asdict(estimate)
     if bounds:
         ends = [sorted(weight * bound for bound in bounds) for weight in weights.values()]
         possible = [sum(low for low, _ in ends), sum(high for _, high in ends)]
@@ -147,37 +147,37 @@ def _contrast(
     return row
 
 
-def _metric(folder: Path, found: Mapping[Cell, Outcome]) -> Mapping[str, Any]:
-    for cell in found:
+def _metric(folder: Path, outcomes: Mapping[Cell, Outcome]) -> Mapping[str, Any]:
+    for cell in outcomes:
         with Ledger.read(folder / cell.name) as ledger:
             metric: Mapping[str, Any] = build(ledger)["metric"]
             return metric
     return {"name": "score"}
 
 
-def _limits(design: Design, found: Mapping[Cell, Outcome], compared: list[dict[str, Any]]) -> list[str]:
+def _limits(design: Design, outcomes: Mapping[Cell, Outcome], compared: list[dict[str, Any]]) -> list[str]:
     """The limits of these runs, in sentences."""
-    told = []
-    if left := [cell.name for cell in design.cells() if cell not in found]:
-        told.append(f"{len(left)} of {len(design.cells())} runs are not finished ({', '.join(left[:6])}"
-                    f"{' ...' if len(left) > 6 else ''}); what stands here is of the others alone.")  # fmt: skip
+    limits = []
+    if missing := [cell.name for cell in design.cells() if cell not in outcomes]:
+        limits.append(f"{len(missing)} of {len(design.cells())} runs are not finished ({', '.join(missing[:6])}"
+                      f"{' ...' if len(missing) > 6 else ''}); what stands here is of the others alone.")  # fmt: skip
     for row in compared:
         if not _shown(row["cases"]):
             reach = _reach(row["cases"])
-            told.append(f"Whether {row['name']} is other than 0 on new cases: not shown{reach}.")
+            limits.append(f"Whether {row['name']} is other than 0 on new cases: not shown{reach}.")
         elif not _shown(row["seeds"]):
-            told.append(
+            limits.append(
                 f"Whether {row['name']} would come out alike in new runs: not shown by {row['seeds']['n']} seeds, "
                 "although these runs' agents differ on new cases."
             )
     if least_p(design.seeds) > ALPHA:
-        told.append(
+        limits.append(
             f"Nothing about new runs by the test over seeds: with {design.seeds} of them its p is never below "
             f"{least_p(design.seeds):.2g}; it takes 6 to go below {ALPHA}, and more where several pairs are tested."
         )
-    told += _budget(design, found)
-    told.append("Anything about other tasks, other policies or other budgets: these runs are of one of each.")
-    return told
+    limits += _budget(design, outcomes)
+    limits.append("Anything about other tasks, other policies or other budgets: these runs are of one of each.")
+    return limits
 
 
 def _shown(estimate: Mapping[str, Any]) -> bool:
@@ -194,25 +194,25 @@ def _reach(estimate: Mapping[str, Any]) -> str:
     return f"; anything from {low:+.4f} to {high:+.4f} may be"
 
 
-def _budget(design: Design, found: Mapping[Cell, Outcome]) -> list[str]:
+def _budget(design: Design, outcomes: Mapping[Cell, Outcome]) -> list[str]:
     """Where the budgets were not used alike, or were not comparable."""
-    told = []
+    sentences = []
     if "seconds=" in design.budget:
-        told.append(
+        sentences.append(
             "Who is better at equal work: seconds are shared with whatever else the machine did; "
             "a budget in rollouts or tokens is the same for all."
         )
     kind = "tokens" if "tokens=" in design.budget else "rollouts"
     spent = {
-        arm: fmean(each.spent.get(kind, 0.0) for cell, each in found.items() if cell.arm == arm)
+        arm: fmean(each.spent.get(kind, 0.0) for cell, each in outcomes.items() if cell.arm == arm)
         for arm in design.arms
-        if arm != BASE and any(cell.arm == arm for cell in found)
+        if arm != BASE and any(cell.arm == arm for cell in outcomes)
     }
     if spent and min(spent.values()) < 0.5 * max(spent.values()):
         least = min(spent, key=lambda arm: spent[arm])
         most = max(spent, key=lambda arm: spent[arm])
-        told.append(
+        sentences.append(
             f"What {least} would have come to with all of its budget: it stopped by itself after {spent[least]:,.0f} "
             f"{kind} on average, where {most} used {spent[most]:,.0f}."
         )
-    return told
+    return sentences

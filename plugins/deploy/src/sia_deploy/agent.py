@@ -52,8 +52,8 @@ class Agent:
             with Ledger.read(run) as ledger:
                 started, report = beginning(ledger), build(ledger)
                 sandbox = RunRecord(ledger).sandbox
-            made = report["agent"]
-            if made["harness"] is None or sandbox is None:
+            agent = report["agent"]
+            if agent["harness"] is None or sandbox is None:
                 raise UsageError(f"{run} has no agent yet; `sia resume {run}` goes on with it")
             config = recorded_config(started, run)
             confirm(run, started, asdict(config), trust)
@@ -64,12 +64,12 @@ class Agent:
                 check_sandbox(sandbox, plugins, allow_weak=config.allow_weak_sandbox)
             folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="sia-serve-")))
             folder.chmod(0o755)  # a sandbox reads it as another user
-            self.about = Served(run.name, self._task.name, made["harness"], made["adapter"], sandbox["name"])
-            Trees(folder).put(Trees(run).get(made["harness"]))
-            if made["adapter"]:
+            self.about = Served(run.name, self._task.name, agent["harness"], agent["adapter"], sandbox["name"])
+            Trees(folder).put(Trees(run).get(agent["harness"]))
+            if agent["adapter"]:
                 (folder / ADAPTERS).mkdir()
-                kept = adapter_folder(run, made["adapter"])
-                os.symlink(kept.resolve(), folder / ADAPTERS / kept.name)
+                adapter = adapter_folder(run, agent["adapter"])
+                os.symlink(adapter.resolve(), folder / ADAPTERS / adapter.name)
             verifier = verifier_of(config, self._task)
             self._setting = Setting(
                 str(folder), config.task, verifier, sandbox["name"], config.plan.seed, config.engine
@@ -78,17 +78,17 @@ class Agent:
             opened.callback(self._host.stop)
             self._policy = self._host.policy(self._setting)
             if isinstance(self._policy, Policy):
-                opened.enter_context(self._policy.holding(made["adapter"]))
+                opened.enter_context(self._policy.holding(agent["adapter"]))
             self._numbers = itertools.count()
             self._opened = opened.pop_all()
 
-    def answer(self, given: Mapping[str, Any]) -> str:
+    def answer(self, question: Mapping[str, Any]) -> str:
         """The raw JSON answer to an input; SiaError where the agent fails. The same input has the same seed."""
-        digest = hashlib.sha256(canonical(dict(given)).encode())
+        digest = hashlib.sha256(canonical(dict(question)).encode())
         key = f"{PURPOSE}/{next(self._numbers)}"
         request = SolveRequest(
             key=key,
-            instance={"id": digest.hexdigest()[:12], "input": dict(given), "start": None},
+            instance={"id": digest.hexdigest()[:12], "input": dict(question), "start": None},
             seed=int.from_bytes(digest.digest()[:6]),
         )
         about = self.about

@@ -175,8 +175,8 @@ def _write_answer(folder: Path, task: Task, report: dict[str, Any]) -> None:
     """The answer, and what the task makes of it; a README of the task's own goes before ours."""
     answer = report["answer"]
     files = made_of(task, answer)
-    made = f"; made from it: {', '.join(f'`{name}`' for name in sorted(files))}" if files else ""
-    readme = _ANSWER.format(run=report["run"], id=answer["id"], task=report["task"], sealed=_sealed(report), files=made)
+    note = f"; made from it: {', '.join(f'`{name}`' for name in sorted(files))}" if files else ""
+    readme = _ANSWER.format(run=report["run"], id=answer["id"], task=report["task"], sealed=_sealed(report), files=note)
     for name, content in {"README.md": readme.encode(), **files, "answer.json": answer["answer"].encode()}.items():
         _put(folder / check_path(name), content)
 
@@ -221,7 +221,7 @@ def _sealed(report: dict[str, Any]) -> str:
     )
 
 
-def _example(given: Any) -> str:
+def _example(question: Any) -> str:
     """An input with its values left out, in the form that run.py takes for that input."""
-    bare: dict[str, Any] = dict.fromkeys(given, "...")
+    bare: dict[str, Any] = dict.fromkeys(question, "...")
     return json.dumps({"input": bare} if "input" in bare and bare.keys() <= CASE_KEYS else bare)

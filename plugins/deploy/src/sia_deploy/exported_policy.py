@@ -32,13 +32,13 @@ def answer(gateway: Gateway, answers: BinaryIO) -> None:
     """Answer each line of standard input."""
     current = ""
     for line in sys.stdin.buffer:
-        asked = json.loads(line)
-        if asked["case"] != current:
+        question = json.loads(line)
+        if question["case"] != current:
             gateway.finish(current)
-            current = asked["case"]
-            gateway.begin(current, asked["seed"])
-        reply = gateway.ask(current, asked["request"]).result()
-        answers.write(json.dumps({"id": asked["id"], "reply": reply}).encode() + b"\n")
+            current = question["case"]
+            gateway.begin(current, question["seed"])
+        reply = gateway.ask(current, question["request"]).result()
+        answers.write(json.dumps({"id": question["id"], "reply": reply}).encode() + b"\n")
         answers.flush()
     gateway.close()
 

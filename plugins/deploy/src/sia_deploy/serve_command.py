@@ -32,8 +32,8 @@ def run(options: argparse.Namespace) -> int:
         closing(bound(options.host, options.port)) as listener,
     ):
         about = agent.about
-        made = f"harness {about.harness[:12]}" + (f", adapter {about.adapter[:12]}" if about.adapter else "")
-        print(shown(f"{about.run}: {made}, in sandbox {about.sandbox}"))
+        parts = f"harness {about.harness[:12]}" + (f", adapter {about.adapter[:12]}" if about.adapter else "")
+        print(shown(f"{about.run}: {parts}, in sandbox {about.sandbox}"))
         host = f"[{options.host}]" if ":" in options.host else options.host
         print(f"OPENAI_BASE_URL=http://{host}:{listener.getsockname()[1]}/v1")
         print(f"OPENAI_API_KEY={token or 'any'}")

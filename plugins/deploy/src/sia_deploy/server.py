@@ -50,10 +50,10 @@ def question(body: bytes) -> tuple[dict[str, Any], bool]:
     if value.get("n", 1) != 1:
         raise HTTPException(400, "an agent gives one answer: `n` is 1")
     try:
-        given = strict_json(content)
+        fields = strict_json(content)
     except InvalidAnswer:
-        given = None
-    return given if isinstance(given, dict) else {"text": content}, bool(value.get("stream"))
+        fields = None
+    return fields if isinstance(fields, dict) else {"text": content}, bool(value.get("stream"))
 
 
 def reply(about: Served, answer: str) -> dict[str, Any]:
@@ -69,8 +69,8 @@ def application(agent: Agent, token: str | None) -> ASGIApp:
     threads = CapacityLimiter(CONNECTIONS)
 
     def completed(body: bytes) -> Response:
-        given, stream = question(body)
-        whole = reply(agent.about, agent.answer(given))
+        fields, stream = question(body)
+        whole = reply(agent.about, agent.answer(fields))
         if stream:
             return Response(events(chunks(whole, usage=False)), media_type="text/event-stream")
         return JSONResponse(whole)

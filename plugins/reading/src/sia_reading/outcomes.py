@@ -65,15 +65,15 @@ def labels(folder: Path, instances: Iterable[Instance]) -> dict[str, Any]:
     path = folder / "cases.jsonl"
     if not path.is_file():
         return {}
-    found = {}
+    answers = {}
     inputs = {each.id: each.input for each in instances}
     for line in path.read_text(encoding="utf-8").split("\n"):
         case = json.loads(line or "{}")
         if (name := case.get("id")) in inputs:
             label = {key: value for key, value in case.items() if key not in {"id", "input", *inputs[name]}}
             if "answer" in label or len(label) == 1:
-                found[name] = label["answer"] if "answer" in label else next(iter(label.values()))
-    return found
+                answers[name] = label["answer"] if "answer" in label else next(iter(label.values()))
+    return answers
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def parted(record: RunRecord, started: RunRow, rows: Sequence[GatedRow]) -> list
     Only metrics whose better direction the task declares. The intervals are of paired differences.
     """
     directions = started["metric"].get("beside", {})
-    found = []
+    regressions = []
     for about, before, after in _pairs(record, rows) if directions else ():
         same = sorted(before.keys() & after.keys())
         gain = normal([after[each][0] - before[each][0] for each in same]) if len(same) > 1 else None
@@ -37,8 +37,8 @@ def parted(record: RunRecord, started: RunRow, rows: Sequence[GatedRow]) -> list
             worse = change.ci95[0] > 0 if direction == "minimize" else change.ci95[1] < 0
             if worse:
                 means = {"before": fmean(a for a, _ in values), "after": fmean(b for _, b in values)}
-                found.append({**about, "metric": name, **means, "change": asdict(change)})
-    return found
+                regressions.append({**about, "metric": name, **means, "change": asdict(change)})
+    return regressions
 
 
 def _pairs(record: RunRecord, rows: Sequence[GatedRow]) -> Iterator[tuple[dict[str, Any], Scores, Scores]]:

@@ -33,10 +33,10 @@ def _possible(row: Any, bounds: Sequence[float]) -> Any:
     if not isinstance(row, dict):
         return row
     change = [bounds[0] - bounds[1], bounds[1] - bounds[0]]
-    held = {name: _possible(each, change if name in CHANGES else bounds) for name, each in row.items()}
+    result = {name: _possible(each, change if name in CHANGES else bounds) for name, each in row.items()}
     if "ci95" in row:
-        held["ci95"] = clipped(row["ci95"], change if "delta" in row else bounds)
+        result["ci95"] = clipped(row["ci95"], change if "delta" in row else bounds)
     if "why" in row and row.get("gate"):  # a sentence, in which the interval stands as text
-        recorded, possible = ("[{:+.4f}, {:+.4f}]".format(*each["gate"]["ci95"]) for each in (row, held))
-        held["why"] = row["why"].replace(recorded, possible)
-    return held
+        recorded, possible = ("[{:+.4f}, {:+.4f}]".format(*each["gate"]["ci95"]) for each in (row, result))
+        result["why"] = row["why"].replace(recorded, possible)
+    return result

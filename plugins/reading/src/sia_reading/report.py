@@ -113,8 +113,8 @@ def _triage(record: RunRecord, rows: Sequence[GatedRow]) -> dict[str, int]:
     """
     checks = list(record.batches("check"))
     running = sum(verified(check.rollouts()) > 0 for check in checks)
-    came = Counter(row["outcome"] for row in rows)
-    refused, failed, screened = came["refused"], came["failed"], came["screened"]
+    outcomes = Counter(row["outcome"] for row in rows)
+    refused, failed, screened = outcomes["refused"], outcomes["failed"], outcomes["screened"]
     return {
         "checked": len(checks),
         "not_running": len(checks) - running,

@@ -35,9 +35,9 @@ def explore(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
         with policy.gateway.exclusive() as engine:
             kl, fault = _compared(engine, spread(traces))
             pass_seconds = _pass_seconds(engine, traces[:LOOKED_AT])
-    told = needs(rolled)
-    if told["short"]:
-        fault = f"{told['short']} of its rollouts need more tokens than the budget has left for them"
+    figures = needs(rolled)
+    if figures["short"]:
+        fault = f"{figures['short']} of its rollouts need more tokens than the budget has left for them"
     elif not traces:
         fault = "the harness does not ask the policy, so there is nothing of it to train on"
     rollouts, failure = [each.rollout for each in rolled], task.metric.reward(task.failure_reward)
@@ -47,7 +47,7 @@ def explore(payload: Mapping[str, Any], host: Host) -> dict[str, Any]:
         "rollouts": len(rollouts),
         "verifications": verified(rollouts),
         "tokens": fmean(each.tokens for each in rollouts),
-        **told,
+        **figures,
         "seconds": rolling / len(rollouts),
         "pass_seconds": pass_seconds,
         "memory": policy.engine.memory()["needed"],

@@ -36,15 +36,15 @@ class WeightLever(Lever):
 
     exclusive = True
 
-    def __init__(self, **told: Any) -> None:
-        self._told = Told.of(told)
+    def __init__(self, **settings: Any) -> None:
+        self._settings = Told.of(settings)
 
     def look_cost(self, instances: int) -> Cost:
         explored = GROUP * min(EXPLORED, instances)
         return Cost(explored, explored)
 
     def pull_cost(self, instances: int, suits: int = 0) -> Cost:
-        rollouts = self._told.over(fitted(Training(), suits)).rollouts(instances)
+        rollouts = self._settings.over(fitted(Training(), suits)).rollouts(instances)
         return Cost(rollouts, rollouts)
 
     def begin(self, run: LeverRun) -> None:
@@ -89,7 +89,7 @@ class WeightLever(Lever):
 
     def describe(self, evidence: Evidence) -> Evidence:
         """The evidence with what can train, what the policy is, and what earlier updates did."""
-        policy = next((dict(seen.policy) for seen in self._explorations.values() if seen.policy), {})
+        policy = next((dict(each.policy) for each in self._explorations.values() if each.policy), {})
         data = {"policy": policy, "updates": past_updates(evidence.trials, RunRecord(self.run.ledger))}
         trains = replace(evidence, algorithms=self._algorithms(), weights=WeightsView(self.refused))
         return trains.with_lever("weights", "Trains the policy.", data)
@@ -112,7 +112,7 @@ class WeightLever(Lever):
         if reason := self._refusal(decision, parent):
             return PullPlan(refused=reason, table=table)
         epochs = self._learner(decision.algorithm, decision.config).epochs
-        exploration, training = self._explorations[parent.id], self._told.within(decision.training)
+        exploration, training = self._explorations[parent.id], self._settings.within(decision.training)
         estimate = exploration.estimate(decision.algorithm, training, epochs, self._instances)
         return PullPlan(estimate=estimate, table=table)
 
@@ -128,9 +128,9 @@ class WeightLever(Lever):
         algorithm = OfferRef(decision.algorithm, dict(decision.config))
         run.emit("training.started", generation=pull.generation, algorithm=algorithm.name, **pull.plan.estimate)
         starts = run.starts(len(run.search))
-        held = tuple(sorted({*run.search} - {*run.training}))
-        training = self._told.within(decision.training)
-        update = Update(key, parent.id, parent.harness, parent.adapter, algorithm, training, starts, held)
+        held_out = tuple(sorted({*run.search} - {*run.training}))
+        training = self._settings.within(decision.training)
+        update = Update(key, parent.id, parent.harness, parent.adapter, algorithm, training, starts, held_out)
         return self._trained(update, parent, allowance)
 
     def _trained(self, update: Update, parent: AgentView, allowance: Allowance) -> PullResult:
@@ -153,20 +153,20 @@ class WeightLever(Lever):
                 "seconds": None if math.isinf(seconds) else seconds,
             }
             work = partial(run.rollouts.job, "sia_weights.train_job:train", payload, partial(self._stepped, update))
-            done = run.ledger.step(record.training(update.key, first), work)
+            chunk = run.ledger.step(record.training(update.key, first), work)
             for kind in spent:
-                spent[kind] += sum(row[kind] for row in done["steps"])
-            allowance.settle(None, 0, sum(row["tokens"] for row in done["steps"]))
+                spent[kind] += sum(row[kind] for row in chunk["steps"])
+            allowance.settle(None, 0, sum(row["tokens"] for row in chunk["steps"]))
             took = {
-                "steps": took["steps"] + len(done["steps"]),
-                "seconds": took["seconds"] + done["seconds"],
-                "memory": done["memory"].get("peak", 0.0),
+                "steps": took["steps"] + len(chunk["steps"]),
+                "seconds": took["seconds"] + chunk["seconds"],
+                "memory": chunk["memory"].get("peak", 0.0),
             }
-            best += [Rollout.from_json(each) for row in done["steps"] for each in row.get("found", ())]
-            self._progress(update, last, done)
-            if done["adapter"] != adapter:
+            best += [Rollout.from_json(each) for row in chunk["steps"] for each in row.get("found", ())]
+            self._progress(update, last, chunk)
+            if chunk["adapter"] != adapter:
                 self._drop(adapter, parent)
-            adapter, silent, stopped = done["adapter"], done["silent"], done["stopped"]
+            adapter, silent, stopped = chunk["adapter"], chunk["silent"], chunk["stopped"]
             if stopped:
                 break
         result = PullResult(stopped=stopped, spent=spent, took={**spent, **took}, rollouts=tuple(best))
@@ -192,16 +192,16 @@ class WeightLever(Lever):
             learner = self._learner(offer.name, {})
             if learner.needs <= self.run.can:
                 objections = {
-                    agent: (seen.fault,) if seen.fault else tuple(learner.objections(seen.stats))
-                    for agent, seen in self._explorations.items()
+                    agent: (exploration.fault,) if exploration.fault else tuple(learner.objections(exploration.stats))
+                    for agent, exploration in self._explorations.items()
                 }
                 training = {
-                    agent: self._told.over(fitted(learner.training(seen.stats), seen.suits))
-                    for agent, seen in self._explorations.items()
+                    agent: self._settings.over(fitted(learner.training(exploration.stats), exploration.suits))
+                    for agent, exploration in self._explorations.items()
                 }
                 costs = {
-                    agent: seen.estimate(offer.name, training[agent], learner.epochs, self._instances)
-                    for agent, seen in self._explorations.items()
+                    agent: exploration.estimate(offer.name, training[agent], learner.epochs, self._instances)
+                    for agent, exploration in self._explorations.items()
                 }
                 needs = tuple(sorted(learner.needs))
                 views.append(AlgorithmView(offer.name, offer.summary, needs, objections, training, costs))
@@ -217,11 +217,11 @@ class WeightLever(Lever):
         learner: Learner = self.run.plugins.create("algorithm", name, **config)
         return learner
 
-    def _progress(self, update: Update, done: int, chunk: Mapping[str, Any]) -> None:
+    def _progress(self, update: Update, step: int, chunk: Mapping[str, Any]) -> None:
         """Tell of some steps: as rollouts, and with all that a learner's curves are drawn from."""
         rows = chunk["steps"]
         mean = fmean(row["reward"] for row in rows) if rows else None
-        self.run.emit("rollouts.progress", **self._sweep(update), done=self._rolled(update, done), mean=mean)
+        self.run.emit("rollouts.progress", **self._sweep(update), done=self._rolled(update, step), mean=mean)
         self.run.emit("training.progress", key=update.key, algorithm=update.algorithm.name, steps=rows)
 
     def _stepped(self, update: Update, figures: Mapping[str, Any]) -> None:
@@ -229,8 +229,8 @@ class WeightLever(Lever):
         step, reward, seconds = (figures.get(name) for name in ("step", "reward", "seconds"))
         steps = update.training.steps
         if isinstance(step, int) and 0 <= step < steps and isinstance(reward, float) and isinstance(seconds, float):
-            done = self._rolled(update, step + 1)
-            about = {**self._sweep(update), "done": done, "step": step + 1, "steps": steps}
+            rollouts = self._rolled(update, step + 1)
+            about = {**self._sweep(update), "done": rollouts, "step": step + 1, "steps": steps}
             self.run.emit("training.step", **about, reward=reward, seconds=seconds)
 
     def _sweep(self, update: Update) -> dict[str, Any]:

@@ -19,21 +19,21 @@ CURVE = 6
 def placed(trials: Sequence[Trial]) -> list[tuple[int, Trial]]:
     """Each decision with its place in its generation, from 0."""
     places = Counter[int]()
-    found = []
+    pairs = []
     for trial in trials:
-        found.append((places[trial.generation], trial))
+        pairs.append((places[trial.generation], trial))
         places[trial.generation] += 1
-    return found
+    return pairs
 
 
 def past_updates(trials: Sequence[Trial], record: RunRecord) -> list[dict[str, Any]]:
     """The latest updates that trained at all, each under the number of its decision."""
-    found = []
+    updates = []
     for place, trial in placed(trials):
         if trial.lever == "weights" and (steps := record.training_steps(trial.generation, place)):
             changes = [each for each in record.decisions(trial.generation) if each["lever"] != "stop"]
-            found.append({"decision": f"{trial.generation}.{place}", **_facts(changes[place], steps)})
-    return found[-TOLD:]
+            updates.append({"decision": f"{trial.generation}.{place}", **_facts(changes[place], steps)})
+    return updates[-TOLD:]
 
 
 def _facts(decision: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -75,8 +75,8 @@ class Choice:
     held: tuple[str, ...]
 
     def __str__(self) -> str:
-        held = f"{', '.join(self.held)}: " if self.held else ""
-        return f"{self.algorithm} ({held}{self.why})"
+        conditions = f"{', '.join(self.held)}: " if self.held else ""
+        return f"{self.algorithm} ({conditions}{self.why})"
 
 
 _SIGNAL = Condition("density", ">=", SPARSE)
@@ -130,8 +130,8 @@ def recommend(stats: RewardStats, available: Collection[str]) -> list[Choice]:
     choices: dict[str, Choice] = {}
     for row in TABLE:
         if row.algorithm in available and not row.missed(stats):
-            held = tuple(condition.seen(stats) for condition in row.when)
-            choices.setdefault(row.algorithm, Choice(row.algorithm, row.why, held))
+            conditions = tuple(condition.seen(stats) for condition in row.when)
+            choices.setdefault(row.algorithm, Choice(row.algorithm, row.why, conditions))
     unknown = sorted(set(available) - {row.algorithm for row in TABLE})
     return [*choices.values(), *(Choice(name, "no row of the table speaks of it", ()) for name in unknown)]
 

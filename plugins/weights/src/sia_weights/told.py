@@ -22,16 +22,16 @@ class Told:
     fields: Mapping[str, Any]
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Told:
+    def of(cls, settings: Mapping[str, Any]) -> Told:
         """Checked settings, from texts or values; UsageError names the first that is wrong."""
         try:
-            checked = Training.model_validate(dict(told))
+            checked = Training.model_validate(dict(settings))
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(map(str, first["loc"]))
             if first["type"] == "extra_forbidden":
-                known = ", ".join(sorted({*Training.model_fields, "temperature"}))
-                raise UsageError(f"--train: an update has no setting {name}; it has {known}") from None
+                names = ", ".join(sorted({*Training.model_fields, "temperature"}))
+                raise UsageError(f"--train: an update has no setting {name}; it has {names}") from None
             raise UsageError(f"--train {name}={first['input']}: {first['msg'].lower()}") from None
         return cls({name: getattr(checked, name) for name in checked.model_fields_set})
 
@@ -41,9 +41,9 @@ class Told:
 
     def within(self, decided: Training) -> Training:
         """An improver's decision with the user's settings: exactly, or at most where a budget may cut them."""
-        kept = {
+        fields = {
             name: value
             for name, value in self.fields.items()
-            if name not in CUT or (chosen := getattr(decided, name)) is None or chosen > value
+            if name not in CUT or (choice := getattr(decided, name)) is None or choice > value
         }
-        return decided.model_copy(update=kept)
+        return decided.model_copy(update=fields)
