@@ -113,9 +113,9 @@ def improve(
 
         run = sia_core.improve(solve, cases, "exact", improver=counts, name="lengths")
     """
-    asked = {"levers": levers, "policy": policy, "budget": budget, "seed": seed}
+    options = {"levers": levers, "policy": policy, "budget": budget, "seed": seed}
     plugins, watch, runs_folder = Plugins.discover(), Watch(), Path(folder)
-    configured = front.configured(plugins, runs_folder, agent, data, verifier, improver, asked, config)
+    configured = front.configured(plugins, runs_folder, agent, data, verifier, improver, options, config)
     with watch.resumable(runs_folder), front.watching(on_event) as observers:
         return Run(start(configured, runs_folder, plugins, [watch, *observers], name))
 
@@ -335,9 +335,9 @@ class Run:
             warnings.warn(f"inputs and expected answers are left out: {error}", stacklevel=4)
             return {}
         cases: dict[str, dict[str, Any]] = {each.id: {"input": dict(each.input)} for each in task.instances(split)}
-        shown = task.public_dir(("search",)) / "cases.jsonl" if split == "search" else Path()
-        if shown.is_file():
-            for line in shown.read_text(encoding="utf-8").split("\n"):
+        path = task.public_dir(("search",)) / "cases.jsonl" if split == "search" else Path()
+        if path.is_file():
+            for line in path.read_text(encoding="utf-8").split("\n"):
                 case = json.loads(line or "{}")
                 if case.get("id") in cases and "answer" in case:
                     cases[case["id"]]["expected"] = case["answer"]
@@ -358,7 +358,7 @@ class Run:
 class _Asked(Protocol):
     """An agent that is set up in a sandbox."""
 
-    def answer(self, given: Mapping[str, Any]) -> str:
+    def answer(self, question: Mapping[str, Any]) -> str:
         """The raw JSON answer to an input."""
 
     def close(self) -> None:
@@ -374,14 +374,14 @@ class Agent:
     """
 
     def __init__(self, asked: _Asked) -> None:
-        self._asked = asked
+        self._agent = asked
         self.close = weakref.finalize(self, asked.close)
         self.close.atexit = False
         atexit.register(self.close)  # which comes before the finalizers, among them those of the sandbox
 
     def __call__(self, given: Any) -> Any:
         """The answer to an input; one that is no mapping is wrapped as ``{"text": ...}``. SiaError where it fails."""
-        return json.loads(self._asked.answer(given if isinstance(given, Mapping) else {"text": given}))
+        return json.loads(self._agent.answer(given if isinstance(given, Mapping) else {"text": given}))
 
 
 def _table(rows: list[dict[str, Any]], columns: Sequence[str] | None = None) -> Any:

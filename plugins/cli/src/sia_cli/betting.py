@@ -108,27 +108,27 @@ class BettingWatch:
     alpha: float
     repeats: int
 
-    def __call__(self, done: Sequence[Rollout]) -> bool:
-        rewards = means([each.reward for each in done], self.repeats)
+    def __call__(self, rollouts: Sequence[Rollout]) -> bool:
+        rewards = means([each.reward for each in rollouts], self.repeats)
         return hopeless(bets(self.incumbent, rewards, self.bounds), len(self.incumbent), self.alpha)
 
 
-def hopeless(seen: Sequence[float], planned: int, alpha: float) -> bool:
+def hopeless(steps: Sequence[float], planned: int, alpha: float) -> bool:
     """Whether promotion has become improbable after the first bets of ``planned``."""
-    if wealth(seen) >= 1 / alpha:
+    if wealth(steps) >= 1 / alpha:
         return False
-    gain, square = optimistic(seen)
-    return chance(planned - len(seen), max(0.0, gain), alpha, square, log_wealth(seen)) < FUTILE
+    gain, square = optimistic(steps)
+    return chance(planned - len(steps), max(0.0, gain), alpha, square, log_wealth(steps)) < FUTILE
 
 
 def compare(
     incumbent: Sequence[float], candidate: Sequence[float], *, bounds: tuple[float, float] | None, alpha: float
 ) -> Bet:
     """Compare rewards instance by instance; the first ones only where the candidate was stopped early."""
-    seen = bets(incumbent, candidate, bounds)
+    steps = bets(incumbent, candidate, bounds)
     mean = normal([b - a for a, b in zip(incumbent, candidate, strict=False)])
     means_ = fmean(incumbent[: mean.n]), fmean(candidate)
-    return Bet(*means_, mean.value, mean.ci95, mean.n, wealth(seen), 1 / alpha, len(incumbent))
+    return Bet(*means_, mean.value, mean.ci95, mean.n, wealth(steps), 1 / alpha, len(incumbent))
 
 
 def bets(incumbent: Sequence[float], candidate: Sequence[float], bounds: tuple[float, float] | None) -> list[float]:
@@ -163,12 +163,12 @@ def chance(
 ) -> float:
     """The chance of promotion within ``n`` more instances, where the stakes' log-wealth is ``logs`` by now."""
     wins, losses = (max(discordance, gain) + gain) / 2, max(0.0, discordance - gain) / 2
-    needed, best = math.log(len(STAKES) / alpha), 0.0
+    threshold, best = math.log(len(STAKES) / alpha), 0.0
     for stake, log in zip(STAKES, logs, strict=True):
-        won, lost = math.log1p(stake), math.log1p(-stake)
-        mean = wins * won + losses * lost
-        spread = math.sqrt(max(0.0, n * (wins * won**2 + losses * lost**2 - mean**2)))
-        best = max(best, _reaches(needed - log, n * mean, spread or 1e-9))
+        rise, fall = math.log1p(stake), math.log1p(-stake)
+        mean = wins * rise + losses * fall
+        spread = math.sqrt(max(0.0, n * (wins * rise**2 + losses * fall**2 - mean**2)))
+        best = max(best, _reaches(threshold - log, n * mean, spread or 1e-9))
     return best
 
 

@@ -42,13 +42,13 @@ def with_file(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     finder = argparse.ArgumentParser(add_help=False)
     add_file(finder)
-    found, _ = finder.parse_known_args(options)
-    if found.file is None:
+    namespace, _ = finder.parse_known_args(options)
+    if namespace.file is None:
         return list(arguments)
-    told = read(Path(found.file))
+    settings = read(Path(namespace.file))
     if any(each.partition("=")[0] == "--mode" for each in options):
-        told.pop("levers", None)  # two names of one thing
-    return [name, *arguments_of(told, f"-f {found.file}", Path(found.file).parent), *options]
+        settings.pop("levers", None)  # two names of one thing
+    return [name, *arguments_of(settings, f"-f {namespace.file}", Path(namespace.file).parent), *options]
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -68,9 +68,9 @@ def _text(file: Path) -> str:
         raise UsageError(f"-f {file}: it cannot be read: {error.strerror or error}") from None
 
 
-def arguments_of(told: Mapping[str, Any], where: str, folder: Path) -> Iterator[str]:
+def arguments_of(options: Mapping[str, Any], where: str, folder: Path) -> Iterator[str]:
     """Options as a command line; a path is relative to ``folder``. UsageError names ``where`` they stand."""
-    for key, value in told.items():
+    for key, value in options.items():
         if isinstance(value, Mapping):
             if key not in (*REPEATED, *LISTED):
                 raise UsageError(f"{where}: [{key}] is a table, and --{key} takes one value")
@@ -87,15 +87,15 @@ def arguments_of(told: Mapping[str, Any], where: str, folder: Path) -> Iterator[
             yield f"--{key}={folder / Path(text).expanduser() if key in PATHS else text}"
 
 
-def write(file: Path, told: Mapping[str, Any]) -> None:
+def write(file: Path, options: Mapping[str, Any]) -> None:
     """Write options, by their names in Python, as :func:`read` reads them; UsageError where the file exists."""
     folder = file.absolute().parent
     lines = []
-    for key, value in told.items():
+    for key, value in options.items():
         name = key.replace("_", "-")
-        given = os.path.relpath(Path(value).expanduser(), folder) if name in PATHS else value
+        option = os.path.relpath(Path(value).expanduser(), folder) if name in PATHS else value
         # TOML reads strings and lists as JSON writes them.
-        lines.append(f"{name} = {json.dumps(given, ensure_ascii=False)}\n")
+        lines.append(f"{name} = {json.dumps(option, ensure_ascii=False)}\n")
     try:
         with file.open("x", encoding="utf-8") as out:
             out.writelines(lines)

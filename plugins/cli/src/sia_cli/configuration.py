@@ -245,16 +245,16 @@ def improver_of(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """The improver and its settings."""
     from sia_core.errors import UsageError
 
-    told = _pairs("--improver-set", options.improver_set, ())
+    pairs = _pairs("--improver-set", options.improver_set, ())
     if options.meta_agent_profile is None:
         improver, colon, model = options.improver.partition(":")
-        return improver, {**({"model": model} if colon else {}), **told}
+        return improver, {**({"model": model} if colon else {}), **pairs}
     from sia_cli.profiles import meta_agent
 
     if options.improver != IMPROVER:
         raise UsageError("--improver and --meta-agent-profile both say who decides; give one of them")
     improver, settings = meta_agent(options.meta_agent_profile)
-    return improver, {**settings, **told}
+    return improver, {**settings, **pairs}
 
 
 def task_of(options: argparse.Namespace) -> Any:
@@ -317,17 +317,17 @@ def engine_of(options: argparse.Namespace, policy: str | None, more: Mapping[str
     from sia_core.errors import UsageError
     from sia_core.types import OfferRef
 
-    told = {**_pairs("--engine-set", options.engine_set, ENGINE_RESERVED), **more}
+    pairs = {**_pairs("--engine-set", options.engine_set, ENGINE_RESERVED), **more}
     if options.target_agent_profile is not None:
         from sia_cli.profiles import target_agent
 
         if options.policy is not None:
             raise UsageError("--policy and --target-agent-profile both say which model harnesses ask; give one of them")
         target = target_agent(options.target_agent_profile)
-        return OfferRef(target.engine, {"policy": target.model, "seed": options.seed, **target.settings, **told})
-    if told and policy is None:
+        return OfferRef(target.engine, {"policy": target.model, "seed": options.seed, **target.settings, **pairs})
+    if pairs and policy is None:
         raise UsageError("--engine-set: this run has no policy; name one with --policy")
-    return OfferRef(options.engine, {"policy": policy, "seed": options.seed, **told}) if policy else None
+    return OfferRef(options.engine, {"policy": policy, "seed": options.seed, **pairs}) if policy else None
 
 
 def _pairs(option: str, pairs: list[str], reserved: tuple[str, ...]) -> dict[str, str]:

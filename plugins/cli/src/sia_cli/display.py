@@ -130,8 +130,8 @@ class Display:
         if "task" in about:
             self._say((run, "bold"), f": {figures.made_of({**about, 'budget': budget})}")
         self._say(f"sandbox {sandbox['name']}, {gate} instances on the gate")
-        if told := figures.better(self._metric):
-            self._say(told)
+        if line := figures.better(self._metric):
+            self._say(line)
         if sandbox["lacks"]:
             self._say((f"This sandbox does not guarantee: {', '.join(sandbox['lacks'])}.", "yellow"))
         for notice in notices:
@@ -139,8 +139,8 @@ class Display:
 
     def _on_run_drafted(self, *, gate: Mapping[str, Any], **about: Any) -> None:
         self._say(f"first agent: {gate['value']:.4f} on the gate; {figures.sees(about)}")
-        if held := figures.held_out(about):
-            self._say(held)
+        if line := figures.held_out(about):
+            self._say(line)
         if (outcomes := about.get("outcomes")) and figures.useless(outcomes):
             self._say((f"warning: no answer of the first agent says anything: {figures.ended(outcomes)}", "yellow"))
         if narrow := about.get("narrow"):
@@ -198,8 +198,8 @@ class Display:
         self._rollouts += max(0, done - sweep.done)
         sweep.done = max(done, sweep.done)
         now = time.monotonic()
-        left = sweep.left(now)
-        self._bars.update(sweep.bar, completed=sweep.done, ends=None if left is None else now + left)
+        remaining = sweep.left(now)
+        self._bars.update(sweep.bar, completed=sweep.done, ends=None if remaining is None else now + remaining)
         if score:
             self._bars.update(sweep.bar, score=score)
 
@@ -277,12 +277,12 @@ class _TimeLeft(ProgressColumn):
 
 def _pace(sweep: Sweep, now: float) -> str:
     """How far a sweep is, how fast, and how long it still takes."""
-    left, passed = sweep.left(now), now - sweep.began
-    done = f"{sweep.done:,} of {sweep.total:,} rollouts"
-    if left is None:
-        return f"{done}, {clock(passed)} so far"
-    pace = f"{done}, {sweep.done / max(passed, 1e-9):.1f} a second"
-    return f"{sweep.note or pace}, about {clock(left)} left"
+    remaining, passed = sweep.left(now), now - sweep.began
+    count = f"{sweep.done:,} of {sweep.total:,} rollouts"
+    if remaining is None:
+        return f"{count}, {clock(passed)} so far"
+    pace = f"{count}, {sweep.done / max(passed, 1e-9):.1f} a second"
+    return f"{sweep.note or pace}, about {clock(remaining)} left"
 
 
 def clock(seconds: float) -> str:

@@ -52,31 +52,31 @@ def run(options: argparse.Namespace) -> int:
 def _ask_servers(options: argparse.Namespace) -> int:
     from sia_cli import servers
 
-    found = [servers.examine(each) for each in options.servers]
+    findings = [servers.examine(each) for each in options.servers]
     if options.json:
-        print_json([each.to_json() for each in found])
+        print_json([each.to_json() for each in findings])
     else:
-        for each in found:
+        for each in findings:
             _print_server(each)
-    return 0 if all(any(use["works"] for use in each.to_json()["uses"]) for each in found) else 1
+    return 0 if all(any(use["works"] for use in each.to_json()["uses"]) for each in findings) else 1
 
 
-def _print_server(found: servers.Findings) -> None:
+def _print_server(findings: servers.Findings) -> None:
     from sia_cli.servers import ABILITIES, USES
 
     out = console()
-    context = f", {found.context:,} tokens of context" if found.context else ""
-    out.print(plain((found.url, "bold"), f": {found.model or 'no model'}{context}"))
-    for name, there in found.can.items():
+    context = f", {findings.context:,} tokens of context" if findings.context else ""
+    out.print(plain((findings.url, "bold"), f": {findings.model or 'no model'}{context}"))
+    for name, there in findings.can.items():
         mark = ("yes", "green") if there else ("no ", "red")
-        why = "" if there else f": {found.why[name]}"
+        why = "" if there else f": {findings.why[name]}"
         out.print(plain("  ", mark, f" {ABILITIES[name]}{why}"))
     for use in USES:
-        if lacks := found.lacks(use):
+        if lacks := findings.lacks(use):
             out.print(plain(f"  {use.name}: ", ("no", "red"), f", it lacks {', '.join(lacks)}"))
         else:
-            out.print(plain(f"  {use.name}: ", ("yes", "green"), f", {found.option(use)}"))
-    if found.can.get("chat") and not (found.can.get("n") and found.can.get("stop")):
+            out.print(plain(f"  {use.name}: ", ("yes", "green"), f", {findings.option(use)}"))
+    if findings.can.get("chat") and not (findings.can.get("n") and findings.can.get("stop")):
         out.print(plain("  without n, each reply is asked for by itself; without stop, it is cut once it is whole"))
 
 
@@ -107,10 +107,10 @@ def examine() -> dict[str, Any]:
 def _makes_cgroups() -> bool:
     from sia_runtime.sandbox import cgroup
 
-    made = cgroup.make(2**30)
-    if made is not None:
-        made.remove()
-    return made is not None
+    group = cgroup.make(2**30)
+    if group is not None:
+        group.remove()
+    return group is not None
 
 
 def _memory() -> int | None:

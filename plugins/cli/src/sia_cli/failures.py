@@ -77,11 +77,11 @@ class Failures:
 
 def show(ledger: Ledger, options: argparse.Namespace) -> int:
     """Print the failures that the options ask for."""
-    found = failures(ledger, options.failures, options.agent or "final", options.split or "search", options.trust)
+    report = failures(ledger, options.failures, options.agent or "final", options.split or "search", options.trust)
     if options.json:
-        print_json(asdict(found))
+        print_json(asdict(report))
     else:
-        print_failures(found)
+        print_failures(report)
     return 0
 
 
@@ -108,7 +108,7 @@ def failures(ledger: Ledger, kind: str, agent: str, split: Split, trust: bool = 
         for each in sorted(rollouts, key=lambda each: each.reward)
         if (failure := kinds[id(each)])
     ]
-    chosen = [each for each in failed if kind in ("all", each.failure)]
+    rows = [each for each in failed if kind in ("all", each.failure)]
     direction = metric.get("direction", "")
     return Failures(
         ledger.folder.name,
@@ -116,8 +116,8 @@ def failures(ledger: Ledger, kind: str, agent: str, split: Split, trust: bool = 
         split,
         metric.get("name", "score"),
         len(rollouts),
-        chosen,
-        _confusions(chosen),
+        rows,
+        _confusions(rows),
         _classes(rollouts, right, best, direction),
         left_out,
         dict(Counter(each.failure for each in failed)),
@@ -133,9 +133,9 @@ def _agent(record: RunRecord, agent: str, split: str, run: str) -> str:
     name = {"first": first, "final": final, **named}.get(agent, agent)
     there = dict.fromkeys(batch.agent for batch in record.batches(split))
     if name not in there:
-        known = [key for key, each in {"first": first, **named}.items() if each in there]
+        names = [key for key, each in {"first": first, **named}.items() if each in there]
         raise UsageError(
-            f"no agent {agent!r} was rolled out on {split} in {run}; there are: {', '.join(known) or 'none yet'}"
+            f"no agent {agent!r} was rolled out on {split} in {run}; there are: {', '.join(names) or 'none yet'}"
         )
     return str(name)
 
@@ -177,19 +177,19 @@ def _classes(rollouts: Sequence[Rollout], right: Mapping[str, Any], best: float,
     ]
 
 
-def print_failures(found: Failures) -> None:
+def print_failures(report: Failures) -> None:
     """Print them for people."""
     out = console()
-    counts = ", ".join(f"{count:,} {kind}" for kind, count in found.counts.items()) or "none"
-    about = f"  agent {found.agent}, {found.rollouts:,} rollouts on {found.split}; failures: {counts}"
-    out.print(plain((found.run, "bold"), about))
-    if found.left_out:
-        out.print(plain((f"Inputs and right answers are left out: {found.left_out}", "yellow")), soft_wrap=True)
-    for each in found.failures[:MOST]:
-        _print_failed(each, found.metric, out)
-    if len(found.failures) > MOST:
-        out.print(f"\n{len(found.failures) - MOST:,} more; --json prints all.")
-    _print_tables(found, out)
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in report.counts.items()) or "none"
+    about = f"  agent {report.agent}, {report.rollouts:,} rollouts on {report.split}; failures: {counts}"
+    out.print(plain((report.run, "bold"), about))
+    if report.left_out:
+        out.print(plain((f"Inputs and right answers are left out: {report.left_out}", "yellow")), soft_wrap=True)
+    for each in report.failures[:MOST]:
+        _print_failed(each, report.metric, out)
+    if len(report.failures) > MOST:
+        out.print(f"\n{len(report.failures) - MOST:,} more; --json prints all.")
+    _print_tables(report, out)
 
 
 def _print_failed(each: Failed, metric: str, out: Console) -> None:
@@ -207,16 +207,16 @@ def _print_failed(each: Failed, metric: str, out: Console) -> None:
             out.print(plain(f"  {label:8}  {short(text)}"), soft_wrap=True)
 
 
-def _print_tables(found: Failures, out: Console) -> None:
+def _print_tables(report: Failures, out: Console) -> None:
     """Print which answers were taken for which, and the score of each right answer."""
-    if any(each.count > 1 for each in found.confusions):
+    if any(each.count > 1 for each in report.confusions):
         table = Table("expected", "answered", "times", title="Most frequent mistakes", title_justify="left")
-        for row in found.confusions[:MOST]:
+        for row in report.confusions[:MOST]:
             table.add_row(*(plain(short(words(value))) for value in (row.expected, row.answer)), f"{row.count:,}")
         out.print("\n", table)
-    if found.classes:
-        table = Table("right answer", "cases", "right", found.metric, title="By right answer", title_justify="left")
-        for each in found.classes:
+    if report.classes:
+        table = Table("right answer", "cases", "right", report.metric, title="By right answer", title_justify="left")
+        for each in report.classes:
             table.add_row(
                 plain(short(words(each.expected))), f"{each.cases:,}", f"{each.right:,}", f"{each.reward:.4f}"
             )

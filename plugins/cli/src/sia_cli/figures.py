@@ -51,11 +51,11 @@ def listed(words: Sequence[str]) -> str:
 
 def held_out(about: Mapping[str, Any]) -> str:
     """How many search instances estimate agents and are not trained on; nothing where nothing is trained."""
-    held, training = about.get("held_out", 0), about.get("training", 0)
-    if not held:
+    size, training = about.get("held_out", 0), about.get("training", 0)
+    if not size:
         return ""
-    few = f": so few can be off by {1 / held**0.5:.0%} of the reward's range" if held < 64 else ""
-    return f"Agents are estimated on {held:,} of {held + training:,} search instances, which no update trains on{few}."
+    few = f": so few can be off by {1 / size**0.5:.0%} of the reward's range" if size < 64 else ""
+    return f"Agents are estimated on {size:,} of {size + training:,} search instances, which no update trains on{few}."
 
 
 def mark(outcome: str) -> tuple[str, str]:
@@ -102,11 +102,11 @@ def useless(summary: Mapping[str, Any]) -> bool:
     return bool(summary["null"] + sum(each["count"] for each in summary["failed"]) == summary["rollouts"])
 
 
-def narrow(found: Mapping[str, Any]) -> str:
+def narrow(row: Mapping[str, Any]) -> str:
     """That the first agent's rewards use little of the metric's bounds."""
-    low, high = found["bounds"]
+    low, high = row["bounds"]
     return (
-        f"rewards use {100 * found['share']:.2g}% of their range ({found['low']:.4g} to {found['high']:.4g} of {low:g} "
+        f"rewards use {100 * row['share']:.2g}% of their range ({row['low']:.4g} to {row['high']:.4g} of {low:g} "
         f"to {high:g}); with bounds closer to what is possible the gate sees smaller gains"
     )
 

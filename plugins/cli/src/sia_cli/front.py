@@ -35,15 +35,15 @@ def configured(
     data: Any,
     verifier: Any,
     improver: Any,
-    told: Mapping[str, Any],
+    settings: Mapping[str, Any],
     config: Mapping[str, Any] | str | os.PathLike[str] | None,
 ) -> Any:
-    """The configuration of a run; ``told`` are further options, which override ``config``, and None says nothing.
+    """The configuration of a run; ``settings`` are further options, which override ``config``, and None says nothing.
 
     What is no path or name is written into the folder of runs first, so that the run can be resumed.
     """
     inputs = runs.absolute() / INPUTS
-    options = {**_agent(agent, _functions(improver), inputs, plugins), **told}
+    options = {**_agent(agent, _functions(improver), inputs, plugins), **settings}
     if isinstance(improver, str):
         options["improver"] = improver
     in_memory = data is not None and not isinstance(data, str | os.PathLike)
@@ -55,10 +55,10 @@ def configured(
         options["verifier"] = _verifier(verifier, inputs)
     else:
         options["verifier"] = verifier
-    given = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
     arguments = [
         *_configuration(config),
-        *arguments_of({key: value for key, value in given.items() if value is not None}, "improve", Path()),
+        *arguments_of({key: value for key, value in values.items() if value is not None}, "improve", Path()),
     ]
     parser = _Parser(add_help=False, allow_abbrev=False)
     add_configuration(parser)
@@ -86,8 +86,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _configuration(config: Mapping[str, Any] | str | os.PathLike[str] | None) -> Iterator[str]:
     if isinstance(config, Mapping):
-        told = {str(key).replace("_", "-"): value for key, value in config.items() if value is not None}
-        return arguments_of(told, "config", Path())
+        options = {str(key).replace("_", "-"): value for key, value in config.items() if value is not None}
+        return arguments_of(options, "config", Path())
     return arguments_of(read(Path(config)), f"config {config}", Path(config).parent) if config else iter(())
 
 
@@ -176,12 +176,12 @@ def _kept(inputs: Path, files: Mapping[str, bytes]) -> Path:
 
 def _check_call(function: Callable[..., Any], parameters: tuple[str, ...], role: str) -> None:
     """UsageError for a function that cannot be called as its role is."""
-    name, wanted = getattr(function, "__name__", type(function).__name__), ", ".join(parameters)
+    name, signature = getattr(function, "__name__", type(function).__name__), ", ".join(parameters)
     if inspect.iscoroutinefunction(function):
-        raise UsageError(f"{name} is async, and {role} is not awaited; write def {name}({wanted})")
+        raise UsageError(f"{name} is async, and {role} is not awaited; write def {name}({signature})")
     try:
         inspect.signature(function).bind(*parameters)
     except TypeError as error:
-        raise UsageError(f"{name} cannot be {role}: {error}; write def {name}({wanted})") from None
+        raise UsageError(f"{name} cannot be {role}: {error}; write def {name}({signature})") from None
     except ValueError:  # a built-in function, which the source of it is refused for
         return

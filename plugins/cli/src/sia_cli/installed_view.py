@@ -11,5 +11,5 @@ VIEW = "dashboard"
 
 def view(plugins: Plugins) -> View:
     """The view that is installed; PluginError that says what to install where there is none."""
-    found: View = plugins.create("view", VIEW)
-    return found
+    instance: View = plugins.create("view", VIEW)
+    return instance

@@ -31,9 +31,9 @@ def _left_out(seed: HarnessTree) -> list[str]:
 
 def unfit(seed: HarnessTree, playbook: Playbook) -> list[str]:
     """The edits that apply neither to the first harness nor to one that the other edits make of it."""
-    left = {entry.name: entry for entry in playbook.edit}
-    seen, waiting = {seed.digest}, deque([seed])
-    while waiting and left:
+    entries = {entry.name: entry for entry in playbook.edit}
+    digests, waiting = {seed.digest}, deque([seed])
+    while waiting and entries:
         tree = waiting.popleft()
         for entry in playbook.edit:
             try:
@@ -41,16 +41,16 @@ def unfit(seed: HarnessTree, playbook: Playbook) -> list[str]:
             except HarnessError:
                 continue
             if edited.digest != tree.digest:
-                left.pop(entry.name, None)
-                if edited.digest not in seen and len(seen) < MOST_TREES:
-                    seen.add(edited.digest)
+                entries.pop(entry.name, None)
+                if edited.digest not in digests and len(digests) < MOST_TREES:
+                    digests.add(edited.digest)
                     waiting.append(edited)
     others = "no other edit makes it apply"
-    if len(seen) == MOST_TREES:
+    if len(digests) == MOST_TREES:
         others = f"it applies to none of the first {MOST_TREES} harnesses that other edits make"
     return [
         f"{PLAYBOOK}: the edit {entry.name!r} cannot be tried: {_reason(seed, entry)}; {others}"
-        for entry in left.values()
+        for entry in entries.values()
     ]
 
 

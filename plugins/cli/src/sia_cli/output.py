@@ -16,7 +16,7 @@ _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u
 
 def shown(text: object) -> str:
     """Text as a terminal may have it: what would steer the terminal, or hide other text, as escapes."""
-    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+    return _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
 
 
 def plain(*parts: str | tuple[str, str]) -> Text:
@@ -40,4 +40,4 @@ def print_json(value: object) -> None:
     # An escape that an encoding made of a character would not be JSON's.
     narrow = not (sys.stdout.encoding or "utf-8").lower().startswith("utf")
     text = json.dumps(value, indent=2, ensure_ascii=narrow)
-    print(_STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    print(_STEERING.sub(lambda match: f"\\u{ord(match[0]):04x}", text))

@@ -12,11 +12,11 @@ from sia_cli.output import console, print_json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_configuration(parser)
-    told = parser.add_argument_group("what to print")
-    told.add_argument(
+    group = parser.add_argument_group("what to print")
+    group.add_argument(
         "--dollars-per-hour", type=float, metavar="X", help="what a worker costs; without it, no cost is shown"
     )
-    told.add_argument("--json", action="store_true", help="print it as JSON")
+    group.add_argument("--json", action="store_true", help="print it as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -24,14 +24,14 @@ def run(options: argparse.Namespace) -> int:
     from sia_cli.pricing import price
     from sia_core.plugins import Plugins
 
-    told = price(config_of(options), Plugins.discover())
-    for row in told["workers"]:
+    report = price(config_of(options), Plugins.discover())
+    for row in report["workers"]:
         row["dollars"] = options.dollars_per_hour and round(row["worker_hours"] * options.dollars_per_hour, 2)
     if options.json:
-        print_json(told)
+        print_json(report)
     else:
-        print_price(told)
-        print_workers(told)
+        print_price(report)
+        print_workers(report)
     return 0
 
 

@@ -20,8 +20,8 @@ def print_price(price: Mapping[str, Any]) -> None:
         out.print(plain((" ".join(notice.split()), "yellow")), soft_wrap=True)
     times = f", each asked {price['repeats']} times" if price["repeats"] > 1 else ""
     out.print(f"The gate has {gate['n']:,} instances{times}; {sees(gate)}.")
-    if held := held_out(gate):
-        out.print(held)
+    if line := held_out(gate):
+        out.print(line)
     if price["unit"] == "rollouts":
         out.print("Rollouts, each of which may be verified:")
     else:
@@ -42,8 +42,8 @@ def print_price(price: Mapping[str, Any]) -> None:
     seed = (
         f"{measured['setup_seconds']:.1f} s to set the seed harness up, {measured['seconds']:.3f} s{tokens} a rollout"
     )
-    told = f"Measured on {measured['rollouts']} search instances: {load}{seed}. If every agent is like it, and beside"
-    out.print(f"{told} what optimising takes:", soft_wrap=True)
+    intro = f"Measured on {measured['rollouts']} search instances: {load}{seed}. If every agent is like it, and beside"
+    out.print(f"{intro} what optimising takes:", soft_wrap=True)
     for kind in ("seconds", "tokens"):
         if amounts := price[kind]:
             out.print(f"  {kind:14} {_between(amounts)}")

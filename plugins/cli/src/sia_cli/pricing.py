@@ -143,19 +143,19 @@ def measure(config: Config, task: Task, samples: Samples, sandbox: str, backend:
         loading = time.monotonic() - started
         once, first = _timed(rollouts, Sweep("first", agent.id, agent.harness, "search", samples.search[:1]))
         handful = Sweep("handful", agent.id, agent.harness, "search", samples.search[:HANDFUL])
-        took, done = _timed(rollouts, handful)
-        booking = _booking(ledger, done)
-    if fault := fault_of(first) and fault_of(done):
+        took, results = _timed(rollouts, handful)
+        booking = _booking(ledger, results)
+    if fault := fault_of(first) and fault_of(results):
         raise unrunnable(fault)
-    each = took / len(done)
+    each = took / len(results)
     return Measured(
-        rollouts=len(done),
+        rollouts=len(results),
         policy_seconds=round(loading, 3),
         setup_seconds=round(max(0.0, once - each), 3),
         seconds=round(each, 4),
-        tokens=round(fmean(each.tokens for each in done), 1),
-        reward=fmean(each.reward for each in done),
-        outcomes=dict(Counter(each.outcome for each in done)),
+        tokens=round(fmean(each.tokens for each in results), 1),
+        reward=fmean(each.reward for each in results),
+        outcomes=dict(Counter(each.outcome for each in results)),
         booking_seconds=round(booking, 5),
         suits=suits,
     )
@@ -163,13 +163,13 @@ def measure(config: Config, task: Task, samples: Samples, sandbox: str, backend:
 
 def _timed(rollouts: Rollouts, sweep: Sweep) -> tuple[float, list[Rollout]]:
     started = time.monotonic()
-    done = rollouts.run(sweep)
-    return time.monotonic() - started, done
+    results = rollouts.run(sweep)
+    return time.monotonic() - started, results
 
 
-def _booking(ledger: Ledger, done: list[Rollout]) -> float:
+def _booking(ledger: Ledger, rollouts: list[Rollout]) -> float:
     """Seconds of the driver for a full batch's result: to record it durably, and to read it."""
-    batch = {"rollouts": [each.to_json() for each in (done * BATCH)[:BATCH]]}
+    batch = {"rollouts": [each.to_json() for each in (rollouts * BATCH)[:BATCH]]}
     started = time.monotonic()
     for number in range(BOOKED):
         recorded = ledger.record(record.batch("booked", "nobody", number), batch)

@@ -123,28 +123,28 @@ def _address(provider: Provider, where: Path) -> dict[str, str]:
         return {}
     key = provider.api_key_env
     if provider.prefix == ANY and key in os.environ and "OPENAI_API_KEY" not in os.environ:
-        told = f"the key of a server of one's own is read from OPENAI_API_KEY; set it to what {key} holds"
-        raise UsageError(f"{where}: {told}")
+        reason = f"the key of a server of one's own is read from OPENAI_API_KEY; set it to what {key} holds"
+        raise UsageError(f"{where}: {reason}")
     return {"base_url": provider.base_url}
 
 
 def _provider(profile: Profile, where: Path) -> Provider:
     name, folder = profile.provider_id, os.environ.get("SIA_PROVIDERS_DIR")
-    known = f"known without a file: {', '.join(sorted(KNOWN))}"
+    hint = f"known without a file: {', '.join(sorted(KNOWN))}"
     if not re.fullmatch(r"[\w.-]+", name):
-        raise UsageError(f"{where}: {name!r} is no name of a provider; {known}")
+        raise UsageError(f"{where}: {name!r} is no name of a provider; {hint}")
     path = Path(folder or "", f"{name}.json")
     if name in KNOWN and not (folder and path.is_file()):
         return KNOWN[name]
     if not folder:
         raise UsageError(
-            f"{where}: the provider {name!r} is unknown; {known}. One of your own is read from the folder that "
+            f"{where}: the provider {name!r} is unknown; {hint}. One of your own is read from the folder that "
             "SIA_PROVIDERS_DIR names, for example SIA_PROVIDERS_DIR=providers"
         )
     try:
         return _parsed(Provider, path)
     except OSError as error:
-        raise UsageError(f"{where}: {path}: {error.strerror}; {known}") from None
+        raise UsageError(f"{where}: {path}: {error.strerror}; {hint}") from None
 
 
 def _profile(name: str) -> tuple[Profile, Path]:

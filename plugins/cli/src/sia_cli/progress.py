@@ -46,5 +46,5 @@ def tell_of_faults(event: Event) -> None:
     if event.kind == "model.notice":
         print(shown(f"sia: {event.data['text']}"), file=sys.stderr)
     if event.kind == "observer.failed":
-        told = f"sia: the observer of {event.data['observer']} is left out from here on: {event.data['error']}"
-        print(shown(told), file=sys.stderr)
+        line = f"sia: the observer of {event.data['observer']} is left out from here on: {event.data['error']}"
+        print(shown(line), file=sys.stderr)

@@ -29,32 +29,32 @@ def run(options: argparse.Namespace) -> int:
     from sia_core.plugins import Plugins
     from sia_core.run.run_folders import find_run
 
-    found = replay(find_run(Path(options.runs_dir), options.name), Plugins.discover(), options.trust)
+    outcome = replay(find_run(Path(options.runs_dir), options.name), Plugins.discover(), options.trust)
     if options.json:
-        print_json(found.to_json())
+        print_json(outcome.to_json())
     else:
-        for line in told(found):
+        for line in told(outcome):
             print(shown(line))
-    return 0 if found.agrees else 1
+    return 0 if outcome.agrees else 1
 
 
-def told(found: Replay) -> Iterator[str]:
+def told(outcome: Replay) -> Iterator[str]:
     """The replay for people."""
-    answered = found.steps - found.compared - len(found.unreached)
-    yield f"{found.run}: {found.steps} steps, {found.compared} computed again, {answered} taken from the record"
-    for note in found.notes:
+    answered = outcome.steps - outcome.compared - len(outcome.unreached)
+    yield f"{outcome.run}: {outcome.steps} steps, {outcome.compared} computed again, {answered} taken from the record"
+    for note in outcome.notes:
         yield f"Note: {note}."
-    for each in found.differences:
+    for each in outcome.differences:
         yield f"\n{each.key} comes out otherwise"
         lines = [line for change in each.changes for line in _change(*change)]
         yield from lines[:LINES]
         if len(lines) > LINES:
             yield f"  ... {len(lines) - LINES} more lines; --json has them all"
-    yield f"\nEnd: {found.ends}."
-    if found.unreached:
-        more = len(found.unreached) - LINES
-        yield f"Recorded, and not come to: {', '.join(found.unreached[:LINES])}" + (f" and {more} more" * (more > 0))
-    yield "Today's code does the same." if found.agrees else "Today's code does not do the same."
+    yield f"\nEnd: {outcome.ends}."
+    if outcome.unreached:
+        more = len(outcome.unreached) - LINES
+        yield f"Recorded, and not come to: {', '.join(outcome.unreached[:LINES])}" + (f" and {more} more" * (more > 0))
+    yield "Today's code does the same." if outcome.agrees else "Today's code does not do the same."
 
 
 def _change(path: str, recorded: Any, now: Any) -> Iterator[str]:

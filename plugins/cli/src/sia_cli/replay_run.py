@@ -113,8 +113,8 @@ class Record(Ledger):
         value = self.values[key] = _now(work) if pure else recorded[0]
         if pure:
             self.compared += 1
-            if found := tuple(changes(recorded[0], value)):
-                self.differences.append(Difference(key, found))
+            if differences := tuple(changes(recorded[0], value)):
+                self.differences.append(Difference(key, differences))
         return recorded[0]
 
     def record(self, key: str, value: Any) -> Any:

@@ -29,8 +29,8 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
             out.print(
                 plain((f"Attacks that it may not stop (`sia doctor --attacks` tries them): {attacks}.", "yellow"))
             )
-    if told := better(report["metric"]):
-        out.print(plain(told))
+    if note := better(report["metric"]):
+        out.print(plain(note))
     _print_candidates(report["generations"], out)
     if sorted_out := triaged(report.get("triage", {})):
         out.print(sorted_out)
@@ -39,8 +39,8 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
         out.print(f"The gate was asked {queries} {'time' if queries == 1 else 'times'}; {sees(report)}.")
     if report.get("levels"):
         out.print(levels(report["levels"]))
-    if held := held_out(report):
-        out.print(held)
+    if note := held_out(report):
+        out.print(note)
     if report.get("narrow"):
         out.print(plain((f"The first agent's {narrow(report['narrow'])}.", "yellow")))
     if count := report.get("out_of_bounds", 0):
@@ -59,8 +59,8 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
         if amount
     )
     out.print(plain(f"Spent: {spent or 'nothing yet'}."))
-    for asked in model_lines(report.get("models", ())):
-        out.print(plain(asked), soft_wrap=True)
+    for model in model_lines(report.get("models", ())):
+        out.print(plain(model), soft_wrap=True)
     name = run_argument(folder)
     if report.get("waiting"):
         what = "; ".join(report["waiting"])
@@ -110,17 +110,17 @@ def _print_candidates(rows: Sequence[Mapping[str, Any]], out: Console) -> None:
 
 def triaged(triage: Mapping[str, int]) -> str:
     """The line on what was dropped before a full evaluation; empty if nothing."""
-    told = []
+    clauses = []
     if triage.get("checked"):
-        told.append(f"of {triage['checked']} harnesses that were checked {triage['not_running']} did not run")
-    if lost := triage.get("refused", 0) + triage.get("failed", 0) + triage.get("screened", 0):
-        tried, refused, screened = lost + triage["compared"], triage["refused"], triage.get("screened", 0)
-        told.append(
+        clauses.append(f"of {triage['checked']} harnesses that were checked {triage['not_running']} did not run")
+    if drops := triage.get("refused", 0) + triage.get("failed", 0) + triage.get("screened", 0):
+        tried, refused, screened = drops + triage["compared"], triage["refused"], triage.get("screened", 0)
+        clauses.append(
             f"of {tried} candidate{'s' * (tried != 1)} {refused} {'was' if refused == 1 else 'were'} refused, "
             f"{triage['failed']} failed, {screened} {'was' if screened == 1 else 'were'} not better than the incumbent "
             "on search"
         )
-    return f"Dropped early: {'; '.join(told)}." if told else ""
+    return f"Dropped early: {'; '.join(clauses)}." if clauses else ""
 
 
 def levels(used: Mapping[str, Any]) -> str:
@@ -178,11 +178,11 @@ def _print_sealed(report: Mapping[str, Any], out: Console) -> None:
     out.print(plain(f"  {final:{len(first)}}  ", (interval(sealed["final"]), "bold"), _beside(sealed["final"])))
     if discovers:
         answer = report["answer"]
-        told = f"answer {answer['id']}, found by agent {answer['agent']}" if answer else "no valid answer was found"
-        out.print(plain(f"  {told}"))
+        line = f"answer {answer['id']}, found by agent {answer['agent']}" if answer else "no valid answer was found"
+        out.print(plain(f"  {line}"))
         _print_metrics(sealed, out)
-    elif told := curse(sealed["final"], metric.get("direction", "")):
-        out.print(told)
+    elif line := curse(sealed["final"], metric.get("direction", "")):
+        out.print(line)
     for which in ("initial", "final"):
         if short := sealed[which].get("out_of_tokens", 0):
             line = f"{short} sealed rollouts of the {which} agent ran out of the tokens that the budget had left."
@@ -194,8 +194,9 @@ def model_lines(models: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for each in models:
         calls = f"{each['calls']:,} {'call' if each['calls'] == 1 else 'calls'}"
-        read = f"{each['tokens_in']:,} tokens in ({each['cached']:,} of them cached)"
-        lines.append(f"  {each['model']}: {calls}, {read}, {each['tokens_out']:,} out, {each['dollars']:,.4f} dollars")
+        prompt = f"{each['tokens_in']:,} tokens in ({each['cached']:,} of them cached)"
+        cost = f"{each['dollars']:,.4f} dollars"
+        lines.append(f"  {each['model']}: {calls}, {prompt}, {each['tokens_out']:,} out, {cost}")
     return lines
 
 
@@ -260,25 +261,25 @@ def curse(final: Mapping[str, Any], direction: str = "") -> str:
     return ""
 
 
-def _print_robustness(found: Mapping[str, Any] | None, out: Console) -> None:
+def _print_robustness(report: Mapping[str, Any] | None, out: Console) -> None:
     """How far the result holds: along the history, with one lever taken back, perturbed."""
-    if not found:
+    if not report:
         return
     from rich.table import Table
 
-    if len(found["history"]) > 1:
+    if len(report["history"]) > 1:
         table = Table("incumbent", "gate", "sealed", "gap [95%]", title="Along the run", title_justify="left")
-        for row in found["history"]:
+        for row in report["history"]:
             name = row["change"] or "initial agent"
             table.add_row(plain(name), interval(row["gate"]), interval(row), interval(row["gap"], "+"))
         out.print(table)
-    searching = "" if found["history"] else ", searching on the gate"
-    for row in found["taken_back"]:
+    searching = "" if report["history"] else ", searching on the gate"
+    for row in report["taken_back"]:
         score = f"{row['value']:.4f}, a change of {interval(row['change'], '+')}"
         out.print(plain(f"  final agent with its {row['lever']} taken back{searching}: {score}"))
-    for row in found["perturbed"]:
-        which = "initial" if row["agent"] == found["history"][0]["agent"] else "final"
+    for row in report["perturbed"]:
+        which = "initial" if row["agent"] == report["history"][0]["agent"] else "final"
         score = f"{row['value']:.4f}, a change of {interval(row['change'], '+')}"
-        out.print(plain(f"  {which} agent, {found['perturbation']}: {score}"))
-    if found["left_out"]:
-        out.print(plain(f"  {found['left_out']} more looks at robustness did not fit into the budget"))
+        out.print(plain(f"  {which} agent, {report['perturbation']}: {score}"))
+    if report["left_out"]:
+        out.print(plain(f"  {report['left_out']} more looks at robustness did not fit into the budget"))

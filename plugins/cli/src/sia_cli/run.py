@@ -47,8 +47,8 @@ def _save(options: argparse.Namespace) -> None:
     add_arguments(parser)
     usual = vars(parser.parse_args([]))
     file = Path(options.save_config)
-    told = {name: value for name, value in vars(options).items() if value != usual.get(name, value)}
-    write(file, {name: value for name, value in told.items() if name not in NO_PART_OF_A_RUN})
+    values = {name: value for name, value in vars(options).items() if value != usual.get(name, value)}
+    write(file, {name: value for name, value in values.items() if name not in NO_PART_OF_A_RUN})
     print(shown(f"Wrote {file}. Start the run by `{shlex.join(['sia', 'run', '-f', str(file)])}`."))
 
 

@@ -37,5 +37,5 @@ def examine_sandbox(plugins: Plugins, name: str) -> dict[str, Any]:
     except Exception as error:  # a plugin's code, and the doctor is asked for when something is broken
         return {**row, "cause": str(error) or type(error).__name__}
     may_not_stop = may_pass(probed.lacks) if probed.starts else []
-    found = {"usable": probed.usable, "starts": probed.starts, "lacks": dict(probed.lacks)}
-    return {**row, **found, "may_not_stop": may_not_stop}
+    findings = {"usable": probed.usable, "starts": probed.starts, "lacks": dict(probed.lacks)}
+    return {**row, **findings, "may_not_stop": may_not_stop}

@@ -53,9 +53,9 @@ def print_answers(rows: Sequence[Answered], metric: Metric) -> None:
     for number, row in enumerate(rows, 1):
         out.print(plain("\n", (f"question {number}", "bold"), f"  {short(words(row.question))}"), soft_wrap=True)
         for who, rollout in row.rollouts.items():
-            said = words(value_of(rollout.answer)) if rollout.answer is not None else f"none: {rollout.outcome}"
+            answer = words(value_of(rollout.answer)) if rollout.answer is not None else f"none: {rollout.outcome}"
             earned = metric.reward(rollout.reward)
-            out.print(plain(f"  {who}  {short(said)}  ({metric.name} {earned:g})"), soft_wrap=True)
+            out.print(plain(f"  {who}  {short(answer)}  ({metric.name} {earned:g})"), soft_wrap=True)
 
 
 def to_json(rows: Sequence[Answered], metric: Metric) -> list[dict[str, Any]]:

@@ -108,26 +108,26 @@ class Findings:
 
 def examine(address: str) -> Findings:
     """Ask one server; UsageError where the address is none."""
-    found = _addressed(address)
-    status, told = _asked(f"{found.url}/models")
-    rows = told.get("data") if isinstance(told, Mapping) else None
+    findings = _addressed(address)
+    status, reply = _asked(f"{findings.url}/models")
+    rows = reply.get("data") if isinstance(reply, Mapping) else None
     models = [each for each in rows if isinstance(each, Mapping)] if isinstance(rows, list) else []
-    found.models = [_in_one_line(str(each.get("id", ""))) for each in models]
+    findings.models = [_in_one_line(str(each.get("id", ""))) for each in models]
     if models:
-        found.model = found.models[0]
+        findings.model = findings.models[0]
         meta = models[0].get("meta")
         context = models[0].get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, Mapping) else None)
-        found.context = context if isinstance(context, int) and not isinstance(context, bool) else None
-        _ask_chat(found)
+        findings.context = context if isinstance(context, int) and not isinstance(context, bool) else None
+        _ask_chat(findings)
     else:
-        found.note("chat", False, _why(status, told, "it lists no models"))
-    if found.can["chat"]:
+        findings.note("chat", False, _why(status, reply, "it lists no models"))
+    if findings.can["chat"]:
         for ask in (_ask_streaming, _ask_stop, _ask_n, _ask_logprobs, _ask_tools, _ask_tokens, _ask_adapters):
-            ask(found)
-    status, told = _asked(f"{found.root}/api/v1/get_server_capabilities")
-    speaks = status == 200 and isinstance(told, Mapping) and "supported_models" in told
-    found.note("tinker", speaks, _why(status, told, "no such path"))
-    return found
+            ask(findings)
+    status, reply = _asked(f"{findings.root}/api/v1/get_server_capabilities")
+    speaks = status == 200 and isinstance(reply, Mapping) and "supported_models" in reply
+    findings.note("tinker", speaks, _why(status, reply, "no such path"))
+    return findings
 
 
 def _addressed(address: str) -> Findings:
@@ -146,81 +146,83 @@ def _addressed(address: str) -> Findings:
     return Findings(origin + path, origin + path.removesuffix("/v1"))
 
 
-def _chat(found: Findings, text: str = "Count from one to nine in words.", **more: Any) -> tuple[int, Any]:
+def _chat(findings: Findings, text: str = "Count from one to nine in words.", **more: Any) -> tuple[int, Any]:
     messages = [{"role": "user", "content": text}]
-    body = {"model": found.model, "messages": messages, "max_tokens": _LENGTH, "temperature": 0, **more}
-    return _asked(f"{found.url}/chat/completions", body)
+    body = {"model": findings.model, "messages": messages, "max_tokens": _LENGTH, "temperature": 0, **more}
+    return _asked(f"{findings.url}/chat/completions", body)
 
 
-def _ask_chat(found: Findings) -> None:
-    status, told = _chat(found)
-    found.note("chat", bool(_choices(told)), _why(status, told, "it sent no completion"))
+def _ask_chat(findings: Findings) -> None:
+    status, reply = _chat(findings)
+    findings.note("chat", bool(_choices(reply)), _why(status, reply, "it sent no completion"))
 
 
-def _ask_streaming(found: Findings) -> None:
-    status, told = _chat(found, stream=True, stream_options={"include_usage": True})
-    lines = told.splitlines() if isinstance(told, str) else []
+def _ask_streaming(findings: Findings) -> None:
+    status, reply = _chat(findings, stream=True, stream_options={"include_usage": True})
+    lines = reply.splitlines() if isinstance(reply, str) else []
     counted = any(line.startswith("data:") and '"completion_tokens"' in line for line in lines)
     whole = any(line.split() == ["data:", "[DONE]"] for line in lines)
-    found.note("streaming", whole and counted, _why(status, told, "the stream has no end, or no count of tokens"))
+    findings.note("streaming", whole and counted, _why(status, reply, "the stream has no end, or no count of tokens"))
 
 
-def _ask_stop(found: Findings) -> None:
+def _ask_stop(findings: Findings) -> None:
     """Ask once more, to end before a word of the first reply."""
-    _, told = _chat(found)
-    words = _text(told).split()
+    _, reply = _chat(findings)
+    words = _text(reply).split()
     if len(words) < 2:
-        found.note("stop", False, "its reply was too short to tell")
+        findings.note("stop", False, "its reply was too short to tell")
         return
-    status, told = _chat(found, stop=[words[-1]])
-    ends = bool(_choices(told)) and words[-1] not in _text(told)
-    found.note("stop", ends, _why(status, told, "the reply went on past its stop"))
+    status, reply = _chat(findings, stop=[words[-1]])
+    ends = bool(_choices(reply)) and words[-1] not in _text(reply)
+    findings.note("stop", ends, _why(status, reply, "the reply went on past its stop"))
 
 
-def _ask_n(found: Findings) -> None:
-    status, told = _chat(found, n=2)
-    found.note("n", len(_choices(told)) == 2, _why(status, told, "it gave another number of replies"))
+def _ask_n(findings: Findings) -> None:
+    status, reply = _chat(findings, n=2)
+    findings.note("n", len(_choices(reply)) == 2, _why(status, reply, "it gave another number of replies"))
 
 
-def _ask_logprobs(found: Findings) -> None:
-    status, told = _chat(found, logprobs=True)
-    rows = [each.get("logprobs") for each in _choices(told)]
-    given = bool(rows) and isinstance(rows[0], Mapping) and bool(rows[0].get("content"))
-    found.note("logprobs", given, _why(status, told, "the reply has none"))
+def _ask_logprobs(findings: Findings) -> None:
+    status, reply = _chat(findings, logprobs=True)
+    rows = [each.get("logprobs") for each in _choices(reply)]
+    has = bool(rows) and isinstance(rows[0], Mapping) and bool(rows[0].get("content"))
+    findings.note("logprobs", has, _why(status, reply, "the reply has none"))
 
 
-def _ask_tools(found: Findings) -> None:
+def _ask_tools(findings: Findings) -> None:
     text = "What is 2 + 3? Call the tool add."
-    status, told = _chat(found, text, tools=[_TOOL], tool_choice="auto", max_tokens=100)
-    called = any(each["message"].get("tool_calls") for each in _choices(told))
-    found.note("tools", called, _why(status, told, "it takes tools, but the model called none"))
+    status, reply = _chat(findings, text, tools=[_TOOL], tool_choice="auto", max_tokens=100)
+    called = any(each["message"].get("tool_calls") for each in _choices(reply))
+    findings.note("tools", called, _why(status, reply, "it takes tools, but the model called none"))
 
 
-def _ask_tokens(found: Findings) -> None:
-    body = {"model": found.model, "prompt": [1, 2, 3], "max_tokens": 1, "logprobs": 0, "temperature": 0}
-    status, told = _asked(f"{found.url}/completions", {**body, "return_token_ids": True, "prompt_logprobs": 0})
-    rows = told.get("choices") if isinstance(told, Mapping) else None
+def _ask_tokens(findings: Findings) -> None:
+    body = {"model": findings.model, "prompt": [1, 2, 3], "max_tokens": 1, "logprobs": 0, "temperature": 0}
+    status, reply = _asked(f"{findings.url}/completions", {**body, "return_token_ids": True, "prompt_logprobs": 0})
+    rows = reply.get("choices") if isinstance(reply, Mapping) else None
     choice = rows[0] if isinstance(rows, list) and rows and isinstance(rows[0], Mapping) else {}
-    given = all(choice.get(name) for name in ("token_ids", "prompt_logprobs", "logprobs"))
-    found.note("tokens", given, _why(status, told, "the reply has no token ids, or no log-probabilities of the prompt"))
+    has = all(choice.get(name) for name in ("token_ids", "prompt_logprobs", "logprobs"))
+    findings.note(
+        "tokens", has, _why(status, reply, "the reply has no token ids, or no log-probabilities of the prompt")
+    )
 
 
-def _ask_adapters(found: Findings) -> None:
+def _ask_adapters(findings: Findings) -> None:
     """Ask without an adapter's name: a server that loads adapters says that it is missing."""
-    status, told = _asked(f"{found.url}/load_lora_adapter", {})
+    status, reply = _asked(f"{findings.url}/load_lora_adapter", {})
     why = "no such path; vLLM has it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
-    found.note("adapters", status in (400, 422), why if status in (404, 405) else _why(status, told, why))
+    findings.note("adapters", status in (400, 422), why if status in (404, 405) else _why(status, reply, why))
 
 
-def _choices(told: Any) -> Sequence[Mapping[str, Any]]:
+def _choices(reply: Any) -> Sequence[Mapping[str, Any]]:
     """The choices of a completion that have a message."""
-    rows = told.get("choices") if isinstance(told, Mapping) else None
+    rows = reply.get("choices") if isinstance(reply, Mapping) else None
     rows = rows if isinstance(rows, list) else []
     return [each for each in rows if isinstance(each, Mapping) and isinstance(each.get("message"), Mapping)]
 
 
-def _text(told: Any) -> str:
-    choices = _choices(told)
+def _text(reply: Any) -> str:
+    choices = _choices(reply)
     return str(choices[0]["message"].get("content") or "") if choices else ""
 
 
@@ -252,13 +254,13 @@ def _in_one_line(text: str) -> str:
     return excerpt(" ".join(text.split()), 200)
 
 
-def _why(status: int, told: Any, otherwise: str) -> str:
+def _why(status: int, reply: Any, otherwise: str) -> str:
     """The reason that a request failed, or the other one where it did not."""
     if status == 200:
         return otherwise
     if status in (401, 403):
         return "it wants a key, and none is sent"
-    error = told.get("error") if isinstance(told, Mapping) else told
+    error = reply.get("error") if isinstance(reply, Mapping) else reply
     message = error.get("message") if isinstance(error, Mapping) else error
-    text = _in_one_line(message if isinstance(message, str) else json.dumps(told))
+    text = _in_one_line(message if isinstance(message, str) else json.dumps(reply))
     return f"status {status}: {text}" if status else text

@@ -101,8 +101,8 @@ def _print_run(about: dict[str, Any], folder: Path) -> None:
     out = console()
     state = f": {about['stopped']}" if about.get("stopped") else ""
     out.print(plain((about["run"], "bold"), f"  {about['status']}{state}"))
-    if told := better(about.get("metric", {})):
-        out.print(plain(told))
+    if note := better(about.get("metric", {})):
+        out.print(plain(note))
     for line in outcome_lines(about.get("outcomes", {})):
         out.print(line)
     if spent := model_lines(about.get("models", ())):
@@ -174,13 +174,13 @@ def _show_candidate(ledger: Ledger, name: str, as_json: bool) -> int:
     if row is None:
         raise UsageError(f"no candidate {name!r} in {ledger.folder.name}; there are: {', '.join(rows) or 'none yet'}")
     text = record.diff(row["generation"], row["candidate"])
-    seen = to_read(metric.get("direction", ""), row, metric.get("bounds"))
+    view = to_read(metric.get("direction", ""), row, metric.get("bounds"))
     if as_json:
-        print_json({**seen, "diff": text})
+        print_json({**view, "diff": text})
         return 0
-    told = "\n".join(with_hints(seen["why"]))
+    verdict = "\n".join(with_hints(view["why"]))
     print(shown(f"{row['name']}: {mark(row['outcome'])[0]}"))
-    print(shown(f"reason: {row['reason']}\npredicted gain: {row['predicted']:+.4f}\nverdict: {told}\n"))
+    print(shown(f"reason: {row['reason']}\npredicted gain: {row['predicted']:+.4f}\nverdict: {verdict}\n"))
     if sys.stdout.isatty():
         from rich.syntax import Syntax
 

@@ -69,12 +69,12 @@ def flush() -> int:
     return 0
 
 
-def abandon(lost: OutputLost) -> int:
+def abandon(loss: OutputLost) -> int:
     """Go on without standard output; the exit code. A reader that left has had what it wanted."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    if not lost.closed:
-        print(f"sia: {lost}", file=sys.stderr)
-    return lost.exit_code
+    if not loss.closed:
+        print(f"sia: {loss}", file=sys.stderr)
+    return loss.exit_code
 
 
 def _text(raw: io.FileIO, before: TextIO | None) -> TextIO:
