@@ -25,6 +25,15 @@ TRANSLATED = re.compile(r"\b(of its own|so many|gone on (with|from|without))\b",
 """Phrases that no page and no file of code has: readers stumble over them."""
 QUESTION = re.compile(r'^\s*[rf]?"""\s*(What|Who)\b', re.MULTILINE)
 
+PARTICIPLES = {"told", "said", "found", "taken"}
+PUBLIC = {("sia_core/plugins.py", "found"), ("plugins/adapters/src/sia_adapters/episodes.py", "told")}
+"""Parameters that docs/api.md lists."""
+OF_HARNESSES = {
+    "plugins/released/src/sia_released/wrapper.py",
+    "tasks/bundled/src/sia_bundled/chess/harness.py",
+}
+"""Files of harnesses outside of seeds: runs name a harness by its content."""
+
 
 def loaded_by(statement: str) -> set[str]:
     # What finds installed distributions imports `socket` by itself.
@@ -113,3 +122,20 @@ def test_no_page_or_file_has_a_phrase_that_sounds_translated() -> None:
     }
     assert len(read) > 500
     assert not lines
+
+
+def variables(path: Path) -> Iterator[str]:
+    """The names of a file's variables and parameters."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()) | ast.MatchAs(name=str(name)):
+                yield name
+
+
+def test_no_variable_or_parameter_is_a_participle_that_says_nothing_of_its_value() -> None:
+    sources = [path for folder in ("plugins", "backends", "tasks") for path in (ROOT / folder).glob("*/src/**/*.py")]
+    sources += [*CORE.rglob("*.py"), *(ROOT / "algorithms" / "src").rglob("*.py")]
+    paths = {path.relative_to(ROOT).as_posix(): path for path in sources if not {"seed", "seed_cuda"} & {*path.parts}}
+    assert len(paths) > 300
+    names = {(place, name) for place in paths.keys() - OF_HARNESSES for name in variables(paths[place])}
+    assert not {(place, name) for place, name in names - PUBLIC if name in PARTICIPLES}
