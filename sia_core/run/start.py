@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -143,7 +141,6 @@ def prepare(config: Config, task: Task, backend: Backend, secret: str) -> dict[s
 
 def workable(config: Config, plugins: Plugins) -> tuple[Config, Task]:
     """The configuration as a run records it, and its task; UsageError where no run can work with them."""
-    config = replace(config, verifier=_absolute(config.verifier))
     _check(config, plugins)
     task = task_of(config, plugins)
     check_task(task, config.plan)
@@ -343,20 +340,6 @@ def setting_of(config: Config, task: Task, folder: Path, sandbox: str, secret: s
     """The setting that the jobs of a run in this folder share."""
     verifier, engine = verifier_of(config, task), config.engine
     return Setting(str(folder.resolve()), config.task, verifier, sandbox, config.plan.seed, engine, secret)
-
-
-def _absolute(verifier: str | None) -> str | None:
-    """The verifier with the files that it names by their full paths, so that a resumed run finds them."""
-    name, colon, command = (verifier or "").partition(":")
-    if name == "python" and colon:
-        file, _, function = command.rpartition(":")
-        return f"python:{os.path.abspath(file)}:{function}" if file else verifier
-    if name != "command" or not colon:
-        return verifier
-    with suppress(ValueError):  # what is wrong with its quotes, the verifier itself says
-        words = [os.path.abspath(word) if os.path.isfile(word) else word for word in shlex.split(command)]
-        return f"command:{shlex.join(words)}"
-    return verifier
 
 
 def verifier_of(config: Config, task: Task) -> OfferRef:

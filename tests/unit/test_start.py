@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from sia_cli.configuration import config_from
 from sia_core import __version__
 from sia_core.decision import Stop
 from sia_core.errors import LedgerError, PluginError, SandboxError, SiaError, UsageError
@@ -28,7 +29,7 @@ from sia_core.run.levers import HarnessLever
 from sia_core.run.plan import Plan
 from sia_core.run.run_folders import find_run, runs_in
 from sia_core.run.secret import read_secret
-from sia_core.run.start import Config, fingerprint, resume, start, verifier_of
+from sia_core.run.start import Config, fingerprint, resume, start
 from sia_core.run.task_checks import check_task
 from sia_core.types import Instance, Metric, OfferRef, Split, Task
 from sia_runtime.jobs import function_of
@@ -556,21 +557,19 @@ def test_where_there_is_no_run_it_says_how_to_start_one(tmp_path: Path) -> None:
         ("command:python3 'my check.py' sub/../check.py", "command:python3 '{0}/my check.py' {0}/check.py"),
         ("command:python3 nowhere.py sub", "command:python3 nowhere.py sub"),
         ("command:python3 'check.py", "command:python3 'check.py"),
+        ("python:check.py:worth", "python:{0}/check.py:worth"),
+        ("python:worth", "python:worth"),
     ],
 )
-def test_the_files_of_a_command_are_recorded_by_their_full_paths(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str | None
+def test_the_files_that_a_verifier_names_are_known_by_their_full_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str | None
 ) -> None:
     (tmp_path / "sub").mkdir()
     for name in ("check.py", "my check.py"):
         (tmp_path / name).write_text("")
     monkeypatch.chdir(tmp_path)
-    world.parts |= {("verifier", name): dict for name in ("numeric", "command")}
-    with Ledger.read(world.run(verifier=given)) as ledger:
-        (recorded,) = ledger.get("run") or ()
-    assert recorded["config"]["verifier"] == (expected and expected.format(tmp_path))
-    if given and given.startswith("command:"):
-        assert verifier_of(Config.from_json(recorded["config"]), world.task).settings["arg"]
+    config = config_from(["--plugin", "anything", *(["--verifier", given] if given else [])])
+    assert config.verifier == (expected and expected.format(tmp_path))
 
 
 # With real processes
@@ -619,7 +618,9 @@ def test_a_run_with_a_command_goes_on_in_another_folder_until_its_data_are_edite
     (real / "check.py").write_text(source + "print(json.dumps({'reward': case['answer'] == case['truth']}))\n")
     monkeypatch.chdir(real)
     check = f"command:{shlex.join(['python3', 'check.py'])}"
-    config, plugins = Config(cases(real), Plan(generations=0, seed=1), verifier=check), Plugins.discover()
+    given = config_from(["--plugin", "anything", "--verifier", check])
+    config = Config(cases(real), Plan(generations=0, seed=1), verifier=given.verifier)
+    plugins = Plugins.discover()
 
     def stop(event: Any) -> None:
         if event.kind == "run.started":

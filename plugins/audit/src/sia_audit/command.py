@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sia_cli.configuration import add_policy, add_sandbox, add_seed, add_task, engine_of, task_of
+from sia_cli.configuration import add_policy, add_sandbox, add_seed, add_task, engine_of, task_of, verifier_of
 from sia_cli.figures import better
 from sia_cli.output import console, plain, print_json
 
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     config = Config(
         task=task_of(options),
         plan=Plan(generations=0, seed=options.seed),
-        verifier=options.verifier,
+        verifier=verifier_of(options.verifier),
         sandbox=options.sandbox,
         allow_weak_sandbox=options.allow_weak_sandbox,
         engine=engine_of(options, options.policy),

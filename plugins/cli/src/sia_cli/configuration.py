@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -198,7 +200,7 @@ def config_of(options: argparse.Namespace) -> Any:
         improver=improver,
         improver_settings=settings,
         approve=options.approve,
-        verifier=options.verifier,
+        verifier=verifier_of(options.verifier),
         budget=Limit.parse(options.budget).amounts,
         sandbox=options.sandbox,
         allow_weak_sandbox=options.allow_weak_sandbox,
@@ -288,6 +290,20 @@ def task_of(options: argparse.Namespace) -> Any:
         _check_metric(options)
         settings["harness"] = os.path.abspath(options.harness)
     return OfferRef(options.plugin or "cases", settings)
+
+
+def verifier_of(verifier: str | None) -> str | None:
+    """The verifier with the files that it names by their full paths, so that a resumed run finds them."""
+    name, colon, command = (verifier or "").partition(":")
+    if name == "python" and colon:
+        file, _, function = command.rpartition(":")
+        return f"python:{os.path.abspath(file)}:{function}" if file else verifier
+    if name != "command" or not colon:
+        return verifier
+    with suppress(ValueError):  # what is wrong with its quotes, the verifier itself says
+        words = [os.path.abspath(word) if os.path.isfile(word) else word for word in shlex.split(command)]
+        return f"command:{shlex.join(words)}"
+    return verifier
 
 
 def _check_metric(options: argparse.Namespace) -> None:
