@@ -7,25 +7,19 @@ predicts a draw: not its own seed, an instance's id, the run's seed or public co
 
 from __future__ import annotations
 
-import hmac
 import os
 import re
-import stat
 from pathlib import Path
 
 from sia_core.errors import LedgerError
-from sia_core.run.ledger import canonical, explained, sync_folder
+from sia_core.run.beneath import open_plain
+from sia_core.run.ledger import explained, sync_folder
 from sia_core.run.rollouts import SECRET_BYTES
 
 SECRET = "secret"
 """Its file in the run's folder."""
 
 _SPELT = re.compile(rf"[0-9a-f]{{{2 * SECRET_BYTES}}}")
-
-
-def seed_of(secret: str, *purpose: str | int) -> int:
-    """The seed for a purpose, of 63 bits: the same for the same secret, and without it not to be told from chance."""
-    return int.from_bytes(hmac.digest(secret.encode(), canonical(purpose).encode(), "sha256")[:8]) >> 1
 
 
 def keep_secret(path: Path, secret: str) -> None:
@@ -42,16 +36,14 @@ def keep_secret(path: Path, secret: str) -> None:
 def read_secret(path: Path) -> str:
     """The secret in a file; LedgerError where there is none. Links and special files are refused."""
     try:
-        # A pipe without a writer must not keep us waiting.
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = open_plain(path.parent, path.name)
     except OSError as error:
         raise LedgerError(
             f"{path}: {error.strerror}; all that a run's verifier draws derives from this file: put it back from a "
             "copy, or start the run again. (A run of an older sia-core has none; only that one can finish it.)"
         ) from None
     with os.fdopen(handle, "rb") as file, explained(path.parent):
-        plain = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-        text = file.read(2 * SECRET_BYTES + 2).decode(errors="replace").strip() if plain else ""
+        text = file.read(2 * SECRET_BYTES + 2).decode(errors="replace").strip()
     if not _SPELT.fullmatch(text):
         digits = 2 * SECRET_BYTES
         raise LedgerError(f"{path} is no file with a secret: {digits} hexadecimal digits, as a run writes it")

@@ -13,8 +13,9 @@ from sia_compare.arms import Cell, Design
 from sia_compare.doing import Doing
 from sia_core.errors import LedgerError
 from sia_core.run.rollouts import Setting, new_secret
-from sia_core.run.secret import keep_secret, read_secret, seed_of
+from sia_core.run.secret import keep_secret, read_secret
 from sia_core.types import OfferRef
+from sia_runtime.worker.verifier_process import seed_of
 
 
 def test_a_secret_comes_back_as_it_was_kept_and_its_owner_alone_may_read_it(tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_a_file_that_holds_no_secret_is_named(tmp_path: Path, content: str) -> N
 
 def test_a_pipe_in_its_place_keeps_nobody_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "secret")
-    with pytest.raises(LedgerError, match="no file with a secret"):
+    with pytest.raises(LedgerError, match="secret is a pipe"):
         read_secret(tmp_path / "secret")
 
 

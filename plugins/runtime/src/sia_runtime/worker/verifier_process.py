@@ -9,6 +9,7 @@ Run as a module, this file is that process.
 
 from __future__ import annotations
 
+import hmac
 import json
 import math
 import os
@@ -26,9 +27,9 @@ from typing import Any
 
 from sia_core.errors import SiaError, UsageError
 from sia_core.plugins import ALLOW_VARIABLE, Plugins
+from sia_core.run.ledger import canonical
 from sia_core.run.record import INVALID, OUT_OF_BOUNDS
 from sia_core.run.rollouts import new_secret
-from sia_core.run.secret import seed_of
 from sia_core.types import LARGEST_REWARD, Instance, OfferRef, Score, Task, Verifier, VerifierContext
 from sia_runtime.answers import InvalidAnswer, read_answer
 from sia_runtime.sandbox.program_host import open_program
@@ -232,6 +233,11 @@ class _Server:
             )
         metrics = {str(name): float(value) for name, value in score.metrics.items()}
         return Score(float(score.reward), bool(score.valid), metrics, str(score.feedback))
+
+
+def seed_of(secret: str, *purpose: str | int) -> int:
+    """The seed for a purpose, of 63 bits: the same for the same secret, and without it not to be told from chance."""
+    return int.from_bytes(hmac.digest(secret.encode(), canonical(purpose).encode(), "sha256")[:8]) >> 1
 
 
 def serve(channel: Connection[Any, Any]) -> None:
