@@ -12,7 +12,7 @@ from openai import OpenAI
 
 from sia_cli.bounded_http import Server, bound
 from sia_core.plugins import Plugins
-from sia_deploy.agent import Agent
+from sia_deploy.agent import DeployedAgent
 from sia_deploy.server import application
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 def test_a_client_asks_the_agent_as_it_asks_a_model_and_the_run_stays_as_it_was(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / run("--generations", "2")["run"]
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with Agent(folder, Plugins.discover()) as agent, bound("127.0.0.1", 0) as listener:
+    with DeployedAgent(folder, Plugins.discover()) as agent, bound("127.0.0.1", 0) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
         served = Server(application(agent, None), 64, log_level="critical")
         thread = threading.Thread(target=served.run, args=([listener],))

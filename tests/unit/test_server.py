@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from sia_cli.bounded_http import BoundedProtocol, Server, bound
 from sia_core.errors import SandboxError
-from sia_deploy.agent import Agent, Served
+from sia_deploy.agent import DeployedAgent, Served
 from sia_deploy.server import application, question, reply
 from sia_runtime.worker.completions import chunks, events
 
@@ -40,7 +40,7 @@ def listening(token: str | None, connections: int) -> Iterator[int]:
     """The port of an endpoint that is served meanwhile."""
     with bound("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        server = Server(application(cast(Agent, Echo()), token), connections, log_level="critical")
+        server = Server(application(cast(DeployedAgent, Echo()), token), connections, log_level="critical")
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:

@@ -23,7 +23,7 @@ from sia_core.run import trust
 from sia_core.run.ledger import Ledger
 from sia_core.run.start import Config, resume
 from sia_core.types import OfferRef
-from sia_deploy.agent import Agent
+from sia_deploy.agent import DeployedAgent
 from sia_deploy.export import export
 from sia_runtime.sandbox.contract import GUARANTEES
 from sia_runtime.worker.preflight import check_sandbox
@@ -96,7 +96,7 @@ def exported(folder: Path, trusted: bool) -> None:
 
 COMMANDS: dict[str, Callable[[Path, bool], object]] = {
     "resume": lambda folder, trusted: resume(folder, Plugins.discover(allow=""), [], None, trusted),
-    "serve": lambda folder, trusted: Agent(folder, Plugins.discover(allow=""), trusted),
+    "serve": lambda folder, trusted: DeployedAgent(folder, Plugins.discover(allow=""), trusted),
     "export": exported,
     "replay": lambda folder, trusted: replay(folder, Plugins.discover(allow=""), trusted),
 }

@@ -249,7 +249,7 @@ class Run:
             print(run.agent("aaaaa"))
         """
         module = imported("sia_deploy.agent", "Run.agent")
-        return Agent(module.Agent(self.folder, Plugins.discover(), self._trust))
+        return Agent(module.DeployedAgent(self.folder, Plugins.discover(), self._trust))
 
     def export(self, path: str | os.PathLike[str]) -> Path:
         """Write the final agent as a folder that runs on its own, and return the folder.

@@ -44,7 +44,7 @@ class Served:
     sandbox: str
 
 
-class Agent:
+class DeployedAgent:
     """The final agent of a run (its incumbent, while it is unfinished), set up; asked by several threads."""
 
     def __init__(self, run: Path, plugins: Plugins, trust: bool = False) -> None:

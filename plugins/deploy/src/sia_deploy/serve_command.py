@@ -22,13 +22,13 @@ def run(options: argparse.Namespace) -> int:
     from sia_cli.bounded_http import Server, bound
     from sia_core.plugins import Plugins
     from sia_core.run.run_folders import find_run
-    from sia_deploy.agent import Agent
+    from sia_deploy.agent import DeployedAgent
     from sia_deploy.server import CONNECTIONS, LOCAL, application
 
     folder = find_run(Path(options.runs_dir), options.name)
     token = None if options.host in LOCAL else secrets.token_urlsafe(24)
     with (
-        Agent(folder, Plugins.discover(), options.trust) as agent,
+        DeployedAgent(folder, Plugins.discover(), options.trust) as agent,
         closing(bound(options.host, options.port)) as listener,
     ):
         about = agent.about

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sia_core.errors import SiaError
-from sia_deploy.agent import Agent, Served
+from sia_deploy.agent import DeployedAgent, Served
 from sia_runtime.answers import InvalidAnswer, strict_json
 from sia_runtime.sandbox.solving import describe
 from sia_runtime.worker.completions import Refused, chunks, completion, events
@@ -64,7 +64,7 @@ def reply(about: Served, answer: str) -> dict[str, Any]:
     return completion(name, [(message, "stop", None)], (0, 0), model=about.run, created=int(time.time()))
 
 
-def application(agent: Agent, token: str | None) -> ASGIApp:
+def application(agent: DeployedAgent, token: str | None) -> ASGIApp:
     """The endpoint of an agent. A client on another machine needs the ``token``, if there is one."""
     threads = CapacityLimiter(CONNECTIONS)
 
