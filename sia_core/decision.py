@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, TypeAdapter, field_validator
+from pydantic import Discriminator, Field, JsonValue, Tag, TypeAdapter, field_validator
 
-from sia_core.harness import Edit
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from sia_core.harness import Edit, Frozen
 
 
-class Prediction(_Frozen):
+class Prediction(Frozen):
     """A decision as a hypothesis: what it should change, and by how much.
 
     ``gain`` is the expected change of the mean reward against the parent;
@@ -25,7 +21,7 @@ class Prediction(_Frozen):
     where: str = Field(default="", max_length=2000)
 
 
-class RewriteHarness(_Frozen):
+class RewriteHarness(Frozen):
     """Change the harness of ``parent`` (the incumbent, if None) by edits; its weights are kept."""
 
     algorithm: ClassVar[None] = None
@@ -43,7 +39,7 @@ class RewriteHarness(_Frozen):
         return f"edit {self.name}"
 
 
-class Training(_Frozen):
+class Training(Frozen):
     """How long and how fast a weight update trains.
 
     A step rolls out ``prompts`` search instances (at most all), ``group`` times each, in
@@ -77,7 +73,7 @@ class Training(_Frozen):
         return min(self.prompts, instances) * sum(map(self.group_of, range(self.steps)))
 
 
-class UpdateWeights(_Frozen):
+class UpdateWeights(Frozen):
     """Train the adapter of ``parent`` (the incumbent, if None) with a learner; its harness is kept.
 
     ``config`` are the learner's own settings.
@@ -103,7 +99,7 @@ class UpdateWeights(_Frozen):
         return f"{self.algorithm} update"
 
 
-class PullLever(_Frozen):
+class PullLever(Frozen):
     """Pull a lever that a plugin offers on ``parent`` (the incumbent, if None). ``settings`` are the lever's own."""
 
     algorithm: ClassVar[None] = None
@@ -128,7 +124,7 @@ class PullLever(_Frozen):
         return f"{self.lever} {self.name}"
 
 
-class Stop(_Frozen):
+class Stop(Frozen):
     """Nothing more is worth its cost: close the run."""
 
     lever: Literal["stop"] = "stop"

@@ -43,10 +43,14 @@ _SAFE_PATH = re.compile(r"[^\\:*?\"<>|]+")
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
-class Manifest(BaseModel):
-    """The content of ``harness.toml``."""
+class Frozen(BaseModel):
+    """The base of models that do not change and refuse fields that they do not have."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Manifest(Frozen):
+    """The content of ``harness.toml``."""
 
     entry: str = "harness.py"
     requires: tuple[str, ...] = ()
@@ -54,10 +58,8 @@ class Manifest(BaseModel):
     fixed: tuple[str, ...] = ()
 
 
-class Replace(BaseModel):
+class Replace(Frozen):
     """Replace the one occurrence of ``old`` in a text file by ``new``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     op: Literal["replace"] = "replace"
     path: str
@@ -65,20 +67,16 @@ class Replace(BaseModel):
     new: str
 
 
-class Write(BaseModel):
+class Write(Frozen):
     """Create a text file, or write it anew."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     op: Literal["write"] = "write"
     path: str
     text: str
 
 
-class Delete(BaseModel):
+class Delete(Frozen):
     """Remove a file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     op: Literal["delete"] = "delete"
     path: str

@@ -23,8 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -34,15 +32,13 @@ from pydantic import (
 
 from sia_core.errors import UsageError
 from sia_core.given_files import read_file
-from sia_core.harness import Edit
+from sia_core.harness import Edit, Frozen
 
 PLAYBOOK = "playbook.toml"
 
 
-class Entry(BaseModel):
+class Entry(Frozen):
     """One edit of the catalogue: its name, its changes, and the ``gain`` that its author expects, 0 for none."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1, max_length=80)
     summary: str = Field(min_length=1)
@@ -56,10 +52,8 @@ class Entry(BaseModel):
         return {name: value for name, value in dump(self).items() if name != "gain" or value}
 
 
-class Playbook(BaseModel):
+class Playbook(Frozen):
     """The catalogue: edits by unique names, in the order of the file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     edit: tuple[Entry, ...]
 

@@ -150,7 +150,7 @@ class Plugins:
             return
         self.offers += [(kind, offer, source) for kind, offer in offers]
         if manager.hook.sia_observe.get_hookimpls():
-            self.observers.append((source, _Observer(manager)))
+            self.observers.append((source, lambda event: manager.hook.sia_observe(event=event)))
 
     def _installed(self) -> list[tuple[EntryPoint, Source]]:
         """The entry points of every distribution on ``sys.path``; of two with one name, the first is the one in use.
@@ -189,16 +189,6 @@ class Plugins:
         # What a plugin that does not load would have offered cannot be known.
         perhaps = "".join(f" {each.distribution} {each.version} is broken: {cause}." for each, cause in self.broken)
         return f"no {kind} named {name!r}; {suggestion} {install}{limited}{perhaps}"
-
-
-class _Observer:
-    """Hands events to a plugin's ``sia_observe`` through pluggy, as any hook is called."""
-
-    def __init__(self, manager: pluggy.PluginManager) -> None:
-        self._hook = manager.hook.sia_observe
-
-    def __call__(self, event: Event) -> None:
-        self._hook(event=event)
 
 
 def _first(name: str, text: str) -> str:

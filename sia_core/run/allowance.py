@@ -41,7 +41,7 @@ class Allowance:
 
     @property
     def mean(self) -> float:
-        """Record what a rollout used."""
+        """The tokens of a rollout, on average."""
         return self.spent / self.rollouts if self.rollouts else 0.0
 
     def share(self, rollouts: int, batches: int = 1) -> int | None:

@@ -48,17 +48,20 @@ class Purposes:
         """An agent's rollouts for a purpose; GivenUp where a ``hasty`` sweep is, or tokens run out."""
         public = LABELLED if split == "sealed" else LABELLED[:1]
         instances, repeats = self._samples.of(purpose)
-        about = (purpose, agent.id, agent.harness, split, instances, public, hasty)
         sweep = Sweep(
-            *about,
+            purpose,
+            agent.id,
+            agent.harness,
+            split,
+            instances,
+            public,
+            hasty,
             adapter=agent.adapter,
             group=repeats,
             perturbed=purpose == PERTURBED,
             evaluations=self._samples.evaluated(purpose),
             starts=self._answers.starts(len(instances)) if purpose == "search" else (),
         )
-        if enough is None:
-            return self._parts.rollouts.run(sweep, allowance)
         return self._parts.rollouts.run(sweep, allowance, enough)
 
     def booked(self, purpose: str, split: Split, agent: AgentView, allowance: Allowance) -> list[Rollout]:
