@@ -89,7 +89,7 @@ class ProviderContract:
         assert text.index("I look.") < text.index("the content") < text.index("not JSON")
         assert good.id in text
 
-    def test_a_recorded_conversation_can_be_gone_on_with(self, opened: Opened) -> None:
+    def test_a_recorded_conversation_continues(self, opened: Opened) -> None:
         with ModelServer([Turn("I look.", [Use("read")]), Turn("thanks")]) as server, opened(self.url(server)) as one:
             first = Reply.from_json(one.complete(self.ask()).to_json())
             message = results([(first.calls[0], "the content", False)])
