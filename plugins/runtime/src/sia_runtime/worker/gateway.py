@@ -186,8 +186,8 @@ class Gateway:
             rollout.calls += 1
             if rollout.calls > MOST_CALLS:
                 raise Refused(f"a rollout may make {MOST_CALLS} calls", kind="rate_limit_error")
-            place, occurrence = rollout.calls, rollout.asked[chat.digest]
-            rollout.asked[chat.digest] += 1
+            place, occurrence = rollout.calls, rollout.occurrences[chat.digest]
+            rollout.occurrences[chat.digest] += 1
         constrained = "constrain" in self._engine.can
         if chat.forced and not constrained:
             chat = chat.instructed()

@@ -51,7 +51,7 @@ class Caller(TokenShare):
     place: int | None
     stopped: ModelError | None = None
     book: Book = field(default_factory=Book)
-    asked: Counter[bytes] = field(default_factory=Counter)
+    occurrences: Counter[bytes] = field(default_factory=Counter)
     calls: int = 0
     pending: int = 0
     ended: bool = False

@@ -25,8 +25,8 @@ class _Grant:
     instance: Instance
     seed: int
     most: int
-    asked: dict[str, Future[Mapping[str, Any]]] = field(default_factory=dict)
-    done: list[Evaluated] = field(default_factory=list)
+    replies: dict[str, Future[Mapping[str, Any]]] = field(default_factory=dict)
+    scores: list[Evaluated] = field(default_factory=list)
 
 
 class Evaluations:
@@ -53,13 +53,13 @@ class Evaluations:
         """Score an answer, JSON text: reward, valid, metrics and feedback, or an error where none is left."""
         with self._mutex:
             rollout = self._rollouts.get(key)
-            if rollout is not None and answer in rollout.asked:
-                return rollout.asked[answer]
-            if rollout is None or len(rollout.asked) >= rollout.most:
+            if rollout is not None and answer in rollout.replies:
+                return rollout.replies[answer]
+            if rollout is None or len(rollout.replies) >= rollout.most:
                 refused: Future[Mapping[str, Any]] = Future()
                 refused.set_result({"error": {"message": "no evaluation is left; see ctx.evaluations"}})
                 return refused
-            scored = rollout.asked[answer] = self._threads.submit(self._score, rollout, answer)
+            scored = rollout.replies[answer] = self._threads.submit(self._score, rollout, answer)
             return scored
 
     def finish(self, key: str) -> tuple[Evaluated, ...]:
@@ -68,14 +68,14 @@ class Evaluations:
             rollout = self._rollouts.pop(key, None)
         if self._failed:
             raise self._failed
-        return tuple(rollout.done) if rollout else ()
+        return tuple(rollout.scores) if rollout else ()
 
     def close(self) -> None:
         """Score nothing more."""
         self._threads.shutdown(wait=False)
 
     def _score(self, rollout: _Grant, answer: str) -> Mapping[str, Any]:
-        scores = rollout.done
+        scores = rollout.scores
         try:
             (verdict,) = self._verifier.score([Question(rollout.instance, answer, rollout.seed, final=False)])
         except SiaError as error:
