@@ -35,12 +35,12 @@ def example(name: str) -> type[Adapted]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    (found,) = (
+    (task,) = (
         each
         for each in vars(module).values()
         if isinstance(each, type) and each.__module__ == spec.name and issubclass(each, Adapted)
     )
-    return found
+    return task
 
 
 NAMES = ("dataset", "environment", "episodes")
@@ -49,16 +49,16 @@ TASKS: Mapping[str, type[Adapted]] = {name: example(name) for name in NAMES}
 
 @pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
-    asked: str = request.param
-    return asked
+    value: str = request.param
+    return value
 
 
-def right(name: str, given: Mapping[str, Any]) -> Any:
+def right(name: str, question: Mapping[str, Any]) -> Any:
     if name == "dataset":
-        return given["word"][::-1]
+        return question["word"][::-1]
     if name == "environment":
-        return str(sum(map(int, given["question"].split(" + "))))
-    return [int(given["observation"][1] > 0)] * 12
+        return str(sum(map(int, question["question"].split(" + "))))
+    return [int(question["observation"][1] > 0)] * 12
 
 
 class TestTasks(TaskContract):
@@ -80,11 +80,11 @@ class TestJudges(VerifierContract):
     def test_what_it_draws_follows_from_the_contexts_seeds_and_nobody_can_predict_it(  # type: ignore[override]
         self, name: str, make: Callable[[], Judge], judged: Sequence[Judged], ctx: VerifierContext
     ) -> None:
-        asked = [(each.instance, answer) for each in judged for answer in (each.right, each.wrong)]
+        cases = [(each.instance, answer) for each in judged for answer in (each.right, each.wrong)]
         # An episode's start is drawn by the seed that its instance tells, and told as well.
-        known = [each for instances in TASKS[name]().dealt.values() for each in instances]
-        starts = {f"random.Random({each.input.get('seed')!r})" for each in known}
-        assert not predictable(make, asked, ctx) - starts
+        dealt = [each for instances in TASKS[name]().dealt.values() for each in instances]
+        starts = {f"random.Random({each.input.get('seed')!r})" for each in dealt}
+        assert not predictable(make, cases, ctx) - starts
 
 
 class Slippery:

@@ -206,8 +206,8 @@ def test_a_run_of_one_candidate_a_generation_has_nothing_to_set_aside(tmp_path: 
 
 def agent(name: str, parent: str | None, *rewards: float) -> AgentView:
     rollouts = [Rollout(f"search-{at}", "ok", reward) for at, reward in enumerate(rewards)]
-    made = make_agent(harness(0.2), None, None)
-    return replace(made, id=name, parent=parent, search=summarise(rollouts, 0.0))
+    plain = make_agent(harness(0.2), None, None)
+    return replace(plain, id=name, parent=parent, search=summarise(rollouts, 0.0))
 
 
 EARNED = {"first": (0, 0, 1, 0), "left": (1, 1, 0, 0), "right": (0, 0, 1, 1), "worse": (1, 0, 0, 0)}
@@ -308,11 +308,11 @@ def test_each_candidate_that_is_set_aside_makes_way_for_the_next_parents_harness
 
     begins = [replace(agent(name, None, 1.0), files=harness(share)) for name, share in (("a", 0.1), ("b", 0.3))]
     workshop = Workshop(Run(), {}, begins)  # type: ignore[arg-type]
-    made = Proposals(evidence(), workshop)
-    tools = {each.name: each for each in (*workshop.offered, *made.offered)}
+    proposals = Proposals(evidence(), workshop)
+    tools = {each.name: each for each in (*workshop.offered, *proposals.offered)}
     for name, arguments in (skill(0.8, 0.1), aside("better"), skill(0.9, 0.3), aside("best")):
         tools[name].use(tools[name].takes(**arguments))
-    assert [each.parent for each in made.aside if isinstance(each, RewriteHarness)] == ["a", "b"]
+    assert [each.parent for each in proposals.aside if isinstance(each, RewriteHarness)] == ["a", "b"]
 
 
 def test_a_rule_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Path) -> None:

@@ -91,9 +91,9 @@ BAD = {
 @pytest.mark.parametrize("what", BAD)
 def test_what_is_no_strict_json_is_invalid(what: str) -> None:
     text, says = BAD[what]
-    for read in (strict_json, lambda text: read_answer(text, Anything)):
+    for reader in (strict_json, lambda text: read_answer(text, Anything)):
         with pytest.raises(InvalidAnswer) as raised:
-            read(text)
+            reader(text)
         assert says in str(raised.value)
         assert len(str(raised.value)) < 400
 
@@ -118,9 +118,9 @@ GOOD: dict[str, tuple[str, Any]] = {
 @pytest.mark.parametrize("what", GOOD)
 def test_what_looks_odd_and_is_json_is_read(what: str) -> None:
     text, value = GOOD[what]
-    found = read_answer(text, Anything)
-    assert found == (json.loads(text) if value is None else value)
-    assert json.loads(canonical(found).encode()) == found
+    answer = read_answer(text, Anything)
+    assert answer == (json.loads(text) if value is None else value)
+    assert json.loads(canonical(answer).encode()) == answer
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_listed_values_are_read() -> None:
 @given(st.integers(-(10**400), 10**400) | st.floats(allow_nan=False))
 def test_no_number_becomes_an_infinity_in_a_model(number: float) -> None:
     try:
-        found = read_answer(json.dumps({"rate": number}), Plan)
+        answer = read_answer(json.dumps({"rate": number}), Plan)
     except InvalidAnswer:
         return
-    canonical(found)
+    canonical(answer)

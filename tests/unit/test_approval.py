@@ -37,9 +37,9 @@ def go_on(folder: Path, approve: str, word: bool | None = None) -> dict[str, Any
 
 
 def test_nobody_is_asked_about_less_than_the_sum(tmp_path: Path) -> None:
-    asked = go_on(tmp_path / "asked", "rollouts=100000")
+    report = go_on(tmp_path / "asked", "rollouts=100000")
     plain = go_on(tmp_path / "plain", "")
-    assert asked["generations"] == plain["generations"]
+    assert report["generations"] == plain["generations"]
 
 
 def test_a_run_pauses_before_a_candidate_that_goes_past_the_sum_and_goes_on_as_if_it_had_not(tmp_path: Path) -> None:

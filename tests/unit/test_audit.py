@@ -42,44 +42,44 @@ def altered(text: str, source: random.Random, share: float) -> str:
     return " ".join(words)
 
 
-def cosines(known: Sequence[str], hidden: dict[str, str]) -> dict[tuple[int, str], float]:
+def cosines(texts: Sequence[str], hidden: dict[str, str]) -> dict[tuple[int, str], float]:
     """Every pair's cosine, by the definition and nothing clever."""
     having: dict[str, int] = {}
-    for text in known:
+    for text in texts:
         for gram in grams(text):
             having[gram] = having.get(gram, 0) + 1
 
     def vector(text: str) -> dict[str, float]:
         weighed = {
-            gram: count * (1 + math.log((1 + len(known)) / (1 + having[gram])))
+            gram: count * (1 + math.log((1 + len(texts)) / (1 + having[gram])))
             for gram, count in grams(text).items()
             if gram in having
         }
         length = math.sqrt(sum(weight**2 for weight in weighed.values()))
         return {gram: weight / length for gram, weight in weighed.items()}
 
-    left = [vector(text) for text in known]
+    vectors = [vector(text) for text in texts]
     right = {name: vector(text) for name, text in hidden.items()}
     return {
         (at, name): sum(weight * two[gram] for gram, weight in one.items() if gram in two)
-        for at, one in enumerate(left)
+        for at, one in enumerate(vectors)
         for name, two in right.items()
     }
 
 
 def test_near_duplicates_are_those_that_comparing_all_with_all_finds() -> None:
     source = random.Random(3)
-    known = [essence(sentence(source)) for _ in range(60)]
+    texts = [essence(sentence(source)) for _ in range(60)]
     hidden = {f"new {n}": essence(sentence(source)) for n in range(20)}
     for n, share in enumerate([0.0, 0.02, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5] * 3):
         text = sentence(source)
-        known.append(essence(text))
+        texts.append(essence(text))
         hidden[f"altered {n}"] = essence(altered(text, source, share))
-    wanted = {pair: cosine for pair, cosine in cosines(known, hidden).items() if cosine > NEAR}
-    closest = Closest(hidden, Weights(known))
-    found = {(at, name): cosine for at, text in enumerate(known) for name, cosine in closest.near(text).items()}
-    assert found == pytest.approx(wanted)
-    assert 8 < len(wanted) < 25
+    expected = {pair: cosine for pair, cosine in cosines(texts, hidden).items() if cosine > NEAR}
+    closest = Closest(hidden, Weights(texts))
+    pairs = {(at, name): cosine for at, text in enumerate(texts) for name, cosine in closest.near(text).items()}
+    assert pairs == pytest.approx(expected)
+    assert 8 < len(expected) < 25
 
 
 def test_texts_are_the_same_whatever_they_are_dressed_in() -> None:
@@ -181,9 +181,9 @@ def test_a_task_without_leaks_is_called_so(tmp_path: Path) -> None:
 def test_a_sealed_input_is_found_wherever_a_harness_can_read_it(
     tmp_path: Path, place: str, files: dict[str, Any]
 ) -> None:
-    found = leaks(Planted(tmp_path, SPLITS, **files))
-    assert set(found) == {f"sealed in {place}"}
-    finding = found[f"sealed in {place}"]
+    findings = leaks(Planted(tmp_path, SPLITS, **files))
+    assert set(findings) == {f"sealed in {place}"}
+    finding = findings[f"sealed in {place}"]
     assert finding.verdict == "bad"
     assert "1 of 3 inputs are there as they are, such as sealed-1" in finding.says
     assert TEXTS[10][:30] not in finding.says
@@ -191,10 +191,10 @@ def test_a_sealed_input_is_found_wherever_a_harness_can_read_it(
 
 def test_short_inputs_are_found_where_they_stand_alone_and_never_called_close(tmp_path: Path) -> None:
     public = {"some.py": "A = {'Sealed case: 1': 4, 'xsealed case 2x': 5, 'sealed': 1}", "all.txt": "gate case 1\n"}
-    found = leaks(Planted(tmp_path, SHORT, public=public))
-    assert set(found) == {"sealed in public files", "gate in public files"}
-    assert "1 of 3 inputs are there as they are, such as sealed-1 (some.py)" in found["sealed in public files"].says
-    assert "gate-1 (all.txt)" in found["gate in public files"].says
+    findings = leaks(Planted(tmp_path, SHORT, public=public))
+    assert set(findings) == {"sealed in public files", "gate in public files"}
+    assert "1 of 3 inputs are there as they are, such as sealed-1 (some.py)" in findings["sealed in public files"].says
+    assert "gate-1 (all.txt)" in findings["gate in public files"].says
 
 
 def test_inputs_without_text_are_compared_as_values(tmp_path: Path) -> None:
@@ -203,30 +203,30 @@ def test_inputs_without_text_are_compared_as_values(tmp_path: Path) -> None:
         split: [{"n": rows[2 * at + more], "k": at} for more in (0, 1)] for at, split in enumerate(SPLITS)
     }
     public = {"a.json": json.dumps({"all": [{"n": [int(each) for each in rows[6]]}]}), "b.json": '{"k": 3}'}
-    found = leaks(Planted(tmp_path, splits, public=public))
-    assert set(found) == {"sealed in public files"}
-    assert "1 of 2 inputs are there as they are, such as sealed-0 (a.json)" in found["sealed in public files"].says
+    findings = leaks(Planted(tmp_path, splits, public=public))
+    assert set(findings) == {"sealed in public files"}
+    assert "1 of 2 inputs are there as they are, such as sealed-0 (a.json)" in findings["sealed in public files"].says
 
 
 def test_near_and_exact_duplicates_among_splits_are_told_by_id_and_cosine(tmp_path: Path) -> None:
     near = altered(TEXTS[9], random.Random(5), 0.05)
     splits = {**SPLITS, "search": [*TEXTS[3:6], near], "public": [*TEXTS[:3], TEXTS[6].title()]}
     splits["sealed"] = [*TEXTS[9:], TEXTS[11] + "."]
-    found = leaks(Planted(tmp_path, splits))
-    assert set(found) == {"sealed in other splits", "gate in other splits", "sealed repeated"}
-    assert found["sealed in other splits"].verdict == "bad"  # a quarter of them
+    findings = leaks(Planted(tmp_path, splits))
+    assert set(findings) == {"sealed in other splits", "gate in other splits", "sealed repeated"}
+    assert findings["sealed in other splits"].verdict == "bad"  # a quarter of them
     assert "1 of 4 have a near duplicate (cosine above 0.8), such as sealed-0 (search search-3, 0." in (
-        found["sealed in other splits"].says
+        findings["sealed in other splits"].says
     )
-    assert "gate-0 (public public-3)" in found["gate in other splits"].says
-    assert found["sealed repeated"].verdict == "look"
+    assert "gate-0 (public public-3)" in findings["gate in other splits"].says
+    assert findings["sealed repeated"].verdict == "look"
 
 
 def test_a_file_that_is_no_text_or_nests_too_deep_is_no_traceback(tmp_path: Path) -> None:
     public = {"a.npz": b"\xff\xfe\x00", "b.json": "[" * 100_000, "c.json": '{"text": NaN}'}
-    found = leaks(Planted(tmp_path, SPLITS, public=public))
-    assert set(found) == {"files not read"}
-    assert "a.npz" in found["files not read"].says
+    findings = leaks(Planted(tmp_path, SPLITS, public=public))
+    assert set(findings) == {"files not read"}
+    assert "a.npz" in findings["files not read"].says
 
 
 # Answers
@@ -381,8 +381,8 @@ def test_labels_that_the_verifier_does_not_agree_with_are_told() -> None:
 def test_without_a_good_answer_the_audit_says_so() -> None:
     separation = Separation([Group("null", judged(0.0))], None, GOOD, "no public case")
     findings = judge_separation(separation, 0.0, 1.0, Metric("right"))
-    told = [(each.about, each.verdict) for each in findings]
-    assert told == [("null", "ok"), (LABELLED, "look"), ("good answers", "look")]
+    verdicts = [(each.about, each.verdict) for each in findings]
+    assert verdicts == [("null", "ok"), (LABELLED, "look"), ("good answers", "look")]
     assert "no public case" in findings[1].says
     assert worst(each.verdict for each in findings) == "look"
     assert worst([]) == "ok"
@@ -467,7 +467,7 @@ def test_head_room_counts_rollouts_without_an_answer_as_failures_and_leaves_out_
 
 
 @pytest.mark.parametrize(
-    ("answers", "found"),
+    ("answers", "finding"),
     [
         (["null", "null"], ("bad", "all 2 answers of the first harness are null: its solve returned None")),
         (["null", None], ("look", "1 of 2 rollouts of the first harness gave no answer: crash: ")),
@@ -475,7 +475,7 @@ def test_head_room_counts_rollouts_without_an_answer_as_failures_and_leaves_out_
     ],
 )
 def test_a_first_harness_whose_every_answer_is_null_is_no_harness(
-    answers: list[str | None], found: tuple[str, str] | None
+    answers: list[str | None], finding: tuple[str, str] | None
 ) -> None:
     bench = FakeBench(lambda *_: 1.0)
     bench.tried = [
@@ -483,7 +483,7 @@ def test_a_first_harness_whose_every_answer_is_null_is_no_harness(
         for each, answer in zip(judged(0.0, 0.0), answers, strict=True)
     ]
     findings = [(each.verdict, each.says) for each in judge_failures(bench)]  # type: ignore[arg-type]
-    assert findings == ([found] if found else [])
+    assert findings == ([finding] if finding else [])
 
 
 def test_rewards_without_bounds_are_measured_by_the_best_class() -> None:

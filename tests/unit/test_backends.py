@@ -27,8 +27,8 @@ class TestLocal(BackendContract):
 
 class Losing(LocalBackend):
     def submit(self, job: Job) -> Future[Any]:
-        done = super().submit(job)
-        return Future() if job.payload["value"]["place"] == 7 else done
+        future = super().submit(job)
+        return Future() if job.payload["value"]["place"] == 7 else future
 
 
 class Swapping(LocalBackend):
@@ -61,9 +61,9 @@ class Flattening(LocalBackend):
     """Says of every error only that there was one."""
 
     def submit(self, job: Job) -> Future[Any]:
-        whole, told = super().submit(job), Future[Any]()
-        told.set_exception(RuntimeError("a job failed")) if whole.exception() else told.set_result(whole.result())
-        return told
+        whole, future = super().submit(job), Future[Any]()
+        future.set_exception(RuntimeError("a job failed")) if whole.exception() else future.set_result(whole.result())
+        return future
 
 
 class OneByOne(LocalBackend):
@@ -80,9 +80,9 @@ class Leaking(LocalBackend):
         child = multiprocessing.get_context("fork").Process(target=_wait, args=(here, there), daemon=True)
         child.start()
         self.kept = here, child
-        done: Future[Any] = Future()
-        done.set_result([child.pid, 0])
-        return done
+        future: Future[Any] = Future()
+        future.set_result([child.pid, 0])
+        return future
 
 
 def _wait(here: Any, there: Any) -> None:
@@ -118,9 +118,9 @@ def test_a_backend_that_breaks_the_contract_fails_it(broken: type[LocalBackend],
     backend = broken(Plugins.discover(allow=""))
     arguments = {"tmp_path": tmp_path, "kind": "ValueError" if "other" in test else "UsageError"}
     method = getattr(TestBroken(), test)
-    taken = {name: value for name, value in arguments.items() if name in method.__code__.co_varnames}
+    selection = {name: value for name, value in arguments.items() if name in method.__code__.co_varnames}
     try:
         with pytest.raises((Exception, pytest.fail.Exception)):
-            method(backend, **taken)
+            method(backend, **selection)
     finally:
         LocalBackend.close(backend)

@@ -85,10 +85,10 @@ def _installed(path: Path) -> bool:
 def _projects() -> list[Path]:
     """The distributions of the repository; what somebody is still working on, untracked or not installed, is none."""
     tracked = _tracked()
-    found = (
+    paths = (
         path for path in ROOT.rglob("pyproject.toml") if not {".venv", "build"} & set(path.relative_to(ROOT).parts)
     )
-    return sorted(path for path in found if (tracked is None or name_of(path) in tracked) and _installed(path))
+    return sorted(path for path in paths if (tracked is None or name_of(path) in tracked) and _installed(path))
 
 
 PROJECTS = _projects()
@@ -175,8 +175,8 @@ def test_a_learner_is_short() -> None:
 def sources(*folders: str) -> list[Path]:
     """The Python files of the distributions in some of the repository's folders, seeds and tests left out."""
     projects = [path.parent for path in PROJECTS if path.relative_to(ROOT).parts[0] in folders]
-    found = [path for project in projects for path in sorted(project.glob("src/**/*.py"))]
-    return [path for path in found if not {"seed", "tests"} & set(path.relative_to(ROOT).parts)]
+    paths = [path for project in projects for path in sorted(project.glob("src/**/*.py"))]
+    return [path for path in paths if not {"seed", "tests"} & set(path.relative_to(ROOT).parts)]
 
 
 def packages(*folders: str) -> set[str]:

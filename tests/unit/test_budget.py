@@ -100,10 +100,10 @@ def test_a_reservation_cannot_make_room(amount: float) -> None:
 )
 def test_what_is_reserved_and_spent_never_exceeds_the_limit(steps: list[tuple[int, int, str]]) -> None:
     mine = budget("rollouts=20,verifications=20")
-    taken = {"rollouts": 0, "verifications": 0}
+    totals = {"rollouts": 0, "verifications": 0}
     for rollouts, verifications, then in steps:
         amounts = {"rollouts": rollouts, "verifications": verifications}
-        fits = all(taken[kind] + amount <= 20 for kind, amount in amounts.items())
+        fits = all(totals[kind] + amount <= 20 for kind, amount in amounts.items())
         try:
             mine.reserve(**amounts)
         except BudgetExhausted:
@@ -113,17 +113,17 @@ def test_what_is_reserved_and_spent_never_exceeds_the_limit(steps: list[tuple[in
         if then != "hold":
             mine.settle(amounts, amounts if then == "spend" else {})
         if then != "return":
-            taken = {kind: taken[kind] + amount for kind, amount in amounts.items()}
-        assert {kind: 20 - mine.left(kind) for kind in taken} == taken
+            totals = {kind: totals[kind] + amount for kind, amount in amounts.items()}
+        assert {kind: 20 - mine.left(kind) for kind in totals} == totals
 
 
 class Interrupted(Budget):
     """Lets another thread run between the look at what is left and the taking of it."""
 
     def _left(self, kind: str) -> float:
-        left = super()._left(kind)
+        amount = super()._left(kind)
         time.sleep(0)
-        return left
+        return amount
 
 
 def test_64_threads_never_overshoot() -> None:

@@ -50,7 +50,7 @@ def score(verifier: Verifier, answer: Any, case: str = CASE) -> Score:
 
 
 @pytest.mark.parametrize(
-    ("given", "true", "right"),
+    ("answer", "true", "right"),
     [
         ("theft", "theft", True),
         (" theft\n", "theft", True),
@@ -75,8 +75,8 @@ def score(verifier: Verifier, answer: Any, case: str = CASE) -> Score:
         ([], {}, False),
     ],
 )
-def test_exact_is_right_where_the_answer_is_the_cases(truth: Any, given: Any, true: Any, right: bool) -> None:
-    assert score(Exact(truth(true)), given) == Score(float(right))
+def test_exact_is_right_where_the_answer_is_the_cases(truth: Any, answer: Any, true: Any, right: bool) -> None:
+    assert score(Exact(truth(true)), answer) == Score(float(right))
 
 
 def test_a_case_that_is_not_in_the_file_is_an_error_and_no_zero(truth: Any) -> None:
@@ -100,7 +100,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "true", "tolerance", "right"),
+    ("answer", "true", "tolerance", "right"),
     [
         (3.14159, 3.14159, "0", True),
         ("3.14159", 3.14159, "0.001", True),
@@ -114,13 +114,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         (1e300, 1, "1", False),
     ],
 )
-def test_numeric_is_right_within_its_tolerance(truth: Any, given: Any, true: Any, tolerance: str, right: bool) -> None:
-    assert score(Numeric(truth(true), tolerance), given).reward == float(right)
+def test_numeric_is_right_within_its_tolerance(truth: Any, answer: Any, true: Any, tolerance: str, right: bool) -> None:
+    assert score(Numeric(truth(true), tolerance), answer).reward == float(right)
 
 
-@pytest.mark.parametrize("given", ["three", "nan", "inf", "", None, True, [3], {"a": 3}, 10**400])
-def test_numeric_finds_what_is_no_number_invalid(truth: Any, given: Any) -> None:
-    assert score(Numeric(truth(3)), given) == Score(0.0, valid=False, feedback="the answer is not a number")
+@pytest.mark.parametrize("answer", ["three", "nan", "inf", "", None, True, [3], {"a": 3}, 10**400])
+def test_numeric_finds_what_is_no_number_invalid(truth: Any, answer: Any) -> None:
+    assert score(Numeric(truth(3)), answer) == Score(0.0, valid=False, feedback="the answer is not a number")
 
 
 def test_numeric_gives_the_error_as_a_metric(truth: Any) -> None:
@@ -128,10 +128,10 @@ def test_numeric_gives_the_error_as_a_metric(truth: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "true"), [(1e305, 3), ("-1.7e308", 3), (10**120, 3), (1.7e308, -1.7e308), (1, 1e300)]
+    ("answer", "true"), [(1e305, 3), ("-1.7e308", 3), (10**120, 3), (1.7e308, -1.7e308), (1, 1e300)]
 )
-def test_an_answer_that_is_far_off_earns_nothing_and_does_not_end_the_run(truth: Any, given: Any, true: Any) -> None:
-    far = score(Numeric(truth(true)), given)
+def test_an_answer_that_is_far_off_earns_nothing_and_does_not_end_the_run(truth: Any, answer: Any, true: Any) -> None:
+    far = score(Numeric(truth(true)), answer)
     assert far.reward == 0.0
     assert far.metrics["error"] == LARGEST_REWARD  # more of a metric stops the run
 

@@ -77,20 +77,20 @@ def test_a_client_of_the_messages_protocol_is_answered_too(
             return client.messages.create(model="by-hand", max_tokens=9, system="the rules", messages=messages).content
 
     with ThreadPoolExecutor() as threads:
-        asked = threads.submit(ask)
+        future = threads.submit(ask)
         main(["next", str(tmp_path)])
-        assert "the rules" in (shown := capsys.readouterr().out)
-        assert "the evidence" in shown
+        assert "the rules" in (output := capsys.readouterr().out)
+        assert "the evidence" in output
         played(tmp_path, text="thanks")
-        assert asked.result()[0].text == "thanks"
+        assert future.result()[0].text == "thanks"
 
 
 def test_a_reply_that_was_written_while_no_server_ran_answers_the_request_when_it_comes_again(tmp_path: Path) -> None:
-    asked, closed = Asked(0, "/v1/chat/completions", {}, {"messages": []}), threading.Event()
+    request, closed = Asked(0, "/v1/chat/completions", {}, {"messages": []}), threading.Event()
     closed.set()
-    Table(tmp_path).answered(asked, closed)
+    Table(tmp_path).answered(request, closed)
     played(tmp_path, text="later")
-    assert Table(tmp_path).answered(asked, threading.Event()).text == "later"
+    assert Table(tmp_path).answered(request, threading.Event()).text == "later"
     assert len(list(tmp_path.glob("*.request.json"))) == 1
 
 

@@ -22,10 +22,10 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_a_folder_holds_the_files_and_is_made_once(tmp_path: Path) -> None:
     folder = write_once(tmp_path / "a" / "b", FILES)
-    made = folder.stat()
+    before = folder.stat()
     assert content(folder) == FILES
     assert write_once(tmp_path / "a" / "b", dict(reversed(FILES.items()))) == folder
-    assert (folder.stat().st_ino, folder.stat().st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
+    assert (folder.stat().st_ino, folder.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert list((tmp_path / "a" / "b").iterdir()) == [folder]
 
 

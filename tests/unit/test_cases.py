@@ -24,18 +24,18 @@ def lines(n: int) -> list[str]:
     return [json.dumps({"input": {"x": index}, "answer": f"answer {index}"}) for index in range(n)]
 
 
-def write(folder: Path, given: list[str] | str | bytes) -> Path:
+def write(folder: Path, content: list[str] | str | bytes) -> Path:
     path = folder / "cases.jsonl"
-    text = given if isinstance(given, str | bytes) else "".join(line + "\n" for line in given)
+    text = content if isinstance(content, str | bytes) else "".join(line + "\n" for line in content)
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
 
 
-def task(folder: Path, given: list[str] | str, seed: int = 0) -> Cases:
+def task(folder: Path, content: list[str] | str, seed: int = 0) -> Cases:
     harness = folder / "my_agent"
     harness.mkdir(exist_ok=True)
     (harness / "harness.py").write_text("def solve(instance, ctx):\n    return 1\n")
-    return Cases(str(write(folder, given)), str(harness), seed)
+    return Cases(str(write(folder, content)), str(harness), seed)
 
 
 def ids(of: Cases) -> dict[str, list[str]]:
@@ -47,27 +47,27 @@ def ids(of: Cases) -> dict[str, list[str]]:
 
 def test_cases_are_read_in_the_order_of_the_lines(tmp_path: Path) -> None:
     first, *rest = lines(7)
-    given = [first, "", *rest, '{"id": "mine", "input": "a text", "answer": [1], "split": "gate", "more": 1}']
-    cases = read_cases(write(tmp_path, given))
+    rows = [first, "", *rest, '{"id": "mine", "input": "a text", "answer": [1], "split": "gate", "more": 1}']
+    cases = read_cases(write(tmp_path, rows))
     assert len(cases) == 8
     assert (cases[0].input, cases[0].answer, cases[0].split) == ({"x": 0}, "answer 0", None)
     assert cases[-1] == Case(cases[-1].id, "mine", {"text": "a text"}, [1], "gate", cases[-1].line)
 
 
 def test_an_id_derives_from_the_input_alone(tmp_path: Path) -> None:
-    given = lines(8)
-    other = [line.replace("answer ", "label ") for line in given]
-    assert [each.id for each in read_cases(write(tmp_path, given))] == [
+    rows = lines(8)
+    other = [line.replace("answer ", "label ") for line in rows]
+    assert [each.id for each in read_cases(write(tmp_path, rows))] == [
         each.id for each in read_cases(write(tmp_path, other))
     ]
-    assert len({each.id for each in read_cases(write(tmp_path, given))}) == 8
+    assert len({each.id for each in read_cases(write(tmp_path, rows))}) == 8
 
 
 def test_the_users_own_id_is_kept_as_the_name_and_is_never_the_id(tmp_path: Path) -> None:
-    given = lines(9)
-    named = [json.dumps({**json.loads(line), "id": f"theft-{index}"}) for index, line in enumerate(given)]
-    named[8] = json.dumps({**json.loads(given[8]), "id": 7})
-    with_names, without = (read_cases(write(tmp_path, each)) for each in (named, given))
+    rows = lines(9)
+    named = [json.dumps({**json.loads(line), "id": f"theft-{index}"}) for index, line in enumerate(rows)]
+    named[8] = json.dumps({**json.loads(rows[8]), "id": 7})
+    with_names, without = (read_cases(write(tmp_path, each)) for each in (named, rows))
     assert [each.id for each in with_names] == [each.id for each in without]
     assert [each.name for each in with_names] == [*(f"theft-{index}" for index in range(8)), "7"]
     assert [each.name for each in without] == [each.id for each in without]
@@ -114,9 +114,9 @@ def test_a_malformed_line_is_named_by_its_number(tmp_path: Path, line: str, says
 
 
 def test_one_id_may_not_be_used_twice_also_as_text_and_number(tmp_path: Path) -> None:
-    given = ['{"id": 1, "input": "a", "answer": 1}', '{"id": "1", "input": "b", "answer": 1}']
+    rows = ['{"id": 1, "input": "a", "answer": 1}', '{"id": "1", "input": "b", "answer": 1}']
     with pytest.raises(UsageError, match="line 2: the same id as in line 1;"):
-        read_cases(write(tmp_path, [*given, *lines(8)]))
+        read_cases(write(tmp_path, [*rows, *lines(8)]))
 
 
 @pytest.mark.parametrize("n", [0, 7])
@@ -148,20 +148,20 @@ def test_splits_are_disjoint_and_hold_every_case(tmp_path_factory: pytest.TempPa
 
 
 def test_splits_depend_on_content_and_seed_and_not_on_the_order_of_the_lines(tmp_path: Path) -> None:
-    given = lines(40)
-    first = task(tmp_path, given)
+    rows = lines(40)
+    first = task(tmp_path, rows)
     dealt, fingerprint = ids(first), first.fingerprint
-    random.Random(1).shuffle(given)
-    again = task(tmp_path, given)
+    random.Random(1).shuffle(rows)
+    again = task(tmp_path, rows)
     assert ids(again) == dealt
     assert again.fingerprint == fingerprint
-    other = task(tmp_path, given, seed=1)
+    other = task(tmp_path, rows, seed=1)
     assert ids(other) != dealt
     assert other.fingerprint != fingerprint
 
 
 def test_the_fingerprint_changes_with_every_part_of_a_case(tmp_path: Path) -> None:
-    given = lines(8)
+    rows = lines(8)
     changed = [
         '{"input": {"x": 0}, "answer": "another"}',
         '{"input": {"x": 99}, "answer": "answer 0"}',
@@ -169,7 +169,7 @@ def test_the_fingerprint_changes_with_every_part_of_a_case(tmp_path: Path) -> No
         '{"input": {"x": 0}, "answer": "answer 0", "split": "gate"}',
     ]
     prints = {
-        task(tmp_path, each).fingerprint for each in (given, [*lines(9)], *([line, *given[1:]] for line in changed))
+        task(tmp_path, each).fingerprint for each in (rows, [*lines(9)], *([line, *rows[1:]] for line in changed))
     }
     assert len(prints) == 6
 
@@ -185,14 +185,14 @@ def test_a_split_that_a_line_names_is_kept_and_the_rest_is_dealt_out(tmp_path: P
 @pytest.mark.parametrize("missing", ["search", "gate", "sealed"])
 def test_a_split_without_a_case_is_named(tmp_path: Path, missing: str) -> None:
     there = [split for split in SPLITS if split != missing]
-    given = [json.dumps({"input": index, "answer": 1, "split": there[index % 3]}) for index in range(9)]
+    rows = [json.dumps({"input": index, "answer": 1, "split": there[index % 3]}) for index in range(9)]
     with pytest.raises(UsageError, match=f"no case is in the split '{missing}', which may be called"):
-        task(tmp_path, given).instances("search")
+        task(tmp_path, rows).instances("search")
 
 
 def test_there_may_be_no_public_case(tmp_path: Path) -> None:
-    given = [json.dumps({"input": index, "answer": 1, "split": SPLITS[1 + index % 3]}) for index in range(9)]
-    assert task(tmp_path, given).instances("public") == []
+    rows = [json.dumps({"input": index, "answer": 1, "split": SPLITS[1 + index % 3]}) for index in range(9)]
+    assert task(tmp_path, rows).instances("public") == []
 
 
 # What is handed out
@@ -214,9 +214,9 @@ def test_the_public_folder_holds_the_splits_that_were_asked_for_and_no_other(
     mine = task(tmp_path, lines(20))
     folder = mine.public_dir(splits)
     assert [path.name for path in folder.iterdir()] == ["cases.jsonl"]
-    found: list[dict[str, Any]] = [json.loads(line) for line in (folder / "cases.jsonl").read_text().splitlines()]
-    assert sorted(each["id"] for each in found) == sorted(name for split in set(splits) for name in ids(mine)[split])
-    assert all(each["answer"] == f"answer {each['input']['x']}" for each in found)
+    rows: list[dict[str, Any]] = [json.loads(line) for line in (folder / "cases.jsonl").read_text().splitlines()]
+    assert sorted(each["id"] for each in rows) == sorted(name for split in set(splits) for name in ids(mine)[split])
+    assert all(each["answer"] == f"answer {each['input']['x']}" for each in rows)
 
 
 def test_what_a_harness_is_shown_holds_the_digest_and_not_the_users_own_id(tmp_path: Path) -> None:
@@ -271,10 +271,10 @@ def test_the_brief_is_the_users_own_if_there_is_one(tmp_path: Path) -> None:
 
 
 def test_another_guise_of_a_case_doubles_the_white_space_of_its_texts_and_changes_nothing_else(tmp_path: Path) -> None:
-    made = task(tmp_path, lines(8))
-    assert isinstance(made, Perturbs)
+    cases = task(tmp_path, lines(8))
+    assert isinstance(cases, Perturbs)
     instance = Instance("x", "sealed", {"text": "two plus three", "n": 2, "more": ["a b", {"key c": None}]})
-    assert made.perturbed(instance) == {
+    assert cases.perturbed(instance) == {
         "text": " two  plus  three ",
         "n": 2,
         "more": [" a  b ", {"key c": None}],
@@ -283,6 +283,6 @@ def test_another_guise_of_a_case_doubles_the_white_space_of_its_texts_and_change
 
 @pytest.mark.parametrize("seconds", ["inf", "nan", "0", "-1", "1e999", "1e300", "soon"])
 def test_a_limit_of_a_case_that_no_clock_can_count_is_refused(tmp_path: Path, seconds: str) -> None:
-    given = task(tmp_path, lines(9))
+    cases = task(tmp_path, lines(9))
     with pytest.raises(UsageError, match=f"--set seconds={seconds}: .* is no time limit; give seconds"):
-        Cases(str(tmp_path / "cases.jsonl"), str(tmp_path / given.name), seconds=seconds)
+        Cases(str(tmp_path / "cases.jsonl"), str(tmp_path / cases.name), seconds=seconds)

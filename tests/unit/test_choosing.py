@@ -30,16 +30,16 @@ def test_a_model_that_was_not_asked_yet_comes_first_in_the_order_of_the_setting(
 
 
 def test_the_model_that_gains_more_for_a_dollar_is_asked_more_often_and_the_other_now_and_then() -> None:
-    known = {"dear": Past(2, gain=0.6, dollars=10.0), "cheap": Past(2, gain=0.3, dollars=1.0)}
-    asked = Counter(by_ucb(known, 40))
-    assert asked["cheap"] > 2 * asked["dear"] > 0
+    past = {"dear": Past(2, gain=0.6, dollars=10.0), "cheap": Past(2, gain=0.3, dollars=1.0)}
+    counts = Counter(by_ucb(past, 40))
+    assert counts["cheap"] > 2 * counts["dear"] > 0
 
 
 def test_where_nothing_costs_a_dollar_tokens_count() -> None:
-    known = {"long": Past(10, gain=0.5, tokens=10_000), "short": Past(10, gain=0.5, tokens=1_000)}
-    assert by_ucb(known, 1) == ["short"]
+    past = {"long": Past(10, gain=0.5, tokens=10_000), "short": Past(10, gain=0.5, tokens=1_000)}
+    assert by_ucb(past, 1) == ["short"]
 
 
 def test_where_nobody_gained_anything_all_are_asked_alike() -> None:
-    known = {"a": Past(1, dollars=1.0), "b": Past(1, dollars=9.0)}
-    assert Counter(by_ucb(known, 10)) == {"a": 5, "b": 5}
+    past = {"a": Past(1, dollars=1.0), "b": Past(1, dollars=9.0)}
+    assert Counter(by_ucb(past, 10)) == {"a": 5, "b": 5}

@@ -72,10 +72,10 @@ def test_a_program_edits_a_working_copy_checks_it_and_stops(tmp_path: Path) -> N
     assert [(row["name"], row["accepted"]) for row in report["generations"]] == [("better", True)]
     assert report["agent"]["harness"] == harness(0.7).digest
     assert report["stopped"] == "enough"
-    told = world.log.read_text()
-    assert "It runs: 10 of 10 answers are valid." in told
-    assert "decision.json can be used" in told
-    assert "no working copy 'nothing'; there are working-1, working-2" in told
+    log = world.log.read_text()
+    assert "It runs: 10 of 10 answers are valid." in log
+    assert "decision.json can be used" in log
+    assert "no working copy 'nothing'; there are working-1, working-2" in log
 
 
 def test_each_working_copy_is_a_candidate(tmp_path: Path) -> None:
@@ -115,9 +115,9 @@ def test_what_cannot_be_used_is_objected_to_and_the_program_is_started_again(
         tmp_path / "run", f"if again:\n    log.open('a').write(again)\n    decide(STOP)\nelse:\n    {program}"
     )
     assert world.run()["stopped"] == "enough"
-    told = world.log.read_text()
-    assert told.count("started\n") == 2
-    assert why in told
+    log = world.log.read_text()
+    assert log.count("started\n") == 2
+    assert why in log
 
 
 ASKS = """
@@ -140,8 +140,8 @@ def test_an_answer_to_a_check_leads_nowhere_else_and_keeps_no_other_back(tmp_pat
     victim.parent.mkdir()
     victim.write_text("precious")
     ended = "check('nothing')" if "rename" not in odd else "''"
-    told = f"print({ended}, file=log.open('a'))"
-    program = f"import os{ASKS}victim = pathlib.Path({str(victim)!r})\n{odd}\nask('odd')\n{told}\n{STOPS}"
+    prints = f"print({ended}, file=log.open('a'))"
+    program = f"import os{ASKS}victim = pathlib.Path({str(victim)!r})\n{odd}\nask('odd')\n{prints}\n{STOPS}"
     world = Programmed(tmp_path / "run", program)
     assert world.run()["stopped"] == "enough"
     assert victim.read_text() == "precious"
@@ -228,8 +228,8 @@ def test_a_program_that_is_not_there_is_said_before_anything_is_made() -> None:
 
 
 def test_the_folder_says_what_is_known_and_holds_nothing_of_the_gate(tmp_path: Path) -> None:
-    seen = "import shutil; shutil.copytree(here, log.with_suffix('.seen')); decide(STOP)"
-    world = Programmed(tmp_path / "run", seen)
+    program = "import shutil; shutil.copytree(here, log.with_suffix('.seen')); decide(STOP)"
+    world = Programmed(tmp_path / "run", program)
     world.run()
     folder = world.log.with_suffix(".seen")
     facts = json.loads((folder / "evidence.json").read_text())

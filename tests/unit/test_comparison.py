@@ -61,11 +61,11 @@ def test_an_arm_differs_in_levers_and_in_who_decides_alone(arm: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [({"arms": ("none", "all")}, "all is none"), ({"arms": ("none",)}, "at least two"), ({"seeds": 0}, "at least one")],
 )
-def test_a_design_that_compares_nothing_is_refused(change: dict[str, Any], told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_a_design_that_compares_nothing_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         replace(DESIGN, **change)
 
 
@@ -131,15 +131,15 @@ def test_the_gate_of_a_comparison_is_that_of_its_runs() -> None:
     assert config.plan.earned == 0.2
 
 
-@pytest.mark.parametrize(("said", "earned"), [("strict", 0.0), ("default", 0.05), ("earned=.1", 0.1)])
-def test_a_promotion_earns_what_the_gate_is_said_to(said: str, earned: float) -> None:
-    assert earned_of(said) == earned
+@pytest.mark.parametrize(("setting", "earned"), [("strict", 0.0), ("default", 0.05), ("earned=.1", 0.1)])
+def test_a_promotion_earns_what_the_gate_is_said_to(setting: str, earned: float) -> None:
+    assert earned_of(setting) == earned
 
 
-@pytest.mark.parametrize("said", ["earned", "earned=", "earned=much", "looser", ""])
-def test_a_gate_that_says_nothing_is_refused_with_what_to_say(said: str) -> None:
+@pytest.mark.parametrize("setting", ["earned", "earned=", "earned=much", "looser", ""])
+def test_a_gate_that_says_nothing_is_refused_with_what_to_say(setting: str) -> None:
     with pytest.raises(UsageError, match="say earned=X, X from 0"):
-        earned_of(said)
+        earned_of(setting)
 
 
 def test_arms_that_train_nothing_have_no_policy_unless_one_is_named() -> None:
@@ -194,22 +194,22 @@ def test_a_case_that_several_seeds_saw_is_one_word_and_not_several() -> None:
 
 def test_a_difference_is_of_the_cases_and_seeds_that_both_arms_have() -> None:
     arms = {"a": {0: {"x": 1.0, "y": 1.0}, 1: {"x": 0.0}}, "b": {0: {"x": 0.0, "z": 1.0}, 2: {"x": 1.0}}}
-    found = contrast("a − b", {"a": 1, "b": -1}, arms)
-    assert found
-    assert (found.value, found.by_seed, found.cases.n) == (1.0, (1.0,), 1)
+    difference = contrast("a − b", {"a": 1, "b": -1}, arms)
+    assert difference
+    assert (difference.value, difference.by_seed, difference.cases.n) == (1.0, (1.0,), 1)
     assert contrast("", {"a": 1, "b": -1}, {"a": {0: {"x": 1.0}}, "b": {}}) is None
 
 
 def test_intervals_and_tests_keep_what_they_promise_where_there_is_no_difference() -> None:
-    chance, held, alarms = random.Random(0), [0, 0], 0
+    chance, covers, alarms = random.Random(0), [0, 0], 0
     for _ in range(400):
         values = {seed: {f"{case}/{seed}": chance.gauss(0, 1) for case in range(30)} for seed in range(6)}
-        found = over_cases(values), over_seeds([sum(each.values()) / 30 for each in values.values()])
-        for place, each in enumerate(found):
+        estimates = over_cases(values), over_seeds([sum(each.values()) / 30 for each in values.values()])
+        for place, each in enumerate(estimates):
             assert each.ci95
-            held[place] += each.ci95[0] <= 0 <= each.ci95[1]
-        alarms += (found[1].p or 0) <= 0.05
-    assert all(0.92 < each / 400 < 0.98 for each in held)
+            covers[place] += each.ci95[0] <= 0 <= each.ci95[1]
+        alarms += (estimates[1].p or 0) <= 0.05
+    assert all(0.92 < each / 400 < 0.98 for each in covers)
     assert alarms / 400 < 0.06
 
 
@@ -248,8 +248,8 @@ def compared(
 
 
 def test_a_comparison_says_what_each_lever_added_alone_and_together(tmp_path: Path) -> None:
-    found = compared(tmp_path, {"none": 0.2, "harness": 0.5, "weights": 0.3, "both": 0.7})
-    added = {row["name"]: round(row["value"], 6) for row in found["attribution"]}
+    report = compared(tmp_path, {"none": 0.2, "harness": 0.5, "weights": 0.3, "both": 0.7})
+    added = {row["name"]: round(row["value"], 6) for row in report["attribution"]}
     assert added == {
         "harness lever alone": 0.3,
         "weight lever alone": 0.1,
@@ -265,17 +265,17 @@ def test_intervals_of_means_and_differences_end_where_the_metric_does(tmp_path: 
     for seed in range(2):
         finish(tmp_path, Cell("none", seed), [0.0, 0.0, 0.1 * seed])
         finish(tmp_path, Cell("both", seed), [1.0, 1.0, 1.0 - 0.1 * seed])
-    found = result(tmp_path, design)
-    none, both = (arm["final"] for arm in found["arms"])
+    report = result(tmp_path, design)
+    none, both = (arm["final"] for arm in report["arms"])
     for over in ("cases", "seeds"):
         assert none[over]["ci95"][0] == 0.0
         assert both[over]["ci95"][1] == 1.0
-        assert found["comparisons"][0][over]["ci95"][1] == found["attribution"][0][over]["ci95"][1] == 1.0
+        assert report["comparisons"][0][over]["ci95"][1] == report["attribution"][0][over]["ci95"][1] == 1.0
 
 
 def test_each_arm_is_tested_against_doing_nothing_and_plain_sampling(tmp_path: Path) -> None:
-    found = compared(tmp_path, {"none": 0.2, "both": 0.7, "random-choice": 0.6, "best-of-n": 0.4})
-    assert [row["name"] for row in found["comparisons"]] == [
+    report = compared(tmp_path, {"none": 0.2, "both": 0.7, "random-choice": 0.6, "best-of-n": 0.4})
+    assert [row["name"] for row in report["comparisons"]] == [
         "both − none",
         "random-choice − none",
         "best-of-n − none",
@@ -283,31 +283,31 @@ def test_each_arm_is_tested_against_doing_nothing_and_plain_sampling(tmp_path: P
         "random-choice − best-of-n",
         "both − random-choice",
     ]
-    assert all(row["cases"]["p_adjusted"] < 0.001 for row in found["comparisons"])
+    assert all(row["cases"]["p_adjusted"] < 0.001 for row in report["comparisons"])
 
 
 def test_what_few_seeds_and_alike_arms_do_not_show_is_said(tmp_path: Path) -> None:
-    told = "\n".join(compared(tmp_path, {"none": 0.5, "harness": 0.5})["cannot_conclude"])
+    text = "\n".join(compared(tmp_path, {"none": 0.5, "harness": 0.5})["cannot_conclude"])
     assert (
-        "harness − none is other than 0 on new cases: not shown, and their agents scored alike on every case." in told
+        "harness − none is other than 0 on new cases: not shown, and their agents scored alike on every case." in text
     )
-    assert "its p is never below 0.25" in told
-    assert "other tasks" in told
+    assert "its p is never below 0.25" in text
+    assert "other tasks" in text
 
 
 def test_many_seeds_that_agree_show_that_new_runs_would_too(tmp_path: Path) -> None:
-    found = compared(tmp_path, {"none": 0.2, "harness": 0.7}, seeds=7)
-    assert found["comparisons"][0]["seeds"]["p_adjusted"] == 2 / 128
-    assert found["cannot_conclude"] == [
+    report = compared(tmp_path, {"none": 0.2, "harness": 0.7}, seeds=7)
+    assert report["comparisons"][0]["seeds"]["p_adjusted"] == 2 / 128
+    assert report["cannot_conclude"] == [
         "Anything about other tasks, other policies or other budgets: these runs are of one of each."
     ]
 
 
 def test_runs_that_are_not_finished_are_named_and_left_out(tmp_path: Path) -> None:
     compared(tmp_path, {"none": 0.2, "harness": 0.7})
-    found = result(tmp_path, replace(DESIGN, arms=("none", "harness"), seeds=4))
-    assert (found["finished"], found["runs"]) == (6, 8)
-    assert found["cannot_conclude"][0].startswith("2 of 8 runs are not finished (none-3, harness-3)")
+    report = result(tmp_path, replace(DESIGN, arms=("none", "harness"), seeds=4))
+    assert (report["finished"], report["runs"]) == (6, 8)
+    assert report["cannot_conclude"][0].startswith("2 of 8 runs are not finished (none-3, harness-3)")
 
 
 def test_a_comparison_without_one_finished_run_has_a_result_too(
@@ -321,9 +321,9 @@ def test_budgets_that_were_not_used_alike_are_told_of(tmp_path: Path) -> None:
     for arm, rollouts in (("none", 10.0), ("harness", 20.0), ("both", 100.0)):
         finish(tmp_path, Cell(arm, 0), [0.0, 1.0], rollouts)
     design = replace(DESIGN, arms=("none", "harness", "both"), seeds=1, budget="rollouts=100,seconds=60")
-    told = "\n".join(result(tmp_path, design)["cannot_conclude"])
-    assert "What harness would have come to with all of its budget" in told
-    assert "seconds are shared" in told
+    text = "\n".join(result(tmp_path, design)["cannot_conclude"])
+    assert "What harness would have come to with all of its budget" in text
+    assert "seconds are shared" in text
 
 
 def test_a_finished_comparison_is_printed_without_being_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -334,9 +334,9 @@ def test_a_finished_comparison_is_printed_without_being_run(tmp_path: Path, caps
     assert main(["compare", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["comparisons"][0]["value"] == 1.0
     assert main(["compare", str(tmp_path)]) == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "harness − none │ +1.0000" in shown
-    assert "1 alone" in shown  # one seed has no interval
+    text = " ".join(capsys.readouterr().out.split())
+    assert "harness − none │ +1.0000" in text
+    assert "1 alone" in text  # one seed has no interval
 
 
 def test_a_folder_without_a_comparison_needs_to_be_told_what_to_compare(

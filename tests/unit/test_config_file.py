@@ -38,22 +38,24 @@ def config(folder: Path, text: str, *more: str) -> Any:
 
 
 def test_a_file_says_what_options_say(tmp_path: Path) -> None:
-    told = config(tmp_path, FILE)
-    assert told.task.name == "reasoning"
-    assert told.task.settings == {"seed": 0, "dataset": "words"}
-    assert told.plan.levers == ("harness", "weights")
-    assert told.plan.generations == 4
-    assert told.lever_settings == {"weights": {"steps": "24", "learning_rate": "0.0005"}}
-    assert told.budget == {"seconds": 300.0}
-    assert told.allow_weak_sandbox
+    settings = config(tmp_path, FILE)
+    assert settings.task.name == "reasoning"
+    assert settings.task.settings == {"seed": 0, "dataset": "words"}
+    assert settings.plan.levers == ("harness", "weights")
+    assert settings.plan.generations == 4
+    assert settings.lever_settings == {"weights": {"steps": "24", "learning_rate": "0.0005"}}
+    assert settings.budget == {"seconds": 300.0}
+    assert settings.allow_weak_sandbox
 
 
 def test_options_override_the_file_wherever_they_stand(tmp_path: Path) -> None:
-    told = config(tmp_path, FILE, "--generations", "1", "--set", "dataset=chain_sum", "--mode", "sia-h", "--train", "")
-    assert told.plan.generations == 1
-    assert told.task.settings["dataset"] == "chain_sum"
-    assert told.plan.levers == ("harness",)
-    assert not told.lever_settings
+    settings = config(
+        tmp_path, FILE, "--generations", "1", "--set", "dataset=chain_sum", "--mode", "sia-h", "--train", ""
+    )
+    assert settings.plan.generations == 1
+    assert settings.task.settings["dataset"] == "chain_sum"
+    assert settings.plan.levers == ("harness",)
+    assert not settings.lever_settings
 
 
 @pytest.mark.parametrize("option", ["-f", "--file", "--fi"])
@@ -63,8 +65,8 @@ def test_the_file_is_read_however_the_option_is_written(tmp_path: Path, option: 
 
 
 def test_paths_in_a_file_are_relative_to_it(tmp_path: Path) -> None:
-    told = config(tmp_path, 'harness = "agent"\ndata = "cases.jsonl"\nseed = 3')
-    assert told.task.settings == {
+    settings = config(tmp_path, 'harness = "agent"\ndata = "cases.jsonl"\nseed = 3')
+    assert settings.task.settings == {
         "seed": 3,
         "harness": str(tmp_path / "agent"),
         "data": str(tmp_path / "cases.jsonl"),
@@ -101,22 +103,22 @@ def test_an_option_that_there_is_none_of_is_refused_by_its_name(
 def test_options_are_saved_as_the_file_that_asks_for_the_same_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["--harness", "agent", "--data", "cases.jsonl", "--verifier", 'python:a "b".py:score', "--seed", "3"]
-    asked += ["--set", "a=1", "--set", "b=ü", "--levers", "harness,weights", "--budget", "seconds=5"]
+    options = ["--harness", "agent", "--data", "cases.jsonl", "--verifier", 'python:a "b".py:score', "--seed", "3"]
+    options += ["--set", "a=1", "--set", "b=ü", "--levers", "harness,weights", "--budget", "seconds=5"]
     (tmp_path / "here" / "agent").mkdir(parents=True)
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     file = tmp_path / "there" / "mine.toml"
-    assert main(["run", *asked, "--save-config", str(file), "--json"]) == 0
+    assert main(["run", *options, "--save-config", str(file), "--json"]) == 0
     assert f"sia run -f {file}" in capsys.readouterr().out
     assert not (tmp_path / "here" / "runs").exists()
     monkeypatch.chdir(tmp_path)
-    told, expected = config_from(with_file(["run", "-f", str(file)])[1:]), config_from(asked)
-    assert Path(told.task.settings.pop("harness")).resolve() == tmp_path / "here" / "agent"
-    assert Path(told.task.settings.pop("data")).resolve() == tmp_path / "here" / "cases.jsonl"
+    settings, expected = config_from(with_file(["run", "-f", str(file)])[1:]), config_from(options)
+    assert Path(settings.task.settings.pop("harness")).resolve() == tmp_path / "here" / "agent"
+    assert Path(settings.task.settings.pop("data")).resolve() == tmp_path / "here" / "cases.jsonl"
     for name in ("harness", "data"):
         expected.task.settings.pop(name)
-    assert told == expected
+    assert settings == expected
 
 
 def test_a_file_that_is_there_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

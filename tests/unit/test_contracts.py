@@ -155,8 +155,8 @@ class _Spoilt(Cases):
 
 class SealedInPublic(_Spoilt):
     def public_dir(self, splits: Sequence[Split]) -> Path:
-        shown = [dict(each.input) for split in ("public", "sealed") for each in self.instances(split)]  # type: ignore[arg-type]
-        return write_once(Path(self._data).parent / "spoilt", {"cases.json": json.dumps(shown).encode()})
+        inputs = [dict(each.input) for split in ("public", "sealed") for each in self.instances(split)]  # type: ignore[arg-type]
+        return write_once(Path(self._data).parent / "spoilt", {"cases.json": json.dumps(inputs).encode()})
 
 
 class SealedLabelsInPublic(_Spoilt):
@@ -172,9 +172,9 @@ class SplitsOverlap(_Spoilt):
 
 class ChangesOrder(_Spoilt):
     def instances(self, split: Split) -> Sequence[Instance]:
-        found = list(super().instances(split))
-        random.Random(id(found)).shuffle(found)
-        return found
+        instances = list(super().instances(split))
+        random.Random(id(instances)).shuffle(instances)
+        return instances
 
 
 class TellsInItsBrief(_Spoilt):
@@ -287,8 +287,8 @@ class DrawsByTheRunsSeed(DrawsFromWhatIsTold):
     """Its noise is drawn when the verifier is made, from a setting."""
 
     def __init__(self, seed: int = 0) -> None:
-        made = random.Random(seed)
-        self._made = [made.random() for _ in range(3)]
+        generator = random.Random(seed)
+        self._made = [generator.random() for _ in range(3)]
 
     def noise(self, instance: Instance, ctx: VerifierContext) -> float:
         return self._made[0]
@@ -641,5 +641,5 @@ class TestDoubles(LeverContract):
 )
 def test_a_spoilt_lever_is_caught(spoilt: type[Doubles], caught: str, tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        found = failing(LeverContract, make=spoilt, begun=lambda: begin(spoilt(), ledger), decision=DOUBLE)
-    assert caught in found
+        failures = failing(LeverContract, make=spoilt, begun=lambda: begin(spoilt(), ledger), decision=DOUBLE)
+    assert caught in failures

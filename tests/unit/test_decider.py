@@ -57,18 +57,18 @@ def test_the_cheaper_model_works_and_the_stronger_one_decides_once_for_each_prop
 
 def test_it_reads_reason_diff_and_checks_and_no_word_of_others_outside_of_blocks(tmp_path: Path) -> None:
     world, _ = run(tmp_path, *TWICE)
-    told = world.told(1)
+    text = world.told(1)
     assert world.provider.asked[1].system[0].startswith("You decide on changes that another model proposes")
     assert world.provider.asked[1].system[1] == world.provider.asked[0].system[1]
     assert "read_file" not in " ".join(world.provider.asked[1].system), "a tool that it does not have"
     agent = harness(0.2).digest[:12]
-    assert f"1. A change of the harness of agent {agent}; predicted gain +0.3000." in told
-    assert "half: why not" in told
-    assert "-0.2\n+0.5" in told
-    assert f"agent {agent} earned" in told
-    assert "You may send back twice." in told
+    assert f"1. A change of the harness of agent {agent}; predicted gain +0.3000." in text
+    assert "half: why not" in text
+    assert "-0.2\n+0.5" in text
+    assert f"agent {agent} earned" in text
+    assert "You may send back twice." in text
     for theirs in ("why not", "everywhere", "+0.5"):
-        assert theirs not in outside(told)
+        assert theirs not in outside(text)
     assert "Go to 0.9 at once." in world.told(2)
     assert "Go to 0.9 at once." not in outside(world.told(2))
 
@@ -110,9 +110,9 @@ def test_hostile_words_of_either_model_stay_in_blocks_and_names_hide_nothing(tmp
     back = [[skill(0.5), rewrite("half")], [verdict("send_back", hidden)]]
     world, _ = run(tmp_path, *back, [skill(0.9, 0.5), rewrite(mark)], CONFIRM, [STOP], CONFIRM)
     assert "U000e0041" not in outside(world.told(2))
-    for told in (outside(world.told(call)) for call in (4, 5)):
-        assert "end 0\\u202eOBEY" in told
-        assert "<<<end" not in told
+    for text in (outside(world.told(call)) for call in (4, 5)):
+        assert "end 0\\u202eOBEY" in text
+        assert "<<<end" not in text
 
 
 def test_where_the_dollars_do_not_cover_its_question_what_was_proposed_is_tried_and_that_is_said(

@@ -81,8 +81,8 @@ def test_whatever_is_found_from_whatever_there_is_something_to_start_from(data: 
     for number in range(data.draw(st.integers(1, 12))):
         starts = [start["id"] for start in answers.starts(3)]
         start = data.draw(st.sampled_from([*starts, None]))
-        found = rollout(data.draw(st.integers(1, 4)), data.draw(st.floats(0, 1)), start=start)
-        answers.keep(f"{number}", [found], [])
+        answer = rollout(data.draw(st.integers(1, 4)), data.draw(st.floats(0, 1)), start=start)
+        answers.keep(f"{number}", [answer], [])
         answers.enter(f"{number}")
     assert len(answers.starts(3)) == 3
 
@@ -111,15 +111,15 @@ def test_an_answer_that_always_earns_most_wins_and_of_equals_the_first(rewards: 
 
 
 def test_half_of_the_finalists_go_on_each_time_and_each_round_costs_the_same() -> None:
-    asked: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
 
-    def score(found: Found, instances: Sequence[str]) -> list[float]:
-        asked.extend((found.answer, each) for each in instances)
-        return [float(found.answer)] * len(instances)
+    def score(finalist: Found, instances: Sequence[str]) -> list[float]:
+        pairs.extend((finalist.answer, each) for each in instances)
+        return [float(finalist.answer)] * len(instances)
 
     best, _ = best_of(finalists_of(8), GATE, score)
     assert best.answer == "7"
-    first, second, third = asked[:8], asked[8:16], asked[16:]
+    first, second, third = pairs[:8], pairs[8:16], pairs[16:]
     assert {instance for _, instance in first} == {"gate-0"}
     assert {instance for _, instance in second} == {"gate-1", "gate-2"}
     assert {answer for answer, _ in second} == {"4", "5", "6", "7"}
@@ -128,20 +128,20 @@ def test_half_of_the_finalists_go_on_each_time_and_each_round_costs_the_same() -
 
 
 def test_what_won_before_is_kept_unless_another_earns_more() -> None:
-    (held,) = found_in("agent", [rollout("held", 0.0)])
+    (winner,) = found_in("agent", [rollout("held", 0.0)])
 
-    def score(found: Found, instances: Sequence[str]) -> list[float]:
-        return [float(found.answer)] * len(instances)
+    def score(finalist: Found, instances: Sequence[str]) -> list[float]:
+        return [float(finalist.answer)] * len(instances)
 
-    assert best_of(finalists_of(8), GATE, score, (held, [7.0] * 7))[0] is held
-    assert best_of(finalists_of(8), GATE, score, (held, [8.0, 5.9] * 4))[0].answer == "7"
+    assert best_of(finalists_of(8), GATE, score, (winner, [7.0] * 7))[0] is winner
+    assert best_of(finalists_of(8), GATE, score, (winner, [8.0, 5.9] * 4))[0].answer == "7"
 
 
 def test_an_answer_that_often_fails_is_not_chosen_for_what_it_earns_when_it_does_not() -> None:
     """Seven of eight finalists earn more than the eighth, and nothing on every other instance."""
 
-    def score(found: Found, instances: Sequence[str]) -> list[float]:
-        steady = found.answer == "7"
+    def score(finalist: Found, instances: Sequence[str]) -> list[float]:
+        steady = finalist.answer == "7"
         return [1.9 if steady else 2.1 * (int(each.removeprefix("gate-")) % 2) for each in instances]
 
     assert best_of(finalists_of(8), GATE, score)[0].answer == "7"

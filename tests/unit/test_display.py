@@ -34,10 +34,10 @@ class Log:
         return self._new()
 
     def _new(self) -> str:
-        said = self._file.getvalue()
+        text = self._file.getvalue()
         self._file.seek(0)
         self._file.truncate()
-        return said
+        return text
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def test_a_log_says_now_and_then_what_is_under_way_how_fast_and_for_how_long(log
     assert log.beat(40) == "  search of candidate 'calculator': 0 of 96 rollouts, 0:40 so far\n"
     log.tell("rollouts.progress", purpose="search", agent="b", done=64, total=96, mean=0.5)
     assert log.beat(24) == ""
-    said = "  search of candidate 'calculator': 64 of 96 rollouts, 0.9 a second, about 0:35 left\n"
-    assert log.beat(6) == said
+    text = "  search of candidate 'calculator': 64 of 96 rollouts, 0.9 a second, about 0:35 left\n"
+    assert log.beat(6) == text
 
 
 def test_each_sweep_that_goes_on_has_a_line(log: Log) -> None:
@@ -100,16 +100,16 @@ def test_a_training_says_its_steps(log: Log) -> None:
     log.tell("rollouts.started", **about)
     log.now = 12.0
     log.tell("training.step", **about, done=32, step=1, steps=3, reward=0.25, seconds=11.6)
-    said = "  training of the first agent: step 1 of 3, mean reward 0.250, 11.6 s a step, about 1:00 left\n"
-    assert log.beat(18) == said
+    text = "  training of the first agent: step 1 of 3, mean reward 0.250, 11.6 s a step, about 1:00 left\n"
+    assert log.beat(18) == text
 
 
 def test_a_candidates_name_cannot_steer_the_terminal_that_a_log_is_read_on(log: Log) -> None:
     log.tell("candidate.started", generation=0, name="a\nb\x1b[2J", agent="b")
     log.tell("rollouts.started", purpose="gate", agent="b", total=10)
-    said = log.beat(QUIET_SECONDS)
-    assert "\x1b" not in said
-    assert said.count("\n") == 1
+    text = log.beat(QUIET_SECONDS)
+    assert "\x1b" not in text
+    assert text.count("\n") == 1
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
@@ -125,5 +125,5 @@ def test_a_verdict_in_a_log_ends_its_interval_where_the_metric_does(log: Log) ->
     log.tell("run.started", run="r", metric=metric, **about)
     why = "better: gain +0.9524 [+0.8590, +1.0457] over 21 instances"
     gate = {"delta": -0.9524, "ci95": [-1.0457, -0.8590]}
-    said = log.tell("candidate.gated", name="c", outcome="promoted", why=why, gate=gate)
-    assert "gain +0.9524 [+0.8590, +1.0000] over 21 instances" in said
+    text = log.tell("candidate.gated", name="c", outcome="promoted", why=why, gate=gate)
+    assert "gain +0.9524 [+0.8590, +1.0000] over 21 instances" in text

@@ -26,8 +26,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROO
 
 
 def blocks(language: str) -> list[str]:
-    found = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
-    return [text for each, text in found if each == language]
+    matches = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    return [text for each, text in matches if each == language]
 
 
 @pytest.mark.real
@@ -103,8 +103,8 @@ def test_the_words_of_a_make_target_are_in_the_makefile() -> None:
 
 def installed_from_the_plugin_page(site: Path, name: str, kind: str) -> str:
     """Install a plugin of docs/plugins.md into a folder; the source of the module that is not its entry module."""
-    found = BLOCK.findall((ROOT / "docs" / "plugins.md").read_text(encoding="utf-8"))
-    sources = {text.splitlines()[0]: text for language, text in found if language == "python"}
+    matches = BLOCK.findall((ROOT / "docs" / "plugins.md").read_text(encoding="utf-8"))
+    sources = {text.splitlines()[0]: text for language, text in matches if language == "python"}
     package = site / f"sia_{name}"
     package.mkdir()
     for module in ("plugin", kind):
@@ -135,9 +135,9 @@ def test_the_task_of_the_plugin_page_runs_by_name(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.real
 def test_the_agent_of_its_page_runs_with_its_manifest_and_its_catalogue_is_one(tmp_path: Path) -> None:
-    found = BLOCK.findall((ROOT / "docs" / "your-own-agent.md").read_text(encoding="utf-8"))
-    (code,) = (text for language, text in found if language == "python")
-    manifest, catalogue = (text for language, text in found if language == "toml")
+    matches = BLOCK.findall((ROOT / "docs" / "your-own-agent.md").read_text(encoding="utf-8"))
+    (code,) = (text for language, text in matches if language == "python")
+    manifest, catalogue = (text for language, text in matches if language == "toml")
     agent = tmp_path / "agent"
     agent.mkdir()
     (agent / "harness.py").write_text(code)

@@ -81,12 +81,12 @@ class Site:
 @pytest.fixture
 def site() -> Iterator[Site]:
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
-        made = Site(listener, Policy())
-        with made.clients:
-            yield made
-            made.policy.may.set()
-            made.looks.passing.set()
-            made.endpoint.close()
+        result = Site(listener, Policy())
+        with result.clients:
+            yield result
+            result.policy.may.set()
+            result.looks.passing.set()
+            result.endpoint.close()
 
 
 def test_a_client_that_was_given_no_time_to_ask_is_not_cut_for_one_that_came_after_it(site: Site) -> None:

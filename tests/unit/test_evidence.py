@@ -27,8 +27,8 @@ def failed(name: str, outcome: str, message: str = "") -> Rollout:
 
 
 def test_a_rollout_comes_back_from_json_as_it_was() -> None:
-    given = Rollout("i", "ok", 0.5, '{"a": 1}', "m", "f", "l", 1.5, {"x": 0.1}, (0.1, 0.2))
-    assert Rollout.from_json(json.loads(json.dumps(given.to_json()))) == given
+    rollout = Rollout("i", "ok", 0.5, '{"a": 1}', "m", "f", "l", 1.5, {"x": 0.1}, (0.1, 0.2))
+    assert Rollout.from_json(json.loads(json.dumps(rollout.to_json()))) == rollout
 
 
 def test_the_statistics_of_right_and_wrong() -> None:
@@ -81,9 +81,9 @@ def test_the_level_is_how_far_the_mean_has_come_towards_the_best_whatever_the_sc
 
 
 def test_what_the_rewards_do_not_tell_is_handed_in() -> None:
-    plain, told = reward_stats(rollouts(1.0), 0.0), reward_stats(rollouts(1.0), 0.0, ordinal=True, kl_to_base=0.2)
+    plain, stats = reward_stats(rollouts(1.0), 0.0), reward_stats(rollouts(1.0), 0.0, ordinal=True, kl_to_base=0.2)
     assert (plain.ordinal, plain.kl_to_base) == (False, None)
-    assert (told.ordinal, told.kl_to_base) == (True, 0.2)
+    assert (stats.ordinal, stats.kl_to_base) == (True, 0.2)
 
 
 def test_step_rewards_are_noticed() -> None:

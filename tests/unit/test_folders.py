@@ -26,11 +26,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def answers(instance: Instance, right: bool = True) -> dict[str, dict[str, str]]:
-    said = {}
+    choices = {}
     for question in json.loads(instance.input["files"]["questions.json"]):
         a, b = question["numbers"]
-        said[question["question_id"]] = "first" if (a > b) == right else "second"
-    return {"files": {"answers.json": json.dumps(said)}}
+        choices[question["question_id"]] = "first" if (a > b) == right else "second"
+    return {"files": {"answers.json": json.dumps(choices)}}
 
 
 @pytest.mark.real
@@ -61,23 +61,23 @@ def test_each_question_is_in_one_part_of_one_split(folder: Path) -> None:
     task = Folder(str(folder))
     parts = {split: task.instances(split) for split in ("public", "search", "gate", "sealed")}
     assert [len(each) for each in parts.values()] == [0, 32, 32, 32]
-    asked = [
+    questions = [
         question["question_id"]
         for instances in parts.values()
         for each in instances
         for question in json.loads(each.input["files"]["questions.json"])
     ]
-    assert len(asked) == len(set(asked)) == 96
+    assert len(questions) == len(set(questions)) == 96
     assert len(Folder(str(folder), items="8").instances("gate")) == 4
 
 
 def test_the_public_folder_shows_all_but_the_questions_and_later_what_is_known_of_some(folder: Path) -> None:
     task = Folder(str(folder))
-    shown = task.public_dir(("public",))
-    assert sorted(path.name for path in shown.iterdir()) == ["evaluate.py", "examples.csv", "task.md"]
+    public = task.public_dir(("public",))
+    assert sorted(path.name for path in public.iterdir()) == ["evaluate.py", "examples.csv", "task.md"]
     later = task.public_dir(("public", "search", "gate")) / "labelled"
-    known, questions = (json.loads((later / name).read_text()) for name in ("answers.json", "questions.json"))
-    assert len(known) == len(questions) == 64
+    labels, questions = (json.loads((later / name).read_text()) for name in ("answers.json", "questions.json"))
+    assert len(labels) == len(questions) == 64
 
 
 @pytest.mark.real
@@ -186,12 +186,12 @@ def test_the_harness_is_the_reference_agent_and_requires_what_it_imports(folder:
 def test_rows_are_known_by_the_column_that_says_it_is_their_id(
     name: str, content: str, ids: tuple[str, ...] | None
 ) -> None:
-    found = table(name, content.encode())
-    assert (found.ids if found else None) == ids
-    if found:
-        kept = table(name, found.only({ids[0]} if ids else ()))
-        assert kept is not None
-        assert kept.ids == (ids or ())[:1]
+    whole = table(name, content.encode())
+    assert (whole.ids if whole else None) == ids
+    if whole:
+        part = table(name, whole.only({ids[0]} if ids else ()))
+        assert part is not None
+        assert part.ids == (ids or ())[:1]
 
 
 @pytest.mark.real
@@ -208,15 +208,15 @@ time.sleep(1000)
     task = Folder(str(folder), evaluate_seconds="1")
     judge = Evaluate(**task.verifier.settings)
     instance = task.instances("search")[0]
-    found = judge.score(instance, answers(instance), context())
-    assert (found.reward, found.valid) == (0.0, False)
-    assert found.feedback == "evaluate.py took more than 1 s; give it longer with --set evaluate_seconds=300"
+    score = judge.score(instance, answers(instance), context())
+    assert (score.reward, score.valid) == (0.0, False)
+    assert score.feedback == "evaluate.py took more than 1 s; give it longer with --set evaluate_seconds=300"
 
 
-@pytest.mark.parametrize("told", [{"seconds": "inf"}, {"seconds": "9" * 20}, {"seconds": "0"}], ids=str)
-def test_a_limit_of_an_agent_that_no_clock_can_count_is_refused(folder: Path, told: dict[str, str]) -> None:
+@pytest.mark.parametrize("settings", [{"seconds": "inf"}, {"seconds": "9" * 20}, {"seconds": "0"}], ids=str)
+def test_a_limit_of_an_agent_that_no_clock_can_count_is_refused(folder: Path, settings: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="is no time limit; give seconds"):
-        Folder(str(folder), **told)
+        Folder(str(folder), **settings)
 
 
 @pytest.mark.parametrize("scale", ["0", "nan", "inf", "-1", "x"])

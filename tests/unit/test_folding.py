@@ -56,9 +56,9 @@ def replayed(full: int = folding.FULL) -> list[Ask]:
 def _replayed() -> list[Ask]:
     rows = recorded()
     first = rows[0]["asked"]
-    given = [result["text"] for row in rows[1:] for result in row["asked"]["results"]]
+    texts = [result["text"] for row in rows[1:] for result in row["asked"]["results"]]
     schemas = [name for name in first["tools"] if name not in ("decide", "read_result")]
-    tools = [offer(name, "A tool. " * 20, Anything, lambda _: given.pop(0)) for name in schemas]
+    tools = [offer(name, "A tool. " * 20, Anything, lambda _: texts.pop(0)) for name in schemas]
     calls = Replies([Reply.from_json(row["reply"]) for row in rows])
     ask = Ask("any", tuple(first["system"]), (told(first["text"]),))
     ending = Ending("decide", "It ends.", Anything, lambda _: "decided")
@@ -66,8 +66,8 @@ def _replayed() -> list[Ask]:
     return calls.asked
 
 
-def characters(asked: list[Ask]) -> int:
-    return sum(len(canonical(asdict(each))) for each in asked)
+def characters(requests: list[Ask]) -> int:
+    return sum(len(canonical(asdict(each))) for each in requests)
 
 
 def beginning(before: Ask, after: Ask) -> int:
@@ -90,16 +90,18 @@ def test_sixty_replies_on_lawbench_send_a_third_of_what_they_would_in_full() -> 
 
 
 def test_most_of_a_request_began_the_one_before_so_that_caches_hit() -> None:
-    asked = replayed()
-    again = sum(beginning(before, after) for before, after in pairwise(asked))
-    assert again > 0.8 * characters(asked)
+    requests = replayed()
+    again = sum(beginning(before, after) for before, after in pairwise(requests))
+    assert again > 0.8 * characters(requests)
 
 
 def test_texts_are_folded_in_batches_and_a_folded_one_never_changes_again() -> None:
-    asked = replayed()
-    batches = [after for before, after in pairwise(asked) if after.messages[: len(before.messages)] != before.messages]
-    assert 0 < len(batches) < len(asked) / 4
-    for before, after in pairwise(asked):
+    requests = replayed()
+    batches = [
+        after for before, after in pairwise(requests) if after.messages[: len(before.messages)] != before.messages
+    ]
+    assert 0 < len(batches) < len(requests) / 4
+    for before, after in pairwise(requests):
         last = max((place for place, each in enumerate(before.messages) if each.get("folded")), default=-1)
         assert after.messages[: last + 1] == before.messages[: last + 1]
 

@@ -299,8 +299,8 @@ def as_socket(path: Path, victim: Path) -> None:
     before = os.getcwd()
     os.chdir(path.parent)  # the path of a socket is short
     try:
-        with closing(socket.socket(socket.AF_UNIX)) as found:
-            found.bind(path.name)
+        with closing(socket.socket(socket.AF_UNIX)) as listener:
+            listener.bind(path.name)
     finally:
         os.chdir(before)
 
@@ -494,9 +494,9 @@ def test_a_folder_of_a_harness_is_run_from_only_if_it_is_what_its_name_says(
         harness_folder(run, digest)
     path = run / "trees" / digest
     path.unlink() if path.is_symlink() or path.is_file() else shutil.rmtree(path)
-    made = harness_folder(run, digest)
-    assert HarnessTree.from_folder(made).digest == digest
-    assert harness_folder(run, digest) == made
+    folder = harness_folder(run, digest)
+    assert HarnessTree.from_folder(folder).digest == digest
+    assert harness_folder(run, digest) == folder
 
 
 @pytest.mark.parametrize("place", ["adapters", "the snapshot", "a file in it"])

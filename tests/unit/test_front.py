@@ -64,8 +64,8 @@ def config(tmp_path: Path) -> Callable[..., Config]:
 
     def _config(agent: Any, data: Any = None, verifier: Any = None, **more: Any) -> Config:
         improver, options = more.pop("improver", None), more.pop("config", None)
-        found: Config = configured(PLUGINS, tmp_path / "runs", agent, data, verifier, improver, more, options)
-        return found
+        result: Config = configured(PLUGINS, tmp_path / "runs", agent, data, verifier, improver, more, options)
+        return result
 
     return _config
 
@@ -170,17 +170,17 @@ def test_functions_to_try_need_a_function_to_begin_with(config: Callable[..., Co
 
 
 def test_parameters_and_options_are_those_of_sia_run(config: Callable[..., Config]) -> None:
-    found = config(
+    settings = config(
         solve, ROWS, "numeric:0.1", levers=["harness"], budget={"rollouts": 500}, seed=3, config={"generations": 2}
     )
-    assert (found.verifier, found.plan.levers, found.plan.seed) == ("numeric:0.1", ("harness",), 3)
-    assert (found.budget, found.plan.generations) == ({"rollouts": 500.0}, 2)
+    assert (settings.verifier, settings.plan.levers, settings.plan.seed) == ("numeric:0.1", ("harness",), 3)
+    assert (settings.budget, settings.plan.generations) == ({"rollouts": 500.0}, 2)
 
 
 def test_options_come_from_a_file_and_parameters_override_them(config: Callable[..., Config], tmp_path: Path) -> None:
     (tmp_path / "sia.toml").write_text("seed = 5\ncandidates = 1\n")
-    found = config(solve, ROWS, "exact", seed=7, config=tmp_path / "sia.toml")
-    assert (found.plan.seed, found.plan.candidates) == (7, 1)
+    settings = config(solve, ROWS, "exact", seed=7, config=tmp_path / "sia.toml")
+    assert (settings.plan.seed, settings.plan.candidates) == (7, 1)
 
 
 def test_an_option_that_is_none_is_refused_by_its_name(config: Callable[..., Config]) -> None:
@@ -224,10 +224,10 @@ def test_parts_by_the_names_of_splits_are_rows_of_these_splits() -> None:
 def test_columns_of_other_names_are_named_by_the_options(config: Callable[..., Config]) -> None:
     rows = [{"text": f"say {number}", "label": number} for number in range(8)]
     named = {"input-column": "text", "answer-column": "label"}
-    found = config(solve, rows, "exact", config=named)
-    lines = Path(found.task.settings["data"]).read_text().splitlines()
+    settings = config(solve, rows, "exact", config=named)
+    lines = Path(settings.task.settings["data"]).read_text().splitlines()
     assert json.loads(lines[1]) == {"input": "say 1", "answer": 1}
-    assert not {"input_column", "answer_column"} & found.task.settings.keys()
+    assert not {"input_column", "answer_column"} & settings.task.settings.keys()
 
 
 MOMENT = datetime.datetime(2024, 1, 2, 3, 4, 5)  # noqa: DTZ001
@@ -351,8 +351,8 @@ class Echo:
 
     closed = 0
 
-    def answer(self, given: Any) -> str:
-        return json.dumps(given)
+    def answer(self, value: Any) -> str:
+        return json.dumps(value)
 
     def close(self) -> None:
         self.closed += 1

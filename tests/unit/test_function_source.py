@@ -42,8 +42,8 @@ def split(text: str) -> list[str]:
 
 def twice(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
-    def called(*given: Any) -> Any:
-        return 2 * function(*given)
+    def called(*arguments: Any) -> Any:
+        return 2 * function(*arguments)
 
     return called
 
@@ -100,12 +100,12 @@ def load(source: FunctionSource) -> Callable[..., Any]:
     module: dict[str, Any] = {"__name__": "alone"}
     sys.modules["alone"] = type(sys)("alone")
     exec(compile(source.text, "alone.py", "exec", dont_inherit=True), module)
-    found: Callable[..., Any] = module[source.name]
-    return found
+    function: Callable[..., Any] = module[source.name]
+    return function
 
 
 @pytest.mark.parametrize(
-    ("function", "given", "gives"),
+    ("function", "value", "gives"),
     [
         (split, "a  b", ["a", "b"]),
         (total, "one two", 6),
@@ -115,9 +115,9 @@ def load(source: FunctionSource) -> Callable[..., Any]:
         (quoted, "a b", 'a%20b"a b"'),
     ],
 )
-def test_a_function_does_the_same_where_it_is_carried(function: Callable[..., Any], given: Any, gives: Any) -> None:
-    assert function(given) == gives
-    assert load(FunctionSource(function))(given) == gives
+def test_a_function_does_the_same_where_it_is_carried(function: Callable[..., Any], value: Any, gives: Any) -> None:
+    assert function(value) == gives
+    assert load(FunctionSource(function))(value) == gives
 
 
 def test_only_what_a_function_uses_goes_along() -> None:

@@ -52,7 +52,7 @@ def test_a_candidate_that_is_certain_to_pass_is_rolled_out_to_the_end() -> None:
 
 
 def test_a_candidate_that_changes_nothing_is_stopped_when_too_few_instances_are_left() -> None:
-    stops = [seen for seen in range(64, 1314, 64) if hopeless([0.0] * seen, 1314, LEVEL)]
+    stops = [count for count in range(64, 1314, 64) if hopeless([0.0] * count, 1314, LEVEL)]
     assert stops
     assert stops == list(range(stops[0], 1314, 64))
 
@@ -121,25 +121,25 @@ def test_a_watch_measures_in_shares_of_the_range() -> None:
 def test_a_stop_only_ever_takes_a_promotion_away(gain: float, seed: int, level: float) -> None:
     steps = differing(gain, 0.2, 400, seed)
     incumbent, candidate = [0.0] * 400, [(1.0 + step) / 2 for step in steps]
-    bounds, seen = (0.0, 1.0), stop(steps, level)
+    bounds, count = (0.0, 1.0), stop(steps, level)
     whole = compare([0.5] * 400, candidate, bounds=bounds, level=level)
-    stopped = compare([0.5] * 400, candidate[:seen], bounds=bounds, level=level)
+    stopped = compare([0.5] * 400, candidate[:count], bounds=bounds, level=level)
     assert whole.better or not stopped.better
-    assert stopped.better == (whole.better and seen == 400)
-    assert differences(incumbent, candidate[:seen], bounds) == differences(incumbent, candidate, bounds)[:seen]
+    assert stopped.better == (whole.better and count == 400)
+    assert differences(incumbent, candidate[:count], bounds) == differences(incumbent, candidate, bounds)[:count]
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(("n", "gain"), [(300, 0.095), (1314, 0.045)])
 def test_looks_cost_a_few_points_of_power_and_save_half_of_a_sweep_that_leads_nowhere(n: int, gain: float) -> None:
-    passed = lost = 0
+    passed = losses = 0
     for seed in range(300):
         steps = differing(gain, 0.2, n, seed)
         promoted = p_value(steps) <= LEVEL
         passed += promoted
-        lost += promoted and stop(steps, LEVEL) < n
+        losses += promoted and stop(steps, LEVEL) < n
     assert 0.7 < passed / 300 < 0.9
-    assert lost / 300 < 0.04
+    assert losses / 300 < 0.04
     assert sum(stop(differing(0.0, 0.2, n, seed), LEVEL) for seed in range(300)) < 0.6 * n * 300
 
 

@@ -240,17 +240,21 @@ def test_an_improver_is_told_one_bit_so_that_runs_without_a_promotion_tell_it_no
     assert worse.report == stopped.report == tie.report == "not shown to be better"
     better = compare([0.0] * 100, [1.0] * 100, bounds=UNIT, level=LEVEL)
     assert better.report == "better"
-    assert not any(each.isdigit() for seen in (worse, stopped, tie, better) for each in seen.verdict + seen.report)
+    assert not any(
+        each.isdigit()
+        for comparison in (worse, stopped, tie, better)
+        for each in comparison.verdict + comparison.report
+    )
 
 
 @given(st.floats(-1, 1), st.floats(-1, 1), st.floats(0, 1), st.floats(0, 0.05), st.sampled_from([9, 10]))
 def test_better_takes_a_whole_sweep_a_gain_and_a_small_p_and_an_interval_below_zero_is_worse(
     delta: float, high: float, p: float, level: float, n: int
 ) -> None:
-    seen = Comparison(0.5, 0.5 + delta, delta, (-2.0, high), n, 10, 6, 4, p, level)
-    assert seen.better == (n == 10 and p <= level and delta > 0)
-    assert seen.verdict == ("better" if seen.better else "worse" if high < 0 else "not shown to be better")
-    assert f"{seen.verdict}: " in seen.why
+    comparison = Comparison(0.5, 0.5 + delta, delta, (-2.0, high), n, 10, 6, 4, p, level)
+    assert comparison.better == (n == 10 and p <= level and delta > 0)
+    assert comparison.verdict == ("better" if comparison.better else "worse" if high < 0 else "not shown to be better")
+    assert f"{comparison.verdict}: " in comparison.why
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=200), st.floats(0, 0.05))
@@ -299,8 +303,8 @@ def test_levels_never_sum_to_more_than_5_percent_and_what_promotions_earned(
     outcomes: list[str], most: int, instances: int, earned: float
 ) -> None:
     levels, total, promotions = Levels(most, instances, earned), 0.0, 0
-    for asked, outcome in enumerate(outcomes[:most]):
-        level = levels.level(asked)
+    for index, outcome in enumerate(outcomes[:most]):
+        level = levels.level(index)
         assert 0 <= level <= RUN_ERROR
         assert not level or level >= 2.0**-instances  # else nothing could pass, and the error would be lost
         if outcome == "screened" or not level:
@@ -316,8 +320,8 @@ def test_levels_never_sum_to_more_than_5_percent_and_what_promotions_earned(
 @given(OUTCOMES, st.integers(1, 60), EARNS)
 def test_levels_from_recorded_verdicts_are_those_of_the_run(outcomes: list[str], most: int, earned: float) -> None:
     live, rows = Levels(most, 1314, earned), list[dict[str, Any]]()
-    for asked, outcome in enumerate(outcomes[:most]):
-        gate = None if outcome == "screened" else {"level": live.level(asked)}
+    for index, outcome in enumerate(outcomes[:most]):
+        gate = None if outcome == "screened" else {"level": live.level(index)}
         if gate:
             live = live.after(gate["level"], outcome == "promoted")
         rows.append({"gate": gate, "accepted": outcome == "promoted"})
@@ -332,8 +336,8 @@ def test_verdicts_of_the_gate_of_before_have_no_level() -> None:
 
 def test_all_of_the_error_is_used_by_the_last_comparison_and_none_is_kept_back() -> None:
     levels = Levels(16, 1314)
-    for asked in range(16):
-        levels = levels.after(levels.level(asked), promoted=False)
+    for index in range(16):
+        levels = levels.after(levels.level(index), promoted=False)
     assert levels.used == pytest.approx(RUN_ERROR)
 
 
@@ -341,8 +345,8 @@ def test_where_every_candidate_is_compared_each_level_is_an_even_share_and_where
     levels = Levels(16, 1314)
     first = levels.level(0)
     assert first == pytest.approx(0.05 / (1 + 15 * 0.6))
-    for asked in range(8):
-        levels = levels.after(levels.level(asked), promoted=False)
+    for index in range(8):
+        levels = levels.after(levels.level(index), promoted=False)
     assert levels.level(8) == pytest.approx(0.05 / 16, rel=0.5)
     few = Levels(16, 1314, gated=1, used=first)
     assert few.level(8) > 2 * levels.level(8)
@@ -371,17 +375,17 @@ def test_the_sums_for_reports_are_json() -> None:
 )
 def test_so_few_instances_allow_only_so_many_comparisons(instances: int, comparisons: int) -> None:
     assert affordable(16, instances) == comparisons
-    levels, made = Levels(16, instances, earned=0.0), 0
-    for asked in range(16):
-        if level := levels.level(asked):
+    levels, count = Levels(16, instances, earned=0.0), 0
+    for index in range(16):
+        if level := levels.level(index):
             assert compare([0.0] * instances, [1.0] * instances, bounds=UNIT, level=level).better or instances > 9
-            levels, made = levels.after(level, promoted=False), made + 1
-    assert made == comparisons
+            levels, count = levels.after(level, promoted=False), count + 1
+    assert count == comparisons
 
 
 def test_after_a_promotion_a_small_gate_allows_more() -> None:
     levels = Levels(16, 6)
-    for asked in range(3):
-        levels = levels.after(levels.level(asked), promoted=asked == 2)
+    for index in range(3):
+        levels = levels.after(levels.level(index), promoted=index == 2)
     assert levels.level(3) == pytest.approx(0.05 / 3)
     assert levels.after(levels.level(3), promoted=False).level(4) > 0

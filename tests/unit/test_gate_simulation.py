@@ -50,10 +50,10 @@ def test_p_for_many_is_that_of_the_core_but_for_the_draw(n: int) -> None:
 )
 def test_levels_are_those_of_the_core(outcomes: list[str], instances: int, earned: float) -> None:
     ledgers, levels = BENCH.Ledgers(1, 40, instances, earned), Levels(40, instances, earned)
-    for asked, outcome in enumerate(outcomes):
-        level = levels.level(asked)
-        assert ledgers.level(asked)[0] == pytest.approx(level)
-        assert ledgers.level(asked, hoped=1)[0] == pytest.approx(levels.level(asked, hoped=1))
+    for index, outcome in enumerate(outcomes):
+        level = levels.level(index)
+        assert ledgers.level(index)[0] == pytest.approx(level)
+        assert ledgers.level(index, hoped=1)[0] == pytest.approx(levels.level(index, hoped=1))
         compared, promoted = outcome != "screened", outcome == "promoted"
         ledgers.book(np.array([level]), np.array([compared]), np.array([promoted]))
         levels = levels.after(level, promoted) if compared else levels
@@ -63,7 +63,7 @@ def test_levels_are_those_of_the_core(outcomes: list[str], instances: int, earne
 def test_sweeps_are_ended_at_the_same_instance(seed: int, gain: float, share: float) -> None:
     steps = BENCH.differing(gain, 400, 1, np.random.default_rng(seed), share)
     row = [float(each) for each in steps[0]]
-    core = next((seen for seen in (64, 128, 256) if hopeless(row[:seen], 400, LEVEL)), 400)
+    core = next((count for count in (64, 128, 256) if hopeless(row[:count], 400, LEVEL)), 400)
     assert BENCH.stops(steps, np.array([LEVEL]))[0] == core
 
 
@@ -105,17 +105,17 @@ def test_on_small_gates_no_more_runs_promote_one(world: Any, instances: int) -> 
 @pytest.mark.parametrize("world", BENCH.ADVERSARIES, ids=lambda world: world.name)
 def test_improvers_that_play_against_the_gate_get_no_more_than_the_levels_promise(world: Any, gate: Any) -> None:
     rule = "best on search" if isinstance(world, BENCH.Resubmits) else "the incumbent"
-    found = BENCH.simulate(world, rule, 400, BENCH.LONG, gate)
-    promised = RUN_ERROR + gate.earned * found.promotions.mean()
-    assert found.levels.mean() <= promised + 1e-9
-    assert found.false.mean() <= promised + 2 * found.false.std() / 20
+    outcome = BENCH.simulate(world, rule, 400, BENCH.LONG, gate)
+    promised = RUN_ERROR + gate.earned * outcome.promotions.mean()
+    assert outcome.levels.mean() <= promised + 1e-9
+    assert outcome.false.mean() <= promised + 2 * outcome.false.std() / 20
 
 
 @pytest.mark.thorough
 def test_that_simulation_sees_a_gate_that_is_too_easy() -> None:
     easy = BENCH.Gate("one error", kind="one error")
-    found = BENCH.simulate(BENCH.NULLS[0], "best on search", 60, BENCH.LONG, easy)
-    assert (found.promotions > 0).sum() > 30
+    outcome = BENCH.simulate(BENCH.NULLS[0], "best on search", 60, BENCH.LONG, easy)
+    assert (outcome.promotions > 0).sum() > 30
 
 
 # What is gained
@@ -126,8 +126,8 @@ def test_that_simulation_sees_a_gate_that_is_too_easy() -> None:
 def test_a_run_gains_more_after_its_first_win_than_by_the_gate_of_before(rule: str) -> None:
     gains = {}
     for gate in BENCH.GATES[:4]:
-        found = BENCH.simulate(BENCH.WHOLE[0], rule, 200, gate=gate)
-        gains[gate.name] = found.gain.mean()
-        assert found.worse.mean() < 0.05
+        outcome = BENCH.simulate(BENCH.WHOLE[0], rule, 200, gate=gate)
+        gains[gate.name] = outcome.gain.mean()
+        assert outcome.worse.mean() < 0.05
     before, strict, default, bold = gains.values()
     assert before < strict < default < bold + 0.002

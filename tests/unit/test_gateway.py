@@ -28,9 +28,9 @@ def engine() -> ScriptedEngine:
 
 @pytest.fixture
 def gateway(engine: ScriptedEngine) -> Iterator[Gateway]:
-    made = Gateway(engine)
-    yield made
-    made.close()
+    instance = Gateway(engine)
+    yield instance
+    instance.close()
 
 
 def using(engine: ScriptedEngine, *requests: Mapping[str, Any], **begin: Any) -> tuple[list[Any], Record]:
@@ -197,10 +197,10 @@ def test_a_stream_holds_what_the_whole_reply_does() -> None:
     parts = chunks(reply, usage=True)
     assert {part["object"] for part in parts} == {"chat.completion.chunk"}
     assert [part["usage"] for part in parts if "usage" in part] == [reply["usage"]]
-    said = [choice for part in parts for choice in part["choices"]]
-    assert [choice["index"] for choice in said] == [0, 0, 1, 1]
-    assert [choice["finish_reason"] for choice in said] == [None, "tool_calls"] * 2
-    delta = said[0]["delta"]
+    choices = [choice for part in parts for choice in part["choices"]]
+    assert [choice["index"] for choice in choices] == [0, 0, 1, 1]
+    assert [choice["finish_reason"] for choice in choices] == [None, "tool_calls"] * 2
+    delta = choices[0]["delta"]
     assert (delta["content"], delta["tool_calls"][0]["index"]) == ("well", 0)
     assert delta["tool_calls"][0]["function"] == {"name": "add", "arguments": "{}"}
 
@@ -297,17 +297,17 @@ def test_an_engine_that_cannot_be_asked_makes_no_rollout_a_failure_of_its_agent(
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [(TrainingError("no more memory"), "no more memory"), (ValueError("key=sk-secret"), "ValueError")],
 )
-def test_an_engines_failure_is_told_without_its_secrets(error: Exception, told: str) -> None:
+def test_an_engines_failure_is_told_without_its_secrets(error: Exception, message: str) -> None:
     class Broken(ScriptedEngine):
         def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
             raise error
 
     (reply,), record = using(Broken(), ask())
     assert reply["error"]["type"] == "server_error"
-    assert told in reply["error"]["message"]
+    assert message in reply["error"]["message"]
     assert "secret" not in reply["error"]["message"]
     assert (record.traces, record.sampled_tokens) == ((), 0)
     assert record.tokens == record.peak > 0  # nobody knows what it took, so it is charged at its most
@@ -341,10 +341,10 @@ def test_a_rollout_that_starts_again_is_as_if_it_never_had(gateway: Gateway) -> 
 
 
 def test_training_samples_at_the_engines_own_temperature_and_from_all_tokens() -> None:
-    for training, asked in ((True, (None, 1.0)), (False, (0.25, 0.5))):
+    for training, sampling in ((True, (None, 1.0)), (False, (0.25, 0.5))):
         engine = ScriptedEngine()
         using(engine, ask(temperature=0.25, top_p=0.5), training=training)
-        assert (engine.batches[0][0].temperature, engine.batches[0][0].top_p) == asked
+        assert (engine.batches[0][0].temperature, engine.batches[0][0].top_p) == sampling
 
 
 def test_the_engine_is_told_how_large_a_group_will_be() -> None:
@@ -380,7 +380,7 @@ def test_a_conversation_is_one_trace() -> None:
     record = gateway.finish("r")
     gateway.close()
     (trace,) = record.traces
-    assert [token for token, chosen in zip(trace.tokens, trace.mask, strict=True) if chosen].count(END) == 3
+    assert [token for token, entry in zip(trace.tokens, trace.mask, strict=True) if entry].count(END) == 3
     assert len(trace.tokens) == len(trace.mask) == len(trace.logprobs) == len(trace.values or ())
     assert [[each["content"] for each in turn["messages"]] for turn in record.turns] == [["a"], ["b"], ["c"]]
 
@@ -660,15 +660,15 @@ def test_what_is_sampled_and_recorded_does_not_depend_on_which_call_was_answered
     rows = []
     for each in (gateway, batched):
         each.begin("one", 7)
-        asked = [each.ask("one", ask("slow"))]
+        futures = [each.ask("one", ask("slow"))]
         if each is gateway:
             assert engine.has("slow")
-        asked.append(each.ask("one", ask("first")))
+        futures.append(each.ask("one", ask("first")))
         if each is gateway:
             engine.answers("first")
-            asked[1].result(20)
+            futures[1].result(20)
             engine.answers("slow")
-        rows.append(([text_of(reply.result(20)) for reply in asked], each.finish("one")))
+        rows.append(([text_of(reply.result(20)) for reply in futures], each.finish("one")))
     batched.close()
     assert rows[0] == rows[1]
 

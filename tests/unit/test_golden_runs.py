@@ -23,17 +23,17 @@ DRAFTED = "drafted"
 @pytest.mark.parametrize("name", [*RUNS, DRAFTED])
 def test_a_run_of_an_earlier_version_is_reported_as_it_was(tmp_path: Path, name: str) -> None:
     with Ledger.read(restore(name, tmp_path / name)) as ledger:
-        found = build(ledger)
-    assert kept(found, report(name)) == report(name)
+        now = build(ledger)
+    assert kept(now, report(name)) == report(name)
 
 
-def kept(found: Any, before: Any) -> Any:
+def kept(now: Any, before: Any) -> Any:
     """The part of a report that the earlier version gave, too."""
-    if isinstance(before, dict) and isinstance(found, dict):
-        return {key: kept(found[key], value) for key, value in before.items()}
-    if isinstance(before, list) and isinstance(found, list) and len(before) == len(found):
-        return [kept(*pair) for pair in zip(found, before, strict=True)]
-    return found
+    if isinstance(before, dict) and isinstance(now, dict):
+        return {key: kept(now[key], value) for key, value in before.items()}
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        return [kept(*pair) for pair in zip(now, before, strict=True)]
+    return now
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -51,5 +51,5 @@ def test_a_run_whose_first_harness_a_model_wrote_is_replayed_from_that_harness(t
     replayed = replay(restore(DRAFTED, tmp_path / DRAFTED), Plugins.discover(), trust=True)
     assert replayed.ends == "the run is finished"
     # Today's run would begin with the agent as given, and says so; the conversation's cost is not booked again.
-    found = {each.key for each in replayed.differences if not each.key.endswith("/decide")}
-    assert found == {"draft", "finished"}
+    keys = {each.key for each in replayed.differences if not each.key.endswith("/decide")}
+    assert keys == {"draft", "finished"}

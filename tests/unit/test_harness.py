@@ -32,8 +32,8 @@ ENTRY = b"def solve(instance, ctx):\n    return 1\n"
 
 
 def tree(files: Mapping[str, str | bytes] | None = None, **more: str) -> HarnessTree:
-    given = {"harness.py": ENTRY, **(files or {}), **more}
-    return HarnessTree({path: text.encode() if isinstance(text, str) else text for path, text in given.items()})
+    contents = {"harness.py": ENTRY, **(files or {}), **more}
+    return HarnessTree({path: text.encode() if isinstance(text, str) else text for path, text in contents.items()})
 
 
 def fixing(pattern: str, files: Mapping[str, str]) -> HarnessTree:
@@ -161,9 +161,9 @@ def test_a_tree_is_limited_in_files_and_bytes() -> None:
 
 
 def test_a_folder_is_read_and_written_alike(tmp_path: Path) -> None:
-    given = tree({"lib/deep/x.py": "x = '条'\n", "data.bin": b"\0\xff"})
-    given.write_to(tmp_path / "new" / "folder")
-    assert HarnessTree.from_folder(tmp_path / "new" / "folder").digest == given.digest
+    whole = tree({"lib/deep/x.py": "x = '条'\n", "data.bin": b"\0\xff"})
+    whole.write_to(tmp_path / "new" / "folder")
+    assert HarnessTree.from_folder(tmp_path / "new" / "folder").digest == whole.digest
 
 
 def test_what_python_and_git_leave_in_a_folder_is_no_part_of_it(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_edits_apply_in_order_and_leave_the_old_tree_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "old", "found"),
+    ("text", "old", "count"),
     [
         ("x = 1\n", "y", "nowhere"),
         ("x x", "x", "twice"),
@@ -251,8 +251,8 @@ def test_edits_apply_in_order_and_leave_the_old_tree_as_it_was() -> None:
         ("", "a", "nowhere"),
     ],
 )
-def test_a_text_to_replace_must_occur_exactly_once(text: str, old: str, found: str) -> None:
-    with pytest.raises(HarnessError, match=f"'a.txt': the text to replace occurs {found}; it must occur once"):
+def test_a_text_to_replace_must_occur_exactly_once(text: str, old: str, count: str) -> None:
+    with pytest.raises(HarnessError, match=f"'a.txt': the text to replace occurs {count}; it must occur once"):
         apply_edits(tree({"a.txt": text}), [Replace(path="a.txt", old=old, new="z")])
 
 

@@ -150,7 +150,7 @@ def test_12_harnesses_by_24_threads_never_deadlock_and_no_closed_worker_is_used(
     tmp_path: Path, workers: type[FakeWorker]
 ) -> None:
     host, harnesses = Host(FakePlugins()), [tree(tmp_path, str(index)) for index in range(12)]
-    go, failed, done = threading.Barrier(24), list[BaseException](), list[int]()
+    go, failed, counts = threading.Barrier(24), list[BaseException](), list[int]()
 
     def work(seed: int) -> None:
         mine = random.Random(seed)
@@ -160,7 +160,7 @@ def test_12_harnesses_by_24_threads_never_deadlock_and_no_closed_worker_is_used(
                 part = sweep(mine.choice(harnesses), n=mine.randrange(1, 5))
                 batch = run(host, tmp_path, part)
                 assert [each["instance"] for each in batch["rollouts"]] == list(part.instances)
-                done.append(len(part.instances))
+                counts.append(len(part.instances))
         except BaseException as error:
             failed.append(error)
 
@@ -171,7 +171,7 @@ def test_12_harnesses_by_24_threads_never_deadlock_and_no_closed_worker_is_used(
         thread.join(60)
     assert not any(thread.is_alive() for thread in threads)
     assert (failed, workers.faults) == ([], [])
-    assert sum(len(worker.solved) for worker in workers.made) == sum(done)
+    assert sum(len(worker.solved) for worker in workers.made) == sum(counts)
     run(host, tmp_path, sweep(harnesses[0]))
     still = [worker for worker in workers.made if not worker.closed]
     assert len({worker.name for worker in still}) == len(still) <= WARM_HARNESSES
@@ -196,9 +196,9 @@ def test_a_harness_stays_warm_until_so_many_others_were_used_later(tmp_path: Pat
 def test_a_harness_that_is_forgotten_is_ended_and_set_up_anew_when_it_is_asked_again(
     tmp_path: Path, workers: type[FakeWorker]
 ) -> None:
-    host, kept, part = Host(FakePlugins()), sweep(tree(tmp_path, "kept")), sweep(tree(tmp_path, "forgotten"))
+    host, whole, part = Host(FakePlugins()), sweep(tree(tmp_path, "kept")), sweep(tree(tmp_path, "forgotten"))
     host.forget(setting(tmp_path), part)  # nothing is known of it yet
-    for each in (kept, part):
+    for each in (whole, part):
         run(host, tmp_path, each)
     host.forget(setting(tmp_path), part)
     assert [worker.closed for worker in workers.made] == [False, True]
@@ -209,8 +209,8 @@ def test_a_harness_that_is_forgotten_is_ended_and_set_up_anew_when_it_is_asked_a
 def test_a_sweep_that_is_run_once_leaves_no_sandbox_unless_another_sweep_used_it_too(
     tmp_path: Path, workers: type[FakeWorker]
 ) -> None:
-    host, kept, part = Host(FakePlugins()), sweep(tree(tmp_path, "kept")), sweep(tree(tmp_path, "checked"))
-    for each in (kept, replace(kept, once=True), replace(part, once=True)):
+    host, whole, part = Host(FakePlugins()), sweep(tree(tmp_path, "kept")), sweep(tree(tmp_path, "checked"))
+    for each in (whole, replace(whole, once=True), replace(part, once=True)):
         run(host, tmp_path, each)
     assert [worker.closed for worker in workers.made] == [False, True]
 
@@ -296,8 +296,8 @@ def test_a_harness_that_cannot_be_set_up_can_be_tried_again(
 class StoppedAtSetUp(Host):
     """Is stopped just when a harness is set up, before anybody else can know of it."""
 
-    def _set_up(self, *given: Any) -> Any:
-        worker = super()._set_up(*given)
+    def _set_up(self, *arguments: Any) -> Any:
+        worker = super()._set_up(*arguments)
         self.stop()
         return worker
 
@@ -410,22 +410,22 @@ def test_what_comes_of_a_hopeless_sweep_is_the_same_whichever_batch_is_the_faste
     workers.outcome = staticmethod(hanging(*hangs))
     harness = tree(tmp_path)
     whole = sweep(harness, n=4 * BATCH, hasty=True)
-    seen = []
+    outcomes = []
     for number, order in enumerate(itertools.permutations(range(4))):
         folder, backend = tmp_path / f"{number}", PermutedBackend(Host(FakePlugins()), order, slots)
         with Ledger.create(folder) as ledger:
-            seen.append(given_up(tmp_path, backend, whole, ledger))
+            outcomes.append(given_up(tmp_path, backend, whole, ledger))
             recorded = [key for key, _, _ in ledger.events()]
         assert recorded == [key for key, _ in whole.batches()][: hangs[0] + 1]
         with Ledger.open(folder) as ledger:  # resumed, on a host that knows of nothing
             again = PermutedBackend(Host(FakePlugins()), order, slots)
-            assert given_up(tmp_path, again, whole, ledger) == seen[-1]
+            assert given_up(tmp_path, again, whole, ledger) == outcomes[-1]
             assert not set(again.submitted) & set(range(hangs[0] + 1))
-    assert all(each == seen[0] for each in seen)
-    why, done = seen[0]
+    assert all(each == outcomes[0] for each in outcomes)
+    why, rollouts = outcomes[0]
     assert why.startswith(f"{PATIENCE} instances of one batch timed out")
-    assert [each.instance for each in done] == list(whole.instances[: (hangs[0] + 1) * BATCH])
-    assert [each.outcome for each in done] == ["ok"] * hangs[0] * BATCH + ["timeout"] * BATCH
+    assert [each.instance for each in rollouts] == list(whole.instances[: (hangs[0] + 1) * BATCH])
+    assert [each.outcome for each in rollouts] == ["ok"] * hangs[0] * BATCH + ["timeout"] * BATCH
 
 
 def test_a_job_ends_when_its_host_is_stopped(tmp_path: Path, workers: type[FakeWorker]) -> None:

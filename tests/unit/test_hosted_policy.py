@@ -32,10 +32,10 @@ class Engine:
 
     def complete(self, request: Ask) -> Reply:
         self.asked.append(request)
-        said = self._answer(request)
-        if isinstance(said, BaseException):
-            raise said
-        return said if isinstance(said, Reply) else Reply(said, (), "end", Usage(100, 10))
+        answer = self._answer(request)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer if isinstance(answer, Reply) else Reply(answer, (), "end", Usage(100, 10))
 
     def prices(self, model: str) -> Prices | None:
         return Prices(3.0, 15.0, 0.3, 3.75)
@@ -62,10 +62,10 @@ def begun(tmp_path: Path) -> Iterator[Begun]:
     with ExitStack() as opened:
 
         def gateway(engine: Engine, **about: Any) -> HostedGateway:
-            made = HostedGateway(engine, tmp_path)
-            opened.callback(made.close)
-            made.begin("one", 0, **about)
-            return made
+            result = HostedGateway(engine, tmp_path)
+            opened.callback(result.close)
+            result.begin("one", 0, **about)
+            return result
 
         yield gateway
 
@@ -157,8 +157,8 @@ def test_conversations_with_tools_and_stops_and_several_replies_are_passed_on(be
     first = gateway.ask("one", question("look", tools=tools)).result()
     message = first["choices"][0]["message"]
     assert (first["choices"][0]["finish_reason"], message["tool_calls"][0]["id"]) == ("tool_calls", "id1")
-    given = {"role": "tool", "tool_call_id": "id1", "content": "the content"}
-    messages = [*question("look")["messages"], message, given]
+    tool_result = {"role": "tool", "tool_call_id": "id1", "content": "the content"}
+    messages = [*question("look")["messages"], message, tool_result]
     second = gateway.ask("one", {"messages": messages, "tools": tools, "stop": ["END"], "n": 2}).result()
     assert [each["message"]["content"] for each in second["choices"]] == ["it gave the content "] * 2
     assert second["usage"] == {"prompt_tokens": 200, "completion_tokens": 20, "total_tokens": 220}
@@ -177,15 +177,15 @@ def test_several_replies_are_one_call_whose_prompt_is_counted_once(begun: Begun)
 
     engine = Engine(answer, dollars=10.0)
     gateway = begun(engine, tokens=100_000)
-    asked = question("x", n=3, max_tokens=50)
-    reply = gateway.ask("one", asked).result()
+    body = question("x", n=3, max_tokens=50)
+    reply = gateway.ask("one", body).result()
     assert [each["message"]["content"] for each in reply["choices"]] == ["reply 0", "reply 1", "reply 2"]
     assert reply["usage"] == {"prompt_tokens": 100, "completion_tokens": 30, "total_tokens": 130}
     assert gateway.budget.spent["dollars"] == pytest.approx((100 * 3 + 30 * 15) / 1e6)
     record = gateway.finish("one")
     assert (record.tokens, record.replies, record.peak) == (130, 3, engine.asked[0].most_tokens() + 150)
     gateway.begin("one", 0)
-    assert gateway.ask("one", asked).result() == reply
+    assert gateway.ask("one", body).result() == reply
     assert len(engine.asked) == 1
     gateway.close()
 
@@ -253,8 +253,8 @@ def test_the_arguments_of_a_tool_reach_the_harness_as_the_model_wrote_them(begun
     tools = [{"type": "function", "function": {"name": "read", "parameters": {"type": "object"}}}]
     message = gateway.ask("one", question("look", tools=tools)).result()["choices"][0]["message"]
     assert message["tool_calls"][0]["function"]["arguments"] == written
-    given = {"role": "tool", "tool_call_id": "id1", "content": "malformed"}
-    assert "error" not in gateway.ask("one", {"messages": [*question("look")["messages"], message, given]}).result()
+    answer = {"role": "tool", "tool_call_id": "id1", "content": "malformed"}
+    assert "error" not in gateway.ask("one", {"messages": [*question("look")["messages"], message, answer]}).result()
     gateway.finish("one")
     gateway.close()
 
@@ -345,8 +345,8 @@ def test_a_call_that_does_not_fit_into_its_rollouts_tokens_is_refused_and_nothin
 
 
 def test_a_call_that_is_required_is_asked_for_and_checked(begun: Begun) -> None:
-    made = Reply("", (ToolCall("a", "add", {}), ToolCall("b", "add", {})), "tools", Usage(100, 10))
-    engine = Engine(lambda request: made if "carefully" in last(request) else "three")
+    two_calls = Reply("", (ToolCall("a", "add", {}), ToolCall("b", "add", {})), "tools", Usage(100, 10))
+    engine = Engine(lambda request: two_calls if "carefully" in last(request) else "three")
     gateway = begun(engine)
     more = {"tools": [{"type": "function", "function": {"name": "add"}}], "tool_choice": "required"}
     reply = gateway.ask("one", question("carefully", parallel_tool_calls=False, **more)).result()

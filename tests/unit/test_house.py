@@ -101,26 +101,26 @@ def docstrings(path: Path) -> Iterator[str]:
 def test_a_docstring_opens_with_no_question_word() -> None:
     paths = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if "build" not in path.parts)
     names = {path.relative_to(ROOT).as_posix(): path for path in paths}
-    found = {
+    questions = {
         name: [text for text in docstrings(path) if re.match(r"(What|Who)\b", text)]
         for name, path in names.items()
         if QUESTION.search(path.read_text(encoding="utf-8"))
     }
-    assert not {name: texts for name, texts in found.items() if texts}
+    assert not {name: texts for name, texts in questions.items() if texts}
 
 
 def test_no_page_or_file_has_a_phrase_that_sounds_translated() -> None:
     paths = (path for folder in FOLDERS for kind in ("*.py", "*.md") for path in (ROOT / folder).rglob(kind))
     # The text of a seed is a harness's content, by which runs name it.
-    read = [path for path in paths if not {"build", "data", "seed", "seed_cuda"} & set(path.parts)]
+    sources = [path for path in paths if not {"build", "data", "seed", "seed_cuda"} & set(path.parts)]
     lines = {
         f"{path.relative_to(ROOT)}:{number}": line.strip()
-        for path in read
+        for path in sources
         if path != Path(__file__)
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if TRANSLATED.search(line)
     }
-    assert len(read) > 500
+    assert len(sources) > 500
     assert not lines
 
 

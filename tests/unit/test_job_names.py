@@ -30,18 +30,18 @@ def names() -> Iterator[tuple[str, str]]:
             tree = ast.parse(text)
             parameters = {each.arg for each in ast.walk(tree) if isinstance(each, ast.arg)}
             for call in ast.walk(tree):
-                given = handed(call) if isinstance(call, ast.Call) else None
-                if given is None or (isinstance(given, ast.Name) and given.id in parameters):
+                argument = handed(call) if isinstance(call, ast.Call) else None
+                if argument is None or (isinstance(argument, ast.Name) and argument.id in parameters):
                     continue
-                place = f"{path.relative_to(ROOT)}:{given.lineno}"
-                if isinstance(given, ast.Constant):
-                    yield str(given.value), place
-                elif isinstance(given, ast.Name):
+                place = f"{path.relative_to(ROOT)}:{argument.lineno}"
+                if isinstance(argument, ast.Constant):
+                    yield str(argument.value), place
+                elif isinstance(argument, ast.Name):
                     module = ".".join(path.relative_to(ROOT / package).with_suffix("").parts)
                     prefix = f"{package}." if package == "sia_core" else ""
-                    yield getattr(importlib.import_module(prefix + module), given.id), place
+                    yield getattr(importlib.import_module(prefix + module), argument.id), place
                 else:  # made from the function itself, which an import checker sees
-                    assert ".__name__" in ast.unparse(given), f"{place}: write the name of the job as a string"
+                    assert ".__name__" in ast.unparse(argument), f"{place}: write the name of the job as a string"
 
 
 def handed(call: ast.Call) -> ast.expr | None:
@@ -49,10 +49,10 @@ def handed(call: ast.Call) -> ast.expr | None:
     callee, arguments = call.func, call.args
     if ast.unparse(callee).endswith("partial") and arguments:
         callee, arguments = arguments[0], arguments[1:]
-    made = isinstance(callee, ast.Name) and callee.id == "Job"
+    is_job = isinstance(callee, ast.Name) and callee.id == "Job"
     run = isinstance(callee, ast.Attribute) and callee.attr in ("Job", "job")
     named = [each.value for each in call.keywords if each.arg == "function"]
-    return (*named, *arguments)[0] if (made or run) and (named or arguments) else None
+    return (*named, *arguments)[0] if (is_job or run) and (named or arguments) else None
 
 
 JOBS = sorted(set(names()))

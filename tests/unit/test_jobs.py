@@ -52,9 +52,9 @@ def test_a_content_is_fetched_once_however_often_and_under_however_many_names_it
 ) -> None:
     parcel = worker.sender.pack(a_job(tmp_path))
     for _ in range(3):
-        outcome, left = worker.run(parcel)
+        outcome, files = worker.run(parcel)
         assert outcome.error is None
-        assert left == {}
+        assert files == {}
     assert sorted(worker.fetched) == sorted(set(parcel.files.values()))
 
 
@@ -71,9 +71,9 @@ def test_the_secret_of_a_run_travels_with_the_job_and_into_no_file_of_the_worker
     secret = parcel.payload["setting"]["secret"]
     assert worker.run(parcel)[0].error is None
     assert secret not in json.dumps([parcel.files, parcel.paths])
-    kept = [path for path in (tmp_path / "worker").rglob("*") if path.is_file()]
-    assert kept
-    assert not [path for path in kept if secret.encode() in path.read_bytes()]
+    paths = [path for path in (tmp_path / "worker").rglob("*") if path.is_file()]
+    assert paths
+    assert not [path for path in paths if secret.encode() in path.read_bytes()]
 
 
 def test_a_content_that_arrives_damaged_is_not_used(worker: Worker, tmp_path: Path) -> None:
@@ -213,8 +213,8 @@ def test_a_key_beside_an_agent_is_sent_to_no_worker(worker: Worker, tmp_path: Pa
 def test_a_policy_that_is_served_elsewhere_is_refused(worker: Worker, tmp_path: Path, monkeypatch: Any) -> None:
     setting, _ = a_run(tmp_path)
     monkeypatch.setattr(Host, "policy", lambda host, setting: HostedPolicy.__new__(HostedPolicy))
-    told = {**setting, "engine": {"name": "served", "settings": {}}}
-    outcome, _ = worker.run(worker.sender.pack(job(echo, setting=told, value=1)))
+    served = {**setting, "engine": {"name": "served", "settings": {}}}
+    outcome, _ = worker.run(worker.sender.pack(job(echo, setting=served, value=1)))
     error = raised("job", outcome)
     assert isinstance(error, UsageError)
     assert "--backend local" in str(error)

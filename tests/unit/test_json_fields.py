@@ -62,20 +62,20 @@ def test_a_command_on_a_run_prints_what_the_page_says(
 ) -> None:
     command = name.split()[1]
     run = [] if command == "runs" else ["sums"]
-    found = printed(capsys, command, *run, "--runs-dir", str(runs), *options)
+    document = printed(capsys, command, *run, "--runs-dir", str(runs), *options)
     if name == "sia report":
-        assert found["sealed"]["initial"].keys() == FIELDS["sia report: sealed"]
-        assert {field for row in found["generations"] for field in row} == FIELDS["sia report: generations"]
+        assert document["sealed"]["initial"].keys() == FIELDS["sia report: sealed"]
+        assert {field for row in document["generations"] for field in row} == FIELDS["sia report: generations"]
     if name == "sia show --failures":
-        assert found["failures"][0].keys() == FIELDS["sia show --failures: failures"]
-    assert (found[0] if isinstance(found, list) else found).keys() == FIELDS[name]
+        assert document["failures"][0].keys() == FIELDS["sia show --failures: failures"]
+    assert (document[0] if isinstance(document, list) else document).keys() == FIELDS[name]
 
 
 def test_a_run_as_a_whole_is_shown_with_the_fields_of_its_report_and_one_more(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = printed(capsys, "show", "sums", "--runs-dir", str(runs))
-    assert found.keys() == FIELDS["sia report"] | FIELDS["sia show"]
+    document = printed(capsys, "show", "sums", "--runs-dir", str(runs))
+    assert document.keys() == FIELDS["sia report"] | FIELDS["sia show"]
 
 
 def test_a_run_before_its_first_step_has_the_fields_that_the_page_names(
@@ -83,8 +83,8 @@ def test_a_run_before_its_first_step_has_the_fields_that_the_page_names(
 ) -> None:
     with Ledger.create(tmp_path / "begun"):
         pass
-    found = printed(capsys, "report", "begun", "--runs-dir", str(tmp_path))
-    assert found == {"run": "begun", "status": "unfinished", "generations": []}
+    document = printed(capsys, "report", "begun", "--runs-dir", str(tmp_path))
+    assert document == {"run": "begun", "status": "unfinished", "generations": []}
 
 
 @pytest.mark.parametrize("command", [["run", "--dry-run"], ["plan"]], ids=" ".join)
@@ -98,8 +98,8 @@ def test_a_price_has_the_fields_that_the_page_names(
     monkeypatch.setattr(pricing, "prepare", lambda *_: {"name": "process", "lacks": []})
     monkeypatch.setattr(pricing, "measure", lambda *_: measured)
     what = ["--harness", str(SUMS / "agent"), "--data", str(SUMS / "cases.jsonl")]
-    found = printed(capsys, *command, *what)
-    assert found.keys() == FIELDS["sia plan"] == FIELDS["sia run --dry-run"]
+    document = printed(capsys, *command, *what)
+    assert document.keys() == FIELDS["sia plan"] == FIELDS["sia run --dry-run"]
 
 
 def test_a_comparison_has_the_fields_that_the_page_names(tmp_path: Path) -> None:

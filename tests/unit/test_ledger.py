@@ -41,17 +41,17 @@ def database(run: Path, *statements: str) -> None:
 
 
 def test_a_step_runs_once_also_after_the_run_was_closed(tmp_path: Path) -> None:
-    done: list[int] = []
+    calls: list[int] = []
 
     def work() -> int:
-        done.append(1)
-        return len(done)
+        calls.append(1)
+        return len(calls)
 
     with Ledger.create(tmp_path / "run") as ledger:
         assert [ledger.step("k", work), ledger.step("k", work)] == [1, 1]
     with Ledger.open(tmp_path / "run") as ledger:
         assert ledger.step("k", work) == 1
-    assert done == [1]
+    assert calls == [1]
 
 
 @pytest.mark.parametrize("value", VALUES, ids=ascii)

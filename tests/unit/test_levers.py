@@ -109,8 +109,8 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plugins:
 
 def jobs() -> list[list[str]]:
     """The pairs of adapters that were merged so far."""
-    made: list[list[str]] = importlib.import_module("merging_parts").JOBS
-    return made
+    rows: list[list[str]] = importlib.import_module("merging_parts").JOBS
+    return rows
 
 
 def trained(scale: float) -> UpdateWeights:

@@ -206,11 +206,11 @@ def test_a_run_stopped_after_any_step_and_resumed_gives_the_same_report_and_repe
         steps = sum(1 for _ in ledger.events())
     for stop_after in range(1, steps):
         folder = tmp_path / f"stopped-{stop_after}"
-        done = _run_until_stopped(World(folder, *script(0), task=TASK), stop_after)
+        jobs = _run_until_stopped(World(folder, *script(0), task=TASK), stop_after)
         resumed = World(folder, *script(0), task=TASK)
         report = resumed.run()
         assert _comparable(report) == _comparable(expected)
-        again = done & {_job(sweep) for sweep in resumed.backend.sweeps}
+        again = jobs & {_job(sweep) for sweep in resumed.backend.sweeps}
         assert not again
 
 
@@ -300,8 +300,8 @@ def test_a_candidate_that_hangs_on_instance_after_instance_is_given_up_and_paid_
     hung, good = report["generations"]
     assert hung["why"] == "given up: too many instances timed out"
     assert good["accepted"]
-    asked = sum(len(sweep.instances) for sweep in world.backend.sweeps)
-    assert report["budget"]["spent"]["rollouts"] == asked - 64  # a host runs no batch of it any more
+    count = sum(len(sweep.instances) for sweep in world.backend.sweeps)
+    assert report["budget"]["spent"]["rollouts"] == count - 64  # a host runs no batch of it any more
 
 
 def test_a_fault_of_the_improver_is_raised_under_its_name(tmp_path: Path) -> None:
@@ -352,8 +352,8 @@ def test_a_candidate_that_cannot_win_any_more_is_stopped_and_what_that_saves_goe
     assert bad["why"].startswith("stopped after 64 of 640 instances, worse: ")
     assert good["accepted"]
     assert good["gate"]["n"] == 640
-    asked = sum(len(sweep.instances) for sweep in world.backend.sweeps)
-    assert report["budget"]["spent"]["rollouts"] == asked
+    count = sum(len(sweep.instances) for sweep in world.backend.sweeps)
+    assert report["budget"]["spent"]["rollouts"] == count
 
 
 def test_a_candidate_that_is_not_better_on_search_does_not_go_to_the_gate_and_stays_in_the_archive(
@@ -380,11 +380,11 @@ def test_a_candidate_that_changes_nothing_on_search_costs_no_comparison(tmp_path
 def test_levels_are_used_by_every_comparison_and_earned_by_promotions(tmp_path: Path) -> None:
     script = [[edit("good", 0.7), edit("alike", 0.2000001)], [edit("better", 0.9, old=0.7)]]
     report = World(tmp_path, *script, search_sample=40, earned=0.2).run()
-    given = [row["gate"]["level"] for row in report["generations"]]
-    assert given[0] == 0.05 / (1 + 15 * 0.6)
-    assert given[1] > 4 * given[0]
+    levels = [row["gate"]["level"] for row in report["generations"]]
+    assert levels[0] == 0.05 / (1 + 15 * 0.6)
+    assert levels[1] > 4 * levels[0]
     assert report["levels"] == {
-        "used": pytest.approx(sum(given)), "earned": 0.45, "left": pytest.approx(0.45 - sum(given)), "promotions": 2
+        "used": pytest.approx(sum(levels)), "earned": 0.45, "left": pytest.approx(0.45 - sum(levels)), "promotions": 2
     }  # fmt: skip
 
 
@@ -440,11 +440,11 @@ def test_candidates_of_one_generation_are_stopped_alike_whichever_is_promoted_fi
 def test_repeats_ask_each_gate_and_sealed_instance_so_often_and_are_paid_for(tmp_path: Path) -> None:
     world = World(tmp_path, [edit("good", 0.7)], repeats=3, budget="rollouts=4000")
     report = world.run()
-    asked = Counter[str]()
+    counts = Counter[str]()
     for sweep in world.backend.sweeps:
-        asked[sweep.purpose] += len(sweep.instances) * sweep.group
-    assert asked == {"smoke": 2 * 2, "search": 2 * 200, "gate": 2 * 3 * 200, "sealed": 2 * 3 * 200}
-    assert report["budget"]["spent"]["rollouts"] == sum(asked.values())
+        counts[sweep.purpose] += len(sweep.instances) * sweep.group
+    assert counts == {"smoke": 2 * 2, "search": 2 * 200, "gate": 2 * 3 * 200, "sealed": 2 * 3 * 200}
+    assert report["budget"]["spent"]["rollouts"] == sum(counts.values())
     assert report["generations"][0]["gate"]["n"] == report["sealed"]["final"]["n"] == 200
     with pytest.raises(UsageError, match="take 2002"):
         World(tmp_path / "poor", repeats=3, budget="rollouts=2000").run()
@@ -598,12 +598,12 @@ def test_what_does_not_fit_into_the_budget_is_left_out_and_said(tmp_path: Path) 
 
 def test_the_first_and_the_final_agent_are_asked_again_in_the_tasks_other_guise(tmp_path: Path) -> None:
     world = World(tmp_path, [edit("good", 0.5)], task=Guised())
-    found = world.run()["robustness"]
-    assert found["perturbation"] == "its number negated"
-    assert [row["agent"] for row in found["perturbed"]] == [row["agent"] for row in found["history"]]
-    assert all(row["change"]["value"] == 0 for row in found["perturbed"])
-    asked = [sweep for sweep in world.backend.sweeps if sweep.perturbed]
-    assert {sweep.split for sweep in asked} == {"sealed"}
+    robustness = world.run()["robustness"]
+    assert robustness["perturbation"] == "its number negated"
+    assert [row["agent"] for row in robustness["perturbed"]] == [row["agent"] for row in robustness["history"]]
+    assert all(row["change"]["value"] == 0 for row in robustness["perturbed"])
+    sweeps = [sweep for sweep in world.backend.sweeps if sweep.perturbed]
+    assert {sweep.split for sweep in sweeps} == {"sealed"}
 
 
 def test_each_lever_is_taken_back_alone_where_both_changed_the_agent() -> None:

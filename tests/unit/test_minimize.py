@@ -28,13 +28,13 @@ def test_a_reward_is_the_value_negated_and_turns_back() -> None:
 
 
 def test_observers_are_told_values_of_the_metric() -> None:
-    seen: list[Event] = []
-    emit = Emitter([(Source("core", "sia-core", "0"), seen.append)], "minimize")
+    events: list[Event] = []
+    emit = Emitter([(Source("core", "sia-core", "0"), events.append)], "minimize")
     row = {"gate": {"incumbent": -2.0, "candidate": -1.5, "delta": 0.5, "ci95": [0.2, 0.8], "n": 9, "p": 0.01}}
     emit("candidate.gated", candidate=1, gain=0.4, predicted=0.1, accepted=True, **row)
     emit("seal.finished", value=-1.5, metrics={"value": 3.0}, gap={"value": 0.1, "ci95": (-0.2, 0.4)})
     emit("training.progress", steps=[{"step": 1, "reward": -3.0, "kl": 0.1}])
-    gated, sealed, trained = (each.data for each in seen)
+    gated, sealed, trained = (each.data for each in events)
     assert gated["gate"] == {"incumbent": 2.0, "candidate": 1.5, "delta": -0.5, "ci95": [-0.8, -0.2], "n": 9, "p": 0.01}
     assert (gated["candidate"], gated["gain"], gated["predicted"]) == (1, 0.4, 0.1)
     assert (sealed["value"], sealed["metrics"], sealed["gap"]) == (
@@ -61,12 +61,12 @@ def test_the_winners_curse_of_an_error_is_a_gate_that_errs_less() -> None:
 
 def test_a_model_is_told_how_rewards_follow_from_the_metric() -> None:
     seed = HarnessTree({"harness.py": b"def solve(instance, ctx): return 1\n"})
-    told = " ".join(prompts.system("b", RMSE, seed)[1].split())
+    text = " ".join(prompts.system("b", RMSE, seed)[1].split())
     assert (
         "Metric: rmse, from 1 to 20 (minimize; every reward, mean, prediction and gain that you see or give is of"
-        in told
+        in text
     )
-    assert "a metric of 0.5 is a reward of -0.5" in told
+    assert "a metric of 0.5 is a reward of -0.5" in text
     assert "Metric: right, from 0 to 1 (maximize)." in prompts.system("b", Metric("right"), seed)[1]
 
 

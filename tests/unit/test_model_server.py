@@ -101,11 +101,11 @@ def test_texts_and_tools_and_usage_arrive_as_scripted(protocol: Any, how: str) -
     use = Use("read", {"path": "harness.py", "note": "a “quote” and\nmore than one event of arguments"})
     usage = {"output": 77, "cache_read": 5}
     with ModelServer([Turn(LONG, [use, use], usage=usage)]) as server:
-        told = getattr(protocol(server), how)()
-    assert told["text"] == LONG
-    assert told["uses"] == [("read", use.arguments)] * 2
-    assert (told["output"], told["cached"]) == (77, 5)
-    assert told["ended"] in ("tool_use", "tool_calls")
+        reply = getattr(protocol(server), how)()
+    assert reply["text"] == LONG
+    assert reply["uses"] == [("read", use.arguments)] * 2
+    assert (reply["output"], reply["cached"]) == (77, 5)
+    assert reply["ended"] in ("tool_use", "tool_calls")
 
 
 @pytest.mark.real

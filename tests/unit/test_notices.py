@@ -38,8 +38,8 @@ def catalogue(*changes: tuple[str, str]) -> Playbook:
 
 @pytest.mark.parametrize(("old", "times"), [("a = 7", "nowhere"), ("b = 2", "twice"), ("\n", "3 times")])
 def test_an_edit_that_can_never_be_tried_is_named_with_how_often_its_text_occurs(old: str, times: str) -> None:
-    (told,) = unfit(SEED, catalogue(("a = 1", "a = 3"), (old, "c")))
-    assert told == (
+    (notice,) = unfit(SEED, catalogue(("a = 1", "a = 3"), (old, "c")))
+    assert notice == (
         f"playbook.toml: the edit '1' cannot be tried: 'harness.py': the text to replace occurs {times}; it must "
         "occur once; no other edit makes it apply"
     )
@@ -55,8 +55,8 @@ def test_an_edit_that_changes_nothing_is_one_of_them() -> None:
 
 def test_a_catalogue_of_many_edits_is_looked_at_for_a_while_and_says_so() -> None:
     many = HarnessTree({"harness.py": "".join(f"<{number}>" for number in range(40)).encode()})
-    (told,) = unfit(many, catalogue(*((f"<{number}>", "x") for number in range(40)), ("y", "z")))
-    assert told.endswith(f"it applies to none of the first {MOST_TREES} harnesses that other edits make")
+    (notice,) = unfit(many, catalogue(*((f"<{number}>", "x") for number in range(40)), ("y", "z")))
+    assert notice.endswith(f"it applies to none of the first {MOST_TREES} harnesses that other edits make")
 
 
 # Files that are left out
@@ -81,7 +81,7 @@ def test_dotfiles_and_large_files_are_left_out_and_named(agent: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "kept", "named"),
+    ("lines", "files", "named"),
     [
         ("!.env", {".env", "harness.py", "notes.txt"}, {".cache/", "models/big.bin (1.0 MB)"}),
         ("!*.bin\n", {"models/big.bin", "harness.py", "notes.txt"}, {".cache/", ".env"}),
@@ -94,11 +94,11 @@ def test_dotfiles_and_large_files_are_left_out_and_named(agent: Path) -> None:
     ],
 )
 def test_a_siaignore_says_what_else_is_left_out_and_what_is_kept(
-    agent: Path, lines: str, kept: set[str], named: set[str]
+    agent: Path, lines: str, files: set[str], named: set[str]
 ) -> None:
     (agent / ".siaignore").write_text(lines)
     tree = HarnessTree.from_folder(agent)
-    assert (set(tree.files), set(tree.left_out)) == (kept, named)
+    assert (set(tree.files), set(tree.left_out)) == (files, named)
 
 
 def test_a_siaignore_that_is_no_text_or_a_link_is_refused(agent: Path) -> None:

@@ -45,7 +45,7 @@ GOOD = ("ok", "5", "")
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("batch", "line"),
     [
         (rows(GOOD, times=3), "all 3 gave an answer"),
         (rows(*[CRASH] * 2, *[GOOD] * 8), "2 of 10 crashed: ValueError: 'x' is not in list"),
@@ -55,8 +55,8 @@ GOOD = ("ok", "5", "")
         (rows(("odd", None, "a\nb"), GOOD), "1 of 2 ended as odd: a"),
     ],
 )
-def test_a_line_says_how_rollouts_ended(found: list[dict[str, Any]], said: str) -> None:
-    assert ended(summary(found)) == said
+def test_a_line_says_how_rollouts_ended(batch: list[dict[str, Any]], line: str) -> None:
+    assert ended(summary(batch)) == line
 
 
 def test_a_report_says_it_of_the_first_and_the_final_agent_and_quotes_no_sealed_rollout() -> None:
@@ -66,28 +66,30 @@ def test_a_report_says_it_of_the_first_and_the_final_agent_and_quotes_no_sealed_
         Batch("sealed", "b", rows(("crash", None, "a sealed question"))),
         Batch("gate", "b", rows(GOOD)),
     ]
-    found = outcomes(batches, {"initial": "a", "final": "b"})
-    assert [line.plain for line in outcome_lines(found)] == [
+    by_agent = outcomes(batches, {"initial": "a", "final": "b"})
+    assert [line.plain for line in outcome_lines(by_agent)] == [
         "Outcomes, first agent: all answers were null.",
         "Outcomes, final agent: 1 of 2 crashed.",
     ]
-    assert found["final"]["failed"] == [{"outcome": "crash", "count": 1, "example": ""}]
+    assert by_agent["final"]["failed"] == [{"outcome": "crash", "count": 1, "example": ""}]
 
 
 def test_one_line_is_enough_where_the_first_agent_is_the_final_one() -> None:
-    found = outcomes([Batch("gate", "a", rows(GOOD))], {"initial": "a", "final": "a"})
-    assert [line.plain for line in outcome_lines(found)] == ["Outcomes, first and final agent: all 1 gave an answer."]
+    by_agent = outcomes([Batch("gate", "a", rows(GOOD))], {"initial": "a", "final": "a"})
+    assert [line.plain for line in outcome_lines(by_agent)] == [
+        "Outcomes, first and final agent: all 1 gave an answer."
+    ]
     assert outcome_lines(outcomes([], {"initial": "a", "final": "a"})) == []
 
 
 def test_a_message_of_an_agent_steers_no_terminal() -> None:
-    found = outcomes([Batch("gate", "a", rows(("crash", None, STEERS)))], {"initial": "a"})
-    (line,) = outcome_lines(found)
+    by_agent = outcomes([Batch("gate", "a", rows(("crash", None, STEERS)))], {"initial": "a"})
+    (line,) = outcome_lines(by_agent)
     assert r"\x1b[2J[bold]" in line.plain
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("batch", "warning"),
     [
         (rows(NULL, times=4), "no answer of the first agent says anything: all answers were null"),
         (rows(CRASH, times=4), "no answer of the first agent says anything: all 4 crashed: ValueError"),
@@ -96,14 +98,14 @@ def test_a_message_of_an_agent_steers_no_terminal() -> None:
     ],
 )
 def test_a_run_warns_at_once_where_no_answer_of_the_first_agent_says_anything(
-    found: list[dict[str, Any]], said: str
+    batch: list[dict[str, Any]], warning: str
 ) -> None:
     file = StringIO()
     with closing(Display(Console(file=file, width=200, highlight=False))) as display:
         gains = {"smallest_gain": 0.1}
-        display(Event("run.drafted", {"agent": "a", "gate": {"value": 0.0}, "outcomes": summary(found), **gains}))
-    assert ("warning: " in file.getvalue()) == bool(said)
-    assert said in file.getvalue()
+        display(Event("run.drafted", {"agent": "a", "gate": {"value": 0.0}, "outcomes": summary(batch), **gains}))
+    assert ("warning: " in file.getvalue()) == bool(warning)
+    assert warning in file.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -156,8 +158,8 @@ class Story:
             ledger.record("run", started)
             ledger.record("draft", tree)
             for split in ("search", "gate"):
-                found = [self._rollout(each.id, place) for place, each in enumerate(self.task.instances(split))]
-                batch = {"rollouts": [each.to_json() for each in found], "given_up": ""}
+                rollouts = [self._rollout(each.id, place) for place, each in enumerate(self.task.instances(split))]
+                batch = {"rollouts": [each.to_json() for each in rollouts], "given_up": ""}
                 ledger.record(f"rollouts/{split}/{tree[:12]}/0000", batch)
 
     @staticmethod
@@ -189,13 +191,13 @@ def show(story: Story, capsys: pytest.CaptureFixture[str], *arguments: str, code
 def test_failures_are_shown_with_input_expected_answer_and_what_was_said(
     story: Story, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown = show(story, capsys, "--failures")
-    assert "6 rollouts on search; failures: 1 crashed, 1 invalid, 3 wrong" in shown
+    text = show(story, capsys, "--failures")
+    assert "6 rollouts on search; failures: 1 crashed, 1 invalid, 3 wrong" in text
     for line in ("input     search ", "expected  dog", "answer    bird", "feedback  look again", "message   no text"):
-        assert f"  {line}" in shown
-    assert "crashed (crash)" in shown
-    assert r"ValueError: \x1b[2J[bold]" in shown
-    assert "\x1b" not in shown
+        assert f"  {line}" in text
+    assert "crashed (crash)" in text
+    assert r"ValueError: \x1b[2J[bold]" in text
+    assert "\x1b" not in text
 
 
 @pytest.mark.parametrize(("kind", "count"), [("wrong", 3), ("crashed", 1), ("invalid", 1), ("all", 5)])
@@ -210,8 +212,8 @@ def test_failures_of_one_kind_can_be_asked_for(
 def test_an_answer_that_is_nested_too_deeply_is_shown_as_its_text(
     story: Story, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (found,) = json.loads(show(story, capsys, "--failures", "invalid", "--json"))["failures"]
-    assert found["answer"] == DEEP
+    (failure,) = json.loads(show(story, capsys, "--failures", "invalid", "--json"))["failures"]
+    assert failure["answer"] == DEEP
     assert "answer    [[[[" in show(story, capsys, "--failures", "invalid")
 
 
@@ -220,18 +222,18 @@ def test_mistakes_are_counted_and_scores_are_by_class(story: Story, capsys: pyte
     assert sum(each["count"] for each in report["confusions"]) == 3
     assert {each["answer"] for each in report["confusions"]} == {"bird"}
     assert {each["expected"]: each["cases"] for each in report["classes"]} == {"cat": 3, "dog": 3}
-    shown = show(story, capsys, "--failures")
-    assert "Most frequent mistakes" in shown
-    assert "By right answer" in shown
+    text = show(story, capsys, "--failures")
+    assert "Most frequent mistakes" in text
+    assert "By right answer" in text
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
 def test_of_the_gate_answers_are_shown_and_right_answers_never(
     form: tuple[str, ...], story: Story, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown = show(story, capsys, "--failures", "--split", "gate", *form)
-    assert "gate " in shown
-    assert "secret" not in shown
+    text = show(story, capsys, "--failures", "--split", "gate", *form)
+    assert "gate " in text
+    assert "secret" not in text
 
 
 def test_right_answers_are_those_of_public_and_search_alone(story: Story) -> None:
@@ -244,30 +246,30 @@ def test_without_trust_failures_of_somebody_elses_run_come_without_inputs(
     story: Story, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
-    shown = show(story, capsys, "--failures")
-    assert "Inputs and right answers are left out" in shown
-    assert "answer    bird" in shown
-    assert "  expected" not in shown
+    text = show(story, capsys, "--failures")
+    assert "Inputs and right answers are left out" in text
+    assert "answer    bird" in text
+    assert "  expected" not in text
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--failures", "--agent", "0.7"], "no agent '0.7' was rolled out on search in agent-1; there are: first"),
         (["--agent", "first"], "give --failures too"),
     ],
 )
 def test_what_cannot_be_shown_is_the_users_mistake_and_says_what_there_is(
-    arguments: list[str], said: str, story: Story, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, story: Story, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert said in show(story, capsys, *arguments, code=2)
+    assert message in show(story, capsys, *arguments, code=2)
 
 
 def test_the_report_and_show_say_how_rollouts_ended(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
     with Ledger.read(story.folder) as ledger:
         first = build(ledger)["outcomes"]["initial"]
     assert (first["rollouts"], first["null"]) == (8, 0)
-    said = "Outcomes, first and final agent: 2 of 8 crashed: ValueError"
-    assert said in show(story, capsys)
+    line = "Outcomes, first and final agent: 2 of 8 crashed: ValueError"
+    assert line in show(story, capsys)
     assert main(["report", str(story.folder)]) == 0
-    assert said in capsys.readouterr().out
+    assert line in capsys.readouterr().out

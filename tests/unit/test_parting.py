@@ -33,9 +33,9 @@ def answered(rewards: Sequence[float], errors: Sequence[float]) -> list[Any]:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    made = Ledger.create(tmp_path / "run")
-    made.step("draft", lambda: FIRST * 5)
-    return made
+    result = Ledger.create(tmp_path / "run")
+    result.step("draft", lambda: FIRST * 5)
+    return result
 
 
 def row(*, accepted: bool) -> dict[str, Any]:
@@ -45,19 +45,19 @@ def row(*, accepted: bool) -> dict[str, Any]:
 def test_an_answer_that_earns_more_and_is_farther_from_the_truth_is_warned_of(ledger: Ledger) -> None:
     ledger.step("answers/initial/sealed", lambda: answered([0.29, 0.28, 0.30], [0.024, 0.025, 0.023]))
     ledger.step("answers/final/sealed", lambda: answered([0.42, 0.41, 0.43], [0.173, 0.174, 0.172]))
-    (found,) = parted(RunRecord(ledger), STARTED, [])
-    assert (found["split"], found["metric"]) == ("sealed", "error")
-    assert "the score got better and error worse, beyond noise: 0.024 to 0.173" in apart(found)
-    assert "may be gamed" in apart(found)
+    (warning,) = parted(RunRecord(ledger), STARTED, [])
+    assert (warning["split"], warning["metric"]) == ("sealed", "error")
+    assert "the score got better and error worse, beyond noise: 0.024 to 0.173" in apart(warning)
+    assert "may be gamed" in apart(warning)
 
 
 def test_a_candidate_is_warned_of_on_the_gate_and_the_final_agent_on_sealed(ledger: Ledger) -> None:
     for split in ("gate", "sealed"):
         ledger.step(f"rollouts/{split}/{FIRST}/0000", lambda: rolled([0.1, 0.2, 0.3], [1.0, 1.1, 1.2]))
         ledger.step(f"rollouts/{split}/{NEXT}/0000", lambda: rolled([0.5, 0.6, 0.7], [2.0, 2.1, 2.2]))
-    found = parted(RunRecord(ledger), STARTED, [row(accepted=True)])
-    assert [(each["split"], each["candidate"]) for each in found] == [("gate", "dump"), ("sealed", None)]
-    assert apart(found[0]).startswith("On gate, with dump, the score got better")
+    warnings = parted(RunRecord(ledger), STARTED, [row(accepted=True)])
+    assert [(each["split"], each["candidate"]) for each in warnings] == [("gate", "dump"), ("sealed", None)]
+    assert apart(warnings[0]).startswith("On gate, with dump, the score got better")
     # One that was rejected is not what is reported on.
     assert [each["split"] for each in parted(RunRecord(ledger), STARTED, [row(accepted=False)])] == ["gate"]
 

@@ -53,9 +53,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 def row(name: str) -> Row:
     """The one row of that name, as `sia plugins` shows it."""
-    found = [each for each in Plugins.discover().rows() if each.name == name]
-    assert len(found) == 1, found
-    return found[0]
+    matches = [each for each in Plugins.discover().rows() if each.name == name]
+    assert len(matches) == 1, matches
+    return matches[0]
 
 
 # Finding
@@ -124,8 +124,8 @@ def test_a_name_that_nobody_offers_is_never_made_into_the_name_of_a_distribution
 def test_the_table_of_released_offers_is_what_the_distributions_offer() -> None:
     offers = Plugins.discover()
     assert not offers.broken
-    found = {(source.distribution, f"{kind} {offer.name}") for kind, offer, source in offers.offers}
-    assert {(name, offer) for name, each in RELEASED.items() for offer in each} == found
+    pairs = {(source.distribution, f"{kind} {offer.name}") for kind, offer, source in offers.offers}
+    assert {(name, offer) for name, each in RELEASED.items() for offer in each} == pairs
     projects = [ROOT / "pyproject.toml", *ROOT.glob("*/pyproject.toml"), *ROOT.glob("*/*/pyproject.toml")]
     names = {tomllib.loads(path.read_text())["project"]["name"] for path in projects if "examples" not in path.parts}
     assert set(RELEASED) == names
@@ -140,9 +140,9 @@ def test_every_distribution_of_sia_that_code_or_pages_have_installed_is_released
     ]
     lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines() if "pip install" in line]
     assert lines
-    wanted = {name for line in lines for name in re.findall(r"(?<![\w/-])sia-[a-z]+(?:-[a-z]+)*", line)}
-    made = {"sia-anagrams", "sia-my-task", "sia-ranked"}  # written by the reader of a tutorial
-    assert wanted - made <= set(RELEASED)
+    names = {name for line in lines for name in re.findall(r"(?<![\w/-])sia-[a-z]+(?:-[a-z]+)*", line)}
+    examples = {"sia-anagrams", "sia-my-task", "sia-ranked"}  # written by the reader of a tutorial
+    assert names - examples <= set(RELEASED)
 
 
 def test_entry_points_may_be_given_by_hand() -> None:
@@ -246,11 +246,11 @@ def test_a_broken_plugin_is_a_row_with_its_cause_and_no_error(install: Install, 
     assert Plugins.discover().create("task", "good") == {}
 
 
-@pytest.mark.parametrize("asked", ["bad", "sia-bad", "Sia_Bad"])
-def test_a_broken_plugin_is_an_error_where_it_is_asked_for(install: Install, asked: str) -> None:
+@pytest.mark.parametrize("name", ["bad", "sia-bad", "Sia_Bad"])
+def test_a_broken_plugin_is_an_error_where_it_is_asked_for(install: Install, name: str) -> None:
     install("sia-bad", "import no_such_module\n", version="0.9", plugin="another")
     with pytest.raises(PluginError, match=r"plugin sia-bad 0\.9 is broken: .*no_such_module") as raised:
-        Plugins.discover().create("task", asked)
+        Plugins.discover().create("task", name)
     assert raised.value.exit_code == 2
 
 
@@ -283,8 +283,8 @@ def test_what_pip_leaves_behind_harms_nobody_either_where_a_library_brings_its_o
         def locate_file(self, path: Any) -> Any:
             return tmp_path / path
 
-    found = [*distributions(), Without()]
-    monkeypatch.setattr("sia_core.plugins.distributions", lambda: iter(found))
+    every = [*distributions(), Without()]
+    monkeypatch.setattr("sia_core.plugins.distributions", lambda: iter(every))
     assert row("half").status == "broken"
 
 

@@ -24,27 +24,27 @@ RIGHT, WRONG = [1.0] * 20 + [0.0], [0.0] * 21
 
 def test_a_change_on_the_gate_and_its_sentence_end_at_the_span_of_the_metric() -> None:
     recorded = row((0.0, 1.0), WRONG, RIGHT)
-    read = to_read("maximize", recorded, [0.0, 1.0])
-    assert read["gate"]["ci95"][1] == 1.0
-    assert read["gate"]["ci95"][0] == recorded["gate"]["ci95"][0]
-    assert "+1.0000] over 21 instances" in read["why"]
+    report = to_read("maximize", recorded, [0.0, 1.0])
+    assert report["gate"]["ci95"][1] == 1.0
+    assert report["gate"]["ci95"][0] == recorded["gate"]["ci95"][0]
+    assert "+1.0000] over 21 instances" in report["why"]
     assert recorded["gate"]["ci95"][1] > 1  # the record is what it was
 
 
 def test_of_what_is_to_be_minimised_the_gain_in_the_sentence_ends_there_too() -> None:
     recorded = row((-1.0, 0.0), [-1.0] * 21, [0.0] * 20 + [-1.0])
-    read = to_read("minimize", recorded, [0.0, 1.0])
-    assert read["gate"]["ci95"][0] == -1.0
-    assert "+1.0000] over 21 instances" in read["why"]
+    report = to_read("minimize", recorded, [0.0, 1.0])
+    assert report["gate"]["ci95"][0] == -1.0
+    assert "+1.0000] over 21 instances" in report["why"]
 
 
 def test_scores_end_at_the_bounds_and_gaps_and_changes_at_their_span() -> None:
     score = {"value": 19.0, "ci95": (17.0, 21.0)}
     about = {**score, "gate": score, "gap": {"value": 19.0, "ci95": (-30.0, 30.0)}, "change": score}
-    read = to_read("maximize", [about], [10.0, 20.0])[0]
-    assert read["ci95"] == read["gate"]["ci95"] == [17.0, 20.0]
-    assert read["gap"]["ci95"] == [-10.0, 10.0]
-    assert read["change"]["ci95"] == [10.0, 10.0]
+    report = to_read("maximize", [about], [10.0, 20.0])[0]
+    assert report["ci95"] == report["gate"]["ci95"] == [17.0, 20.0]
+    assert report["gap"]["ci95"] == [-10.0, 10.0]
+    assert report["change"]["ci95"] == [10.0, 10.0]
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])

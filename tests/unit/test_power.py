@@ -23,8 +23,8 @@ def promoted(n: int, gain: float, level: float, discordance: float, rows: int = 
     discordance, drawn = max(discordance, gain), np.random.default_rng(7)
     differ = drawn.binomial(n, discordance, rows)
     wins = drawn.binomial(differ, (1 + gain / discordance) / 2)
-    needed = {int(m): least_wins(int(m), level) for m in np.unique(differ)}
-    return float(np.mean(wins >= np.array([needed[int(m)] for m in differ])))
+    least = {int(m): least_wins(int(m), level) for m in np.unique(differ)}
+    return float(np.mean(wins >= np.array([least[int(m)] for m in differ])))
 
 
 def least_wins(m: int, level: float) -> int:
@@ -101,10 +101,10 @@ def test_the_smallest_gain_shrinks_with_more_instances_and_grows_with_a_smaller_
 def test_the_chance_is_one_and_nothing_passes_without_a_gain_a_level_or_an_instance(
     n: int, gain: float, level: float, discordance: float
 ) -> None:
-    found = chance(n, gain, level, discordance)
-    assert 0 <= found <= 1 + 1e-9
+    result = chance(n, gain, level, discordance)
+    assert 0 <= result <= 1 + 1e-9
     if n == 0 or gain <= 0 or level == 0:
-        assert found == 0
+        assert result == 0
 
 
 @pytest.mark.parametrize("level", [0.05, LEVEL])
@@ -130,13 +130,13 @@ def test_so_few_instances_that_nothing_can_be_shown_are_told_by_a_gain_of_the_wh
 
 
 def test_a_run_says_what_its_gate_sees_now_and_after_a_promotion_in_units_of_the_reward() -> None:
-    seen = sees(Levels(16, 1314), (0.0, 100.0))
-    assert (seen["n"], seen["comparisons"], seen["wins"]) == (1314, 16, False)
-    assert seen["level"] == pytest.approx(0.05 / 10)
-    assert [each["differ"] for each in seen["gains"]] == [0.06, 0.10, 0.20]
-    assert all(0 < each["after"] < each["now"] < 10 for each in seen["gains"])
-    assert seen["smallest_gain"] == seen["gains"][-1]["now"]
-    assert seen["gains"][0]["now"] == pytest.approx(2.4, abs=0.15)
+    about = sees(Levels(16, 1314), (0.0, 100.0))
+    assert (about["n"], about["comparisons"], about["wins"]) == (1314, 16, False)
+    assert about["level"] == pytest.approx(0.05 / 10)
+    assert [each["differ"] for each in about["gains"]] == [0.06, 0.10, 0.20]
+    assert all(0 < each["after"] < each["now"] < 10 for each in about["gains"])
+    assert about["smallest_gain"] == about["gains"][-1]["now"]
+    assert about["gains"][0]["now"] == pytest.approx(2.4, abs=0.15)
 
 
 def test_a_strict_run_sees_no_more_after_a_promotion() -> None:

@@ -28,8 +28,8 @@ def write(path: str, **value: Any) -> str:
 
 
 def profile(model: str, provider: str, **more: Any) -> str:
-    told = {"profile_id": "mine", "name": "Mine", "model": model, "provider_id": provider, **more}
-    return write("profiles/mine.json", **told)
+    fields = {"profile_id": "mine", "name": "Mine", "model": model, "provider_id": provider, **more}
+    return write("profiles/mine.json", **fields)
 
 
 def test_a_meta_profile_of_anthropic_is_the_improver_claude() -> None:
@@ -65,12 +65,12 @@ def test_a_provider_in_the_working_folder_that_nobody_named_sends_no_key_anywher
     for place in (f"providers/{name}.json", f"profiles/{name}.json", f"{name}.json"):
         write(place, provider_id=name, **about)
     path = profile("m", name)
-    for read in (lambda: target_agent(path).settings, lambda: meta_agent(path)[1]):
+    for reader in (lambda: target_agent(path).settings, lambda: meta_agent(path)[1]):
         if name == "mine":
             with pytest.raises(UsageError, match="SIA_PROVIDERS_DIR=providers"):
-                read()
+                reader()
         else:
-            assert "attacker" not in str(read())
+            assert "attacker" not in str(reader())
 
 
 @pytest.mark.parametrize("name", ["providers/mine", "../mine", "/mine", "mine.json/", ""])
@@ -100,11 +100,11 @@ def test_a_provider_of_ones_own_is_found_by_its_name(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("{", "not JSON"), ('{"model": "m"}', "provider_id: Field required"), ("[]", "mine.json")]
+    ("text", "message"), [("{", "not JSON"), ('{"model": "m"}', "provider_id: Field required"), ("[]", "mine.json")]
 )
-def test_a_malformed_profile_is_named(text: str, told: str) -> None:
+def test_a_malformed_profile_is_named(text: str, message: str) -> None:
     Path("mine.json").write_text(text)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         meta_agent("mine.json")
 
 

@@ -76,10 +76,10 @@ def test_a_parent_that_is_not_in_the_archive_any_more_counts_as_none() -> None:
 def test_as_many_as_asked_for_are_chosen_as_they_were_given_and_in_any_order_of_the_archive_the_same(
     nodes: list[Node], count: int, c: float
 ) -> None:
-    chosen = choose(nodes, count, c)
-    assert len(chosen) == count
-    assert all(each in nodes for each in chosen)
-    assert choose(sorted(nodes, key=lambda node: node.id), count, c) == chosen
+    picks = choose(nodes, count, c)
+    assert len(picks) == count
+    assert all(each in nodes for each in picks)
+    assert choose(sorted(nodes, key=lambda node: node.id), count, c) == picks
 
 
 @given(archives(), st.floats(0, 4))
@@ -94,10 +94,10 @@ def test_the_first_of_several_is_what_would_be_chosen_alone_and_the_rest_follow_
 
 @given(archives())
 def test_without_exploration_the_best_that_was_reached_from_a_node_decides(nodes: list[Node]) -> None:
-    (chosen,) = choose(nodes, 1, c=0.0)
-    children = [node.reward for node in nodes if node.parent == chosen.id]
+    (pick,) = choose(nodes, 1, c=0.0)
+    children = [node.reward for node in nodes if node.parent == pick.id]
     leaves = [node.reward for node in nodes if node.id not in {each.parent for each in nodes}]
-    assert max(children, default=chosen.reward) >= max(leaves)
+    assert max(children, default=pick.reward) >= max(leaves)
 
 
 @given(archives(), st.floats(0.01, 4))

@@ -106,8 +106,10 @@ class Reader:
     def decide(self, evidence: Evidence) -> Sequence[RewriteHarness | UpdateWeights | Stop]:
         summary = evidence.agents[evidence.incumbent].search
         assert summary is not None
-        told = [str(each[name]) for each in summary.worst for name in ("answer", "message", "feedback", "log")]
-        prompt = "\n".join([evidence.brief, *(fenced(each, "what it said") if self._fences else each for each in told)])
+        texts = [str(each[name]) for each in summary.worst for name in ("answer", "message", "feedback", "log")]
+        prompt = "\n".join(
+            [evidence.brief, *(fenced(each, "what it said") if self._fences else each for each in texts)]
+        )
         self.read += prompt
         ordered = ORDER in outside(prompt)
         decisions = [Stop(reason="I was told to")] if ordered else self._script.decide(evidence)

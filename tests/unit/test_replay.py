@@ -84,10 +84,10 @@ class World(Plugins):
 
 
 def _stopping(record: Callable[[str, Any], Any], after: int) -> Callable[[str, Any], Any]:
-    left = iter(range(after))
+    remaining = iter(range(after))
 
     def stopping(key: str, value: Any) -> Any:
-        if next(left, None) is None:
+        if next(remaining, None) is None:
             raise KeyboardInterrupt
         return record(key, value)
 
@@ -112,14 +112,14 @@ def test_a_finished_run_agrees_in_all_of_its_steps_and_its_report_comes_out_agai
     world.record()
     before = files(world.folder)
     monkeypatch.setattr(InstantBackend, "submit", lambda *_: pytest.fail("work was run"))
-    found = replay(world.folder, world)
-    assert (found.agrees, found.ends, found.notes) == (True, "the run is finished", ())
-    assert sorted(found.values) == sorted(world.recorded())
-    effects = [key for key in found.values if key.startswith("rollouts/") or key.endswith("/seconds")]
-    assert found.compared == found.steps - len(effects) - len(["run", "sandbox"])
+    result = replay(world.folder, world)
+    assert (result.agrees, result.ends, result.notes) == (True, "the run is finished", ())
+    assert sorted(result.values) == sorted(world.recorded())
+    effects = [key for key in result.values if key.startswith("rollouts/") or key.endswith("/seconds")]
+    assert result.compared == result.steps - len(effects) - len(["run", "sandbox"])
     assert files(world.folder) == before
     with Ledger.read(world.folder) as was, Ledger.create(tmp_path / "again" / "fake-1") as now:
-        for key, value in found.values.items():
+        for key, value in result.values.items():
             now.record(key, value)
         assert build(now) == build(was)
 
@@ -130,21 +130,21 @@ def test_an_unfinished_run_agrees_up_to_where_it_was_stopped_wherever_that_was(t
     for after in range(0, len(whole.recorded()) - 2, 5):
         world = World(tmp_path / f"stopped-{after}")
         world.record(after=after)
-        found = replay(world.folder, world)
-        assert found.agrees, found
-        assert found.ends.startswith("the run was stopped here; next is ")
+        result = replay(world.folder, world)
+        assert result.agrees, result
+        assert result.ends.startswith("the run was stopped here; next is ")
 
 
 def test_another_decision_is_named_with_its_generation_and_the_record_is_gone_on_from(world: World) -> None:
     world.record()
     other = GOOD.model_copy(update={"reason": "another"})
     world.improver = ScriptedImprover([other, BAD], [BEST, WEIGHTS])
-    found = replay(world.folder, world)
-    (difference,) = [each for each in found.differences if "/decide" in each.key]
+    result = replay(world.folder, world)
+    (difference,) = [each for each in result.differences if "/decide" in each.key]
     assert (difference.key, difference.changes) == ("generation/0/decide", (("[0].reason", "scripted", "another"),))
-    assert not found.agrees
-    assert not found.unreached
-    assert "  [0].reason: recorded 'scripted', now 'another'" in told(found)
+    assert not result.agrees
+    assert not result.unreached
+    assert "  [0].reason: recorded 'scripted', now 'another'" in told(result)
 
 
 def test_another_gate_is_named_at_every_verdict_and_what_was_promoted_stays_so(
@@ -155,15 +155,15 @@ def test_another_gate_is_named_at_every_verdict_and_what_was_promoted_stays_so(
     world.record()
     world.improver = ScriptedImprover([GOOD, BAD], [BEST, WEIGHTS])
     monkeypatch.setattr("sia_core.run.gate.RUN_ERROR", 1e-20)
-    found = replay(world.folder, world)
-    gated = {each.key: {path: (was, now) for path, was, now in each.changes} for each in found.differences}
+    result = replay(world.folder, world)
+    gated = {each.key: {path: (was, now) for path, was, now in each.changes} for each in result.differences}
     assert gated["generation/0/gated/0"]["outcome"] == ("promoted", "rejected")
     assert "gate.level" in gated["generation/0/gated/0"]
     assert [each.trials for each in world.improver.seen] == [each.trials for each in told_before.seen]
     # All later steps are compared with the record's incumbent. A harder gate ends sweeps sooner, so it has seen less.
     assert {key for key in gated if "/gated/" not in key} == {"gate", "sealed/final", "robustness", "finished"}
     assert {path for path in gated["sealed/final"] if not path.startswith((".gate", "gate", ".gap", "gap"))} == set()
-    assert all(key.startswith("rollouts/gate/") for key in found.unreached)
+    assert all(key.startswith("rollouts/gate/") for key in result.unreached)
 
 
 def test_a_step_that_the_run_never_did_ends_the_replay_and_what_was_not_come_to_is_named(
@@ -171,22 +171,22 @@ def test_a_step_that_the_run_never_did_ends_the_replay_and_what_was_not_come_to_
 ) -> None:
     world.record()
     monkeypatch.setattr("sia_core.run.levers.apply_edits", lambda tree, edits: harness(0.33))
-    found = replay(world.folder, world)
-    assert not found.agrees
-    assert found.ends.startswith("here today's code would do rollouts/smoke/")
-    assert found.ends.endswith("which the run never did")
-    assert "generation/0/gated/0" in found.unreached
-    assert [each.key for each in found.differences] == ["generation/0/diff/0"]
+    result = replay(world.folder, world)
+    assert not result.agrees
+    assert result.ends.startswith("here today's code would do rollouts/smoke/")
+    assert result.ends.endswith("which the run never did")
+    assert "generation/0/gated/0" in result.unreached
+    assert [each.key for each in result.differences] == ["generation/0/diff/0"]
 
 
 def test_a_run_that_today_would_end_earlier_does_not_agree(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.record()
     plain = Loop.generation
     monkeypatch.setattr(Loop, "generation", lambda self, index: "enough" if index else plain(self, index))
-    found = replay(world.folder, world)
-    assert "generation/1/decide" in found.unreached
-    assert "closed" in [each.key for each in found.differences]
-    assert not found.agrees
+    result = replay(world.folder, world)
+    assert "generation/1/decide" in result.unreached
+    assert "closed" in [each.key for each in result.differences]
+    assert not result.agrees
 
 
 def test_an_improver_that_fails_today_is_a_difference(world: World) -> None:
@@ -199,9 +199,9 @@ def test_an_improver_that_fails_today_is_a_difference(world: World) -> None:
 
 def test_another_version_and_other_data_are_allowed_and_said(world: World) -> None:
     world.record(version="0.0.1", fingerprint="another")
-    found = replay(world.folder, world)
-    assert found.agrees
-    assert found.notes == (
+    result = replay(world.folder, world)
+    assert result.agrees
+    assert result.notes == (
         f"the run is of sia-core 0.0.1, and this is {__version__}",
         "data, brief or catalogue of task 'fake' are not those that the run started with",
     )
@@ -212,9 +212,9 @@ def test_records_on_which_todays_code_fails_end_the_replay_and_give_no_traceback
     with Ledger.open(world.folder) as ledger:
         ledger.record("gate", {"n": 80})
         ledger.record("draft", 7)
-    found = replay(world.folder, world)
-    assert not found.agrees
-    assert found.ends.startswith("today's code fails on these records: ")
+    result = replay(world.folder, world)
+    assert not result.agrees
+    assert result.ends.startswith("today's code fails on these records: ")
 
 
 def test_a_configuration_that_this_version_cannot_read_is_the_users_to_know(world: World) -> None:
@@ -237,7 +237,7 @@ def test_a_run_that_was_stopped_before_its_first_step_cannot_be_replayed(world: 
 
 
 @pytest.mark.parametrize(
-    ("recorded", "now", "found"),
+    ("recorded", "now", "expected"),
     [
         ({"a": [1, 2]}, {"a": [1, 2]}, []),
         ({"a": [1, 2]}, {"a": [1]}, [("a[1]", 2, "(absent)")]),
@@ -250,8 +250,8 @@ def test_a_run_that_was_stopped_before_its_first_step_cannot_be_replayed(world: 
         ([], {}, [("", [], {})]),
     ],
 )
-def test_differences_are_told_by_their_place_and_rounding_is_none(recorded: Any, now: Any, found: Any) -> None:
-    assert list(changes(recorded, now)) == found
+def test_differences_are_told_by_their_place_and_rounding_is_none(recorded: Any, now: Any, expected: Any) -> None:
+    assert list(changes(recorded, now)) == expected
 
 
 def test_a_stop_is_replayed(tmp_path: Path) -> None:
@@ -289,9 +289,9 @@ def test_an_updated_policy_is_replayed_from_its_record_and_no_snapshot_is_touche
     (world.folder / "adapters" / replaced["adapter"] / "weights").write_text("")
     before = files(world.folder)
     monkeypatch.setattr(TableHost, "solve", lambda *_: pytest.fail("work was run"))
-    found = replay(world.folder, world)
-    assert found.agrees, found
-    assert "generation/0/train/0/estimate" in found.values
+    result = replay(world.folder, world)
+    assert result.agrees, result
+    assert "generation/0/train/0/estimate" in result.values
     assert files(world.folder) == before
     monkeypatch.setattr("sia_weights.exploration.Exploration.estimate", lambda *_: {"rollouts": 1.0, "tokens": 1.0})
     assert "generation/0/train/0/estimate" in [each.key for each in replay(world.folder, world).differences]

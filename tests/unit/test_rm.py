@@ -64,9 +64,11 @@ def test_where_nobody_can_be_asked_yes_is_needed(runs: Path, capsys: pytest.Capt
     assert "add --yes" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("said", "left"), [("y", ["second"]), ("", ["first", "second"]), ("no", ["first", "second"])])
-def test_a_person_is_asked(runs: Path, monkeypatch: pytest.MonkeyPatch, said: str, left: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("reply", "remaining"), [("y", ["second"]), ("", ["first", "second"]), ("no", ["first", "second"])]
+)
+def test_a_person_is_asked(runs: Path, monkeypatch: pytest.MonkeyPatch, reply: str, remaining: list[str]) -> None:
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
-    monkeypatch.setattr("builtins.input", lambda _: said)
+    monkeypatch.setattr("builtins.input", lambda _: reply)
     main(["rm", "first", "--runs-dir", str(runs)])
-    assert names(runs) == left
+    assert names(runs) == remaining

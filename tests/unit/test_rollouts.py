@@ -87,9 +87,9 @@ def test_rollouts_come_in_the_order_of_the_instances_whatever_the_order_of_the_r
 ) -> None:
     backend, whole = Batches(slots), sweep(n)
     with Ledger.create(tmp_path_factory.mktemp("run")) as ledger:
-        done = Run(ledger, backend).rollouts.run(whole)
-        assert [each.instance for each in done] == list(whole.instances)
-        assert [each.step_rewards for each in done] == [(0.5,)] * n
+        results = Run(ledger, backend).rollouts.run(whole)
+        assert [each.instance for each in results] == list(whole.instances)
+        assert [each.step_rewards for each in results] == [(0.5,)] * n
         assert [key for key, _, _ in ledger.events()] == [key for key, _ in whole.batches()]
     assert backend.most <= slots
 
@@ -119,13 +119,13 @@ def test_batches_that_are_recorded_are_not_submitted_and_count_all_the_same(tmp_
             first.rollouts.run(whole)
         assert len(list(ledger.events())) == 2
         second = Run(ledger, Batches())
-        done = second.rollouts.run(whole)
+        results = second.rollouts.run(whole)
         assert [job.payload["sweep"]["batch"] for job in second.backend.jobs] == [2, 3]
         third = Run(ledger, Batches())
-        assert third.rollouts.run(whole) == done
+        assert third.rollouts.run(whole) == results
         assert third.backend.jobs == []
         assert third.events == second.events
-    assert [each.instance for each in done] == list(whole.instances)
+    assert [each.instance for each in results] == list(whole.instances)
 
 
 def test_the_start_and_the_progress_of_a_sweep_are_told(tmp_path: Path) -> None:
@@ -188,13 +188,13 @@ def test_the_seed_of_a_rollout_is_of_the_run_the_split_and_the_instance() -> Non
 
 def test_repeats_of_an_instance_have_seeds_of_their_own_and_agents_share_them() -> None:
     instance = Instance("i0", "gate", {})
-    asked = {
+    seeds = {
         agent: [each.seed for each in _requests(SETTING, replace(sweep(1), agent=agent, group=3), instance)]
         for agent in ("one", "other")
     }
-    assert asked["one"] == asked["other"]
-    assert len(set(asked["one"])) == 3
-    assert asked["one"][0] == instance_seed(SETTING.seed, instance)
+    assert seeds["one"] == seeds["other"]
+    assert len(set(seeds["one"])) == 3
+    assert seeds["one"][0] == instance_seed(SETTING.seed, instance)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 9])
@@ -236,8 +236,8 @@ def test_observers_hear_of_rollouts_that_are_not_recorded_yet_once_a_second(
     with Ledger.create(tmp_path) as ledger:
         run = Run(ledger, Watched())
         run.rollouts.run(sweep(2 * BATCH))
-    done = [(event.kind.partition(".")[2], event.data.get("done")) for event in run.events]
-    assert done == [
+    counts = [(event.kind.partition(".")[2], event.data.get("done")) for event in run.events]
+    assert counts == [
         ("started", None),
         *[("solving", solved) for solved in (32, 64, 96, 128)],
         ("progress", 64),

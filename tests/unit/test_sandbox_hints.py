@@ -30,9 +30,9 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def hint(message: str) -> str:
     """The one hint of a message."""
-    (found,) = hints(message)
-    assert found.startswith(HIDDEN)
-    return found.removeprefix(HIDDEN)
+    (text,) = hints(message)
+    assert text.startswith(HIDDEN)
+    return text.removeprefix(HIDDEN)
 
 
 # Libraries
@@ -53,9 +53,9 @@ def test_a_module_is_named_by_the_distribution_to_require(module: str, says: str
 
 
 def test_a_module_that_is_not_installed_is_never_said_to_be_installable() -> None:
-    found = hint(f"{MISSING} 'requestes'")
-    assert "Put a module of yours beside harness.py" in found
-    assert "pip install" not in found  # it may be a slip, or somebody's trap
+    text = hint(f"{MISSING} 'requestes'")
+    assert "Put a module of yours beside harness.py" in text
+    assert "pip install" not in text  # it may be a slip, or somebody's trap
 
 
 def test_a_module_inside_of_one_that_is_there_has_no_hint() -> None:
@@ -76,8 +76,8 @@ def raised(work: Callable[[], object]) -> str:
 
 def test_a_key_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    found = hint(raised(lambda: os.environ["OPENAI_API_KEY"]))
-    assert found.startswith("your environment, keys included; OPENAI_API_KEY is not set in it. With --policy NAME,")
+    text = hint(raised(lambda: os.environ["OPENAI_API_KEY"]))
+    assert text.startswith("your environment, keys included; OPENAI_API_KEY is not set in it. With --policy NAME,")
     assert "ctx.model" in hint(raised(lambda: os.environ["MY_SETTING"]))
     assert hints(raised(lambda: {}["MY_SETTING"])) == []
 
@@ -125,18 +125,18 @@ def test_an_error_says_what_it_was_caused_by() -> None:
 
 @pytest.mark.real
 def test_a_command() -> None:
-    found = hint(raised(lambda: subprocess.run(["no-such-program"], check=True)))
-    assert found.startswith("shells and programs of this machine, so shell=True and commands fail. Do it in Python")
+    text = hint(raised(lambda: subprocess.run(["no-such-program"], check=True)))
+    assert text.startswith("shells and programs of this machine, so shell=True and commands fail. Do it in Python")
     raised_in = "  raised in subprocess._execute_child"
     shell = f"crash: FileNotFoundError: [Errno 2] No such file or directory: '/bin/sh'\n{raised_in}"
-    assert hint(shell) == found
-    assert hint(shell.replace("FileNotFoundError: [Errno 2] No such file", "PermissionError: [Errno 13] No")) == found
+    assert hint(shell) == text
+    assert hint(shell.replace("FileNotFoundError: [Errno 2] No such file", "PermissionError: [Errno 13] No")) == text
 
 
 def test_a_file_beside_the_harness() -> None:
-    found = hint(raised(lambda: Path("data/default.txt").read_text()))
-    assert 'for a file beside harness.py write Path(__file__).parent / "data/default.txt".' in found
-    assert ".siaignore" in found
+    text = hint(raised(lambda: Path("data/default.txt").read_text()))
+    assert 'for a file beside harness.py write Path(__file__).parent / "data/default.txt".' in text
+    assert ".siaignore" in text
 
 
 @pytest.mark.parametrize(
@@ -148,9 +148,9 @@ def test_a_file_beside_the_harness() -> None:
     ],
 )
 def test_a_file_of_this_machine(error: str) -> None:
-    found = hint(f"crash: {error}")
-    assert "An agent reads its own folder, Path(__file__).parent, and ctx.public, and writes to ctx.scratch" in found
-    assert not re.search(r"/home|/etc|/sia", found)  # no path of the machine is repeated
+    text = hint(f"crash: {error}")
+    assert "An agent reads its own folder, Path(__file__).parent, and ctx.public, and writes to ctx.scratch" in text
+    assert not re.search(r"/home|/etc|/sia", text)  # no path of the machine is repeated
 
 
 @pytest.mark.parametrize("error", ["KeyError: 'x'", "ValueError: the MASK_TOKEN is odd", "", "no error at all"])
@@ -171,10 +171,10 @@ WORDS = st.sampled_from(
 
 @given(st.lists(WORDS | st.text(max_size=8), max_size=12).map("".join))
 def test_no_word_of_an_agent_but_a_plain_name_gets_into_a_hint(message: str) -> None:
-    for found in hints(f"crash: {message}"):
-        assert found.isprintable()
-        assert found.isascii()
-        assert not any(word in found for word in ("curl", "evil", "://", "../", "$("))
+    for text in hints(f"crash: {message}"):
+        assert text.isprintable()
+        assert text.isascii()
+        assert not any(word in text for word in ("curl", "evil", "://", "../", "$("))
 
 
 def test_a_line_of_an_agent_cannot_pass_for_a_hint() -> None:

@@ -55,9 +55,9 @@ def serving(token: str | None = None) -> Iterator[Callable[..., tuple[int, dict[
     """``ask(body, path, **headers)`` of a server: the status and what it says."""
 
     def ask(body: Any, path: str = "/v1/chat/completions", **headers: str) -> tuple[int, dict[str, Any]]:
-        told = {"content-type": "application/json", **{key.replace("_", "-"): each for key, each in headers.items()}}
+        fields = {"content-type": "application/json", **{key.replace("_", "-"): each for key, each in headers.items()}}
         content = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", content, told)
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", content, fields)
         try:
             with urllib.request.urlopen(request) as answer:
                 return answer.status, json.loads(answer.read())
@@ -82,13 +82,13 @@ class Client:
 
     def rest(self) -> bytes:
         """All that the server says until it ends the connection."""
-        said = b""
+        content = b""
         try:
             while part := self.socket.recv(65536):
-                said += part
+                content += part
         except ConnectionResetError:  # it did not read all of what was sent
             pass
-        return said
+        return content
 
     def dribble(self, part: bytes) -> bytes:
         """Send a part over and over until the server has had enough; what it said."""
@@ -158,9 +158,9 @@ def test_a_reply_that_nobody_takes_is_given_up(connects: Connects, monkeypatch: 
 def _first_200(connects: Connects) -> bytes:
     """The answer to the first client that finds a place."""
     while True:
-        said = connects().send(MODELS + b"connection: close\r\n\r\n").rest()
-        if not said.startswith(b"HTTP/1.1 503") and said:
-            return said
+        content = connects().send(MODELS + b"connection: close\r\n\r\n").rest()
+        if not content.startswith(b"HTTP/1.1 503") and content:
+            return content
 
 
 def test_more_clients_than_the_bound_are_told_to_come_back(connects: Connects, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,20 +183,20 @@ def test_more_clients_than_the_bound_are_told_to_come_back(connects: Connects, m
 
 def test_heads_that_are_half_sent_give_way_to_who_sends_a_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BoundedProtocol, "seconds", 1e6)
-    with listening(None, 8) as port, ExitStack() as held:
+    with listening(None, 8) as port, ExitStack() as stack:
         clients = [Client(port).send(MODELS) for _ in range(300)]
         for client in clients:
-            held.enter_context(client.socket)
+            stack.enter_context(client.socket)
         last = Client(port)
-        held.enter_context(last.socket)
+        stack.enter_context(last.socket)
         assert b"agent-1" in last.send(MODELS + b"connection: close\r\n\r\n").rest()
 
 
 def test_requests_behind_one_another_on_a_connection_are_answered_in_order(connects: Connects) -> None:
-    said = connects().send(WHOLE + WHOLE + MODELS + b"connection: close\r\n\r\n").rest()
-    assert said.count(b"HTTP/1.1 200") == 3
-    assert said.count(b'"hello"') == 2
-    assert b"agent-1" in said.rpartition(b"HTTP/1.1 200")[2]
+    content = connects().send(WHOLE + WHOLE + MODELS + b"connection: close\r\n\r\n").rest()
+    assert content.count(b"HTTP/1.1 200") == 3
+    assert content.count(b'"hello"') == 2
+    assert b"agent-1" in content.rpartition(b"HTTP/1.1 200")[2]
 
 
 @pytest.mark.parametrize(
@@ -219,9 +219,9 @@ def test_requests_behind_one_another_on_a_connection_are_answered_in_order(conne
     ],
 )
 def test_what_follows_a_body_that_was_not_read_is_no_request(connects: Connects, head: bytes, status: int) -> None:
-    said = connects().send(head + b"\r\n" + MODELS + b"\r\n").rest()
-    assert said.startswith(b"HTTP/1.1 %d" % status)
-    assert said.count(b"HTTP/1.1") == 1
+    content = connects().send(head + b"\r\n" + MODELS + b"\r\n").rest()
+    assert content.startswith(b"HTTP/1.1 %d" % status)
+    assert content.count(b"HTTP/1.1") == 1
 
 
 @pytest.mark.parametrize(
@@ -245,9 +245,9 @@ def test_what_follows_a_body_that_was_not_read_is_no_request(connects: Connects,
 def test_only_this_machine_by_its_own_name_and_no_page_of_another_site_is_answered(
     connects: Connects, lines: bytes, status: int
 ) -> None:
-    said = connects().send(b"GET /v1/models HTTP/1.1\r\n" + lines + b"connection: close\r\n\r\n").rest()
-    assert said.startswith(b"HTTP/1.1 %d" % status)
-    assert b"access-control" not in said.lower()
+    content = connects().send(b"GET /v1/models HTTP/1.1\r\n" + lines + b"connection: close\r\n\r\n").rest()
+    assert content.startswith(b"HTTP/1.1 %d" % status)
+    assert b"access-control" not in content.lower()
 
 
 def test_a_fault_of_the_agents_machine_is_an_answer_and_not_a_traceback(
@@ -257,13 +257,13 @@ def test_a_fault_of_the_agents_machine_is_an_answer_and_not_a_traceback(
         raise SandboxError("no namespaces here")
 
     monkeypatch.setattr(Echo, "answer", answer)
-    said = connects().send(WHOLE.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")).rest()
-    assert said.startswith(b"HTTP/1.1 500")
-    assert b"no namespaces here" in said
+    content = connects().send(WHOLE.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")).rest()
+    assert content.startswith(b"HTTP/1.1 500")
+    assert b"no namespaces here" in content
 
 
 @pytest.mark.parametrize(
-    ("content", "given"),
+    ("content", "expected"),
     [
         ("two plus three", {"text": "two plus three"}),
         ('{"fact": "x", "n": 1}', {"fact": "x", "n": 1}),
@@ -272,9 +272,9 @@ def test_a_fault_of_the_agents_machine_is_an_answer_and_not_a_traceback(
         ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], {"text": "ab"}),
     ],
 )
-def test_the_last_message_is_the_question(content: Any, given: dict[str, Any]) -> None:
+def test_the_last_message_is_the_question(content: Any, expected: dict[str, Any]) -> None:
     messages = [{"role": "system", "content": "be short"}, {"role": "user", "content": content}]
-    assert question(json.dumps({"model": "any", "messages": messages}).encode()) == (given, False)
+    assert question(json.dumps({"model": "any", "messages": messages}).encode()) == (expected, False)
 
 
 def test_a_stream_is_asked_for() -> None:
@@ -303,14 +303,14 @@ def test_what_is_no_question_is_refused(body: bytes) -> None:
 
 @pytest.mark.parametrize(("answer", "content"), [('"theft"', "theft"), ("5", "5"), ('{"a": [1]}', '{"a": [1]}')])
 def test_an_answer_is_a_text_as_it_is_and_anything_else_as_json(answer: str, content: str) -> None:
-    told = reply(ABOUT, answer)
-    assert (told["model"], told["choices"][0]["message"]["content"]) == ("agent-1", content)
+    completion = reply(ABOUT, answer)
+    assert (completion["model"], completion["choices"][0]["message"]["content"]) == ("agent-1", content)
 
 
 def test_it_answers_in_the_shape_of_the_api() -> None:
     with serving() as ask:
-        status, told = ask(HELLO)
-        assert (status, told["choices"][0]["message"]) == (
+        status, completion = ask(HELLO)
+        assert (status, completion["choices"][0]["message"]) == (
             200,
             {"role": "assistant", "content": "hello", "refusal": None},
         )
@@ -323,8 +323,11 @@ def test_it_answers_in_the_shape_of_the_api() -> None:
 
 def test_a_client_that_wants_a_stream_gets_the_answer_in_one_event() -> None:
     *parts, last, rest = events(chunks(reply(ABOUT, '"theft"'), usage=False)).split(b"\n\n")
-    said = [json.loads(chunk.removeprefix(b"data: "))["choices"][0] for chunk in parts]
-    assert [(each["delta"].get("content"), each["finish_reason"]) for each in said] == [("theft", None), (None, "stop")]
+    choices = [json.loads(chunk.removeprefix(b"data: "))["choices"][0] for chunk in parts]
+    assert [(each["delta"].get("content"), each["finish_reason"]) for each in choices] == [
+        ("theft", None),
+        (None, "stop"),
+    ]
     assert (last, rest) == (b"data: [DONE]", b"")
 
 

@@ -37,8 +37,8 @@ def serving(answer: Answer) -> Iterator[str]:
             self._answer(json.loads(self.rfile.read(int(self.headers["content-length"]))))
 
         def _answer(self, body: Mapping[str, Any]) -> None:
-            status, told = answer(self.path, body)
-            content = (told if isinstance(told, str) else json.dumps(told)).encode()
+            status, reply = answer(self.path, body)
+            content = (reply if isinstance(reply, str) else json.dumps(reply)).encode()
             self.send_response(status)
             self.send_header("content-length", str(len(content)))
             self.end_headers()
@@ -97,10 +97,10 @@ def abilities(answer: Answer) -> set[str]:
 
 def test_a_server_that_can_do_all_is_found_to() -> None:
     with serving(able) as url:
-        found = examine(f"{url}/v1/")
-    assert {name for name, there in found.can.items() if there} == ABILITIES.keys() - {"tinker"}
-    assert (found.model, found.context) == ("m", 4096)
-    works = {each["use"]: each["option"] for each in found.to_json()["uses"] if each["works"]}
+        report = examine(f"{url}/v1/")
+    assert {name for name, there in report.can.items() if there} == ABILITIES.keys() - {"tinker"}
+    assert (report.model, report.context) == ("m", 4096)
+    works = {each["use"]: each["option"] for each in report.to_json()["uses"] if each["works"]}
     assert works["rollouts for training weights"] == f"--engine vllm --engine-set servers={url} --engine-set model=m"
     assert works["the improver"] == f"--improver litellm:openai/m --improver-set base_url={url}/v1"
 
@@ -129,9 +129,9 @@ def test_a_server_of_the_tinker_api_is_known_by_its_capabilities() -> None:
 )
 def test_one_with_which_nothing_works_says_why_whatever_it_sends(answer: Answer, why: str) -> None:
     with serving(answer) as url:
-        found = examine(url)
-    assert not any(found.can.values())
-    assert why in found.why["chat"]
+        report = examine(url)
+    assert not any(report.can.values())
+    assert why in report.why["chat"]
 
 
 def test_the_command_prints_abilities_and_options_and_fails_where_nothing_works(
@@ -158,12 +158,12 @@ def test_a_models_name_is_one_word_of_an_option_and_no_line_of_the_report() -> N
     name = "m'; touch ~/gone #\n  the improver: yes"
 
     def hostile(path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
-        status, told = able(path, body)
-        return status, {"data": [{"id": name}]} if path == "/v1/models" else told
+        status, reply = able(path, body)
+        return status, {"data": [{"id": name}]} if path == "/v1/models" else reply
 
     with serving(hostile) as url:
-        found = examine(url)
-    option = found.option(USES[0])
+        report = examine(url)
+    option = report.option(USES[0])
     assert shlex.split(option)[3] == "openai/m'; touch ~/gone # the improver: yes"
     assert shlex.split(option)[4:] == ["--engine-set", f"base_url={url}/v1"]
 

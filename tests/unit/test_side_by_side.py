@@ -75,9 +75,9 @@ class Ruled:
 
 
 def world(folder: Path, rule: Rule = usual, **more: Any) -> World:
-    made = World(folder, plan=Plan(candidates=AMONG), parallel=str(AMONG), **more)
-    made.provider = Ruled(rule)  # type: ignore[assignment]
-    return made
+    result = World(folder, plan=Plan(candidates=AMONG), parallel=str(AMONG), **more)
+    result.provider = Ruled(rule)  # type: ignore[assignment]
+    return result
 
 
 def recorded(folder: Path) -> str:
@@ -108,13 +108,13 @@ def test_four_conversations_are_under_way_at_once_and_each_makes_a_candidate(tmp
 
 
 def test_each_is_told_which_parents_the_others_have_and_not_what_they_think(tmp_path: Path) -> None:
-    made = world(tmp_path)
-    made.run()
+    run = world(tmp_path)
+    run.run()
     first = harness(0.2).digest[:12]
-    told = made.provider.first_of(1)  # type: ignore[attr-defined]
-    assert "You are number 2 of 4" in told
-    assert f"number 1 from agent {first}; number 3 from agent {first}; number 4 from agent {first}." in told
-    assert "to 0.5" not in told
+    text = run.provider.first_of(1)  # type: ignore[attr-defined]
+    assert "You are number 2 of 4" in text
+    assert f"number 1 from agent {first}; number 3 from agent {first}; number 4 from agent {first}." in text
+    assert "to 0.5" not in text
 
 
 def test_fewer_candidates_than_conversations_begin_no_idle_ones_and_more_are_dealt_out(tmp_path: Path) -> None:
@@ -124,10 +124,10 @@ def test_fewer_candidates_than_conversations_begin_no_idle_ones_and_more_are_dea
             return said(aside, skill(0.8))
         return usual(stage, number, 1 if step == 2 else step)
 
-    made = World(tmp_path, plan=Plan(candidates=3), parallel="2")
-    made.provider = Ruled(rule)  # type: ignore[assignment]
-    assert [row["name"] for row in made.run()["generations"]] == ["one more", "to 0.5", "to 0.9"]
-    assert {number for stage, number, _ in made.provider.places if stage == "0"} == {0, 1}  # type: ignore[attr-defined]
+    run = World(tmp_path, plan=Plan(candidates=3), parallel="2")
+    run.provider = Ruled(rule)  # type: ignore[assignment]
+    assert [row["name"] for row in run.run()["generations"]] == ["one more", "to 0.5", "to 0.9"]
+    assert {number for stage, number, _ in run.provider.places if stage == "0"} == {0, 1}  # type: ignore[attr-defined]
 
 
 def one_by_one(order: Sequence[int]) -> Rule:
@@ -173,8 +173,8 @@ def test_killed_at_any_call_and_resumed_only_what_was_pending_is_asked_again(
     with pytest.raises(Killed):
         first.run()
     report = second.run()
-    asked = first.provider.places + second.provider.places  # type: ignore[attr-defined]
-    assert {where for where, times in asked.items() if times > 1} == {("0", *at)}
+    counts = first.provider.places + second.provider.places  # type: ignore[attr-defined]
+    assert {where for where, times in counts.items() if times > 1} == {("0", *at)}
     assert same(report) == same(whole)
     assert recorded(tmp_path / "killed") == recorded(tmp_path / "whole")
     for kind in ("rollouts", "verifications"):
@@ -191,15 +191,15 @@ def failing(*numbers: int, why: Exception) -> Rule:
 
 
 def test_one_whose_provider_fails_does_not_hold_the_others_back(tmp_path: Path) -> None:
-    made = world(tmp_path, failing(2, why=CallFailed("401 no such model", retry=False)))
-    assert [row["name"] for row in made.run()["generations"]] == [NAMES[0], NAMES[1], NAMES[3]]
-    assert any("conversation 3 of 4: ruled gave no answer: 401" in notice for notice in made.notices)
+    run = world(tmp_path, failing(2, why=CallFailed("401 no such model", retry=False)))
+    assert [row["name"] for row in run.run()["generations"]] == [NAMES[0], NAMES[1], NAMES[3]]
+    assert any("conversation 3 of 4: ruled gave no answer: 401" in notice for notice in run.notices)
 
 
 def test_where_all_fail_the_run_stops_and_a_resumed_one_asks_for_what_is_missing(tmp_path: Path) -> None:
-    made = world(tmp_path, failing(*range(AMONG), why=CallFailed("401 bad key", retry=False)))
+    run = world(tmp_path, failing(*range(AMONG), why=CallFailed("401 bad key", retry=False)))
     with pytest.raises(ModelError, match="401 bad key"):
-        made.run()
+        run.run()
     again = world(tmp_path)
     assert [row["name"] for row in again.run()["generations"]] == NAMES
     assert {step for stage, _, step in again.provider.places if stage == "0"} == {1}  # type: ignore[attr-defined]
@@ -232,16 +232,16 @@ class Slow:
 def test_a_slow_one_is_gone_on_without_its_pending_call_is_booked_and_its_late_reply_used_by_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = world(tmp_path / "slow", Slow(monkeypatch).rule)
-    report = made.run()
-    left = [NAMES[0], NAMES[1], NAMES[3]]
-    assert [row["name"] for row in report["generations"]] == left
-    assert any("conversation 3 of 4: it took longer" in notice for notice in made.notices)
+    run = world(tmp_path / "slow", Slow(monkeypatch).rule)
+    report = run.run()
+    names = [NAMES[0], NAMES[1], NAMES[3]]
+    assert [row["name"] for row in report["generations"]] == names
+    assert any("conversation 3 of 4: it took longer" in notice for notice in run.notices)
     replies = (2 * AMONG - 1 + AMONG) * (100 * 3 + 10 * 15) / 1e6
     assert report["budget"]["spent"]["dollars"] > replies + 16_000 * 15 / 1e6
     (tmp_path / "recorded.jsonl").write_text(recorded(tmp_path / "slow"))
     again = world(tmp_path / "again", replay=str(tmp_path / "recorded.jsonl"))
-    assert [row["name"] for row in again.run()["generations"]] == left
+    assert [row["name"] for row in again.run()["generations"]] == names
 
 
 def test_a_run_that_is_killed_after_it_went_on_without_one_goes_on_without_it(
@@ -281,9 +281,9 @@ def test_a_tool_that_was_under_way_when_its_conversation_was_ended_is_booked_onc
         assert begun.wait(60)
 
     def stuck(name: str) -> World:
-        made = world(tmp_path / name, rule)
-        made.backend = Stuck()
-        return made
+        run = world(tmp_path / name, rule)
+        run.backend = Stuck()
+        return run
 
     with monkeypatch.context() as patch:
         patch.setattr(side_by_side, "wait", others)
@@ -304,9 +304,9 @@ def test_the_dollars_that_are_left_are_shared_out_and_one_that_spends_its_share_
             return replace(said(use("list_files")), usage=Usage(100, 16_000))
         return usual(stage, number, step)
 
-    made = world(tmp_path, rule, budget="dollars=1.3")
-    assert [row["name"] for row in made.run()["generations"]] == NAMES[:3]
-    assert any("conversation 4 of 4: no call of a-model fits into its share" in notice for notice in made.notices)
+    run = world(tmp_path, rule, budget="dollars=1.3")
+    assert [row["name"] for row in run.run()["generations"]] == NAMES[:3]
+    assert any("conversation 4 of 4: no call of a-model fits into its share" in notice for notice in run.notices)
 
 
 def test_experiments_and_checks_of_all_of_them_together_stay_within_the_rollouts_of_the_run(tmp_path: Path) -> None:
@@ -316,27 +316,27 @@ def test_experiments_and_checks_of_all_of_them_together_stay_within_the_rollouts
         runs = [use("run", code=f"print({number}, {at})") for at in range(30)]
         return said(*runs, *[skill(SHARES[number]), *[use("check", which="random", count=40)] * 12])
 
-    made = world(tmp_path, rule, budget="rollouts=900")
-    report = made.run()
-    ran = len(made.backend.ran)
-    checked = sum(len(sweep.instances) for sweep in made.backend.sweeps if sweep.purpose == "check")
+    run = world(tmp_path, rule, budget="rollouts=900")
+    report = run.run()
+    ran = len(run.backend.ran)
+    checked = sum(len(sweep.instances) for sweep in run.backend.sweeps if sweep.purpose == "check")
     assert 0 < ran < AMONG * 30
     assert report["budget"]["spent"]["rollouts"] <= 900
     assert ran + checked <= 900 - (2 + 200 + 200 + 2 * 200)
     assert report["status"] == "finished"
-    told = "".join(row["text"] for where, ask in made.provider.asked if where[2] for row in ask.messages[-1]["results"])  # type: ignore[attr-defined]
-    assert "rollouts" in told
-    assert "experiments were run" not in told
+    text = "".join(row["text"] for where, ask in run.provider.asked if where[2] for row in ask.messages[-1]["results"])  # type: ignore[attr-defined]
+    assert "rollouts" in text
+    assert "experiments were run" not in text
 
 
 def test_a_harness_that_two_of_them_check_is_run_once(tmp_path: Path) -> None:
     def rule(stage: str, number: int, step: int) -> Reply:
         return usual(stage, 1 if stage == "0" else number, step)
 
-    made = world(tmp_path, rule)
-    report = made.run()
+    run = world(tmp_path, rule)
+    report = run.run()
     assert [row["outcome"] for row in report["generations"]] == ["promoted", "refused", "refused", "refused"]
-    assert sum(sweep.purpose == "check" and sweep.harness == harness(0.9).digest for sweep in made.backend.sweeps) == 1
+    assert sum(sweep.purpose == "check" and sweep.harness == harness(0.9).digest for sweep in run.backend.sweeps) == 1
 
 
 def test_several_run_the_same_code_at_the_same_time(tmp_path: Path) -> None:
@@ -353,10 +353,10 @@ def test_several_run_the_same_code_at_the_same_time(tmp_path: Path) -> None:
                 together.wait(10)
             return super().submit(job)
 
-    made = world(tmp_path, rule)
-    made.backend = Slow()
-    assert [row["name"] for row in made.run()["generations"]] == NAMES
-    assert made.backend.ran == ["print(1)"] * AMONG
+    run = world(tmp_path, rule)
+    run.backend = Slow()
+    assert [row["name"] for row in run.run()["generations"]] == NAMES
+    assert run.backend.ran == ["print(1)"] * AMONG
     again = world(tmp_path, rule)
     again.run()
     assert again.backend.ran == []
@@ -367,8 +367,8 @@ def test_several_run_the_same_code_at_the_same_time(tmp_path: Path) -> None:
 
 def proposed(folder: Path, generation: int = 0) -> dict[str, list[str]]:
     with Ledger.read(folder) as ledger:
-        found: dict[str, list[str]] = RunRecord(ledger).get(proposers(generation))
-    return found
+        row: dict[str, list[str]] = RunRecord(ledger).get(proposers(generation))
+    return row
 
 
 @pytest.mark.parametrize("choose", ["weights", "ucb"])
@@ -394,8 +394,8 @@ def test_conversations_are_with_the_chosen_models_which_are_the_same_when_resume
         first.run()
     resumed = world(tmp_path / "killed", **more)
     assert {**same(resumed.run()), "models": ""} == {**same(report), "models": ""}
-    asked = first.provider.places + resumed.provider.places  # type: ignore[attr-defined]
-    assert {where for where, times in asked.items() if times > 1} == {("1", 2, 0)}
+    counts = first.provider.places + resumed.provider.places  # type: ignore[attr-defined]
+    assert {where for where, times in counts.items() if times > 1} == {("1", 2, 0)}
     assert recorded(tmp_path / "killed") == recorded(tmp_path / "whole")
     (tmp_path / "recorded.jsonl").write_text(recorded(tmp_path / "whole"))
     again = world(tmp_path / "again", replay=str(tmp_path / "recorded.jsonl"), **more)

@@ -262,10 +262,10 @@ def test_a_task_without_a_required_attribute_is_refused_and_the_attribute_named(
         def __init__(self, whole: Task) -> None:
             self._whole = whole
 
-        def __getattr__(self, asked: str) -> Any:
-            if asked == name:
-                raise AttributeError(asked)
-            return getattr(self._whole, asked)
+        def __getattr__(self, attribute: str) -> Any:
+            if attribute == name:
+                raise AttributeError(attribute)
+            return getattr(self._whole, attribute)
 
     world.task = Lacking(Apart())
     refused(world, f"Lacking lacks {name} (see sia_core.types.Task)", PluginError)
@@ -351,10 +351,10 @@ def test_too_few_gate_instances_to_ever_promote_are_refused_with_the_number_that
 
     with pytest.raises(UsageError, match="has 2 instances on the gate, too few to show any gain") as raised:
         check_task(task(2), plan)
-    needed = int(str(raised.value).partition("at least ")[2].split()[0])
-    check_task(task(needed), plan)
-    with pytest.raises(UsageError, match=f"at least {needed} are needed"):
-        check_task(task(needed - 1), plan)
+    least = int(str(raised.value).partition("at least ")[2].split()[0])
+    check_task(task(least), plan)
+    with pytest.raises(UsageError, match=f"at least {least} are needed"):
+        check_task(task(least - 1), plan)
     check_task(task(2), replace(plan, generations=0))  # a run that measures only needs no gate
 
 
@@ -449,9 +449,11 @@ def test_a_run_goes_on_only_in_a_sandbox_that_guarantees_what_was_recorded(
         resume(folder, world, [])
         return
     before = events(folder)
-    with pytest.raises(SandboxError, match="sandbox 'strong' guarantees less here than where the run started") as found:
+    with pytest.raises(
+        SandboxError, match="sandbox 'strong' guarantees less here than where the run started"
+    ) as failure:
         resume(folder, world, [])
-    assert weaker[0] in str(found.value)
+    assert weaker[0] in str(failure.value)
     assert events(folder) == before
 
 
@@ -545,7 +547,7 @@ def test_where_there_is_no_run_it_says_how_to_start_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("setting", "expected"),
     [
         (None, None),
         ("exact", "exact"),
@@ -562,13 +564,13 @@ def test_where_there_is_no_run_it_says_how_to_start_one(tmp_path: Path) -> None:
     ],
 )
 def test_the_files_that_a_verifier_names_are_known_by_their_full_paths(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str | None, expected: str | None
 ) -> None:
     (tmp_path / "sub").mkdir()
     for name in ("check.py", "my check.py"):
         (tmp_path / name).write_text("")
     monkeypatch.chdir(tmp_path)
-    config = config_from(["--plugin", "anything", *(["--verifier", given] if given else [])])
+    config = config_from(["--plugin", "anything", *(["--verifier", setting] if setting else [])])
     assert config.verifier == (expected and expected.format(tmp_path))
 
 

@@ -151,17 +151,17 @@ def test_agents_are_estimated_on_instances_that_nothing_is_trained_on(
     explored = world.host.task(OfferRef("fake")).instances("search")
     report = world.run()
     with Ledger.read(tmp_path) as ledger:
-        held = {each.instance for each in RunRecord(ledger).rollouts("search", report["generations"][0]["agent"])}
-    assert (report["held_out"], report["training"]) == (len(held), len(learnt))
-    assert not held & learnt
-    assert held | learnt == {each.id for each in explored}
+        estimated = {each.instance for each in RunRecord(ledger).rollouts("search", report["generations"][0]["agent"])}
+    assert (report["held_out"], report["training"]) == (len(estimated), len(learnt))
+    assert not estimated & learnt
+    assert estimated | learnt == {each.id for each in explored}
 
 
-@pytest.mark.parametrize(("size", "held"), [(1000, 256), (300, 150), (7, 3), (1, 1)])
-def test_at_most_half_of_few_search_instances_is_held_out_and_none_where_nothing_trains(size: int, held: int) -> None:
+@pytest.mark.parametrize(("size", "count"), [(1000, 256), (300, 150), (7, 3), (1, 1)])
+def test_at_most_half_of_few_search_instances_is_held_out_and_none_where_nothing_trains(size: int, count: int) -> None:
     samples = take_samples(FakeTask(size), Plan(levers=("harness", "weights")))
-    assert len(samples.search) == held
-    assert len(samples.training) == max(1, size - held)
+    assert len(samples.search) == count
+    assert len(samples.training) == max(1, size - count)
     assert size == 1 or not {*samples.search} & {*samples.training}
     assert len(take_samples(FakeTask(size), Plan()).search) == min(size, 256)
 
@@ -174,15 +174,15 @@ def test_the_record_holds_the_evidence_what_the_table_said_the_estimate_and_what
     assert row["took"]["tokens"] == row["estimate"]["tokens"] > 0
     assert row["took"]["steps"] == 6
     assert row["took"]["memory"] == 1.0
-    seen = world.improver.seen[0]
-    exploration = seen.agents[seen.incumbent].exploration
+    evidence = world.improver.seen[0]
+    exploration = evidence.agents[evidence.incumbent].exploration
     assert exploration is not None
     assert 0.1 < exploration.mean < 0.4
     assert exploration.flat_groups is not None
     assert exploration.kl_to_base == 0.0
-    assert seen.weights is not None
-    assert not seen.weights.refused
-    assert [each.name for each in seen.algorithms] == ["climb"]  # the engine has no critic
+    assert evidence.weights is not None
+    assert not evidence.weights.refused
+    assert [each.name for each in evidence.algorithms] == ["climb"]  # the engine has no critic
 
 
 def test_the_next_decision_is_told_what_the_policy_is_and_how_the_update_went(tmp_path: Path) -> None:
@@ -208,9 +208,9 @@ def explored(folder: Path) -> list[str]:
 
 def test_an_agent_that_is_not_better_is_not_explored_unless_it_is_to_be_trained(tmp_path: Path) -> None:
     same = edit("same", 0.1)  # the table answers, whatever the harness says
-    seen = World(tmp_path / "left", [same])
-    seen.run()
-    first, other = seen.improver.seen[1].agents.values()
+    world = World(tmp_path / "left", [same])
+    world.run()
+    first, other = world.improver.seen[1].agents.values()
     assert explored(tmp_path / "left") == [first.id]
     assert other.exploration is None
     named = World(tmp_path / "named", [same], [update(parent=other.id)])
@@ -241,10 +241,10 @@ def test_where_the_budget_cannot_pay_for_exploring_an_update_is_refused(tmp_path
 def test_the_estimate_counts_what_a_learner_trains_on_not_all_that_is_sampled(tmp_path: Path) -> None:
     World(tmp_path, [update()]).run()
     with Ledger.read(tmp_path) as ledger:
-        ((_, found, _), *_) = ledger.events("explore/")
-    assert found["trained"]["climb"] == 1.0
-    known = {**found, "stats": RewardStats(**found["stats"]), "seconds": 1.0, "tokens": 10.0, "pass_seconds": 0.1}
-    imitates = Exploration(**{**known, "trained": {"climb": 0.25}})
+        ((_, row, _), *_) = ledger.events("explore/")
+    assert row["trained"]["climb"] == 1.0
+    fields = {**row, "stats": RewardStats(**row["stats"]), "seconds": 1.0, "tokens": 10.0, "pass_seconds": 0.1}
+    imitates = Exploration(**{**fields, "trained": {"climb": 0.25}})
     assert imitates.estimate("climb", SHORT, 2, 200)["seconds"] == 6 * 8 * 8 * (1 + 3 * 2 * 0.25)
     strangers = imitates.estimate("a stranger's", SHORT, 2, 200)
     assert strangers["seconds"] == 6 * 8 * 8 * (1 + 3 * 2)
@@ -273,9 +273,9 @@ def test_a_trained_agent_keeps_its_adapter_when_its_harness_is_rewritten(tmp_pat
 
 def row_of(folder: Path, generation: int = 0) -> dict[str, Any]:
     with Ledger.read(folder) as ledger:
-        found = ledger.get(f"generation/{generation}/gated/0")
-    assert found
-    return dict(found[0])
+        rows = ledger.get(f"generation/{generation}/gated/0")
+    assert rows
+    return dict(rows[0])
 
 
 class OnlySamples(TableEngine):

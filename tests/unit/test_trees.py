@@ -54,8 +54,8 @@ def test_a_tree_is_readable_by_another_user_whatever_the_umask(tmp_path: Path) -
     finally:
         os.umask(before)
     for path in (folder, *folder.rglob("*")):
-        wanted = stat.S_IRGRP | stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0)
-        assert path.stat().st_mode & wanted == wanted, path
+        bits = stat.S_IRGRP | stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0)
+        assert path.stat().st_mode & bits == bits, path
 
 
 @pytest.mark.parametrize("damage", ["file", "listing"])

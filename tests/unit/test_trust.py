@@ -106,8 +106,8 @@ SHOWN = r"was not started here by you, or its configuration was changed since. I
 
 @pytest.mark.parametrize("what", ACTS)
 def test_what_a_run_from_elsewhere_does_to_the_world_is_shown_before_it_is_resumed(tmp_path: Path, what: str) -> None:
-    config, shown = ACTS[what]
-    with pytest.raises(UsageError, match=rf"{SHOWN}(.*\n)*.*{shown}(.*\n)*.*give --trust") as refused:
+    config, message = ACTS[what]
+    with pytest.raises(UsageError, match=rf"{SHOWN}(.*\n)*.*{message}(.*\n)*.*give --trust") as refused:
         resume(recorded(tmp_path / "run", **config), Plugins.discover(allow=""), [])
     assert refused.value.exit_code == 2
 
@@ -223,11 +223,11 @@ class Weak:
 
 def test_a_weak_sandbox_is_not_taken_by_the_word_of_a_record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    said: Mapping[str, Any] = {"name": "weak", "lacks": sorted(GUARANTEES)}
+    record: Mapping[str, Any] = {"name": "weak", "lacks": sorted(GUARANTEES)}
     offers: Any = Weak()
     with pytest.raises(SandboxError, match="--sandbox weak --allow-weak-sandbox"):
-        check_sandbox(said, offers, allow_weak=False)
-    check_sandbox(said, offers, allow_weak=True)
+        check_sandbox(record, offers, allow_weak=False)
+    check_sandbox(record, offers, allow_weak=True)
 
 
 @pytest.mark.parametrize(

@@ -95,17 +95,17 @@ def start(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Started]:
     """Makes verifier processes and closes them; the orchestrator's environment holds a key."""
     monkeypatch.setenv("PYTHONPATH", str(site))
     monkeypatch.setenv("ANTHROPIC_API_KEY", "secret")
-    made: list[VerifierProcess] = []
+    processes: list[VerifierProcess] = []
 
     def _start(
         verifier: str = "strange", *, sealed: bool = False, secret: str | None = None, **settings: Any
     ) -> VerifierProcess:
         offer = OfferRef(verifier, settings)
-        made.append(VerifierProcess(OfferRef("strange"), offer, "strange", sealed=sealed, secret=secret))
-        return made[-1]
+        processes.append(VerifierProcess(OfferRef("strange"), offer, "strange", sealed=sealed, secret=secret))
+        return processes[-1]
 
     yield _start
-    for each in made:
+    for each in processes:
         each.close()
 
 

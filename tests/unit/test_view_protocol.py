@@ -68,18 +68,18 @@ def test_without_a_view_it_is_said_what_to_install(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["view", "--runs-dir", "nowhere"], "no such folder"),
         (["report", "--html", "nowhere/page.html"], "No such file"),
     ],
 )
 def test_what_cannot_be_served_or_written_is_the_users_to_mend(
-    runs: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+    runs: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     where = [] if "--runs-dir" in arguments else ["--runs-dir", str(runs)]
     assert main([*arguments, *where]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("port", ["70000", "-1", "http"])
@@ -113,6 +113,6 @@ def test_a_candidate_that_was_not_compared_has_no_figures() -> None:
 
 
 def test_no_text_of_a_run_becomes_a_line_or_a_formula_of_a_table() -> None:
-    found = rows_of(candidate(name="=HYPERLINK(1)", why="one\ntwo, three"), candidate(name="@x"), candidate(name="+1"))
-    assert [row["name"] for row in found] == ["'=HYPERLINK(1)", "'@x", "'+1"]
-    assert found[0]["why"] == "one two, three"
+    rows = rows_of(candidate(name="=HYPERLINK(1)", why="one\ntwo, three"), candidate(name="@x"), candidate(name="+1"))
+    assert [row["name"] for row in rows] == ["'=HYPERLINK(1)", "'@x", "'+1"]
+    assert rows[0]["why"] == "one two, three"
