@@ -305,15 +305,15 @@ def _prose(thing: object) -> str:
     return re.sub(r"^(.*)::\n\n((?:(?: {4}.*)?\n)*(?: {4}.*))", _literal, text, flags=re.MULTILINE)
 
 
-def _attributes(found: re.Match[str]) -> str:
+def _attributes(match: re.Match[str]) -> str:
     """A list of attributes, each ``name : explanation``, as one of Markdown."""
-    return re.sub(r"^(\w+) : ", r"- `\1`: ", found[2], flags=re.MULTILINE)
+    return re.sub(r"^(\w+) : ", r"- `\1`: ", match[2], flags=re.MULTILINE)
 
 
-def _literal(found: re.Match[str]) -> str:
+def _literal(match: re.Match[str]) -> str:
     """A block of a docstring; an example is Python."""
-    language = "python" if found[1] == "Example" else "text"
-    return f"{found[1]}:\n\n```{language}\n{dedent(found[2])}\n```"
+    language = "python" if match[1] == "Example" else "text"
+    return f"{match[1]}:\n\n```{language}\n{dedent(match[2])}\n```"
 
 
 if __name__ == "__main__":
