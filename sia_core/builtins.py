@@ -9,6 +9,4 @@ sia_api = 1
 
 @hookimpl
 def sia_levers() -> list[Offer]:
-    return [
-        Offer("harness", "edits of an agent's files", "sia_core.run.levers:HarnessLever"),
-    ]
+    return [Offer("harness", "edits of an agent's files", "sia_core.run.levers:HarnessLever")]

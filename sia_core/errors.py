@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Any
+
 
 class SiaError(Exception):
     """Anything that a user can understand and act on. The CLI prints it and exits with ``exit_code``."""
@@ -49,3 +52,32 @@ class ModelError(SiaError):
 
 class Unfinished(Exception):
     """The run does not go on with some work. It is no fault of whoever asked for that work, so nobody catches it."""
+
+
+def meant(name: str, names: Collection[str]) -> str:
+    """The names that are near one that there is not, for the end of an error; empty where none is."""
+    import difflib  # only where something is wrong
+
+    near = [each for each in names if name and each.startswith(name)] or difflib.get_close_matches(name, names, n=1)
+    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+
+
+def faults(error: Any, names: Collection[str] = ()) -> str:
+    """The faults of a pydantic ValidationError, in one line of plain words; ``names`` are those that there are."""
+    errors = [each for each in error.errors() if each["type"] != "default_factory_not_called"]
+    around = {each["loc"][:depth] for each in errors for depth in range(len(each["loc"]))}  # wrong by what is inside
+    return "; ".join(_fault(each, names) for each in errors if each["loc"] not in around)
+
+
+def _fault(error: Any, names: Collection[str]) -> str:
+    place = "".join(f" {each + 1}" if isinstance(each, int) else f", {each}" for each in error["loc"])[2:] or "settings"
+    if error["type"] == "extra_forbidden":
+        return f"{place}: there is no such setting{meant(str(error['loc'][-1]), names)}"
+    if error["type"] == "missing":
+        return f"{place}: it is missing"
+    if error["type"].startswith("union_tag"):
+        key, tag, tags = (str(error["ctx"].get(each, "")) for each in ("discriminator", "tag", "expected_tags"))
+        wrong = f"is {tag}, not one of {tags}{meant(tag, tags.split(', '))}" if tag else "is missing"
+        return f"{place}: {key} {wrong}".replace("'", "")
+    given, message = error["input"], error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{place}={given}: {message}" if isinstance(given, str | int | float) else f"{place}: {message}"

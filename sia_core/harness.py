@@ -28,7 +28,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sia_core.errors import HarnessError, UsageError
+from sia_core.errors import HarnessError, UsageError, faults, meant
 from sia_core.given_files import TooMuch, read_file, read_folder
 
 MANIFEST = "harness.toml"
@@ -160,8 +160,7 @@ class HarnessTree:
         try:
             manifest = Manifest.model_validate(tomllib.loads(self.text(MANIFEST)) if MANIFEST in self.files else {})
         except ValidationError as error:
-            first = error.errors()[0]
-            raise HarnessError(f"{MANIFEST}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            raise HarnessError(f"{MANIFEST}: {faults(error, Manifest.model_fields)}") from None
         except (ValueError, RecursionError) as error:  # not TOML; or an integer, or a depth, that Python does not read
             raise HarnessError(f"{MANIFEST}: {error}") from None
         if manifest.entry not in self.files:
@@ -172,8 +171,7 @@ class HarnessTree:
     def text(self, path: str) -> str:
         """One file as text; HarnessError where it is missing or not UTF-8."""
         if path not in self.files:
-            near = difflib.get_close_matches(path, self.files, n=1)
-            raise HarnessError(f"no file {path!r} in the harness" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise HarnessError(f"no file {path!r} in the harness{meant(path, self.files)}")
         try:
             return self.files[path].decode()
         except UnicodeDecodeError:

@@ -22,17 +22,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
-from sia_core.errors import UsageError
+from sia_core.errors import UsageError, faults
 from sia_core.given_files import read_file
-from sia_core.harness import Edit, Frozen
+from sia_core.harness import Edit, Frozen, Replace, Write
 
 PLAYBOOK = "playbook.toml"
 
@@ -86,7 +80,7 @@ class Playbook(Frozen):
         try:
             return cls.model_validate(tomllib.loads(content.decode()))
         except ValidationError as error:
-            place, what = ".".join(map(str, error.errors()[0]["loc"])), error.errors()[0]["msg"]
-            raise UsageError(f"{path}: {place}: {what if place != 'edit' else 'each is a table [[edit]]'}") from None
+            wrong = faults(error, {"edit", *Entry.model_fields, *Replace.model_fields, *Write.model_fields})
+            raise UsageError(f"{path}: {wrong}{'' if wrong[:5] == 'edit ' else '; each is a table [[edit]]'}") from None
         except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or deeper than Python reads
             raise UsageError(f"{path}: not a TOML file: {error}") from None

@@ -12,7 +12,7 @@ import inspect
 import os
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, distributions
 from types import ModuleType
@@ -21,7 +21,7 @@ from typing import Any
 import pluggy
 
 from sia_core import hookspecs
-from sia_core.errors import PluginError, SiaError
+from sia_core.errors import PluginError, SiaError, faults, meant
 from sia_core.hookspecs import HOOK_OF_KIND, SIA_API, Event, Offer
 
 GROUP = "sia"
@@ -31,6 +31,7 @@ ALWAYS = frozenset({CORE, "sia-runtime", "sia-weights", "sia-released"})
 ALLOW_VARIABLE = "SIA_PLUGINS"
 
 _ELSEWHERE = "Other plugins are installed by the names of their distributions; `sia plugins` lists what is there."
+_COLON = dict.fromkeys(("arg", "model", "where"), ", the part after the colon")
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class Plugins:
             raise
         except TypeError as error:
             if error.__traceback__ and error.__traceback__.tb_next is None:
-                raise PluginError(f"{label} does not take these settings: {error}. {_accepted(factory)}") from error
+                raise PluginError(f"{label} does not take these settings: {_misfit(factory, settings)}") from error
             raise PluginError(f"{label} failed to start: {_what(error)}") from error
         except (Exception, SystemExit) as error:
             raise PluginError(f"{label} failed to start: {_what(error)}") from error
@@ -211,20 +212,24 @@ def _normal(name: str) -> str:
 
 
 def _what(error: BaseException) -> str:
+    if type(error).__name__ == "ValidationError" and hasattr(error, "errors"):  # pydantic's, which is not imported here
+        return faults(error)
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     from sia_core.advice import advice  # only where something is wrong
 
     return "".join([what, *advice("import", error)])
 
 
-def _accepted(factory: Callable[..., Any]) -> str:
-    """The settings that a factory takes, for people."""
+def _misfit(factory: Callable[..., Any], settings: Mapping[str, Any]) -> str:
+    """The settings that a factory does not take, and those that it does, for people."""
     try:
-        parameters = inspect.signature(factory).parameters.values()
+        parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError):
-        return "See its documentation for those that it takes."
-    names = [str(each.replace(annotation=each.empty)) for each in parameters if each.kind is not each.POSITIONAL_ONLY]
-    return f"It takes: {', '.join(names)}." if names else "It takes none."
+        return f"{', '.join(settings)}. See its documentation for those that it takes."
+    unknown = [f"{each}{_COLON.get(each, '')}{meant(each, parameters)}" for each in settings if each not in parameters]
+    lacking = [name for name, each in parameters.items() if each.default is each.empty and name not in settings]
+    accepted = ", ".join(str(each.replace(annotation=each.empty)) for each in parameters.values())
+    return f"{', '.join(unknown or [f'{name} is missing' for name in lacking])}. It takes: {accepted or 'none'}."
 
 
 def _keep_contract(module: ModuleType, manager: pluggy.PluginManager, source: Source) -> None:
@@ -238,9 +243,7 @@ def _keep_contract(module: ModuleType, manager: pluggy.PluginManager, source: So
         if not name.startswith("sia_") or not callable(getattr(module, name)):
             continue
         if name not in hooks:
-            near = difflib.get_close_matches(name, hooks, n=1)
-            meant = f"; did you mean {near[0]!r}?" if near else ""
-            raise PluginError(f"unknown hook {name!r}{meant} (sia_api {SIA_API})")
+            raise PluginError(f"unknown hook {name!r}{meant(name, hooks)} (sia_api {SIA_API})")
         if manager.parse_hookimpl_opts(module, name) is None:
             raise PluginError(f"hook {name!r} is not marked with @hookimpl (sia_api {SIA_API})")
     try:

@@ -34,7 +34,7 @@ class Rules:
         try:
             sums = Limit.parse(",".join(part for part in parts if part not in levers)).amounts
         except UsageError as error:
-            raise UsageError(str(error).replace("--budget", "--approve", 1)) from None
+            raise UsageError(f"{error}, or a lever: {', '.join(levers)}".replace("--budget", "--approve", 1)) from None
         return cls(frozenset(parts) & frozenset(levers), sums)
 
 

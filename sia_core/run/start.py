@@ -262,7 +262,7 @@ def levers_of(
 
 def _rules(config: Config, plugins: Plugins) -> Rules:
     """The rules by which a person is asked."""
-    return Rules.parse(config.approve, {offer.name for offer in plugins.of_kind("lever")})
+    return Rules.parse(config.approve, sorted({offer.name for offer in plugins.of_kind("lever")}))
 
 
 def fingerprint(task: Task) -> str:

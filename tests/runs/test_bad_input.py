@@ -44,6 +44,7 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str], *words: str) ->
         (["resume", "nothing"], ["no run 'nothing'"]),
         (["report"], ["no run in"]),
         (["nonsense"], ["no command named 'nonsense'"]),
+        (["run", "--plugin", "lawbench", "--track", "nosuch:x", "--dry-run"], ["no tracker named 'nosuch'", "wandb"]),
     ],
 )
 def test_a_wrong_command_line_is_explained(
@@ -69,8 +70,12 @@ def test_a_wrong_command_line_is_explained(
         (["--budget", "apples=3"], ["apples", "rollouts"]),
         (["--budget", "rollouts=many"], ["not an amount"]),
         (["--budget", "rollouts=10"], ["too small"]),
+        (["--approve", "weigths"], ["--approve: 'weigths' is not an amount", "or a lever: "]),
+        (["--secret", "/nowhere", "--dry-run"], ["--secret /nowhere"]),
         (["--generations", "-1"], ["0 to 1000"]),
         (["--set", "seconds=soon"], ["seconds=soon"]),
+        (["--improver-set", "algoritm=ppo"], ["algoritm (did you mean 'algorithm'?)", "It takes: algorithm="]),
+        (["--improver", "playbook:gpt"], ["model, the part after the colon"]),
     ],
 )
 def test_a_wrong_option_is_explained(

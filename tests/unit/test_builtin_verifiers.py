@@ -230,7 +230,7 @@ def test_a_command_is_found_where_the_users_shell_finds_it(
         ("""print('{"score": 1}')""", "reward"),
         ("""print('{"reward": NaN}')""", "NaN is not a number here"),
         ("""print('{"reward": 1e999}')""", "1e999 is not a finite number"),
-        ("""print('{"reward": "high"}')""", "reward: Input should be a valid number, unable"),
+        ("""print('{"reward": "high"}')""", "reward=high: should be a valid number, unable"),
         ("""print('{"reward": 1}'); print('done')""", "must print a JSON object"),
     ],
 )

@@ -241,3 +241,22 @@ def test_only_plugins_that_are_allowed_give_commands(
     monkeypatch.setenv(ALLOW_VARIABLE, "another")
     with pytest.raises(PluginError, match="limits them"):
         parser_of(["mine"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--harnes", "agent"], "--harnes agent (did you mean '--harness'?)"),
+        (["run", "--gen=3"], "--gen=3 (did you mean '--generations'?)"),
+        (["run", "lawbench"], "lawbench; `sia run --help` lists the options"),
+        (["report", "--jsn"], "--jsn (did you mean '--json'?)"),
+        (["--vers"], "--vers (did you mean '--version'?)"),
+    ],
+)
+def test_a_shortened_or_misspelt_option_is_refused_with_the_whole_one(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert f"unrecognized arguments: {says}" in capsys.readouterr().err

@@ -58,7 +58,7 @@ def test_options_override_the_file_wherever_they_stand(tmp_path: Path) -> None:
     assert not settings.lever_settings
 
 
-@pytest.mark.parametrize("option", ["-f", "--file", "--fi"])
+@pytest.mark.parametrize("option", ["-f", "--file"])
 def test_the_file_is_read_however_the_option_is_written(tmp_path: Path, option: str) -> None:
     (tmp_path / "sia.toml").write_text("generations = 4")
     assert "--generations=4" in with_file(["run", option, str(tmp_path / "sia.toml")])

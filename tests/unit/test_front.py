@@ -24,7 +24,9 @@ import sia_core
 from sia_adapters.cases_of import cases_of
 from sia_cli import api
 from sia_cli.front import configured
+from sia_cli.inputs import Inputs
 from sia_cli.score_plot import score_plot
+from sia_cli.stopping import Watch
 from sia_core.errors import UsageError
 from sia_core.hookspecs import Offer
 from sia_core.playbook import PLAYBOOK, Playbook
@@ -64,7 +66,7 @@ def config(tmp_path: Path) -> Callable[..., Config]:
 
     def _config(agent: Any, data: Any = None, verifier: Any = None, **more: Any) -> Config:
         improver, options = more.pop("improver", None), more.pop("config", None)
-        result: Config = configured(PLUGINS, tmp_path / "runs", agent, data, verifier, improver, more, options)
+        result: Config = configured(PLUGINS, Inputs(tmp_path / "runs"), agent, data, verifier, improver, more, options)
         return result
 
     return _config
@@ -147,7 +149,7 @@ def test_a_folder_and_a_task_are_told_apart(config: Callable[..., Config], tmp_p
         ((3, ROWS), r"agent 3 is neither a folder, a function solve\(instance, ctx\) nor a task; give one"),
         ((one, ROWS), r"one cannot be an agent: too many positional arguments; write def one\(instance, ctx\)"),
         ((waits, ROWS), r"waits is async, and an agent is not awaited; write def waits\(instance, ctx\)"),
-        ((solve,), r"--harness needs cases to run on"),
+        ((solve,), r"data is missing: an agent needs cases to run on; give a path"),
         ((solve, ROWS, one), r"one cannot be a verifier: .*; write def one\(answer, case\)"),
         (("lawbench", None, right), r"verifier is a function, and judges cases: give data beside it"),
     ],
@@ -157,6 +159,57 @@ def test_what_cannot_be_a_run_is_refused_with_what_to_do(
 ) -> None:
     with pytest.raises(UsageError, match=says):
         config(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"agent": 3}, "agent 3 is neither"),
+        ({"data": 3}, "data is of type int"),
+        ({"data": ROWS[:2]}, "data: "),
+        ({"verifier": 3}, "no verifier named '3'"),
+        ({"verifier": "exat"}, "did you mean exact"),
+        ({"levers": "harnes"}, "--levers: harnes"),
+        ({"levers": 3}, "--levers: 3"),
+        ({"improver": 3}, "improver: 3 is no function"),
+        ({"improver": "playbok"}, "did you mean playbook"),
+        ({"budget": 3}, "budget"),
+        ({"budget": {"rolouts": 5}}, "rolouts"),
+        ({"seed": "many"}, "argument --seed: invalid int value: 'many'"),
+        ({"seed": True}, "argument --seed: expected one argument"),
+        ({"name": 3}, "name: 3 is no text"),
+        ({"name": "../up"}, "'../up'"),
+        ({"folder": 3}, "folder: 3 is no path"),
+        ({"on_event": 3}, "on_event: 3 is no function"),
+        ({"config": 3}, "config: 3 is neither a mapping"),
+        ({"config": {"generation": 3}}, "did you mean '--generations'"),
+        ({"config": {"set": {"second": 3}}}, "second (did you mean 'seconds'?)"),
+    ],
+    ids=str,
+)
+@pytest.mark.real
+def test_a_parameter_of_the_wrong_kind_is_named_and_nothing_is_left(
+    wrong: dict[str, Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    many = [{"input": f"say {number}", "answer": number} for number in range(64)]
+    given = {"agent": solve, "data": many, "verifier": "exact", "on_event": lambda event: None, **wrong}
+    with pytest.raises(UsageError) as raised:
+        sia_core.improve(**given)
+    assert says in str(raised.value)
+    assert "inputs" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_inputs_of_a_run_that_is_kept_stay(tmp_path: Path) -> None:
+    inputs, watch = Inputs(tmp_path / "runs"), Watch()
+    kept = inputs.keep({"cases.jsonl": b""})
+    watch.name = "begun"
+    (tmp_path / "runs" / "begun").mkdir()
+    inputs.name(str(kept), "data")
+    with pytest.raises(UsageError, match="of data"), inputs.kept_with(watch):
+        raise UsageError(f"of {kept}")
+    assert kept.is_dir()
 
 
 def test_functions_to_try_need_a_function_to_begin_with(config: Callable[..., Config], tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_a_tree_without_manifest_has_the_defaults() -> None:
         ("entry = 'other.py'", "the entry point 'other.py' is not in the harness; add it, or set entry"),
         ("entry = '../x.py'", "the entry point '../x.py' is not in the harness"),
         ("entri = 'harness.py'", "harness.toml: entri: "),
-        ("requires = 'numpy'", "harness.toml: requires: "),
+        ("requires = 'numpy'", "harness.toml: requires=numpy: should be a valid tuple"),
         ("x = " + "[" * 5000, "harness.toml: "),
         ("x = " + "9" * 5000, "harness.toml: "),
         ("x = 2020-99-99", "harness.toml: "),
@@ -269,7 +269,7 @@ def test_a_replacement_changes_one_place_or_none(text: str, old: str, new: str) 
 
 def test_a_missing_file_is_named_with_the_one_that_is_near() -> None:
     for edit in (Replace(path="harnes.py", old="a", new="b"), Delete(path="harnes.py")):
-        with pytest.raises(HarnessError, match=r"no file 'harnes\.py' in the harness; did you mean 'harness\.py'\?"):
+        with pytest.raises(HarnessError, match=r"no file 'harnes\.py' in the harness \(did you mean 'harness\.py'\?\)"):
             apply_edits(tree(), [edit])
 
 

@@ -207,7 +207,7 @@ BROKEN = {
     "a version that is a text": ("sia_api = '1'\n", "is written for sia_api '1'"),
     "a misspelled hook": (
         offering("x", hook="sia_taks"),
-        "unknown hook 'sia_taks'; did you mean 'sia_tasks'? (sia_api 1)",
+        "unknown hook 'sia_taks' (did you mean 'sia_tasks'?) (sia_api 1)",
     ),
     "a hook without its prefix": (offering("x", hook="tasks"), "unknown hook 'tasks'"),
     "a hook that is not marked": (
@@ -375,12 +375,12 @@ def test_settings_that_a_factory_does_not_take_are_named_beside_those_that_it_ta
         Plugins.discover().create("task", "Task", sede=1)
     message = str(raised.value)
     assert "task 'Task' of sia-mine 1.2.3 does not take these settings" in message
-    assert "'sede'" in message
+    assert "sede (did you mean 'seed'?)" in message
     assert message.endswith("It takes: data='here', seed=0.")
 
 
 def test_a_setting_that_is_missing_is_named(factories: str) -> None:
-    with pytest.raises(PluginError, match=r"missing 1 required positional argument: 'path'. It takes: path\."):
+    with pytest.raises(PluginError, match=r"path is missing. It takes: path\."):
         Plugins.discover().create("task", "picky")
 
 

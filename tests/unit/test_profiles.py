@@ -100,7 +100,7 @@ def test_a_provider_of_ones_own_is_found_by_its_name(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "not JSON"), ('{"model": "m"}', "provider_id: Field required"), ("[]", "mine.json")]
+    ("text", "message"), [("{", "not JSON"), ('{"model": "m"}', "provider_id: it is missing"), ("[]", "mine.json")]
 )
 def test_a_malformed_profile_is_named(text: str, message: str) -> None:
     Path("mine.json").write_text(text)

@@ -682,7 +682,7 @@ def test_a_first_harness_that_does_not_run_leaves_no_run_behind_and_its_name_fre
 def test_a_verifier_that_judges_nothing_leaves_no_run_behind_and_its_name_free(real: Path, check: str) -> None:
     (real / "check.py").write_text(check)
     config = Config(cases(real), Plan(generations=0), verifier=f"command:python3 {real / 'check.py'}")
-    with pytest.raises(SiaError, match="the verifier's command"):
+    with pytest.raises(UsageError, match="the verifier's command"):
         start(config, real / "runs", Plugins.discover(), [], "fix-1")
     assert list((real / "runs").iterdir()) == []
 

@@ -184,7 +184,7 @@ def test_a_cluster_that_does_not_start_is_told_as_such(monkeypatch: pytest.Monke
 
 
 def test_a_setting_that_cannot_be_is_a_users_mistake() -> None:
-    with pytest.raises(UsageError, match=r"workers.*The settings of ray are address, workers"):
+    with pytest.raises(UsageError, match=r"workers.*The settings are address, workers"):
         RayBackend(Plugins(), workers="many")
 
 

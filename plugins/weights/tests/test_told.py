@@ -38,10 +38,13 @@ def test_they_are_for_a_run_that_trains() -> None:
 @pytest.mark.parametrize(
     ("told", "why"),
     [
-        ({"step": "24"}, "an update has no setting step; it has distinct, durable, first_group, .*temperature"),
-        ({"steps": "many"}, "--train steps=many: input should be a valid integer"),
-        ({"steps": "0"}, "--train steps=0: input should be greater than or equal to 1"),
-        ({"learning_rate": "nan"}, "--train learning_rate=nan: input should be"),
+        (
+            {"step": "24"},
+            r"--train step: there is no such setting \(did you mean 'steps'\?\). The settings are distinct, .*, temp",
+        ),
+        ({"steps": "many"}, "--train steps=many: should be a valid integer"),
+        ({"steps": "0"}, "--train steps=0: should be greater than or equal to 1"),
+        ({"learning_rate": "nan"}, "--train learning_rate=nan: should be"),
     ],
 )
 def test_a_wrong_one_is_named(told: dict[str, str], why: str) -> None:

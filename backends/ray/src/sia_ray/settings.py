@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from sia_core.errors import UsageError
+from sia_runtime.settings import checked
 
 HEALTH = {
     "health_check_initial_delay_ms": 0,
@@ -36,12 +36,7 @@ class Settings(BaseModel):
     @classmethod
     def of(cls, values: dict[str, object]) -> Settings:
         """The settings, from text as a command line gives it; UsageError where one cannot be."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-            names = ", ".join(cls.model_fields)
-            raise UsageError(f"--backend-set: {wrong}. The settings of ray are {names}") from None
+        return checked(cls, values, "--backend-set")
 
     @property
     def at_once(self) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sia_cli.commands import OWN, fault, offered, own
 from sia_cli.completion import ASKED, complete
 from sia_cli.output import shown
+from sia_cli.parser import Parser
 
 if TYPE_CHECKING:
     from sia_core.command_protocol import Command
@@ -91,7 +92,7 @@ def parser_of(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """The parser of a command line; of its commands, only the one that is named has its options."""
     from sia_core import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="sia",
         description="SIA improves an AI agent at a task, by itself: it rewrites the agent's harness or trains "
         "its policy's weights, and keeps a change only if it is measurably better.",

@@ -26,6 +26,7 @@ from typing import Any, ParamSpec, Protocol
 
 from sia_cli import front
 from sia_cli.elsewhere import imported
+from sia_cli.inputs import Inputs
 from sia_cli.score_plot import score_plot
 from sia_cli.stopping import Watch, in_thread
 from sia_core.errors import UsageError
@@ -114,10 +115,10 @@ def improve(
         run = sia_core.improve(solve, cases, "exact", improver=counts, name="lengths")
     """
     options = {"levers": levers, "policy": policy, "budget": budget, "seed": seed}
-    plugins, watch, runs_folder = Plugins.discover(), Watch(), Path(folder)
-    configured = front.configured(plugins, runs_folder, agent, data, verifier, improver, options, config)
-    with watch.resumable(runs_folder), front.watching(on_event) as observers:
-        return Run(start(configured, runs_folder, plugins, [watch, *observers], name))
+    plugins, watch, inputs = Plugins.discover(), Watch(), Inputs(folder)
+    with watch.resumable(inputs.runs), inputs.kept_with(watch), front.watching(on_event) as observers:
+        configured = front.configured(plugins, inputs, agent, data, verifier, improver, options, config)
+        return Run(start(configured, inputs.runs, plugins, [watch, *observers], front.name_of(name)))
 
 
 def _takes_what(function: Callable[P, Run]) -> Callable[[Callable[..., _Pending]], Callable[P, _Pending]]:
@@ -173,8 +174,7 @@ class Run:
     """One run, finished or not, read from its folder each time it is asked.
 
     What is a table is a frame of pandas where pandas is installed (``pip install 'sia-core[frames]'``), and
-    a list of mappings elsewhere. ``folder`` is the run's. Each member raises LedgerError where the record cannot
-    be read.
+    a list of mappings elsewhere. Each member raises LedgerError where the record in ``folder`` cannot be read.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, trust: bool = False) -> None:

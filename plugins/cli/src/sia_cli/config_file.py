@@ -40,7 +40,7 @@ def with_file(arguments: Sequence[str]) -> list[str]:
     name, *options = arguments or [""]
     if name not in COMMANDS:
         return list(arguments)
-    finder = argparse.ArgumentParser(add_help=False)
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_file(finder)
     namespace, _ = finder.parse_known_args(options)
     if namespace.file is None:

@@ -168,7 +168,7 @@ def add_backend(where: argparse._ActionsContainer) -> None:
 
 def config_from(arguments: Sequence[str]) -> Any:
     """The configuration that a command line of ``sia run`` asks for, whatever other options are on it."""
-    parser = argparse.ArgumentParser(prog="sia run")
+    parser = argparse.ArgumentParser(prog="sia run", allow_abbrev=False)
     add_configuration(parser)
     options, _ = parser.parse_known_args(arguments)
     return config_of(options)

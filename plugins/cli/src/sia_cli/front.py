@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import json
 import os
@@ -16,21 +15,19 @@ from sia_adapters.function_source import FunctionSource
 from sia_cli.config_file import arguments_of, read
 from sia_cli.configuration import add_configuration, config_of
 from sia_cli.display import Display
+from sia_cli.inputs import Inputs
+from sia_cli.parser import Parser
 from sia_cli.progress import tell_of_faults
-from sia_core.cache import write_once
 from sia_core.errors import UsageError
 from sia_core.hookspecs import Event
 from sia_core.playbook import PLAYBOOK
 from sia_core.plugins import Plugins
 from sia_core.run.observe import Observer
 
-INPUTS = "inputs"
-"""The folder among the runs that keeps what was given in memory, by its digest."""
-
 
 def configured(
     plugins: Plugins,
-    runs: Path,
+    inputs: Inputs,
     agent: Any,
     data: Any,
     verifier: Any,
@@ -42,7 +39,6 @@ def configured(
 
     What is no path or name is written into the folder of runs first, so that the run can be resumed.
     """
-    inputs = runs.absolute() / INPUTS
     options = {**_agent(agent, _functions(improver), inputs, plugins), **settings}
     if isinstance(improver, str):
         options["improver"] = improver
@@ -60,18 +56,29 @@ def configured(
         *_configuration(config),
         *arguments_of({key: value for key, value in values.items() if value is not None}, "improve", Path()),
     ]
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = _Parser(prog="sia run", add_help=False)
     add_configuration(parser)
     parsed = parser.parse_args(arguments)
     if in_memory:
         parsed.data = _cases(data, Columns(parsed.input_column or "", parsed.answer_column or ""), inputs)
         parsed.input_column = parsed.answer_column = None
+    if parsed.harness is not None and parsed.data is None:
+        raise UsageError("data is missing: an agent needs cases to run on; give a path, a list of mappings, or a frame")
     return config_of(parsed)
+
+
+def name_of(name: Any) -> str | None:
+    """The name of a run as it was given; UsageError where it is none."""
+    if name is not None and not isinstance(name, str):
+        raise UsageError(f"name: {name!r} is no text; give a name for the run, or leave it out")
+    return name
 
 
 @contextmanager
 def watching(on_event: Callable[[Event], object] | None) -> Iterator[list[Observer]]:
     """The observers of a run: ``on_event``, or a display on standard error where there is none."""
+    if on_event is not None and not callable(on_event):
+        raise UsageError(f"on_event: {on_event!r} is no function; give one that takes an event")
     if on_event is not None:
         yield [tell_of_faults, on_event]
         return
@@ -79,19 +86,21 @@ def watching(on_event: Callable[[Event], object] | None) -> Iterator[list[Observ
         yield [tell_of_faults, display]
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"improve: {message}; `sia run --help` says what config may hold")
+        raise UsageError(f"improve: {self.explained(message)}; `sia run --help` says what config may hold")
 
 
 def _configuration(config: Mapping[str, Any] | str | os.PathLike[str] | None) -> Iterator[str]:
     if isinstance(config, Mapping):
         options = {str(key).replace("_", "-"): value for key, value in config.items() if value is not None}
         return arguments_of(options, "config", Path())
+    if config is not None and not isinstance(config, str | os.PathLike):
+        raise UsageError(f"config: {config!r} is neither a mapping of options nor the path of a TOML file")
     return arguments_of(read(Path(config)), f"config {config}", Path(config).parent) if config else iter(())
 
 
-def _agent(agent: Any, others: Sequence[Callable[..., Any]], inputs: Path, plugins: Plugins) -> dict[str, str]:
+def _agent(agent: Any, others: Sequence[Callable[..., Any]], inputs: Inputs, plugins: Plugins) -> dict[str, str]:
     """The option that names an agent, or a plugin's task."""
     if callable(agent):
         return {"harness": str(_written_agent(agent, others, inputs))}
@@ -121,14 +130,14 @@ def _functions(improver: Any) -> Sequence[Callable[..., Any]]:
     return functions
 
 
-def _written_agent(agent: Callable[..., Any], others: Sequence[Callable[..., Any]], inputs: Path) -> Path:
+def _written_agent(agent: Callable[..., Any], others: Sequence[Callable[..., Any]], inputs: Inputs) -> Path:
     """A folder with a function as the harness, and the others as edits that may be tried."""
     first = _harness(agent)
     edits = "".join(_edit(each, first) for each in others)
     files = {f"{agent.__name__}/{name}": text.encode() for name, text in first.items()}
     if edits:
         files[f"{agent.__name__}/{PLAYBOOK}"] = edits.encode()
-    return _kept(inputs, files) / agent.__name__
+    return inputs.keep(files) / agent.__name__
 
 
 def _harness(agent: Callable[..., Any]) -> dict[str, str]:
@@ -153,25 +162,20 @@ def _toml(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _cases(data: Any, columns: Columns, inputs: Path) -> str:
-    return str(_kept(inputs, {"cases.jsonl": cases_of(data, columns).encode()}) / "cases.jsonl")
+def _cases(data: Any, columns: Columns, inputs: Inputs) -> str:
+    file = str(inputs.keep({"cases.jsonl": cases_of(data, columns).encode()}) / "cases.jsonl")
+    inputs.name(f"--data {file}", "data")
+    inputs.name(file, "data")
+    return file
 
 
-def _verifier(verifier: Callable[..., Any], inputs: Path) -> str:
+def _verifier(verifier: Callable[..., Any], inputs: Inputs) -> str:
     """The option that names a function as the verifier, which its process loads from a file."""
     _check_call(verifier, ("answer", "case"), "a verifier")
     source = FunctionSource(verifier)
-    file = _kept(inputs, {"verifier.py": source.text.encode()}) / "verifier.py"
+    file = inputs.keep({"verifier.py": source.text.encode()}) / "verifier.py"
+    inputs.name(f"--verifier python:{file}:{source.name}", "verifier")
     return f"python:{file}:{source.name}"
-
-
-def _kept(inputs: Path, files: Mapping[str, bytes]) -> Path:
-    """A folder with these files; UsageError where runs cannot be kept there."""
-    try:
-        inputs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"folder {inputs.parent}: {error.strerror}; name one that runs can be written to") from None
-    return write_once(inputs, files)
 
 
 def _check_call(function: Callable[..., Any], parameters: tuple[str, ...], role: str) -> None:

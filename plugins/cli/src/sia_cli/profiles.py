@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from sia_core.errors import UsageError
+from sia_core.errors import UsageError, faults
 from sia_core.given_files import read_named
 
 ALIASES = {"haiku": "claude-haiku-4-5", "sonnet": "claude-sonnet-4-6", "opus": "claude-opus-4-6"}
@@ -161,7 +161,6 @@ def _parsed(model: type[_Model], path: Path) -> _Model:
     try:
         return model.model_validate(json.loads(read_named(path, _MOST_BYTES).decode()))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise UsageError(f"{path}: {faults(error, model.model_fields)}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not JSON: {error}") from None

@@ -28,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.save_config or options.dry_run:
+        _check_others(options)
     if options.save_config:
         _save(options)
     elif options.dry_run:  # leaves nothing to go on with
@@ -50,6 +52,17 @@ def _save(options: argparse.Namespace) -> None:
     values = {name: value for name, value in vars(options).items() if value != usual.get(name, value)}
     write(file, {name: value for name, value in values.items() if name not in NO_PART_OF_A_RUN})
     print(shown(f"Wrote {file}. Start the run by `{shlex.join(['sia', 'run', '-f', str(file)])}`."))
+
+
+def _check_others(options: argparse.Namespace) -> None:
+    """Check what the configuration does not hold. No tracker is made, as it may ask a server."""
+    from sia_core.plugins import Plugins
+
+    if options.secret:
+        _secret(options.secret)
+    plugins = Plugins.discover() if options.track else Plugins()
+    for each in options.track:
+        plugins.find("tracker", each.partition(":")[0])
 
 
 def _print_price(options: argparse.Namespace) -> None:

@@ -29,12 +29,12 @@ class Watch:
     """An observer that keeps the run's name, and stops the run when its caller asks for that."""
 
     def __init__(self) -> None:
-        self._name, self._stop = "", _STOP.get()
+        self.name, self._stop = "", _STOP.get()
 
     def __call__(self, event: Event) -> None:
         if self._stop and self._stop.is_set():
             raise _Stopped
-        self._name = event.data["run"] if event.kind == "run.started" else self._name
+        self.name = event.data["run"] if event.kind == "run.started" else self.name
 
     @contextmanager
     def resumable(self, folder: Path) -> Iterator[None]:
@@ -42,9 +42,9 @@ class Watch:
         try:
             yield
         except KeyboardInterrupt:
-            if not self._name:
+            if not self.name:
                 raise
-            again = f"sia_core.open_run({os.fspath(folder / self._name)!r}).resume()"
+            again = f"sia_core.open_run({os.fspath(folder / self.name)!r}).resume()"
             raise KeyboardInterrupt(f"stopped. What was finished is kept: go on with {again}") from None
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from sia_core.errors import SiaError, UsageError
+from sia_core.errors import SiaError, UsageError, faults
 from sia_core.types import LARGEST_REWARD, Instance, Score, VerifierContext
 from sia_runtime.answers import InvalidAnswer, number, strict_json, time_limit
 from sia_runtime.bounded_command import run_command
@@ -131,13 +131,13 @@ class Command(_FromCases):
         except OSError as error:
             raise UsageError(f"the verifier's command {self._command[0]!r} cannot be run: {error.strerror}") from None
         if result.code is None:
-            raise SiaError(
+            raise UsageError(
                 f"the verifier's command took more than {self._seconds:g} s on case {case.name}; "
                 "give it longer with --verifier 'command:seconds=300 ...'"
             )
         if result.code:
             tail = result.stderr.decode(errors="replace").strip()[-500:]
-            raise SiaError(
+            raise UsageError(
                 f"the verifier's command ended with {result.code} on case {case.name}, answer "
                 f"{json.dumps(answer, ensure_ascii=False)[:200]}: {tail}\nIt has to judge every answer: for one that "
                 'it cannot use, print {"reward": 0, "valid": false, "feedback": "why"}.'
@@ -169,9 +169,9 @@ class PythonFunction(_FromCases):
             score = self._function(answer, {"id": case.name, "input": case.input, "answer": case.answer})
             return score if isinstance(score, Score) else Score(float(score))
         except Exception as error:
-            raise SiaError(
-                f"{self._name}({json.dumps(answer, ensure_ascii=False)[:200]}, case {case.name}) gave no score: "
-                f"{describe(error, str(Path(self._file).parent))}\n"
+            raise UsageError(
+                f"the verifier {self._name}({json.dumps(answer, ensure_ascii=False)[:200]}, case {case.name}) gave no "
+                f"score: {describe(error, str(Path(self._file).parent))}\n"
                 "It has to judge every answer: return a number, or a Score"
             ) from error
 
@@ -199,9 +199,8 @@ def _printed_score(output: str, command: str) -> Score:
     except InvalidAnswer as error:
         why = str(error)
     except ValidationError as error:
-        first = error.errors()[0]
-        why = ": ".join([*map(str, first["loc"]), first["msg"]])
-    raise SiaError(
+        why = faults(error)
+    raise UsageError(
         f"the verifier's command {command!r} must print a JSON object with a 'reward' on its last line, such as "
         f'{{"reward": 1.0}}; it printed {json.dumps(last[:200], ensure_ascii=False)}: {why}'
     )

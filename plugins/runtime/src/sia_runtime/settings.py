@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from sia_core.errors import UsageError
+from sia_core.errors import UsageError, faults
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -23,20 +23,5 @@ def checked(model: type[Model], given: Mapping[str, Any], where: str) -> Model:
     try:
         return model.model_validate(dict(given))
     except ValidationError as error:
-        names = ", ".join(name for name in model.model_fields if name not in RESERVED)
-        raise UsageError(f"{where} {faults(error)}. The settings are {names}") from None
-
-
-def faults(error: ValidationError) -> str:
-    """The faults of settings, in one line."""
-    return "; ".join(_fault(each) for each in error.errors() if each["type"] != "default_factory_not_called")
-
-
-def _fault(error: Any) -> str:
-    name, value = ".".join(map(str, error["loc"])) or "settings", error["input"]
-    if error["type"] == "extra_forbidden":
-        return f"{name}: there is no such setting"
-    if error["type"] == "missing":
-        return f"{name}: it is missing"
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{name}={value}: {message}" if isinstance(value, str | int | float) else f"{name}: {message}"
+        names = [name for name in model.model_fields if name not in RESERVED]
+        raise UsageError(f"{where} {faults(error, names)}. The settings are {', '.join(names)}") from None

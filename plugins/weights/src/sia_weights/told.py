@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sia_core.decision import Training
-from sia_core.errors import UsageError
+from sia_core.errors import UsageError, faults
 
 CUT = frozenset({"steps", "prompts", "seconds"})
 """Settings that an improver may lower, to fit a budget."""
@@ -27,12 +27,8 @@ class Told:
         try:
             checked = Training.model_validate(dict(settings))
         except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"]))
-            if first["type"] == "extra_forbidden":
-                names = ", ".join(sorted({*Training.model_fields, "temperature"}))
-                raise UsageError(f"--train: an update has no setting {name}; it has {names}") from None
-            raise UsageError(f"--train {name}={first['input']}: {first['msg'].lower()}") from None
+            names = sorted({*Training.model_fields, "temperature"})
+            raise UsageError(f"--train {faults(error, names)}. The settings are {', '.join(names)}") from None
         return cls({name: getattr(checked, name) for name in checked.model_fields_set})
 
     def over(self, advised: Training) -> Training:

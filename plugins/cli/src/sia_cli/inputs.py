@@ -1,0 +1,64 @@
+"""The folder among the runs that keeps what was given in memory: functions as source, and cases."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from sia_cli.stopping import Watch
+from sia_core.cache import write_once
+from sia_core.errors import LedgerError, UsageError
+
+INPUTS = "inputs"
+
+
+class Inputs:
+    """The inputs of a run that is to be started in ``folder``. They stay there with the run, for it names them."""
+
+    def __init__(self, folder: Any) -> None:
+        if not isinstance(folder, str | os.PathLike):
+            raise UsageError(f"folder: {folder!r} is no path; name the folder that runs are kept in")
+        self.runs = Path(folder)
+        self._folder = self.runs.absolute() / INPUTS
+        self._new: list[Path] = [each for each in (self._folder, self._folder.parent) if not each.exists()]
+        self._names: dict[str, str] = {}
+
+    def keep(self, files: Mapping[str, bytes]) -> Path:
+        """A folder with these files; UsageError where runs cannot be kept there."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            before = set(os.listdir(self._folder))
+        except OSError as error:
+            raise UsageError(f"folder {self.runs}: {error.strerror}; name one that runs can be written to") from None
+        kept = write_once(self._folder, files)
+        if kept.name not in before:
+            self._new.insert(0, kept)
+        return kept
+
+    def name(self, given: str, parameter: str) -> None:
+        """Have errors call what an option names by the parameter that it came by."""
+        self._names[given] = parameter
+
+    @contextmanager
+    def kept_with(self, watch: Watch) -> Iterator[None]:
+        """Remove what is new again where an error leaves no run, and have errors speak of parameters."""
+        try:
+            yield
+        except UsageError as error:
+            if not isinstance(error, LedgerError) and not (watch.name and (self.runs / watch.name).exists()):
+                self._remove()
+            text = str(error)
+            for given, parameter in self._names.items():
+                text = text.replace(given, parameter)
+            raise type(error)(text) from error
+
+    def _remove(self) -> None:
+        for each in self._new:
+            if each.parent == self._folder:
+                shutil.rmtree(each, ignore_errors=True)
+            with suppress(OSError):  # it holds what others wrote, or is not there
+                each.rmdir()
