@@ -51,8 +51,9 @@ def test_nothing_of_one_experiment_is_left_for_the_next(laboratory: Any) -> None
 
 @pytest.mark.parametrize("code", ["while True: pass", "import os; os._exit(3)", "import os; os.kill(os.getppid(), 9)"])
 def test_what_hangs_or_kills_costs_itself_alone(laboratory: Any, code: str) -> None:
-    hostile, fine = ran(laboratory, code, "print('fine')")
+    hostile, fine = ran(laboratory, f"print('so far')\n{code}", "print('fine')")
     assert hostile.answer != "true"
+    assert hostile.log.startswith("so far\n")
     assert fine.log == "fine\n"
 
 

@@ -12,27 +12,30 @@ from pydantic import Field
 from sia_core.evidence import Evidence, Rollout, excerpt
 from sia_core.run.run_view import RunView
 from sia_llm.earlier import IMPROVER, measured
-from sia_llm.quoting import fenced
+from sia_llm.quoting import AGENT, fenced
 from sia_llm.toolbox import SHOWN, Arguments, Offered, ToolError, offer
 
 ROWS = 40
 PART = 4_000
+TASK = "from the task's data"
+VERIFIER = "written by the task's verifier, which may quote the agent"
+MIXED = "from the task's data, its verifier, and the agent under test"
 
 
 class Failures(Arguments):
     agent: str = Field(default="", description="an agent's id; the incumbent's, if empty")
     outcome: str = Field(default="", description="only this class, such as ok (answered, but wrong) or timeout")
-    skip: int = Field(default=0, ge=0, description="as many of the worst were read already")
+    skip: int = Field(default=0, ge=0, description="how many of the list to leave out, as you read them")
 
 
 class Trajectory(Arguments):
-    instance: str
+    instance: str = Field(description="an id, as `failures` and `check` name them")
     agent: str = Field(default="", description="an agent's id; the incumbent's, if empty")
 
 
 class Earlier(Arguments):
     generation: int = Field(ge=0)
-    candidate: int = Field(default=0, ge=0)
+    candidate: int = Field(default=0, ge=0, description="its place: 1 for the decision that is listed as 2.1")
 
 
 class Archive:
@@ -46,14 +49,16 @@ class Archive:
         return [
             offer(
                 "failures",
-                "The search instances on which an agent did not earn the most, worst first, by class of failure.",
+                f"""The search instances on which an agent of the archive did not earn the most, worst first, {ROWS} at
+                a time: the beginning of the input, the answer, the verifier's words. For your working copy use
+                `check`.""",
                 Failures,
                 self._failures,
             ),
             offer(
                 "trajectory",
-                """One agent on one search instance, in full: its input, every call of the policy, what was answered,
-                what the verifier said.""",
+                f"""An agent of the archive on one search instance: its input, every call of the policy, what was
+                answered, what the verifier said; of each the first {PART:,} characters.""",
                 Trajectory,
                 self._trajectory,
             ),
@@ -84,7 +89,7 @@ class Archive:
         remaining = len(matches) - request.skip - len(part)
         more = f"\n{remaining} more; skip={request.skip + len(part)} shows the next" if remaining > 0 else ""
         head = _counted(rollouts, best, classes)
-        return f"{head}\n{fenced(chr(10).join(rows), 'failures', SHOWN)}{more}"
+        return f"{head}\n{fenced(chr(10).join(rows), 'failures', SHOWN, by=MIXED)}{more}"
 
     def _row(self, each: Rollout) -> str:
         note = excerpt(" ".join(part for part in (each.feedback, each.message) if part), 160)
@@ -99,7 +104,8 @@ class Archive:
             raise ToolError(
                 f"instance {request.instance!r} is not in the search sample; `failures` names some that are"
             )
-        parts = [f"{rollout.outcome}, reward {rollout.reward:g}, {rollout.tokens} tokens"]
+        tokens = f", {rollout.tokens} tokens" if rollout.tokens else ""
+        parts = [f"{rollout.outcome}, reward {rollout.reward:g}{tokens}"]
         texts = {
             "input": _json(dict(instance.input)),
             "answer": rollout.answer,
@@ -110,7 +116,8 @@ class Archive:
             "step rewards, the harness's own word": _json(list(rollout.step_rewards)) if rollout.step_rewards else "",
             "calls of the policy": _json(list(rollout.turns)) if rollout.turns else "",
         }
-        parts += [fenced(text, what, PART) for what, text in texts.items() if text]
+        whose = {"input": TASK, "metrics": VERIFIER, "what the verifier said": VERIFIER}
+        parts += [fenced(text, what, PART, by=whose.get(what, AGENT)) for what, text in texts.items() if text]
         return "\n".join(parts)
 
     def _earlier(self, request: Earlier) -> str:

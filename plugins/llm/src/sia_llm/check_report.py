@@ -13,6 +13,8 @@ from sia_llm.toolbox import SHOWN
 
 MESSAGE = 600
 ANSWER = 200
+NAMED = 5
+_BY = "from the task's verifier and the agent under test"
 
 
 def runs(checked: Checked) -> bool:
@@ -22,7 +24,7 @@ def runs(checked: Checked) -> bool:
 
 def shown(checked: Checked, before: Sequence[Rollout] = (), of: str = "") -> str:
     """A check's outcome, instance by instance; ``before`` is what its agent, ``of``, did on the search sample."""
-    rows = [fenced("\n".join(_rows(checked.rollouts)), "what the check did", SHOWN)] if checked.rollouts else []
+    rows = [fenced("\n".join(_rows(checked.rollouts)), "what the check did", SHOWN, by=_BY)] if checked.rollouts else []
     return "\n".join([summary(checked, before, of), *rows])
 
 
@@ -91,4 +93,9 @@ def _rows(rollouts: Sequence[Rollout]) -> list[str]:
         text = " ".join(part.strip() for part in (each.feedback, each.message, each.log) if part.strip())
         if text:
             says.setdefault(text, []).append(each.instance)
-    return rows + [f"{', '.join(names)}: {excerpt(text, MESSAGE)}" for text, names in says.items()]
+    return rows + [f"{_named(names)}: {excerpt(text, MESSAGE)}" for text, names in says.items()]
+
+
+def _named(names: Sequence[str]) -> str:
+    left = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {left} more" if left > 0 else "")

@@ -66,9 +66,10 @@ class Experiments:
     @property
     def offered(self) -> list[Offered]:
         about = f"""Run Python code in a sandbox like a harness's: `ctx.public` is there, the files of your working copy
-            can be imported, and what its manifest requires; no instance and no policy. It has {EXPERIMENT_SECONDS:g} s,
-            you see the first {SHOWN:,} characters that it prints, and nothing is left for the next one.
-            Costs 1 rollout of the run's budget; at most {RUNS} times."""
+            can be imported, and what its manifest requires, with all that these need; no instance and no policy. It
+            has {EXPERIMENT_SECONDS:g} s by the clock on a machine that others use as well, so time its steps. You see
+            the first {SHOWN:,} characters that it prints, also where it is stopped; nothing else is left for the next
+            one. Costs 1 rollout of the run's budget; at most {RUNS} times."""
         return [offer("run", about, Code, self._try)]
 
     def _try(self, request: Code) -> str:
@@ -81,8 +82,9 @@ class Experiments:
         result = self._result(request.code)
         why = f": {result['message']}" if result["message"] else ""
         ended = _ENDED.get(result["ended"], f"It ended as {result['ended']}")
-        head = f"{ended} in {seconds(result['seconds'])}; {RUNS - self._runs} experiments left."
-        return f"{head}\n{fenced(result['printed'] + why, 'what the code printed', SHOWN)}"
+        took = "" if result["ended"] == "timeout" else f" in {seconds(result['seconds'])}"
+        head = f"{ended}{took}; {RUNS - self._runs} experiments left."
+        return f"{head}\n{fenced(result['printed'] + why, 'what it printed', SHOWN, by='by the code that you ran')}"
 
     def _result(self, code: str) -> Mapping[str, Any]:
         """How code ended, which counts as a rollout. It is recorded, and not run again beside the same files.

@@ -17,10 +17,10 @@ from sia_llm.models import Message, ToolCall
 from sia_llm.quoting import outside
 from sia_llm.toolbox import Arguments, Offered, ToolError, offer
 
-FULL = 32_000
+FULL = 16_000
 """Characters of long texts that are sent in full; with more of them, a batch is folded."""
 
-KEPT = 12_000
+KEPT = 4_000
 """Characters of the latest long texts that a batch leaves in full. The last exchange stays, however long it is."""
 
 LONG = 400

@@ -146,8 +146,9 @@ class ModelImprover:
         decider = Decider(bench, purpose, evidence, workshop, proposals, asks) if self.settings.decider else None
         decide = decider.decided if decider else proposals.decided
         ending = Ending("decide", "What to change next. This ends the conversation.", proposals.takes, decide)
-        frequent = mistakes(run, evidence)
-        ask = self._ask(model, system, prompts.decide(evidence, public_listing(run.public), told_start, frequent))
+        public, frequent = public_listing(run.public), mistakes(run, evidence)
+        message = prompts.decide(evidence, public, told_start, frequent, replies=self.settings.replies)
+        ask = self._ask(model, system, message)
         experiments = Experiments(run, purpose, workshop)
         offered = [*Archive(run, evidence).offered, *workshop.offered, *experiments.offered, *proposals.offered]
         talk = Conversation(bench.calls, purpose, ask, offered, ending, self.settings.replies)

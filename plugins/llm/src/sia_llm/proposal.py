@@ -61,12 +61,12 @@ Change = Annotated[HarnessChange | WeightUpdate | End, Field(discriminator="leve
 
 
 class Proposal(Arguments):
-    changes: list[Change] = Field(description="beside what you set aside, if you did")
+    changes: list[Change] = Field(description="one, or as many as are tried, less those that you set aside")
 
 
 class HarnessProposal(Arguments):
     changes: list[Annotated[HarnessChange | End, Field(discriminator="lever")]] = Field(
-        description="beside what you set aside, if you did"
+        description="one, or as many as are tried, less those that you set aside"
     )
 
 
@@ -81,7 +81,7 @@ class Proposals:
     def offered(self) -> list[Offered]:
         if self._evidence.candidates == 1:
             return []
-        about = """Set your working copy aside as a candidate, which is tried whatever else you decide, and start on
+        about = """Set your working copy aside as a candidate, to be tried beside what you `decide`, and start on
         another. It is checked first, unless it was since its last edit."""
         return [offer("set_aside", about, Candidate, self._set_aside)]
 

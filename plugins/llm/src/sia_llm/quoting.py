@@ -19,10 +19,11 @@ _HIDDEN = re.compile(
     r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff"
     r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+AGENT = "written by the agent under test"
 _BLOCK = re.compile(r"<<<data ([0-9a-f]{24}) [^\n]*>>>\n.*?\n<<<end \1>>>", re.DOTALL)
 
 
-def fenced(text: str, what: str, limit: int = EXCERPT, by: str = "written by the agent under test") -> str:
+def fenced(text: str, what: str, limit: int = EXCERPT, by: str = AGENT) -> str:
     """``text`` between two lines that say ``what`` it is and whose, and cannot be part of it; ``limit`` characters.
 
     What was cut is said, and what cannot be seen is shown as escapes.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -44,7 +44,8 @@ class Offered:
 
     @property
     def tool(self) -> Tool:
-        schema = self.takes.model_json_schema()
+        schema = _plain(self.takes.model_json_schema())
+        schema.pop("description", "")
         return Tool(self.name, self.description, {**schema, "additionalProperties": False})
 
 
@@ -77,6 +78,13 @@ class Toolbox:
             return f"the arguments of {call.name} are not valid: {faults(error)}", True
         except (ToolError, HarnessError, BudgetExhausted) as error:
             return excerpt(str(error), REFUSAL), True
+
+
+def _plain(schema: Any) -> Any:
+    """A schema without titles, which repeat the names of its fields."""
+    if isinstance(schema, Mapping):
+        return {name: _plain(part) for name, part in schema.items() if name != "title" or not isinstance(part, str)}
+    return [_plain(part) for part in schema] if isinstance(schema, list) else schema
 
 
 def _malformed(text: str) -> str:

@@ -16,9 +16,7 @@ _TIMES = ((10, "under 10 seconds"), (60, "under a minute"), (600, "under 10 minu
 
 def weight_lever(evidence: Evidence) -> str:
     """All that a decision about the weights rests on."""
-    if "weights" not in evidence.levers or evidence.weights is None:
-        return "This run trains no policy."
-    if evidence.weights.refused:
+    if evidence.weights and evidence.weights.refused:
         return f"It cannot be pulled: {evidence.weights.refused}."
     incumbent = evidence.agents[evidence.incumbent]
     if incumbent.exploration is None:

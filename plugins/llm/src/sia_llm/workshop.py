@@ -71,7 +71,7 @@ class Check(Arguments):
         description="`first`: the same few each time; `random`: others each time; `failed`: those on which the agent "
         "earned less than its most; or an outcome of the agent's, such as ok or timeout",
     )
-    count: int = Field(default=CHECKED, ge=1, le=MOST_CHECKED)
+    count: int = Field(default=CHECKED, ge=1, le=MOST_CHECKED, description="how many; a mean over so few is rough")
     instances: list[str] = Field(default_factory=list, max_length=MOST_CHECKED, description="instead: these, by id")
 
 
@@ -123,7 +123,8 @@ class Workshop:
                 "check",
                 f"""Run your working copy in the sandbox on some search instances, {CHECKED} if you do not say how many:
                 does it run, are its answers valid, what do they earn, and what did its agent earn on the same ones?
-                Each instance costs a rollout of the run's budget{self._evaluated}; at most {CHECKS} times.""",
+                Your copy is set up anew for it. Each instance costs a rollout of the run's
+                budget{self._evaluated}; at most {CHECKS} times.""",
                 Check,
                 self._check,
             ),

@@ -82,15 +82,23 @@ def start_of(rule: Rule, agents: Sequence[AgentView]) -> str:
     """Whose harness the working copy holds, before and after one was set aside, and why."""
     first, *others = [agent.id for agent in agents]
     then = f" Setting a change aside makes it that of agent {', then of agent '.join(others)}." if others else ""
-    return f"Your working copy, which `read_file` shows, is the harness of agent {first} ({rule}: {WHY[rule]}).{then}"
+    code = "its code stands above" if chosen[0].parent is None else "`read_file` shows it"
+    return f"Your working copy is the harness of agent {first} ({rule}: {WHY[rule]}); {code}.{then}"
 
 
-def decide(evidence: Evidence, public: Sequence[str], begins: str, mistakes: Sequence[Confusion] = ()) -> str:
-    """The first message of a decision: where it begins, and the evidence, with the incumbent's frequent mistakes."""
+def decide(
+    evidence: Evidence, public: Sequence[str], begins: str, mistakes: Sequence[Confusion] = (), *, replies: int = 60
+) -> str:
+    """The first message of a decision: where it begins, and the evidence, with the incumbent's frequent mistakes.
+
+    ``replies`` is how many the model has. Of a lever that is not pulled nothing is said.
+    """
+    weights = f"# The weight lever\n\n{weight_lever(evidence)}\n\n" if "weights" in evidence.levers else ""
     return _filled(
         "decide",
         generation=str(evidence.generation),
-        candidates=str(evidence.candidates),
+        candidates="one change" if evidence.candidates == 1 else f"{evidence.candidates} changes",
+        replies=str(replies),
         begins=begins,
         levers=", ".join(evidence.levers),
         gate=_gate(evidence),
@@ -99,7 +107,7 @@ def decide(evidence: Evidence, public: Sequence[str], begins: str, mistakes: Seq
         agents=_agents(evidence),
         stats=_stats(evidence.agents[evidence.incumbent]),
         failures=_failures(evidence.agents[evidence.incumbent], mistakes),
-        weights=weight_lever(evidence),
+        weights=weights,
         trials=earlier(evidence.trials),
     )
 

@@ -6,6 +6,7 @@ It runs inside the sandbox, on the standard library alone.
 from __future__ import annotations
 
 import base64
+import io
 import linecache
 import sys
 import traceback
@@ -28,6 +29,8 @@ def solve(instance: Any, ctx: Any) -> bool:
     del sys.modules["harness"]  # this file, where the code means the one beside it
     code = instance.input["code"]
     linecache.cache[CODE] = (len(code), None, code.splitlines(keepends=True), CODE)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # code that is stopped leaves what it had printed
     try:
         exec(compile(code, CODE, "exec"), {"__name__": "__main__", "ctx": ctx})
     except SystemExit as stop:
