@@ -82,7 +82,7 @@ def start_of(rule: Rule, agents: Sequence[AgentView]) -> str:
     """Whose harness the working copy holds, before and after one was set aside, and why."""
     first, *others = [agent.id for agent in agents]
     then = f" Setting a change aside makes it that of agent {', then of agent '.join(others)}." if others else ""
-    code = "its code stands above" if chosen[0].parent is None else "`read_file` shows it"
+    code = "its code stands above" if agents[0].parent is None else "`read_file` shows it"
     return f"Your working copy is the harness of agent {first} ({rule}: {WHY[rule]}); {code}.{then}"
 
 
