@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -58,6 +59,7 @@ def meant(name: str, names: Collection[str]) -> str:
     """The names that are near one that there is not, for the end of an error; empty where none is."""
     import difflib  # only where something is wrong
 
+    names = [each for each in names if each != name]
     near = [each for each in names if name and each.startswith(name)] or difflib.get_close_matches(name, names, n=1)
     return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
 
@@ -79,5 +81,5 @@ def _fault(error: Any, names: Collection[str]) -> str:
         key, tag, tags = (str(error["ctx"].get(each, "")) for each in ("discriminator", "tag", "expected_tags"))
         wrong = f"is {tag}, not one of {tags}{meant(tag, tags.split(', '))}" if tag else "is missing"
         return f"{place}: {key} {wrong}".replace("'", "")
-    given, message = error["input"], error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{place}={given}: {message}" if isinstance(given, str | int | float) else f"{place}: {message}"
+    text = re.sub(r"^(Value error, |Input |Tuple )", "", error["msg"]).replace("valid tuple", "list")
+    return f"{place}={error['input']}: {text}" if isinstance(error["input"], str | int | float) else f"{place}: {text}"

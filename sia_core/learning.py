@@ -205,10 +205,7 @@ class Learner(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The abilities that it needs of an engine, out of train, values, reference, custom_loss and constrain.
-
-        An update is refused before anything is spent where the engine lacks one.
-        """
+        """Abilities that its engine must have, or it is refused: train, values, reference, custom_loss, constrain."""
 
     @property
     def epochs(self) -> int:

@@ -81,6 +81,7 @@ class Playbook(Frozen):
             return cls.model_validate(tomllib.loads(content.decode()))
         except ValidationError as error:
             wrong = faults(error, {"edit", *Entry.model_fields, *Replace.model_fields, *Write.model_fields})
-            raise UsageError(f"{path}: {wrong}{'' if wrong[:5] == 'edit ' else '; each is a table [[edit]]'}") from None
+            end = "; each is a table [[edit]]" if wrong[:5] in ("edit:", "edit=") else ""
+            raise UsageError(f"{path}: {wrong.removeprefix('settings: ')}{end}") from None
         except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or deeper than Python reads
             raise UsageError(f"{path}: not a TOML file: {error}") from None

@@ -212,7 +212,7 @@ def test_a_tree_without_manifest_has_the_defaults() -> None:
         ("entry = 'other.py'", "the entry point 'other.py' is not in the harness; add it, or set entry"),
         ("entry = '../x.py'", "the entry point '../x.py' is not in the harness"),
         ("entri = 'harness.py'", "harness.toml: entri: "),
-        ("requires = 'numpy'", "harness.toml: requires=numpy: should be a valid tuple"),
+        ("requires = 'numpy'", "harness.toml: requires=numpy: should be a list"),
         ("x = " + "[" * 5000, "harness.toml: "),
         ("x = " + "9" * 5000, "harness.toml: "),
         ("x = 2020-99-99", "harness.toml: "),

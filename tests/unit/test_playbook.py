@@ -77,7 +77,9 @@ EDIT = '[[edit]]\nname = "n"\nsummary = "s"\n'
             EDIT + "famly = 'a'\nchange = [{op = 'delete', path = 'a'}]",
             "edit 1, famly: there is no such setting (did you mean 'family'?)",
         ),
-        (GOOD + GOOD, "two edits are named bayes, svc"),
+        (EDIT + "change = [{op = 'write', path = 'a', text = '', old = 'a'}]", "write, old: there is no such setting"),
+        (EDIT + "change = 'x'", "edit 1, change=x: should be a list"),
+        (GOOD + GOOD, "playbook.toml: two edits are named bayes, svc"),
     ],
     ids=lambda value: ascii(value)[-30:],
 )
@@ -86,6 +88,7 @@ def test_a_malformed_catalogue_names_file_and_place(tmp_path: Path, text: str | 
         read(tmp_path, text)
     assert str(tmp_path / "playbook.toml") in str(raised.value)
     assert says in str(raised.value)
+    assert "pydantic" not in str(raised.value)
 
 
 def test_a_catalogue_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
