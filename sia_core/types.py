@@ -205,15 +205,16 @@ class Called:
     ``ended`` is ``ok``; ``error`` where the function, or the loading of its module,
     raised; or why there is no program any more: ``timeout``, ``memory``,
     ``processes``, ``disk``, ``killed`` or ``protocol``. ``value`` is what it returned:
-    JSON, with numpy arrays at any place and lists for tuples, copied before it is
-    looked at. ``seconds`` is by the caller's clock, from the order until that copy is
-    whole. ``message`` says what is wrong, in the candidate's words or the sandbox's.
+    JSON, with numpy arrays at any place and lists for tuples, copied before it is looked at. ``seconds`` is by the
+    caller's clock, from the order until that copy is whole; ``processor_seconds`` are those that the program used,
+    0 where that is not known. ``message`` says what is wrong, in the candidate's words or the sandbox's.
     """
 
     ended: str
     value: Any = None
     seconds: float = 0.0
     message: str = ""
+    processor_seconds: float = 0.0
 
 
 class OpenedProgram(Protocol):

@@ -139,6 +139,22 @@ def test_values_and_arrays_go_there_and_back(sandbox: Any) -> None:
             assert 0 < called.seconds < 60
 
 
+BUSY = """
+def attack():
+    started = time.process_time()
+    while time.process_time() - started < 0.02:
+        pass
+    return time.process_time() - started
+"""
+
+
+def test_a_call_says_how_long_it_used_a_processor(sandbox: Any) -> None:
+    with opened(sandbox, BUSY) as program:
+        first, second = (program.call("attack") for _ in range(2))
+    for each in (first, second):
+        assert each.value <= each.processor_seconds <= each.seconds + 1
+
+
 def test_it_keeps_what_it_loaded_from_call_to_call(sandbox: Any) -> None:
     files = {
         "kernel.py": b"from pack import helper\nimport numpy\ncount = 0\n"

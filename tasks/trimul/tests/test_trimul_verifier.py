@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
 import sia_trimul
-from sia_core.types import Score
+from sia_core.types import Called, Instance, Score, VerifierContext
 from sia_trimul.judging import SEARCH_TOLERANCE, Refused, Times, check, summary
 from sia_trimul.shapes import CPU_TIMING, DEVICES, Shape, staged_seconds
+from sia_trimul.verifier import KernelJudge
 
 Judge = Callable[..., Score]
 
@@ -86,6 +88,30 @@ def test_a_time_that_no_kernel_can_reach_is_refused() -> None:
     times.check_possible(0.0009)
     with pytest.raises(Refused, match="the work was done elsewhere"):
         times.check_possible(0.002)
+
+
+class StandIn:
+    """A program that is always right, each call of which takes some seconds, and some of a processor's."""
+
+    def __init__(self, seconds: float, used: float) -> None:
+        self._seconds, self._used = seconds, used
+
+    def call(self, function: str, arguments: Any = (), *_: Any) -> Called:
+        value = {"products": 1e-9}.get(function) if function != "kernel" else np.zeros_like(arguments[0])
+        return Called("ok", value, seconds=self._seconds, processor_seconds=self._used)
+
+    def __enter__(self) -> StandIn:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(("baseline", "kernel", "reward"), [((2, 3), (5, 1), 3), ((2, 0), (5, 0), 0.4)])
+def test_what_counts_is_processor_time_where_the_sandbox_tells_it(baseline: Any, kernel: Any, reward: float) -> None:
+    programs = iter([StandIn(*baseline), StandIn(*kernel)])
+    ctx = VerifierContext(cast("Any", None), 0, cast("Any", lambda *_, **__: next(programs)), False)
+    score = KernelJudge().score(Instance("search-0", "search", {}), {"code": "", "plan": None}, ctx)
+    assert score.reward == pytest.approx(reward), score.feedback
 
 
 # Real kernels.

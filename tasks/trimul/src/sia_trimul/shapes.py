@@ -85,13 +85,17 @@ def draw(shape: Shape, seed: int) -> tuple[Any, Any, dict[str, Any], dict[str, A
     rng = np.random.default_rng(seed)
 
     def normal(*size: int, scale: float = 1.0) -> Any:
-        return rng.standard_normal(size, dtype=np.float32) * np.float32(scale)
+        drawn = rng.standard_normal(size, dtype=np.float32)
+        drawn *= np.float32(scale)
+        return drawn
 
     size = (shape.b, shape.n, shape.n, shape.c)
     if shape.distribution == "cauchy":
         # The quotient of two normal numbers is a Cauchy number; of float32, one in some millions is zero.
         below = normal(*size)
-        x = np.float32(CAUCHY_SCALE) * normal(*size) / np.where(below == 0, np.float32(1), below)
+        below[below == 0] = 1
+        x = normal(*size, scale=CAUCHY_SCALE)
+        x /= below
     else:
         x = normal(*size)
     mask = np.ones(size[:3], np.float32)

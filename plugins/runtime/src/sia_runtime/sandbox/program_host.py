@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
@@ -142,6 +143,7 @@ class Program:
         }
         memory, body = self._lay_out(forms, arrays)
         seconds = self._limits.solve_seconds if seconds is None else seconds
+        used = self._processor_seconds()
         self._resume()
         self._started = time.perf_counter()
         try:
@@ -162,6 +164,7 @@ class Program:
                     at_reply()
             finally:
                 self._pause()
+            called = replace(called, processor_seconds=self._processor_seconds() - used)
         return called
 
     def _load(self, module: str, store: int) -> None:
@@ -280,6 +283,10 @@ class Program:
             self._end = Called("killed", message="its processes could not be stopped between two calls")
             self._process.kill()
 
+    def _processor_seconds(self) -> float:
+        """Asked while it stands still, so that all that a call does counts for that call."""
+        return self._process.processor_seconds() if isinstance(self._process, Pausable) else 0.0
+
     def _resume(self) -> None:
         if isinstance(self._process, Pausable):
             self._process.resume()
@@ -293,6 +300,9 @@ class Pausable(Protocol):
         """Whether everything in it stands still now. What has ended does."""
 
     def resume(self) -> None: ...
+
+    def processor_seconds(self) -> float:
+        """Seconds of a processor that it has used."""
 
 
 def _shared_memory(size: int) -> int:

@@ -2,6 +2,8 @@
 
 BUFFERS = "new"  # or "kept": large buffers are allocated once and used again, call by call
 PROJECTED = "rows"  # or "columns": for a batched product, left and right come out of the projection by channel
+GATES_IN = "two"  # or "one": where one product makes values and gates, they are multiplied in one pass
+ROUNDED = False  # or True: the library takes matrix products of float32 numbers by rounding them to bfloat16
 OUTPUT_PARTS = 1  # or 2: a bfloat16 output projection takes its operands as a sum of two bfloat16 numbers
 
 STAGES = ("first", "project", "product", "second", "gate", "output")
@@ -102,6 +104,20 @@ GATES = {
     "inplace": "            v.mul_(s.sigmoid_()).mul_(m)\n            g.sigmoid_()",
     "new": "            v = v * s.sigmoid() * m\n            g = g.sigmoid()",
 }
+FUSED = "            v = functional.glu({both}).mul_(m)\n            g.sigmoid_()"
+ROUNDED_CODE = """
+
+_kernel = kernel
+
+
+def kernel(x, mask, weights, config):
+    matmul = torch.backends.mkldnn.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+    try:
+        return _kernel(x, mask, weights, config)
+    finally:
+        matmul.fp32_precision = before
+"""
 # Left and right lie by channel for a batched product, and by row for the others.
 LAYOUT = {"bmm": "channels", "einsum": "rows", "sums": "rows"}
 STORE = {
@@ -149,13 +165,17 @@ def render(plan):
     """The code of a plan."""
     layout = LAYOUT[plan["contract"]]
     columns = PROJECTED == "columns" and layout == "channels"
+    folded = plan["norm"] == "folded"
+    gates = GATES[plan["gates"]]
+    if GATES_IN == "one" and plan["pack"] == "one" and not (columns and folded):
+        gates = FUSED.format(both="p, 0" if columns else "p[:, : 4 * h], 1")
     parts = OUTPUT_PARTS == 2 and plan["output"] == "bfloat16"
     project = PROJECT[plan["pack"]]
     if columns:
-        project = BY_COLUMNS[plan["pack"]] + (BIAS_BY_COLUMNS if plan["norm"] == "folded" else "")
+        project = BY_COLUMNS[plan["pack"]] + (BIAS_BY_COLUMNS if folded else "")
     output_weights, output_code = TWO_PARTS if parts else ONE_PART
-    weights = "    w = w.to(PROJECT)" if columns and plan["norm"] == "affine" else WEIGHTS[plan["norm"]]
-    return MODULE.format(
+    weights = "    w = w.to(PROJECT)" if columns and not folded else WEIGHTS[plan["norm"]]
+    code = MODULE.format(
         plan="\n".join(f"    {name} = {value}" for name, value in sorted(plan.items())),
         **{stage: plan[stage] for stage in STAGES},
         rows=None if plan["rows"] == "all" else plan["rows"],
@@ -166,10 +186,11 @@ def render(plan):
         norm=NORM[plan["norm"]],
         project_code=project,
         mask="1, -1" if columns else "-1, 1",
-        gates=GATES[plan["gates"]],
+        gates=gates,
         keep=KEEP_COLUMNS if columns else KEEP[layout],
         contract=CONTRACT[plan["contract"]],
         take=TAKE[layout],
         times=TIMES[plan["gates"]],
         output_code=output_code,
     )
+    return code + ROUNDED_CODE if ROUNDED else code
