@@ -202,11 +202,10 @@ class Ran:
 class Called:
     """The result of one call.
 
-    ``ended`` is ``ok``; ``error`` where the function, or the loading of its module,
-    raised; or why there is no program any more: ``timeout``, ``memory``,
-    ``processes``, ``disk``, ``killed`` or ``protocol``. ``value`` is what it returned:
-    JSON, with numpy arrays at any place and lists for tuples, copied before it is looked at. ``seconds`` is by the
-    caller's clock, from the order until that copy is whole; ``processor_seconds`` are those that the program used,
+    ``ended`` is ``ok``; ``error`` where the function, or the loading of its module, raised; or why there is no program
+    any more: ``timeout``, ``memory``, ``processes``, ``disk``, ``killed`` or ``protocol``. ``value`` is what it
+    returned: JSON, with numpy arrays at any place and lists for tuples, copied before it is looked at. ``seconds``
+    is by the caller's clock, from the order until that copy is whole; ``processor_seconds`` is what the program used,
     0 where that is not known. ``message`` says what is wrong, in the candidate's words or the sandbox's.
     """
 
