@@ -376,6 +376,13 @@ def check(truth: Any, tmp_path: Path) -> Any:
     return _check
 
 
+@pytest.mark.parametrize("gives", ["float('nan')", "float('inf')", "Score(float('nan'))"])
+def test_a_function_that_gives_no_finite_number_is_the_users_mistake(check: Any, gives: str) -> None:
+    verifier = check(f"from sia_core.types import Score\ndef score(answer, case):\n    return {gives}\n")
+    with pytest.raises(UsageError, match=r"gave no score: ValueError: (nan|inf) is not a finite number"):
+        score(verifier, 7)
+
+
 @pytest.mark.parametrize("gives", ["answer == case['answer'] and case['id'] == 'a'", "Score(1.0, feedback='')"])
 def test_a_function_scores_an_answer_beside_its_case(check: Any, gives: str) -> None:
     verifier = check(f"from sia_core.types import Score\ndef score(answer, case):\n    return {gives}\n")

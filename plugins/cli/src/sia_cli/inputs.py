@@ -11,7 +11,7 @@ from typing import Any
 
 from sia_cli.stopping import Watch
 from sia_core.cache import write_once
-from sia_core.errors import LedgerError, UsageError
+from sia_core.errors import LedgerError, SiaError, UsageError
 
 INPUTS = "inputs"
 
@@ -48,13 +48,14 @@ class Inputs:
         """Remove what is new again where an error leaves no run, and have errors speak of parameters."""
         try:
             yield
-        except UsageError as error:
+        except SiaError as error:
             if not isinstance(error, LedgerError) and not (watch.name and (self.runs / watch.name).exists()):
                 self._remove()
             text = str(error)
             for given, parameter in self._names.items():
                 text = text.replace(given, parameter)
-            raise type(error)(text) from error
+            error.args = (text,)
+            raise
 
     def _remove(self) -> None:
         for each in self._new:

@@ -167,7 +167,10 @@ class PythonFunction(_FromCases):
         case = self.case(instance)
         try:
             score = self._function(answer, {"id": case.name, "input": case.input, "answer": case.answer})
-            return score if isinstance(score, Score) else Score(float(score))
+            score = score if isinstance(score, Score) else Score(float(score))
+            if not abs(score.reward) <= LARGEST_REWARD:
+                raise ValueError(f"{score.reward:g} is not a finite number of at most {LARGEST_REWARD:g}")
+            return score
         except Exception as error:
             raise UsageError(
                 f"the verifier {self._name}({json.dumps(answer, ensure_ascii=False)[:200]}, case {case.name}) gave no "
