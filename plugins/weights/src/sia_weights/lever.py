@@ -27,8 +27,8 @@ from sia_core.types import OfferRef
 from sia_weights.exploration import EXPLORED, GROUP, Exploration, fitted
 from sia_weights.past import past_updates
 from sia_weights.selection import verdict
-from sia_weights.told import Told
 from sia_weights.update import Update
+from sia_weights.user_settings import UserSettings
 
 
 class WeightLever(Lever):
@@ -37,7 +37,7 @@ class WeightLever(Lever):
     exclusive = True
 
     def __init__(self, **settings: Any) -> None:
-        self._settings = Told.of(settings)
+        self._settings = UserSettings.of(settings)
 
     def look_cost(self, instances: int) -> Cost:
         explored = GROUP * min(EXPLORED, instances)

@@ -11,7 +11,7 @@ from sia_cli.configuration import add_configuration, config_of
 from sia_core.decision import Training
 from sia_core.errors import UsageError
 from sia_weights.lever import WeightLever
-from sia_weights.told import Told
+from sia_weights.user_settings import UserSettings
 
 TRAIN = "steps=24,prompts=16, group=8,learning_rate=5e-4,temperature=0.7"
 
@@ -24,10 +24,10 @@ def config(*arguments: str) -> Any:
 
 def test_the_settings_reach_the_lever_and_the_temperature_reaches_the_engine() -> None:
     asked = config("--levers", "harness,weights", "--policy", "smollm2", "--train", TRAIN)
-    told = {"steps": "24", "prompts": "16", "group": "8", "learning_rate": "5e-4"}
-    assert asked.lever_settings == {"weights": told}
+    settings = {"steps": "24", "prompts": "16", "group": "8", "learning_rate": "5e-4"}
+    assert asked.lever_settings == {"weights": settings}
     assert asked.engine.settings == {"policy": "smollm2", "seed": 0, "temperature": "0.7"}
-    assert WeightLever(**told).pull_cost(128).kinds["rollouts"] == 24 * 16 * 8
+    assert WeightLever(**settings).pull_cost(128).kinds["rollouts"] == 24 * 16 * 8
 
 
 def test_they_are_for_a_run_that_trains() -> None:
@@ -36,7 +36,7 @@ def test_they_are_for_a_run_that_trains() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "why"),
+    ("settings", "why"),
     [
         (
             {"step": "24"},
@@ -47,9 +47,9 @@ def test_they_are_for_a_run_that_trains() -> None:
         ({"learning_rate": "nan"}, "--train learning_rate=nan: should be"),
     ],
 )
-def test_a_wrong_one_is_named(told: dict[str, str], why: str) -> None:
+def test_a_wrong_one_is_named(settings: dict[str, str], why: str) -> None:
     with pytest.raises(UsageError, match=why):
-        WeightLever(**told)
+        WeightLever(**settings)
 
 
 def test_a_word_that_is_no_setting_is_refused() -> None:
@@ -58,20 +58,24 @@ def test_a_word_that_is_no_setting_is_refused() -> None:
 
 
 def test_learners_advise_what_the_user_left_open() -> None:
-    told = Told.of({"steps": "24", "group": "4"})
-    assert told.over(Training(steps=6, prompts=8, group=16)) == Training(steps=24, prompts=8, group=4)
+    settings = UserSettings.of({"steps": "24", "group": "4"})
+    assert settings.over(Training(steps=6, prompts=8, group=16)) == Training(steps=24, prompts=8, group=4)
 
 
 def test_an_improver_may_cut_what_a_budget_bounds_and_nothing_else() -> None:
-    told = Told.of({"steps": "24", "prompts": "16", "group": "8", "learning_rate": "5e-4"})
-    cut = told.within(Training(steps=10, prompts=999, group=2, learning_rate=1e-2))
+    settings = UserSettings.of({"steps": "24", "prompts": "16", "group": "8", "learning_rate": "5e-4"})
+    cut = settings.within(Training(steps=10, prompts=999, group=2, learning_rate=1e-2))
     assert cut == Training(steps=10, prompts=16, group=8, learning_rate=5e-4)
 
 
 def test_a_time_for_an_update_is_the_most_that_it_gets() -> None:
-    told = Told.of({"seconds": "60"})
-    assert [told.within(Training(seconds=each)).seconds for each in (None, 30.0, 90.0)] == [60.0, 30.0, 60.0]
+    settings = UserSettings.of({"seconds": "60"})
+    assert [settings.within(Training(seconds=each)).seconds for each in (None, 30.0, 90.0)] == [60.0, 30.0, 60.0]
 
 
-def test_where_nothing_is_told_all_stays_as_it_was() -> None:
-    assert Told.of({}).over(Training(steps=3)) == Told.of({}).within(Training(steps=3)) == Training(steps=3)
+def test_where_nothing_is_set_all_stays_as_it_was() -> None:
+    assert (
+        UserSettings.of({}).over(Training(steps=3))
+        == UserSettings.of({}).within(Training(steps=3))
+        == Training(steps=3)
+    )

@@ -16,13 +16,13 @@ CUT = frozenset({"steps", "prompts", "seconds"})
 
 
 @dataclass(frozen=True)
-class Told:
+class UserSettings:
     """Some fields of :class:`Training`, by name."""
 
     fields: Mapping[str, Any]
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Told:
+    def of(cls, settings: Mapping[str, Any]) -> UserSettings:
         """Checked settings, from texts or values; UsageError names the first that is wrong."""
         try:
             checked = Training.model_validate(dict(settings))
