@@ -111,7 +111,7 @@ def evaluations_of(task: Task) -> int:
 
 
 @dataclass(frozen=True)
-class Found:
+class ValidAnswer:
     """A valid answer, JSON text, with what it earned, which agent found it, and the answer that it started from."""
 
     answer: str
@@ -136,8 +136,8 @@ class Answers:
     def __init__(self, *, active: bool) -> None:
         self._active = active
         self._rolled: dict[str, tuple[Sequence[Rollout], Sequence[Rollout]]] = {}
-        self._searched: dict[str, Found] = {}
-        self._all: list[Found] = []
+        self._searched: dict[str, ValidAnswer] = {}
+        self._all: list[ValidAnswer] = []
         self._visits: Counter[str] = Counter()
 
     def keep(self, agent: str, searched: Sequence[Rollout], gated: Sequence[Rollout]) -> None:
@@ -162,19 +162,19 @@ class Answers:
         nodes = [Node(name, each.start, each.reward, self._visits[name]) for name, each in self._searched.items()]
         return tuple(self._searched[node.id].as_start for node in choose(nodes, count))
 
-    def finalists(self, agents: Collection[str] | None = None) -> list[Found]:
+    def finalists(self, agents: Collection[str] | None = None) -> list[ValidAnswer]:
         """The best answers, each once, of some agents or of all."""
-        best: dict[str, Found] = {}
+        best: dict[str, ValidAnswer] = {}
         for each in sorted(self._all, key=lambda each: (-each.reward, each.id)):
             if agents is None or each.agent in agents:
                 best.setdefault(each.id, each)
         return list(best.values())[: ROUNDS[0][0]]
 
 
-def found_in(agent: str, rollouts: Sequence[Rollout]) -> list[Found]:
+def found_in(agent: str, rollouts: Sequence[Rollout]) -> list[ValidAnswer]:
     """The valid answers among rollouts."""
     return [
-        Found(each.answer, each.reward, excerpt(each.feedback), agent, each.start)
+        ValidAnswer(each.answer, each.reward, excerpt(each.feedback), agent, each.start)
         for each in rollouts
         if each.outcome == "ok" and each.answer is not None
     ]
@@ -208,11 +208,11 @@ def rounds(gate: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
 
 
 def best_of(
-    finalists: Sequence[Found],
+    finalists: Sequence[ValidAnswer],
     gate: Sequence[str],
-    score: Callable[[Found, Sequence[str]], Sequence[float]],
-    champion: tuple[Found, list[float]] | None = None,
-) -> tuple[Found, list[float]]:
+    score: Callable[[ValidAnswer, Sequence[str]], Sequence[float]],
+    champion: tuple[ValidAnswer, list[float]] | None = None,
+) -> tuple[ValidAnswer, list[float]]:
     """The finalist that earns most over the gate instances of its rounds, and what it earned there.
 
     ``score`` says what an answer earns on some instances. Of equals the first one is taken.
@@ -230,5 +230,5 @@ def best_of(
     return best, earned[best.id]
 
 
-def _best_first(finalists: Sequence[Found], earned: Mapping[str, Sequence[float]]) -> list[Found]:
+def _best_first(finalists: Sequence[ValidAnswer], earned: Mapping[str, Sequence[float]]) -> list[ValidAnswer]:
     return sorted(finalists, key=lambda each: -fmean(earned[each.id] or (0.0,)))

@@ -9,7 +9,7 @@ from typing import Any
 from sia_core.evidence import AgentView
 from sia_core.run import record
 from sia_core.run.candidate_runner import CandidateRunner
-from sia_core.run.discover import Answers, Found, Verified, best_of, measured, rounds
+from sia_core.run.discover import Answers, ValidAnswer, Verified, best_of, measured, rounds
 from sia_core.run.intervals import beside, estimate
 from sia_core.run.parts import Parts
 from sia_core.run.plan import Samples
@@ -41,7 +41,7 @@ def score_answers(parts: Parts, answers: Answers, samples: Samples, ends: Mappin
     The best of the run is the first agent's unless another earns more there.
     """
     seal = _Answers(parts)
-    champion: tuple[Found, list[float]] | None = None
+    champion: tuple[ValidAnswer, list[float]] | None = None
     for which, agent in ends.items():
         parts.emit("seal.started", which=which, agent=agent.id, why=why)
         finalists = answers.finalists({agent.id} if which == "initial" else None)
@@ -67,12 +67,12 @@ class _Answers:
         self._parts = parts
         self.failure = parts.task.metric.reward(parts.task.failure_reward)
 
-    def gated(self, which: str, finalist: Found, instances: Sequence[str]) -> list[float]:
+    def gated(self, which: str, finalist: ValidAnswer, instances: Sequence[str]) -> list[float]:
         """The rewards of a finalist on some gate instances."""
         key = record.verified_answer(which, f"{finalist.id}/{instances[0]}")
         return self.rewards(self.verified(key, finalist, "gate", instances))
 
-    def verified(self, key: str, finalist: Found, split: Split, instances: Sequence[str]) -> list[Verified]:
+    def verified(self, key: str, finalist: ValidAnswer, split: Split, instances: Sequence[str]) -> list[Verified]:
         """The verifier's scores of a final answer on some instances."""
         parts = self._parts
         payload = {"split": split, "instances": instances, "answer": finalist.answer}

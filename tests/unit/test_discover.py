@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sia_core.evidence import Rollout
-from sia_core.run.discover import Answers, Found, best_of, found_in
+from sia_core.run.discover import Answers, ValidAnswer, best_of, found_in
 
 
 def rollout(answer: object, reward: float, outcome: str = "ok", start: str | None = None) -> Rollout:
@@ -97,7 +97,7 @@ def test_the_finalists_are_the_best_each_once_of_all_or_of_some_agents() -> None
 GATE = [f"gate-{place}" for place in range(40)]
 
 
-def finalists_of(count: int) -> list[Found]:
+def finalists_of(count: int) -> list[ValidAnswer]:
     return found_in("agent", [rollout(number, 0.0) for number in range(count)])
 
 
@@ -113,7 +113,7 @@ def test_an_answer_that_always_earns_most_wins_and_of_equals_the_first(rewards: 
 def test_half_of_the_finalists_go_on_each_time_and_each_round_costs_the_same() -> None:
     pairs: list[tuple[str, str]] = []
 
-    def score(finalist: Found, instances: Sequence[str]) -> list[float]:
+    def score(finalist: ValidAnswer, instances: Sequence[str]) -> list[float]:
         pairs.extend((finalist.answer, each) for each in instances)
         return [float(finalist.answer)] * len(instances)
 
@@ -130,7 +130,7 @@ def test_half_of_the_finalists_go_on_each_time_and_each_round_costs_the_same() -
 def test_what_won_before_is_kept_unless_another_earns_more() -> None:
     (winner,) = found_in("agent", [rollout("held", 0.0)])
 
-    def score(finalist: Found, instances: Sequence[str]) -> list[float]:
+    def score(finalist: ValidAnswer, instances: Sequence[str]) -> list[float]:
         return [float(finalist.answer)] * len(instances)
 
     assert best_of(finalists_of(8), GATE, score, (winner, [7.0] * 7))[0] is winner
@@ -140,7 +140,7 @@ def test_what_won_before_is_kept_unless_another_earns_more() -> None:
 def test_an_answer_that_often_fails_is_not_chosen_for_what_it_earns_when_it_does_not() -> None:
     """Seven of eight finalists earn more than the eighth, and nothing on every other instance."""
 
-    def score(finalist: Found, instances: Sequence[str]) -> list[float]:
+    def score(finalist: ValidAnswer, instances: Sequence[str]) -> list[float]:
         steady = finalist.answer == "7"
         return [1.9 if steady else 2.1 * (int(each.removeprefix("gate-")) % 2) for each in instances]
 

@@ -26,7 +26,7 @@ import torch
 import sia_trimul
 from sia_core.learning import Request, Sample
 from sia_core.plugins import Plugins
-from sia_core.run.discover import ROUNDS, Found, best_of
+from sia_core.run.discover import ROUNDS, ValidAnswer, best_of
 
 sys.path.insert(0, str(Path(sia_trimul.__file__).parent / "seed"))
 
@@ -78,9 +78,9 @@ def answered(rewards: Rewards, found: Sequence[Earned]) -> float:
     """A search answer's reward on inputs that neither the search nor the choice of the answer saw."""
     plan_of = {json.dumps(plan): (reward, plan) for reward, plan in found}
     best_first = sorted(plan_of, key=lambda text: -plan_of[text][0])[: ROUNDS[0][0]]
-    finalists = [Found(text, plan_of[text][0], "", "", None) for text in best_first]
+    finalists = [ValidAnswer(text, plan_of[text][0], "", "", None) for text in best_first]
 
-    def score(each: Found, seeds: Sequence[str]) -> list[float]:
+    def score(each: ValidAnswer, seeds: Sequence[str]) -> list[float]:
         return [rewards.on(plan_of[each.answer][1], int(seed)) for seed in seeds]
 
     best, _ = best_of(finalists, CHOSEN_ON, score)

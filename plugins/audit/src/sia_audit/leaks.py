@@ -43,7 +43,7 @@ _BETWEEN = re.compile(r"[\"'`\n\t,;|]+")
 
 
 @dataclass
-class Found:
+class Overlap:
     """Which inputs of one hidden split were found in one place: as they are, or close, each with where and its cosine.
 
     ``size`` is how many inputs the split has, ``short`` how many of them are too short for closeness to mean anything.
@@ -110,10 +110,10 @@ class _Search:
         self._contained = Contained(texts)
         self._closest = Closest(texts, Weights(_text(each) for split in LABELLED for each in self._instances[split]))
         self._near: dict[str, dict[str, float]] = {}
-        self._table: dict[tuple[Split, str], Found] = {}
+        self._table: dict[tuple[Split, str], Overlap] = {}
         self.unread: list[str] = []
 
-    def found(self) -> list[Found]:
+    def found(self) -> list[Overlap]:
         return list(self._table.values())
 
     def split(self, place: Split) -> None:
@@ -178,11 +178,11 @@ class _Search:
         for split in splits:
             self._row(split, place)
 
-    def _row(self, split: Split, place: str) -> Found:
+    def _row(self, split: Split, place: str) -> Overlap:
         key = (split, place)
         if key not in self._table:
             short = self._sizes[split, True]
-            self._table[key] = Found(split, place, short + self._sizes[split, False], short)
+            self._table[key] = Overlap(split, place, short + self._sizes[split, False], short)
         return self._table[key]
 
     def _add_near(self, text: str, place: str, where: str, splits: Sequence[Split]) -> None:
@@ -197,7 +197,7 @@ class _Search:
                 row.near[name] = (where, cosine)
 
 
-def _finding(row: Found) -> Finding:
+def _finding(row: Overlap) -> Finding:
     """A row in a sentence."""
     near = {name: each for name, each in row.near.items() if name not in row.exact}
     exact, size = len(row.exact), row.size

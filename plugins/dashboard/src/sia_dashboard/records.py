@@ -89,7 +89,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RolloutFilter:
     """Which rollouts a list shows; an empty text leaves the choice open."""
 
     purpose: str = ""

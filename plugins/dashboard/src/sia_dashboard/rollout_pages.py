@@ -14,14 +14,14 @@ from sia_core.evidence import Rollout
 from sia_dashboard import charts, words
 from sia_dashboard.bounds import SHOWN, bounded
 from sia_dashboard.pages import Served
-from sia_dashboard.records import Record, Row, Wanted
+from sia_dashboard.records import Record, RolloutFilter, Row
 from sia_reading.outcomes import FAILURES
 
 OTHERS = 50
 """Rollouts of the same case that a rollout's page lists."""
 
 
-def list_page(record: Record, links: Served, filters: Wanted) -> tuple[dict[str, Any], list[Row]]:
+def list_page(record: Record, links: Served, filters: RolloutFilter) -> tuple[dict[str, Any], list[Row]]:
     """The values of the list, and all rows that the filter takes."""
     every, names = record.rows(), record.names()
     matches = [row for row in every if filters.takes(row)]
@@ -52,7 +52,7 @@ def list_page(record: Record, links: Served, filters: Wanted) -> tuple[dict[str,
 
 
 def rollout_page(
-    record: Record, links: Served, rollout: Rollout, where: tuple[str, str, str, int], filters: Wanted
+    record: Record, links: Served, rollout: Rollout, where: tuple[str, str, str, int], filters: RolloutFilter
 ) -> dict[str, Any]:
     """The values of one rollout's page: its own, its neighbours in the list, and the same case by other agents."""
     purpose, agent, *_ = where
@@ -86,16 +86,16 @@ def rollout_page(
     }
 
 
-def _filters(every: Sequence[Row], links: Served, filters: Wanted) -> list[tuple[str, int, str, bool]]:
+def _filters(every: Sequence[Row], links: Served, filters: RolloutFilter) -> list[tuple[str, int, str, bool]]:
     """Each kind of result: name, number of rollouts, the address of its list, and if that is the list shown."""
     base = {key: value for key, value in asdict(filters).items() if key != "outcome"}
-    others = Wanted(**base)
+    others = RolloutFilter(**base)
     counts = Counter(row.failure for row in every if others.takes(row))
     kinds = [("all", "", counts.total()), *((kind, kind, counts[kind]) for kind in FAILURES)]
     return [(name, count, links.rollouts(**base, outcome=kind), kind == filters.outcome) for name, kind, count in kinds]
 
 
-def _query(filters: Wanted) -> str:
+def _query(filters: RolloutFilter) -> str:
     parameters = {key: value for key, value in asdict(filters).items() if value}
     return f"?{urlencode(parameters)}" if parameters else ""
 

@@ -25,7 +25,7 @@ from sia_dashboard.bounds import MOST_WORDS, SHOWN, cut
 from sia_dashboard.guard import Guard
 from sia_dashboard.library import LISTED, MOST_RUNS, Library
 from sia_dashboard.pages import Served
-from sia_dashboard.records import BROKEN, HEAD, Record, Wanted
+from sia_dashboard.records import BROKEN, HEAD, Record, RolloutFilter
 
 SIZE = 100
 """Rollouts a page."""
@@ -162,7 +162,7 @@ class Site:
         if rollout is None:
             raise HTTPException(404, f"{record.name} has no such rollout that may be looked at")
         filters = _wanted(request)
-        back = links.rollouts(**asdict(filters)) if filters != Wanted() else links.rollouts(purpose, agent)
+        back = links.rollouts(**asdict(filters)) if filters != RolloutFilter() else links.rollouts(purpose, agent)
         title = cut(rollout.instance, HEAD)
         return self._page(
             "rollout.html",
@@ -333,9 +333,9 @@ def _number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 1
 
 
-def _wanted(request: Request) -> Wanted:
+def _wanted(request: Request) -> RolloutFilter:
     """The filter of a list of rollouts, as an address has it."""
-    return Wanted(**{key: request.query_params.get(key, "") for key in ("purpose", "agent", "outcome", "words")})
+    return RolloutFilter(**{key: request.query_params.get(key, "") for key in ("purpose", "agent", "outcome", "words")})
 
 
 def _place(text: str) -> int:

@@ -75,7 +75,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Said:
+class ShownMessage:
     """A message of a conversation; ``sampled`` by the policy, or put to it."""
 
     role: str
@@ -84,7 +84,7 @@ class Said:
     sampled: bool
 
 
-def conversation(turns: Sequence[Mapping[str, Any]]) -> list[Said]:
+def conversation(turns: Sequence[Mapping[str, Any]]) -> list[ShownMessage]:
     """A trajectory's turns as one conversation: its beginning, where it is long."""
     entries = (
         _said(message, sampled)
@@ -95,10 +95,10 @@ def conversation(turns: Sequence[Mapping[str, Any]]) -> list[Said]:
     return list(islice(entries, SHOWN))
 
 
-def _said(message: Mapping[str, Any], sampled: bool) -> Said:
+def _said(message: Mapping[str, Any], sampled: bool) -> ShownMessage:
     content = str(message["content"])
     text, calls = _calls(content) if len(content) <= MOST_MESSAGE else (cut(content, MOST_MESSAGE), [])
-    return Said(str(message["role"]), text, calls, sampled)
+    return ShownMessage(str(message["role"]), text, calls, sampled)
 
 
 def _calls(content: str) -> tuple[str, list[Call]]:

@@ -167,7 +167,7 @@ class _Call:
 
 
 @dataclass
-class _Said:
+class _PartialReply:
     """One of the replies that are being put together."""
 
     texts: list[str] = field(default_factory=list)
@@ -199,7 +199,7 @@ class _Said:
 
 
 def _put_together(documents: Iterable[Any], n: int) -> Reply:
-    replies: dict[int, _Said] = {}
+    replies: dict[int, _PartialReply] = {}
     usages: list[Usage] = []
     usage = Usage()
     for document in documents:
@@ -208,7 +208,7 @@ def _put_together(documents: Iterable[Any], n: int) -> Reply:
             usage = latest
             usages += [latest] if not choices else []
         for choice in choices:
-            replies.setdefault(choice.get("index") or 0, _Said()).add(choice)
+            replies.setdefault(choice.get("index") or 0, _PartialReply()).add(choice)
     if 0 not in replies:
         raise _cut()
     if 1 < n == len(usages):

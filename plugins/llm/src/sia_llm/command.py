@@ -22,7 +22,7 @@ from sia_core.given_files import read_file
 from sia_core.harness import HarnessTree
 from sia_core.run.record import attempt, call, decided
 from sia_core.run.run_view import RunView
-from sia_llm.folder import GivenFolder, Left
+from sia_llm.folder import GivenFolder, Leftovers
 from sia_llm.parents import DEFAULT, parents
 from sia_llm.proposal import Decided
 from sia_llm.toolbox import ToolError
@@ -75,7 +75,7 @@ class Command:
             raise SiaError("the improver was not equipped by a run")
         begins = parents(DEFAULT[self._run.kind], evidence, self._run.rewards)
         workspace = GivenFolder(self._run, evidence, begins)
-        output, why = Left(), ""
+        output, why = Leftovers(), ""
         for number in range(TRIES):
             output = self._left(call(decided(evidence.generation), f"program-{number}"), workspace, output, why)
             if output.late:
@@ -91,13 +91,13 @@ class Command:
         )
         return []
 
-    def _left(self, key: str, workspace: GivenFolder, before: Left, objection: str) -> Left:
+    def _left(self, key: str, workspace: GivenFolder, before: Leftovers, objection: str) -> Leftovers:
         """The files of the program, from the record where it had ended before the run was resumed."""
         assert self._run is not None
         ledger = self._run.ledger
         recorded = ledger.get(key)
         if recorded:
-            return Left.from_json(recorded[0])
+            return Leftovers.from_json(recorded[0])
         started = next(each for number in count() if ledger.get(each := attempt(key, "intent", number)) is None)
         ledger.record(
             started, {"program": self._command}
@@ -106,11 +106,11 @@ class Command:
         try:
             workspace.write(folder, self._seconds, before, objection)
             ended = self._ended(folder, workspace)
-            output = workspace.read(folder) if ended else Left(late=True)
+            output = workspace.read(folder) if ended else Leftovers(late=True)
         finally:
             # shutil.rmtree fails on folders in folders without end.
             subprocess.run(["rm", "-rf", "--", folder], stderr=subprocess.DEVNULL, check=False)
-        return Left.from_json(ledger.record(key, output.to_json()))
+        return Leftovers.from_json(ledger.record(key, output.to_json()))
 
     def _ended(self, folder: Path, workspace: GivenFolder) -> bool:
         """Run the program, and answer its checks; whether it ended in time. ModelError where it failed."""

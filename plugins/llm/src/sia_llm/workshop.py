@@ -80,7 +80,7 @@ class Begin(Arguments):
 
 
 @dataclass(frozen=True)
-class Made:
+class EditedHarness:
     """A harness that edits made of an agent's."""
 
     parent: AgentView
@@ -154,7 +154,7 @@ class Workshop:
         """A check's outcome beside what the agent earned on the same instances, for the model to read."""
         return shown(checked, self.run.rollouts(self.parent.id), f"agent {self.parent.id}")
 
-    def candidate(self) -> Made:
+    def candidate(self) -> EditedHarness:
         """The working copy, where it may be tried; ToolError where it would be refused, or does not pass its check."""
         if self.tree.digest == self.parent.harness:
             raise ToolError("your working copy is as its agent's harness was; edit it first, or decide something else")
@@ -165,7 +165,7 @@ class Workshop:
             raise ToolError("your working copy is what you set aside already")
         if fault := self._fault():
             raise ToolError(fault)
-        return Made(self.parent, self.tree, tuple(self.edits))
+        return EditedHarness(self.parent, self.tree, tuple(self.edits))
 
     def next(self) -> None:
         """Set the working copy aside and start on another."""

@@ -29,7 +29,7 @@ NUMBER = re.compile(r"\s*-?[0-9][0-9,]*(\.[0-9]+)?\s*")
 
 
 @dataclass(frozen=True)
-class Made:
+class QuestionSet:
     """The questions of each split, whether all answers are numbers, and the answers of the public split by id."""
 
     deal: Deal
@@ -37,7 +37,7 @@ class Made:
     shown: Mapping[str, str | None]
 
     @classmethod
-    def read(cls, path: Path) -> Made:
+    def read(cls, path: Path) -> QuestionSet:
         """From a file of :meth:`write`."""
         content = json.loads(path.read_text(encoding="utf-8"))
         deal: dict[Split, tuple[Case, ...]] = {
@@ -110,10 +110,10 @@ class Library:
         return answer
 
     @cached_property
-    def _made(self) -> Made:
+    def _made(self) -> QuestionSet:
         path = cache_folder("reasoning") / f"{self.digest[:32]}.json"
         try:
-            return Made.read(path)
+            return QuestionSet.read(path)
         except (OSError, ValueError, KeyError, TypeError):  # not there yet, or damaged
             pass
         answers: list[str | None] = []
@@ -136,7 +136,7 @@ class Library:
                 "--set difficulty="
             )
         numeric = all(NUMBER.fullmatch(answer or "") for answer in answers)
-        result = Made(deal, numeric, {case.id: answers[case.place] for case in deal["public"]})
+        result = QuestionSet(deal, numeric, {case.id: answers[case.place] for case in deal["public"]})
         result.write(path)
         return result
 

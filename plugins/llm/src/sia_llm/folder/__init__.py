@@ -48,7 +48,7 @@ class Decision(Arguments):
 
 
 @dataclass(frozen=True)
-class Left:
+class Leftovers:
     """All that counts of what a program left: the text of its decision, and the edits of each working copy.
 
     ``wrong`` says what cannot be read, by file or folder, and ``late`` that the program did not end in time.
@@ -60,7 +60,7 @@ class Left:
     late: bool = False
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Left:
+    def from_json(cls, value: Mapping[str, Any]) -> Leftovers:
         edits = {name: _EDITS.validate_python(rows) for name, rows in value["edits"].items()}
         return cls(**{**value, "edits": edits})
 
@@ -76,7 +76,7 @@ class GivenFolder:
         self._run, self._evidence = run, evidence
         self._begins = {f"working-{number}": agent for number, agent in enumerate(begins, 1)}
 
-    def write(self, folder: Path, seconds: float, before: Left, objection: str) -> None:
+    def write(self, folder: Path, seconds: float, before: Leftovers, objection: str) -> None:
         """Fill an empty folder. Its working copies hold the edits of ``before``, where these apply."""
         for name, text in self._texts(seconds).items():
             (folder / name).write_text(text, encoding="utf-8")
@@ -95,7 +95,7 @@ class GivenFolder:
                 tree = agent.files
             tree.write_to(folder / name)
 
-    def read(self, folder: Path) -> Left:
+    def read(self, folder: Path) -> Leftovers:
         """The part that counts of what a program left."""
         edits, wrong, decision = {}, {}, ""
         for name, agent in self._begins.items():
@@ -109,9 +109,9 @@ class GivenFolder:
             wrong[DECISION] = "it was not written"
         except (UsageError, OSError, UnicodeDecodeError) as error:
             wrong[DECISION] = str(error)
-        return Left(decision, edits, wrong)
+        return Leftovers(decision, edits, wrong)
 
-    def decided(self, output: Left) -> list[Decided]:
+    def decided(self, output: Leftovers) -> list[Decided]:
         """The run's decisions; ToolError where what was left makes none that can be tried."""
         if why := output.wrong.get(DECISION):
             raise ToolError(f"{DECISION}: {why}")
@@ -131,12 +131,12 @@ class GivenFolder:
             raise ToolError(f"{DECISION}: two changes are of the same working copy")
         return [decision for change in changes for decision in self._decided(change, output)]
 
-    def checked(self, name: str, output: Left) -> str:
+    def checked(self, name: str, output: Leftovers) -> str:
         """A working copy's check, for the program to read."""
         workshop = self._workshop(name, "", output)
         return workshop.shown(workshop.checked())
 
-    def _decided(self, change: CopyChange | WeightUpdate | End, output: Left) -> list[Decided]:
+    def _decided(self, change: CopyChange | WeightUpdate | End, output: Leftovers) -> list[Decided]:
         fields: Any = change.model_dump()
         workshop = Workshop(self._run, self._evidence.agents, list(self._begins.values()))
         if isinstance(change, CopyChange):
@@ -148,7 +148,7 @@ class GivenFolder:
             where = f"{change.folder}: " if isinstance(change, CopyChange) else f"{DECISION}: "
             raise ToolError(f"{where}{error}") from None
 
-    def _workshop(self, name: str, parent: str, output: Left) -> Workshop:
+    def _workshop(self, name: str, parent: str, output: Leftovers) -> Workshop:
         """A workshop whose working copy is one of the folder's."""
         if name not in self._begins:
             raise ToolError(f"no working copy {name!r}; there are {', '.join(self._begins)}")

@@ -49,7 +49,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class _Said:
+class _SampledTurn:
     """A sampled turn: its prompt as text renders it and as it was asked with, and the messages up to and with it."""
 
     rendered: list[int]
@@ -63,7 +63,7 @@ class Book:
     """The calls of one rollout, in the order of their places, whichever was answered first."""
 
     _calls: list[tuple[int, list[int], list[Sampled]]] = field(default_factory=list)
-    _samples: dict[bytes, _Said] = field(default_factory=dict)
+    _samples: dict[bytes, _SampledTurn] = field(default_factory=dict)
     _turns: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     _cut: int = 0
 
@@ -96,7 +96,9 @@ class Book:
         self._calls.append((place, prompt, [sampled for _, sampled in continuations]))
         self._cut += sum(chat.may_shrink and sampled.finish == "length" for _, sampled in continuations)
         for message, sampled in continuations:
-            self._samples.setdefault(chat.after(message), _Said(rendered, prompt, sampled, len(chat.messages) + 1))
+            self._samples.setdefault(
+                chat.after(message), _SampledTurn(rendered, prompt, sampled, len(chat.messages) + 1)
+            )
         if len(self._turns) < SHOWN_TURNS:
             self._turns.append((place, turn(new, [message for message, _ in continuations])))
 
@@ -114,7 +116,7 @@ class Book:
             cut=self._cut,
         )
 
-    def _last(self, chat: Chat) -> _Said | None:
+    def _last(self, chat: Chat) -> _SampledTurn | None:
         """The latest sampled turn that a conversation repeats."""
         if not self._samples:
             return None

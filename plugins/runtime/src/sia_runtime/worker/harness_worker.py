@@ -20,7 +20,7 @@ from sia_runtime.sandbox import guest
 from sia_runtime.sandbox.contract import ModelAccess, Mount, Sandbox, SandboxSpec
 from sia_runtime.sandbox.libraries import import_names, library_paths
 from sia_runtime.worker.endpoint import MODEL_SECONDS
-from sia_runtime.worker.session import Answered, Asked, Died, Done, Evaluates, Event, Session, Waiting
+from sia_runtime.worker.session import Answered, Died, Done, Evaluates, Event, PolicyRequest, Session, Waiting
 
 ASKING, MOST_SLOTS = 32, 256
 """Instances that are solved at once where they ask a policy, and the most that ever are."""
@@ -171,7 +171,7 @@ class HarnessWorker:
             return []
         if flight is None:
             raise Died("protocol", "a word on an instance that was not asked for")
-        if isinstance(event, Asked | Evaluates):
+        if isinstance(event, PolicyRequest | Evaluates):
             if flight.asked:
                 raise Died("protocol", "a question before the last one was answered")
             session.answer_later(event.job, self._answer(flight.request.key, event))
@@ -181,9 +181,9 @@ class HarnessWorker:
         self._end([flight])
         return run.finish(flight, event)
 
-    def _answer(self, key: str, event: Asked | Evaluates) -> Future[Mapping[str, Any]]:
+    def _answer(self, key: str, event: PolicyRequest | Evaluates) -> Future[Mapping[str, Any]]:
         try:
-            if isinstance(event, Asked) and self._model is not None:
+            if isinstance(event, PolicyRequest) and self._model is not None:
                 return self._model.ask(key, event.request)
             if isinstance(event, Evaluates) and self._judge is not None:
                 return self._judge.ask(key, event.answer)

@@ -60,7 +60,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PolicyRequest:
     """A harness asks the policy."""
 
     job: int
@@ -90,7 +90,7 @@ class Waiting:
     begins: bool
 
 
-Event = Done | Asked | Evaluates | Answered | Waiting
+Event = Done | PolicyRequest | Evaluates | Answered | Waiting
 
 
 class Session:
@@ -232,12 +232,12 @@ class Session:
         printed = self._process.stderr().strip()
         return _text(f"{message}\n{printed}" if printed else message)
 
-    def _understand(self, header: Header, body: bytes) -> Done | Asked | Evaluates:
+    def _understand(self, header: Header, body: bytes) -> Done | PolicyRequest | Evaluates:
         name = check(header, OF_A_GUEST)
         fields: dict[str, Any] = header
         job: int = fields["job"]
         if name == "model":
-            return Asked(job, _cached_request(body) if len(body) <= _SHORT else model_request(body))
+            return PolicyRequest(job, _cached_request(body) if len(body) <= _SHORT else model_request(body))
         if name == "evaluate":
             strict_json(body)
             return Evaluates(job, body.decode())
