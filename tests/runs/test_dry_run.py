@@ -107,3 +107,18 @@ def test_a_plan_says_what_the_run_takes_on_many_workers_and_starts_nothing(
     assert all(row["seconds"] <= first["seconds"] for row in rest)
     assert all(row["dollars"] == round(2 * row["worker_hours"], 2) for row in price["workers"])
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_a_dry_run_says_what_memory_training_takes_in_all_of_its_processes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = EXAMPLE.parent / "words"
+    case = ["--harness", str(words / "agent"), "--data", str(words / "cases.jsonl"), "--verifier", "exact"]
+    arguments = ["run", *case, "--runs-dir", str(tmp_path), "--policy", "tiny", "--levers", "weights", "--dry-run"]
+    shared = ["--engine-set", "processes=3"]
+    alone, three = (told_by([*arguments, "--json", *more], capsys)["measured"]["memory"] for more in ([], shared))
+    assert three > 2 * alone > 0
+    assert main(arguments) == 0
+    assert "GiB at most, while the policy is trained" in capsys.readouterr().out

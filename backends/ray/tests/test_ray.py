@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import ray
 from example_runs import EXAMPLE, command, comparable
 from ray.cluster_utils import Cluster
+from safetensors.torch import load_file
 
 from sia_cli import main, parser_of
 from sia_cli.configuration import config_of
@@ -23,7 +25,7 @@ from sia_core.run.ledger import Ledger
 from sia_core.run.rollouts import Setting
 from sia_core.run.start import start
 from sia_core.run.trees import ADAPTERS, Trees
-from sia_core.types import Job, OfferRef
+from sia_core.types import Backend, Job, OfferRef
 from sia_ray.backend import RayBackend
 from sia_ray.settings import HEALTH
 from sia_reading.report import build
@@ -109,32 +111,48 @@ def test_arms_and_seeds_of_a_comparison_share_the_cluster_and_come_to_the_same(
     assert scores[0] == scores[1]
 
 
-def test_an_update_in_two_jobs_on_two_workers_ends_with_the_same_adapter(cluster: Cluster, tmp_path: Path) -> None:
-    """The second job goes on from the snapshot that the first one left, on whichever worker it runs."""
+def trained(backend: Backend, run: Path, engine: dict[str, Any]) -> Path:
+    """The adapter that an update in two jobs ends with; the second goes on from the snapshot that the first left."""
     words, plugins = ROOT / "examples" / "words", Plugins.discover()
     data = str(words / "cases.jsonl")
     task = OfferRef("cases", {"data": data, "harness": str(words / "agent"), "seed": 0})
-    tree = plugins.create("task", task.name, **task.settings).seed_harness()
-    update = Update("key", "agent", "", None, OfferRef("grpo"), Training(steps=4, prompts=4, group=4, max_kl=50.0))
-    adapters = []
-    for where, backend in (("here", LocalBackend(plugins)), ("there", RayBackend(plugins, workers="2", cpus="0.5"))):
-        run = tmp_path / where
-        engine = OfferRef("torch", {"policy": "tiny", "seed": 0})
-        setting = asdict(Setting(str(run), task, OfferRef("exact", {"data": data}), "namespaces", 0, engine))
-        payload = {"update": replace(update, harness=Trees(run).put(tree)).to_json(), "setting": setting}
-        adapter = None
-        try:
-            for first in (0, 2):
-                rest = {"adapter": adapter, "silent": 0, "tokens": None, "seconds": None}
-                job = Job("sia_weights.train_job:train", {**payload, **rest, "first": first, "last": first + 2})
-                result = backend.submit(job).result(300)
-                assert not result["stopped"]
-                adapter = result["adapter"]
-        finally:
-            backend.close()
-        assert (run / ADAPTERS / str(adapter) / "adapter_model.safetensors").is_file()
-        adapters.append(adapter)
-    assert adapters[0] == adapters[1]
+    tree = Trees(run).put(plugins.create("task", task.name, **task.settings).seed_harness())
+    update = Update("key", "agent", tree, None, OfferRef("grpo"), Training(steps=4, prompts=4, group=4, max_kl=50.0))
+    offer = OfferRef("torch", {"seed": 0, **engine})
+    setting = asdict(Setting(str(run), task, OfferRef("exact", {"data": data}), "namespaces", 0, offer))
+    adapter = None
+    try:
+        for first in (0, 2):
+            rest = {"adapter": adapter, "silent": 0, "tokens": None, "seconds": None}
+            payload = {"update": update.to_json(), "setting": setting, **rest, "first": first, "last": first + 2}
+            result = backend.submit(Job("sia_weights.train_job:train", payload)).result(600)
+            assert not result["stopped"]
+            adapter = result["adapter"]
+    finally:
+        backend.close()
+    return run / ADAPTERS / str(adapter) / "adapter_model.safetensors"
+
+
+def test_an_update_in_two_jobs_on_two_workers_ends_with_the_same_adapter(cluster: Cluster, tmp_path: Path) -> None:
+    """The second job goes on on whichever worker it runs."""
+    plugins, engine = Plugins.discover(), {"policy": "tiny"}
+    here = trained(LocalBackend(plugins), tmp_path / "here", engine)
+    there = trained(RayBackend(plugins, workers="2", cpus="0.5"), tmp_path / "there", engine)
+    assert here.read_bytes() == there.read_bytes()
+
+
+def test_a_worker_that_trains_on_two_processes_ends_with_the_adapter_of_one(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "plugins" / "torch" / "tests"))
+    importlib.import_module("toy_policies").write_model("gpt_oss", tmp_path / "model")
+    plugins, engine = Plugins.discover(), {"policy": f"hf:{tmp_path / 'model'}", "dtype": "float32", "rank": 4}
+    here = trained(LocalBackend(plugins), tmp_path / "here", engine)
+    shared = {**engine, "processes": 2, "shard": True}
+    there = trained(RayBackend(plugins, workers="2", cpus="0.5"), tmp_path / "there", shared)
+    one, two = load_file(here), load_file(there)
+    assert one.keys() == two.keys()
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
 
 
 def test_five_nodes_are_killed_in_a_run_and_its_report_is_the_same(

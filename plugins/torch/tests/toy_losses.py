@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +25,28 @@ def broken(
     logprobs_BT: Tensor, batch: Batch, values_BT: Any, settings: Mapping[str, Any]
 ) -> tuple[Tensor, dict[str, Any]]:
     return logprobs_BT.sum() * float("nan"), {}
+
+
+def out_of_memory(
+    logprobs_BT: Tensor, batch: Batch, values_BT: Any, settings: Mapping[str, Any]
+) -> tuple[Tensor, dict[str, Any]]:
+    """Fails on the way back, in one process."""
+
+    def fail(gradient: Tensor) -> None:
+        raise RuntimeError("out of memory")
+
+    if settings["process"] == os.getpid():
+        logprobs_BT.register_hook(fail)
+    return logprobs_BT.sum(), {}
+
+
+def killed(
+    logprobs_BT: Tensor, batch: Batch, values_BT: Any, settings: Mapping[str, Any]
+) -> tuple[Tensor, dict[str, Any]]:
+    """Ends one process."""
+    if settings["process"] == os.getpid():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return logprobs_BT.sum(), {}
 
 
 def flat(

@@ -44,6 +44,8 @@ def print_price(price: Mapping[str, Any]) -> None:
     )
     intro = f"Measured on {measured['rollouts']} search instances: {load}{seed}. If every agent is like it, and beside"
     out.print(f"{intro} what optimising takes:", soft_wrap=True)
+    if measured["memory"] and rollouts["update"]:
+        out.print(f"  {'memory':14} {measured['memory'] / 2**30:,.1f} GiB at most, while the policy is trained")
     for kind in ("seconds", "tokens"):
         if amounts := price[kind]:
             out.print(f"  {kind:14} {_between(amounts)}")

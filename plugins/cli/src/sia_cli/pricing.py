@@ -33,7 +33,7 @@ from sia_core.run.start import Config, backend_of, checked, levers_of, prepare, 
 from sia_core.run.trees import Trees
 from sia_core.types import Backend, Task
 
-SUITS = "sia_runtime.worker.preflight:suits"
+LOADED = "sia_runtime.worker.preflight:loaded"
 
 HANDFUL = 16
 """Search instances that are rolled out to see what a rollout takes."""
@@ -57,7 +57,8 @@ class Range:
 class Measured:
     """The handful's figures: seconds to load the policy, to set the harness up, per rollout, and to book a batch.
 
-    ``suits`` is the number of rollouts that an update of the policy is worth, as its engine says.
+    ``suits`` is the number of rollouts that an update of the policy is worth, and ``memory`` the bytes that training
+    takes at most, of all of its processes, as its engine says.
     """
 
     rollouts: int
@@ -69,6 +70,7 @@ class Measured:
     outcomes: Mapping[str, int]
     booking_seconds: float
     suits: int = 0
+    memory: float = 0.0
 
 
 def price(config: Config, plugins: Plugins) -> dict[str, Any]:
@@ -139,7 +141,7 @@ def measure(config: Config, task: Task, samples: Samples, sandbox: str, backend:
         Trees(ledger.folder).put(agent.files)
         rollouts = Rollouts(setting_of(config, task, ledger.folder, sandbox, secret), ledger, backend, Emitter([]))
         started = time.monotonic()
-        suits = rollouts.job(SUITS, {}) if config.engine else 0
+        loaded = rollouts.job(LOADED, {}) if config.engine else {}
         loading = time.monotonic() - started
         once, first = _timed(rollouts, Sweep("first", agent.id, agent.harness, "search", samples.search[:1]))
         handful = Sweep("handful", agent.id, agent.harness, "search", samples.search[:HANDFUL])
@@ -157,7 +159,7 @@ def measure(config: Config, task: Task, samples: Samples, sandbox: str, backend:
         reward=fmean(each.reward for each in results),
         outcomes=dict(Counter(each.outcome for each in results)),
         booking_seconds=round(booking, 5),
-        suits=suits,
+        **loaded,
     )
 
 

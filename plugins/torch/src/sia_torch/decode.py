@@ -80,7 +80,8 @@ def fusable(policy: Policy) -> bool:
     size = sum(weight.numel() * weight.element_size() for weight in policy.model.parameters())
     mlp_bias = getattr(config, "mlp_bias", False)
     return (
-        config.model_type in FUSED_TYPES
+        policy.shards is None
+        and config.model_type in FUSED_TYPES
         and kinds == {"full_attention"}
         and config.hidden_act == "silu"
         and not mlp_bias

@@ -160,7 +160,8 @@ class Torch:
                 raise TrainingError(
                     f"the loss of {loss} is {float(scalar.detach())}; lower the learning rate, or load a snapshot"
                 )
-            scalar.backward()
+            with self.policy.passing():
+                scalar.backward()
             for name, value in {"loss": scalar.detach(), **watched}.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
         return sums
@@ -200,10 +201,11 @@ class Torch:
         computed, trained on or not, or a full one before there was any.
         """
         policy = self.policy
-        weights = sum(each.numel() * each.element_size() for each in policy.model.parameters())
-        learning = sum(each.numel() * each.element_size() for each in self._learning.values())
+        weights = sum(map(memory.local_size, policy.model.parameters()))
+        learning = sum(map(memory.local_size, self._learning.values()))
+        gathered = policy.shards.gathered if policy.shards else 0
         largest = self._largest or memory.at_most(policy.config, self.settings, policy.head().element_size())
-        total = weights * (2 if fusable(policy) else 1) + 3 * learning + largest
+        total = weights * (2 if fusable(policy) else 1) + gathered + 3 * learning + largest
         if policy.device.type == "cuda":
             peak = float(torch.cuda.max_memory_allocated(policy.device))
         else:
@@ -236,6 +238,14 @@ class Torch:
             self._optimizer.state[parameter][key] = value.to(parameter.device)
         self._steps = record["steps"]
         self._sampler = None
+
+    def idle(self, training: bool) -> None:
+        """A pass that nothing is learnt from, back too if ``training``, for processes that still have work."""
+        with torch.set_grad_enabled(training):
+            logprobs_BT, _ = self._forward([[Trace([0, 0], [0, 1], [0.0, 0.0])]], True)
+        if training:
+            with self.policy.passing():
+                (0 * logprobs_BT.sum()).backward()
 
     def _forward(self, rows: Sequence[Sequence[Trace]], adapted: bool) -> tuple[Tensor, Tensor]:
         """Log-probabilities and values (B, T) of traces in the order of ``rows``, 0 where nothing was sampled."""

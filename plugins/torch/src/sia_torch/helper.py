@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from sia_core.errors import SiaError
 from sia_torch.engine import Torch
+from sia_torch.shards import Broken, Shards
 
 
 class Shared:
@@ -65,6 +68,13 @@ class Shared:
         return list(zip(parts, self._weights.values(), strict=True))
 
 
+def share(engine: Torch, verb: str, arguments: tuple[Any, ...] | None) -> Any:
+    """The result of a verb for a process's share of it, which is None where that process has no share."""
+    shards = engine.policy.shards
+    with shards.together(partial(engine.idle, verb == "forward_backward")) if shards else nullcontext():
+        return None if arguments is None else getattr(Torch, verb)(engine, *arguments)
+
+
 class Helper:
     """The engine of process ``number``, and which weights it last heard of."""
 
@@ -82,13 +92,17 @@ class Helper:
         self._shared = Shared(Path(file), self._engine, processes)
         torch.set_num_threads(threads)
 
-    def call(self, verb: str, arguments: tuple[Any, ...], version: int) -> Any:
+    def divide(self, rendezvous: str, processes: int) -> None:
+        """Keep a part of the base, as all processes do at once."""
+        self._engine.policy.divide(Shards(Path(rendezvous), self._number, processes))
+
+    def call(self, verb: str, arguments: tuple[Any, ...] | None, version: int) -> Any:
         """Have the engine do something with the weights of that version."""
         if version != self._version:
             self._shared.hear()
             self._engine.forget_sampler()
             self._version = version
-        return getattr(self._engine, verb)(*arguments)
+        return share(self._engine, verb, arguments)
 
     def hand_in(self) -> list[bool]:
         """Put the gradients of this share where they are added up; which weights have one."""
@@ -115,6 +129,8 @@ def serve(helper: Helper, channel: Connection[Any, Any]) -> None:
         try:
             channel.send(reply)
         except OSError:
+            return
+        if isinstance(reply[1], Broken):
             return
 
 

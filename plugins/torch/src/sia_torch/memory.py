@@ -9,6 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
 from sia_torch.settings import Settings
 from sia_torch.tree import Shape
 
@@ -24,6 +27,12 @@ def resident() -> float:
         return float(_STATM.read_text().split()[1]) * _PAGE
     except OSError:  # not Linux
         return 0.0
+
+
+def local_size(weight: Tensor) -> int:
+    """Bytes of what this process holds of a weight."""
+    held = weight.to_local() if isinstance(weight, DTensor) else weight
+    return held.numel() * held.element_size()
 
 
 def activations(config: Any, settings: Settings, size: int, shape: Shape, rows: int) -> float:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
@@ -20,6 +24,7 @@ from sia_torch.harmony import HarmonyTokens
 from sia_torch.precision import dtype_of
 from sia_torch.pretrained import KINDS, model_of, without_bars
 from sia_torch.settings import Settings
+from sia_torch.shards import Shards
 from sia_torch.tiny import TinyConfig, build_tiny, feature_ids
 from sia_torch.tokens import CharTokens, HfTokens, Tokens
 from sia_torch.tree import Packed, last_layer, tree_attention, tree_mask
@@ -40,6 +45,8 @@ class Policy:
     context : how many tokens before a token its embedding reads.
     limit : how many tokens it can read at once; None where its configuration does not say.
     about : its parameters, those of the adapter among them that are trained, and whether it was trained before.
+    shards : this process's place among those that hold the base together; None where it is whole here.
+    identities : of a base that is not whole here, the digests by which snapshots know it.
     """
 
     def __init__(self, model: PeftModel, tokens: Tokens, name: str, checkpointing: bool) -> None:
@@ -48,6 +55,8 @@ class Policy:
         self.config = base.config
         self.trunk: nn.Module = base.get_decoder()
         self._base = base
+        self.shards: Shards | None = None
+        self.identities: tuple[str, ...] = ()
         self.device = next(model.parameters()).device
         self.context = self.config.ngrams - 1 if isinstance(self.config, TinyConfig) else 0
         self.limit = limit_of(self.config)
@@ -61,6 +70,7 @@ class Policy:
         self._windowed = set(getattr(self.config, "layer_types", None) or ())
         self.tree = self.config.model_type in TREE_TYPES and self._windowed <= {"full_attention"}
         if self.tree:
+            self._last_layer = partial(last_layer, self.layers()[-1])
             AttentionInterface.register(TREE, tree_attention)
             AttentionMaskInterface.register(TREE, sdpa_mask)
             model.set_attn_implementation(TREE)
@@ -88,6 +98,32 @@ class Policy:
 
     def hidden(self, packed: Packed) -> Tensor:
         """The hidden states (B, G * T, D) of a packed micro-batch's branches."""
+        with self.passing():
+            return self._hidden(packed)
+
+    def passing(self) -> contextlib.AbstractContextManager[None]:
+        """Where the layers are computed, or gone back through."""
+        return self.shards.passing() if self.shards else contextlib.nullcontext()
+
+    def layers(self) -> list[nn.Module]:
+        """The model's layers, in their order."""
+        kinds = set(self._base._no_split_modules or ())
+        if layers := [module for module in self.trunk.modules() if type(module).__name__ in kinds]:
+            return layers
+        raise UsageError(f"{self.name} does not say what its layers are, which this engine has to know")
+
+    def divide(self, shards: Shards) -> None:
+        """Keep this process's part of the layers' frozen weights: what learns is whole, as are embedding and head."""
+        layers = self.layers()
+        shards.divide(layers, {*self.learning().values()})
+        if self.tree:  # the last layer is computed by a function, which has to gather it as its ``forward`` would
+            last: Any = layers[-1]
+            last.sia_last_layer = MethodType(last_layer, last)
+            register_fsdp_forward_method(last, "sia_last_layer")
+            self._last_layer = last.sia_last_layer
+        self.shards = shards
+
+    def _hidden(self, packed: Packed) -> Tensor:
         embedded, positions = self.embed(packed.features), self._within(packed.positions_BS)
         start = packed.tree.shape.prefix
         trunk: Any = self.trunk
@@ -97,12 +133,11 @@ class Policy:
             ).last_hidden_state
             return torch.as_tensor(states[:, start:])
         cos, sin = trunk.rotary_emb(embedded, position_ids=positions)
-        *inner, last = trunk.layers
-        for layer in inner:
+        for layer in trunk.layers[:-1]:
             embedded = layer(
                 embedded, attention_mask=None, position_ids=positions, position_embeddings=(cos, sin), tree=packed.tree
             )
-        normed: Tensor = trunk.norm(last_layer(last, embedded, cos, sin, packed.tree))
+        normed: Tensor = trunk.norm(self._last_layer(embedded, cos, sin, packed.tree))
         return normed
 
     def _masks(self, packed: Packed) -> Tensor | dict[str, Tensor]:
@@ -124,13 +159,14 @@ class Policy:
 
     def run(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
         """The model's own forward: hidden states (R, T, D) of new tokens, and the cache that holds them."""
-        result = self.trunk(
-            input_ids=tokens,
-            position_ids=self._within(positions),
-            attention_mask=mask.long(),
-            past_key_values=cache,
-            use_cache=True,
-        )
+        with self.passing():
+            result = self.trunk(
+                input_ids=tokens,
+                position_ids=self._within(positions),
+                attention_mask=mask.long(),
+                past_key_values=cache,
+                use_cache=True,
+            )
         return result.last_hidden_state, result.past_key_values
 
     def _within(self, positions: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sia_torch.defaults import micro_tokens_of, temperature_of
 
@@ -27,6 +28,7 @@ class Settings(BaseModel):
     temperature : of sampling and of training's log-probabilities alike; by default 1 for ``tiny`` and
         harmony, and 0.7 for other pretrained models.
     processes : of one machine that sample and train together, each with the whole base; on GPUs a card each.
+    shard : divide the base's layers among the processes; each holds a part of every layer. On a CPU.
     rows : samples that are decoded side by side; a batch is filled up to it where rounding depends on that.
     prefill_rows : prompts that are computed side by side.
     micro_tokens : the most positions of a training micro-batch: by default 2,048 for a pretrained model on a CPU,
@@ -54,6 +56,7 @@ class Settings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     temperature: float = Field(default_factory=temperature_of, gt=0)
     processes: int = Field(default=1, ge=1)
+    shard: bool = False
     rows: int = Field(default=32, ge=1)
     prefill_rows: int = Field(default=4, ge=1)
     micro_tokens: int = Field(default_factory=micro_tokens_of, ge=1)
@@ -63,3 +66,13 @@ class Settings(BaseModel):
     tiny: dict[str, Any] = Field(default_factory=dict)
     base_text: str = ""
     base_steps: int = Field(default=300, ge=1)
+
+    @model_validator(mode="after")
+    def _can_be_divided(self) -> Settings:
+        if self.shard and self.processes == 1:
+            raise ValueError("shard=true divides a base among processes: set processes=2 or more, too")
+        if self.shard and self.policy == "tiny":
+            raise ValueError("shard=true divides a pretrained base; tiny is held whole by each process")
+        if self.shard and self.device != "cpu" and (self.device or torch.cuda.is_available()):
+            raise ValueError("shard=true was tried on a CPU alone: set device=cpu, too")
+        return self

@@ -53,6 +53,11 @@ def digest_of(state: Mapping[str, Tensor]) -> str:
     return whole.hexdigest()
 
 
+def identities(policy: Policy) -> tuple[str, ...]:
+    """Digests of the base, this release's and those of the first."""
+    return policy.identities or (_identity(policy), *_former_identities(policy))
+
+
 def _identity(policy: Policy) -> str:
     """A digest of the base that is the same in any number type: configuration, some of each weight, tokens' texts.
 
@@ -100,7 +105,7 @@ def save(folder: Path, policy: Policy, optimizer: dict[str, Tensor], counters: d
     values = {name: tensor.detach().cpu() for name, tensor in policy.value_head.state_dict().items()}
     parts = {ADAPTER: adapter, VALUES: values, OPTIMIZER: optimizer}
     record = {
-        "policy": _identity(policy),
+        "policy": identities(policy)[0],
         **counters,
         "digests": {name: digest_of(state) for name, state in parts.items()},
     }
@@ -130,7 +135,7 @@ def load(folder: Path, policy: Policy) -> tuple[dict[str, Tensor], dict[str, Any
         raise UsageError(f"{folder} is no snapshot of this engine: {error}") from None
     if _DIGEST.fullmatch(folder.name) and hashlib.sha256(text.encode()).hexdigest() != folder.name:
         raise UsageError(f"{folder / ENGINE} is not what was saved there; take an earlier snapshot")
-    if base not in (_identity(policy), *_former_identities(policy)):
+    if base not in identities(policy):
         raise UsageError(f"{folder} holds an adapter of another base than {policy.name}, seed and base text included")
     for name, state in parts.items():
         if digest_of(state) != digests.get(name):

@@ -1,4 +1,5 @@
-"""The engine ``torch`` on several processes of one machine, each with the whole base, and a GPU each if there are.
+"""The engine ``torch`` on several processes of one machine, each with the whole base or a part of it, and a GPU each
+if there are.
 
 What is asked is divided among them. A loss is a sum over data with one divisor, so the gradients of shares add up to
 the batch's. This process adds them and holds the only optimizer: it makes the step that one process alone would make,
@@ -11,7 +12,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
+from itertools import zip_longest
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -21,9 +24,11 @@ import torch
 from sia_core.errors import ModelError
 from sia_core.learning import Datum, Request, Sampled, Trace
 from sia_runtime.settings import checked
+from sia_torch import store
 from sia_torch.engine import Torch
-from sia_torch.helper import Shared
+from sia_torch.helper import Shared, share
 from sia_torch.settings import Settings
+from sia_torch.shards import Broken, Elsewhere, Shards
 from sia_torch.tree import first_sampled, units
 
 PATIENCE = 10.0
@@ -39,9 +44,13 @@ class Team(Torch):
     """A policy that samples and learns on several processes."""
 
     def __init__(self, **settings: Any) -> None:
-        count, threads = checked(Settings, settings, "--engine-set").processes, torch.get_num_threads()
+        options = checked(Settings, settings, "--engine-set")
+        count, threads = options.processes, torch.get_num_threads()
+        if options.shard:
+            Shards.check()
         self._others = [_Process(each) for each in range(1, count)]
         self._version = 0
+        self._ended: Exception | None = None
         try:
             for each in self._others:
                 each.ask("build", sys.path, _on_card(settings, each.number), threads)
@@ -53,6 +62,8 @@ class Team(Torch):
                 file = Path(folder) / "shared"
                 self._shared = Shared(file, self, count)
                 self._all("share", str(file), count, max(1, threads // count))
+                if self.settings.shard:
+                    self._divide(Path(folder) / "rendezvous", count)
             self._shared.tell()
         except BaseException:
             self.close()
@@ -62,7 +73,7 @@ class Team(Torch):
         """For each request its continuations, in the order of its seeds."""
         rows = [len(each.seeds) for each in requests]
         if sum(rows) <= self.settings.rows:  # one batch, which is no shorter with fewer rows
-            return super().sample(requests)
+            return _in_place([range(len(requests))], self._divided("sample", [(requests,)]), len(requests))
         first: dict[tuple[int, ...], int] = {}
         order = sorted(range(len(requests)), key=lambda each: first.setdefault(tuple(requests[each].prompt), each))
         parts = _cut(order, rows, 1 + len(self._others))
@@ -121,8 +132,21 @@ class Team(Torch):
 
     def close(self) -> None:
         """End the other processes."""
+        self._leave()
         for each in self._others:
-            each.end()
+            each.end(0 if self._ended else PATIENCE)
+
+    def _divide(self, rendezvous: Path, count: int) -> None:
+        self.policy.identities = store.identities(self.policy)  # while all of the base is here
+
+        def here() -> None:
+            self.policy.divide(Shards(rendezvous, 0, count))
+
+        self._ask([(each, "divide", (str(rendezvous), count)) for each in self._others], [here])
+
+    def _leave(self) -> None:
+        if hasattr(self, "policy") and self.policy.shards:
+            self.policy.shards.leave()
 
     def _parts(self, traces: Sequence[Trace], together: Sequence[Sequence[int]]) -> list[list[int]]:
         """The indices of traces in a part for each process. A unit is not split, and a shared prompt rarely."""
@@ -135,10 +159,14 @@ class Team(Torch):
 
     def _divided(self, verb: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The results of one verb for arguments of each process that has any, this one's first."""
-        own, *rest = arguments
-        busy = [(each, share) for each, share in zip(self._others, rest, strict=True) if not share or share[0]]
-        here = [partial(getattr(Torch, verb), self, *own)] if not own or own[0] else []
-        return self._ask([(each, "call", (verb, share, self._version)) for each, share in busy], here)
+        own, *rest = [None if part and not part[0] else part for part in arguments]
+        calls = [
+            (each, "call", (verb, part, self._version))
+            for each, part in zip_longest(self._others, rest)
+            if part is not None or self.settings.shard
+        ]
+        here = [partial(share, self, verb, own)] if own is not None or self.settings.shard else []
+        return [each for each in self._ask(calls, here) if each is not None]
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
         return self._ask([(each, method, arguments) for each in self._others])
@@ -150,24 +178,29 @@ class Team(Torch):
 
         An error is raised once all have answered: what is left in a pipe would be taken for the next answer.
         """
+        if self._ended:
+            raise self._ended
         results: list[Any] = []
         errors: list[Exception] = []
-        try:
-            for process, method, arguments in calls:
-                process.ask(method, *arguments)
-            for each in [*here, *(process.hear for process, _, _ in calls)]:
-                try:
-                    results.append(each())
-                except _Lost:
-                    raise
-                except Exception as error:
-                    errors.append(error)
-        except _Lost:
+        for process, method, arguments in calls:
+            process.ask(method, *arguments)
+        for each in [*here, *(process.hear for process, _, _ in calls)]:
+            try:
+                results.append(each())
+            except Exception as error:
+                errors.append(error)
+                if isinstance(error, _Lost | Broken) and not _follows(error):
+                    break  # the others may wait for that process for good
+                if isinstance(error, Broken):  # one of the others is why, and tells soon
+                    for process, _, _ in calls:
+                        process.patience = PATIENCE
+        if not errors:
+            return results
+        cause = min(errors, key=_follows)
+        if any(isinstance(error, _Lost | Broken) for error in errors):
+            self._ended = cause
             self.close()
-            raise
-        if errors:
-            raise errors[0]
-        return results
+        raise cause
 
     def _changed(self) -> None:
         self._shared.tell()
@@ -179,10 +212,12 @@ class _Lost(ModelError):
 
 
 class _Process:
-    """One of the others: a helper at the other end of a pipe."""
+    """One of the others: a helper at the other end of a pipe. It has ``patience`` seconds to answer, None for ever."""
+
+    patience: float | None
 
     def __init__(self, number: int) -> None:
-        self.number = number
+        self.number, self.patience = number, None
         self._channel, there = Pipe()
         self._process = subprocess.Popen(
             # -P: a file of the working folder must not stand in for a module.
@@ -195,15 +230,15 @@ class _Process:
         there.close()
 
     def ask(self, method: str, *arguments: Any) -> None:
-        """Have it do something, while this process does something else."""
-        try:
+        """Have it do something, while this process does something else; :meth:`hear` tells where it is lost."""
+        with suppress(OSError):
             self._channel.send((method, arguments))
-        except OSError:
-            raise self._lost() from None
 
     def hear(self) -> Any:
         """The result of it; raise its error."""
         try:
+            if not self._channel.poll(self.patience):
+                raise Elsewhere(f"process {self.number + 1} of the engine torch waits for another")
             done, result = self._channel.recv()
         except (EOFError, OSError):
             raise self._lost() from None
@@ -211,20 +246,27 @@ class _Process:
             raise result
         return result
 
-    def end(self) -> None:
-        """Hang up, and wait until it is gone."""
+    def end(self, patience: float) -> None:
+        """Hang up, and wait for its end: after ``patience`` seconds it is killed."""
         self._channel.close()
         try:
-            self._process.wait(PATIENCE)
+            self._process.wait(patience)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 
     def _lost(self) -> _Lost:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(PATIENCE)
         return _Lost(
             f"process {self.number + 1} of the engine torch ended (exit status {self._process.poll()}), most often for "
             "want of memory. Go on with `sia resume`, on a machine with more"
         )
+
+
+def _follows(error: Exception) -> int:
+    """Order of errors: the causes first, then those that follow from another process's."""
+    return isinstance(error, Elsewhere) or (isinstance(error, Broken) and error.by_peer)
 
 
 def _on_card(settings: Mapping[str, Any], number: int) -> dict[str, Any]:

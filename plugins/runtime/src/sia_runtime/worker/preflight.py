@@ -34,10 +34,17 @@ def abilities(payload: Mapping[str, Any], host: Host) -> list[str]:
     return sorted(policy.engine.can) if policy else []
 
 
-def suits(payload: Mapping[str, Any], host: Host) -> int:
-    """The job: load the run's engine; how many rollouts an update of its policy is worth, 0 where it does not say."""
+def loaded(payload: Mapping[str, Any], host: Host) -> dict[str, float]:
+    """The job: load the run's engine; what it says of an update of its policy, 0 where it does not say.
+
+    ``suits`` is the number of rollouts that an update is worth, and ``memory`` the bytes that training takes at most.
+    """
     policy = host.policy(Setting.from_json(payload["setting"]))
-    return getattr(policy.engine, "rollouts", 0) if policy else 0
+    trains = policy and "train" in policy.engine.can
+    return {
+        "suits": getattr(policy.engine, "rollouts", 0) if policy else 0,
+        "memory": policy.engine.memory()["needed"] if trains else 0.0,
+    }
 
 
 def choose_sandbox(plugins: Plugins, name: str | None, *, allow_weak: bool) -> dict[str, Any]:
