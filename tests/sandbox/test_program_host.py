@@ -285,8 +285,8 @@ def test_a_second_answer_is_no_answer_to_the_next_call(sandbox: Any) -> None:
 
 
 def test_an_answer_before_the_order_ends_it(sandbox: Any) -> None:
-    code = "def attack():\n    threading.Thread(target=early, args=(order()['token'],)).start()\n    return 1\n"
-    code += "def early(token):\n    while True: os.write(channel(), frame(token=token, ended='ok', value=2, arrays=[]))"
+    code = "def attack():\n    threading.Thread(target=early, args=(order()['token'],)).start()\n    time.sleep(30)\n"
+    code += "def early(token):\n    os.write(channel(), 2 * frame(token=token, ended='ok', value=2, arrays=[]))"
     with opened(sandbox, code) as program:
         program.call("attack")
         assert program.call("honest").ended == "protocol"
