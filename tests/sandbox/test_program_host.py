@@ -359,6 +359,30 @@ def test_between_calls_all_of_it_stands_still(sandbox: Any) -> None:
         assert last.value - first < 0.15 + last.seconds
 
 
+WAKES_ITSELF = """
+import ctypes, signal
+def attack():
+    library, timer = ctypes.CDLL(None), ctypes.c_void_p()
+    event = (ctypes.c_int * 16)(0, 0, signal.SIGCONT)
+    signal.signal(signal.SIGCONT, burn)
+    assert library.timer_create(time.CLOCK_MONOTONIC, event, ctypes.byref(timer)) == 0
+    assert library.timer_settime(timer, 0, (ctypes.c_long * 4)(0, 50_000_000, 0, 50_000_000), None) == 0
+def burn(*_):
+    started = time.process_time()
+    while time.process_time() - started < 0.05:
+        pass
+"""
+
+
+def test_a_timer_that_wakes_it_between_calls_ends_it(sandbox: Any) -> None:
+    with opened(sandbox, WAKES_ITSELF) as program:
+        program.call("attack")
+        end = time.monotonic() + 10
+        while program._processor_seconds() - program._used < 0.02 and time.monotonic() < end:
+            pass
+        assert program.call("honest").ended == "killed"
+
+
 def test_who_forks_without_end_is_stopped_too(sandbox: Any) -> None:
     code = "def attack():\n    if os.fork() == 0:\n        while os.fork(): os._exit(0)\n        attack()\n    return 1"
     with opened(sandbox, code) as program:

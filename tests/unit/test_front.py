@@ -201,6 +201,15 @@ def test_a_parameter_of_the_wrong_kind_is_named_and_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_inputs_that_another_run_has_too_stay(tmp_path: Path) -> None:
+    refused, other = Inputs(tmp_path / "runs"), Inputs(tmp_path / "runs")
+    kept = refused.keep({"cases.jsonl": b""})
+    assert other.keep({"cases.jsonl": b""}) == kept
+    with pytest.raises(UsageError), refused.kept_with(Watch()):
+        raise UsageError("it cannot be used")
+    assert (kept / "cases.jsonl").exists()
+
+
 def test_inputs_of_a_run_that_is_kept_stay(tmp_path: Path) -> None:
     inputs, watch = Inputs(tmp_path / "runs"), Watch()
     kept = inputs.keep({"cases.jsonl": b""})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ class Inputs:
         self.runs = Path(folder)
         self._folder = self.runs.absolute() / INPUTS
         self._new: list[Path] = [each for each in (self._folder, self._folder.parent) if not each.exists()]
+        self._marks: dict[Path, int] = {}
         self._names: dict[str, str] = {}
 
     def keep(self, files: Mapping[str, bytes]) -> Path:
@@ -37,6 +39,9 @@ class Inputs:
         kept = write_once(self._folder, files)
         if kept.name not in before:
             self._new.insert(0, kept)
+        with suppress(OSError):  # another user's, which is not removed
+            self._marks[kept] = time.time_ns()
+            os.utime(kept, ns=(self._marks[kept], self._marks[kept]))
         return kept
 
     def name(self, given: str, parameter: str) -> None:
@@ -59,7 +64,9 @@ class Inputs:
 
     def _remove(self) -> None:
         for each in self._new:
-            if each.parent == self._folder:
-                shutil.rmtree(each, ignore_errors=True)
             with suppress(OSError):  # it holds what others wrote, or is not there
-                each.rmdir()
+                # A run that started meanwhile with the same files has marked them as its own.
+                if each.parent == self._folder and each.stat().st_mtime_ns == self._marks[each]:
+                    shutil.rmtree(each, ignore_errors=True)
+                else:
+                    each.rmdir()

@@ -45,6 +45,8 @@ _REPLY = {"token": is_text, "ended": is_one_of(frozenset(("ok", "error"))), "mes
 _MESSAGE = 4000
 _LAST_WORD_SECONDS = 2.0
 _SEAL_TRIES = 20
+_AWAKE_SECONDS = 0.01
+"""Of a processor: what stands still uses none. A thread that stops may need a moment to leave its processor."""
 _SIGNALLED = 128
 
 
@@ -93,6 +95,7 @@ class Program:
         self._process, self._limits, self._folder = process, limits, folder
         self._end: Called | None = None
         self._store: int | None = None
+        self._used = 0.0
         self._started = time.perf_counter()
         try:
             self._store = store = _shared_memory(limits.file_bytes)
@@ -126,6 +129,9 @@ class Program:
         at_reply: Callable[[], None] | None = None,
     ) -> Called:
         """Call a function of the module."""
+        if self._end is None and self._processor_seconds() - self._used > _AWAKE_SECONDS:
+            self._end = Called("killed", message="it worked between two calls, when it had to stand still")
+            self._process.kill()
         if self._end is not None:
             return self._end
         if len(handles) > (program_guest.MOST_HANDLES if self._store is not None else 0):
@@ -143,7 +149,7 @@ class Program:
         }
         memory, body = self._lay_out(forms, arrays)
         seconds = self._limits.solve_seconds if seconds is None else seconds
-        used = self._processor_seconds()
+        used = self._used
         self._resume()
         self._started = time.perf_counter()
         try:
@@ -164,7 +170,7 @@ class Program:
                     at_reply()
             finally:
                 self._pause()
-            called = replace(called, processor_seconds=self._processor_seconds() - used)
+            called = replace(called, processor_seconds=self._used - used)
         return called
 
     def _load(self, module: str, store: int) -> None:
@@ -282,9 +288,10 @@ class Program:
         if isinstance(self._process, Pausable) and not self._process.pause():
             self._end = Called("killed", message="its processes could not be stopped between two calls")
             self._process.kill()
+        self._used = self._processor_seconds()
 
     def _processor_seconds(self) -> float:
-        """Asked while it stands still, so that all that a call does counts for that call."""
+        """Asked while it stands still, so that all that it does between two pauses counts for a call."""
         return self._process.processor_seconds() if isinstance(self._process, Pausable) else 0.0
 
     def _resume(self) -> None:
