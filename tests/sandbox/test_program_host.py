@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ import pytest
 
 from sia_core.errors import HarnessError, SandboxError
 from sia_core.types import Called, Limits
-from sia_runtime.sandbox import program_host, tree
+from sia_runtime.sandbox import bwrap, namespaces, process, program_guest, program_host, tree
+from sia_runtime.sandbox.contract import SandboxSpec
+from sia_runtime.sandbox.process_handle import resource_limits
 from sia_runtime.sandbox.program_host import Program, open_program
 
 pytestmark = pytest.mark.real
@@ -381,6 +384,37 @@ def test_a_timer_that_wakes_it_between_calls_ends_it(sandbox: Any) -> None:
         while program._processor_seconds() - program._used < 0.02 and time.monotonic() < end:
             pass
         assert program.call("honest").ended == "killed"
+
+
+STARTS_OTHERS = """
+def attack():
+    tries = (os.fork, lambda: os.posix_spawn("/bin/true", ["true"], {}), threading.Thread(target=print).start)
+    refused = 0
+    for each in tries:
+        try:
+            each()
+        except (OSError, RuntimeError):
+            refused += 1
+    return refused
+"""
+
+
+def test_a_program_of_one_process_starts_and_starts_no_other(sandbox: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As for an ordinary user whose other processes have ended: the kernel counts all of them.
+    more = {"namespaces": namespaces, "bwrap": bwrap, "process": process}[sandbox.name]
+    monkeypatch.setattr(more, "resource_limits", lambda limits, count, **of: resource_limits(limits, count + 9, **of))
+    files = {"kernel.py": (INSIDE + STARTS_OTHERS).encode()}
+    with open_program(sandbox, files, "kernel", limits=Limits(processes=1)) as program:
+        assert program.call("attack").value == 3
+
+
+def test_an_ordinary_users_limit_counts_the_supervisor_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int] = []
+    monkeypatch.setattr(namespaces, "Running", lambda config, *_: limits.append(config["limits"]["RLIMIT_NPROC"]))
+    for other_user in (True, False):
+        monkeypatch.setattr(namespaces.launch, "can_be_other_user", lambda result=other_user, **_: result)
+        namespaces.Namespaces().start(SandboxSpec(Path(program_guest.__file__), limits=Limits(processes=1)))
+    assert limits == [2, 3]
 
 
 def test_who_forks_without_end_is_stopped_too(sandbox: Any) -> None:

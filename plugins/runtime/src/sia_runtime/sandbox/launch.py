@@ -77,6 +77,7 @@ class World:
         self._readable, self._devices = tuple(readable), tuple(devices)
         self._group_filter = seccomp.group_filter(linux.machine())
         self._settled_filter = seccomp.settled_filter(linux.machine())
+        self._lone_filter = seccomp.lone_filter(linux.machine())
         self._landlock = landlock.abi() > 0
 
     def rules(self, scratch: str, readable: Iterable[str] = ()) -> int | None:
@@ -98,6 +99,10 @@ class World:
     def settle(self) -> None:
         """Let this process and its descendants make no more rules: to be called before code of a harness runs."""
         seccomp.install(self._settled_filter)
+
+    def stay_alone(self) -> None:
+        """Let this process start no other one, and no thread."""
+        seccomp.install(self._lone_filter)
 
 
 def main(control: int, channel: int, ended: int, parent: int) -> None:

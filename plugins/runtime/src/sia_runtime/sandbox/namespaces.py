@@ -45,7 +45,8 @@ class Namespaces:
             "scratch_bytes": spec.limits.scratch_bytes,
             "sys_path": [layout.LIBRARIES],
             "listener": spec.listener,
-            "limits": resource_limits(spec.limits, spec.limits.processes + 1, cuda=spec.cuda),
+            # The supervisor is of the user namespace that it makes where it does not become another user.
+            "limits": resource_limits(spec.limits, spec.limits.processes + 2 - drop_user, cuda=spec.cuda),
         }
         template = {
             "stage": [[str(path), f"{layout.LIBRARIES}/{path.name}"] for path in spec.libraries],

@@ -18,6 +18,9 @@ _LACKS = {
     "processes": "without a process namespace, a program that forks without end may outlive the kill",
     "total_disk": "files that are deleted but still open are not counted",
 }
+_OWN_TASKS = 2
+"""The supervisor, and the thread that watches it."""
+
 _NO_LANDLOCK = "this kernel has no Landlock, so every file that others may read can be read"
 
 
@@ -84,13 +87,13 @@ class Process:
             "devices": [],
             "listable": [os.path.dirname(path) for path in system.hidden],
             "sys_path": sys_path,
-            "limits": resource_limits(spec.limits, spec.limits.processes + 1 + (0 if drop_user else _own_tasks())),
+            "limits": resource_limits(spec.limits, spec.limits.processes + 1 + (0 if drop_user else _user_tasks())),
         }
 
 
-def _own_tasks() -> int:
-    """How many processes and threads this user runs already: the kernel counts them all."""
-    count = 0
+def _user_tasks() -> int:
+    """How many processes and threads this user will run besides the program's: the kernel counts them all."""
+    count = _OWN_TASKS
     for process in filter(str.isdigit, os.listdir("/proc")):
         try:
             if os.stat(f"/proc/{process}").st_uid == os.getuid():

@@ -39,7 +39,7 @@ def main(channel: int, world: World) -> None:
             if rules is not None:
                 os.close(rules)
             os.environ["TMPDIR"] = os.environ["HOME"] = world.scratch
-            _serve(HostChannel(channel), world.mounts["files"])
+            _serve(HostChannel(channel), world)
         finally:
             os._exit(70)
     os.close(channel)
@@ -90,10 +90,13 @@ class HostChannel:
         self.send(header)
 
 
-def _serve(host: HostChannel, folder: str) -> None:
+def _serve(host: HostChannel, world: World) -> None:
+    folder = world.mounts["files"]
     host.store = next(iter(host.receive()[2]), None)
     host.send({"shared": host.store is not None})
     order = host.receive()[0]
+    if order["alone"]:
+        world.stay_alone()
     try:
         module = _load(folder, str(order["module"]))
     except BaseException as error:

@@ -182,7 +182,8 @@ class Program:
                 # Where no descriptor goes through, arrays go as bytes.
                 self._drop_store()
                 self._reader = FrameReader(self._limits.file_bytes)
-            self._send(encode({"module": module}), [], deadline)
+            # A child that has ended would take the processor time that it used along.
+            self._send(encode({"module": module, "alone": self._limits.processes == 1}), [], deadline)
             reply, _ = self._receive(deadline)
             if not reply.get("loaded"):
                 self._end = Called("error", message=_text(reply.get("message")), seconds=self._passed())

@@ -158,6 +158,7 @@ _LANDLOCK: dict[str, tuple[int | None, int | None]] = {
 }
 """Each rule is memory of the kernel's, of which there may be four thousand million."""
 
+_FORKS: dict[str, tuple[int | None, int | None]] = {"clone": (56, 220), "fork": (57, None), "vfork": (58, None)}
 _CLONE, _CLONE3 = {"x86_64": 56, "aarch64": 220}, 435
 _SOCKET, _SOCKETPAIR = {"x86_64": 41, "aarch64": 198}, {"x86_64": 53, "aarch64": 199}
 _LISTEN, _SETSOCKOPT = {"x86_64": 50, "aarch64": 201}, {"x86_64": 54, "aarch64": 208}
@@ -316,6 +317,15 @@ def group_filter(machine: str) -> bytes:
     code = _preamble(machine) + _refused(machine, _LANDLOCK)
     for call in (_SETSID[machine], _SETPGID[machine]):
         code += _when(_EQUAL, call, _refuse())
+    return _assemble(code + _give(_ALLOW))
+
+
+def lone_filter(machine: str) -> bytes:
+    """Keeps a process from starting another one, or a thread: the kernel's limit counts all processes of a user."""
+    code = _preamble(machine)
+    for numbers in _FORKS.values():
+        number = numbers[_COLUMN[machine]]
+        code += [] if number is None else _when(_EQUAL, number, _refuse(errno.EAGAIN))
     return _assemble(code + _give(_ALLOW))
 
 
