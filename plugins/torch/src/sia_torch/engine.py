@@ -245,7 +245,7 @@ class Torch:
             logprobs_BT, _ = self._forward([[Trace([0, 0], [0, 1], [0.0, 0.0])]], True)
         if training:
             with self.policy.passing():
-                (0 * logprobs_BT.sum()).backward()
+                torch.autograd.backward(0 * logprobs_BT.sum())
 
     def _forward(self, rows: Sequence[Sequence[Trace]], adapted: bool) -> tuple[Tensor, Tensor]:
         """Log-probabilities and values (B, T) of traces in the order of ``rows``, 0 where nothing was sampled."""
