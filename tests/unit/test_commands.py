@@ -251,6 +251,7 @@ def test_only_plugins_that_are_allowed_give_commands(
         (["run", "lawbench"], "lawbench; `sia run --help` lists the options"),
         (["report", "--jsn"], "--jsn (did you mean '--json'?)"),
         (["--vers"], "--vers (did you mean '--version'?)"),
+        (["run", "--gen\x1b[2J"], r"--gen\x1b[2J; `sia run --help` lists the options"),
     ],
 )
 def test_a_shortened_or_misspelt_option_is_refused_with_the_whole_one(

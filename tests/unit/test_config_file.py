@@ -77,6 +77,8 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path: Path) -> None:
     ("text", "why"),
     [
         ("plugin = ", "this is not TOML"),
+        pytest.param("seed = " + "9" * 5000, "this is not TOML", id="digits"),
+        pytest.param("set = " + "[" * 20_000, "this is not TOML", id="depth"),
         ("[plugin]\na = 1", r"\[plugin\] is a table, and --plugin takes one value"),
         ("seed = 2020-01-01", "seed is a date; write a text or a number"),
     ],

@@ -559,6 +559,8 @@ def test_where_there_is_no_run_it_says_how_to_start_one(tmp_path: Path) -> None:
         ("command:python3 'my check.py' sub/../check.py", "command:python3 '{0}/my check.py' {0}/check.py"),
         ("command:python3 nowhere.py sub", "command:python3 nowhere.py sub"),
         ("command:python3 'check.py", "command:python3 'check.py"),
+        ("command:seconds=5 sort sort", "command:seconds=5 sort {0}/sort"),
+        ("command:./sort", "command:{0}/sort"),
         ("python:check.py:worth", "python:{0}/check.py:worth"),
         ("python:worth", "python:worth"),
     ],
@@ -567,7 +569,7 @@ def test_the_files_that_a_verifier_names_are_known_by_their_full_paths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str | None, expected: str | None
 ) -> None:
     (tmp_path / "sub").mkdir()
-    for name in ("check.py", "my check.py"):
+    for name in ("check.py", "my check.py", "sort"):
         (tmp_path / name).write_text("")
     monkeypatch.chdir(tmp_path)
     config = config_from(["--plugin", "anything", *(["--verifier", setting] if setting else [])])

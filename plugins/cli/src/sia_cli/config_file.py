@@ -55,7 +55,7 @@ def read(file: Path) -> dict[str, Any]:
     """The options that a file holds, by their long names."""
     try:
         return {key.replace("_", "-"): value for key, value in tomllib.loads(_text(file)).items()}
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # not TOML; or an integer, or a depth, that Python does not read
         raise UsageError(f"-f {file}: this is not TOML: {error}") from None
 
 

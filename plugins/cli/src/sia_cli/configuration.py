@@ -301,7 +301,12 @@ def verifier_of(verifier: str | None) -> str | None:
     if name != "command" or not colon:
         return verifier
     with suppress(ValueError):  # what is wrong with its quotes, the verifier itself says
-        words = [os.path.abspath(word) if os.path.isfile(word) else word for word in shlex.split(command)]
+        words = shlex.split(command)
+        # A program that is named without a folder is one in PATH, whatever file lies here.
+        program = next((place for place, word in enumerate(words) if not word.startswith("seconds=")), 0)
+        for place, word in enumerate(words):
+            if os.path.isfile(word) and (place != program or os.sep in word):
+                words[place] = os.path.abspath(word)
         return f"command:{shlex.join(words)}"
     return verifier
 

@@ -19,7 +19,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
-        super().error(self.explained(message))
+        from sia_cli.output import shown  # only where something is wrong
+
+        super().error(shown(self.explained(message)))
 
     def explained(self, message: str) -> str:
         """A message of argparse, with the options that unknown ones could mean."""
