@@ -206,7 +206,7 @@ class Called:
     any more: ``timeout``, ``memory``, ``processes``, ``disk``, ``killed`` or ``protocol``. ``value`` is what it
     returned: JSON, with numpy arrays at any place and lists for tuples, copied before it is looked at. ``seconds``
     is by the caller's clock, from the order until that copy is whole; ``processor_seconds`` is what the program used,
-    0 where that is not known. ``message`` says what is wrong, in the candidate's words or the sandbox's.
+    but for ended processes; 0 if unknown. ``message`` says what is wrong, in the candidate's words or the sandbox's.
     """
 
     ended: str
