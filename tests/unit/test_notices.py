@@ -155,7 +155,7 @@ def test_the_display_of_a_run_and_its_dry_run_show_them(capsys: pytest.CaptureFi
             "repeats": 1,
             "unit": "rollouts",
             "rollouts": {**counts, "first_agent": 1, "candidates": 1, "update": 0},
-            "measured": {"rollouts": 1, "setup_seconds": 0.0, "seconds": 0.0, "tokens": 0},
+            "measured": {"rollouts": 1, "setup_seconds": 0.0, "seconds": 0.0, "tokens": 0, "memory": 0.0},
             "seconds": amounts,
             "tokens": None,
             "budget": {},

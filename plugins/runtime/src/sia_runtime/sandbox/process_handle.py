@@ -97,6 +97,8 @@ class Running:
     def ended(self) -> str | None:
         """Why it ended, or None while it runs."""
         code = None if self._process is None else self._process.poll()
+        if code is not None:
+            self._watcher.join()  # which looks a last time
         if self._reason is not None or code is None:
             return self._reason
         return f"signal {-code}" if code < 0 else f"exit {code}"
@@ -232,9 +234,15 @@ class Running:
         os.close(handle)
         process.wait()
         self._read_output()
+        if self._killed_by_kernel():
+            self._reason = self._reason or "memory"
+
+    def _killed_by_kernel(self) -> bool:
+        """Whether something inside took more memory than its cgroup has."""
+        return self._cgroup is not None and self._cgroup.exceeded()
 
     def _over_limit(self, supervisor: int) -> str | None:
-        if self._cgroup is not None and self._cgroup.exceeded():
+        if self._killed_by_kernel():
             return "memory"
         inside = tree.descendants(supervisor)
         if tree.threads(inside) > self._limits.processes + 1:
