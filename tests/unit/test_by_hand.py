@@ -16,6 +16,8 @@ from openai import OpenAI
 from sia_testing.by_hand import Table, main
 from sia_testing.model_server import Asked, ModelServer
 
+pytestmark = pytest.mark.real  # the OpenAI client starts a process to learn on which system it runs
+
 TOOL = {"name": "read_file", "description": "Lines of a file.", "parameters": {"type": "object", "properties": {}}}
 
 

@@ -93,6 +93,7 @@ def test_a_comparison_that_another_process_is_on_is_left_alone(tmp_path: Path) -
             Doing(tmp_path, DESIGN, lambda *_: None).all(1)
 
 
+@pytest.mark.real
 @pytest.mark.parametrize(
     ("end", "reason"),
     [("import os; os.kill(os.getpid(), 9)", "runs out of memory: try again with --jobs 1"), ("exit(3)", "exit code 3")],
