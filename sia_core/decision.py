@@ -13,8 +13,8 @@ from sia_core.harness import Edit, Frozen
 class Prediction(Frozen):
     """A decision as a hypothesis: what it should change, and by how much.
 
-    ``gain`` is the expected change of the mean reward against the parent;
-    ``where`` says in words which instances should change.
+    ``gain`` is the expected change of the mean reward on search against the parent; ``where`` says in words which
+    instances should change.
     """
 
     gain: float = Field(allow_inf_nan=False)
@@ -22,7 +22,10 @@ class Prediction(Frozen):
 
 
 class RewriteHarness(Frozen):
-    """Change the harness of ``parent`` (the incumbent, if None) by edits; its weights are kept."""
+    """Change the harness of ``parent`` (the incumbent, if None) by ``edits``, in order; its weights are kept.
+
+    ``name`` is what reports call it, and ``reason`` what later decisions are shown of it.
+    """
 
     algorithm: ClassVar[None] = None
     gives: ClassVar[str] = "the edits give"
@@ -42,15 +45,13 @@ class RewriteHarness(Frozen):
 class Training(Frozen):
     """How long and how fast a weight update trains.
 
-    A step rolls out ``prompts`` search instances (at most all), ``group`` times each, in
-    the first step ``first_group`` times if that is set. It learns from them at once, in
-    optimizer steps of ``minibatch`` traces each (all of them, if None), as many times
-    over as the learner says. Rollouts of a group that are ``distinct`` are drawn from
-    their choices without replacement: they find a rare success sooner, and suit learners
-    that imitate, for they would bias a policy gradient. Every ``durable`` steps are one
-    step of the ledger. ``learning_rate`` is the first step's, by default the engine's
-    own. ``max_kl`` bounds how far one step may move the policy, in nats a token. After
-    ``seconds`` the update ends with the step that it is at.
+    Each of its ``steps`` rolls out ``prompts`` search instances (at most all), ``group`` times each, in the first step
+    ``first_group`` times if that is set. It learns from them at once, in optimizer steps of ``minibatch`` traces each
+    (all of them, if None), as many times over as the learner says. Rollouts of a group that are ``distinct`` are drawn
+    from their choices without replacement: they find a rare success sooner, and suit learners that imitate, for they
+    would bias a policy gradient. Every ``durable`` steps are one step of the ledger. ``learning_rate`` is the first
+    step's, by default the engine's own. ``max_kl`` bounds how far one step may move the policy, in nats per token.
+    After ``seconds`` the update ends with the step that it is at; if None, after all steps.
     """
 
     steps: int = Field(default=48, ge=1, le=100_000)
@@ -76,7 +77,7 @@ class Training(Frozen):
 class UpdateWeights(Frozen):
     """Train the adapter of ``parent`` (the incumbent, if None) with a learner; its harness is kept.
 
-    ``config`` are the learner's own settings.
+    ``algorithm`` is the learner's name, ``config`` its own settings, ``training`` how long and how fast.
     """
 
     gives: ClassVar[str] = "the update gives"
@@ -100,7 +101,7 @@ class UpdateWeights(Frozen):
 
 
 class PullLever(Frozen):
-    """Pull a lever that a plugin offers on ``parent`` (the incumbent, if None). ``settings`` are the lever's own."""
+    """Pull a ``lever`` of a plugin on ``parent`` (the incumbent, if None). ``settings`` are the lever's own, JSON."""
 
     algorithm: ClassVar[None] = None
     gives: ClassVar[str] = "the lever gives"

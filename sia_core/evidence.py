@@ -1,9 +1,8 @@
 """Evidence, the input of an improver: trajectories and scores boiled down to a frozen, JSON-like value.
 
-Everything an agent produced (answers, messages, logs) is data from a hostile
-source. All that guides the search is measured on ``search``. Of ``gate`` there are
-verdicts only: an improver that could climb the gate's own figures would spoil it.
-Of ``sealed`` there is nothing.
+Everything an agent produced (answers, messages, logs) is data from a hostile source. All that guides the search is
+measured on ``search``. Of ``gate`` there are verdicts only: an improver that could climb the gate's own figures would
+spoil it. Of ``sealed`` there is nothing. Rewards and gains are in units of the metric, negated where it is minimised.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ EXCERPT = 600
 
 
 class Evaluated(NamedTuple):
-    """The score of an answer that a rollout had evaluated while it searched."""
+    """The score of an answer that a rollout had evaluated: ``reward``, whether it is ``valid``, and ``feedback``."""
 
     reward: float
     valid: bool
@@ -36,12 +35,13 @@ class Evaluated(NamedTuple):
 
 @dataclass(frozen=True)
 class Rollout:
-    """One agent on one instance, once, and its score. ``outcome`` is ``ok``, or the class of its failure.
+    """One agent on one ``instance``, by id, once. ``outcome`` is ``ok`` for a valid answer, else the class of failure.
 
-    ``answer`` is the raw JSON text of the answer; ``step_rewards`` are the
-    harness's own, untrusted. ``tokens`` are the policy's, read and sampled; ``turns``
-    what it was asked and said, cut to size, where an improver may read it. ``start`` names
-    the earlier answer that it began with, and ``evaluated`` are the scores it got on the way.
+    ``reward`` is a failure's where there is no valid answer. ``answer`` is its raw JSON text, ``message`` says what
+    went wrong, ``feedback`` and ``metrics`` are the verifier's, ``log`` what the harness wrote, ``seconds`` the time of
+    ``solve``. ``step_rewards`` are the harness's own, untrusted. ``tokens`` are the policy's, read and sampled;
+    ``turns`` what it was asked and said, cut to size, where an improver may read it. ``start`` names the earlier answer
+    that it began with, and ``evaluated`` are the scores it got on the way.
     """
 
     instance: str
@@ -77,16 +77,15 @@ class Rollout:
 class RewardStats:
     """How rewards are distributed, for the choice of lever and algorithm. A group is the rollouts of one instance.
 
-    ``success_rate`` is the share of rollouts at the best reward seen, if that is
-    better than a failure's; ``level`` how much of the way from a failure's reward to
-    that best one the mean has come; ``density`` the share that differs from the
-    failure reward; ``skew`` the standardised third moment; ``binary``, that at most
-    two different rewards occur. ``group_size`` is the mean number of rollouts of a
-    group; ``flat_groups`` the share of the groups of several rollouts in which all
-    earned the same, None where there is no such group; ``silent_groups`` the share
-    of groups in which none earned more than a failure. ``ordinal`` says that only
-    the order of rewards means something; ``kl_to_base`` is KL(policy || base) in
-    nats a token, None where it is not known.
+    ``mean`` and ``deviation`` (the population's) are over all ``rollouts``, a number, as is ``instances``.
+    ``success_rate`` is the share of rollouts at the best reward seen, if that is better than a failure's; ``level``,
+    from 0 to 1, how much of the way from a failure's reward to that best one the mean has come; ``density`` the share
+    that differs from the failure reward; ``skew`` the standardised third moment; ``binary``, that at most two different
+    rewards occur; ``stepwise``, that harnesses gave rewards for steps. ``group_size`` is the mean number of rollouts of
+    a group; ``flat_groups`` the share of the groups of several rollouts in which all earned the same, None where there
+    is no such group; ``silent_groups`` the share of groups in which none earned more than a failure. ``ordinal`` says
+    that only the order of rewards means something; ``kl_to_base`` is KL(policy || base) in nats per token, None where
+    it is not known.
     """
 
     rollouts: int
@@ -108,7 +107,7 @@ class RewardStats:
 
 @dataclass(frozen=True)
 class FailureClass:
-    """A class of failed rollouts: how many, and one message as an example."""
+    """The rollouts that failed with one ``outcome``: their ``count``, and a message as an ``example``."""
 
     outcome: str
     count: int
@@ -117,7 +116,7 @@ class FailureClass:
 
 @dataclass(frozen=True)
 class Summary:
-    """Results of one agent on a sample of the search split."""
+    """One agent on the search sample: its ``stats``, ``failures``, most frequent first, and ``worst`` cases, JSON."""
 
     stats: RewardStats
     failures: tuple[FailureClass, ...]
@@ -126,7 +125,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class TaskView:
-    """A task as an improver sees it: ``seed`` is its own harness, ``public`` the folder that harnesses read."""
+    """A task's ``name``, ``kind``, ``brief`` and ``metric``, its own harness ``seed``, and its ``public`` folder."""
 
     name: str
     kind: str
@@ -138,10 +137,12 @@ class TaskView:
 
 @dataclass(frozen=True)
 class AgentView:
-    """An agent of the archive, with what it did on the search sample once it was rolled out there.
+    """An agent of the archive. ``search`` is what it did on the search sample, None before it was rolled out there.
 
-    ``exploration`` is how its rewards are distributed over groups of rollouts at the
-    training temperature, on a few search instances; None where no policy can be trained.
+    ``harness`` is the digest of its ``files``, ``adapter`` that of its trained weights, None for the base or no policy.
+    ``parent`` is the id of the agent that it was made from, None for the first; ``edits`` are the names of all changes
+    since that first one. ``exploration`` is how its rewards are distributed over groups of rollouts at the training
+    temperature, on a few search instances; None where no policy can be trained.
     """
 
     id: str
@@ -161,13 +162,14 @@ class AgentView:
 
 @dataclass(frozen=True)
 class Trial:
-    """An earlier decision, what it predicted, and what came of it.
+    """A decision of an earlier ``generation``: its ``name``, ``reason`` and ``predicted`` gain, and what came of it.
 
-    ``outcome`` is ``promoted`` or ``rejected`` by the gate, ``screened`` out before it by
-    the search sample, ``failed`` (it did not run, or hung), or ``refused`` before anything was
-    spent. ``gain`` is the change of the mean reward on the search sample against its own
-    parent, ``against`` the incumbent that the gate compared it with. ``table`` is what the
-    selection table said of the parent then, whichever ``algorithm`` was chosen.
+    ``outcome`` is ``promoted`` or ``rejected`` by the gate, ``screened`` out before it by the search sample, ``failed``
+    (it did not run, or hung), or ``refused`` before anything was spent; ``why`` says so in words. ``gain`` is the
+    change of the mean reward on the search sample against ``parent``, None where it was not measured; ``agent`` the id
+    that it has in the archive, None where it has none; ``against`` the incumbent that the gate compared it with.
+    ``table`` is what the selection table said of the parent then, whichever ``algorithm`` (None for other levers) was
+    chosen.
     """
 
     generation: int
@@ -187,7 +189,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class AlgorithmView:
-    """A learner that the run's engine can train with.
+    """A learner, by ``name``, that the run's engine can train with; ``needs`` are the abilities that this takes.
 
     By agent: ``objections``, why it would learn nothing there, ``training``, how it is
     best trained there, and ``costs``, the rollouts, tokens, seconds and bytes of that.
@@ -203,14 +205,14 @@ class AlgorithmView:
 
 @dataclass(frozen=True)
 class WeightsView:
-    """The weight lever: why it cannot be pulled; empty if it can."""
+    """The weight lever: why it is ``refused``; empty if it can be pulled."""
 
     refused: str = ""
 
 
 @dataclass(frozen=True)
 class LeverView:
-    """A plugin's lever in words: what it does, and to what ``PullLever.settings`` it can be set; ``data`` is JSON."""
+    """A plugin's lever in a ``text``: what it does, and what ``PullLever.settings`` it takes; ``data`` is JSON."""
 
     text: str
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -220,9 +222,14 @@ class LeverView:
 class Evidence:
     """The argument of ``decide``. A pure value: the same evidence leads to the same decisions.
 
-    ``look`` is what looking at one candidate takes, in the budget's kinds, beside what applying
-    its lever takes. ``weights`` is None where the run has no policy to train, ``about`` describes
-    the levers of plugins by name. It ``discovers`` where the best answer is the result.
+    ``generation`` counts from 0, ``seed`` is the run's, ``brief``, ``metric`` and ``playbook`` (None without one) are
+    the task's. ``levers`` names those that may be pulled. ``agents`` is the archive by id, ``incumbent`` the one to
+    beat, ``trials`` all earlier decisions in order. At most ``candidates`` decisions are taken. ``smallest_gain`` is
+    the least true gain that the gate promotes four times out of five: in units of the reward, or of instances won less
+    those lost as a share where the metric has no bounds. ``budget_left`` has the kinds that are limited, such as
+    ``rollouts`` and ``dollars``; ``look`` is what looking at one candidate takes of them, beside what applying its
+    lever takes. ``algorithms`` are the learners; ``weights`` is None where the run has no policy to train, ``about``
+    describes the levers of plugins by name. It ``discovers`` where the best answer is the result.
     """
 
     generation: int

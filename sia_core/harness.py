@@ -50,7 +50,7 @@ class Frozen(BaseModel):
 
 
 class Manifest(Frozen):
-    """The content of ``harness.toml``."""
+    """The content of ``harness.toml``: ``entry``, ``requires``, ``stateless`` and ``fixed``, as above."""
 
     entry: str = "harness.py"
     requires: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class Manifest(Frozen):
 
 
 class Replace(Frozen):
-    """Replace the one occurrence of ``old`` in a text file by ``new``."""
+    """Replace the one occurrence of ``old`` in the text file at ``path`` by ``new``."""
 
     op: Literal["replace"] = "replace"
     path: str
@@ -68,7 +68,7 @@ class Replace(Frozen):
 
 
 class Write(Frozen):
-    """Create a text file, or write it anew."""
+    """Create the text file at ``path``, or write it anew, with ``text`` as the whole of it."""
 
     op: Literal["write"] = "write"
     path: str
@@ -76,7 +76,7 @@ class Write(Frozen):
 
 
 class Delete(Frozen):
-    """Remove a file."""
+    """Remove the file at ``path``."""
 
     op: Literal["delete"] = "delete"
     path: str
@@ -100,7 +100,7 @@ def check_path(path: str) -> str:
 
 @dataclass(frozen=True)
 class HarnessTree:
-    """An immutable tree of files, by path relative to its root.
+    """An immutable tree of ``files``, by path relative to its root.
 
     ``left_out`` names the files of its folder that were left out without its author's word.
     """

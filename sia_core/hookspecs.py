@@ -12,9 +12,8 @@ implementations that return offers::
     def sia_tasks():
         return [Offer("mytask", "one line for people", "my_package.task:MyTask")]
 
-Hooks return offers and do nothing else. The factory behind an offer is imported
-only when its name is asked for, so this module and a plugin's entry module stay
-light: no torch, no scikit-learn, no data.
+Hooks return offers and do nothing else. The factory behind an offer is imported only when its name is asked for, so
+this module and a plugin's entry module stay light: no torch, no scikit-learn, no data.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The values and protocols of rollouts, learners and engines: the weight lever's half of the contract.
 
-One alignment holds everywhere: entry t of a sequence speaks of token t given the
-tokens before it. So ``logprobs[t]`` is log p(token t | tokens < t), and ``values[t]``
-is a critic's estimate of the state in which token t was chosen.
+One alignment holds everywhere: entry t of a sequence speaks of token t given the tokens before it. So ``logprobs[t]``
+is log p(token t | tokens < t), and ``values[t]`` is a critic's estimate of the state in which token t was chosen.
 """
 
 from __future__ import annotations
@@ -62,16 +61,14 @@ def _filled(value: Any, length: int) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class Trace:
-    """One exact sequence of T tokens as the policy saw and sampled it; it may hold several turns.
+    """One exact sequence of T ``tokens``, by id, as the policy saw and sampled it; it may hold several turns.
 
-    ``mask`` (T,) is 1 on tokens that the policy sampled and 0 on everything else;
-    ``logprobs`` (T,) are the natural log-probabilities at sampling, 0 where the
-    mask is. ``step_rewards`` are (token index, reward), each at a sampled token.
-    ``values`` (T,) and ``reference`` (T,), a critic's estimates at sampling and the
-    base model's log-probabilities, are there for learners that need them.
-    ``allowed`` (T,) names, for tokens chosen under a constraint, the ids that they
-    were chosen among; None stands for every id. ``bias`` (T,) holds what was added to
-    the logits of those ids before the choice; None stands for nothing.
+    ``mask`` (T,) is 1 on tokens that the policy sampled and 0 on everything else; ``logprobs`` (T,) are the natural
+    log-probabilities at sampling, 0 where the mask is. ``step_rewards`` are (token index, reward), each at a sampled
+    token. ``values`` (T,) and ``reference`` (T,), a critic's estimates at sampling and the base model's
+    log-probabilities, are there for learners that need them. ``allowed`` (T,) names, for tokens chosen under a
+    constraint, the ids that they were chosen among; None stands for every id. ``bias`` (T,) holds what was added to the
+    logits of those ids before the choice; None stands for nothing.
     """
 
     tokens: Sequence[int]
@@ -86,11 +83,10 @@ class Trace:
 
 @dataclass(frozen=True)
 class Sample:
-    """One scored rollout: the verifier's reward, and the traces of its calls of the policy, in order.
+    """One scored rollout of an ``instance``, by id: the ``reward``, and the ``traces`` of its calls of the policy.
 
-    ``agent`` names the harness and the weights that made it. A harness that
-    calls the policy with unrelated prompts leaves several traces, one that did not
-    call it none. ``truncated`` says that a limit of length cut it short.
+    ``agent`` names the harness and the weights that made it. A harness that calls the policy with unrelated prompts
+    leaves several traces, one that did not call it none. ``truncated`` says that a limit of length cut it short.
     """
 
     instance: str
@@ -102,12 +98,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Datum:
-    """One training sequence: a trace and the credit that its tokens get.
+    """One training sequence: a ``trace`` and the credit that its tokens get.
 
-    ``advantages`` (T,) weigh its sampled tokens; ``returns`` (T,) are a critic's
-    targets; data of one ``pair`` (the preferred side with advantages of +1, the
-    other of -1) must meet in one micro-batch; ``normaliser`` is the one divisor of
-    the whole batch's loss, so that a split into micro-batches changes no gradient.
+    ``advantages`` (T,) weigh its sampled tokens; ``returns`` (T,) are a critic's targets, None without a critic; data
+    of one ``pair`` (the preferred side with advantages of +1, the other of -1) must meet in one micro-batch;
+    ``normaliser``, above 0, is the one divisor of the whole batch's loss, so that a split into micro-batches changes no
+    gradient.
     """
 
     trace: Trace
@@ -119,10 +115,10 @@ class Datum:
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch of data as padded tensors of the engine's library.
+    """A micro-batch of data as padded tensors of the engine's library: each field is that of its data or traces.
 
-    B sequences, padded on the right to T tokens, zero where padded. ``pair_B`` is
-    -1 where a sequence belongs to no pair. What no datum has is None.
+    B sequences, padded on the right to T tokens, zero where padded. ``old_logprobs_BT`` and ``old_values_BT`` are those
+    at sampling. ``pair_B`` is -1 where a sequence belongs to no pair. What no datum has is None.
     """
 
     tokens_BT: Any
@@ -180,10 +176,9 @@ class Loss(Protocol):
     ) -> tuple[Any, Mapping[str, Any]]:
         """A scalar to minimise, and sums to watch.
 
-        ``logprobs_BT`` are current; ``values_BT`` is None where the engine has no
-        critic. Both are differentiable, and of any value where the mask is 0. The
-        scalar is this micro-batch's share: shares add up to the batch's loss. So do
-        the sums to watch; ``tokens`` among them is the count that others divide by.
+        ``logprobs_BT`` are current; ``values_BT`` is None where the engine has no critic. Both are differentiable, and
+        of any value where the mask is 0. The scalar is this micro-batch's share: shares add up to the batch's loss. So
+        do the sums to watch; ``tokens`` among them is the count that others divide by.
         """
 
 
@@ -220,9 +215,8 @@ class Learner(Protocol):
     def credit(self, groups: Sequence[Sequence[Sample]]) -> list[Datum]:
         """Training data from groups of scored rollouts, each of one instance.
 
-        Pure; the order of groups and of their members changes no gradient. Raises
-        NoSignal where there is nothing to learn, TrainingError where rollouts must
-        not be trained on.
+        Pure; the order of groups and of their members changes no gradient. Raises NoSignal where there is nothing to
+        learn, TrainingError where rollouts must not be trained on.
         """
 
 
@@ -257,21 +251,18 @@ _SCALE = "Have the verifier give rewards that are some 1 or 100 apart"
 
 @dataclass(frozen=True)
 class Request:
-    """Continuations of one prompt, one for each of ``seeds``.
+    """Continuations of one ``prompt``, token ids, one for each of ``seeds``.
 
-    What is sampled depends on the prompt, the seed, the weights and ``group``, and on
-    nothing else that is asked for at the same time. ``group`` is how many samples of
-    this prompt there will be in all, over several requests; they are decoded side by
-    side, and by default are this request's own. Sampling ends with a token of
-    ``tokens.stops``, one of ``stop`` in the text, or ``max_tokens``. ``choices`` and
-    ``schema`` constrain it to one of these strings, or to JSON of that schema;
-    ``prior``, one a choice, are log-weights that multiply the policy's own
-    probabilities of the choices. ``temperature`` None is the engine's, which is what
-    training computes with; 0 takes the likeliest token, with its log-probability at
-    the engine's temperature. ``top_p`` below 1 draws from the likeliest tokens alone
-    that have so much probability together, with their log-probabilities among all;
-    a rollout that is trained on is never asked so. With a ``place``, samples of the same seed are drawn from
-    the ``choices`` without replacement, and this is the one at that place, from 0.
+    What is sampled depends on the prompt, the seed, the weights and ``group``, and on nothing else that is asked for at
+    the same time. ``group`` is how many samples of this prompt there will be in all, over several requests; they are
+    decoded side by side, and if it is None are this request's own. Sampling ends with a token of ``tokens.stops``, one
+    of ``stop`` in the text, or ``max_tokens``. ``choices`` and ``schema`` constrain it to one of these strings, or to
+    JSON of that schema; ``prior``, one a choice, are log-weights that multiply the policy's own probabilities of the
+    choices. ``temperature`` None is the engine's, which is what training computes with; 0 takes the likeliest token,
+    with its log-probability at the engine's temperature. ``top_p`` below 1 draws from the likeliest tokens alone that
+    have so much probability together, with their log-probabilities among all; a rollout that is trained on is never
+    asked so. With a ``place``, samples of the same seed are drawn from the ``choices`` without replacement, and this is
+    the one at that place, from 0.
     """
 
     prompt: Sequence[int]
@@ -289,11 +280,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Sampled:
-    """One continuation of n tokens, among them the one that ended it.
+    """One continuation of n ``tokens``, among them the one that ended it; ``text`` is what they spell.
 
-    ``mask`` is 0 where a constraint left only one token: the policy chose nothing
-    there. ``values`` are the value head's estimates of the state in which each token
-    was chosen; ``allowed`` and ``bias`` are as in a :class:`Trace`.
+    ``mask`` is 0 where a constraint left only one token: the policy chose nothing there. ``values`` are the value
+    head's estimates of the state in which each token was chosen; ``logprobs``, ``allowed`` and ``bias`` are as in a
+    :class:`Trace`. ``finish`` is ``length`` where ``max_tokens`` cut it.
     """
 
     tokens: Sequence[int]
@@ -320,7 +311,7 @@ class Sampled:
 
 
 class Tokens(Protocol):
-    """An engine's tokenizer. ``stops`` are the ids that end a turn, the first of them the usual one."""
+    """An engine's tokenizer of ``size`` ids. ``stops`` are those that end a turn, the first of them the usual one."""
 
     size: int
     stops: tuple[int, ...]
@@ -339,16 +330,16 @@ class Tokens(Protocol):
 class Engine(Protocol):
     """Samples from a policy and trains it. The methods are named as in the Tinker API.
 
-    ``can`` is a set out of {train, values, reference, custom_loss, constrain}. Numbers depend on what is asked
-    for and on the weights, not on the order of arrival. Used by one thread at a time. ``learning_rate`` is what
-    suits this policy. Its factory is called with the run's ``policy``, a name that the engine knows, its
-    ``seed``, and the engine's own settings. One that knows how many tokens of prompt and reply its policy can
-    have together says so in a further attribute, ``context``; what asks for more is refused before it is
-    sampled. One whose policy is slow, or learns from few rollouts, says how many suit an update in
-    ``rollouts``, to which a learner's advice is cut. One that samples sequences side by side says how many in
-    ``rows``: as many rollouts ask at once. One whose server goes on with another request whenever a reply ends
-    says in ``at_once`` by how many threads it may be asked. One that knows says in ``about``, as JSON, its
-    policy's ``parameters`` and whether it is ``pretrained``.
+    ``can`` is a set out of {train, values, reference, custom_loss, constrain}; ``tokens`` is its tokenizer. Numbers
+    depend on what is asked for and on the weights, not on the order of arrival. Used by one thread at a time.
+    ``learning_rate`` is what suits this policy. Its factory is called with the run's ``policy``, a name that the engine
+    knows, its ``seed``, and the engine's own settings. One that knows how many tokens of prompt and reply its policy
+    can have together says so in a further attribute, ``context``; what asks for more is refused before it is sampled.
+    One whose policy is slow, or learns from few rollouts, says how many suit an update in ``rollouts``, to which a
+    learner's advice is cut. One that samples sequences side by side says how many in ``rows``: as many rollouts ask at
+    once. One whose server goes on with another request whenever a reply ends says in ``at_once`` by how many threads it
+    may be asked. One that knows says in ``about``, as JSON, its policy's ``parameters`` and whether it is
+    ``pretrained``.
     """
 
     can: frozenset[str]

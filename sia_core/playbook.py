@@ -32,7 +32,7 @@ PLAYBOOK = "playbook.toml"
 
 
 class Entry(Frozen):
-    """One edit of the catalogue: its name, its changes, and the ``gain`` that its author expects, 0 for none."""
+    """An edit: ``name``, ``summary`` and ``family``, its ``change`` in order, and the ``gain`` expected, 0 for none."""
 
     name: str = Field(min_length=1, max_length=80)
     summary: str = Field(min_length=1)
@@ -47,7 +47,7 @@ class Entry(Frozen):
 
 
 class Playbook(Frozen):
-    """The catalogue: edits by unique names, in the order of the file."""
+    """The catalogue: each ``edit`` under its own name, in the order of the file."""
 
     edit: tuple[Entry, ...]
 

@@ -1,8 +1,7 @@
 """Finding, loading and listing plugins, and saying what goes wrong with them.
 
-A :class:`Plugins` is made once a command and passed along; nothing here is global.
-An entry module that fails becomes a ``broken`` row, and an error only where
-something of it is asked for.
+A :class:`Plugins` is made once a command and passed along; nothing here is global. An entry module that fails becomes a
+``broken`` row, and an error only where something of it is asked for.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _COLON = dict.fromkeys(("arg", "model", "where"), ", the part after the colon")
 
 @dataclass(frozen=True)
 class Source:
-    """The distribution that an entry point comes from."""
+    """The ``distribution`` that an entry point comes from, its ``version``, and the entry point's name, ``plugin``."""
 
     plugin: str
     distribution: str
@@ -45,7 +44,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of ``sia plugins``: an offer, or a plugin that cannot be loaded."""
+    """One line of ``sia plugins``; its ``status`` is ``ok``, or ``ambiguous`` or ``broken`` for a ``cause``."""
 
     name: str
     kind: str

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -25,8 +26,6 @@ from sia_core.values import Score as Score
 from sia_core.values import Split as Split
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from sia_core.decision import Decision
     from sia_core.evidence import Evidence, TaskView
     from sia_core.playbook import Playbook
@@ -36,11 +35,13 @@ if TYPE_CHECKING:
 class Task(Protocol):
     """A problem with a metric, its instances, a verifier and a seed harness.
 
-    Its factory is called with the run's ``seed``, an int, and what ``--data`` (a
-    path) and ``--set KEY=VALUE`` (text) give, as keyword arguments.
+    Its factory is called with the run's ``seed``, an int, and what ``--data`` (a path) and ``--set KEY=VALUE`` (text)
+    give, as keyword arguments.
 
     Attributes
     ----------
+    name : what reports call it.
+    metric : what the rewards of its verifier measure, in which direction and between which bounds.
     kind : ``solve`` or ``discover``.
     brief : what an improver is told of the problem; names no label of a hidden split.
     answer : a pydantic model; answers that it refuses are invalid.
@@ -77,8 +78,8 @@ class Task(Protocol):
 class Discovers(Protocol):
     """A task of kind ``discover``, whose result is the best answer.
 
-    ``evaluations`` is how many answers a rollout on search or gate may have evaluated
-    before it returns one; in training it is none.
+    ``evaluations``, at least 1, is how many answers a rollout on search or gate may have evaluated before it returns
+    one; in training it is none.
     """
 
     evaluations: int
@@ -102,7 +103,7 @@ class Perturbs(Protocol):
 
 @dataclass(frozen=True)
 class VerifierContext:
-    """The last argument of ``score``: ways to run the candidate's code, once or call by call, and the verifier's seeds.
+    """The last argument of ``score``: how to ``run`` a candidate's code once, or ``open`` it to call it, and seeds.
 
     An answer is ``final`` unless a harness had it evaluated and goes on searching (``discover``). All chance
     comes from ``seed`` and, for data that it makes up, from ``data_seed``, one a run: no harness can predict them.
@@ -119,9 +120,9 @@ class VerifierContext:
 class Verifier(Protocol):
     """Scores answers. Holds the hidden truth, so it lives in a separate process.
 
-    Its factory is called there, with the settings beside its name. With ``--verifier
-    NAME:ARG`` these are the task's verifier's settings and ``arg``. One that takes long says
-    so by an attribute ``seconds_per_answer``: after two minutes, or as many, it is stopped.
+    Its factory is called there, with the settings beside its name. With ``--verifier NAME:ARG`` these are the task's
+    verifier's settings and ``arg``. One that takes long says so by an attribute ``seconds_per_answer``: after two
+    minutes, or as many, it is stopped.
     """
 
     def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
@@ -141,7 +142,7 @@ class Improver(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """Work for a backend: a function by name, ``"module:attribute"``, and a JSON payload. Never a closure."""
+    """Work for a backend: a ``function`` by name, ``"module:attribute"``, and a JSON ``payload``. Never a closure."""
 
     function: str
     payload: Mapping[str, Any]
@@ -151,8 +152,8 @@ class Job:
 class Backend(Protocol):
     """Where work runs. A job's function is called as ``function(payload, host)`` on a worker.
 
-    ``slots`` is how many jobs of one agent it can make use of at once. Its factory is
-    called with ``plugins``, the :class:`sia_core.plugins.Plugins` of the run.
+    ``slots``, at least 1, is how many jobs of one agent it can make use of at once. Its factory is called with
+    ``plugins``, the :class:`sia_core.plugins.Plugins` of the run.
     """
 
     slots: int
@@ -189,7 +190,11 @@ class RunInSandbox(Protocol):
 
 @dataclass(frozen=True)
 class Ran:
-    """Result of a program in a sandbox. ``ended`` is ``ok`` or why it was stopped; output is data, never a score."""
+    """Result of a program in a sandbox. ``ended`` is ``ok`` or why it was stopped, ``exit_code`` None where it was.
+
+    ``stdout`` and ``stderr``, cut to the limits' ``output_bytes``, are data, never a score. ``seconds`` are by the
+    caller's clock.
+    """
 
     ended: str
     exit_code: int | None
@@ -216,7 +221,7 @@ class Called:
     processor_seconds: float = 0.0
 
 
-class OpenedProgram(Protocol):
+class OpenedProgram(AbstractContextManager["OpenedProgram", None], Protocol):
     """A candidate's module in a separate process, which is stopped between calls where that is possible.
 
     Used by one thread. It ends with the ``with`` block.
@@ -232,30 +237,23 @@ class OpenedProgram(Protocol):
     ) -> Called:
         """Call a function of the module; by default it has the limits' ``solve_seconds``.
 
-        Arguments are JSON with numpy arrays at any place, of numbers or booleans. The
-        arrays are the candidate's for the length of the call: it sees a copy, and that
-        is gone afterwards. ``handles`` are descriptors: the function gets its own, after the
-        other arguments, and keeps what they stand for. ``at_reply`` is called when a reply has been
-        read, before the program is made to stand still. Where a program has ended, each later
-        call says so again. SandboxError for handles where none can be handed over.
+        Arguments are JSON with numpy arrays at any place, of numbers or booleans. The arrays are the candidate's for
+        the length of the call: it sees a copy, and that is gone afterwards. ``handles`` are descriptors: the function
+        gets its own, after the other arguments, and keeps what they stand for. ``at_reply`` is called when a reply has
+        been read, before the program is made to stand still. Where a program has ended, each later call says so again.
+        SandboxError for handles where none can be handed over.
         """
 
     def close(self) -> None:
         """Kill it. May be called twice."""
 
-    def __enter__(self) -> OpenedProgram: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
 
 class OpenInSandbox(Protocol):
     """Loads ``module`` from ``files`` in a fresh sandbox, and returns once it is loaded or has failed.
 
-    A failure of the candidate is reported by the first call. The module may import the
-    other files, the distributions that ``requires`` names, and numpy. With ``cuda`` it
-    may use the host's CUDA devices; SandboxError where that cannot be.
+    A failure of the candidate is reported by the first call. The module may import the other files, the distributions
+    that ``requires`` names, and numpy. With ``cuda`` it may use the host's CUDA devices; SandboxError where that
+    cannot be.
     """
 
     def __call__(

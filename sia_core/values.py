@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sia_core.errors import UsageError
+
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Split = Literal["public", "search", "gate", "sealed"]
 Kind = Literal["solve", "discover"]
@@ -19,9 +21,10 @@ LARGEST_REWARD = 1e100
 
 @dataclass(frozen=True)
 class Metric:
-    """A task's measure. ``bounds`` are its least and its largest value, None where there is none.
+    """A task's measure, under its ``name`` and in its ``unit``, such as "m"; UsageError for bounds that cannot be.
 
-    Where it is to ``minimize``, a run's rewards are its values negated, so that more is always better there.
+    ``bounds`` are its least and its largest value, None where it is not bounded on both sides. Where it is to
+    ``minimize``, a run's rewards are its values negated, so that more is always better there.
     ``ordinal`` says that only the order of rewards means something, not how far apart they are.
     ``beside`` has the better direction of other metrics, by name: the report warns where one parts from the reward.
     """
@@ -32,6 +35,17 @@ class Metric:
     bounds: tuple[float, float] | None = (0.0, 1.0)
     ordinal: bool = False
     beside: Mapping[str, Literal["maximize", "minimize"]] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("maximize", "minimize"):
+            raise UsageError(f"metric {self.name!r}: direction {self.direction!r} must be maximize or minimize")
+        match (0.0, 1.0) if self.bounds is None else self.bounds:
+            case float() | int() as low, float() | int() as high if -LARGEST_REWARD <= low < high <= LARGEST_REWARD:
+                return
+        raise UsageError(
+            f"metric {self.name!r}: bounds {self.bounds!r} must be its least and its largest value, in this order: "
+            f"numbers of at most {LARGEST_REWARD:g}. Where it is not bounded on both sides, write bounds=None"
+        )
 
     @property
     def span(self) -> float:
@@ -53,7 +67,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Instance:
-    """One thing to solve. ``id`` derives from content and says nothing of the label; ``input`` is JSON."""
+    """One thing to solve, of a ``split``. ``id`` derives from content and says nothing of the label; ``input`` is JSON.
+
+    ``start`` is an earlier answer to improve (``answer``, ``reward``, ``feedback``) in a task to ``discover``, or None.
+    """
 
     id: str
     split: Split
@@ -63,7 +80,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class OfferRef:
-    """An offer by its name, and the settings to call its factory with, as JSON."""
+    """An offer by its ``name``, and the ``settings`` to call its factory with, as JSON."""
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -71,7 +88,10 @@ class OfferRef:
 
 @dataclass(frozen=True)
 class Score:
-    """A verifier's verdict on an answer, ``reward`` in units of the metric. One that is not ``valid`` is a failure."""
+    """A verifier's verdict on an answer, ``reward`` in units of the metric. One that is not ``valid`` is a failure.
+
+    ``metrics`` are further figures by name, ``feedback`` a few words on the answer; improvers read both.
+    """
 
     reward: float
     valid: bool = True
@@ -81,7 +101,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one sandbox. Memory is per process, and in total for all of its processes together."""
+    """Limits of one sandbox: bytes, a number of ``processes``, and seconds by the clock.
+
+    ``memory_bytes`` is for each process, ``total_memory_bytes`` for all together; ``file_bytes`` for each file,
+    ``scratch_bytes`` for all that are written; ``output_bytes`` for what is printed, ``answer_bytes`` for an answer
+    as JSON. ``setup`` has ``setup_seconds``, and ``solve``, for one instance, ``solve_seconds``.
+    """
 
     memory_bytes: int = 4 * 2**30
     total_memory_bytes: int = 8 * 2**30

@@ -1,9 +1,8 @@
 """Tokens that are set aside before they are spent: an agent's, handed out batch by batch, to each rollout its share.
 
-The gateway refuses a call whose prompt and longest reply do not fit what is left of its
-rollout's share, so what an agent takes is never more than was set aside for it. What a batch
-did not use, later ones may. Shares depend on the order of batches and on what they used, never
-on which was the fastest.
+The gateway refuses a call whose prompt and longest reply do not fit what is left of its rollout's share, so what an
+agent takes is never more than was set aside for it. What a batch did not use, later ones may. Shares depend on the
+order of batches and on what they used, never on which was the fastest.
 """
 
 from __future__ import annotations
@@ -24,9 +23,8 @@ MOST = 8.0
 class Allowance:
     """The tokens of one agent; without a limit where the budget has none.
 
-    ``strict`` says that a rollout that runs out of its share ends the sweep; it is counted
-    in ``short`` in any case. ``peak`` is the largest share that any rollout so far came to
-    need, ``rollouts`` how many were booked.
+    ``strict`` says that a rollout that runs out of its share ends the sweep; it is counted in ``short`` in any case.
+    ``peak`` is the largest share that any rollout so far came to need, ``rollouts`` how many were booked.
     """
 
     def __init__(self, tokens: float = math.inf, *, strict: bool = True) -> None:

@@ -1,9 +1,8 @@
 """One budget for a run, in counts: reserved before spending, so that it is never overrun.
 
-Seconds are the safety stop: the loop looks at them between generations, and an update
-at each of its steps. Tokens are shared out to sweeps beforehand (:mod:`sia_core.run.allowance`),
-and the gateway refuses a call that may not fit. Dollars are what language models cost,
-reserved before each call by the most that it can come to.
+Seconds are the safety stop: the loop looks at them between generations, and an update at each of its steps. Tokens are
+shared out to sweeps beforehand (:mod:`sia_core.run.allowance`), and the gateway refuses a call that may not fit.
+Dollars are what language models cost, reserved before each call by the most that it can come to.
 """
 
 from __future__ import annotations

@@ -22,10 +22,9 @@ LABELLED: tuple[Split, ...] = ("public", "search", "gate")
 class Candidate:
     """A decision, its parent, and what came of it: gate rewards, or why it was refused, or failed.
 
-    ``plan`` and ``result`` are its lever's. ``rewards`` are one an instance, of the first ones
-    only where its sweep was stopped early; ``saved`` is what that gave back to the budget.
-    ``searched`` are its rewards on the search sample, and ``screened`` says why it did not go to
-    the gate after those. ``tokens`` are set aside for it.
+    ``plan`` and ``result`` are its lever's. ``rewards`` are one an instance, of the first ones only where its sweep was
+    stopped early; ``saved`` is what that gave back to the budget. ``searched`` are its rewards on the search sample,
+    and ``screened`` says why it did not go to the gate after those. ``tokens`` are set aside for it.
     """
 
     index: int

@@ -1,9 +1,8 @@
 """Tasks of kind ``discover``, whose result is the best answer: the answers of a run, and which one it is.
 
-A rollout is an episode of search: its harness proposes answers, may have a few of them
-evaluated, and returns the best. Agents are compared by what they return, at equal
-evaluations. The answers that were returned are the run's archive; rollouts on search and
-in training start from one of them, chosen by PUCT.
+A rollout is an episode of search: its harness proposes answers, may have a few of them evaluated, and returns the best.
+Agents are compared by what they return, at equal evaluations. The answers that were returned are the run's archive;
+rollouts on search and in training start from one of them, chosen by PUCT.
 """
 
 from __future__ import annotations

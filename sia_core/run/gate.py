@@ -1,15 +1,13 @@
 """The gate: an exact paired test of a candidate against the incumbent, which decides promotion.
 
-Both agents face the same instances with the same seeds, so only the differences
-d_i = candidate_i - incumbent_i count. Under "the candidate is no better" each sign is as
-likely as its opposite: where all differences are of one size the test is the exact sign
-test, else the sign-flip test on their sum (Fisher 1935; Pitman 1937). A whole sweep is
-tested once; a look at its beginning can only end it (:mod:`sia_core.run.gatekeeper`).
+Both agents face the same instances with the same seeds, so only the differences d_i = candidate_i - incumbent_i count.
+Under "the candidate is no better" each sign is as likely as its opposite: where all differences are of one size the
+test is the exact sign test, else the sign-flip test on their sum (Fisher 1935; Pitman 1937). A whole sweep is tested
+once; a look at its beginning can only end it (:mod:`sia_core.run.gatekeeper`).
 
-:class:`Levels` hands each comparison its level. A run begins with an error of 5% and earns
-more with every promotion; what a comparison was given is used, whatever came of it. So a
-run in which no candidate is better promotes any with a chance of at most 5%, and the
-expected number of false promotions is at most the sum of the levels.
+:class:`Levels` hands each comparison its level. A run begins with an error of 5% and earns more with every promotion;
+what a comparison was given is used, whatever came of it. So a run in which no candidate is better promotes any with a
+chance of at most 5%, and the expected number of false promotions is at most the sum of the levels.
 """
 
 from __future__ import annotations
@@ -200,9 +198,8 @@ class Levels:
     def level(self, comparisons: int, hoped: int = 0) -> float:
         """The level of the comparison before which ``comparisons`` were possible; 0 where none is left.
 
-        What is left is shared out among the comparisons that are still expected. No share is
-        smaller than the least p of so few instances: there are fewer comparisons then.
-        With ``hoped`` promotions more, for a look ahead.
+        What is left is shared out among the comparisons that are still expected. No share is smaller than the least p
+        of so few instances: there are fewer comparisons then. With ``hoped`` promotions more, for a look ahead.
         """
         remaining: float = self.left + self.earned * hoped
         expected = max(0, self.most - comparisons - 1) * (self.gated + 1.2) / (comparisons + 2)

@@ -1,8 +1,7 @@
 """The gate along a run: who is screened out before it, who is stopped on the way, and at which level each is tested.
 
-All of it follows from recorded verdicts, in the order of decisions, and from the state at the
-beginning of a generation. How many candidates run at once does not matter, nor where a run
-was stopped and resumed.
+All of it follows from recorded verdicts, in the order of decisions, and from the state at the beginning of a
+generation. How many candidates run at once does not matter, nor where a run was stopped and resumed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The durable record of a run: every step once, in order, and blobs by digest.
 
-A step's result is committed in one transaction before anything acts on it, so a
-run that is killed anywhere goes on from its last finished step. The events form
-a hash chain, so a damaged record is noticed and never silently used.
+A step's result is committed in one transaction before anything acts on it, so a run that is killed anywhere goes on
+from its last finished step. The events form a hash chain, so a damaged record is noticed and never silently used.
 """
 
 from __future__ import annotations

@@ -31,13 +31,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LeverRun:
-    """The run that a lever works in.
+    """The run that a lever works in, with its ``task``, ``plugins`` and ``budget``, and ``emit`` for its observers.
 
-    ``search`` are the instances of the search sample, on which agents are estimated, ``training``
-    those to learn from, ``can`` the abilities of the run's engine, ``starts`` the earlier answers
-    from which that many rollouts may begin, in a task to ``discover``.
-    Work with an effect is a step of the ``ledger``, so that a resumed run does not repeat it, and
-    work for a machine of the run is a job of ``rollouts``.
+    ``search`` are the instances of the search sample, on which agents are estimated, ``training`` those to learn from,
+    ``can`` the abilities of the run's engine, ``starts`` the earlier answers from which that many rollouts may begin,
+    in a task to ``discover``. Work with an effect is a step of the ``ledger``, so that a resumed run does not repeat
+    it; harnesses lie in ``trees``, and work for a machine of the run is a job of ``rollouts``.
     """
 
     task: Task
@@ -55,7 +54,7 @@ class LeverRun:
 
 @dataclass(frozen=True)
 class NewAgent:
-    """The parts of a new agent: a harness, and an adapter of the policy or its base."""
+    """The parts of a new agent: its harness, ``files``, and the digest of its ``adapter``, None for the base."""
 
     files: HarnessTree
     adapter: str | None
@@ -65,9 +64,8 @@ class NewAgent:
 class PullPlan:
     """A lever's answer to a decision, before anything is spent on it.
 
-    It is ``refused`` for a reason, or makes an ``agent`` at once, or has still to be applied at
-    about an ``estimate``: rollouts, verifications, tokens, seconds, and bytes of memory.
-    ``table`` says what spoke for the decision.
+    It is ``refused`` for a reason, or makes an ``agent`` at once, or has still to be applied at about an ``estimate``:
+    rollouts, verifications, tokens, seconds, and bytes of memory. ``table`` says what spoke for the decision.
     """
 
     refused: str = ""
@@ -83,7 +81,7 @@ class PullPlan:
 
 @dataclass(frozen=True)
 class Pull:
-    """A decision that is applied, as the candidate of this number in its generation.
+    """A ``decision`` on ``parent`` that is applied by its ``plan``, as a ``candidate`` (from 0) of a ``generation``.
 
     The lever's steps in the ledger begin with ``key``.
     """
@@ -98,7 +96,7 @@ class Pull:
 
 @dataclass(frozen=True)
 class PullResult:
-    """The result of applying a decision: an ``agent``, or why there is none.
+    """The result of applying a decision: an ``agent``, or why it ``failed``.
 
     ``stopped`` says why it ended early, if it did. The budget counts what was ``spent`` (rollouts and
     verifications); ``took`` stands beside the estimate in the report. The answers of ``rollouts``
@@ -115,7 +113,7 @@ class PullResult:
 
 @dataclass(frozen=True)
 class Looked:
-    """An agent after a lever looked at it, and the rollouts and verifications that this took."""
+    """An ``agent`` after a lever looked at it, and the rollouts and verifications ``spent`` on that."""
 
     agent: AgentView
     spent: Mapping[str, float] = field(default_factory=dict)

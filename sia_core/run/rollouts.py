@@ -74,14 +74,12 @@ class Setting:
 class Sweep:
     """One agent over some instances. ``purpose`` names the sweep in the ledger; ``public`` is what the set-up sees.
 
-    Each instance is rolled out ``group`` times, each time with its own seed. A ``hasty``
-    sweep is given up when a batch of it times out too often. A ``training`` sweep samples
-    from the policy as it learns, ``distinct`` rollouts without replacement. A ``perturbed``
-    one shows each instance in its other guise. Each rollout may have ``evaluations`` answers
-    scored, and begins with its instance's place in ``starts``, an earlier answer, if there are
-    any. Of a harness that may never be run again, a sweep is run ``once``: as one batch, with which its
-    sandbox ends. As a job's payload it is one ``batch`` of the whole, by its place, of which each
-    rollout may use ``tokens``; None is no limit.
+    Each instance is rolled out ``group`` times, each time with its own seed. A ``hasty`` sweep is given up when a batch
+    of it times out too often. A ``training`` sweep samples from the policy as it learns, ``distinct`` rollouts without
+    replacement. A ``perturbed`` one shows each instance in its other guise. Each rollout may have ``evaluations``
+    answers scored, and begins with its instance's place in ``starts``, an earlier answer, if there are any. Of a
+    harness that may never be run again, a sweep is run ``once``: as one batch, with which its sandbox ends. As a job's
+    payload it is one ``batch`` of the whole, by its place, of which each rollout may use ``tokens``; None is no limit.
     """
 
     purpose: str
@@ -134,10 +132,9 @@ class Rollouts:
     ) -> list[Rollout]:
         """The rollouts of a sweep, in the order of its instances; GivenUp where a hasty one is, or tokens run out.
 
-        Batches run side by side and are looked at in their order, so that what comes
-        of a sweep does not depend on which of them was the fastest. Whether those so far are
-        ``enough`` is asked after the first batch, the second, the fourth, the eighth and so
-        on; none runs past a look, so how many run at once does not matter either.
+        Batches run side by side and are looked at in their order, so that what comes of a sweep does not depend on
+        which of them was the fastest. Whether those so far are ``enough`` is asked after the first batch, the second,
+        the fourth, the eighth and so on; none runs past a look, so how many run at once does not matter either.
         """
         self._emit("rollouts.started", purpose=sweep.purpose, agent=sweep.agent, total=sweep.total)
         allowance = allowance or Allowance()

@@ -1,8 +1,7 @@
 """A run as an improver may look at it: what its agents did on the search split, a check of a harness, and notices.
 
-An improver that has a method ``equip(run)`` is given a :class:`RunView` before the run
-starts. It shows the search split and the public files; of the gate verdicts only, as
-the evidence does, and of the sealed split nothing.
+An improver that has a method ``equip(run)`` is given a :class:`RunView` before the run starts. It shows the search
+split and the public files; of the gate verdicts only, as the evidence does, and of the sealed split nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class Equipped(Protocol):
 
 @dataclass(frozen=True)
 class Checked:
-    """A harness's rollouts on a few search instances; ``stopped`` says why not on all, if so.
+    """A harness's ``rollouts`` on a few search instances; ``stopped`` says why not on all, if so.
 
     ``short`` says that it was for want of tokens, which is no fault of the harness.
     """
@@ -66,15 +65,16 @@ def equip(parts: Parts, samples: Samples) -> None:
 class RunView:
     """One run. Its methods give the same when the run is resumed, as they rest on what is recorded.
 
-    Whatever an improver spends goes through ``ledger`` and ``budget``.
+    Whatever an improver spends goes through ``ledger`` and ``budget``. ``failure`` is a failure's reward.
     """
 
     def __init__(self, parts: Parts, samples: Samples) -> None:
         self._parts, self._samples = parts, samples
         self.ledger, self.budget, self.trees = parts.ledger, parts.budget, parts.trees
         self.sample, self.evaluations = samples.search, samples.evaluations
-        self.limits, self.job = parts.task.limits, parts.rollouts.job
+        self.limits, self.metric, self.job = parts.task.limits, parts.task.metric, parts.rollouts.job
         self.kind: Kind = parts.task.kind
+        self.failure = self.metric.reward(parts.task.failure_reward)
         self._record = RunRecord(parts.ledger)
         self._checking: dict[str, Lock] = {}
 

@@ -1,9 +1,8 @@
 """Runs that their user did not start: what they would do to the world is shown, and done only by the user's word.
 
-A run's configuration stands in its folder, which may come from anybody: it names commands,
-servers that get a key, files, and the sandbox. What a user has started or trusts is
-remembered by the digest of the run's first step, in a folder of that user's alone. So a
-configuration that is changed later is asked about again.
+A run's configuration stands in its folder, which may come from anybody: it names commands, servers that get a key,
+files, and the sandbox. What a user has started or trusts is remembered by the digest of the run's first step, in a
+folder of that user's alone. So a configuration that is changed later is asked about again.
 """
 
 from __future__ import annotations

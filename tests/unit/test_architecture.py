@@ -23,7 +23,7 @@ PLUGINS = (
 """The packages that see of the core what a stranger's plugin sees."""
 
 
-CORE_LINES = 7_405
+CORE_LINES = 7_404
 """Lines of Python in the core, which docs/adr/0008-a-small-core.md gives reasons for. Lower it with what leaves."""
 
 

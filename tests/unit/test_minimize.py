@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from sia_cli.report_text import curse
+from sia_core.errors import UsageError
 from sia_core.harness import HarnessTree
 from sia_core.hookspecs import Event
 from sia_core.plugins import Source
@@ -83,3 +88,42 @@ def test_a_model_is_told_how_rewards_follow_from_the_metric() -> None:
 def test_a_metric_as_users_write_it(text: str, metric: Metric, failure: float) -> None:
     assert metric_of(text) == metric
     assert worst(metric) == failure
+
+
+NO_BOUNDS = [
+    (1.0, 0.0),
+    (0.5, 0.5),
+    (math.nan, 1.0),
+    (0.0, math.nan),
+    (0.0, math.inf),
+    (-math.inf, 0.0),
+    (-math.inf, math.inf),
+    (-1e308, 1e308),
+    (0.0,),
+    (0.0, 1.0, 2.0),
+    (0.0, "1"),
+    "01",
+    1.0,
+]
+
+
+@pytest.mark.parametrize("bounds", NO_BOUNDS, ids=str)
+def test_bounds_that_cannot_be_are_refused_where_the_metric_is_made(bounds: Any) -> None:
+    with pytest.raises(UsageError) as raised:
+        Metric("rmse", bounds=bounds)
+    says = str(raised.value)
+    assert says.startswith(f"metric 'rmse': bounds {bounds!r} must be its least and its largest value, in this order")
+    assert says.endswith("Where it is not bounded on both sides, write bounds=None")
+    with pytest.raises(UsageError):
+        replace(Metric("rmse"), bounds=bounds)
+
+
+@pytest.mark.parametrize("ends", ["1,0", "1,1", "nan,1", "0,nan", "0,inf", "-inf,0", "0,1e101", "0", "0,1,2", "a,b"])
+def test_ends_that_cannot_be_are_refused_as_users_write_them(ends: str) -> None:
+    with pytest.raises(UsageError, match=rf"metric 'rmse:min:{ends}': write NAME, NAME:min or NAME:min:LOW,HIGH"):
+        metric_of(f"rmse:min:{ends}")
+
+
+def test_a_direction_is_one_of_two() -> None:
+    with pytest.raises(UsageError, match="metric 'loss': direction 'minimise' must be maximize or minimize"):
+        Metric("loss", "minimise")  # type: ignore[arg-type]
