@@ -18,7 +18,7 @@ def new_folder(runs: Path, task: str, name: str | None = None) -> Path:
 
     ``runs/lawbench-2026-01-31`` is followed by ``runs/lawbench-2026-01-31-2`` and so on.
     """
-    plain = re.sub(r"[^\w.-]+", "-", task).strip("-.") or "run"
+    plain = re.sub(r"[^\w.-]+", "-", task)[:60].strip("-.") or "run"
     stem = f"{plain}-{datetime.now().astimezone().date()}"
     names = chain([stem], (f"{stem}-{number}" for number in count(2)))
     try:
@@ -34,12 +34,12 @@ def new_folder(runs: Path, task: str, name: str | None = None) -> Path:
 
 def free_folder(runs: Path, name: str) -> Path:
     """Where a run that its user named will lie; UsageError where it cannot."""
-    if re.sub(r"[^\w.-]+", "-", name).strip("-.") != name:
-        raise UsageError(
-            f"--name {name!r}: a run's name holds letters, digits and . _ - alone, and begins with no mark"
-        )
+    if re.sub(r"[^\w.-]+", "-", name).strip("-.") != name or not 0 < len(name.encode()) <= 200:
+        holds = "letters, digits and . _ - alone, at most 200 bytes of them, and begins with no mark"
+        raise UsageError(f"--name {name!r}: a run's name holds {holds}")
     if os.path.lexists(runs / name):
-        raise UsageError(f"--name {name}: {runs / name} exists; go on with it by `sia resume {name}`")
+        by = f"go on with it by `sia resume {name}`, or take another" if is_run(runs / name) else "take another name"
+        raise UsageError(f"--name {name}: {runs / name} exists; {by}")
     return runs / name
 
 

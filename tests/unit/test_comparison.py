@@ -62,7 +62,7 @@ def test_an_arm_differs_in_levers_and_in_who_decides_alone(arm: str) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"arms": ("none", "all")}, "all is none"), ({"arms": ("none",)}, "at least two"), ({"seeds": 0}, "at least one")],
+    [({"arms": ("none", "all")}, "all is none"), ({"arms": ("none",)}, "at least two"), ({"seeds": 0}, "from 1 to")],
 )
 def test_a_design_that_compares_nothing_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
@@ -345,3 +345,26 @@ def test_a_folder_without_a_comparison_needs_to_be_told_what_to_compare(
 ) -> None:
     assert main(["compare", str(tmp_path / "none")]) == 2
     assert "name what to compare" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (("--plugin", "nothing"), "no task named 'nothing'"),
+        (("--plugin", "lawbench", "--generations", "many"), "'many' is not a whole number"),
+        (("--plugin", "lawbench", "--improver", "nobody"), "no improver named 'nobody'"),
+        (("--plugin", "lawbench", "--budget", "rollouts=1"), "is too small"),
+        (("--plugin", "lawbench", "--sandbox", "nowhere"), "no sandbox named 'nowhere'"),
+        (("--plugin", "lawbench", "--seeds", "0"), "'0' is not a whole number from 1 to 1000"),
+        (("--plugin", "lawbench", "--jobs", "-1"), "'-1' is not a whole number from 1 to 1000"),
+    ],
+    ids=str,
+)
+def test_a_comparison_that_could_not_run_is_refused_and_leaves_no_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: tuple[str, ...], says: str
+) -> None:
+    command = ["compare", str(tmp_path / "compared"), "--arms", "none,harness", "--budget", "rollouts=9999", *wrong]
+    with pytest.raises(SystemExit, match="2"):  # of argparse, or as the command line ends the process
+        sys.exit(main(command))
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "compared").exists()

@@ -80,12 +80,22 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path: Path) -> None:
         pytest.param("seed = " + "9" * 5000, "this is not TOML", id="digits"),
         pytest.param("set = " + "[" * 20_000, "this is not TOML", id="depth"),
         ("[plugin]\na = 1", r"\[plugin\] is a table, and --plugin takes one value"),
+        (r'data = "a\u0000b"', "with a character that no option can have"),
+        ('file = "other.toml"', "names no other one"),
         ("seed = 2020-01-01", "seed is a date; write a text or a number"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_said(tmp_path: Path, text: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         config(tmp_path, text)
+
+
+def test_a_mark_of_the_order_of_bytes_is_no_part_of_a_file(tmp_path: Path) -> None:
+    assert config(tmp_path, '\ufeffplugin = "reasoning"\nseed = 3').plan.seed == 3
+
+
+def test_the_folder_of_a_user_that_there_is_none_of_is_not_there(tmp_path: Path) -> None:
+    assert "~nobody-here/x" in config(tmp_path, 'harness = "agent"\ndata = "~nobody-here/x"').task.settings["data"]
 
 
 def test_a_file_that_is_not_there_is_said_to_be(tmp_path: Path) -> None:

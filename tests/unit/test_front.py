@@ -179,7 +179,14 @@ def test_what_cannot_be_a_run_is_refused_with_what_to_do(
         ({"seed": True}, "argument --seed: expected one argument"),
         ({"name": 3}, "name: 3 is no text"),
         ({"name": "../up"}, "'../up'"),
+        ({"name": ""}, "a run's name holds letters"),
+        ({"name": "x" * 300}, "at most 200 bytes"),
         ({"folder": 3}, "folder: 3 is no path"),
+        ({"folder": "a\0b"}, "folder: 'a\\x00b' is no path"),
+        ({"data": "a\0b"}, "data is 'a\\x00b', with a character that no option can have"),
+        ({"data": "\ud83d"}, "with a character that no option can have"),
+        ({"config": {"name": "x"}}, "from Python, name is the parameter `name`"),
+        ({"config": {"runs_dir": "x"}}, "runs-dir is the parameter `folder`"),
         ({"on_event": 3}, "on_event: 3 is no function"),
         ({"config": 3}, "config: 3 is neither a mapping"),
         ({"config": {"generation": 3}}, "did you mean '--generations'"),
@@ -292,6 +299,8 @@ def test_columns_of_other_names_are_named_by_the_options(config: Callable[..., C
     assert not {"input_column", "answer_column"} & settings.task.settings.keys()
 
 
+ENDLESS: list[Any] = []
+ENDLESS.append(ENDLESS)
 MOMENT = datetime.datetime(2024, 1, 2, 3, 4, 5)  # noqa: DTZ001
 
 
@@ -332,6 +341,9 @@ def test_a_value_that_json_has_not_is_named(value: Any) -> None:
         ([{"input": object(), "answer": 1}], r"row 0: .*object is not JSON serializable; make it a text"),
         ({"input": [1], "answer": [1]}, r"data is one mapping, of `input`, `answer`; give the list of rows alone"),
         ([{"input": 1, "answer": {1}}], r"row 0: .*set is not JSON serializable; make it a text"),
+        ([{"input": "cut \ud83d", "answer": 1}], r"row 0: it holds half of a character"),
+        ([{"input": ENDLESS, "answer": 1}], r"row 0: it is nested too deeply, or holds itself"),
+        ([{"input": 10**5000, "answer": 1}], r"row 0: .*4300 digits"),
         (3, r"data is of type int; give a path, a list of mappings, a frame or a data set"),
     ],
 )
@@ -341,6 +353,13 @@ def test_rows_that_are_no_cases_are_refused_by_their_place(data: Any, says: str)
 
 
 # Runs
+
+
+@pytest.mark.parametrize("wrong", [5, None, b"x", "a\0b", "\ud83d", []])
+def test_what_is_no_path_of_a_run_is_refused(wrong: Any) -> None:
+    for call in (sia_core.open_run, sia_core.runs, sia_core.Run("x").export):
+        with pytest.raises(UsageError, match="is no path"):
+            call(wrong)
 
 
 def test_a_folder_that_is_no_run_is_said_to_be_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

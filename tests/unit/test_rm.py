@@ -72,3 +72,18 @@ def test_a_person_is_asked(runs: Path, monkeypatch: pytest.MonkeyPatch, reply: s
     monkeypatch.setattr("builtins.input", lambda _: reply)
     main(["rm", "first", "--runs-dir", str(runs)])
     assert names(runs) == remaining
+
+
+def test_a_person_who_ends_the_input_has_not_said_yes(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(question: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", ended)
+    assert main(["rm", "first", "--runs-dir", str(runs)]) == 1
+    assert names(runs) == ["first", "second"]
+
+
+def test_a_run_that_is_named_twice_is_removed_once(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rm", "--yes", "first", str(runs / "first"), f"{runs}/./first/", "--runs-dir", str(runs)]) == 0
+    assert capsys.readouterr().out.count("removed") == 1

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from sia_cli import parser_of
 from sia_cli.pricing import count
 from sia_cli.scaling import WORKERS, Costs, scaled, stages
 from sia_core.run.plan import Plan, Samples
@@ -53,3 +54,10 @@ def test_a_budget_pays_for_its_share_and_no_more_than_all() -> None:
     full, half, more = (scaled(samples(), PLAN, COSTS, whole * part)[0].seconds for part in (1, 0.5, 2))
     assert more == full
     assert half - once == pytest.approx((full - once) / 2, abs=0.1)
+
+
+@pytest.mark.parametrize("price", ["nan", "-1", "inf", "much"])
+def test_a_price_that_is_none_is_refused(price: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser_of(["plan"]).parse_args(["plan", "--dollars-per-hour", price])
+    assert "give dollars, such as 2.5" in capsys.readouterr().err

@@ -57,7 +57,10 @@ def case_of(row: Any, columns: Columns, where: str) -> dict[str, Any]:
     """A row's ``input`` and ``answer``, and its ``id`` and ``split`` if it has them."""
     if not isinstance(row, Mapping):
         raise UsageError(f"{where}: a {type(row).__name__}; {_SHAPE}")
-    fields = {str(name): plain(value) for name, value in row.items()}
+    try:
+        fields = {str(name): plain(value) for name, value in row.items()}
+    except RecursionError:
+        raise UsageError(f"{where}: it is nested too deeply, or holds itself; leave the row out") from None
     answer = columns.answer or "answer"
     for column, option in ((answer, "answer"), (columns.input, "input")):
         if column and column not in fields:
@@ -76,11 +79,14 @@ def case_of(row: Any, columns: Columns, where: str) -> dict[str, Any]:
 def line_of(case: Mapping[str, Any], where: str) -> str:
     """A case as JSON; UsageError where it holds anything else."""
     try:
-        return json.dumps(case, ensure_ascii=False, allow_nan=False)
-    except ValueError:
-        raise UsageError(
-            f"{where}: it holds a NaN or an infinity, which JSON has not; leave such rows out (of a frame: dropna())"
-        ) from None
+        line = json.dumps(case, ensure_ascii=False, allow_nan=False)
+        line.encode()
+        return line
+    except UnicodeEncodeError:
+        raise UsageError(f"{where}: it holds half of a character (of a surrogate pair); leave the row out") from None
+    except ValueError as error:
+        reason = "it holds a NaN or an infinity, which JSON has not" if "float" in str(error) else str(error)
+        raise UsageError(f"{where}: {reason}; leave such rows out (of a frame: dropna())") from None
     except TypeError as error:
         raise UsageError(f"{where}: {error}; make it a text, a number, a list or a mapping first") from None
 

@@ -26,7 +26,7 @@ from typing import Any, ParamSpec, Protocol
 
 from sia_cli import front
 from sia_cli.elsewhere import imported
-from sia_cli.inputs import Inputs
+from sia_cli.inputs import RUNS, Inputs, path_of
 from sia_cli.score_plot import score_plot
 from sia_cli.stopping import Watch, in_thread
 from sia_core.errors import UsageError
@@ -156,7 +156,8 @@ def open_run(path: str | os.PathLike[str], *, trust: bool = False) -> Run:
 
         run = sia_core.open_run("lengths")
     """
-    return Run(find_run(Path(FOLDER), os.fspath(path)), trust=trust)
+    name = path_of(path, "path", f"give a run's folder, or its name in {FOLDER}")
+    return Run(find_run(Path(FOLDER), os.fspath(name)), trust=trust)
 
 
 def runs(folder: str | os.PathLike[str] = FOLDER) -> list[Run]:
@@ -167,7 +168,7 @@ def runs(folder: str | os.PathLike[str] = FOLDER) -> list[Run]:
         for each in sia_core.runs():
             print(each)
     """
-    return [Run(each) for each in runs_in(Path(folder))]
+    return [Run(each) for each in runs_in(path_of(folder, "folder", RUNS))]
 
 
 class Run:
@@ -260,10 +261,11 @@ class Run:
 
             run.export("counts-letters")
         """
+        folder = path_of(path, "path", "name a folder to write")
         export = imported("sia_deploy.export", "Run.export").export
         with self._ledger() as ledger:
-            export(ledger, Path(path), Plugins.discover(), self._trust)
-        return Path(path)
+            export(ledger, folder, Plugins.discover(), self._trust)
+        return folder
 
     def resume(self, *, approved: bool | None = None, on_event: OnEvent | None = None) -> Run:
         """Go on with a run that was stopped, and return it when it is finished.

@@ -61,7 +61,7 @@ def read(file: Path) -> dict[str, Any]:
 
 def _text(file: Path) -> str:
     try:
-        return read_named(file, MOST_BYTES).decode()
+        return read_named(file, MOST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"-f {file}: it is not written in UTF-8: {error}") from None
     except OSError as error:
@@ -71,6 +71,8 @@ def _text(file: Path) -> str:
 def arguments_of(options: Mapping[str, Any], where: str, folder: Path) -> Iterator[str]:
     """Options as a command line; a path is relative to ``folder``. UsageError names ``where`` they stand."""
     for key, value in options.items():
+        if key == "file":
+            raise UsageError(f"{where}: a file of options names no other one; put its options here")
         if isinstance(value, Mapping):
             if key not in (*REPEATED, *LISTED):
                 raise UsageError(f"{where}: [{key}] is a table, and --{key} takes one value")
@@ -84,7 +86,7 @@ def arguments_of(options: Mapping[str, Any], where: str, folder: Path) -> Iterat
             yield f"--{key}"
         elif value is not False:
             text = _plain(value, key, where)
-            yield f"--{key}={folder / Path(text).expanduser() if key in PATHS else text}"
+            yield f"--{key}={folder / os.path.expanduser(text) if key in PATHS else text}"
 
 
 def write(file: Path, options: Mapping[str, Any]) -> None:
@@ -93,7 +95,7 @@ def write(file: Path, options: Mapping[str, Any]) -> None:
     lines = []
     for key, value in options.items():
         name = key.replace("_", "-")
-        option = os.path.relpath(Path(value).expanduser(), folder) if name in PATHS else value
+        option = os.path.relpath(os.path.expanduser(value), folder) if name in PATHS else value
         # TOML reads strings and lists as JSON writes them.
         lines.append(f"{name} = {json.dumps(option, ensure_ascii=False)}\n")
     try:
@@ -103,9 +105,19 @@ def write(file: Path, options: Mapping[str, Any]) -> None:
         raise UsageError(f"--save-config {file}: {error.strerror}; choose another name") from None
 
 
+def is_argument(text: str) -> bool:
+    """Whether the system takes a text as an argument or a path: one without NUL, and without half of a character."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
 def _plain(value: Any, key: str, where: str) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str | int | float):
-        return str(value)
+        if not is_argument(text := str(value)):
+            raise UsageError(f"{where}: {key} is {text!r}, with a character that no option can have; leave it out")
+        return text
     raise UsageError(f"{where}: {key} is a {type(value).__name__}; write a text or a number")

@@ -24,6 +24,9 @@ from sia_core.playbook import PLAYBOOK
 from sia_core.plugins import Plugins
 from sia_core.run.observe import Observer
 
+PARAMETERS = {"name": "name", "runs-dir": "folder"}
+"""Options of ``sia run`` that are no part of a configuration, and the parameters that say the same."""
+
 
 def configured(
     plugins: Plugins,
@@ -94,10 +97,17 @@ class _Parser(Parser):
 def _configuration(config: Mapping[str, Any] | str | os.PathLike[str] | None) -> Iterator[str]:
     if isinstance(config, Mapping):
         options = {str(key).replace("_", "-"): value for key, value in config.items() if value is not None}
-        return arguments_of(options, "config", Path())
-    if config is not None and not isinstance(config, str | os.PathLike):
+        where, folder = "config", Path()
+    elif not config:
+        return iter(())
+    elif isinstance(config, str | os.PathLike):
+        options, where, folder = read(Path(config)), f"config {config}", Path(config).parent
+    else:
         raise UsageError(f"config: {config!r} is neither a mapping of options nor the path of a TOML file")
-    return arguments_of(read(Path(config)), f"config {config}", Path(config).parent) if config else iter(())
+    for option, parameter in PARAMETERS.items():
+        if option in options:
+            raise UsageError(f"{where}: from Python, {option} is the parameter `{parameter}`; give it there")
+    return arguments_of(options, where, folder)
 
 
 def _agent(agent: Any, others: Sequence[Callable[..., Any]], inputs: Inputs, plugins: Plugins) -> dict[str, str]:

@@ -10,20 +10,28 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from sia_cli.config_file import is_argument
 from sia_cli.stopping import Watch
 from sia_core.cache import write_once
 from sia_core.errors import LedgerError, SiaError, UsageError
 
 INPUTS = "inputs"
+RUNS = "name the folder that runs are kept in"
+
+
+def path_of(value: Any, parameter: str, advice: str) -> Path:
+    """The path that a parameter is; UsageError, which ends with advice, where no file can have such a name."""
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(path, str) or not is_argument(path):
+        raise UsageError(f"{parameter}: {value!r} is no path; {advice}")
+    return Path(path)
 
 
 class Inputs:
     """The inputs of a run that is to be started in ``folder``. They stay there with the run, for it names them."""
 
     def __init__(self, folder: Any) -> None:
-        if not isinstance(folder, str | os.PathLike):
-            raise UsageError(f"folder: {folder!r} is no path; name the folder that runs are kept in")
-        self.runs = Path(folder)
+        self.runs = path_of(folder, "folder", RUNS)
         self._folder = self.runs.absolute() / INPUTS
         self._new: list[Path] = [each for each in (self._folder, self._folder.parent) if not each.exists()]
         self._marks: dict[Path, int] = {}

@@ -32,7 +32,8 @@ class Parser(argparse.ArgumentParser):
         parsers = [self, *self._commands()]
         names = [name for parser in parsers for name in parser._option_string_actions if name.startswith("--")]
         words = [word.partition("=")[0] for word in message.removeprefix(UNKNOWN).split()]
-        near = next((end for word in words if word.startswith("-") and (end := meant(word, names))), "")
+        named = (word for word in words if word.startswith("-") and word.strip("-"))
+        near = next((end for word in named if (end := meant(word, names))), "")
         return f"{message}{near or f'; `{parsers[-1].prog} --help` lists the options'}"
 
     def _commands(self) -> Iterator[argparse.ArgumentParser]:

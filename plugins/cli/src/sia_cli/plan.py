@@ -14,9 +14,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_configuration(parser)
     group = parser.add_argument_group("what to print")
     group.add_argument(
-        "--dollars-per-hour", type=float, metavar="X", help="what a worker costs; without it, no cost is shown"
+        "--dollars-per-hour", type=_price, metavar="X", help="what a worker costs; without it, no cost is shown"
     )
     group.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def _price(text: str) -> float:
+    try:
+        price = float(text)
+    except ValueError:
+        price = -1.0
+    if not 0 <= price < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no price; give dollars, such as 2.5")
+    return price
 
 
 def run(options: argparse.Namespace) -> int:

@@ -21,17 +21,27 @@ def run(options: argparse.Namespace) -> int:
     from sia_core.errors import UsageError
     from sia_core.run.run_folders import find_run
 
-    folders = list(dict.fromkeys(find_run(Path(options.runs_dir), name) for name in options.names))
+    named = (find_run(Path(options.runs_dir), name) for name in options.names)
+    folders = list({folder.resolve(): folder for folder in named}.values())
     if not options.yes:
         if not sys.stdin.isatty():
             raise UsageError("nobody can be asked here; add --yes to remove what you named")
         print(f"This removes {', '.join(shown(str(each)) for each in folders)}, with all results and adapters.")
-        if input("Remove? [y/N] ").strip().lower() not in ("y", "yes"):
+        if _answered("Remove? [y/N] ") not in ("y", "yes"):
             return 1
     for folder in folders:
         _remove(folder)
         print(f"removed {shown(str(folder))}")
     return 0
+
+
+def _answered(question: str) -> str:
+    """A person's answer; empty where they end their input in its place, as by Ctrl-D."""
+    try:
+        return input(question).strip().lower()
+    except EOFError:
+        print()
+        return ""
 
 
 def _remove(folder: Path) -> None:

@@ -83,7 +83,7 @@ class Design:
         if len(set(self.arms)) != len(self.arms) or len(self.arms) < 2:
             raise UsageError("--arms: name at least two different ones")
         if not 1 <= self.seeds <= 1000:
-            raise UsageError("--seeds: at least one")
+            raise UsageError("--seeds: from 1 to 1000")
 
     def cells(self) -> list[Cell]:
         """The runs, seed by seed, so that a comparison that is stopped has whole rows."""

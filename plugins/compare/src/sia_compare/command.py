@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="none, harness, weights, both, fixed-alternation, random-choice, best-of-n (default: these), learned",
     )
-    how.add_argument("--seeds", type=int, metavar="N", help=f"runs of each arm (default: {SEEDS})")
+    how.add_argument("--seeds", type=_positive, metavar="N", help=f"runs of each arm (default: {SEEDS})")
     how.add_argument("--budget", metavar="LIMITS", help="of each run, for example rollouts=50000: the same for all")
     how.add_argument(
         "--quick",
@@ -73,11 +73,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_gate(how, None)
     add_policy(how, "tiny where an arm trains, the same for all arms")
     where = parser.add_argument_group("where")
-    where.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: one a core)")
+    where.add_argument("--jobs", type=_positive, metavar="N", help="runs at once (default: one a core)")
     add_sandbox(where)
     add_backend(where)
     add_trust(where)
     where.add_argument("--json", action="store_true", help="print the result as JSON at the end")
+
+
+def _positive(text: str) -> int:
+    """A whole number from 1 to 1000, as an option gives it."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 1000")
+    return number
 
 
 def run(options: argparse.Namespace) -> int:
@@ -86,13 +97,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from sia_compare.arms import begun
+    from sia_compare.arms import Design, begun
     from sia_compare.doing import Doing
     from sia_compare.result import result
     from sia_core.run.trust import confirm_commands
 
     folder = Path(options.folder)
     request = asked(options)
+    if request is not None and Design.read(folder) is None:  # a design cannot be changed once it is put down
+        check(request)
     design = begun(folder, request)
     doing = Doing(folder, design, _tell)
     if request is None and (cells := doing.unfinished()):
@@ -141,6 +154,23 @@ def asked(options: argparse.Namespace) -> Design | None:
     if not options.quick:
         raise UsageError("name the budget that every arm gets, for example --budget rollouts=50000, or --quick")
     return replace(design, budget=_quick_budget(design))
+
+
+def check(design: Design) -> None:
+    """UsageError, or another error of ``sia run``, where a run of the comparison could not start."""
+    from contextlib import closing
+
+    from sia_cli.configuration import config_from
+    from sia_compare.arms import Cell
+    from sia_core.plugins import Plugins
+    from sia_core.run.rollouts import new_secret
+    from sia_core.run.start import backend_of, checked, prepare
+
+    plugins = Plugins.discover()
+    configs = [checked(config_from(design.command(Cell(arm, 0))), plugins) for arm in design.arms]
+    config, task = configs[0]  # sandbox and verifier are the same in all of them
+    with closing(backend_of(config, plugins)) as backend:
+        prepare(config, task, backend, new_secret())
 
 
 def _quick_budget(design: Design) -> str:
