@@ -24,7 +24,8 @@ SMALL_TINY = {"hidden_size": 32, "buckets": 512}
 
 @pytest.fixture(scope="module")
 def chars() -> Torch:
-    return Torch(policy="tiny", tiny=SMALL_TINY)
+    """One that begins with preferences, also among whole answers."""
+    return Torch(policy="tiny", tiny={**SMALL_TINY, "answers": 0})
 
 
 def test_neither_order_nor_company_changes_what_is_sampled() -> None:
@@ -124,6 +125,13 @@ def test_a_policy_without_a_preference_samples_the_prior(monkeypatch: pytest.Mon
     monkeypatch.setattr(engine.tokens, "choice", engine.tokens.encode)
     shares = dict(zip(CHOICES, map(math.exp, PRIOR), strict=True))
     assert probabilities(engine, [300, 301], CHOICES, PRIOR) == pytest.approx(shares, abs=1e-6)
+
+
+def test_an_untrained_policy_has_no_preference_among_whole_answers() -> None:
+    engine = Torch(policy="tiny", tiny=SMALL_TINY, seed=3)
+    prompt = engine.tokens.encode("他偷了东西，判")
+    shares = dict(zip(CHOICES, map(math.exp, PRIOR), strict=True))
+    assert probabilities(engine, prompt, CHOICES, PRIOR) == pytest.approx(shares, abs=1e-6)
 
 
 def test_the_trainer_adds_the_prior_that_the_sampler_added(chars: Torch) -> None:

@@ -26,7 +26,7 @@ from sia_torch.pretrained import KINDS, model_of, without_bars
 from sia_torch.settings import Settings
 from sia_torch.shards import Shards
 from sia_torch.tiny import TinyConfig, build_tiny, feature_ids
-from sia_torch.tokens import CharTokens, HfTokens, Tokens
+from sia_torch.tokens import WHOLE, CharTokens, HfTokens, Tokens
 from sia_torch.tree import Packed, last_layer, tree_attention, tree_mask
 
 TREE = "sia_tree"
@@ -200,7 +200,7 @@ def build(settings: Settings) -> Policy:
     name = settings.policy
     if name == "tiny":
         tokens: Tokens = CharTokens()
-        options: Mapping[str, Any] = {"vocab_size": tokens.size, **settings.tiny}
+        options: Mapping[str, Any] = {"vocab_size": tokens.size, "answers": WHOLE, **settings.tiny}
         model: PreTrainedModel = build_tiny(settings.seed, **options)
         if settings.base_text:
             model = trained_on(model, tokens, Path(settings.base_text), settings.base_steps, settings.seed)

@@ -23,6 +23,7 @@ _PRIME = 2_147_483_647
 class TinyConfig(LlamaConfig):  # type: ignore[no-untyped-call]
     """A Llama's configuration; n-grams of 2 to ``ngrams`` tokens share ``buckets`` embeddings.
 
+    The last ``answers`` ids of the vocabulary each stand for a whole answer.
     ``loudness`` is how long the embeddings of tokens and of ``places`` near the start
     begin, beside the head's: 1 where a policy has to copy what it reads; less where it
     has to judge a text by words it learns, which louder ones would drown.
@@ -32,6 +33,7 @@ class TinyConfig(LlamaConfig):  # type: ignore[no-untyped-call]
     ngrams: int = 2
     buckets: int = 32768
     places: int = 64
+    answers: int = 0
     loudness: float = 0.1
 
 
@@ -90,6 +92,8 @@ class TinyForCausalLM(LlamaForCausalLM):  # type: ignore[no-untyped-call]
         vocabulary, table = self.config.vocab_size, self.model.embed_tokens.weight
         # Not as loud as that, or it would hardly explore.
         self.lm_head.weight.copy_(table[:vocabulary] / 3)
+        # Among whole answers it has no preference until reward gives it one: a prior over them is what it samples.
+        self.lm_head.weight[vocabulary - self.config.answers :].zero_()
         table.mul_(self.config.loudness)
         # An n-gram that reward has said nothing of says nothing: its noise would drown what was learnt of others.
         table[vocabulary : vocabulary + self.config.buckets].zero_()

@@ -24,6 +24,8 @@ START_SECONDS = 30.0
 KILL_SECONDS = 10.0
 PAUSE_SECONDS = 2.0
 TICK_MS = 50
+WALK_SECONDS = 0.5
+"""Between two walks through the processes where a cgroup bounds what they take: a walk costs milliseconds."""
 OPEN_FILES = 256
 
 _KEPT_OUTPUT = 8 * 1024
@@ -71,6 +73,7 @@ class Running:
         self._cgroup = cgroup.make(
             limits.total_memory_bytes + _UNCOUNTED_BYTES + (0 if scratch else limits.scratch_bytes)
         )
+        self._next_walk = 0.0
         self._folder: int | None = None
         self._claim = None if scratch is None else claim(scratch)
         self._reason: str | None = None
@@ -244,11 +247,15 @@ class Running:
     def _over_limit(self, supervisor: int) -> str | None:
         if self._killed_by_kernel():
             return "memory"
+        if self._folder is not None and _files(self._folder) > newroot.FILES_IN_SCRATCH:
+            return "disk"
+        if self._cgroup is not None:
+            if time.monotonic() < self._next_walk:
+                return None
+            self._next_walk = time.monotonic() + WALK_SECONDS
         inside = tree.descendants(supervisor)
         if tree.threads(inside) > self._limits.processes + 1:
             return "processes"
-        if self._folder is not None and _files(self._folder) > newroot.FILES_IN_SCRATCH:
-            return "disk"
         most = self._limits.total_memory_bytes
         remaining = most - kept.at_most(inside, own_network=self._own_network, most_files=OPEN_FILES)
         if tree.memory(inside, remaining) <= remaining:
