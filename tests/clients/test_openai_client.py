@@ -46,9 +46,11 @@ def test_what_clients_send_by_default_is_taken(site: Site, client: Any, fields: 
 
 def test_a_reply_of_another_server_can_be_sent_back(site: Site, client: Any) -> None:
     site.says("hi")
-    calls = [{"index": 0, "id": "a", "type": "function", "function": {"name": "add", "arguments": "{}"}}]
+    function = {"name": "add", "arguments": "{}", "parsed_arguments": {}}
+    calls = [{"index": 0, "id": "a", "type": "function", "function": function}]
     sent = {"role": "assistant", "content": None, "refusal": None, "audio": None, "annotations": [], "name": "bot"}
-    more = {"reasoning_content": "hm", "function_call": None, "tool_calls": calls}
+    marks = {"thinking_blocks": [{"thinking": "hm"}], "parsed": {"a": 1}, "cache_control": {"type": "ephemeral"}}
+    more = {"reasoning_content": "hm", "function_call": None, "tool_calls": calls, **marks}
     result = {"role": "tool", "tool_call_id": "a", "content": [{"type": "text", "text": "3"}]}
     ask(client, messages=[*USER, {**sent, **more}, result], tools=[ADD])
     assert "hm" not in site.prompts[0]

@@ -261,3 +261,18 @@ def test_a_shortened_or_misspelt_option_is_refused_with_the_whole_one(
         main(arguments)
     assert ended.value.code == 2
     assert f"unrecognized arguments: {says}" in capsys.readouterr().err
+
+
+def test_a_path_that_the_system_does_not_take_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", "--runs-dir", "x" * 5000]) == 2
+    assert capsys.readouterr().err.endswith("xxx: File name too long; check this name, and who may use it\n")
+
+
+def test_a_working_folder_that_was_removed_is_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["run", "--harness", "agent", "--data", "cases.jsonl"]) == 2
+    assert "the working folder is not there any more" in capsys.readouterr().err

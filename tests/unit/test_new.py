@@ -64,6 +64,12 @@ def test_a_name_that_no_package_can_have_is_refused_with_one_that_can(name: str,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["core", "cli", "testing"])
+def test_a_name_whose_package_is_installed_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"a package sia_{name} is installed here"):
+        rendered("task", name)
+
+
 def test_what_is_there_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "sia-mine").mkdir()
     assert main(["new", "task", "mine", "--into", str(tmp_path)]) == 2

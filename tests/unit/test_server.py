@@ -278,7 +278,7 @@ def test_the_last_message_is_the_question(content: Any, expected: dict[str, Any]
 
 
 def test_a_stream_is_asked_for() -> None:
-    assert question(json.dumps({**HELLO, "stream": True}).encode()) == ({"text": "hello"}, True)
+    assert question(json.dumps({**HELLO, "stream": True, "n": None}).encode()) == ({"text": "hello"}, True)
 
 
 @pytest.mark.parametrize(

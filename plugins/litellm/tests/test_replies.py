@@ -156,6 +156,8 @@ def test_what_a_request_says_of_its_sampling_is_sent() -> None:
         sse({"error": "the worker died"}),
         b'event: error\ndata: {"message": "the worker died"}\n\n',
         sse(SAID, chunk({}, "error")),
+        sse(SAID, chunk({}, "insufficient_system_resource"), DONE),
+        sse(SAID, chunk({}, "ABORT"), DONE),
         sse({**SAID, "choices": []}, DONE),
         sse({**SAID, "choices": None}, END),
         sse("{nope", END),

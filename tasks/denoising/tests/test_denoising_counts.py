@@ -42,6 +42,18 @@ def test_npz_as_scipy_writes_it_or_as_arrays(tmp_path: Path) -> None:
     assert all(same(path) for path in tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("kind", [">i4", ">f4", "<f2", "u1", "g"])
+def test_dense_counts_may_be_numbers_of_any_kind_and_order_of_bytes(tmp_path: Path, kind: str) -> None:
+    counts = np.minimum(COUNTS.toarray(), 255).astype(kind)
+    np.savez(tmp_path / "x.npz", counts)
+    assert (read(tmp_path / "x.npz") != sparse.csr_array(counts.astype(np.int32))).nnz == 0
+
+
+def test_endings_in_capitals_are_endings(tmp_path: Path) -> None:
+    sparse.save_npz(tmp_path / "x.npz", COUNTS)
+    assert same((tmp_path / "x.npz").rename(tmp_path / "X.NPZ"))
+
+
 @pytest.mark.parametrize("beside", ["features.tsv", "genes.tsv.gz", "barcodes.tsv"])
 def test_mtx_of_10x_has_genes_as_rows(tmp_path: Path, beside: str) -> None:
     io.mmwrite(tmp_path / "matrix.mtx", COUNTS.T, field="integer")
@@ -51,6 +63,30 @@ def test_mtx_of_10x_has_genes_as_rows(tmp_path: Path, beside: str) -> None:
     packed = tmp_path / "packed.mtx.gz"
     packed.write_bytes(gzip.compress((tmp_path / "matrix.mtx").read_bytes()))
     assert same(packed)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "genes"),
+    [
+        ("GSM1_matrix.mtx", "GSM1_genes.tsv"),
+        ("GSM1_counts.mtx", "GSM1_genes.tsv"),
+        ("GSM1.counts.mtx", "GSM1.features.txt"),
+        ("cells_x_genes.mtx", "cells_x_genes.genes.txt"),
+    ],
+)
+def test_the_list_of_a_sample_says_which_side_genes_are(tmp_path: Path, matrix: str, genes: str) -> None:
+    io.mmwrite(tmp_path / matrix, COUNTS.T, field="integer")
+    (tmp_path / genes).write_text("g\n" * COUNTS.shape[1])
+    assert same(tmp_path / matrix)
+
+
+@pytest.mark.parametrize(("name", "pack"), [("matrix.mtx", True), ("matrix.mtx.gz", False)])
+def test_a_matrix_is_unpacked_by_its_content_and_not_by_its_name(tmp_path: Path, name: str, pack: bool) -> None:
+    io.mmwrite(tmp_path / "x.mtx", COUNTS.T, field="integer")
+    content = (tmp_path / "x.mtx").read_bytes()
+    (tmp_path / name).write_bytes(gzip.compress(content) if pack else content)
+    (tmp_path / "genes.tsv").write_text("g\n" * COUNTS.shape[1])
+    assert same(tmp_path / name)
 
 
 def test_mtx_whose_cells_are_rows_is_told_by_the_list_of_genes(tmp_path: Path) -> None:
@@ -292,6 +328,15 @@ def test_a_folder_of_genomes_is_read_where_there_is_one_and_names_them_where_the
         read_counts(tmp_path / "genomes")
     with pytest.raises(UsageError, match=r"--data .* holds several matrices"):
         checked_file("--data", str(tmp_path / "genomes"))
+
+
+def test_a_folder_with_the_matrix_of_one_sample_stands_for_it(tmp_path: Path) -> None:
+    for each in sorted(folder(tmp_path / "x", 3).iterdir()):
+        each.rename(each.with_name(f"GSM1_{each.name}"))
+    assert same(tmp_path / "x")
+    (tmp_path / "x" / "GSM2_matrix.mtx.gz").touch()
+    with pytest.raises(UsageError, match=r"several matrices, GSM1_matrix\.mtx\.gz, GSM2_matrix\.mtx\.gz; name one"):
+        read_counts(tmp_path / "x")
 
 
 def test_a_folder_without_a_matrix_is_told(tmp_path: Path) -> None:
@@ -545,7 +590,7 @@ def changed(value: float) -> Callable[[Path], None]:
         ("x.npz", headed(b"\tif x:\n  y\n z"), "cannot be read"),
         ("x.mtx", lambda path: path.write_bytes(b"gene,cell\n1,2\n"), "does not begin with %%MatrixMarket"),
         ("x.mtx", lambda path: path.write_bytes(HEADER + b"9 9 4\n1 1 1\n"), "cannot be read"),
-        ("x.mtx.gz", lambda path: path.write_bytes(b"plain"), "cannot be read"),
+        ("x.mtx.gz", lambda path: path.write_bytes(b"plain"), "no matrix: its first line"),
         ("x.h5ad", lambda path: path.write_bytes(b"plain"), "cannot be read"),
         ("x.csv", lambda path: path.write_bytes(b"1,2"), "is none of .npz, .h5ad"),
         ("missing.npz", lambda path: None, "No such file"),

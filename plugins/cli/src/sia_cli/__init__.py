@@ -47,9 +47,25 @@ def _main(arguments: list[str]) -> int:
     except SiaError as error:
         print(f"sia: {shown(error)}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if (trouble := _trouble(error)) is None:
+            raise
+        print(f"sia: {shown(trouble)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as stopped:
         print(f"sia: {shown(' '.join(map(str, ('stopped.', *stopped.args))))}", file=sys.stderr)
         return 130
+
+
+def _trouble(error: OSError) -> str | None:
+    """An error of the file system, which any path may lead to, in words for its user; None for another."""
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check this name, and who may use it"
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return "the working folder is not there any more; go to one that is"
+    return None
 
 
 def _run(arguments: list[str]) -> int:

@@ -47,7 +47,7 @@ def question(body: bytes) -> tuple[dict[str, Any], bool]:
         content = "".join(map(str, texts)) if all(isinstance(text, str) for text in texts) else None
     if not isinstance(content, str):
         raise HTTPException(400, "the last of `messages` needs a text as its `content`")
-    if value.get("n", 1) != 1:
+    if value.get("n") not in (None, 1):
         raise HTTPException(400, "an agent gives one answer: `n` is 1")
     try:
         fields = strict_json(content)
@@ -77,7 +77,7 @@ def application(agent: DeployedAgent, token: str | None) -> ASGIApp:
 
     async def answered(request: Request) -> Response:
         _admit(request, token)
-        match request.method, request.url.path:
+        match request.method, request.url.path.rstrip("/"):
             case "GET", "/v1/models":
                 model = {"id": agent.about.run, "object": "model", "created": 0, "owned_by": agent.about.task}
                 return JSONResponse({"object": "list", "data": [model]})

@@ -30,10 +30,26 @@ _ENDED: Mapping[str, Ended] = {
     "function_call": "tools",
     "length": "length",
     "max_tokens": "length",
+    "model_length": "length",
     "content_filter": "refusal",
+    "refusal": "refusal",
+    "safety": "refusal",
+    "sensitive": "refusal",
 }
 
-_BROKEN = ("error", "abort", "cancelled")
+_BROKEN = frozenset(
+    {
+        "abort",
+        "aborted",
+        "canceled",
+        "cancelled",
+        "error",
+        "failed",
+        "insufficient_system_resource",  # DeepSeek's
+        "network_error",  # Zhipu's
+        "timeout",
+    }
+)
 """Ends of a reply that is none."""
 
 _STATUS = {
@@ -180,7 +196,7 @@ class _PartialReply:
         if delta is None and "message" in choice and not isinstance(whole, Mapping):
             raise CallFailed("the server sent a completion without a message", retry=True, paid=True)
         message = delta or whole or {}
-        self.ended = str(choice.get("finish_reason") or self.ended or ("stop" if whole else ""))
+        self.ended = str(choice.get("finish_reason") or self.ended or ("stop" if whole else "")).lower()
         self.texts.append(_text(message.get("content")))
         legacy = message.get("function_call")
         _add(self.calls, [*(message.get("tool_calls") or ()), *([{"function": legacy}] if legacy else ())])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
+from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
@@ -62,6 +63,10 @@ def _rendered(kind: str, template: str, sort: Sort, name: str) -> dict[str, str]
         plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789") or "mine"
         raise UsageError(f"{name!r} is no name for a plugin: use small letters, digits and dashes, such as {plain!r}")
     package = package_of(name)
+    if find_spec(package) is not None:
+        raise UsageError(
+            f"{name!r}: a package {package} is installed here, whose place it would take; take another name"
+        )
     values = {
         "kind": kind,
         "name": name,

@@ -68,9 +68,9 @@ def model_of(policy: str) -> str | None:
     if kind == SMOLLM2 and not place:
         return str(_smollm2(WHEEL.fetched))
     if kind == SMOLLM2:
-        return _local_smollm2(Path(place).expanduser())
+        return _local_smollm2(Path(os.path.expanduser(place)))
     if policy.startswith("gguf:"):
-        return str(_of_gguf(Path(place).expanduser()))
+        return str(_of_gguf(Path(os.path.expanduser(place))))
     if policy.startswith("hf:"):
         return _folder_or_id(place)
     return None
@@ -121,7 +121,7 @@ def _of_gguf(file: Path) -> Path:
 
 def _folder_or_id(name: str, local: bool = False) -> str:
     """A name that transformers may load: a folder with a model in it, or an id of the hub."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_file():
         hint = f"; did you mean gguf:{name}?" if path.suffix == ".gguf" else ""
         raise UsageError(f"--policy hf:{name}: this is a file, and not a folder with a model{hint}")

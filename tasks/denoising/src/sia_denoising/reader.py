@@ -10,11 +10,12 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import re
 import zipfile
 from collections.abc import Iterable, Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from scipy import io, sparse
@@ -60,13 +61,13 @@ def read(path: Path) -> sparse.csr_array:
     the folder that 10x writes stands for the matrix in it. A ``.h5`` is what 10x writes.
     """
     path = located(path)
-    if path.exists() and not path.is_file():
-        raise NotCounts(f"{path} is not a file; name one of {', '.join(ENDINGS)}")
     readers = {".npz": _npz, ".h5ad": _h5ad, ".h5": _h5, ".mtx": _mtx, ".gz": _mtx}
-    if not path.name.endswith(ENDINGS):
+    if not path.name.lower().endswith(ENDINGS):
         raise NotCounts(f"{path} is none of {', '.join(ENDINGS)}; convert it to one of them")
     try:
-        return _counts(readers[path.suffix](path), path)
+        if path.exists() and not path.is_file():
+            raise NotCounts(f"{path} is not a file; name one of {', '.join(ENDINGS)}")
+        return _counts(readers[path.suffix.lower()](path), path)
     except NotCounts:
         raise
     except MemoryError:
@@ -82,7 +83,7 @@ def located(path: Path) -> Path:
         if not path.is_dir():
             return path
         inside = sorted(each for each in path.iterdir() if each.is_dir())
-        groups = [[matrix for folder in folders if (matrix := _matrix_in(folder))] for folders in ([path], inside)]
+        groups = [[matrix for folder in folders for matrix in _matrices_in(folder)] for folders in ([path], inside)]
     except OSError as error:
         raise NotCounts(f"{path} cannot be read: {error.strerror}; check its name, and who may read it") from None
     for matrices in groups:
@@ -96,8 +97,10 @@ def located(path: Path) -> Path:
     )
 
 
-def _matrix_in(folder: Path) -> Path | None:
-    return next((folder / name for name in MATRICES if (folder / name).is_file()), None)
+def _matrices_in(folder: Path) -> list[Path]:
+    """The matrix of a folder by its usual name, else all that have it after a sample's."""
+    named = [folder / name for name in MATRICES if (folder / name).is_file()]
+    return named[:1] or sorted(each for each in folder.iterdir() if each.name.endswith(MATRICES))
 
 
 def _counts(matrix: Any, path: Path) -> sparse.csr_array:
@@ -110,6 +113,8 @@ def _counts(matrix: Any, path: Path) -> sparse.csr_array:
         raise _malformed(path, fault)
     if isinstance(matrix, np.ndarray):
         _bounded(path, 16 * int(np.count_nonzero(matrix)))
+        # scipy takes no half floats, and no other order of bytes than the machine's.
+        matrix = matrix.astype(np.float32 if matrix.dtype == np.float16 else matrix.dtype.newbyteorder("="), copy=False)
     # Counts of the same place are added up, which one byte does not hold.
     rows = sparse.csr_array(matrix.astype(np.int64) if sparse.issparse(matrix) else matrix)
     rows.sum_duplicates()
@@ -173,7 +178,7 @@ def _fault(values: Any) -> str | None:
         return "negative values; raw counts are wanted, not scaled or centred ones"
     if values.dtype.kind == "f" and (values != np.floor(values)).any():
         return "values that are not whole; raw counts are wanted, not normalised or log-transformed ones"
-    if values.size and values.max() > 2**31 - 1:
+    if values.size and float(values.max()) > 2**31 - 1:
         return "counts above 2^31 - 1"
     return None
 
@@ -410,28 +415,24 @@ def _text(value: Any) -> str:
 
 
 def _mtx(path: Path) -> Any:
-    with _matrix(path) as file:
+    with _unpacked(path) as file:
         head = file.read(LONGEST_LINE)
     first, *others = head.split(b"\n")
     if not first.startswith(b"%%MatrixMarket"):
-        raise _malformed(path, "its first line does not begin with %%MatrixMarket")
+        raise _malformed(path, "no matrix: its first line does not begin with %%MatrixMarket")
     if len(head) == LONGEST_LINE and all(line.strip()[:1] in (b"", b"%") for line in others):
         raise _malformed(path, f"no size of a matrix in its first {LONGEST_LINE:,} bytes")
-    with _matrix(path) as file:
+    with _unpacked(path) as file:
         rows, columns, entries, layout, field, _ = io.mminfo(_Lines(file, path))
     if field == "pattern":
         raise _malformed(path, "places without values")
     _bounded(path, SIDE * (rows + columns) + (32 * entries if layout == "coordinate" else 8 * rows * columns))
     genes, barcodes = _beside(path, "features", "genes"), _beside(path, "barcodes", "cells")
     upright = _genes_are_rows(path, (rows, columns), genes, barcodes)
-    with _matrix(path) as file:
+    with _unpacked(path) as file:
         matrix = io.mmread(_Lines(file, path))
     types = [(*line.split("\t", 3), "", "", "")[2][:LONGEST_TYPE] for line in _lines(genes, rows + columns)]
     return _genes_alone(matrix.T if upright else matrix, types or None, path)
-
-
-def _matrix(path: Path) -> Any:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 
 
 class _Lines:
@@ -440,7 +441,7 @@ class _Lines:
     It also reads past the end at a NUL, and at a last line that is not ended: that one is ended here.
     """
 
-    def __init__(self, file: IO[bytes], path: Path) -> None:
+    def __init__(self, file: gzip.GzipFile | BufferedReader, path: Path) -> None:
         self._file, self._path, self._begun = file, path, 0
 
     def read(self, size: int) -> bytes:
@@ -472,13 +473,14 @@ def _genes_are_rows(path: Path, shape: tuple[int, int], genes: Path | None, barc
 
 
 def _beside(path: Path, *words: str) -> Path | None:
-    """The list beside a matrix: named as it is with another word for ``matrix``, or plainly."""
-    stem = path.name.removesuffix(".gz").removesuffix(".mtx")
+    """The list beside a matrix: named as it is, or as its sample is, with another word at the end; or plainly."""
+    stem = re.sub(r"(?i)\.mtx(\.gz)?$", "", path.name)
     before, matrix, after = stem.rpartition("matrix")
+    sample = re.sub(r"[^_.]+$", "", stem)  # GSM1_ of GSM1_counts
     for word in words:
-        named = [f"{before}{word}{after}"] if matrix else [f"{stem}_{word}", f"{stem}.{word}"]
+        named = [f"{before}{word}{after}"] if matrix else [f"{stem}_{word}", f"{stem}.{word}", f"{sample}{word}"]
         for name in (*named, word):
-            for ending in (".tsv", ".tsv.gz"):
+            for ending in (".tsv", ".tsv.gz", ".txt", ".txt.gz"):
                 if (beside := path.with_name(name + ending)).is_file():
                     return beside
     return None

@@ -48,9 +48,18 @@ UNSUPPORTED: Mapping[str, tuple[tuple[Any, ...], str]] = {
 """Fields that no policy heeds: the values that ask for nothing, and what to do instead of any other."""
 
 _SENT_BACK = frozenset(
-    {"annotations", "reasoning", "reasoning_content", "reasoning_details", "provider_specific_fields"}
+    {
+        "annotations",
+        "cache_control",
+        "parsed",  # by the OpenAI client's `parse`
+        "provider_specific_fields",
+        "reasoning",
+        "reasoning_content",
+        "reasoning_details",
+        "thinking_blocks",
+    }
 )
-"""Fields of a reply that clients echo in their next request, whichever server it came from."""
+"""Fields of a message that clients echo in their next request, whichever server it came from, or that mark a cache."""
 
 _ABOUT_A_PART = frozenset({"cache_control", "annotations", "logprobs"})
 _ABOUT_A_CALL = frozenset({"index", "extra_content", "provider_specific_fields"})
@@ -107,8 +116,11 @@ def _call(call: Any) -> Any:
         return call
     fields = _without(call, _ABOUT_A_CALL)
     function = fields.get("function")
-    if isinstance(function, dict) and isinstance(function.get("arguments"), dict):
-        fields["function"] = {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}
+    if isinstance(function, dict):
+        function = _without(function, frozenset({"parsed_arguments"}))
+        if isinstance(function.get("arguments"), dict):
+            function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
+        fields["function"] = function
     return fields
 
 
