@@ -395,11 +395,28 @@ def test_a_function_that_gives_no_score_is_an_error_that_names_the_answer_and_th
         score(verifier, 7)
 
 
+def test_a_function_that_ends_its_process_gives_no_score(check: Any) -> None:
+    verifier = check("import sys\ndef score(answer, case):\n    sys.exit('no')\n")
+    with pytest.raises(UsageError, match=r"gave no score: SystemExit: no"):
+        score(verifier, 7)
+
+
+def test_a_function_may_import_what_lies_beside_its_file(
+    check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("beside_the_check", "json"):
+        (tmp_path / f"{name}.py").write_text("WORTH = 0.5\n")
+    text = "import json\nfrom beside_the_check import WORTH\nscore = lambda answer, case: WORTH * json.loads('1')\n"
+    assert score(check(text), 1) == Score(0.5)
+
+
 @pytest.mark.parametrize(
     ("text", "name", "says"),
     [
         ("x = 1\n", "score", "it cannot be loaded: AttributeError"),
         ("import nothing_here\n", "score", "ModuleNotFoundError"),
+        ("import sys\nsys.exit(2)\n", "score", "it cannot be loaded: SystemExit: 2"),
     ],
 )
 def test_a_file_that_has_no_such_function_is_refused(check: Any, text: str, name: str, says: str) -> None:

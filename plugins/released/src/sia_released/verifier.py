@@ -103,7 +103,7 @@ class Evaluate:
         try:
             content = strict_json(results.read_text(encoding="utf-8"))
         except (InvalidAnswer, OSError, UnicodeDecodeError) as error:
-            raise SiaError(
+            raise UsageError(
                 f"{EVALUATE} of {self._folder.path} wrote a {RESULTS} that cannot be read: {error}"
             ) from None
         figures = content if isinstance(content, dict) else {}
@@ -111,7 +111,7 @@ class Evaluate:
         value = figures.get(self._metric, summary.get(self._metric) if isinstance(summary, dict) else None)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             names = ", ".join(key for key, each in figures.items() if isinstance(each, int | float))
-            raise SiaError(
+            raise UsageError(
                 f"{RESULTS} has no number {self._metric!r} but {names or 'none'}; name one with --set metric="
             )
         return value / self._scale

@@ -149,7 +149,8 @@ class PythonFunction(_FromCases):
     """A function of the user's in a Python file: ``(answer, case)`` in, a number or a Score out.
 
     ``arg`` is ``FILE:FUNCTION``, as in ``--verifier python:check.py:score``. The case is a mapping of
-    its ``id``, ``input`` and ``answer``. The function is trusted, and runs in the verifier's process.
+    its ``id``, ``input`` and ``answer``. The function is trusted, and runs in the verifier's process;
+    modules beside its file can be imported.
     """
 
     def __init__(self, data: str, arg: str = "") -> None:
@@ -160,7 +161,7 @@ class PythonFunction(_FromCases):
         self._file = file
         try:
             self._function = getattr(_module(Path(file)), self._name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script that ends where it is loaded, too
             raise UsageError(f"--verifier python:{arg}: it cannot be loaded: {describe(error)}") from error
 
     def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
@@ -171,7 +172,7 @@ class PythonFunction(_FromCases):
             if not abs(score.reward) <= LARGEST_REWARD:
                 raise ValueError(f"{score.reward:g} is not a finite number of at most {LARGEST_REWARD:g}")
             return score
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(
                 f"the verifier {self._name}({json.dumps(answer, ensure_ascii=False)[:200]}, case {case.name}) gave no "
                 f"score: {describe(error, str(Path(self._file).parent))}\n"
@@ -184,6 +185,7 @@ def _module(file: Path) -> ModuleType:
     module = ModuleType("verifier")
     module.__file__ = str(file)
     sys.modules[module.__name__] = module  # dataclasses look for it there
+    sys.path.append(str(file.absolute().parent))  # at the end, so that no file there stands in for a library
     exec(compile(file.read_bytes(), str(file), "exec", dont_inherit=True), vars(module))
     return module
 
