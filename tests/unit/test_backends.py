@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
 from sia_core.plugins import Plugins
-from sia_core.types import Job
+from sia_core.types import Job, OnProgress
 from sia_runtime.local import LocalBackend
 from sia_testing.backends import BackendContract
 
@@ -96,6 +97,41 @@ class Undying(LocalBackend):
         self._host.stop()
 
 
+class Late(LocalBackend):
+    """Hands reports on when their job has ended."""
+
+    def submit_watched(self, job: Job, on_progress: OnProgress) -> Future[Any]:
+        reports: list[Mapping[str, Any]] = []
+
+        def hand_on(future: Future[Any]) -> None:
+            for each in reports:
+                on_progress(each)
+
+        future = super().submit_watched(job, reports.append)
+        future.add_done_callback(hand_on)
+        return future
+
+
+class Stammering(LocalBackend):
+    def submit_watched(self, job: Job, on_progress: OnProgress) -> Future[Any]:
+        def listen(figures: Mapping[str, Any]) -> None:
+            on_progress(figures)
+            on_progress(figures)
+
+        return super().submit_watched(job, listen)
+
+
+class Enduring(LocalBackend):
+    """Goes on whatever a listener raises."""
+
+    def submit_watched(self, job: Job, on_progress: OnProgress) -> Future[Any]:
+        def listen(figures: Mapping[str, Any]) -> None:
+            with suppress(Exception):
+                on_progress(figures)
+
+        return super().submit_watched(job, listen)
+
+
 class TestBroken(BackendContract):
     __test__ = False
     seconds: ClassVar[float] = 0.5
@@ -108,6 +144,9 @@ BROKEN = [
     (Swallowing, "test_any_other_error_is_an_error_too_and_the_next_job_runs"),
     (Flattening, "test_an_error_of_the_cores_arrives_as_it_was_raised"),
     (OneByOne, "test_as_many_jobs_as_it_has_room_for_run_side_by_side"),
+    (Late, "test_reports_of_a_job_arrive_once_and_in_order_while_it_runs"),
+    (Stammering, "test_reports_of_a_job_arrive_once_and_in_order_while_it_runs"),
+    (Enduring, "test_a_listener_that_raises_ends_its_job_and_the_next_one_runs"),
     (Leaking, "test_when_it_is_closed_nothing_of_it_is_left"),
     (Undying, "test_when_it_is_closed_nothing_of_it_is_left"),
 ]

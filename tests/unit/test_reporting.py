@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from typing import Any
+from typing import Any, cast
 
+import numpy
 import pytest
 
 from sia_core.plugins import Plugins
 from sia_core.types import Job, ReportsProgress
 from sia_runtime.local import LocalBackend
-from sia_runtime.reporting import report
+from sia_runtime.reporting import LastReports, read_reports, report
 
 
 def half_done(payload: Mapping[str, Any], host: object) -> str:
@@ -39,3 +41,12 @@ def test_a_job_that_nobody_watches_reports_to_nobody(backend: LocalBackend) -> N
     backend.submit_watched(Job("half", {"solved": 1}), heard.append).result()
     assert backend.submit(Job("half", {"solved": 2})).result() == "done"
     assert heard == [{"solved": 1}]
+
+
+def test_of_reports_that_are_asked_for_later_the_finite_numbers_are_kept() -> None:
+    reports, figures = LastReports(), {"loss": math.nan, "step": 3, "note": "text", "reward": numpy.float32(0.5)}
+    reports(cast("Mapping[str, float]", figures))
+    reports({"step": 4})
+    assert read_reports(reports.after(0)) == (2, [{"step": 3, "reward": 0.5}, {"step": 4}])
+    assert read_reports(reports.after(1)) == (2, [{"step": 4}])
+    assert read_reports(reports.after(2)) == (2, [])

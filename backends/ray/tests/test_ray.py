@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from sia_core.run.ledger import Ledger
 from sia_core.run.rollouts import Setting
 from sia_core.run.start import start
 from sia_core.run.trees import ADAPTERS, Trees
-from sia_core.types import Backend, Job, OfferRef
+from sia_core.types import Backend, Job, OfferRef, ReportsProgress
 from sia_ray.backend import RayBackend
 from sia_ray.settings import HEALTH
 from sia_reading.report import build
@@ -112,7 +112,10 @@ def test_arms_and_seeds_of_a_comparison_share_the_cluster_and_come_to_the_same(
 
 
 def trained(backend: Backend, run: Path, engine: dict[str, Any]) -> Path:
-    """The adapter that an update in two jobs ends with; the second goes on from the snapshot that the first left."""
+    """The adapter that an update in two jobs ends with; the second goes on from the snapshot that the first left.
+
+    Each step of it is reported.
+    """
     words, plugins = ROOT / "examples" / "words", Plugins.discover()
     data = str(words / "cases.jsonl")
     task = OfferRef("cases", {"data": data, "harness": str(words / "agent"), "seed": 0})
@@ -121,15 +124,18 @@ def trained(backend: Backend, run: Path, engine: dict[str, Any]) -> Path:
     offer = OfferRef("torch", {"seed": 0, **engine})
     setting = asdict(Setting(str(run), task, OfferRef("exact", {"data": data}), "namespaces", 0, offer))
     adapter = None
+    reports: list[Mapping[str, Any]] = []
+    assert isinstance(backend, ReportsProgress)
     try:
         for first in (0, 2):
             rest = {"adapter": adapter, "silent": 0, "tokens": None, "seconds": None}
             payload = {"update": update.to_json(), "setting": setting, **rest, "first": first, "last": first + 2}
-            result = backend.submit(Job("sia_weights.train_job:train", payload)).result(600)
+            result = backend.submit_watched(Job("sia_weights.train_job:train", payload), reports.append).result(600)
             assert not result["stopped"]
             adapter = result["adapter"]
     finally:
         backend.close()
+    assert [each["step"] for each in reports if "step" in each] == [0, 1, 2, 3]
     return run / ADAPTERS / str(adapter) / "adapter_model.safetensors"
 
 

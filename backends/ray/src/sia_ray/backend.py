@@ -8,7 +8,7 @@ from typing import Any
 
 from sia_core.errors import UsageError
 from sia_core.plugins import Plugins
-from sia_core.types import Job
+from sia_core.types import Job, OnProgress
 from sia_ray.settings import HEALTH, Settings
 
 PATIENCE = 300.0
@@ -39,6 +39,9 @@ class RayBackend:
     def submit(self, job: Job) -> Future[Any]:
         return self._pool.submit(job)
 
+    def submit_watched(self, job: Job, on_progress: OnProgress) -> Future[Any]:
+        return self._pool.submit(job, on_progress)
+
     def close(self) -> None:
         self._pool.close()
         self._leave()
@@ -63,6 +66,7 @@ class RayBackend:
         from sia_ray.worker import THREADS, Worker
 
         threads = os.environ.get(THREADS) or str(os.cpu_count() or 1)
+        # One thread more than jobs: it says how far they are, and stops them.
         return self._actor(Worker, self._settings.at_once + 1).remote(self._plugins.allow, threads)
 
     def _actor(self, kind: type, at_once: int) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import queue
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
@@ -18,8 +20,9 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from sia_core.errors import SiaError
-from sia_core.types import Job
+from sia_core.types import Job, OnProgress
 from sia_runtime.jobs import JobResult, Parcel, Sender
+from sia_runtime.reporting import read_reports
 
 ATTEMPTS = 10
 """How often a job may lose its worker before it is taken for the cause."""
@@ -30,6 +33,9 @@ KEPT = 256
 GRACE = 10.0
 """Seconds that workers have to end their sandboxes at the close."""
 
+ASK_SECONDS = 1.0
+"""Time between two questions to a worker how far a job is."""
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -37,7 +43,12 @@ _LOG = logging.getLogger(__name__)
 class _Task:
     job: Job
     future: Future[Any]
+    number: int
+    on_progress: OnProgress | None = None
     attempts: int = 0
+    heard: int = 0
+    """Its reports that were handed on. A job that is run again makes the same ones again."""
+    asked: bool = False
 
 
 @dataclass(eq=False)
@@ -63,6 +74,8 @@ class Pool:
         self._references: OrderedDict[str, Any] = OrderedDict()
         self._waiting: deque[_Task] = deque()
         self._workers: set[_Worker] = set()
+        self._watched: dict[_Task, _Worker] = {}
+        self._numbers = itertools.count()
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._mutex = threading.Lock()
         self._closed = self._ended = False
@@ -72,9 +85,9 @@ class Pool:
         self._thread = threading.Thread(target=self._serve, name="sia-ray", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job) -> Future[Any]:
-        """Run a job somewhere."""
-        task = _Task(job, Future())
+    def submit(self, job: Job, on_progress: OnProgress | None = None) -> Future[Any]:
+        """Run a job somewhere. Its reports are handed on in the pool's thread."""
+        task = _Task(job, Future(), next(self._numbers), on_progress)
         with self._mutex:
             if self._closed:
                 raise SiaError("the backend is closed")
@@ -90,8 +103,17 @@ class Pool:
         self._thread.join()
 
     def _serve(self) -> None:
+        due = 0.0
         while not self._ended:
-            self._events.get()()
+            try:
+                event = self._events.get(timeout=max(0.0, due - time.monotonic()) if self._watched else None)
+            except queue.Empty:
+                pass
+            else:
+                event()
+            if self._watched and time.monotonic() >= due:
+                due = time.monotonic() + ASK_SECONDS
+                self._ask()
             self._dispatch()
 
     def _hire(self) -> None:
@@ -124,7 +146,42 @@ class Pool:
             return
         task.attempts += 1
         worker.running.add(task)
-        self._when_done(worker.actor.run.remote(text, lacking), partial(self._done, worker, task, parcel))
+        if task.on_progress:
+            self._watched[task] = worker
+        run = worker.actor.run.remote(task.number, text, lacking)
+        self._when_done(run, partial(self._done, worker, task, parcel))
+
+    def _ask(self) -> None:
+        """Ask how far the watched jobs are, but none whose worker owes an answer."""
+        for task, worker in self._watched.items():
+            if not task.asked:
+                task.asked = True
+                answer = worker.actor.reports.remote(task.number, task.heard)
+                self._when_done(answer, partial(self._answered, task))
+
+    def _answered(self, task: _Task, future: Future[Any]) -> None:
+        task.asked = False
+        if future.exception() is not None or task not in self._watched:
+            return
+        try:
+            self._hand_on(task, future.result())
+        except BaseException as error:  # a listener that raises ends the job, as it does where jobs run here
+            del self._watched[task]
+            task.future.set_exception(error)
+
+    def _hand_on(self, task: _Task, text: str) -> None:
+        """Hand the reports that are new to the job's listener, if it has one."""
+        if task.on_progress is None:
+            return
+        try:
+            count, reports = read_reports(text)
+        except SiaError as error:
+            self._watched.pop(task, None)  # nothing better is to be expected of this worker
+            _LOG.warning("%s: %s", task.job.function, error)
+            return
+        new, task.heard = count - task.heard, max(count, task.heard)
+        for figures in reports[-new:] if new > 0 else ():
+            task.on_progress(figures)
 
     def _reference(self, digest: str) -> Any:
         """A content in the cluster's store, which moves it to each node at most once."""
@@ -137,23 +194,29 @@ class Pool:
 
     def _done(self, worker: _Worker, task: _Task, parcel: Parcel, future: Future[Any]) -> None:
         worker.running.discard(task)
+        self._watched.pop(task, None)
         error = future.exception()
-        if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+        lost = isinstance(error, RayError) and not isinstance(error, RayTaskError)
+        if lost:
             self._replace(worker, error)
+        if task.future.done():  # its listener raised
+            return
+        if lost:
             self._again(task, error)
             return
         try:
             if error is not None:
                 raise error
-            outcome, files = future.result()
+            outcome, files, reports = future.result()
             worker.has.update(parcel.files.values())
+            self._hand_on(task, reports)
             result = self._sender.keep(parcel, JobResult.read(outcome), files)
-        except Exception as failed:
+        except BaseException as failed:
             task.future.set_exception(failed)
         else:
             task.future.set_result(result)
 
-    def _again(self, task: _Task, error: BaseException) -> None:
+    def _again(self, task: _Task, error: BaseException | None) -> None:
         if task.attempts < ATTEMPTS:
             self._waiting.appendleft(task)
             return

@@ -20,7 +20,8 @@ from sia_core.errors import SiaError
 from sia_core.harness import HarnessTree
 from sia_core.run.rollouts import Setting
 from sia_core.run.trees import ADAPTERS, Trees
-from sia_core.types import Backend, Job, OfferRef
+from sia_core.types import Backend, Job, OfferRef, ReportsProgress
+from sia_runtime.reporting import report
 from sia_runtime.worker.harness_folder import harness_folder
 from sia_runtime.worker.host import Host
 
@@ -53,6 +54,13 @@ def meet(payload: Mapping[str, Any], host: Host) -> str:
     """The job: return only when another job is at the other end of a pipe."""
     with open(payload["pipe"], payload["mode"]):
         return str(payload["mode"])
+
+
+def count_up(payload: Mapping[str, Any], host: Host) -> str:
+    """The job: report numbers up to one, and end when another process is at a pipe."""
+    for number in range(1, payload["numbers"] + 1):
+        report(number=number)
+    return meet({**payload, "mode": "rb"}, host)
 
 
 def whereabouts(payload: Mapping[str, Any], host: Host) -> list[int]:
@@ -154,6 +162,46 @@ class BackendContract:
             both = os.open(pipe, os.O_RDWR)  # whoever is still at the pipe goes on
             wait(futures, self.seconds)
             os.close(both)
+
+    def test_reports_of_a_job_arrive_once_and_in_order_while_it_runs(self, backend: Backend, tmp_path: Path) -> None:
+        if not isinstance(backend, ReportsProgress):
+            pytest.skip("this backend passes on no reports")
+        pipe, numbers, heard = tmp_path / "pipe", [], threading.Event()
+        os.mkfifo(pipe)
+
+        def listen(figures: Mapping[str, Any]) -> None:
+            numbers.append(figures["number"])
+            if len(numbers) == 20:
+                heard.set()
+
+        future = backend.submit_watched(job(count_up, numbers=20, pipe=str(pipe)), listen)
+        in_time = heard.wait(self.seconds)
+        running = not future.done()
+        both = os.open(pipe, os.O_RDWR)  # the job goes on
+        assert self.result(future) == "rb"
+        os.close(both)
+        assert in_time
+        assert running
+        assert numbers == list(range(1, 21))
+
+    def test_a_listener_that_raises_ends_its_job_and_the_next_one_runs(self, backend: Backend, tmp_path: Path) -> None:
+        if not isinstance(backend, ReportsProgress):
+            pytest.skip("this backend passes on no reports")
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+
+        def stop(figures: Mapping[str, Any]) -> None:
+            raise LookupError("enough")
+
+        future = backend.submit_watched(job(count_up, numbers=1, pipe=str(pipe)), stop)
+        try:
+            with pytest.raises(LookupError, match="enough"):
+                self.result(future)
+        finally:
+            both = os.open(pipe, os.O_RDWR)  # a job that goes on ends
+            wait([future], self.seconds)
+            os.close(both)
+        assert self.result(backend.submit(job(echo, value="next"))) == "next"
 
     def test_a_worker_keeps_its_host(self, backend: Backend) -> None:
         pairs = [self.result(backend.submit(job(whereabouts))) for _ in range(20)]
