@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection
 from typing import Any
 
+EXCERPT = 600
+
 
 class SiaError(Exception):
     """Anything that a user can understand and act on. The CLI prints it and exits with ``exit_code``."""
@@ -55,20 +57,25 @@ class Unfinished(Exception):
     """The run does not go on with some work. It is no fault of whoever asked for that work, so nobody catches it."""
 
 
+def excerpt(text: str, limit: int = EXCERPT) -> str:
+    """The text cut to size, saying how much was cut."""
+    return text if len(text) <= limit else f"{text[:limit]} [... {len(text) - limit:,} more characters]"
+
+
 def meant(name: str, names: Collection[str]) -> str:
     """The names that are near one that there is not, for the end of an error; empty where none is."""
     import difflib  # only where something is wrong
 
-    names = [each for each in names if each != name]
+    names = sorted({*names} - {name})
     near = [each for each in names if name and each.startswith(name)] or difflib.get_close_matches(name, names, n=1)
     return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
 
 
 def faults(error: Any, names: Collection[str] = ()) -> str:
-    """The faults of a pydantic ValidationError, in one line of plain words; ``names`` are those that there are."""
+    """The faults of a pydantic ValidationError, as a line in plain words; ``names`` are those that there are."""
     errors = [each for each in error.errors() if each["type"] != "default_factory_not_called"]
     around = {each["loc"][:depth] for each in errors for depth in range(len(each["loc"]))}  # wrong by what is inside
-    return "; ".join(_fault(each, names) for each in errors if each["loc"] not in around)
+    return excerpt("; ".join(_fault(each, names) for each in errors if each["loc"] not in around))
 
 
 def _fault(error: Any, names: Collection[str]) -> str:
@@ -78,8 +85,11 @@ def _fault(error: Any, names: Collection[str]) -> str:
     if error["type"] == "missing":
         return f"{place}: it is missing"
     if error["type"].startswith("union_tag"):
-        key, tag, tags = (str(error["ctx"].get(each, "")) for each in ("discriminator", "tag", "expected_tags"))
-        wrong = f"is {tag}, not one of {tags}{meant(tag, tags.split(', '))}" if tag else "is missing"
-        return f"{place}: {key} {wrong}".replace("'", "")
+        key, tag, tags = (
+            error["ctx"].get(each, "").replace("'", "") for each in ("discriminator", "tag", "expected_tags")
+        )
+        among = f", and must be one of {tags}{meant(tag, tags.split(', '))}" if tags else ""
+        return f"{place}: {key} is {excerpt(tag, 80) or 'missing'}{among}"
     text = re.sub(r"^(Value error, |Input |Tuple )", "", error["msg"]).replace("valid tuple", "list")
-    return f"{place}={error['input']}: {text}" if isinstance(error["input"], str | int | float) else f"{place}: {text}"
+    value = f"={excerpt(str(error['input']), 80)}" if isinstance(error["input"], str | int | float) else ""
+    return f"{place}{value}: {text}"

@@ -16,13 +16,12 @@ from statistics import fmean, pstdev
 from typing import Any, NamedTuple
 
 from sia_core.decision import Training
-from sia_core.errors import LedgerError
+from sia_core.errors import LedgerError, excerpt
 from sia_core.harness import HarnessTree
 from sia_core.playbook import Playbook
 from sia_core.values import LARGEST_REWARD, Metric
 
 WORST_CASES = 12
-EXCERPT = 600
 
 
 class Evaluated(NamedTuple):
@@ -298,11 +297,6 @@ def reward_stats(
         ordinal=ordinal,
         kl_to_base=kl_to_base,
     )
-
-
-def excerpt(text: str, limit: int = EXCERPT) -> str:
-    """The text cut to size, saying how much was cut."""
-    return text if len(text) <= limit else f"{text[:limit]} [... {len(text) - limit:,} more characters]"
 
 
 def _case(rollout: Rollout) -> Mapping[str, Any]:

@@ -26,7 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sia_core.errors import HarnessError, UsageError, faults, meant
 from sia_core.given_files import TooMuch, read_file, read_folder
@@ -82,7 +82,8 @@ class Delete(Frozen):
     path: str
 
 
-Edit = Annotated[Replace | Write | Delete, Field(discriminator="op")]
+_OP = BeforeValidator(lambda edit: {"op": "", **edit} if isinstance(edit, dict) else edit)  # its error lists all ops
+Edit = Annotated[Replace | Write | Delete, Field(discriminator="op"), _OP]
 
 
 def check_path(path: str) -> str:

@@ -6,7 +6,6 @@ A :class:`Plugins` is made once a command and passed along; nothing here is glob
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import pkgutil
@@ -127,11 +126,9 @@ class Plugins:
             return factory(**settings)
         except SiaError:
             raise
-        except TypeError as error:
-            if error.__traceback__ and error.__traceback__.tb_next is None:
-                raise PluginError(f"{label} does not take these settings: {_misfit(factory, settings)}") from error
-            raise PluginError(f"{label} failed to start: {_what(error)}") from error
         except (Exception, SystemExit) as error:
+            if isinstance(error, TypeError) and error.__traceback__ and error.__traceback__.tb_next is None:
+                raise PluginError(f"{label} does not take these settings: {_misfit(factory, settings)}") from error
             raise PluginError(f"{label} failed to start: {_what(error)}") from error
 
     def _load(self, point: EntryPoint, source: Source) -> None:
@@ -174,21 +171,20 @@ class Plugins:
 
     def _unknown(self, kind: str, name: str, others: Iterable[str]) -> str:
         for source, cause in self.broken:
-            if _normal(name) in map(
-                _normal, (source.plugin, source.distribution, source.distribution.removeprefix("sia-"))
-            ):
+            theirs = source.plugin, source.distribution, source.distribution.removeprefix("sia-")
+            if _normal(name) in map(_normal, theirs):
                 return f"{kind} {name!r}: the plugin {source.distribution} {source.version} is broken: {cause}"
         from sia_core.advice import advice  # only where something is wrong
 
         names = sorted({*others, *(offer.name for offer in self.of_kind(kind))})
         package = next(iter(advice("distribution", kind, name)), "")
-        near = [] if package else difflib.get_close_matches(name, {*names, *advice("names", kind)}, n=3, cutoff=0.5)
-        suggestion = f"did you mean {' or '.join(near)}?" if near else f"known here: {', '.join(names) or 'none'}."
+        near = not package and meant(name, {*names, *advice("names", kind)})
+        suggestion = near or f"; known here: {', '.join(names) or 'none'}"
         install = f"It is in {package}: `pip install {package}`." if package else _ELSEWHERE
         limited = f" {ALLOW_VARIABLE}={self.allow!r} limits them." if self.allow is not None else ""
         # What a plugin that does not load would have offered cannot be known.
         perhaps = "".join(f" {each.distribution} {each.version} is broken: {cause}." for each, cause in self.broken)
-        return f"no {kind} named {name!r}; {suggestion} {install}{limited}{perhaps}"
+        return f"no {kind} named {name!r}{suggestion}. {install}{limited}{perhaps}"
 
 
 def _first(name: str, text: str) -> str:
@@ -227,7 +223,8 @@ def _misfit(factory: Callable[..., Any], settings: Mapping[str, Any]) -> str:
         return f"{', '.join(settings)}. See its documentation for those that it takes."
     unknown = [f"{each}{_COLON.get(each, '')}{meant(each, parameters)}" for each in settings if each not in parameters]
     lacking = [name for name, each in parameters.items() if each.default is each.empty and name not in settings]
-    accepted = ", ".join(str(each.replace(annotation=each.empty)) for each in parameters.values())
+    theirs = [each for name, each in parameters.items() if not isinstance(settings.get(name), Plugins)]  # no user's
+    accepted = ", ".join(str(each.replace(annotation=each.empty)) for each in theirs)
     return f"{', '.join(unknown or [f'{name} is missing' for name in lacking])}. It takes: {accepted or 'none'}."
 
 
@@ -265,9 +262,7 @@ def _offers(manager: pluggy.PluginManager) -> Iterator[tuple[str, Offer]]:
                     raise PluginError(f"{hook} gave a {type(offer).__name__}; it must return a list of Offers")
                 if not all(isinstance(each, str) and each for each in (offer.name, offer.summary, offer.factory)):
                     raise PluginError(f"{hook}: name, summary and factory of {offer} must be texts")
-                if (
-                    not all(part.isidentifier() for part in re.split("[:.]", offer.factory))
-                    or offer.factory.count(":") != 1
-                ):
+                parts = re.split("[:.]", offer.factory)
+                if offer.factory.count(":") != 1 or not all(map(str.isidentifier, parts)):
                     raise PluginError(f"{hook}: factory {offer.factory!r} of {offer.name!r} must be 'module:attribute'")
                 yield kind, offer

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sia_core.decision import Change
-from sia_core.errors import UsageError
-from sia_core.evidence import AgentView, Rollout, excerpt
+from sia_core.errors import UsageError, excerpt
+from sia_core.evidence import AgentView, Rollout
 from sia_core.harness import HarnessTree
 from sia_core.run.levers import PullPlan, PullResult
 from sia_core.run.record import JUDGED, OUT_OF_BOUNDS

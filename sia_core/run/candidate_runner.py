@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sia_core.decision import Change
-from sia_core.errors import BudgetExhausted, UsageError
-from sia_core.evidence import AgentView, Rollout, excerpt, summarise
+from sia_core.errors import BudgetExhausted, UsageError, excerpt
+from sia_core.evidence import AgentView, Rollout, summarise
 from sia_core.harness import unified_diff
 from sia_core.run import record
 from sia_core.run.allowance import Allowance, TokenShares

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import NamedTuple
 
-from sia_core.evidence import Rollout, excerpt
+from sia_core.errors import excerpt
+from sia_core.evidence import Rollout
 from sia_core.types import Discovers, Json, Task
 
 C = 1.0

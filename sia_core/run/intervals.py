@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
-from sia_core.evidence import excerpt
+from sia_core.errors import excerpt
 
 _Z95 = NormalDist().inv_cdf(0.975)
 

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sia_core.errors import SiaError, Unfinished
-from sia_core.evidence import excerpt
+from sia_core.errors import SiaError, Unfinished, excerpt
 from sia_core.plugins import Plugins
 from sia_core.run.budget import Budget
 from sia_core.run.ledger import Ledger

@@ -34,7 +34,7 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str], *words: str) ->
     [
         (["run"], ["--plugin NAME", "--harness DIR"]),
         (["run", "--plugin", "cases", "--harness", "x"], ["--plugin NAME, or --harness DIR"]),
-        (["run", "--plugin", "lawbnech"], ["did you mean lawbench?", "sia plugins"]),
+        (["run", "--plugin", "lawbnech"], ["(did you mean 'lawbench'?)", "sia plugins"]),
         (["run", "--plugin", "nothing-like-it"], ["known here:", "sia plugins"]),
         (["run", "--plugin", "lawbench", "--data", "/nowhere"], ["/nowhere"]),
         (["run", "--plugin", "lawbench", "--set", "colour=red"], ["does not take these settings", "colour"]),
@@ -64,6 +64,8 @@ def test_a_wrong_command_line_is_explained(
         (["--engine-set", "rank=1"], ["no policy"]),
         (["--policy", "tiny", "--engine-set", "rank"], ["write KEY=VALUE"]),
         (["--policy", "tiny", "--engine-set", "seed=3"], ["give it as --seed"]),
+        (["--backend-set", "x=y"], ["backend 'local' of sia-runtime", "these settings: x. It takes: none."]),
+        (["--backend-set", "plugins=y"], ["SIA sets it; leave it out"]),
         (["--improver", "nobody"], ["no improver named 'nobody'"]),
         (["--verifier", "nobody"], ["no verifier named 'nobody'"]),
         (["--sandbox", "nobody"], ["no sandbox named 'nobody'"]),

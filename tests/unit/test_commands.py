@@ -166,7 +166,7 @@ def test_an_unknown_command_says_what_is_near_and_where_to_look(
     write("a-stranger", "distinctive")
     assert main([typed]) == 2
     text = err(capsys)
-    assert meant in text.partition("did you mean ")[2].partition("?")[0].split(" or ")
+    assert repr(meant) in text.partition("did you mean ")[2].partition("?")[0].split(" or ")
     assert "`sia plugins` lists" in text
     assert f"sia-{typed}" not in text  # nobody should be told to install a typing slip
 

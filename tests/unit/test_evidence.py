@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sia_core.errors import LedgerError
-from sia_core.evidence import EXCERPT, WORST_CASES, AgentView, Rollout, excerpt, reward_stats, summarise
+from sia_core.errors import EXCERPT, LedgerError, excerpt
+from sia_core.evidence import WORST_CASES, AgentView, Rollout, reward_stats, summarise
 from sia_core.harness import HarnessTree
 from sia_core.run.intervals import estimate
 from sia_core.types import LARGEST_REWARD

@@ -65,12 +65,15 @@ EDIT = '[[edit]]\nname = "n"\nsummary = "s"\n'
         ),
         (EDIT, "edit 1, change: it is missing"),
         (EDIT + "change = []", "edit 1, change: "),
-        (EDIT + "change = [{op = 'rename', path = 'a'}]", "op is rename, not one of replace, write, delete"),
+        (EDIT + "change = [{op = 'rename', path = 'a'}]", "op is rename, and must be one of replace, write, delete"),
         (
             EDIT + "change = [{op = 'replce', path = 'a'}]",
-            'edit 1, change 1: op is replce, not one of replace, write, delete (did you mean "replace"?)',
+            "edit 1, change 1: op is replce, and must be one of replace, write, delete (did you mean 'replace'?)",
         ),
-        (EDIT + "change = [{path = 'a'}]", "edit 1, change 1: op is missing"),
+        (
+            EDIT + "change = [{path = 'a'}]",
+            "edit 1, change 1: op is missing, and must be one of replace, write, delete",
+        ),
         (EDIT + "change = [{op = 'write', path = 'a'}]", "edit 1, change 1, write, text: it is missing"),
         (EDIT + "change = [{op = 'replace', path = 'a', old = '', new = 'b'}]", "edit 1, change 1, replace, old"),
         (

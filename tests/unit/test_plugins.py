@@ -93,7 +93,7 @@ def test_an_unknown_name_says_what_is_close_and_what_to_install(install: Install
     with pytest.raises(PluginError) as raised:
         Plugins.discover().find("task", "chargepredcit")
     assert raised.value.exit_code == 2
-    assert "did you mean chargepredict?" in str(raised.value)
+    assert "(did you mean 'chargepredict'?)" in str(raised.value)
     assert "pip install" not in str(raised.value)  # nobody should be told to install a typing slip
 
 

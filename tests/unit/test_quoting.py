@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from sia_attacks.catalogue import HOSTILE, read
 from sia_core.decision import RewriteHarness, Stop, UpdateWeights
-from sia_core.evidence import EXCERPT, Evidence
+from sia_core.errors import EXCERPT
+from sia_core.evidence import Evidence
 from sia_core.run.ledger import Ledger
 from sia_core.run.loop import Loop, Plan
 from sia_core.types import Job

@@ -370,7 +370,7 @@ def test_a_budget_that_cannot_pay_for_the_first_agent_and_the_report_is_refused(
         ({"plan": {"levers": ("magic",)}}, UsageError, "--levers: magic; the levers are harness, weights"),
         ({"plan": {"levers": ()}}, UsageError, "--levers: none"),
         ({"plan": {"levers": ("weights",)}}, UsageError, "the weights lever needs a policy to train; name one"),
-        ({"verifier": "exakt"}, PluginError, "no verifier named 'exakt'; did you mean exact?"),
+        ({"verifier": "exakt"}, PluginError, "no verifier named 'exakt' (did you mean 'exact'?)."),
         ({"verifier": "exakt:0.1"}, PluginError, "no verifier named 'exakt'"),
         ({"sandbox": "weak"}, PluginError, "no sandbox named 'weak'"),
     ],

@@ -303,7 +303,7 @@ class Flat(TableTask):
     ("decision", "why"),
     [
         (update("critical"), "critical needs an engine that can values"),
-        (update("clim"), "did you mean climb"),
+        (update("clim"), "did you mean 'climb'"),
         (update(config={"scale": "much"}), "scale"),
         (update(config={"sale": 1}), "sale"),
     ],

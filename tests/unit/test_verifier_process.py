@@ -63,6 +63,7 @@ class Verifier:
         if say == "environment": return Score(0.0, feedback=" ".join(sorted(os.environ)))
         if say == "seed": return Score(0.0, feedback=f"{ctx.seed} {ctx.data_seed} {instance.input['x']} {sys.path[0]}")
         if say == "raise": raise KeyError("boom")
+        if say == "leave": raise SystemExit(3)
         if say == "usage": raise UsageError("--data: wrong file")
         if say == "exit": os._exit(3)
         if say == "hang": signal.pause()
@@ -203,23 +204,37 @@ def test_sealed_instances_have_a_process_of_their_own(start: Started) -> None:
 @pytest.mark.parametrize(
     ("say", "says"),
     [
-        ("raise", "verifier 'strange': KeyError: 'boom'"),
-        ("nan", "instance i what is not a finite number of at most 1e+100 as its reward"),
+        (
+            "raise",
+            "verifier 'strange' of strange 1.0 failed on instance i, answer {\"say\": \"raise\"}: KeyError: 'boom'",
+        ),
+        ("leave", 'verifier \'strange\' of strange 1.0 failed on instance i, answer {"say": "leave"}: SystemExit: 3'),
+        (
+            "nan",
+            "of strange 1.0 gave instance i what is not a finite number of at most 1e+100 as its reward; for",
+        ),
         ("huge", "instance i what is not a finite number of at most 1e+100 as its reward"),
         ("digits", "instance i what is not a finite number of at most 1e+100 as its reward"),
         ("metric", "instance i what is not a finite number of at most 1e+100 as its a"),
         ("metrics", "instance i what is not a finite number of at most 1e+100 as its a, b"),
         ("text", "instance i what is not a finite number of at most 1e+100 as its reward"),
-        ("float", "verifier 'strange': gave instance i a float; it must return a Score"),
-        ("run", "verifier 'strange': no namespaces here"),
+        ("float", "verifier 'strange' of strange 1.0 gave instance i a float; it must return a sia_core.types.Score"),
     ],
 )
-def test_a_verifier_that_fails_is_an_error_of_the_run_and_no_score(
+def test_a_verifier_that_gives_no_score_is_named_and_its_author_told_what_to_return(
     shared: VerifierProcess, say: str, says: str
 ) -> None:
-    with pytest.raises(SiaError) as raised:
+    with pytest.raises(UsageError) as raised:
         shared.score([asking("x"), asking(say)])
     assert says in str(raised.value)
+    assert "Score(" in str(raised.value)
+    assert shared.score([asking("x")])[0].score.reward == 0.5
+
+
+def test_a_sandbox_that_fails_under_a_verifier_is_an_error_of_the_run(shared: VerifierProcess) -> None:
+    with pytest.raises(SiaError, match=r"^verifier 'strange': no namespaces here$") as raised:
+        shared.score([asking("run")])
+    assert raised.value.exit_code == 1
     assert shared.score([asking("x")])[0].score.reward == 0.5
 
 
@@ -262,7 +277,7 @@ def test_half_a_character_in_feedback_comes_through(shared: VerifierProcess) -> 
 @pytest.mark.parametrize(
     ("verifier", "settings", "says"),
     [
-        ("strangr", {}, "no verifier named 'strangr'; did you mean strange"),
+        ("strangr", {}, r"no verifier named 'strangr' \(did you mean 'strange'\?\)"),
         ("strange", {"fails": True}, "verifier 'strange' of strange 1.0 failed to start: RuntimeError: no data"),
         ("strange", {"tolerance": 1}, "does not take these settings: .*It takes: fails=False, seconds=None"),
     ],

@@ -128,7 +128,7 @@ def test_difficulty_changes_the_questions() -> None:
 @pytest.mark.parametrize(
     ("dataset", "difficulty", "says"),
     [
-        ("chain_sums", "{}", r"no data set named 'chain_sums'; did you mean chain_sum"),
+        ("chain_sums", "{}", r"no data set named 'chain_sums' \(did you mean 'chain_sum'\?\)"),
         ("xyzzy", "{}", r"no data set named 'xyzzy'; there are: words, ab, acre, .*zebra_puzzles"),
         ("composite", "{}", r"no data set named 'composite'"),
         ("chain_sum", '{"terms": 3}', r"no difficulty setting terms; .* settings are: allow_negation, max_digits"),

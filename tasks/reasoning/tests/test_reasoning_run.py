@@ -47,7 +47,7 @@ def test_a_run_on_a_data_set_of_the_library_scores_in_the_verifiers_process(
 @pytest.mark.parametrize(
     ("pair", "says"),
     [
-        pytest.param("dataset=chain_sums", "did you mean chain_sum", marks=pytest.mark.slow),
+        pytest.param("dataset=chain_sums", "did you mean 'chain_sum'", marks=pytest.mark.slow),
         ("difficulty=hard", "write a JSON object"),
         ("sealed=9999", "words has 424 sums"),
     ],

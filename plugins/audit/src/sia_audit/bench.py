@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median
 
-from sia_core.errors import SiaError, UsageError
-from sia_core.evidence import excerpt
+from sia_core.errors import SiaError, UsageError, excerpt
 from sia_core.plugins import Plugins
 from sia_core.run.plan import Plan, take_samples
 from sia_core.run.record import OUT_OF_BOUNDS

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sia_core.evidence import excerpt
+from sia_core.errors import excerpt
 from sia_llm import Settings
 from sia_llm.models import REFUSED, Ask, CallFailed, Ended, Message, Prices, Reply, ToolCall, Usage, asked_wait
 

@@ -361,7 +361,8 @@ def _pairs(option: str, pairs: list[str], reserved: tuple[str, ...]) -> dict[str
         if not equals or not key.isidentifier():
             raise UsageError(f"{option} {pair!r}: write KEY=VALUE")
         if key in reserved:
-            raise UsageError(f"{option} {pair!r}: give it as --{key.replace('_', '-')}")
+            own = "SIA sets it; leave it out" if key in BACKEND_RESERVED else f"give it as --{key.replace('_', '-')}"
+            raise UsageError(f"{option} {pair!r}: {own}")
         settings[key] = value
     return settings
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from sia_cli.betting import BettingGatekeeper
 from sia_core import __version__
-from sia_core.errors import PluginError, Unfinished
-from sia_core.evidence import AgentView, excerpt
+from sia_core.errors import PluginError, Unfinished, excerpt
+from sia_core.evidence import AgentView
 from sia_core.harness import HarnessTree
 from sia_core.plugins import Plugins
 from sia_core.run import record

@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from sia_core.errors import UsageError
-from sia_core.evidence import excerpt
+from sia_core.errors import UsageError, excerpt
 
 SECONDS = 120
 """How long a reply of a few tokens may take: a server may have to load its model first."""

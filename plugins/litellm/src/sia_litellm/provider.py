@@ -13,8 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
 
-from sia_core.errors import UsageError
-from sia_core.evidence import excerpt
+from sia_core.errors import UsageError, excerpt
 from sia_litellm.replies import reply, response_of
 from sia_llm.models import REFUSED, Ask, CallFailed, Message, Prices, Reply, asked_wait
 

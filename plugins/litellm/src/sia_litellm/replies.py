@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from sia_core.evidence import excerpt
+from sia_core.errors import excerpt
 from sia_llm.models import REFUSED, CallFailed, Ended, Logprob, Reply, ToolCall, Usage
 
 MOST_BYTES = 64 * 2**20

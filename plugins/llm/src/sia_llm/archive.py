@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import Field
 
-from sia_core.evidence import Evidence, Rollout, excerpt
+from sia_core.errors import excerpt
+from sia_core.evidence import Evidence, Rollout
 from sia_core.run.run_view import RunView
 from sia_llm.earlier import IMPROVER, measured
 from sia_llm.quoting import AGENT, fenced

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from sia_core.evidence import Rollout, excerpt
+from sia_core.errors import excerpt
+from sia_core.evidence import Rollout
 from sia_core.run.record import verified
 from sia_core.run.run_view import Checked
 from sia_llm.quoting import fenced

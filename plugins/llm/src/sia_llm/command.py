@@ -16,8 +16,8 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from sia_core.errors import BudgetExhausted, ModelError, SiaError, UsageError
-from sia_core.evidence import Evidence, TaskView, excerpt
+from sia_core.errors import BudgetExhausted, ModelError, SiaError, UsageError, excerpt
+from sia_core.evidence import Evidence, TaskView
 from sia_core.given_files import read_file
 from sia_core.harness import HarnessTree
 from sia_core.run.record import attempt, call, decided

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from sia_core.decision import RewriteHarness, Stop
-from sia_core.errors import BudgetExhausted
-from sia_core.evidence import Evidence, excerpt
+from sia_core.errors import BudgetExhausted, excerpt
+from sia_core.evidence import Evidence
 from sia_core.harness import apply_edits, unified_diff
 from sia_llm import prompts
 from sia_llm.check_report import summary

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from sia_core.evidence import Trial, excerpt
+from sia_core.errors import excerpt
+from sia_core.evidence import Trial
 from sia_llm.quoting import fenced, visible
 from sia_weights.past import placed
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import Field
 
-from sia_core.evidence import excerpt
+from sia_core.errors import excerpt
 from sia_llm.models import Message, ToolCall
 from sia_llm.quoting import outside
 from sia_llm.toolbox import Arguments, Offered, ToolError, offer

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from sia_core.evidence import Evidence, excerpt
+from sia_core.errors import excerpt
+from sia_core.evidence import Evidence
 from sia_core.run.run_view import RunView
 from sia_llm.quoting import fenced
 from sia_llm.toolbox import SHOWN

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from sia_core.evidence import EXCERPT, excerpt
+from sia_core.errors import EXCERPT, excerpt
 
 # Control characters beside tab and newline; what has no width, turns the direction of text or tags it invisibly, which
 # are Unicode's Default_Ignorable_Code_Point; what is blank and no space; halves of surrogate pairs.

@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sia_core.errors import BudgetExhausted, HarnessError
-from sia_core.evidence import excerpt
+from sia_core.errors import BudgetExhausted, HarnessError, excerpt
 from sia_llm.models import Tool, ToolCall
 from sia_runtime.answers import InvalidAnswer, plain_json
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import Field
 
-from sia_core.errors import BudgetExhausted, HarnessError
-from sia_core.evidence import AgentView, excerpt
+from sia_core.errors import BudgetExhausted, HarnessError, excerpt
+from sia_core.evidence import AgentView
 from sia_core.harness import Delete, Edit, HarnessTree, Replace, Write, apply_edits, unified_diff
 from sia_core.run.run_view import CHECKED, Checked, RunView
 from sia_llm.check_report import runs, shown

@@ -74,7 +74,7 @@ _REPORTS = TypeAdapter(tuple[Annotated[_Whole, Field(ge=0)], Annotated[list[_Fig
 
 
 def read_reports(text: str) -> tuple[int, list[dict[str, float]]]:
-    """What :meth:`LastReports.after` returned on a worker; SiaError where it cannot be that."""
+    """Read the text of :meth:`LastReports.after` on a worker; SiaError where it cannot be one."""
     try:
         return _REPORTS.validate_python(json.loads(text) if len(text) <= LARGEST else None)
     except (ValueError, TypeError, RecursionError) as error:

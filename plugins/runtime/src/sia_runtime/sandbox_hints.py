@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sia_adapters.import_names import KNOWN, distributions_of
-from sia_core.evidence import excerpt
+from sia_core.errors import excerpt
 
 HIDDEN = "hidden by the sandbox: "
 

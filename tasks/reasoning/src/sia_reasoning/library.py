@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_core.cache import cache_folder
-from sia_core.errors import UsageError
+from sia_core.errors import UsageError, meant
 from sia_core.types import Split
 from sia_reasoning.cases import SPLITS, Case, Deal, Sizes, dealt, digest_of
 from sia_reasoning.guard import objection
@@ -157,9 +156,9 @@ class Library:
 
     def _refused(self, refusal: LibraryRefused) -> str:
         if str(refusal) == "no such data set":
-            near = difflib.get_close_matches(self._dataset, ["words", *refusal.names], n=3, cutoff=0.5)
-            meant = f"did you mean {' or '.join(near)}?" if near else f"there are: words, {', '.join(refusal.names)}"
-            return f"reasoning: no data set named {self._dataset!r}; {meant}"
+            names = ["words", *refusal.names]
+            near = meant(self._dataset, names) or f"; there are: {', '.join(names)}"
+            return f"reasoning: no data set named {self._dataset!r}{near}"
         settings = f"; its difficulty settings are: {', '.join(refusal.names)}" if refusal.names else ""
         return f"reasoning: the data set {self._dataset} with difficulty {self._difficulty}: {refusal}{settings}"
 

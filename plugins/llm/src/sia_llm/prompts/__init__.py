@@ -12,7 +12,8 @@ from functools import cache
 from importlib.resources import files
 from string import Template
 
-from sia_core.evidence import AgentView, Evidence, Summary, excerpt
+from sia_core.errors import excerpt
+from sia_core.evidence import AgentView, Evidence, Summary
 from sia_core.harness import HarnessTree
 from sia_core.types import Limits, Metric
 from sia_llm.earlier import cell, earlier

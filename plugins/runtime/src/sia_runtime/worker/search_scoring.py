@@ -12,8 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sia_core.errors import SiaError
-from sia_core.evidence import Evaluated, excerpt
+from sia_core.errors import SiaError, excerpt
+from sia_core.evidence import Evaluated
 from sia_core.types import Instance
 from sia_runtime.worker.verifier_process import Question, Verdict, VerifierProcess
 

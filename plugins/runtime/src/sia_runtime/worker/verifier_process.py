@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 from numbers import Real
 from typing import Any
 
-from sia_core.errors import SiaError, UsageError
+from sia_core.errors import PluginError, SiaError, UsageError, excerpt
 from sia_core.plugins import ALLOW_VARIABLE, Plugins
 from sia_core.run.ledger import canonical
 from sia_core.run.record import INVALID, OUT_OF_BOUNDS
@@ -34,6 +34,7 @@ from sia_core.types import LARGEST_REWARD, Instance, OfferRef, Score, Task, Veri
 from sia_runtime.answers import InvalidAnswer, read_answer
 from sia_runtime.sandbox.program_host import open_program
 from sia_runtime.sandbox.run_once import run_program
+from sia_runtime.sandbox.solving import describe
 
 ENVIRONMENT = (
     "HOME",
@@ -78,8 +79,8 @@ class Verdict:
 class VerifierProcess:
     """The orchestrator's end: starts the process on first use, asks it, and ends it.
 
-    A verifier that fails or takes too long is an error of the run, named after the
-    verifier: no rollout is ever scored by guess. All that it draws derives from ``secret``,
+    A verifier that fails, gives what is no score or takes too long is an error of the run, named
+    after the verifier: no rollout is ever scored by guess. All that it draws derives from ``secret``,
     a new one by default.
     """
 
@@ -185,6 +186,8 @@ class _Server:
         self._verifier: Verifier = plugins.create(
             "verifier", config["verifier"]["name"], **config["verifier"]["settings"]
         )
+        _, source = plugins.find("verifier", config["verifier"]["name"])
+        self._label = f"verifier {config['verifier']['name']!r} of {source.distribution} {source.version}"
         sandbox = plugins.create("sandbox", config["sandbox"])
         self._run, self._open = partial(run_program, sandbox), partial(open_program, sandbox)
         self._sealed, self._secret = config["sealed"], config["secret"]
@@ -199,7 +202,7 @@ class _Server:
             answer = read_answer(question["answer"], self._task.answer)
         except InvalidAnswer as error:
             return Verdict(INVALID, Score(failure, valid=False), str(error))
-        score = self._checked(self._verifier.score(instance, answer, self._context(question)), instance)
+        score = self._checked(self._score(instance, answer, question), instance)
         if not score.valid:
             return Verdict(INVALID, replace(score, reward=failure), score.feedback)
         low, high = metric.bounds or (-math.inf, math.inf)
@@ -212,6 +215,18 @@ class _Server:
             return Verdict(OUT_OF_BOUNDS, replace(score, reward=failure, valid=False), says)
         return Verdict("ok", replace(score, reward=metric.reward(score.reward)))
 
+    def _score(self, instance: Instance, answer: Any, question: Mapping[str, Any]) -> Any:
+        try:
+            return self._verifier.score(instance, answer, self._context(question))
+        except SiaError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise PluginError(
+                f"{self._label} failed on instance {instance.id}, answer {excerpt(question['answer'], 200)}: "
+                f"{describe(error)}\nIt has to judge every answer: for one that it cannot use, return "
+                "Score(0.0, valid=False, feedback=...)"
+            ) from error
+
     def _context(self, question: Mapping[str, Any]) -> VerifierContext:
         """Its seeds are keyed apart: what an evaluation draws tells nothing of what the final score will draw."""
         final = bool(question["final"])
@@ -219,17 +234,20 @@ class _Server:
         return VerifierContext(self._run, seed, self._open, final, seed_of(self._secret, "data"))
 
     def _checked(self, score: Any, instance: Instance) -> Score:
-        """The score as plain JSON. A verifier that breaks its word is an error of the run."""
+        """The score as plain JSON; PluginError where it is none."""
         if not isinstance(score, Score):
-            raise SiaError(f"gave instance {instance.id} a {type(score).__name__}; it must return a Score")
+            raise PluginError(
+                f"{self._label} gave instance {instance.id} a {type(score).__name__}; it must return a "
+                "sia_core.types.Score, such as Score(1.0)"
+            )
         numbers = {"reward": score.reward, **score.metrics}
         wrong = [
             name for name, value in numbers.items() if not (isinstance(value, Real) and abs(value) <= LARGEST_REWARD)
         ]
         if wrong:
-            raise SiaError(
-                f"gave instance {instance.id} what is not a finite number of at most {LARGEST_REWARD:g} "
-                f"as its {', '.join(map(str, wrong))}"
+            raise PluginError(
+                f"{self._label} gave instance {instance.id} what is not a finite number of at most {LARGEST_REWARD:g} "
+                f"as its {', '.join(map(str, wrong))}; for an answer without one, return Score(0.0, valid=False)"
             )
         metrics = {str(name): float(value) for name, value in score.metrics.items()}
         return Score(float(score.reward), bool(score.valid), metrics, str(score.feedback))

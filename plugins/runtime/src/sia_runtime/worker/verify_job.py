@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sia_core.evidence import excerpt
+from sia_core.errors import excerpt
 from sia_core.run.discover import Verified
 from sia_core.run.rollouts import Setting
 from sia_runtime.worker.batch import instance_seed
