@@ -7,6 +7,7 @@ import inspect
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from decimal import Decimal
 from operator import attrgetter
@@ -126,9 +127,11 @@ def test_a_function_is_a_folder_with_a_harness_that_the_run_names(config: Callab
     assert harness["solve"] is harness["reads"]
 
 
-def test_the_same_function_is_written_once(config: Callable[..., Config], tmp_path: Path) -> None:
-    assert config(solve, ROWS, right) == config(solve, ROWS, right)
-    assert len(list((tmp_path / "runs" / "inputs").iterdir())) == 3
+def test_each_run_has_inputs_of_its_own(config: Callable[..., Config], tmp_path: Path) -> None:
+    first, second = (config(solve, ROWS, right).task.settings for _ in range(2))
+    folders = [Path(each["data"]).parents[1] for each in (first, second)]
+    assert [Path(each["harness"]).parents[1] for each in (first, second)] == folders
+    assert {*folders} == {*(tmp_path / "runs" / "inputs").iterdir()}
 
 
 def test_other_functions_are_edits_that_may_be_tried(config: Callable[..., Config]) -> None:
@@ -208,13 +211,30 @@ def test_a_parameter_of_the_wrong_kind_is_named_and_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_inputs_that_another_run_has_too_stay(tmp_path: Path) -> None:
+def test_a_start_that_fails_leaves_what_another_run_has(tmp_path: Path) -> None:
     refused, other = Inputs(tmp_path / "runs"), Inputs(tmp_path / "runs")
-    kept = refused.keep({"cases.jsonl": b""})
-    assert other.keep({"cases.jsonl": b""}) == kept
+    gone, kept = (each.keep({"cases.jsonl": b""}) for each in (refused, other))
     with pytest.raises(UsageError), refused.kept_with(Watch()):
         raise UsageError("it cannot be used")
+    assert not gone.parent.exists()
     assert (kept / "cases.jsonl").exists()
+
+
+def test_inputs_are_kept_where_a_start_that_failed_removes_its_folders_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdtemp = tempfile.mkdtemp
+    removed: list[Path] = []
+
+    def racing(prefix: str | None = None, *, dir: Path) -> str:
+        if not removed:
+            removed.append(dir)
+            dir.rmdir()
+        return mkdtemp(prefix=prefix, dir=dir)
+
+    monkeypatch.setattr("sia_cli.inputs.tempfile.mkdtemp", racing)
+    assert (Inputs(tmp_path / "runs").keep({"cases.jsonl": b""}) / "cases.jsonl").exists()
+    assert removed
 
 
 def test_inputs_of_a_run_that_is_kept_stay(tmp_path: Path) -> None:
@@ -370,8 +390,9 @@ def test_a_folder_that_is_no_run_is_said_to_be_none(tmp_path: Path, monkeypatch:
 
 
 @pytest.fixture
-def sums(tmp_path: Path) -> sia_core.Run:
-    """A finished run that another version recorded."""
+def sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sia_core.Run:
+    """A finished run that another version recorded, and that no other test has trusted."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return sia_core.open_run(restore("sums", tmp_path / "sums"))
 
 

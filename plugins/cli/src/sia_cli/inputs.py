@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,29 +28,29 @@ def path_of(value: Any, parameter: str, advice: str) -> Path:
 
 
 class Inputs:
-    """The inputs of a run that is to be started in ``folder``. They stay there with the run, for it names them."""
+    """The inputs of a run that is to be started in ``folder``. They stay there with the run, for it names them.
+
+    They lie in a folder that no other run has, so that a start that fails can remove it.
+    """
 
     def __init__(self, folder: Any) -> None:
         self.runs = path_of(folder, "folder", RUNS)
         self._folder = self.runs.absolute() / INPUTS
         self._new: list[Path] = [each for each in (self._folder, self._folder.parent) if not each.exists()]
-        self._marks: dict[Path, int] = {}
+        self._own: Path | None = None
         self._names: dict[str, str] = {}
 
     def keep(self, files: Mapping[str, bytes]) -> Path:
         """A folder with these files; UsageError where runs cannot be kept there."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            before = set(os.listdir(self._folder))
+            while self._own is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):  # another start failed meanwhile, and removed its folders
+                    self._own = Path(tempfile.mkdtemp(prefix="run-", dir=self._folder))
+                    self._own.chmod(0o755)  # a sandbox reads it as another user, whatever our umask is
         except OSError as error:
             raise UsageError(f"folder {self.runs}: {error.strerror}; name one that runs can be written to") from None
-        kept = write_once(self._folder, files)
-        if kept.name not in before:
-            self._new.insert(0, kept)
-        with suppress(OSError):  # another user's, which is not removed
-            self._marks[kept] = time.time_ns()
-            os.utime(kept, ns=(self._marks[kept], self._marks[kept]))
-        return kept
+        return write_once(self._own, files)
 
     def name(self, given: str, parameter: str) -> None:
         """Have errors call what an option names by the parameter that it came by."""
@@ -71,10 +71,8 @@ class Inputs:
             raise
 
     def _remove(self) -> None:
+        if self._own is not None:
+            shutil.rmtree(self._own, ignore_errors=True)
         for each in self._new:
             with suppress(OSError):  # it holds what others wrote, or is not there
-                # A run that started meanwhile with the same files has marked them as its own.
-                if each.parent == self._folder and each.stat().st_mtime_ns == self._marks[each]:
-                    shutil.rmtree(each, ignore_errors=True)
-                else:
-                    each.rmdir()
+                each.rmdir()
