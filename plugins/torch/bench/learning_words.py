@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument(
         "--sides", nargs="+", choices=["trl", "float32", "bfloat16"], default=["float32", "bfloat16", "trl"]
     )
-    parser.add_argument("--steps", type=int, default=24, help="give up after so many steps")
+    parser.add_argument("--steps", type=int, default=24, help="give up after this many steps")
     parser.add_argument("--only", nargs=2, metavar=("SIDE", "SEED"), help="one run, in this process")
     options = parser.parse_args()
     if options.only:

@@ -262,9 +262,8 @@ class Run:
             run.export("counts-letters")
         """
         folder = path_of(path, "path", "name a folder to write")
-        export = imported("sia_deploy.export", "Run.export").export
         with self._ledger() as ledger:
-            export(ledger, folder, Plugins.discover(), self._trust)
+            imported("sia_deploy.export", "Run.export").export(ledger, folder, Plugins.discover(), self._trust)
         return folder
 
     def resume(self, *, approved: bool | None = None, on_event: OnEvent | None = None) -> Run:
@@ -299,8 +298,7 @@ class Run:
             print([event["step"] for event in run.events()][:3])
         """
         with self._ledger() as ledger:
-            for step, data, at in ledger.events():
-                yield {"step": step, "at": at, "data": data}
+            yield from ({"step": step, "at": at, "data": data} for step, data, at in ledger.events())
 
     @contextmanager
     def _ledger(self) -> Iterator[Ledger]:
