@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from toy_policies import gradients, small_tiny, some_data
 
 from sia_core.errors import TrainingError, UsageError
@@ -17,6 +20,7 @@ from sia_torch.engine import Torch
 from sia_torch.head import Allowed, token_logprobs
 from sia_torch.memory import activations
 from sia_torch.settings import Settings
+from sia_torch.store import digest_of
 from sia_torch.tree import Shape, pack, plan, units
 
 WEIGHTED = "toy_losses:weighted"
@@ -197,6 +201,7 @@ def test_a_snapshot_that_was_replaced_by_another_whole_one_is_refused_by_its_nam
     ("name", "content"),
     [
         *(("engine.json", text) for text in ("[]", "{}", '{"policy": 1, "digests": 1, "steps": 0}', "[" * 10**5)),
+        ("engine.json", '{"policy": "p", "digests": {}, "steps": Infinity}'),
         ("adapter_model.safetensors", "nonsense"),
     ],
 )
@@ -206,6 +211,47 @@ def test_what_is_no_snapshot_is_an_error_and_no_traceback(tmp_path: Path, name: 
     (tmp_path / "snapshot" / name).write_text(content)
     with pytest.raises(UsageError, match="is no snapshot of this engine"):
         engine.load(tmp_path / "snapshot")
+
+
+def shorter(name: str) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
+    """With fewer numbers in the first tensor of this name."""
+    return lambda state: {
+        each: value.flatten()[:1] if name in each and value.ndim else value for each, value in state.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("optimizer", shorter("exp_avg_sq")),
+        ("optimizer", shorter("lora_A")),
+        ("optimizer", lambda state: {each: value for each, value in state.items() if not each.endswith("step")}),
+        ("optimizer", lambda state: {f"other.{each}": value for each, value in state.items()}),
+        ("optimizer", lambda state: {each: value.to(torch.int64) for each, value in state.items()}),
+        ("adapter_model", shorter("lora_A")),
+        ("value_head", shorter("weight")),
+    ],
+    ids=["a moment", "a weight's", "no steps", "of no weight", "whole numbers", "the adapter", "the value head"],
+)
+def test_a_snapshot_that_somebody_else_made_puts_no_tensor_of_another_size_anywhere(
+    tmp_path: Path, name: str, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+) -> None:
+    """Its digests are right. Adam's fused kernel does not compare sizes: it would write past a moment's end."""
+    engine = stirred(small_tiny())
+    engine.save(tmp_path / "made")
+    state = {
+        each: value.contiguous() for each, value in change(load_file(tmp_path / "made" / f"{name}.safetensors")).items()
+    }
+    save_file(state, tmp_path / "made" / f"{name}.safetensors")
+    record = json.loads((tmp_path / "made" / "engine.json").read_text())
+    record["digests"][f"{name}.safetensors"] = digest_of(state)
+    text = json.dumps(record)
+    (tmp_path / "made" / "engine.json").write_text(text)
+    before, foreign = engine.digest(), tmp_path / hashlib.sha256(text.encode()).hexdigest()
+    (tmp_path / "made").rename(foreign)
+    with pytest.raises(UsageError, match="holds another adapter than this engine's"):
+        engine.load(foreign)
+    assert engine.digest() == before
 
 
 def test_the_reference_is_the_policy_without_its_adapter() -> None:

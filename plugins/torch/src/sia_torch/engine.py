@@ -228,15 +228,16 @@ class Torch:
 
     def load(self, folder: Path) -> None:
         """Go on from a snapshot as if training had never stopped."""
-        moments, record = store.load(folder, self.policy)
+        moments, steps = store.load(folder, self.policy)
         self._optimizer.zero_grad()
         self._optimizer.state.clear()
         for name, value in moments.items():
             weight, key = name.rsplit("/", 1)
             parameter = self._learning[weight]
             # Adam's count of steps stays where the fused kernel reads it, with the weight.
-            self._optimizer.state[parameter][key] = value.to(parameter.device)
-        self._steps = record["steps"]
+            kind = torch.float32 if key == "step" else parameter.dtype
+            self._optimizer.state[parameter][key] = value.to(parameter.device, kind)
+        self._steps = steps
         self._sampler = None
 
     def idle(self, training: bool) -> None:

@@ -31,6 +31,12 @@ ADAPTER = "adapter_model.safetensors"
 VALUES = "value_head.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 ENGINE = "engine.json"
+ADAM = ("step", "exp_avg", "exp_avg_sq")
+"""What the optimizer keeps of a weight."""
+
+MOST = 2**20
+"""Characters of what is no weight."""
+
 SMALL = 16_000_000
 LOOKED_AT = 64
 """Numbers of each weight, and tokens, by which a base is known."""
@@ -121,17 +127,19 @@ def save(folder: Path, policy: Policy, optimizer: dict[str, Tensor], counters: d
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def load(folder: Path, policy: Policy) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Put a snapshot's weights into the policy; the optimizer's tensors and the counters that were saved with it.
+def load(folder: Path, policy: Policy) -> tuple[dict[str, Tensor], int]:
+    """Put a snapshot's weights into the policy; the optimizer's tensors and steps that were saved with it.
 
-    A folder that is named by a digest, as a run keeps them, is compared with it: it may have come from elsewhere.
+    A folder that is named by a digest, as a run keeps them, is compared with it: it may have come from elsewhere. So
+    a digest says nothing of what was saved, and nothing of another shape than ours is put anywhere.
     """
     try:
-        text = (folder / ENGINE).read_text()
+        with (folder / ENGINE).open() as file:
+            text = file.read(MOST)
         record = json.loads(text)
-        base, digests, _ = record["policy"], dict(record["digests"]), int(record["steps"])
+        base, digests, steps = record["policy"], dict(record["digests"]), int(record["steps"])
         parts = {name: load_file(folder / name) for name in (ADAPTER, VALUES, OPTIMIZER)}
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, SafetensorError) as error:
         raise UsageError(f"{folder} is no snapshot of this engine: {error}") from None
     if _DIGEST.fullmatch(folder.name) and hashlib.sha256(text.encode()).hexdigest() != folder.name:
         raise UsageError(f"{folder / ENGINE} is not what was saved there; take an earlier snapshot")
@@ -140,11 +148,27 @@ def load(folder: Path, policy: Policy) -> tuple[dict[str, Tensor], dict[str, Any
     for name, state in parts.items():
         if digest_of(state) != digests.get(name):
             raise UsageError(f"{folder / name} is not what was saved there; take an earlier snapshot")
-    result: Any = set_peft_model_state_dict(policy.model, parts[ADAPTER], adapter_name=NAME)
-    if result.unexpected_keys or set(parts[ADAPTER]) != set(adapter_state(policy)):
+    ours = {ADAPTER: adapter_state(policy), VALUES: policy.value_head.state_dict()}
+    fits = all(_shapes(parts[name]) == _shapes(state) for name, state in ours.items())
+    if not fits or not _are_moments(parts[OPTIMIZER], policy):
         raise UsageError(f"{folder} holds another adapter than this engine's: check rank and what learns")
+    set_peft_model_state_dict(policy.model, parts[ADAPTER], adapter_name=NAME)
     policy.value_head.load_state_dict(parts[VALUES])
-    return parts[OPTIMIZER], record
+    return parts[OPTIMIZER], steps
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _are_moments(state: Mapping[str, Tensor], policy: Policy) -> bool:
+    """Whether these are Adam's for each weight that has some: its fused kernel reads and writes without a look."""
+    learning = policy.learning()
+    names = {name.rpartition("/")[0] for name in state}
+    if not names <= learning.keys() or not all(tensor.is_floating_point() for tensor in state.values()):
+        return False
+    shapes = {name: tuple(learning[name].shape) for name in names}
+    return _shapes(state) == {f"{name}/{key}": () if key == "step" else shapes[name] for name in names for key in ADAM}
 
 
 def _whole(folder: Path, fill: Callable[[Path], None]) -> None:
