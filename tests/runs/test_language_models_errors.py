@@ -48,7 +48,7 @@ EVERYWHERE = [
     Mistake([Use("decide", '{"changes": [')], "not a JSON object"),
     Mistake([decide()], "decide on a change, or to stop"),
     Mistake([decide(STOP, CHANGE)], "a stop ends the run"),
-    Mistake([decide(CHANGE)], "as its agent's harness was"),
+    Mistake([decide(CHANGE)], "does not differ from its parent"),
     Mistake([decide({**CHANGE, "prediction": {"gain": 0.3}})], "where: Field required"),
 ]
 """Four of them are different wrong decisions, one after the other."""

@@ -92,7 +92,7 @@ def test_the_setting_of_a_model_for_drafts_is_gone_and_that_is_said_in_a_line(tm
 
 
 WRONG = [
-    (rewrite("nothing"), "as its agent's harness was"),
+    (rewrite("nothing"), "does not differ from its parent"),
     (use("decide", changes=[]), "decide on a change, or to stop"),
     (use("decide"), "changes: Field required"),
     (use("decide", changes=[{"lever": "harness", "name": "x"}]), "reason: Field required"),
@@ -110,7 +110,7 @@ WRONG = [
     (use("read_file", path=SKILL, lines=100_000), "lines: Input should be less than or equal to 400"),
     (use("trajectory", instance="gate-3"), "not in the search sample"),
     (use("failures", agent="nobody"), "no agent 'nobody' in the archive"),
-    (use("earlier_decision", generation=7), "no such decision"),
+    (use("earlier_decision", generation=7), "there is no decision 7.0"),
     (use("read_public", path="../../etc/passwd"), "no file '../../etc/passwd'"),
 ]
 
@@ -197,7 +197,7 @@ def test_a_model_that_never_decides_loses_the_generation_after_so_many_replies_a
     world = World(tmp_path, *[[use("list_files")]] * 4, [STOP], replies="4")
     assert world.run()["stopped"] == "enough"
     assert any("within 4 replies" in each for each in world.notices)
-    assert "[1 more replies of yours" in world.told(3)
+    assert "[you have 1 more replies" in world.told(3)
 
 
 @pytest.mark.parametrize("call", range(len(BOTH)))
@@ -364,7 +364,8 @@ def test_a_check_is_beside_what_the_agent_earned_on_the_same_instances_and_says_
     world.run()
     agent = harness(0.2).digest[:12]
     assert "It runs: 7 of 7 answers are valid." in world.told(1)
-    assert f"Mean reward 1.0000; agent {agent} earned 0.0000 on the same 7. Better on 7, worse on 0." in world.told(1)
+    mean = "Mean reward 1.0000 (95% interval 0.6457 to 1.0000)"
+    assert f"{mean}; agent {agent} earned 0.0000 on the same 7, a change of +1.0000. Better on 7" in world.told(1)
     assert "11 checks left" in world.told(1)
 
 
@@ -398,6 +399,59 @@ def test_a_check_says_each_text_once_and_how_many_answers_are_valid() -> None:
     assert "true_mse 0.25" in text
 
 
+def test_a_check_gives_the_error_of_its_means_where_their_values_differ() -> None:
+    def rolled(*rewards: float) -> list[Rollout]:
+        return [Rollout(f"search-{at}", "ok", reward) for at, reward in enumerate(rewards)]
+
+    text = shown(Checked(rolled(0.2, 0.4, 0.6, 1.0)), rolled(0.1, 0.4, 0.3, 1.0), "agent one", (0.0, 1.0))
+    assert "Mean reward 0.5500 (95% interval 0.2153 to 0.8847)" in text
+    assert "agent one earned 0.4500 on the same 4, a change of +0.1000 (95% interval -0.0386 to +0.2386)." in text
+    assert "(95% interval 0.8520 to 1.0000)" in shown(Checked(rolled(0.9, 1.0)), bounds=(0.0, 1.0))
+    for alike in (rolled(0.5), rolled(0.5, 0.5)):
+        assert "interval" not in shown(Checked(alike), alike, "agent one")
+
+
+def test_of_code_that_is_too_long_the_model_is_told_what_is_left_out_and_reads_the_rest(tmp_path: Path) -> None:
+    class Long(FakeTask):
+        def seed_harness(self) -> HarnessTree:
+            lines = "".join(f"line {number} {'x' * 90}\n" for number in range(1, 401))
+            return HarnessTree({**super().seed_harness().files, "long.txt": lines.encode()})
+
+    world = World(tmp_path, [use("read_file", path="long.txt"), use("read_file", path="long.txt", first_line=401)])
+    world.task = Long()
+    world.provider.script += [[use("read_file", path="long.txt", first_line=162)], [STOP]]
+    world.run()
+    ask = world.provider.asked[0]
+    assert "long.txt, lines 1 to 161 of 400: code of the agent under test" in ask.system[-1]
+    assert "Left out here: the next 239 lines of long.txt." in outside(ask.system[-1])
+    assert "its code stands above as far as it fits, and `read_file` shows the rest" in world.told(0)
+    assert "239 more lines; first_line=162 shows the next" in world.told(1)
+    assert "long.txt has 400 lines, so none from line 401 on" in world.told(1)
+    assert "long.txt, lines 162 to 321 of 400" in world.told(2)
+    assert "line 162 x" in world.told(2)
+    assert "line 161 x" not in world.told(2)
+
+
+def test_what_is_whole_stands_above_and_an_empty_file_says_so(tmp_path: Path) -> None:
+    world = World(tmp_path, [use("read_file", path="harness.py")], [STOP])
+    world.run()
+    assert "its code stands above. When you" in world.told(0)
+    assert "harness.py, which is empty: code" in world.told(1)
+
+
+def test_before_the_first_decision_there_is_none_to_look_up_and_later_those_that_there_are_are_named(
+    tmp_path: Path,
+) -> None:
+    first, fifth = (use("earlier_decision", generation=0, candidate=place) for place in (0, 4))
+    world = World(tmp_path, [first], [skill(0.5), rewrite("half")], [first, fifth], [STOP])
+    world.run()
+    tool = next(tool for tool in world.provider.asked[0].tools if tool.name == "earlier_decision")
+    assert "generation 0 has none before it" in tool.description
+    assert "there is no decision 0.0; none was made before this one, so look at `failures`" in world.told(1)
+    assert "there is no decision 0.4; there are 0.0" in world.told(3)
+    assert "predicted gain +0.1000" in world.told(3)
+
+
 def test_a_long_file_is_written_in_parts_and_a_file_is_reverted_and_compared(tmp_path: Path) -> None:
     parts = [use("append_to_file", path="long.txt", text=f"part {number}\n") for number in range(2)]
     looks = [use("diff"), use("revert_file", path="long.txt"), use("diff")]
@@ -405,7 +459,7 @@ def test_a_long_file_is_written_in_parts_and_a_file_is_reverted_and_compared(tmp
     world.run()
     text = world.told(1)
     assert "+part 0\n+part 1" in text
-    assert text.endswith("your working copy is as it began")
+    assert text.endswith("it does not differ")
 
 
 def test_failures_say_what_was_right_and_go_on_where_they_ended(tmp_path: Path) -> None:
@@ -414,7 +468,7 @@ def test_failures_say_what_was_right_and_go_on_where_they_ended(tmp_path: Path) 
     world.run()
     text = world.told(1)
     right = sum(each["reward"] == 1 for each in _searched(tmp_path))
-    assert f"Of 200: {right} right; {200 - right} answered but wrong." in text
+    assert f"Of 200: {right} right; {200 - right} valid but wrong." in text
     assert f"{160 - right} more; skip=40 shows the next" in text
     first, second = (row["text"] for row in world.provider.asked[1].messages[-1]["results"])
     assert not set(first.splitlines()[2:-2]) & set(second.splitlines()[2:-2])
@@ -437,17 +491,18 @@ def test_a_run_that_trains_nothing_is_told_nothing_of_training(tmp_path: Path) -
 
 def test_what_a_model_may_rely_on_is_told_with_its_real_figures() -> None:
     text = prompts.system("b", Metric("m", bounds=None), harness(0.2), limits=Limits(solve_seconds=7, processes=9))[1]
-    assert "`solve` 7 s an instance" in text
+    assert "`solve` 7 s for each instance" in text
     assert "9 processes" in text
+    assert "A rollout that gives no valid answer earns a reward of 0." in text
     unbounded = prompts.decide(evidence(metric=Metric("m", bounds=None), smallest_gain=0.795), [], "")
-    assert "by any amount, is above the share that it loses by 0.795 or more" in unbounded
+    assert "is truly above the share that it loses by 0.795, it is promoted four times out of five" in unbounded
 
 
 def test_statistics_of_continuous_rewards_claim_no_successes() -> None:
     rollouts = [Rollout(f"search-{at}", "ok", at / 30, answer="1") for at in range(30)]
     agent = replace(view(), search=summarise(rollouts, 0.0), exploration=None)
     text = prompts.decide(evidence(agents={"one": agent}), [], "")
-    assert "30 rollouts of 30 instances, mean reward 0.4833; deviation" in text
+    assert "30 rollouts of 30 instances, mean reward 0.4833; standard deviation" in text
     assert "success_rate" not in text
 
 
@@ -641,7 +696,7 @@ def pages() -> Iterator[tuple[str, Callable[[], str]]]:
     change = "1. A change of the harness of agent one; predicted gain +0.1000."
     yield (
         "decider",
-        lambda: f"{prompts.judge('')[0]}\n-----\n\n{prompts.proposed(example, change, 'You may send back twice.')}",
+        lambda: f"{prompts.judge('')[0]}\n-----\n\n{prompts.proposed(example, change, 'You may send it back twice.')}",
     )
     pairs = [Confusion("theft", "fraud", 7), Confusion("theft", "robbery", 2)]
     yield "decide", lambda: prompts.decide(example, ["cases.jsonl"], begins, pairs)

@@ -94,7 +94,7 @@ def test_a_recorded_run_of_several_candidates_goes_the_same_way_with_nobody_to_a
 
 THREE = [skill(0.5), aside("a"), skill(0.6), aside("b"), skill(0.7)]
 WRONG = [
-    ([aside("nothing")], "as its agent's harness was"),
+    ([aside("nothing")], "does not differ from its parent"),
     ([BROKEN, aside("broken")], "It must run before it can be tried"),
     ([skill(0.5), aside("half"), skill(0.5), aside("again")], "what you set aside already"),
     (
@@ -280,20 +280,20 @@ def test_the_front_covers_the_best_of_every_instance_and_nobody_on_it_is_beaten(
 
 
 def test_tasks_whose_result_is_the_best_answer_start_by_puct_and_others_from_the_best(tmp_path: Path) -> None:
-    for kind, rule in (("solve", "keep-best"), ("discover", "puct")):
+    for kind, why in (("solve", "it is the incumbent"), ("discover", "changes of it earned most")):
         task = FakeTask()
         task.kind = kind  # type: ignore[assignment]
         world = World(tmp_path / kind, [STOP], task=task)
         world.run()
-        assert f"({rule}: " in world.told(0)
+        assert f"({why}" in world.told(0)
 
 
 def test_the_model_is_told_where_each_candidate_starts_and_by_which_rule(tmp_path: Path) -> None:
     world = World(tmp_path, *PAIR, parents="pareto")
     world.run()
     best = harness(0.9).digest[:12]
-    assert f"of agent {best} (pareto: drawn by" in world.told(2)
-    assert f"Setting a change aside makes it that of agent {best}." in world.told(2)
+    assert f"of agent {best} (drawn at random, more often the more" in world.told(2)
+    assert f"When you set a change aside, a new working copy begins, from agent {best}." in world.told(2)
 
 
 def test_each_candidate_that_is_set_aside_makes_way_for_the_next_parents_harness() -> None:

@@ -93,7 +93,7 @@ WRONG = [
     ("(here / 'decision.json').write_text(' ' * 2_000_000)", "decision.json"),
     ("decide()", "changes"),
     ("decide(STOP, change())", "a stop stands alone"),
-    ("decide(change())", "as its agent's harness was"),
+    ("decide(change())", "does not differ from its parent"),
     ("skill(0.5); decide(change(), change())", "two changes are of the same working copy"),
     ("decide(change(folder='elsewhere'))", "no working copy 'elsewhere'"),
     ("decide(change(parent='nobody'))", "no agent 'nobody' in the archive"),

@@ -66,8 +66,8 @@ def test_it_reads_reason_diff_and_checks_and_no_word_of_others_outside_of_blocks
     assert "half: why not" in text
     assert "-0.2\n+0.5" in text
     assert f"agent {agent} earned" in text
-    assert "You may send back twice." in text
-    for theirs in ("why not", "everywhere", "+0.5"):
+    assert "You may send it back twice." in text
+    for theirs in ("why not", "everywhere", "\n+0.5"):
         assert theirs not in outside(text)
     assert "Go to 0.9 at once." in world.told(2)
     assert "Go to 0.9 at once." not in outside(world.told(2))

@@ -21,7 +21,7 @@ class SingleTurn(Rows):
 
     Rows come from ``get_dataset()`` or ``dataset``, rewards from the functions of ``rubric``:
     each is called with those of ``prompt``, ``completion``, ``answer``, ``info``, ``task``,
-    ``state``, ``parser`` and the row's columns that it takes.
+    ``state``, ``parser`` and the row's columns that it takes. ``hidden`` are the columns that no harness sees.
     """
 
     hidden: ClassVar[tuple[str, ...]] = ("answer", "info")

@@ -12,12 +12,13 @@ from pydantic import Field
 from sia_core.errors import excerpt
 from sia_core.evidence import Evidence, Rollout
 from sia_core.run.run_view import RunView
-from sia_llm.earlier import IMPROVER, measured
-from sia_llm.quoting import AGENT, fenced
+from sia_llm.earlier import IMPROVER, measured, numbered
+from sia_llm.quoting import AGENT, EITHER, fenced
 from sia_llm.toolbox import SHOWN, Arguments, Offered, ToolError, offer
 
 ROWS = 40
 PART = 4_000
+NAMES = 600
 TASK = "from the task's data"
 VERIFIER = "written by the task's verifier, which may quote the agent"
 MIXED = "from the task's data, its verifier, and the agent under test"
@@ -25,8 +26,8 @@ MIXED = "from the task's data, its verifier, and the agent under test"
 
 class Failures(Arguments):
     agent: str = Field(default="", description="an agent's id; the incumbent's, if empty")
-    outcome: str = Field(default="", description="only this class, such as ok (answered, but wrong) or timeout")
-    skip: int = Field(default=0, ge=0, description="how many of the list to leave out, as you read them")
+    outcome: str = Field(default="", description="only those that ended so, such as ok (a valid answer) or timeout")
+    skip: int = Field(default=0, ge=0, description="how many of the list to leave out, to read on where it ended")
 
 
 class Trajectory(Arguments):
@@ -50,9 +51,9 @@ class Archive:
         return [
             offer(
                 "failures",
-                f"""The search instances on which an agent of the archive did not earn the most, worst first, {ROWS} at
-                a time: the beginning of the input, the answer, the verifier's words. For your working copy use
-                `check`.""",
+                f"""The search instances on which an agent of the archive earned less than its most, worst first, {ROWS}
+                at a time: how it ended, the reward, and the beginnings of the input, the answer and the verifier's
+                words. For your working copy use `check`.""",
                 Failures,
                 self._failures,
             ),
@@ -65,8 +66,9 @@ class Archive:
             ),
             offer(
                 "earlier_decision",
-                """What was decided in an earlier generation: reason, prediction, diff, outcome, and which search
-                instances it won and lost against its parent.""",
+                """A decision of an earlier generation, as `Earlier decisions` lists it (generation 0 has none before
+                it): reason, prediction, diff, outcome, and the search instances on which the candidate earned more and
+                less than its parent.""",
                 Earlier,
                 self._earlier,
             ),
@@ -117,15 +119,22 @@ class Archive:
             "step rewards, the harness's own word": _json(list(rollout.step_rewards)) if rollout.step_rewards else "",
             "calls of the policy": _json(list(rollout.turns)) if rollout.turns else "",
         }
-        whose = {"input": TASK, "metrics": VERIFIER, "what the verifier said": VERIFIER}
+        whose = {"input": TASK, "metrics": VERIFIER, "what the verifier said": VERIFIER, "message": EITHER}
         parts += [fenced(text, what, PART, by=whose.get(what, AGENT)) for what, text in texts.items() if text]
         return "\n".join(parts)
+
+    @property
+    def _listed(self) -> str:
+        """The decisions that there are, for a model that asked for another."""
+        if not (names := [name for name, _ in numbered(self._evidence.trials)]):
+            return "none was made before this one, so look at `failures` and `trajectory`"
+        return f"there are {excerpt(', '.join(names), NAMES)}"
 
     def _earlier(self, request: Earlier) -> str:
         trials = [trial for trial in self._evidence.trials if trial.generation == request.generation]
         decided = self._run.decided(request.generation, request.candidate)
         if decided is None or request.candidate >= len(trials):
-            raise ToolError("there is no such decision; the evidence lists them all")
+            raise ToolError(f"there is no decision {request.generation}.{request.candidate}; {self._listed}")
         trial = trials[request.candidate]
         prediction = decided["prediction"]
         parts = [
@@ -135,7 +144,7 @@ class Archive:
             fenced(prediction["where"], "where it was to help", PART, by=IMPROVER),
         ]
         if trial.why:
-            parts.append(fenced(trial.why, "what came of it", PART, by="written by SIA or the agent under test"))
+            parts.append(fenced(trial.why, "what came of it", PART, by=EITHER))
         if decided["diff"]:
             parts.append(fenced(decided["diff"], "diff", SHOWN // 2, by=IMPROVER))
         if trial.agent:
@@ -149,9 +158,10 @@ def _counted(rollouts: Sequence[Rollout], best: float, classes: Counter[str]) ->
     wrong, rest = ended.pop("ok", 0), [f"{count} ended as {outcome}" for outcome, count in ended.items()]
     right = len(rollouts) - sum(classes.values())
     if len({each.reward for each in rollouts}) <= 2:
-        parts = [f"{right} right", *([f"{wrong} answered but wrong"] if wrong else []), *rest]
+        parts = [f"{right} right", *([f"{wrong} valid but wrong"] if wrong else []), *rest]
     else:
-        parts = [f"{right} earned the most, {best:g}", *([f"{wrong} answered and earned less"] if wrong else []), *rest]
+        less = [f"{wrong} gave a valid answer and earned less"] if wrong else []
+        parts = [f"{right} earned its most, {best:g}", *less, *rest]
     return f"Of {len(rollouts)}: {'; '.join(parts)}."
 
 
@@ -160,7 +170,8 @@ def _changes(before: Sequence[Rollout], after: Sequence[Rollout]) -> str:
     earned = {each.instance: each.reward for each in before}
     both = [(each.instance, each.reward - earned[each.instance]) for each in after if each.instance in earned]
     wins, losses = [name for name, gain in both if gain > 0], [name for name, gain in both if gain < 0]
-    return f"won {len(wins)}: {excerpt(' '.join(wins), 800)}\nlost {len(losses)}: {excerpt(' '.join(losses), 800)}"
+    more, less = (f"on {len(names)}: {excerpt(' '.join(names), 800)}" for names in (wins, losses))
+    return f"It earned more than its parent {more}\nIt earned less {less}"
 
 
 def _json(value: Any) -> str:

@@ -7,10 +7,12 @@ from statistics import fmean
 
 from sia_core.errors import excerpt
 from sia_core.evidence import Rollout
+from sia_core.run.intervals import Interval, estimate, normal
 from sia_core.run.record import verified
 from sia_core.run.run_view import Checked
 from sia_llm.quoting import fenced
 from sia_llm.toolbox import SHOWN
+from sia_reading.possible import clipped
 
 MESSAGE = 600
 ANSWER = 200
@@ -23,18 +25,23 @@ def runs(checked: Checked) -> bool:
     return verified(checked.rollouts) > 0
 
 
-def shown(checked: Checked, before: Sequence[Rollout] = (), of: str = "") -> str:
+Bounds = tuple[float, float] | None
+"""The least and the largest reward, where there are such."""
+
+
+def shown(checked: Checked, before: Sequence[Rollout] = (), of: str = "", bounds: Bounds = None) -> str:
     """A check's outcome, instance by instance; ``before`` is what its agent, ``of``, did on the search sample."""
     rows = [fenced("\n".join(_rows(checked.rollouts)), "what the check did", SHOWN, by=_BY)] if checked.rollouts else []
-    return "\n".join([summary(checked, before, of), *rows])
+    return "\n".join([summary(checked, before, of, bounds), *rows])
 
 
-def summary(checked: Checked, before: Sequence[Rollout] = (), of: str = "") -> str:
+def summary(checked: Checked, before: Sequence[Rollout] = (), of: str = "", bounds: Bounds = None) -> str:
     """A check's outcome as a whole, without a word of the agent's."""
     rollouts = checked.rollouts
     parts = [_verdict(checked)]
     if rollouts:
-        parts.append(f"Mean reward {fmean(each.reward for each in rollouts):.4f}{_against(rollouts, before, of)}")
+        mean = _spread(estimate([each.reward for each in rollouts]), bounds)
+        parts.append(f"Mean reward {mean}{_against(rollouts, before, of, bounds)}")
         parts += _measured(rollouts)
         parts.append(f"The slowest took {seconds(max(each.seconds for each in rollouts))}.")
     return "\n".join(parts)
@@ -65,14 +72,24 @@ def _verdict(checked: Checked) -> str:
     return f"It runs: {valid} of {len(rollouts)} answers are valid.{stopped}"
 
 
-def _against(rollouts: Sequence[Rollout], before: Sequence[Rollout], of: str) -> str:
+def _spread(mean: Interval, bounds: Bounds, sign: str = "") -> str:
+    """A mean with its 95% interval, where there are several values that differ."""
+    low, high = clipped(mean.ci95, bounds) if bounds else mean.ci95
+    interval = f" (95% interval {low:{sign}.4f} to {high:{sign}.4f})" if mean.n > 1 and low < high else ""
+    return f"{mean.value:{sign}.4f}{interval}"
+
+
+def _against(rollouts: Sequence[Rollout], before: Sequence[Rollout], of: str, bounds: Bounds) -> str:
     earned = {each.instance: each.reward for each in before}
     pairs = [(each.reward, earned[each.instance]) for each in rollouts if each.instance in earned]
     if not pairs:
         return "."
     better, worse = sum(now > then for now, then in pairs), sum(now < then for now, then in pairs)
     mean = fmean(then for _, then in pairs)
-    return f"; {of} earned {mean:.4f} on the same {len(pairs)}. Better on {better}, worse on {worse}."
+    widest = (bounds[0] - bounds[1], bounds[1] - bounds[0]) if bounds else None
+    change = _spread(normal([now - then for now, then in pairs]), widest, "+")
+    earned_there = f"{of} earned {mean:.4f} on the same {len(pairs)}, a change of {change}"
+    return f"; {earned_there}. Better on {better}, worse on {worse}."
 
 
 def _measured(rollouts: Sequence[Rollout]) -> list[str]:

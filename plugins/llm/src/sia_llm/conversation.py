@@ -80,7 +80,7 @@ class Conversation(Generic[_Result]):
             call, text, failed = outcomes[-1]
             outcomes[-1] = (
                 call,
-                f"{text}\n[{remaining} more replies of yours; end with `{self._ending.name}`]",
+                f"{text}\n[you have {remaining} more replies; end with `{self._ending.name}`]",
                 failed,
             )
         return [*messages, results(outcomes)]

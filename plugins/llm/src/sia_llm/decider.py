@@ -103,7 +103,7 @@ class Decider:
     def _message(self, decisions: Sequence[Decided]) -> str:
         changes = "\n\n".join(self._change(number, each) for number, each in enumerate(decisions, 1))
         times = "once more" if self._left == 1 else "twice"
-        turns = f"You may send back {times}." if self._left else "It was sent back twice: confirm or abandon it."
+        turns = f"You may send it back {times}." if self._left else "It was sent back twice: confirm or abandon it."
         return prompts.proposed(self._evidence, changes, turns)
 
     def _change(self, number: int, decision: Decided) -> str:
@@ -122,7 +122,8 @@ class Decider:
             parts.append(fenced(unified_diff(parent.files, tree), "diff", SHOWN, by=_PROPOSER))
             checks = self._workshop.checks(tree, parent.adapter)
             before = self._workshop.run.rollouts(parent.id) if checks else []
-            parts += [f"A check: {summary(each, before, f'agent {parent.id}')}" for each in checks]
+            bounds = self._evidence.metric.reward_bounds
+            parts += [f"A check: {summary(each, before, f'agent {parent.id}', bounds)}" for each in checks]
         else:
             settings = {**decision.training.model_dump(exclude_none=True), **decision.config}
             parts.append(fenced(json.dumps(settings, sort_keys=True), "settings of the training", by=_PROPOSER))

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from sia_core.errors import excerpt
 from sia_core.evidence import Trial
-from sia_llm.quoting import fenced, visible
+from sia_llm.quoting import EITHER, fenced, visible
 from sia_weights.past import placed
 
 ROWS = 60
@@ -36,7 +36,7 @@ def earlier(trials: Sequence[Trial]) -> str:
         *(_row(name, trial) for name, trial in table),
         *([f"{remaining} older ones are not listed; `earlier_decision` shows each."] if remaining else []),
         _calibration(trials),
-        f"The reasons{'' if len(latest) == len(named) else f' for the latest {len(latest)}'}, as given then:",
+        f"The reasons{'' if len(latest) == len(named) else f' for the latest {len(latest)}'}, as they were given then:",
         *(text for name, trial in latest for text in _words(name, trial)),
     ]
     return "\n".join(lines)
@@ -69,7 +69,7 @@ def _words(name: str, trial: Trial) -> list[str]:
     words = [fenced(trial.reason, f"the reason for {name}", REASON, by=IMPROVER)]
     if trial.outcome in ("failed", "refused"):
         why = f"why {name} was {trial.outcome}"
-        words.append(fenced(trial.why, why, WHY, by="written by SIA or the agent under test"))
+        words.append(fenced(trial.why, why, WHY, by=EITHER))
     return words
 
 
@@ -79,11 +79,7 @@ def _calibration(trials: Sequence[Trial]) -> str:
     if not pairs:
         return "None of them was measured."
     off = fmean(abs(predicted - gain) for predicted, gain in pairs)
-    return (
-        f"{_predictions(len(pairs))} measured: predicted {fmean(each for each, _ in pairs):+.4f} on average, "
-        f"measured {fmean(each for _, each in pairs):+.4f}; each was off by {off:.4f} on average."
-    )
-
-
-def _predictions(count: int) -> str:
-    return "One prediction was" if count == 1 else f"{count} predictions were"
+    figures = f"{fmean(each for each, _ in pairs):+.4f} predicted, {fmean(each for _, each in pairs):+.4f} measured"
+    if len(pairs) == 1:
+        return f"One prediction was measured: {figures}, off by {off:.4f}."
+    return f"{len(pairs)} predictions were measured. On average: {figures}, off by {off:.4f} either way."

@@ -65,11 +65,12 @@ class Experiments:
 
     @property
     def offered(self) -> list[Offered]:
-        about = f"""Run Python code in a sandbox like a harness's: `ctx.public` is there, the files of your working copy
-            can be imported, and what its manifest requires, with all that these need; no instance and no policy. It
-            has {EXPERIMENT_SECONDS:g} s by the clock on a machine that others use as well, so time its steps. You see
-            the first {SHOWN:,} characters that it prints, also where it is stopped; nothing else is left for the next
-            one. Costs 1 rollout of the run's budget; at most {RUNS} times."""
+        about = f"""Run Python code in a sandbox like a harness's. Its variable `ctx` has `ctx.public`. The files of
+            your working copy lie in `ctx.scratch / "copy"` and can be imported, as can the distributions that its
+            `harness.toml` requires. There is no instance and no policy. The code is stopped after
+            {EXPERIMENT_SECONDS:g} s by the clock, on a machine that others use as well, so print how long its steps
+            take. You see the first {SHOWN:,} characters that it prints, also where it is stopped. Nothing is left of
+            it for the next experiment. It costs 1 rollout of the run's budget. You have {RUNS} experiments."""
         return [offer("run", about, Code, self._try)]
 
     def _try(self, request: Code) -> str:
@@ -84,7 +85,7 @@ class Experiments:
         ended = _ENDED.get(result["ended"], f"It ended as {result['ended']}")
         took = "" if result["ended"] == "timeout" else f" in {seconds(result['seconds'])}"
         head = f"{ended}{took}; {RUNS - self._runs} experiments left."
-        return f"{head}\n{fenced(result['printed'] + why, 'what it printed', SHOWN, by='by the code that you ran')}"
+        return f"{head}\n{fenced(result['printed'] + why, 'what it printed', SHOWN, by='from the code that you ran')}"
 
     def _result(self, code: str) -> Mapping[str, Any]:
         """How code ended, which counts as a rollout. It is recorded, and not run again beside the same files.

@@ -140,12 +140,18 @@ class ModelImprover:
         first = prompts.first_agent(evidence).files
         trains = "weights" in evidence.levers
         system = prompts.system(
-            evidence.brief, evidence.metric, first, evaluations=run.evaluations, limits=run.limits, trains=trains
+            evidence.brief,
+            evidence.metric,
+            first,
+            failure=run.failure,
+            evaluations=run.evaluations,
+            limits=run.limits,
+            trains=trains,
         )
         asks = partial(self._ask, self.settings.decider, prompts.judge(system[-1]))
         decider = Decider(bench, purpose, evidence, workshop, proposals, asks) if self.settings.decider else None
         decide = decider.decided if decider else proposals.decided
-        ending = Ending("decide", "What to change next. This ends the conversation.", proposals.takes, decide)
+        ending = Ending("decide", "Decide what to change next. This ends the conversation.", proposals.takes, decide)
         public, frequent = public_listing(run.public), mistakes(run, evidence)
         message = prompts.decide(evidence, public, told_start, frequent, replies=self.settings.replies)
         ask = self._ask(model, system, message)

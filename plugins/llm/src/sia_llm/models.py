@@ -38,7 +38,7 @@ _ENVELOPE = 1000
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool that a model may call; ``schema`` is the JSON schema of its arguments."""
+    """A tool by its ``name``, a ``description`` for the model, and ``schema``, the JSON schema of its arguments."""
 
     name: str
     description: str
@@ -47,7 +47,10 @@ class Tool:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A model's call of a tool. ``arguments`` is a JSON object; the text as the model wrote it where it is none."""
+    """A model's call of the tool ``name``. ``id`` is the provider's, by which the result is handed back.
+
+    ``arguments`` is a JSON object, or the text as the model wrote it where that is none.
+    """
 
     id: str
     name: str
@@ -71,7 +74,10 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens. ``input`` are those that were neither read from a cache nor written to one."""
+    """Tokens. ``input`` are those that were neither read from a cache nor written to one: no token counts twice.
+
+    ``cache_read`` and ``cache_write`` are the others of the request, ``output`` those of the reply.
+    """
 
     input: int = 0
     output: int = 0
@@ -86,10 +92,12 @@ class Usage:
 
 @dataclass(frozen=True)
 class Ask:
-    """One request. ``system`` are parts of the system prompt, the longest-lived first, so that a provider may cache.
+    """One request of ``model``, by the provider's name for it, with ``messages`` and the ``tools`` that it may call.
 
-    Without ``max_tokens`` a reply is as long as the server allows. The reply ends before one of the texts
-    ``stop``. It is one of ``n``, which a provider may give together, as :attr:`Reply.others`.
+    ``system`` are parts of the system prompt, the longest-lived first, so that a provider may cache. ``temperature``
+    None is the provider's own; ``logprobs`` asks for those of the reply, as :attr:`Reply.logprobs`. Without
+    ``max_tokens`` a reply is as long as the server allows. The reply ends before one of the texts ``stop``. It is one
+    of ``n``, which a provider may give together, as :attr:`Reply.others`.
     """
 
     model: str
@@ -141,7 +149,7 @@ _PLAIN: Mapping[str, Any] = {"top_p": 1.0, "stop": (), "n": 1, "logprobs": False
 
 @dataclass(frozen=True)
 class Logprob:
-    """A sampled token as text, its natural log-probability, and its bytes, which may be a part of a character."""
+    """A sampled ``token`` as text, its natural ``logprob``, and its ``bytes``, which may be a part of a character."""
 
     token: str
     logprob: float
@@ -150,10 +158,11 @@ class Logprob:
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply of a model. ``raw`` is the provider's own form of it.
+    """A reply of a model: ``text`` (which may be empty) and ``calls``. ``raw`` is the provider's own form of it.
 
-    ``others`` are further replies to the same request; ``usage`` counts the prompt once, and them all.
-    ``logprobs`` is None where none were asked for, or the server gives none.
+    ``ended`` is ``tools`` where it calls some, ``length`` where ``max_tokens`` cut it, ``refusal`` where the model
+    declines, else ``end``. ``others`` are further replies to the same request; ``usage`` counts the prompt once, and
+    them all. ``logprobs`` is None where none were asked for, or the server gives none.
     """
 
     text: str
@@ -209,7 +218,7 @@ def results(given: Sequence[tuple[ToolCall, str, bool]]) -> Message:
 
 @dataclass(frozen=True)
 class Prices:
-    """Dollars for a million tokens."""
+    """Dollars for a million tokens, by the kinds of :class:`Usage`."""
 
     input: float = 0.0
     output: float = 0.0
@@ -274,7 +283,7 @@ def _amount(text: str) -> float | None:
 
 
 class Provider(Protocol):
-    """An SDK behind one method. It retries nothing itself, and its errors hold no key."""
+    """An SDK behind one method; messages call it by ``name``. It retries nothing itself, and its errors hold no key."""
 
     name: str
 
@@ -287,7 +296,10 @@ class Provider(Protocol):
 
 @dataclass(frozen=True)
 class Patience:
-    """How often and how long a call is tried again: the waits double from ``first`` to ``longest`` seconds."""
+    """How often and how long a call is tried again: the waits double from ``first`` to ``longest`` seconds.
+
+    There are ``tries`` in all. A server that asks for a longer wait gets it, up to ``longest_asked`` seconds.
+    """
 
     tries: int = 6
     first: float = 2.0

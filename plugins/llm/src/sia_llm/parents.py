@@ -15,11 +15,11 @@ Rule = Literal["keep-best", "pareto", "puct"]
 Rewards = Callable[[str], Mapping[str, float]]
 
 WHY: Mapping[Rule, str] = {
-    "keep-best": "the incumbent",
-    "pareto": "drawn by the number of search instances on which each agent is best",
-    "puct": "its changes earned most, or few were tried",
+    "keep-best": "it is the incumbent",
+    "pareto": "drawn at random, more often the more search instances an agent is best on",
+    "puct": "changes of it earned most, or few of it were tried",
 }
-"""The rules, as a model is told of them."""
+"""Why a rule starts from an agent, as a model is told."""
 
 DEFAULT: Mapping[Kind, Rule] = {"solve": "keep-best", "discover": "puct"}
 

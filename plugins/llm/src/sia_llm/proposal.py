@@ -20,7 +20,9 @@ class _Typed(BaseModel):
 
 
 class Hypothesis(_Typed):
-    gain: float = Field(allow_inf_nan=False, description="expected change of the mean reward against the parent")
+    gain: float = Field(
+        allow_inf_nan=False, description="expected change of the mean reward on the search sample against the parent"
+    )
     where: str = Field(min_length=1, max_length=2000, description="which instances change, and why")
 
 
@@ -33,7 +35,7 @@ class Candidate(Arguments):
 
 
 class HarnessChange(Candidate):
-    """The edits of your working copy."""
+    """Edit the harness: your working copy is the candidate."""
 
     lever: Literal["harness"]
 
@@ -51,23 +53,23 @@ class WeightUpdate(_Typed):
 
 
 class End(_Typed):
-    """Nothing more is worth its cost."""
+    """Stop the run: nothing more is worth its cost."""
 
     lever: Literal["stop"]
     reason: str = Field(min_length=1, max_length=8000)
 
 
+_CHANGES = "at most as many as this generation tries, less those set aside; an empty list tries those alone"
+
 Change = Annotated[HarnessChange | WeightUpdate | End, Field(discriminator="lever")]
 
 
 class Proposal(Arguments):
-    changes: list[Change] = Field(description="one, or as many as are tried, less those that you set aside")
+    changes: list[Change] = Field(description=_CHANGES)
 
 
 class HarnessProposal(Arguments):
-    changes: list[Annotated[HarnessChange | End, Field(discriminator="lever")]] = Field(
-        description="one, or as many as are tried, less those that you set aside"
-    )
+    changes: list[Annotated[HarnessChange | End, Field(discriminator="lever")]] = Field(description=_CHANGES)
 
 
 class Proposals:
@@ -81,8 +83,8 @@ class Proposals:
     def offered(self) -> list[Offered]:
         if self._evidence.candidates == 1:
             return []
-        about = """Set your working copy aside as a candidate, to be tried beside what you `decide`, and start on
-        another. It is checked first, unless it was since its last edit."""
+        about = """Set your working copy aside as a candidate, to be tried as well as what you `decide`, and start on
+        another. It is checked first, unless it was checked since its last edit."""
         return [offer("set_aside", about, Candidate, self._set_aside)]
 
     @property

@@ -20,6 +20,8 @@ _HIDDEN = re.compile(
     r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 AGENT = "written by the agent under test"
+CODE = "code of the agent under test"
+EITHER = "written by SIA or the agent under test"
 _BLOCK = re.compile(r"<<<data ([0-9a-f]{24}) [^\n]*>>>\n.*?\n<<<end \1>>>", re.DOTALL)
 
 

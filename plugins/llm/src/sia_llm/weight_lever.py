@@ -23,10 +23,10 @@ def weight_lever(evidence: Evidence) -> str:
         return "The incumbent was not explored."
     about = evidence.about["weights"].data if "weights" in evidence.about else {}
     parts = [_policy(about.get("policy", {}))] if about.get("policy") else []
-    parts.append(f"Groups of rollouts at the training temperature: {in_words(incumbent.exploration)}")
+    parts.append(f"The incumbent at the training temperature: {in_words(incumbent.exploration)}")
     holds = verdict(incumbent.exploration, [each.name for each in evidence.algorithms])
-    parts += [f"By the selection table: {holds}."] if holds else []
-    parts.append("Updates train on search instances outside of the sample; nothing on the sample is learned by heart.")
+    parts += [f"The table of algorithms advises {holds}."] if holds else []
+    parts.append("Updates train on search instances outside of the sample, so they learn none of the sample by heart.")
     parts += [_algorithm(each, evidence.incumbent) for each in evidence.algorithms]
     trials = dict(numbered(evidence.trials))
     if updates := about.get("updates", ()):
@@ -41,11 +41,12 @@ def in_words(stats: RewardStats) -> str:
     if stats.binary:
         parts.append(f"{stats.success_rate:.1%} right")
     else:
-        parts.append(f"deviation {stats.deviation:.4f}, {stats.density:.1%} earned anything but a failure's reward")
+        parts.append(f"standard deviation {stats.deviation:.4f}")
+        parts.append(f"{stats.density:.1%} earned anything but a failure's reward")
     if stats.flat_groups is not None:
         parts.append(
-            f"groups of {stats.group_size:g}: in {stats.flat_groups:.1%} all earned the same, and in "
-            f"{stats.silent_groups:.1%} none earned more than a failure (pass@{stats.group_size:g} is "
+            f"of the groups of {stats.group_size:g} rollouts of one instance, {stats.flat_groups:.1%} earned the same "
+            f"throughout, and {stats.silent_groups:.1%} never more than a failure (pass@{stats.group_size:g} is "
             f"{1 - stats.silent_groups:.1%})"
         )
     if stats.kl_to_base is not None:
@@ -88,8 +89,8 @@ def _update(update: Mapping[str, Any], trial: Trial) -> str:
     return (
         f"- {update['decision']} {trial.algorithm} on agent {trial.parent}: {update['steps']} of {training['steps']} "
         f"steps of {training['prompts']} prompts x {training['group']} rollouts, {settings}; mean reward in training, "
-        f"from the first step to the last: {rewards}{moved}; {_time(update['seconds'])}. Change on the search sample: "
-        f"{measured(trial)}; {trial.outcome}."
+        f"at steps from the first to the last: {rewards}{moved}; {_time(update['seconds'])}. Change on the search "
+        f"sample: {measured(trial)}; {trial.outcome}."
     )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
@@ -15,7 +15,7 @@ from sia_core.evidence import AgentView
 from sia_core.harness import Delete, Edit, HarnessTree, Replace, Write, apply_edits, unified_diff
 from sia_core.run.run_view import CHECKED, Checked, RunView
 from sia_llm.check_report import runs, shown
-from sia_llm.quoting import fenced
+from sia_llm.quoting import CODE, fenced, visible
 from sia_llm.toolbox import SHOWN, Arguments, Offered, ToolError, offer
 
 CHECKS = 12
@@ -25,6 +25,7 @@ MOST_CHECKED = 40
 """Instances of one check, at most."""
 
 LINES = 400
+"""Lines of a file that one result shows, at most."""
 
 
 class Nothing(Arguments):
@@ -38,7 +39,7 @@ class Look(Arguments):
 
 
 class Find(Arguments):
-    text: str = Field(min_length=1, description="as it stands there; not a pattern")
+    text: str = Field(min_length=1, description="exactly as it stands there; not a pattern")
 
 
 class Change(Arguments):
@@ -58,21 +59,27 @@ class Remove(Arguments):
 
 class Append(Arguments):
     path: str
-    text: str = Field(min_length=1, description="is put at the end of the file, which is created if it is not there")
+    text: str = Field(min_length=1, description="added as it is; a file that is not there is created")
 
 
 class Revert(Arguments):
-    path: str = Field(description="a file of your working copy, or of its agent's harness")
+    path: str = Field(description="a file of your working copy, or of its parent")
 
 
 class Check(Arguments):
     which: str = Field(
         default="first",
-        description="`first`: the same few each time; `random`: others each time; `failed`: those on which the agent "
-        "earned less than its most; or an outcome of the agent's, such as ok or timeout",
+        description="`first`: the same few each time; `random`: others each time; `failed`: those on which the parent "
+        "earned less than its most, where almost any change looks better; or an outcome of the parent's, such as ok (a "
+        "valid answer) or timeout",
     )
-    count: int = Field(default=CHECKED, ge=1, le=MOST_CHECKED, description="how many; a mean over so few is rough")
-    instances: list[str] = Field(default_factory=list, max_length=MOST_CHECKED, description="instead: these, by id")
+    count: int = Field(
+        default=CHECKED,
+        ge=1,
+        le=MOST_CHECKED,
+        description="how many; a mean over few is rough, as its interval says",
+    )
+    instances: list[str] = Field(default_factory=list, max_length=MOST_CHECKED, description="these instead, by id")
 
 
 class Begin(Arguments):
@@ -106,31 +113,39 @@ class Workshop:
     def offered(self) -> list[Offered]:
         tools = [
             offer("list_files", "The files of your working copy, with their sizes.", Nothing, self._list),
-            offer("read_file", "Lines of a file of your working copy.", Look, self._read),
-            offer("search_files", "Where a text occurs in your working copy.", Find, self._search),
-            offer("replace_text", "Replace the one occurrence of a text in a file.", Change, self._replace),
-            offer("write_file", "Write a file anew, or create it.", Whole, self._write),
             offer(
-                "append_to_file", "Put text at the end of a file: for one longer than a reply.", Append, self._append
+                "read_file", f"Lines of a file of your working copy, {SHOWN:,} characters at most.", Look, self._read
+            ),
+            offer("search_files", "The lines of your working copy that hold a text.", Find, self._search),
+            offer("replace_text", "Replace a text that occurs once in a file.", Change, self._replace),
+            offer("write_file", "Write the whole of a file, new or there already.", Whole, self._write),
+            offer(
+                "append_to_file",
+                "Add text at the end of a file, such as one too long to be written in one reply.",
+                Append,
+                self._append,
             ),
             offer("delete_file", "Remove a file.", Remove, self._delete),
             offer(
-                "revert_file", "Make a file what it is in the harness that your copy began as.", Revert, self._revert
+                "revert_file",
+                "Undo all edits of a file. One that the parent does not have is removed.",
+                Revert,
+                self._revert,
             ),
-            offer("diff", "How your working copy differs from the harness that it began as.", Nothing, self._diff),
-            offer("read_public", "Lines of a file that harnesses find in ctx.public.", Look, self._public),
+            offer("diff", "How your working copy differs from its parent.", Nothing, self._diff),
+            offer("read_public", f"Lines of a file in `ctx.public`, {SHOWN:,} characters at most.", Look, self._public),
             offer(
                 "check",
-                f"""Run your working copy in the sandbox on some search instances, {CHECKED} if you do not say how many:
-                does it run, are its answers valid, what do they earn, and what did its agent earn on the same ones?
-                Your copy is set up anew for it. Each instance costs a rollout of the run's
-                budget{self._evaluated}; at most {CHECKS} times.""",
+                f"""Run your working copy in the sandbox on search instances, {CHECKED} if you do not say how many. It
+                says whether the copy runs, how many of its answers are valid, what they earn, and what the parent
+                earned on the same instances. `setup` is run again for it. Each instance costs a rollout of the run's
+                budget{self._evaluated}. You have {CHECKS} checks.""",
                 Check,
                 self._check,
             ),
         ]
         if len(self._agents) > 1:
-            about = "Make your working copy a copy of another agent's harness. Your edits so far are dropped."
+            about = "Start a new working copy, of another agent's harness. Your edits so far are dropped."
             tools.append(offer("start_from", about, Begin, self._begin))
         return tools
 
@@ -152,17 +167,20 @@ class Workshop:
 
     def shown(self, checked: Checked) -> str:
         """A check's outcome beside what the agent earned on the same instances, for the model to read."""
-        return shown(checked, self.run.rollouts(self.parent.id), f"agent {self.parent.id}")
+        before = self.run.rollouts(self.parent.id)
+        return shown(checked, before, f"agent {self.parent.id}", self.run.metric.reward_bounds)
 
     def candidate(self) -> EditedHarness:
         """The working copy, where it may be tried; ToolError where it would be refused, or does not pass its check."""
         if self.tree.digest == self.parent.harness:
-            raise ToolError("your working copy is as its agent's harness was; edit it first, or decide something else")
+            raise ToolError("your working copy does not differ from its parent; edit it, or decide on something else")
         ids = {(agent.harness, agent.adapter): agent.id for agent in self._agents.values()}
         if self._now in ids:
-            raise ToolError(f"your working copy is the harness of agent {ids[self._now]}, which was tried")
+            raise ToolError(
+                f"your working copy is now what agent {ids[self._now]} is, which was tried; edit it further"
+            )
         if self._now in self._aside:
-            raise ToolError("your working copy is what you set aside already")
+            raise ToolError("your working copy is what you set aside already; edit it further")
         if fault := self._fault():
             raise ToolError(fault)
         return EditedHarness(self.parent, self.tree, tuple(self.edits))
@@ -195,18 +213,18 @@ class Workshop:
 
     def _list(self, _: Nothing) -> str:
         rows = [f"{path}  {len(content):,} bytes" for path, content in sorted(self.tree.files.items())]
-        return fenced("\n".join(rows), f"files of the working copy of agent {self.parent.id}", SHOWN)
+        return fenced("\n".join(rows), f"files of the working copy of agent {self.parent.id}", SHOWN, by=CODE)
 
     def _read(self, look: Look) -> str:
-        return _lines(self.tree.text(look.path), look)
+        return _asked(look, lines_of(self.tree.text(look.path)), CODE)
 
     def _search(self, find: Find) -> str:
         lines = []
         for path, content in sorted(self.tree.files.items()):
-            for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
+            for number, line in enumerate(lines_of(content.decode(errors="replace")), 1):
                 if find.text in line:
                     lines.append(f"{path}:{number}: {excerpt(line, 200)}")
-        return fenced("\n".join(lines), f"{len(lines)} lines", SHOWN) if lines else "no file holds that text"
+        return fenced("\n".join(lines), f"{len(lines)} lines", SHOWN, by=CODE) if lines else "no file holds that text"
 
     def _replace(self, change: Change) -> str:
         return self._edit(Replace(path=change.path, old=change.old, new=change.new))
@@ -227,7 +245,7 @@ class Workshop:
 
     def _diff(self, _: Nothing) -> str:
         diff = unified_diff(self.parent.files, self.tree)
-        return fenced(diff, f"against agent {self.parent.id}", SHOWN) if diff else "your working copy is as it began"
+        return fenced(diff, f"diff against agent {self.parent.id}", SHOWN, by=CODE) if diff else "it does not differ"
 
     def _delete(self, remove: Remove) -> str:
         return self._edit(Delete(path=remove.path))
@@ -238,13 +256,13 @@ class Workshop:
             raise ToolError("this changes nothing")
         self.tree = edited
         self.edits.append(edit)
-        return f"done; {len(self.edits)} edits so far"
+        return f"done; {len(self.edits)} {'edit' if len(self.edits) == 1 else 'edits'} so far"
 
     def _begin(self, begin: Begin) -> str:
         if begin.agent not in self._agents:
             raise ToolError(f"no agent {begin.agent!r} in the archive; there are {', '.join(self._agents)}")
         self._start(self._agents[begin.agent])
-        return f"the working copy is agent {self.parent.id}'s harness"
+        return f"your working copy is now agent {self.parent.id}'s harness"
 
     def _start(self, parent: AgentView) -> None:
         self.parent, self.tree, self.edits = parent, parent.files, []
@@ -254,8 +272,7 @@ class Workshop:
         if look.path not in files:
             raise ToolError(f"no file {look.path!r}; ctx.public holds {', '.join(files) or 'nothing'}")
         with (self.run.public / look.path).open(encoding="utf-8", errors="replace") as file:
-            lines = [line for number, line in enumerate(file, 1) if 0 <= number - look.first_line < look.lines]
-        return fenced("".join(lines), f"{look.path} from line {look.first_line}", SHOWN, by="the task's public data")
+            return _asked(look, (line.removesuffix("\n") for line in file), "from the task's public files")
 
     def _check(self, request: Check) -> str:
         if self._checks >= CHECKS:
@@ -306,20 +323,56 @@ def public_listing(folder: Path) -> list[str]:
     return rows
 
 
-def code(tree: HarnessTree, limit: int = SHOWN) -> str:
-    """All text files of a harness, each fenced."""
+def code(tree: HarnessTree) -> str:
+    """All text files of a harness, each in a block, which holds its first lines where it is long."""
     parts = []
     for path in sorted(tree.files):
         try:
-            parts.append(fenced(tree.text(path), path, limit))
+            part = _part(path, lines_of(tree.text(path)), CODE)
         except HarnessError:  # not a text file; its name says enough
-            parts.append(f"{path}: {len(tree.files[path]):,} bytes, not text")
+            parts.append(f"{visible(path)}: {len(tree.files[path]):,} bytes, not text")
+            continue
+        left = [f"Left out here: the next {part.left:,} lines of {visible(path)}."] if part.left else []
+        parts += [part.block, *left]
     return "\n".join(parts)
 
 
-def _lines(text: str, look: Look) -> str:
-    lines = text.splitlines()
-    part = lines[look.first_line - 1 : look.first_line - 1 + look.lines]
-    remaining = len(lines) - (look.first_line - 1 + len(part))
-    more = f", {remaining} more below" if remaining > 0 else ""
-    return fenced("\n".join(part), f"{look.path} from line {look.first_line} of {len(lines)}{more}", SHOWN)
+def shown_whole(tree: HarnessTree) -> bool:
+    """Whether :func:`code` shows all of a harness's text."""
+    return all(len(content.decode(errors="ignore")) <= SHOWN for content in tree.files.values())
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a text as editors count them."""
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+class Part(NamedTuple):
+    """Lines of a file in a block, the number of the line after them, and how many lines come from there on."""
+
+    block: str
+    next: int
+    left: int
+
+
+def _part(path: str, lines: Iterable[str], by: str, first: int = 1, most: int | None = None) -> Part:
+    """As many whole lines as a result holds; the first one is cut where it alone is longer."""
+    part: list[str] = []
+    room, total = SHOWN, 0
+    for total, line in enumerate(lines, 1):
+        if total == first + len(part) and len(part) != most and (not part or len(line) <= room):
+            part.append(line)
+            room -= len(line) + 1
+    after = first + len(part)
+    where = path if len(part) == total else f"{path}, lines {first} to {after - 1} of {total}"
+    block = fenced("\n".join(part), where if total else f"{path}, which is empty", SHOWN, by=by)
+    return Part(block, after, total + 1 - after)
+
+
+def _asked(look: Look, lines: Iterable[str], by: str) -> str:
+    """The lines that were asked for, and where the next ones are."""
+    part = _part(look.path, lines, by, look.first_line, look.lines)
+    if part.next == look.first_line > 1:
+        raise ToolError(f"{look.path} has {part.next + part.left - 1} lines, so none from line {look.first_line} on")
+    more = f"\n{part.left:,} more lines; first_line={part.next} shows the next" if part.left else ""
+    return part.block + more

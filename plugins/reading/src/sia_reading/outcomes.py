@@ -78,7 +78,7 @@ def labels(folder: Path, instances: Iterable[Instance]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Confusion:
-    """An answer in the place of the right one, and how often it was given."""
+    """An ``answer`` in the place of the one that was ``expected``, and the ``count`` of times that it was given."""
 
     expected: Any
     answer: Any

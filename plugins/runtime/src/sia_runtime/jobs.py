@@ -46,11 +46,10 @@ Fetch = Callable[[Sequence[str]], Sequence[bytes]]
 
 @dataclass(frozen=True)
 class Parcel:
-    """A job on its way; JSON.
+    """A job on its way, ``function`` and ``payload`` as in :class:`sia_core.types.Job`; JSON.
 
-    ``files`` are what it needs: by its place in the worker's folder, the digest of its
-    content. ``paths`` says for paths of the sender, as they stand in the job's setting, the
-    place that each has there.
+    ``files`` are what it needs: by its place in the worker's folder, the digest of its content. ``paths`` says for
+    paths of the sender, as they stand in the job's setting, the place that each has there.
     """
 
     function: str
@@ -65,7 +64,10 @@ class Parcel:
 
 @dataclass(frozen=True)
 class JobResult:
-    """A job's result, as JSON. ``error`` is a type's name and a message. ``files`` come back with it, by place."""
+    """A job's ``result``, as JSON. ``error`` is a type's name and a message, None where it raised nothing.
+
+    ``trace`` is the traceback of that error, as text. ``files`` come back with it: digests of contents, by place.
+    """
 
     result: Any = None
     error: tuple[str, str] | None = None

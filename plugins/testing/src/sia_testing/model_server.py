@@ -28,7 +28,7 @@ _PROTOCOLS: tuple[Protocol, ...] = (Messages(), ChatCompletions())
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that the server got: its place in the order of arrival, its path, headers (lower case) and body."""
+    """A request: its ``number`` in order of arrival, ``path``, ``headers`` (lower case) and JSON ``body``."""
 
     number: int
     path: str

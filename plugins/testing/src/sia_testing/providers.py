@@ -38,7 +38,7 @@ class ProviderContract:
     """``class TestMine(ProviderContract)`` with ``url(server)`` and a fixture ``opened``.
 
     ``opened(url)`` is a context with a provider that asks there, with :data:`KEY` as its
-    key and a time limit of half a second without a byte.
+    key and a time limit of half a second without a byte. ``model`` is a name that it takes.
     """
 
     model: ClassVar[str]

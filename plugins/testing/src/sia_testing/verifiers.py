@@ -19,7 +19,7 @@ SECRETS = ((0x5E1D, 0xDA7A), (0xB0B5EED, 0xB0BDA7A))
 
 @dataclass(frozen=True)
 class Judged:
-    """An instance, an answer that is right, and one that is wrong: plain JSON, as the task's model gives it."""
+    """An ``instance``, an answer that is ``right``, and one that is ``wrong``, plain JSON as the task gives it."""
 
     instance: Instance
     right: Any

@@ -19,7 +19,7 @@ PIECE = 40
 
 @dataclass(frozen=True)
 class Use:
-    """A call of a tool. ``arguments`` is JSON, or, as a text, what a model wrote in its place, malformed or not."""
+    """A call of the tool ``name``. ``arguments`` is JSON, or a model's text in its place, however malformed."""
 
     name: str
     arguments: Mapping[str, Any] | str = field(default_factory=dict)
@@ -34,11 +34,10 @@ class Use:
 class Fault:
     """A fault instead of, or in the middle of, a reply.
 
-    ``status`` answers with that HTTP status and ``message``, and with ``retry_after``, a number of
-    seconds or a text. ``cut_after`` ends the connection after that many events of a stream, or that
-    many bytes of a whole reply. ``pause`` waits that many seconds before each event. ``body`` is sent
-    in place of a reply, with ``headers``. ``whole`` sends a reply in one piece where a stream was
-    asked for.
+    ``status`` answers with that HTTP status and ``message``, and with ``retry_after``, a number of seconds or a text.
+    ``cut_after`` ends the connection after that many events of a stream, or that many bytes of a whole reply. ``pause``
+    waits that many seconds before each event. ``body`` is sent in place of a reply, with ``headers``. ``whole`` sends a
+    reply in one piece where a stream was asked for.
     """
 
     status: int | None = None
@@ -53,10 +52,10 @@ class Fault:
 
 @dataclass(frozen=True)
 class Turn:
-    """One reply: a text, calls of tools, or both; how it ended; what it says it used; and what goes wrong with it.
+    """One reply: a ``text``, ``uses`` of tools, or both; how it ``ended``; its ``usage``; and the ``fault`` in it.
 
-    ``usage`` are input, output, cache_read and cache_write tokens; what is not there is
-    counted, a token for each four characters.
+    ``ended`` None is ``tools`` or ``end``, by whether there are uses. ``usage`` are input, output, cache_read and
+    cache_write tokens; what is not there is counted, a token for each four characters.
     """
 
     text: str = ""

@@ -21,6 +21,7 @@ from sia_core.evidence import AgentView, Evidence
 from sia_core.given_files import read_file
 from sia_core.harness import Delete, Edit, HarnessTree, Write, apply_edits
 from sia_core.run.run_view import CHECKED, RunView
+from sia_llm.prompts import gate
 from sia_llm.proposal import Decided, End, HarnessChange, Proposal, Proposals, WeightUpdate
 from sia_llm.toolbox import Arguments, ToolError, faults
 from sia_llm.workshop import CHECKS, Workshop
@@ -188,7 +189,7 @@ class GivenFolder:
             brief=evidence.brief,
             metric=metric,
             incumbent=evidence.incumbent,
-            smallest_gain=f"{evidence.smallest_gain:.3f}",
+            gate=gate(evidence),
             working="`, `".join(f"{name}/" for name in self._begins),
             public=self._run.public,
             checked=CHECKED,

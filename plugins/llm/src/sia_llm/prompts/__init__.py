@@ -19,9 +19,9 @@ from sia_core.types import Limits, Metric
 from sia_llm.earlier import cell, earlier
 from sia_llm.mistakes import in_words as as_pairs
 from sia_llm.parents import WHY, Rule
-from sia_llm.quoting import fenced
+from sia_llm.quoting import EITHER, fenced
 from sia_llm.weight_lever import in_words, weight_lever
-from sia_llm.workshop import code
+from sia_llm.workshop import code, shown_whole
 from sia_reading.outcomes import Confusion
 from sia_weights.selection import as_text
 
@@ -43,13 +43,15 @@ def system(
     metric: Metric,
     seed: HarnessTree,
     *,
+    failure: float = 0.0,
     evaluations: int = 0,
     limits: Limits | None = None,
     trains: bool = True,
 ) -> tuple[str, ...]:
     """The system prompt, in parts; with ``evaluations`` a rollout, that of a search for the best answer.
 
-    Where nothing is trained, the table of algorithms is left out.
+    ``failure`` is the reward of a rollout without a valid answer. Where nothing is trained, the table of algorithms
+    is left out.
     """
     bounds = limits or Limits()
     unit = f" in {metric.unit}" if metric.unit else ""
@@ -58,6 +60,7 @@ def system(
         "brief": brief,
         "metric": metric.name + unit + span,
         "direction": metric.direction + _TURNED[metric.direction],
+        "failure": f"a reward of {failure:g}",
     }
     search = "\n" + _filled("discover", evaluations=str(evaluations)) if evaluations else ""
     task = _filled("task", **about, code=code(seed), limits=_limits(bounds)) + search
@@ -67,10 +70,10 @@ def system(
 
 def _limits(limits: Limits) -> str:
     """The limits of a rollout and of a set-up."""
-    gigabytes = f"{limits.memory_bytes / 2**30:g} GiB a process, {limits.total_memory_bytes / 2**30:g} GiB together"
+    memory = f"{limits.memory_bytes / 2**30:g} GiB for each process, {limits.total_memory_bytes / 2**30:g} GiB for all"
     return (
-        f"`setup` has {limits.setup_seconds:g} s, `solve` {limits.solve_seconds:g} s an instance; memory {gigabytes}; "
-        f"{limits.processes} processes; an answer of {limits.answer_bytes:,} bytes"
+        f"`setup` has {limits.setup_seconds:g} s, and `solve` {limits.solve_seconds:g} s for each instance; memory "
+        f"{memory}; at most {limits.processes} processes; an answer has at most {limits.answer_bytes:,} bytes"
     )
 
 
@@ -82,9 +85,15 @@ def first_agent(evidence: Evidence) -> AgentView:
 def start_of(rule: Rule, agents: Sequence[AgentView]) -> str:
     """Whose harness the working copy holds, before and after one was set aside, and why."""
     first, *others = [agent.id for agent in agents]
-    then = f" Setting a change aside makes it that of agent {', then of agent '.join(others)}." if others else ""
-    code = "its code stands above" if agents[0].parent is None else "`read_file` shows it"
-    return f"Your working copy is the harness of agent {first} ({rule}: {WHY[rule]}); {code}.{then}"
+    ids = ", then ".join(others)
+    then = f" When you set a change aside, a new working copy begins, from agent {ids}." if others else ""
+    if agents[0].parent is not None:
+        code = "`read_file` shows it"
+    elif shown_whole(agents[0].files):
+        code = "its code stands above"
+    else:
+        code = "its code stands above as far as it fits, and `read_file` shows the rest"
+    return f"Your working copy is the harness of agent {first} ({WHY[rule]}); {code}.{then}"
 
 
 def decide(
@@ -102,7 +111,7 @@ def decide(
         replies=str(replies),
         begins=begins,
         levers=", ".join(evidence.levers),
-        gate=_gate(evidence),
+        gate=gate(evidence),
         budget=_budget(evidence),
         public=_public(public),
         agents=_agents(evidence),
@@ -123,7 +132,7 @@ def proposed(evidence: Evidence, changes: str, turns: str) -> str:
     return _filled(
         "proposed",
         generation=str(evidence.generation),
-        gate=_gate(evidence),
+        gate=gate(evidence),
         budget=_budget(evidence),
         agents=_agents(evidence),
         trials=earlier(evidence.trials),
@@ -132,16 +141,18 @@ def proposed(evidence: Evidence, changes: str, turns: str) -> str:
     )
 
 
-def _gate(evidence: Evidence) -> str:
-    """The bar for a candidate."""
+def gate(evidence: Evidence) -> str:
+    """How large a gain the gate sees, in a sentence without its full stop."""
     least = evidence.smallest_gain
     if evidence.metric.bounds is None:
         return (
-            "Nothing bounds the reward, so the gate counts instances: a candidate is promoted most often where the "
-            f"share that it wins, by any amount, is above the share that it loses by {least:.3f} or more"
+            "Nothing bounds the reward, so the gate counts the instances on which a candidate earns more or less than "
+            "the incumbent, by any amount: where the share that it wins is truly above the share that it loses by "
+            f"{least:.3f}, it is promoted four times out of five; less often where it is above by less"
         )
     return (
-        f"The gate promotes a true gain of {least:.3f} in mean reward four times out of five; smaller ones less often"
+        f"The gate promotes a candidate whose true gain in mean reward is {least:.3f} four times out of five; smaller "
+        "gains less often"
     )
 
 
@@ -151,7 +162,7 @@ def _budget(evidence: Evidence) -> str:
     remaining = ", ".join(_amount(kind, evidence.budget_left[kind]) for kind in limits)
     look = ", ".join(_amount(kind, evidence.look[kind]) for kind in limits if evidence.look.get(kind))
     has = f"The run has {remaining} left." if remaining else "The run's budget is not limited."
-    return has + (f" Testing one candidate takes at most {look}; training it comes on top." if look else "")
+    return has + (f" Measuring one candidate takes at most {look}; what its training takes is added." if look else "")
 
 
 def _amount(kind: str, amount: float) -> str:
@@ -159,21 +170,20 @@ def _amount(kind: str, amount: float) -> str:
 
 
 def _agents(evidence: Evidence) -> str:
-    lines = [
-        "| agent | parent | mean on search | weights | changes since the first |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    trains = ["weights"] if "weights" in evidence.levers else []
+    columns = ["agent", "parent", "mean reward on the search sample", *trains, "changes since the first agent"]
+    lines = [f"| {' | '.join(columns)} |", f"| {' | '.join('---' for _ in columns)} |"]
     best = sorted(evidence.agents.values(), key=lambda agent: (-agent.estimate, agent.id))
     rows = [each for each in best if each.id == evidence.incumbent or each in best[:AGENTS]]
     ahead = _ahead(evidence)
     for agent in rows:
         mark = " (incumbent)" if agent.id == evidence.incumbent else " (ahead on search alone)" * (agent.id in ahead)
-        trained = agent.adapter[:12] if agent.adapter else "base"
-        changes = " > ".join(cell(each) for each in agent.edits) or "none"
-        row = (f"{agent.id}{mark}", agent.parent or "-", f"{agent.estimate:.4f}", trained, excerpt(changes, LINE))
+        weights = [agent.adapter[:12] if agent.adapter else "untrained"] if trains else []
+        changes = excerpt(" > ".join(cell(each) for each in agent.edits) or "none", LINE)
+        row = (f"{agent.id}{mark}", agent.parent or "-", f"{agent.estimate:.4f}", *weights, changes)
         lines.append(f"| {' | '.join(row)} |")
     remaining = len(evidence.agents) - len(rows)
-    lines += [f"{remaining} more that earned less"] if remaining else []
+    lines += [f"{remaining} more agents, which earned less, are not listed."] if remaining else []
     lines += ["", _AHEAD] if any(each.id in ahead for each in rows) else []
     return "\n".join(lines)
 
@@ -190,8 +200,8 @@ def _ahead(evidence: Evidence) -> set[str]:
 
 
 _AHEAD = (
-    "`ahead on search alone`: on search it was so far ahead of the agent that it was compared with that the gate would "
-    "see that gain four times out of five, and it was rejected. It may fit the search instances and no others."
+    "`ahead on search alone`: its gain on the search sample over the agent that it was compared with is one that the "
+    "gate promotes four times out of five, and yet it was rejected. It may fit the search instances and no others."
 )
 
 
@@ -205,10 +215,10 @@ def _failures(agent: AgentView, mistakes: Sequence[Confusion]) -> str:
     """Failures by class, and the most frequent mistakes, where there are some."""
     pairs = [f"Its most frequent mistakes:\n{as_pairs(mistakes)}"] if mistakes else []
     if agent.search is None or not agent.search.failures:
-        every = "Every rollout gave a valid answer; what is wrong is what was answered."
+        every = "Every rollout gave a valid answer: none crashed, and none ran out of time."
         return "\n".join([every, *pairs])
     classes = [
-        f"{each.count} ended as {each.outcome}, for example:\n{fenced(each.example, f'a {each.outcome}')}"
+        f"{each.count} ended as {each.outcome}, for example:\n{fenced(each.example, f'a {each.outcome}', by=EITHER)}"
         for each in agent.search.failures
     ]
     return "\n".join([*_answered(agent.search), *classes, *pairs])

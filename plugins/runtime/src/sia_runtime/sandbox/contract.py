@@ -17,7 +17,7 @@ REQUIRED_GUARANTEES = frozenset({"files", "net", "environment", "processes"})
 
 @dataclass(frozen=True)
 class Mount:
-    """A file or folder of the host that a program in the sandbox may read, by a name."""
+    """A file or folder at ``host``, a path there, that a program in the sandbox may read, by its ``name``."""
 
     name: str
     host: Path
@@ -25,7 +25,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class SandboxSpec:
-    """A program to start: a Python file that defines ``main(channel, world)``.
+    """A ``program`` to start, a Python file that defines ``main(channel, world)``, within ``limits``.
 
     It is loaded before the sandbox is sealed and may import the standard library
     and modules of ``sia_runtime.sandbox`` that import nothing else; ``main`` runs
@@ -69,7 +69,7 @@ class SandboxProcess(Protocol):
 
 @runtime_checkable
 class Sandbox(Protocol):
-    """Isolates candidate code. Declares what it guarantees rather than what it is made of."""
+    """Isolates candidate code. ``guarantees`` says what it holds back, rather than what it is made of."""
 
     name: str
     guarantees: frozenset[str]
