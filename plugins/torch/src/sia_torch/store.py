@@ -32,7 +32,7 @@ VALUES = "value_head.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 ENGINE = "engine.json"
 ADAM = ("step", "exp_avg", "exp_avg_sq")
-"""What the optimizer keeps of a weight."""
+"""The parts of the optimizer's state of a weight."""
 
 MOST = 2**20
 """Characters of what is no weight."""
