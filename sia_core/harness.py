@@ -159,7 +159,8 @@ class HarnessTree:
     def manifest(self) -> Manifest:
         """The parsed manifest; a tree without one gets the defaults."""
         try:
-            manifest = Manifest.model_validate(tomllib.loads(self.text(MANIFEST)) if MANIFEST in self.files else {})
+            written = self.text(MANIFEST).lstrip("\ufeff") if MANIFEST in self.files else ""
+            manifest = Manifest.model_validate(tomllib.loads(written))
         except ValidationError as error:
             raise HarnessError(f"{MANIFEST}: {faults(error, Manifest.model_fields)}") from None
         except (ValueError, RecursionError) as error:  # not TOML; or an integer, or a depth, that Python does not read
@@ -302,7 +303,7 @@ def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:
 
 def _ignore_lines(folder: Path) -> list[str]:
     try:
-        return read_file(folder, IGNORE_FILE, most_bytes=MAX_BYTES).decode().splitlines()
+        return read_file(folder, IGNORE_FILE, most_bytes=MAX_BYTES).decode("utf-8-sig").splitlines()
     except FileNotFoundError:
         return []
     except UnicodeDecodeError as error:

@@ -78,7 +78,7 @@ class Playbook(Frozen):
     def parse(cls, content: bytes, path: Path) -> Playbook:
         """The catalogue that a file holds; UsageError, with file and place, where it is malformed."""
         try:
-            return cls.model_validate(tomllib.loads(content.decode()))
+            return cls.model_validate(tomllib.loads(content.decode("utf-8-sig")))
         except ValidationError as error:
             wrong = faults(error, {"edit", *Entry.model_fields, *Replace.model_fields, *Write.model_fields})
             end = "; each is a table [[edit]]" if wrong[:5] in ("edit:", "edit=") else ""

@@ -35,8 +35,7 @@ def new_folder(runs: Path, task: str, name: str | None = None) -> Path:
 def free_folder(runs: Path, name: str) -> Path:
     """Where a run that its user named will lie; UsageError where it cannot."""
     if re.sub(r"[^\w.-]+", "-", name).strip("-.") != name or not 0 < len(name.encode()) <= 200:
-        holds = "letters, digits and . _ - alone, at most 200 bytes of them, and begins with no mark"
-        raise UsageError(f"--name {name!r}: a run's name holds {holds}")
+        raise UsageError(f"--name {name!r}: a run's name holds letters, digits and . _ - inside, at most 200 bytes")
     if os.path.lexists(runs / name):
         by = f"go on with it by `sia resume {name}`, or take another" if is_run(runs / name) else "take another name"
         raise UsageError(f"--name {name}: {runs / name} exists; {by}")

@@ -200,6 +200,14 @@ def test_a_folder_that_is_far_too_large_is_refused_before_it_is_read_to_the_end(
 # Manifests
 
 
+def test_a_mark_of_the_order_of_bytes_is_no_part_of_a_manifest_or_of_what_is_ignored(tmp_path: Path) -> None:
+    for name, text in {"a.py": "", "notes.txt": "", "harness.toml": 'entry = "a.py"', ".siaignore": "*.txt"}.items():
+        (tmp_path / name).write_text(f"\ufeff{text}")
+    tree = HarnessTree.from_folder(tmp_path)
+    assert tree.manifest.entry == "a.py"
+    assert "notes.txt" not in tree.files
+
+
 def test_a_tree_without_manifest_has_the_defaults() -> None:
     manifest = tree().manifest
     assert (manifest.entry, manifest.requires, manifest.stateless, manifest.fixed) == ("harness.py", (), False, ())

@@ -159,7 +159,7 @@ def _profile(name: str) -> tuple[Profile, Path]:
 
 def _parsed(model: type[_Model], path: Path) -> _Model:
     try:
-        return model.model_validate(json.loads(read_named(path, _MOST_BYTES).decode()))
+        return model.model_validate(json.loads(read_named(path, _MOST_BYTES).decode("utf-8-sig")))
     except ValidationError as error:
         raise UsageError(f"{path}: {faults(error, model.model_fields)}") from None
     except (ValueError, RecursionError) as error:

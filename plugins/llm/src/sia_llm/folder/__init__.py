@@ -105,7 +105,7 @@ class GivenFolder:
             except (HarnessError, OSError) as error:
                 wrong[name] = str(error)
         try:
-            decision = read_file(folder, DECISION, most_bytes=MOST_BYTES).decode()
+            decision = read_file(folder, DECISION, most_bytes=MOST_BYTES).decode("utf-8-sig")
         except FileNotFoundError:
             wrong[DECISION] = "it was not written"
         except (UsageError, OSError, UnicodeDecodeError) as error:
