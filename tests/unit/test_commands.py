@@ -268,6 +268,14 @@ def test_a_path_that_the_system_does_not_take_is_one_line(capsys: pytest.Capture
     assert capsys.readouterr().err.endswith("xxx: File name too long; check this name, and who may use it\n")
 
 
+def test_a_file_in_the_place_of_the_folder_of_runs_is_said_to_be_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").touch()
+    assert main(["runs", "--runs-dir", str(tmp_path / "runs")]) == 2
+    assert "this is no folder" in capsys.readouterr().err
+
+
 def test_a_working_folder_that_was_removed_is_said_to_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
