@@ -142,7 +142,7 @@ def _content(handle: int, where: Path, room: _Room) -> bytes:
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):
         raise UsageError(f"{where} is {'a folder' if stat.S_ISDIR(mode) else 'no plain file'}; give a file")
-    with os.fdopen(os.dup(handle), "rb") as file:
+    with _explained(where), os.fdopen(os.dup(handle), "rb") as file:
         content = file.read(room.bytes + 1)
     room.take(len(content))
     return content

@@ -98,9 +98,9 @@ class Blobs:
         try:
             content = beneath.read_plain(self.folder.parent, self.folder.name, path.parent.name, digest, most=MOST_BLOB)
         except OSError as error:
-            raise LedgerError(f"{path}: {error.strerror}; the run's folder is incomplete") from None
+            raise LedgerError(f"{path}: {error.strerror}; the run's folder is incomplete: copy it again") from None
         if hashlib.sha256(content).hexdigest() != digest:
-            raise LedgerError(f"{path} is damaged: its content is not what its name says")
+            raise LedgerError(f"{path} is damaged: its content is not what its name says; copy it again")
         return content
 
 
@@ -343,9 +343,8 @@ def explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        if "full" in str(error):
-            raise LedgerError(_full(folder)) from error
-        raise LedgerError(f"{folder / 'ledger.db'} cannot be used: {error}. Nothing was changed.") from error
+        why = f"cannot be used: {error}. Nothing was changed; restore it from a copy, or see who may use it"
+        raise LedgerError(_full(folder) if "full" in str(error) else f"{folder / 'ledger.db'} {why}") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise LedgerError(_full(folder)) from error

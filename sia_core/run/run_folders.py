@@ -55,8 +55,8 @@ def find_run(runs: Path, name: str | None) -> Path:
         if not newest:
             raise UsageError(f"no run in {runs}; start one with `sia run --plugin NAME`, or give --runs-dir")
         return newest[-1]
-    for path in (runs / name, Path(name)):
-        if is_run(path):
-            return path
+    if path := next(filter(is_run, (runs / name, Path(name))), None):
+        return path
     names = ", ".join(path.name for path in runs_in(runs)[-5:]) or "none"
-    raise UsageError(f"no run {name!r} in {os.fspath(runs)}; the last ones there: {names}")
+    half = " (that folder has no ledger.db)" if name and os.path.isdir(runs / name) else ""
+    raise UsageError(f"no run {name!r} in {os.fspath(runs)}{half}; the last ones there: {names}")

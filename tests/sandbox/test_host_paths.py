@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import mmap
+import os
 from pathlib import Path
 
 import pytest
 from sandbox.conftest import Bench
 
 from sia_core.errors import SandboxError
+from sia_runtime.sandbox import layout, linux
 
 LOOKS = """
 import gc, os, sys
@@ -86,3 +89,11 @@ def test_no_file_of_the_kernels_frame_or_object_tells_where_the_mounts_lie(walle
     (result,) = walled.solve(LOOKS, [marked.name[::-1]])
     assert result.outcome == "ok", result
     assert json.loads(result.answer or "") == []
+
+
+def test_a_file_that_this_process_has_mapped_may_bear_any_name(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/\xff"  # as the ledger in a folder of that name
+    Path(os.fsdecode(name)).write_bytes(b"x")
+    with open(name, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ):
+        assert layout.system.__wrapped__().paths
+        linux.collapse_memory()

@@ -201,6 +201,12 @@ def test_a_command_may_call_an_answer_invalid(truth: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.real
+def test_a_command_may_print_half_of_a_character_and_a_mark_of_the_order_of_bytes(truth: Any, tmp_path: Path) -> None:
+    source = """print('\ufeff{"reward": 1, "feedback": "cut \\\\ud83d"}')"""
+    assert score(Command(truth(1), command(tmp_path, source)), 1) == Score(1.0, feedback="cut \ufffd")
+
+
+@pytest.mark.real
 def test_a_command_need_not_read_its_input(truth: Any, tmp_path: Path) -> None:
     verifier = Command(truth(1), command(tmp_path, """print('{"reward": 1}')"""))
     assert score(verifier, "x" * 200_000).reward == 1.0

@@ -430,6 +430,12 @@ def test_rollouts_are_of_three_purposes(sums: sia_core.Run) -> None:
         sums.rollouts("public")
 
 
+def test_an_agent_that_there_is_none_of_has_no_rollouts(sums: sia_core.Run) -> None:
+    for wrong in ("nobody", 5):
+        with pytest.raises(UsageError, match=f"no rollouts of agent {wrong!r}; the agents are "):
+            sums.rollouts("gate", wrong)  # type: ignore[arg-type]
+
+
 def test_the_plot_draws_the_candidates_that_were_compared() -> None:
     gate = {"incumbent": 0.2, "delta": 0.3, "ci95": [0.1, 0.5]}
     rows = [{"gate": gate, "accepted": True, "name": "a<b", "outcome": "promoted"}, {"gate": None}]
@@ -465,6 +471,9 @@ def test_an_agent_is_called_with_an_input_and_closed_once() -> None:
     agent = api.Agent(echo)
     assert agent("hello") == {"text": "hello"}
     assert agent({"x": 1}) == {"x": 1}
+    for wrong in (object(), {"x": {1}}, float("nan"), "\ud83d"):
+        with pytest.raises(UsageError, match="the input: "):
+            agent(wrong)
     agent.close()
     del agent
     assert echo.closed == 1

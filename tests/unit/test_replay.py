@@ -17,6 +17,7 @@ from sia_core.decision import Prediction, Stop, Training, UpdateWeights
 from sia_core.errors import LedgerError, PluginError, SiaError
 from sia_core.hookspecs import Offer
 from sia_core.plugins import Plugins, Source
+from sia_core.run.approval import Paused
 from sia_core.run.ledger import Ledger
 from sia_core.run.loop import Loop
 from sia_core.run.observe import Emitter
@@ -59,10 +60,11 @@ class World(Plugins):
         backend: Any = None,
         plan: Plan = THREE,
         engine: OfferRef | None = None,
+        approve: str = "",
         **more: Any,
     ) -> None:
         """Make the run; or its first steps only."""
-        config = Config(OfferRef("fake"), plan, "scripted", backend="instant", engine=engine)
+        config = Config(OfferRef("fake"), plan, "scripted", backend="instant", engine=engine, approve=approve)
         metric = {"name": "right"}
         run = {"config": asdict(config), "task": "fake", "metric": metric, "fingerprint": fingerprint(self.task)}
         with Ledger.create(self.folder) as ledger:
@@ -77,6 +79,8 @@ class World(Plugins):
                 Loop(config.plan, parts).improve()
             except KeyboardInterrupt:
                 assert after is not None
+            except Paused:
+                assert approve
 
     def recorded(self) -> list[str]:
         with Ledger.read(self.folder) as ledger:
@@ -133,6 +137,13 @@ def test_an_unfinished_run_agrees_up_to_where_it_was_stopped_wherever_that_was(t
         result = replay(world.folder, world)
         assert result.agrees, result
         assert result.ends.startswith("the run was stopped here; next is ")
+
+
+def test_a_run_that_waits_for_a_word_agrees_up_to_there(world: World) -> None:
+    world.record(approve="harness")
+    result = replay(world.folder, world)
+    assert result.agrees, result
+    assert "the run waits for your word" in result.ends
 
 
 def test_another_decision_is_named_with_its_generation_and_the_record_is_gone_on_from(world: World) -> None:

@@ -40,6 +40,14 @@ def test_a_folder_that_is_no_run_stays(tmp_path: Path, runs: Path) -> None:
     assert (tmp_path / "precious").is_dir()
 
 
+def test_a_run_of_which_the_record_was_not_copied_is_said_to_lack_it(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (runs / "half").mkdir()
+    assert main(["rm", "-y", "half", "--runs-dir", str(runs)]) == 2
+    assert "(that folder has no ledger.db); the last ones there: first, second" in capsys.readouterr().err
+
+
 def test_a_run_that_is_going_on_stays(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Ledger.open(runs / "first"):
         assert main(["rm", "-y", "first", "--runs-dir", str(runs)]) == 2

@@ -24,6 +24,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol
 
+from sia_adapters.cases_of import USUAL, case_of, line_of
 from sia_cli import front
 from sia_cli.elsewhere import imported
 from sia_cli.inputs import RUNS, Inputs, path_of
@@ -312,6 +313,9 @@ class Run:
         with self._ledger() as ledger:
             started = RunRecord(ledger).run
             direction = started["metric"].get("direction", "") if started else ""
+            agents = dict.fromkeys(batch.agent for batch in RunRecord(ledger).batches())
+            if agent is not None and agent not in agents:
+                raise UsageError(f"no rollouts of agent {agent!r}; the agents are {', '.join(agents) or 'none yet'}")
             batches = list(RunRecord(ledger).batches(purpose, agent or ""))
             cases = self._cases(ledger, purpose) if batches else {}
         return [
@@ -381,7 +385,9 @@ class Agent:
 
     def __call__(self, given: Any) -> Any:
         """The answer to an input; one that is no mapping is wrapped as ``{"text": ...}``. SiaError where it fails."""
-        return json.loads(self._agent.answer(given if isinstance(given, Mapping) else {"text": given}))
+        question = given if isinstance(given, Mapping) else {"text": given}
+        case = case_of({"input": question, "answer": None}, USUAL, "the input")
+        return json.loads(self._agent.answer(json.loads(line_of(case, "the input"))["input"]))
 
 
 def _table(rows: list[dict[str, Any]], columns: Sequence[str] | None = None) -> Any:

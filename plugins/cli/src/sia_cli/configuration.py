@@ -289,7 +289,7 @@ def task_of(options: argparse.Namespace) -> Any:
             raise UsageError("--harness needs cases to run on: --data cases.jsonl")
         _check_metric(options)
         settings["harness"] = os.path.abspath(options.harness)
-    return OfferRef(options.plugin or "cases", settings)
+    return OfferRef("cases" if options.plugin is None else options.plugin, settings)
 
 
 def verifier_of(verifier: str | None) -> str | None:

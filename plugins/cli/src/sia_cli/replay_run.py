@@ -23,6 +23,7 @@ from sia_core.evidence import AgentView
 from sia_core.harness import HarnessTree
 from sia_core.plugins import Plugins
 from sia_core.run import record
+from sia_core.run.approval import Paused
 from sia_core.run.candidate import Candidate
 from sia_core.run.ledger import Ledger, canonical
 from sia_core.run.loop import Loop
@@ -197,6 +198,8 @@ def replay(folder: Path, plugins: Plugins, trust: bool = False) -> Replay:
             beyond, ends = False, "the run is finished"
         except Unrecorded as end:
             beyond, ends = ledger.ended(end)
+        except Paused as paused:
+            beyond, ends = record.FINISHED in ledger.keys, str(paused).rstrip(".")
         except PluginError:
             raise
         except Exception as error:  # today's code meets records of another, and may fail on them in any way

@@ -125,7 +125,7 @@ def export(ledger: Ledger, folder: Path, plugins: Plugins, trust: bool = False) 
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise UsageError(f"{folder}: {error.strerror or error}") from None
+        raise UsageError(f"{folder}: {error.strerror or error}; name another folder to write") from None
     return "best answer" if report["answer"] else "final agent"
 
 

@@ -17,7 +17,7 @@ from sia_core.harness import check_path
 from sia_core.types import Instance, Score, VerifierContext
 from sia_released.folder import DEALT, EVALUATE, Part, TaskFolder
 from sia_released.task import name_of
-from sia_runtime.answers import InvalidAnswer, number, strict_json, time_limit
+from sia_runtime.answers import InvalidAnswer, number, plain_json, time_limit
 from sia_runtime.bounded_command import run_command
 from sia_runtime.metrics import metric_of
 
@@ -101,7 +101,7 @@ class Evaluate:
 
     def _read(self, results: Path) -> float:
         try:
-            content = strict_json(results.read_text(encoding="utf-8"))
+            content = plain_json(results.read_text(encoding="utf-8-sig"))
         except (InvalidAnswer, OSError, UnicodeDecodeError) as error:
             raise UsageError(
                 f"{EVALUATE} of {self._folder.path} wrote a {RESULTS} that cannot be read: {error}"

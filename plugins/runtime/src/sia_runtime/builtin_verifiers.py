@@ -20,10 +20,11 @@ from pydantic import BaseModel, ValidationError
 
 from sia_core.errors import SiaError, UsageError, faults
 from sia_core.types import LARGEST_REWARD, Instance, Score, VerifierContext
-from sia_runtime.answers import InvalidAnswer, number, strict_json, time_limit
+from sia_runtime.answers import InvalidAnswer, number, plain_json, time_limit
 from sia_runtime.bounded_command import run_command
 from sia_runtime.cases import Case, read_cases
 from sia_runtime.sandbox.solving import describe
+from sia_runtime.worker.cleaning import cleaned
 
 COMMAND_SECONDS = 60.0
 _MARGIN_SECONDS = 20.0
@@ -198,9 +199,9 @@ class _Printed(BaseModel):
 
 
 def _printed_score(output: str, command: str) -> Score:
-    last = output.strip().split("\n")[-1]
+    last = output.strip().split("\n")[-1].lstrip("\ufeff")
     try:
-        return Score(**_Printed.model_validate(strict_json(last)).model_dump())
+        return Score(**_Printed.model_validate(cleaned(plain_json(last))).model_dump())
     except InvalidAnswer as error:
         why = str(error)
     except ValidationError as error:

@@ -89,7 +89,7 @@ def _private_libraries() -> Iterator[str]:
 
 def _mapped_libraries() -> Iterator[str]:
     """The C libraries that this very process has loaded, wherever this system keeps them."""
-    with open("/proc/self/maps") as maps:
+    with open("/proc/self/maps", errors="surrogateescape") as maps:  # of files that bear any name
         paths = {line.split(maxsplit=5)[5].strip() for line in maps if line.count("/") and ".so" in line}
     for path in sorted(paths):
         if re.match(r"(lib(c|m|pthread|dl|util|rt|python[\d.]*)|ld(-linux|-musl)?)[-.]", os.path.basename(path)):

@@ -142,7 +142,7 @@ def set_capabilities(bits: int) -> None:
 
 def collapse_memory() -> None:
     """Put this process's own memory into large pages, as far as the kernel can: a fork then copies fewer entries."""
-    with open("/proc/self/maps") as lines:
+    with open("/proc/self/maps", errors="surrogateescape") as lines:
         mappings = [line.split() for line in lines]
     for mapping in mappings:
         if mapping[1] != "rw-p" or mapping[5:] not in ([], ["[heap]"]):
