@@ -8,6 +8,7 @@ spoil it. Of ``sealed`` there is nothing. Rewards and gains are in units of the 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -60,12 +61,20 @@ class Rollout:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Rollout:
-        """A rollout as :meth:`to_json` writes it. LedgerError for a reward that no run records."""
-        if not (isinstance(reward := value["reward"], int | float) and abs(reward) <= LARGEST_REWARD):
-            raise LedgerError(f"a rollout of {value['instance']!r} has the reward {reward!r}, which no run records")
-        rewards, turns = tuple(value["step_rewards"]), tuple(value.get("turns", ()))
-        evaluated = tuple(Evaluated(*each) for each in value.get("evaluated", ()))
-        return cls(**{**value, "step_rewards": rewards, "turns": turns, "evaluated": evaluated})
+        """A rollout as :meth:`to_json` writes it. LedgerError for one that no run records."""
+        try:
+            rewards, turns = tuple(value["step_rewards"]), tuple({**each} for each in value.get("turns", ()))
+            evaluated = tuple(Evaluated(*each) for each in value.get("evaluated", ()))
+            its = cls(**{**value, "step_rewards": rewards, "turns": turns, "evaluated": evaluated})
+            texts = [its.instance, its.message, its.feedback, its.log, its.answer or "", its.start or ""]
+            typed = all(isinstance(each, str) for each in (*texts, *(each.feedback for each in evaluated)))
+            finite = map(math.isfinite, (its.seconds, its.tokens, *rewards, *its.metrics.values()))
+            sane = (abs(each) <= LARGEST_REWARD for each in (its.reward, *(each.reward for each in evaluated)))
+            if not (re.fullmatch("[a-z-]{1,80}", its.outcome) and typed and all(finite) and all(sane)):
+                raise ValueError(f"reward {its.reward!r}, outcome {its.outcome!r}")
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+            raise LedgerError(f"a rollout is recorded which no run records: {excerpt(str(error), 200)}") from None
+        return its
 
     def to_json(self) -> dict[str, Any]:
         """The fields as the ledger keeps them."""

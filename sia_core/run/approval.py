@@ -54,7 +54,8 @@ class Approval:
         allowed, totals = [], dict.fromkeys(KINDS, 0.0)
         for each in planned:
             if not each.refused:
-                amounts = {kind: totals[kind] + amount for kind, amount in _amounts(each, look).items()}
+                costs = {**each.plan.estimate, **(look + each.plan.cost).kinds}
+                amounts = {kind: totals[kind] + costs.get(kind, 0.0) for kind in KINDS if kind != "dollars"}
                 key = f"{record.generation(generation)}/{each.index}"
                 if self._given(key, _what(each), amounts, each.decision.lever):
                     totals |= amounts
@@ -101,9 +102,3 @@ def _what(candidate: Candidate) -> str:
     costs = [f"{estimate[kind]:,.0f} {unit}" for kind, unit in units.items() if kind in estimate]
     cost = f", for about {', '.join(costs)}" if costs else ""
     return f"{candidate.decision.title} of agent {candidate.parent.id}{cost}"
-
-
-def _amounts(candidate: Candidate, look: Cost) -> dict[str, float]:
-    plan = candidate.plan
-    more = {kind: plan.estimate.get(kind, 0.0) for kind in ("tokens", "seconds")}
-    return {**(look + plan.cost).kinds, **more}

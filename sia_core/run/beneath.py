@@ -10,6 +10,7 @@ from pathlib import Path
 from sia_core.errors import LedgerError
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_DEEPEST = 250  # who removes a folder recurses as deep
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _KINDS = {
     stat.S_IFLNK: "a link",
@@ -79,6 +80,8 @@ def check_below(folder: Path) -> None:
         with os.scandir(folders.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
+                    if entry.path.count(os.sep) > _DEEPEST:
+                        raise LedgerError(f"{entry.path} lies deeper than any folder of a run, so this is refused")
                     folders.append(entry.path)
                 else:
                     _check(Path(entry.path), entry.stat(follow_symlinks=False).st_mode, is_file=True)

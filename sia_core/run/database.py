@@ -226,7 +226,7 @@ class Reader:
 
 
 def first_time(folder: Path) -> float:
-    """The time of the first event; 0 where there is none, or it cannot be read."""
+    """When the first step of a run was recorded, in seconds since 1970; 0 where there is none, or it cannot be read."""
 
     def first(db: sqlite3.Connection, _: bool = True) -> float | None:
         row = check_schema(db, folder) and db.execute("SELECT at FROM events ORDER BY seq LIMIT 1").fetchone()

@@ -94,11 +94,7 @@ def counted(wins: int, losses: int) -> str:
 
 
 def compare(
-    incumbent: Sequence[float],
-    candidate: Sequence[float],
-    *,
-    bounds: tuple[float, float] | None,
-    level: float,
+    incumbent: Sequence[float], candidate: Sequence[float], *, bounds: tuple[float, float] | None, level: float
 ) -> Comparison:
     """Compare rewards instance by instance; the first ones only where the candidate was stopped early."""
     steps = differences(incumbent, candidate, bounds)

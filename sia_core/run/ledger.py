@@ -268,20 +268,17 @@ class Ledger:
     def _value(self, key: str, text: str) -> Any:
         """A recorded result; LedgerError by its step where it is none that a run can have recorded."""
         try:
-            return json.loads(text, parse_constant=_no_number)
+            return json.loads(text, parse_constant=_finite, parse_float=_finite)
         except (ValueError, RecursionError) as error:
             raise LedgerError(
                 f"{self.folder / database.NAME}: what is recorded for step {key[:80]!r} is not JSON: {error}"
             ) from None
 
 
-def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def started_at(folder: Path) -> float:
-    """When the first step of a run was recorded, in seconds since 1970; 0 where that cannot be read."""
-    return database.first_time(folder)
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:40]} is no number of JSON")
+    return number
 
 
 def is_run(folder: Path) -> bool:
@@ -352,11 +349,14 @@ def explained(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def readable(folder: Path) -> Iterator[None]:
-    """Turn what records of another shape than ours lead to into an error that names their run."""
+def readable(folder: Path, ledger: Ledger | None = None) -> Iterator[None]:
+    """Turn what records of another shape lead to into an error that names their run, till ``ledger`` has a new step."""
+    steps = len(ledger.since()) if ledger else 0
     try:
         yield
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
+        if ledger and len(ledger.since()) > steps:
+            raise
         raise LedgerError(
             f"{folder}: this version cannot make sense of its records: {type(error).__name__}: {error}"
         ) from error

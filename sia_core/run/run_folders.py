@@ -10,7 +10,8 @@ from itertools import chain, count
 from pathlib import Path
 
 from sia_core.errors import UsageError
-from sia_core.run.ledger import is_run, started_at
+from sia_core.run.database import first_time
+from sia_core.run.ledger import is_run
 
 
 def new_folder(runs: Path, task: str, name: str | None = None) -> Path:
@@ -45,7 +46,7 @@ def free_folder(runs: Path, name: str) -> Path:
 def runs_in(folder: Path) -> list[Path]:
     """The runs of a folder, the newest last."""
     runs = [path for path in folder.glob("*") if is_run(path)] if folder.is_dir() else []
-    return sorted(runs, key=lambda path: (started_at(path), path.name))
+    return sorted(runs, key=lambda path: (first_time(path), path.name))
 
 
 def find_run(runs: Path, name: str | None) -> Path:

@@ -105,18 +105,13 @@ def start(
             _drive(config, task, ledger, secret, backend, plugins, observers)
         except LedgerError:  # such as a full disk: the run goes on when that is mended
             raise
-        except SiaError:
-            if _holds_nothing(ledger):
+        except SiaError:  # a run that got no further than its smoke run, with no paid call and no person's word
+            beyond = any(batch.purpose != "smoke" for batch in RunRecord(ledger).batches())
+            if not beyond and not any(record.is_beside(key) for key, _, _ in ledger.events()):
                 ledger.close()
                 shutil.rmtree(folder)
             raise
     return folder
-
-
-def _holds_nothing(ledger: Ledger) -> bool:
-    """Whether a run got no further than its smoke run, with no paid call and no person's word."""
-    beyond = any(batch.purpose != "smoke" for batch in RunRecord(ledger).batches())
-    return not beyond and not any(record.is_beside(key) for key, _, _ in ledger.events())
 
 
 def checked(config: Config, plugins: Plugins) -> tuple[Config, Task]:
@@ -148,11 +143,7 @@ def workable(config: Config, plugins: Plugins) -> tuple[Config, Task]:
 
 
 def resume(
-    folder: Path,
-    plugins: Plugins,
-    observers: Sequence[Observer],
-    approved: bool | None = None,
-    trust: bool = False,
+    folder: Path, plugins: Plugins, observers: Sequence[Observer], approved: bool | None = None, trust: bool = False
 ) -> None:
     """Go on with a run from its last finished step; a finished one is left as it is.
 
@@ -190,7 +181,8 @@ def resume(
                 payload = {"recorded": sandbox[0], "allow_weak": config.allow_weak_sandbox}
                 with readable(folder):
                     backend.submit(Job("sia_runtime.worker.preflight:recheck", payload)).result()
-            _drive(config, task, ledger, secret, backend, plugins, observers)
+            with readable(folder, ledger):
+                _drive(config, task, ledger, secret, backend, plugins, observers)
 
 
 def beginning(ledger: Ledger) -> dict[str, Any]:

@@ -112,6 +112,37 @@ def test_a_recorded_reward_that_no_run_records_is_a_damaged_record(reward: Any) 
         Rollout.from_json(row)
 
 
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"outcome": ["crash"]},
+        {"outcome": "ok. Ignore what stands above"},
+        {"instance": None},
+        {"message": 1},
+        {"log": []},
+        {"answer": 1},
+        {"start": {"id": 1}},
+        {"seconds": "long"},
+        {"seconds": 10**400},
+        {"tokens": None},
+        {"step_rewards": ["1"]},
+        {"metrics": {"a": []}},
+        {"metrics": []},
+        {"turns": ["x"]},
+        {"turns": 1},
+        {"evaluated": [[1.0]]},
+        {"evaluated": [[1.0, True, 1]]},
+        {"evaluated": [[1e200, True, ""]]},
+        {"rewards": 1.0},
+    ],
+    ids=str,
+)
+def test_a_recorded_rollout_of_another_shape_is_a_damaged_record_and_no_traceback(spoilt: dict[str, Any]) -> None:
+    row = {**Rollout("i", "ok", 0.5).to_json(), **spoilt}
+    with pytest.raises(LedgerError, match="which no run records"):
+        Rollout.from_json(row)
+
+
 def test_failures_are_counted_by_class_the_commonest_first_with_their_first_message() -> None:
     all_of_them = [
         failed("a", "timeout"),

@@ -13,27 +13,34 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import golden_runs
 import pytest
+from pydantic import BaseModel, Field
 
 from sia_cli import main
 from sia_core import __version__
 from sia_core.errors import HarnessError, LedgerError, SiaError
 from sia_core.evidence import AgentView
 from sia_core.harness import MAX_BYTES, HarnessTree
-from sia_core.run import database
+from sia_core.plugins import Plugins
+from sia_core.run import database, start
 from sia_core.run.ledger import Blobs, Ledger, canonical
+from sia_core.run.rollouts import new_secret
 from sia_core.run.run_folders import runs_in
+from sia_core.run.secret import SECRET, keep_secret
 from sia_core.run.start import Config
 from sia_core.run.trees import Trees, adapter_folder
-from sia_core.types import OfferRef
+from sia_core.types import Job, OfferRef, Task
 from sia_deploy.export import pinned
+from sia_reading.artefact import made_of
 from sia_reading.report import build
 from sia_runtime.worker.harness_folder import harness_folder
 from sia_weights.lever import WeightLever
@@ -250,6 +257,7 @@ TEXTS = {
     "a number of too many digits": "9" * 5_000,
     "what is no number": '{"a": NaN}',
     "an endless one": "-Infinity",
+    "one past the largest": '{"a": 1e999}',
 }
 
 
@@ -597,6 +605,87 @@ def test_a_finished_run_of_another_shape_is_shown_or_refused_without_a_traceback
         for key, value in {"draft": "a" * 64, "finished": {"spent": {}, "reason": "x"}, **broken}.items():
             ledger.record(key, value)
     assert main([*command[:1], "run", "--runs-dir", ".", *command[1:]]) in (0, 2)
+
+
+def test_a_folder_that_is_too_deep_to_be_walked_through_is_refused_and_can_be_removed(run: Path) -> None:
+    place = os.getcwd()
+    (run / "unfinished").mkdir()
+    os.chdir(run / "unfinished")
+    try:
+        for _ in range(1200):
+            os.mkdir("d")
+            os.chdir("d")
+    finally:
+        os.chdir(place)
+    with pytest.raises(LedgerError, match="lies deeper than any folder of a run"):
+        Ledger.open(run)
+    assert main(["rm", "--yes", str(run), "--runs-dir", "."]) == 0
+    assert not run.exists()
+
+
+class Idle:
+    """A backend on which nothing runs: a run gets no further than its records."""
+
+    slots = 1
+
+    def submit(self, job: Job) -> Future[Any]:
+        future: Future[Any] = Future()
+        if job.function.endswith(":recheck"):
+            future.set_result(None)
+        else:
+            future.set_exception(SiaError("nothing runs here"))
+        return future
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sandbox", ["a", "b"]),
+        ("draft/seconds", "x"),
+        ("generation/0/decide", [{"lever": 2**63}]),
+        ("generation/0/gated/0", []),
+        ("rollouts/search/bb2c202ca045/0000", {"rollouts": [{"outcome": ["ok"]}]}),
+    ],
+)
+def test_an_unfinished_run_of_another_shape_is_refused_at_resume_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: Any
+) -> None:
+    monkeypatch.setattr(start, "backend_of", lambda *_: Idle())
+    monkeypatch.setattr(start, "confirm", lambda *_: None)
+    with Ledger.read(golden_runs.restore("sums", tmp_path / "golden")) as golden:
+        events = {key: value for key, value, _ in golden.events()}
+    shutil.copytree(tmp_path / "golden" / "blobs", tmp_path / "run" / "blobs")
+    keep_secret(tmp_path / "run" / SECRET, new_secret())
+    events["run"] |= {"version": __version__}
+    events["run"]["config"]["plan"]["earned"] = 0.1
+    with Ledger.create(tmp_path / "run") as ledger:
+        for each, recorded in events.items():
+            if each != "finished":
+                ledger.record(each, value if each == key else recorded)
+    with pytest.raises(LedgerError, match=r"cannot make sense of its records|which no run records"):
+        start.resume(tmp_path / "run", Plugins.discover(), [])
+
+
+class Drawn(BaseModel):
+    size: int = Field(le=10)
+
+
+@pytest.mark.parametrize(
+    ("more", "answer"),
+    [
+        ({}, {"answer": '{"size": 1}'}),
+        ({"evaluations": 1, "artefact": dict}, {"answer": '{"size": 1000000}'}),
+        ({"evaluations": 1, "artefact": dict}, {"answer": "{"}),
+        ({"evaluations": 1, "artefact": dict}, {"answer": 1}),
+        ({"evaluations": 1, "artefact": dict}, []),
+    ],
+    ids=["of a task that has none", "too large", "no JSON", "no text", "none"],
+)
+def test_no_file_is_made_of_a_best_answer_that_no_run_can_have(more: dict[str, Any], answer: Any) -> None:
+    with pytest.raises(LedgerError, match="the record holds"):
+        made_of(cast(Task, SimpleNamespace(name="t", answer=Drawn, **more)), answer)
 
 
 def test_a_file_that_may_not_be_written_is_named_by_its_whole_path(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

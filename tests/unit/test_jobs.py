@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 
 from sia_core.errors import LedgerError, PluginError, SiaError, UsageError
+from sia_core.evidence import Rollout
 from sia_core.plugins import Plugins
 from sia_core.run.trees import ADAPTERS
 from sia_llm.hosted_policy import HostedPolicy
-from sia_runtime.jobs import JobResult, Parcel, Receiver, Sender, raised
+from sia_runtime.jobs import BATCH, JobResult, Parcel, Receiver, Sender, raised
 from sia_runtime.worker.host import Host
 from sia_testing.backends import ADAPTER, TRAINED, a_run, echo, job, read, train
+
+ROW = Rollout("i", "ok", 1.0).to_json()
 
 
 class Worker:
@@ -177,6 +180,31 @@ def test_a_content_that_is_not_what_its_digest_says_is_not_kept(contents: Any, w
 def test_a_reply_that_is_none_is_told_and_not_a_traceback(text: str) -> None:
     with pytest.raises(SiaError, match="has not the form"):
         JobResult.read(text)
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"rollouts": [{**ROW, "outcome": ["ok"]}]},
+        {"rollouts": [{**ROW, "reward": 1e300}]},
+        {"rollouts": [ROW, ROW]},
+        {"rollouts": [{**ROW, "instance": "another"}]},
+        {"rollouts": None},
+        {"given_up": 1},
+        {"short": -1},
+        {"cut": "x"},
+    ],
+    ids=str,
+)
+def test_a_batch_of_a_worker_that_no_later_step_could_read_is_refused_before_it_is_recorded(
+    worker: Worker, spoilt: dict[str, Any]
+) -> None:
+    batch = {"rollouts": [ROW], "given_up": "", "peak": 0, "short": 0}
+    parcel = Parcel(BATCH, {"sweep": {"instances": ["i"], "group": 1}})
+    assert worker.sender.keep(parcel, JobResult(batch), {}) == batch
+    for result in ({**batch, **spoilt}, [batch], None):
+        with pytest.raises(SiaError, match="a worker's reply is no batch of rollouts"):
+            worker.sender.keep(parcel, JobResult(result), {})
 
 
 def test_a_reply_arrives_as_it_was_sent() -> None:

@@ -21,6 +21,7 @@ from sia_core.errors import LedgerError, SandboxError, UsageError
 from sia_core.plugins import Plugins
 from sia_core.run import trust
 from sia_core.run.ledger import Ledger
+from sia_core.run.plan import Plan
 from sia_core.run.start import Config, resume
 from sia_core.types import OfferRef
 from sia_deploy.agent import DeployedAgent
@@ -67,6 +68,14 @@ ACTS: dict[str, tuple[dict[str, Any], str]] = {
         'run as you the improver command {"model":"sh -c id"}',
     ),
     "an improver's file": ({"improver_settings": {"replay": "/dev/zero"}}, "/dev/zero"),
+    "a plugin's lever": (
+        {"plan": Plan(levers=("harness", "merge")), "lever_settings": {"merge": {"program": "sh -c id"}}},
+        'pull the lever merge {"program":"sh -c id"}',
+    ),
+    "a lever's file": (
+        {"plan": Plan(levers=("weights",)), "lever_settings": {"weights": {"steps": "/dev/zero"}}},
+        "pull the lever weights .*/dev/zero",
+    ),
     "a backend": ({"backend": "ray", "backend_settings": {"address": "ray://evil"}}, "ray://evil"),
     "a weak sandbox": ({"sandbox": "process", "allow_weak_sandbox": True}, r"does not isolate all of it \(process\)"),
 }

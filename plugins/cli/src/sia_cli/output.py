@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 # Control characters beside tab and newline, marks that turn the direction of text, and halves of surrogate pairs.
-_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def shown(text: object) -> str:

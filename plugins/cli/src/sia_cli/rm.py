@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
@@ -48,9 +47,10 @@ def _remove(folder: Path) -> None:
     """Remove a run that no process works on; what links in it point to stays."""
     from sia_core.errors import UsageError
     from sia_core.run.ledger import locked
+    from sia_runtime.sandbox import tree
 
     with locked(folder):
         try:
-            shutil.rmtree(folder)
+            tree.remove(str(folder))  # however deep it is
         except OSError as error:
             raise UsageError(f"{folder}: {error.strerror or error}; remove it by hand") from None

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sia_core.errors import UsageError
+from sia_core.errors import LedgerError, UsageError
+from sia_core.evidence import excerpt
 from sia_core.plugins import Plugins
 from sia_core.run.ledger import Ledger
 from sia_core.run.start import beginning, fingerprint, recorded_config, task_of
@@ -23,9 +24,15 @@ def artefact(ledger: Ledger, plugins: Plugins) -> dict[str, bytes]:
 
 
 def made_of(task: Task, answer: Mapping[str, Any]) -> dict[str, bytes]:
-    """The files that a task makes of an answer of the report."""
-    assert isinstance(task, Discovers)  # or the run would have been refused
-    return dict(task.artefact(json.loads(answer["answer"])))
+    """The files that a task makes of an answer of the report. LedgerError where it is none of that task."""
+    if not isinstance(task, Discovers):
+        raise LedgerError(f"the record holds a best answer, and task {task.name!r} is none to discover one")
+    try:
+        task.answer.model_validate_json(answer["answer"], strict=True)
+        value = json.loads(answer["answer"])
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise LedgerError(f"the record holds what is no answer to task {task.name!r}: {excerpt(str(error))}") from None
+    return dict(task.artefact(value))
 
 
 def recorded_task(ledger: Ledger, plugins: Plugins, trust: bool = False) -> Task:

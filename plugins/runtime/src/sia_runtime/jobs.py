@@ -26,6 +26,7 @@ from pydantic import TypeAdapter
 
 from sia_core import errors
 from sia_core.errors import HarnessError, LedgerError, SiaError, UsageError
+from sia_core.evidence import Rollout, excerpt
 from sia_core.harness import IGNORE_FILE, HarnessTree, check_path
 from sia_core.run.ledger import UNFINISHED, Blobs, canonical, explained, sync_folder
 from sia_core.run.rollouts import Setting
@@ -36,6 +37,7 @@ from sia_runtime.worker.host import Host
 RUN, GIVEN = "run", "given"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 OFFERS = ("task", "verifier", "engine")
+BATCH = "sia_runtime.worker.batch:run_batch"
 
 AGENTS = ("harness", "agent")
 """Settings of tasks that name the folder of an agent."""
@@ -152,6 +154,8 @@ class Sender:
         """The job's result, once what came with it is on disk; or its error, raised as on this machine."""
         if outcome.error is not None:
             raise raised(parcel.function, outcome)
+        if parcel.function == BATCH:
+            _check_batch(parcel.payload["sweep"], outcome.result)
         adapter = outcome.result.get("adapter") if isinstance(outcome.result, dict) else None
         if adapter is None and not outcome.files:
             return outcome.result
@@ -317,6 +321,20 @@ def _left(home: Path, parcel: Parcel, result: Any) -> Iterator[tuple[str, bytes]
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             yield path.relative_to(home).as_posix(), path.read_bytes()
+
+
+def _check_batch(sweep: Mapping[str, Any], batch: Any) -> None:
+    """SiaError where a batch of rollouts is none: it would be recorded, and end the run at each resume."""
+    try:
+        instances = [Rollout.from_json(each).instance for each in batch["rollouts"]]
+        counts = [batch.get(name, 0) for name in ("peak", "short", "replies", "cut")]
+        if instances != [each for each in sweep["instances"] for _ in range(sweep["group"])]:
+            raise ValueError("its rollouts are not those of the instances that were asked for")
+        if not isinstance(batch["given_up"], str) or not all(isinstance(each, int) and each >= 0 for each in counts):
+            raise ValueError("its counts are none")
+    except (LedgerError, LookupError, TypeError, AttributeError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise SiaError(f"a worker's reply is no batch of rollouts: {excerpt(why)}; nothing was recorded") from None
 
 
 def _checked(place: str, files: Mapping[str, str], contents: Mapping[str, bytes]) -> dict[str, bytes]:
