@@ -120,9 +120,9 @@ class Running:
         if self._process is not None and self._process.poll() is None:
             tree.continue_descendants(self._process.pid)
 
-    def processor_seconds(self) -> float:
-        """Seconds of a processor that everything inside has used, as far as it has not ended."""
-        return 0.0 if self._process is None else tree.processor_seconds(tree.descendants(self._process.pid))
+    def processor_seconds(self) -> dict[int, float]:
+        """Seconds of a processor that each process inside has used which has not ended."""
+        return {} if self._process is None else tree.processor_seconds(tree.descendants(self._process.pid))
 
     def kill(self) -> None:
         """Kill the whole tree of processes and remove the scratch folder. May be called twice."""

@@ -95,7 +95,7 @@ class Program:
         self._process, self._limits, self._folder = process, limits, folder
         self._end: Called | None = None
         self._store: int | None = None
-        self._used = 0.0
+        self._used: Mapping[int, float] = {}
         self._started = time.perf_counter()
         try:
             self._store = store = _shared_memory(limits.file_bytes)
@@ -129,7 +129,7 @@ class Program:
         at_reply: Callable[[], None] | None = None,
     ) -> Called:
         """Call a function of the module."""
-        if self._end is None and self._processor_seconds() - self._used > _AWAKE_SECONDS:
+        if self._end is None and self._worked():
             self._end = Called("killed", message="it worked between two calls, when it had to stand still")
             self._process.kill()
         if self._end is not None:
@@ -170,7 +170,8 @@ class Program:
                     at_reply()
             finally:
                 self._pause()
-            called = replace(called, processor_seconds=self._used - used)
+            seconds_of_each = [total - used.get(each, 0.0) for each, total in self._used.items()]
+            called = replace(called, processor_seconds=sum(seconds_of_each))
         return called
 
     def _load(self, module: str, store: int) -> None:
@@ -291,9 +292,14 @@ class Program:
             self._process.kill()
         self._used = self._processor_seconds()
 
-    def _processor_seconds(self) -> float:
+    def _processor_seconds(self) -> Mapping[int, float]:
         """Asked while it stands still, so that all that it does between two pauses counts for a call."""
-        return self._process.processor_seconds() if isinstance(self._process, Pausable) else 0.0
+        return self._process.processor_seconds() if isinstance(self._process, Pausable) else {}
+
+    def _worked(self) -> bool:
+        """Whether a process worked, came or went since the pause: of a sum, one that ends would take another's work."""
+        now, before = self._processor_seconds(), self._used
+        return now.keys() != before.keys() or any(now[each] - before[each] > _AWAKE_SECONDS for each in now)
 
     def _resume(self) -> None:
         if isinstance(self._process, Pausable):
@@ -309,8 +315,8 @@ class Pausable(Protocol):
 
     def resume(self) -> None: ...
 
-    def processor_seconds(self) -> float:
-        """Seconds of a processor that it has used."""
+    def processor_seconds(self) -> Mapping[int, float]:
+        """Seconds of a processor that each of its processes has used, by the number that the host knows it by."""
 
 
 def _shared_memory(size: int) -> int:

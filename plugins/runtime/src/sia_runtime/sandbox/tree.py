@@ -16,7 +16,8 @@ _ENTRY_BYTES = 4096
 """The bytes that a file counts for beyond its content."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-_STANDING = (b"T", b"Z", b"X")
+_ENDED = (b"Z", b"X")
+_STANDING = (b"T", *_ENDED)
 
 
 def descendants(root: int) -> list[int]:
@@ -51,9 +52,17 @@ def _threads(process: int) -> int:
         return 0
 
 
-def processor_seconds(processes: list[int]) -> float:
-    """Seconds of a processor that these processes have used, all their threads together, by the system's account."""
-    return sum(map(_processor_seconds, processes))
+def processor_seconds(processes: list[int]) -> dict[int, float]:
+    """Seconds of a processor that each of these processes has used, all its threads together; not of ended ones."""
+    return {process: _processor_seconds(process) for process in processes if not _has_ended(process)}
+
+
+def _has_ended(process: int) -> bool:
+    try:
+        with open(f"/proc/{process}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()[0] in _ENDED
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def _processor_seconds(process: int) -> float:
