@@ -18,6 +18,7 @@ from sia_core.errors import UsageError
 from sia_runtime import data_files
 from sia_runtime.builtin_verifiers import Numeric
 from sia_runtime.cases import Cases, read_cases
+from sia_runtime.data_files import rows_in
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -172,6 +173,19 @@ def test_a_file_without_cases_is_refused_with_its_place_and_what_to_do(
         read_cases(write(tmp_path, name, content))
     assert says in str(raised.value)
     assert raised.value.exit_code == 2
+
+
+def test_a_parquet_file_whose_rows_share_a_large_value_is_measured_by_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few kilobytes may hold a value of megabytes, once, and a thousand rows that refer to it."""
+    pyarrow, file = pytest.importorskip("pyarrow"), io.BytesIO()
+    texts = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 500), pyarrow.array(["x" * 100]))
+    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.table({"input": texts, "answer": texts}), file)
+    assert len(list(rows_in(file.getvalue(), "cases.parquet", "--data"))) == 500
+    monkeypatch.setattr(data_files, "MOST_BYTES", 50_000)
+    with pytest.raises(UsageError, match="more than 50,000 bytes once it is unpacked"):
+        rows_in(file.getvalue(), "cases.parquet", "--data")
 
 
 def test_a_parquet_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ def _whole(text: str) -> Mapping[str, Any] | None:
 
 def _parquet(content: bytes, where: str) -> list[Any]:
     try:
+        pyarrow: Any = importlib.import_module("pyarrow")
         parquet: Any = importlib.import_module("pyarrow.parquet")
     except ModuleNotFoundError:
         raise UsageError(
@@ -116,13 +117,30 @@ def _parquet(content: bytes, where: str) -> list[Any]:
         ) from None
     try:
         file = parquet.ParquetFile(io.BytesIO(content))
-        groups = range(file.metadata.num_row_groups)
-        if sum(file.metadata.row_group(each).total_byte_size for each in groups) > MOST_BYTES:
-            raise UsageError(f"{where}: more than {MOST_BYTES:,} bytes once it is unpacked; give fewer rows")
-        rows: list[Any] = file.read(use_threads=False).to_pylist()
+        groups = [file.metadata.row_group(each).total_byte_size for each in range(file.metadata.num_row_groups)]
+        room, rows = MOST_BYTES, list[Any]()
+        plain = pyarrow.schema([each.with_type(_unpacked(each.type)) for each in file.schema_arrow])
+        # A value that many rows share is there once, so a batch may be as large as its rows times all that is there.
+        size = max(1, min(1024, MOST_BYTES // max([*groups, 1])))
+        for batch in file.iter_batches(size, use_threads=False) if sum(groups) <= room else ():
+            table = pyarrow.Table.from_batches([batch]).cast(plain)
+            room -= table.nbytes
+            if room < 0:
+                break
+            rows += table.to_pylist()
     except (OSError, ValueError) as error:  # pyarrow's errors are such
         raise UsageError(f"{where}: a Parquet file that cannot be read: {str(error)[:200]}") from None
+    if room < 0 or sum(groups) > MOST_BYTES:
+        raise UsageError(f"{where}: more than {MOST_BYTES:,} bytes once it is unpacked; give fewer rows")
     return rows
+
+
+def _unpacked(kind: Any) -> Any:
+    """The type of a column whose values stand in each row; ValueError for one that refers to them deeper inside."""
+    kind = getattr(kind, "value_type", kind) if str(kind).startswith("dictionary<") else kind
+    if "dictionary<" in str(kind):
+        raise ValueError(f"a column of {kind}; write it without a dictionary")
+    return kind
 
 
 def _csv(text: str, delimiter: str, where: str) -> Iterator[Row]:
