@@ -13,6 +13,7 @@ import pytest
 
 from sia_core.errors import ModelError, TrainingError
 from sia_core.learning import Request, Sampled
+from sia_runtime.worker.chat import parse, said
 from sia_runtime.worker.completions import chunks
 from sia_runtime.worker.gateway import MOST_CALLS, Gateway, Record
 from sia_testing.engines import END, ScriptedEngine
@@ -189,6 +190,12 @@ def test_what_only_looks_like_a_tool_call_is_text(broken: str) -> None:
     (reply,), _ = using(ScriptedEngine(f"<tool_call>{broken}</tool_call>"), ask(tools=[ADD]))
     assert text_of(reply) == f"<tool_call>{broken}</tool_call>"
     assert reply["choices"][0]["finish_reason"] == "stop"
+
+
+def test_a_reply_of_nothing_but_opening_tags_is_read_once_and_not_once_for_each_tag() -> None:
+    """A model can be talked into it, and all rollouts wait for the thread that reads."""
+    text = "<tool_call>{" * 100_000
+    assert said(parse(ask(tools=[ADD])), text, "a")["content"] == text
 
 
 def test_a_stream_holds_what_the_whole_reply_does() -> None:

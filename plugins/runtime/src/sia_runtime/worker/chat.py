@@ -26,7 +26,8 @@ DEFAULT_TOKENS = 256
 MAX_TOKENS = 1_000_000
 """No policy's context is longer; how long this one's is, the gateway knows."""
 
-_TOOL_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
+_TOOL_CALL = re.compile(r"<tool_call>\s*+(\{(?:(?!<tool_call>).)*?\})\s*+</tool_call>", re.DOTALL)
+"""It goes on to the next opening tag at most, so that a text of nothing but such tags takes no more than its length."""
 
 _CANONICAL = json.JSONEncoder(sort_keys=True)
 
