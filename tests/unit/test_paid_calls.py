@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from sia_core.errors import BudgetExhausted, ModelError, UsageError
+from sia_core.errors import BudgetExhausted, ModelError, UsageError, excerpt
 from sia_core.run.budget import Budget, Limit
 from sia_core.run.ledger import Ledger
-from sia_llm.models import Ask, CallFailed, Patience, Prices, Reply, ToolCall, Usage, asked_wait, told
+from sia_llm.models import Ask, CallFailed, Patience, Prices, Reply, ToolCall, Usage, asked_wait, told, without_key
 from sia_llm.paid_calls import Calls
 
 PRICES = Prices(input=3.0, output=15.0, cache_read=0.3, cache_write=3.75)
@@ -329,3 +329,11 @@ def test_the_wait_that_a_server_asks_for_is_read_in_every_form(headers: dict[str
 
 def test_no_server_makes_a_run_wait_for_longer_than_ten_minutes() -> None:
     assert Patience().wait(1, asked_wait({"retry-after": "1e300"})) == 600.0
+
+
+@pytest.mark.parametrize("cut", range(580, 601, 4))
+def test_no_part_of_a_key_is_told_where_a_servers_words_were_cut_in_the_middle_of_it(cut: int) -> None:
+    key = "sk-0123456789abcdefghij"
+    text = without_key(excerpt(f"{'x' * cut}{key} and more"), key)
+    assert "0123" not in text
+    assert "more characters" in text

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from sia_core.errors import excerpt
 from sia_llm import Settings
-from sia_llm.models import REFUSED, Ask, CallFailed, Ended, Message, Prices, Reply, ToolCall, Usage, asked_wait
+from sia_llm.models import (
+    REFUSED,
+    Ask,
+    CallFailed,
+    Ended,
+    Message,
+    Prices,
+    Reply,
+    ToolCall,
+    Usage,
+    asked_wait,
+    without_key,
+)
 
 if TYPE_CHECKING:
     from anthropic import Anthropic
@@ -109,7 +121,7 @@ class Messages:
         )
 
     def _clean(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if self._key else text
+        return without_key(text, self._key) if self._key else text
 
 
 def _body(request: Ask) -> dict[str, Any]:

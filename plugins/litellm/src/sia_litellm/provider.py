@@ -15,7 +15,7 @@ from typing import Any
 
 from sia_core.errors import UsageError, excerpt
 from sia_litellm.replies import reply, response_of
-from sia_llm.models import REFUSED, Ask, CallFailed, Message, Prices, Reply, asked_wait
+from sia_llm.models import REFUSED, Ask, CallFailed, Message, Prices, Reply, asked_wait, without_key
 
 _UNSENT = {
     "ConnectError",
@@ -282,5 +282,5 @@ def _clean(text: str) -> str:
     """Without the value of any variable that may hold a key."""
     for name, value in os.environ.items():
         if len(value) >= 8 and any(part in name.upper() for part in ("KEY", "TOKEN", "SECRET", "PASSWORD")):
-            text = text.replace(value, "[key]")
+            text = without_key(text, value)
     return text

@@ -12,7 +12,7 @@ from pydantic import Field
 from sia_core.errors import excerpt
 from sia_core.evidence import Evidence, Rollout
 from sia_core.run.run_view import RunView
-from sia_llm.earlier import IMPROVER, measured, numbered
+from sia_llm.earlier import IMPROVER, cell, measured, numbered
 from sia_llm.quoting import AGENT, EITHER, fenced
 from sia_llm.toolbox import SHOWN, Arguments, Offered, ToolError, offer
 
@@ -138,7 +138,7 @@ class Archive:
         trial = trials[request.candidate]
         prediction = decided["prediction"]
         parts = [
-            f"{trial.lever} {trial.name} on agent {trial.parent}: {trial.outcome}; predicted gain "
+            f"{trial.lever} {cell(trial.name)} on agent {trial.parent}: {trial.outcome}; predicted gain "
             f"{trial.predicted:+.4f}, gain on search {measured(trial)}",
             fenced(decided["reason"], "the reason given then", PART, by=IMPROVER),
             fenced(prediction["where"], "where it was to help", PART, by=IMPROVER),

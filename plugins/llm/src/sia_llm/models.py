@@ -255,6 +255,14 @@ class CallFailed(Exception):
         self.retry, self.after, self.paid, self.refused = retry, after, paid, refused
 
 
+def without_key(text: str, key: str) -> str:
+    """A server's words without a key in them, also where :func:`sia_core.errors.excerpt` cut one in two."""
+    text = text.replace(key, "[key]")
+    for length in range(len(key) - 1, 3, -1):
+        text = text.replace(f"{key[:length]} [... ", "[key] [... ")
+    return text
+
+
 REFUSED = (400, 413, 422)
 """Statuses that are about the request itself."""
 

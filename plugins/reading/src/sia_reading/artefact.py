@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sia_core.errors import LedgerError, UsageError
-from sia_core.evidence import excerpt
+from sia_core.errors import LedgerError, UsageError, excerpt
 from sia_core.plugins import Plugins
 from sia_core.run.ledger import Ledger
 from sia_core.run.start import beginning, fingerprint, recorded_config, task_of

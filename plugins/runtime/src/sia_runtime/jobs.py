@@ -25,8 +25,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from sia_core import errors
-from sia_core.errors import HarnessError, LedgerError, SiaError, UsageError
-from sia_core.evidence import Rollout, excerpt
+from sia_core.errors import HarnessError, LedgerError, SiaError, UsageError, excerpt
+from sia_core.evidence import Rollout
 from sia_core.harness import IGNORE_FILE, HarnessTree, check_path
 from sia_core.run.ledger import UNFINISHED, Blobs, canonical, explained, sync_folder
 from sia_core.run.rollouts import Setting
