@@ -158,6 +158,10 @@ def test_what_a_request_says_of_its_sampling_is_sent() -> None:
         sse(SAID, chunk({}, "error")),
         sse(SAID, chunk({}, "insufficient_system_resource"), DONE),
         sse(SAID, chunk({}, "ABORT"), DONE),
+        sse(SAID, {"choices": [{"index": 0, "delta": {}, "finish_reason": {"type": "abort"}}]}, DONE),
+        json.dumps({"choices": [{"index": 0, "finish_reason": "stop"}]}).encode(),
+        json.dumps({"choices": [{"index": 0, "text": "ok", "finish_reason": "stop"}]}).encode(),
+        completion(content=None, tool_calls=[None]),
         sse({**SAID, "choices": []}, DONE),
         sse({**SAID, "choices": None}, END),
         sse("{nope", END),
@@ -174,6 +178,23 @@ def test_what_is_no_whole_reply_is_a_failed_call_to_be_tried_again(body: bytes, 
     failure = got(body, model=model)
     assert isinstance(failure, CallFailed)
     assert failure.retry
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [(completion(content=None, refusal="I cannot"), JSON), (sse(chunk({"refusal": "I cannot"}), END, DONE), STREAM)],
+)
+def test_a_refusal_is_the_text_and_the_end_of_a_reply(body: bytes, headers: Any) -> None:
+    reply = got(body, headers)
+    assert isinstance(reply, Reply)
+    assert (reply.text, reply.ended) == ("I cannot", "refusal")
+
+
+def test_no_count_of_tokens_is_below_zero() -> None:
+    usage = {"prompt_tokens": 2, "completion_tokens": -7, "prompt_tokens_details": {"cached_tokens": 9}}
+    reply = got(sse(SAID, END, {"choices": [], "usage": usage}, DONE))
+    assert isinstance(reply, Reply)
+    assert reply.usage == Usage(0, 0, 9)
 
 
 def test_a_body_that_cannot_be_unpacked_is_a_failed_call() -> None:

@@ -214,10 +214,12 @@ def _put_together(events: Iterable[Mapping[str, Any]]) -> Reply:
 
 def _whole(body: Any) -> Reply:
     """The reply of a server that does not stream; CallFailed where it sent none."""
-    if body.get("type") != "message":
-        error = body.get("error") or body
+    if not isinstance(body, Mapping) or body.get("type") != "message":
+        error = body.get("error") or body if isinstance(body, Mapping) else body
         raise CallFailed(
-            f"the server sent no message: {excerpt(str(error), 500)}", retry=True, paid="error" not in body
+            f"the server sent no message: {excerpt(str(error), 500)}",
+            retry=True,
+            paid=not isinstance(body, Mapping) or "error" not in body,
         )
     return _reply(
         [dict(block) for block in body["content"]], body.get("stop_reason") or "", _counted(body.get("usage"))
@@ -225,7 +227,7 @@ def _whole(body: Any) -> Reply:
 
 
 def _counted(usage: Mapping[str, Any] | None) -> dict[str, int]:
-    return {name: count for name, count in (usage or {}).items() if isinstance(count, int)}
+    return {name: max(0, count) for name, count in (usage or {}).items() if isinstance(count, int)}
 
 
 def _grow(block: dict[str, Any], delta: Mapping[str, Any]) -> None:

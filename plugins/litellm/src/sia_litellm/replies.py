@@ -190,14 +190,21 @@ class _PartialReply:
     calls: list[_Call] = field(default_factory=list)
     logprobs: list[Logprob] | None = None
     ended: str = ""
+    begun: bool = False
+    refused: bool = False
 
     def add(self, choice: Mapping[str, Any]) -> None:
         delta, whole = choice.get("delta"), choice.get("message")
         if delta is None and "message" in choice and not isinstance(whole, Mapping):
             raise CallFailed("the server sent a completion without a message", retry=True, paid=True)
         message = delta or whole or {}
-        self.ended = str(choice.get("finish_reason") or self.ended or ("stop" if whole else "")).lower()
-        self.texts.append(_text(message.get("content")))
+        self.begun |= isinstance(delta, Mapping) or isinstance(whole, Mapping)
+        reason = choice.get("finish_reason")
+        reason = reason.get("type") if isinstance(reason, Mapping) else reason  # SGLang's
+        self.ended = str(reason or self.ended or ("stop" if whole else "")).lower()
+        refusal = _text(message.get("refusal"))
+        self.refused |= bool(refusal)
+        self.texts.append(_text(message.get("content")) + refusal)
         legacy = message.get("function_call")
         _add(self.calls, [*(message.get("tool_calls") or ()), *([{"function": legacy}] if legacy else ())])
         rows = choice.get("logprobs")
@@ -208,10 +215,13 @@ class _PartialReply:
     def reply(self, usage: Usage) -> Reply:
         if not self.ended:
             raise _cut()
+        if not self.begun:
+            raise CallFailed("the server sent a completion without a message", retry=True, paid=True)
         if self.ended in _BROKEN:
             raise CallFailed(f"the server ended its reply with {self.ended!r}", retry=True, paid=True)
         logprobs = None if self.logprobs is None else tuple(self.logprobs)
-        return Reply("".join(self.texts), _named(self.calls), _ENDED.get(self.ended, "end"), usage, logprobs=logprobs)
+        ended = "refusal" if self.refused else _ENDED.get(self.ended, "end")
+        return Reply("".join(self.texts), _named(self.calls), ended, usage, logprobs=logprobs)
 
 
 def _put_together(documents: Iterable[Any], n: int) -> Reply:
@@ -290,6 +300,9 @@ def _add(calls: list[_Call], parts: Sequence[Any]) -> None:
     """The parts of one chunk; no two of them that have a name are the same call."""
     fresh: list[_Call] = []
     for part in parts:
+        if not isinstance(part, Mapping):
+            sample = excerpt(json.dumps(part), 200)
+            raise CallFailed(f"the server sent what is no call of a tool: {sample}", retry=True, paid=True)
         function = part.get("function") or {}
         name, arguments = function.get("name") or "", function.get("arguments")
         index = part.get("index")
@@ -328,7 +341,7 @@ def _usage(usage: Any) -> Usage | None:
     cache_read = _count(details, "cached_tokens") if isinstance(details, Mapping) else 0
     cache_write = _count(usage, "cache_creation_input_tokens")
     return Usage(
-        _count(usage, "prompt_tokens") - cache_read - cache_write,
+        max(0, _count(usage, "prompt_tokens") - cache_read - cache_write),
         _count(usage, "completion_tokens"),
         cache_read,
         cache_write,
@@ -337,7 +350,7 @@ def _usage(usage: Any) -> Usage | None:
 
 def _count(counts: Mapping[str, Any], name: str) -> int:
     count = counts.get(name)
-    return count if isinstance(count, int) else 0
+    return max(0, count) if isinstance(count, int) else 0
 
 
 def _cut() -> CallFailed:
