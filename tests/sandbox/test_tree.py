@@ -51,6 +51,19 @@ def test_empty_files_count_too(tmp_path: Path) -> None:
     assert tree.disk(str(tmp_path)) - before >= 10 * 4096
 
 
+def test_a_folder_too_deep_to_be_looked_into_is_past_every_limit(tmp_path: Path) -> None:
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(40):
+        os.mkdir("d" * 200, dir_fd=here)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    assert tree.disk(str(tmp_path)) >= sys.maxsize
+    tree.empty(str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 def test_threads_are_counted_as_the_kernel_counts_them() -> None:
     code = "import threading, sys\nfor _ in range(3): threading.Thread(target=sys.stdin.read, daemon=True).start()"
     command = [sys.executable, "-c", f"{code}\nprint(flush=True)\nsys.stdin.read()"]

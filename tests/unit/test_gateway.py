@@ -14,7 +14,7 @@ import pytest
 from sia_core.errors import ModelError, TrainingError
 from sia_core.learning import Request, Sampled
 from sia_runtime.worker.chat import parse, said
-from sia_runtime.worker.completions import chunks
+from sia_runtime.worker.completions import Refused, chunks
 from sia_runtime.worker.gateway import MOST_CALLS, Gateway, Record
 from sia_testing.engines import END, ScriptedEngine
 
@@ -190,6 +190,13 @@ def test_what_only_looks_like_a_tool_call_is_text(broken: str) -> None:
     (reply,), _ = using(ScriptedEngine(f"<tool_call>{broken}</tool_call>"), ask(tools=[ADD]))
     assert text_of(reply) == f"<tool_call>{broken}</tool_call>"
     assert reply["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("tool", [None, "add", {"function": "add"}, {"function": {"name": 1}}, []], ids=str)
+def test_a_choice_of_what_is_no_tool_is_a_request_at_fault(tool: Any) -> None:
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [tool]}}
+    (reply,), _ = using(ScriptedEngine(), ask(tools=[ADD], tool_choice=allowed))
+    assert reply["error"] | {"message": ""} == Refused("", "tool_choice", "invalid_value").body()["error"]
 
 
 def test_a_reply_of_nothing_but_opening_tags_is_read_once_and_not_once_for_each_tag() -> None:

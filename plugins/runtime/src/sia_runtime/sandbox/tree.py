@@ -6,8 +6,10 @@ as deep as a path, or trusts that a process id still means the same process.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -169,7 +171,10 @@ def _proportional(process: int) -> int:
 
 
 def disk(folder: str) -> int:
-    """Bytes on disk below a folder, with a little for each entry: an empty file takes its part of the disk too."""
+    """Bytes on disk below a folder, with a little for each entry: an empty file takes its part of the disk too.
+
+    A folder so deep that its path cannot be named could hold anything, and counts for more than any disk has.
+    """
     total = 0
     waiting: list[tuple[str, int | None]] = [(folder, None)]
     while waiting:
@@ -190,8 +195,8 @@ def disk(folder: str) -> int:
                             waiting.append((f"{path}/{entry.name}", about.st_ino))
             finally:
                 os.close(handle)
-        except OSError:
-            continue  # gone meanwhile, or a path too long to be named
+        except OSError as error:  # gone meanwhile, or too deep
+            total += sys.maxsize if error.errno == errno.ENAMETOOLONG else 0
     return total
 
 

@@ -24,12 +24,18 @@ def chosen(choice: Any, tools: Sequence[Tool]) -> tuple[Sequence[Tool], tuple[st
         case {"type": "function", "function": {"name": str(name)}}:
             return tools, _forced([name], tools)
         case {"type": "allowed_tools", "allowed_tools": {"mode": "auto" | "required" as mode, "tools": [*allowed]}}:
-            names = [each.get("function", {}).get("name") if isinstance(each, dict) else None for each in allowed]
-            forced = _forced(names, tools)
+            forced = _forced([_named(each) for each in allowed], tools)
             some = [each for each in tools if each["function"]["name"] in forced]
             return some, forced if mode == "required" else ()
     forms = 'auto, none, required, or {"type": "function", "function": {"name": ...}}'
     raise Refused(f"tool_choice: it is {forms}", "tool_choice", "invalid_value")
+
+
+def _named(tool: Any) -> str | None:
+    match tool:
+        case {"function": {"name": str(name)}}:
+            return name
+    return None
 
 
 def _forced(names: Sequence[Any], tools: Sequence[Tool]) -> tuple[str, ...]:
