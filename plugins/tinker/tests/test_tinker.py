@@ -232,8 +232,11 @@ def test_a_snapshot_is_gone_on_from(engine: Tinker, tmp_path: Path) -> None:
     assert engine.save(tmp_path / "two") != digest
     engine.load(tmp_path / "one")
     assert engine.logprobs(traces) == then
-    with pytest.raises(UsageError, match="no snapshot"):
-        engine.load(tmp_path)
+    for text in (None, "[]", "[" * 10**5, '{"policy": 1}', '{"policy": "p", "path": "x", "steps": Infinity}'):
+        if text is not None:
+            (tmp_path / "tinker.json").write_text(text)
+        with pytest.raises(UsageError, match="no snapshot"):
+            engine.load(tmp_path)
 
 
 def test_a_constraint_is_refused(engine: Tinker) -> None:

@@ -162,6 +162,8 @@ class Sender:
         if not (isinstance(adapter, str) and _DIGEST.fullmatch(adapter)):
             raise SiaError(f"{parcel.function}: a worker named the adapter {str(adapter)[:80]!r}, which is no digest")
         if outcome.files:
+            if not isinstance(contents, Mapping):
+                raise SiaError(f"{parcel.function}: a worker sent no contents of files that it left")
             files = _checked(f"{RUN}/{ADAPTERS}/{adapter}/", outcome.files, contents)
             _keep_folder(Path(parcel.payload["setting"]["run"]) / ADAPTERS / adapter, files)
         return outcome.result

@@ -30,6 +30,8 @@ from sia_tinker.tokens import Tokens
 
 KEY = "TINKER_API_KEY"
 STATE = "tinker.json"
+MOST = 2**20
+"""Characters of that file."""
 
 
 class Tinker:
@@ -182,18 +184,20 @@ class Tinker:
     def load(self, folder: Path) -> None:
         """Go on from a snapshot, optimizer included."""
         try:
-            record = json.loads((folder / STATE).read_text())
-        except (OSError, ValueError) as error:
+            with (folder / STATE).open() as file:
+                record = json.loads(file.read(MOST))
+            policy, path, steps = str(record["policy"]), str(record["path"]), int(record["steps"])
+        except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
             raise UsageError(f"{folder} is no snapshot of this engine: {error}") from None
-        if record["policy"] != self.settings.policy:
-            raise UsageError(f"{folder} holds an adapter of {record['policy']}, not of {self.settings.policy}")
+        if policy != self.settings.policy:
+            raise UsageError(f"{folder} holds an adapter of {policy[:200]}, not of {self.settings.policy}")
         with _sorted():
             # What the SDK wants instead is another trainer, which takes another of a server's few places.
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "DEPRECATED: TrainingClient.load_state", FutureWarning)
-                loading = self._trainer.load_state_with_optimizer(record["path"])
+                loading = self._trainer.load_state_with_optimizer(path)
             self._wait(loading)
-        self._state, self._steps, self._pending, self._sampler = record["path"], record["steps"], False, None
+        self._state, self._steps, self._pending, self._sampler = path, steps, False, None
 
     def close(self) -> None:
         """Give back the adapter's place on the server, which has few; those of killed runs it frees later."""
