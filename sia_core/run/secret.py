@@ -46,5 +46,5 @@ def read_secret(path: Path) -> str:
         text = file.read(2 * SECRET_BYTES + 2).decode(errors="replace").strip()
     if not _SPELT.fullmatch(text):
         digits = 2 * SECRET_BYTES
-        raise LedgerError(f"{path} is no file with a secret: {digits} hexadecimal digits; put it back from a copy")
+        raise LedgerError(f"{path} is no file with a secret: {digits} hexadecimal digits, as in a run's file `secret`")
     return text

@@ -272,8 +272,9 @@ def test_a_file_in_the_place_of_the_folder_of_runs_is_said_to_be_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "runs").touch()
-    assert main(["runs", "--runs-dir", str(tmp_path / "runs")]) == 2
-    assert "this is no folder" in capsys.readouterr().err
+    for command in (["runs"], ["run", "--plugin", "lawbench", "--dry-run"], ["run", "--plugin", "lawbench"]):
+        assert main([*command, "--runs-dir", str(tmp_path / "runs")]) == 2
+        assert "this is no folder" in capsys.readouterr().err
 
 
 def test_a_working_folder_that_was_removed_is_said_to_be(

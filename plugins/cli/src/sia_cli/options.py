@@ -18,6 +18,16 @@ def add_runs_dir(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def runs_folder(options: argparse.Namespace) -> Path:
+    """The folder of runs, which need not be there yet; UsageError where it is a file."""
+    folder = Path(options.runs_dir)
+    if folder.exists() and not folder.is_dir():
+        from sia_core.errors import UsageError
+
+        raise UsageError(f"--runs-dir {folder}: this is no folder; name the one that holds the runs")
+    return folder
+
+
 def add_run(parser: argparse.ArgumentParser) -> None:
     """The run that a command is about."""
     parser.add_argument("name", nargs="?", metavar="RUN", help="a run's name or folder (default: the newest)")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sia_cli.config_file import write
 from sia_cli.configuration import add_configuration, config_of
-from sia_cli.options import add_runs_dir, add_track, resumable, runs_dir_argument
+from sia_cli.options import add_runs_dir, add_track, resumable, runs_dir_argument, runs_folder
 from sia_cli.output import print_json
 
 NO_PART_OF_A_RUN = ("file", "save_config", "dry_run", "json")
@@ -71,9 +71,9 @@ def _print_price(options: argparse.Namespace) -> None:
     from sia_core.plugins import Plugins
     from sia_core.run.run_folders import free_folder
 
-    plugins, config = Plugins.discover(), config_of(options)
+    plugins, config, runs = Plugins.discover(), config_of(options), runs_folder(options)
     if options.name is not None:
-        free_folder(Path(options.runs_dir), options.name)
+        free_folder(runs, options.name)
     cost = price(config, plugins)
     print_json(cost) if options.json else print_price(cost)
 
@@ -86,10 +86,10 @@ def _improve(options: argparse.Namespace) -> None:
     from sia_core.run.start import start
     from sia_reading.report import build
 
-    plugins, config = Plugins.discover(), config_of(options)
+    plugins, config, runs = Plugins.discover(), config_of(options), runs_folder(options)
     secret = _secret(options.secret) if options.secret else None
     with watching(plugins, options.track) as observers:
-        folder = start(config, Path(options.runs_dir), plugins, observers, options.name, secret)
+        folder = start(config, runs, plugins, observers, options.name, secret)
     with Ledger.read(folder) as ledger:
         report = build(ledger)
     if options.json:

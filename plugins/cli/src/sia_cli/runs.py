@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from sia_cli.options import add_runs_dir, runs_dir_argument
+from sia_cli.options import add_runs_dir, runs_dir_argument, runs_folder
 from sia_cli.output import console, plain, print_json, shown
 
 
@@ -20,16 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from rich.table import Table
 
-    from sia_core.errors import LedgerError, UsageError
+    from sia_core.errors import LedgerError
     from sia_core.run.ledger import Ledger, readable
     from sia_core.run.run_folders import runs_in
     from sia_reading.report import build
 
-    runs = Path(options.runs_dir)
-    if runs.exists() and not runs.is_dir():
-        raise UsageError(f"--runs-dir {runs}: this is no folder; name the one that holds the runs")
     reports, lines = [], []
-    for folder in runs_in(runs):
+    for folder in runs_in(runs_folder(options)):
         try:
             with Ledger.read(folder) as ledger, readable(folder):
                 report = build(ledger)
