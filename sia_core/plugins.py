@@ -121,7 +121,8 @@ class Plugins:
             if not callable(factory):
                 raise TypeError(f"it is a {type(factory).__name__}, which cannot be called")
         except (Exception, SystemExit) as error:
-            raise PluginError(f"{label} cannot be loaded from {offer.factory!r}: {_what(error)}") from error
+            hint = f"; try `pip install {source.distribution}`" if isinstance(error, ModuleNotFoundError) else ""
+            raise PluginError(f"{label} cannot be loaded from {offer.factory!r}: {_what(error)}{hint}") from error
         try:
             return factory(**settings)
         except SiaError:

@@ -399,6 +399,12 @@ def test_a_fault_of_a_factory_is_raised_under_its_plugins_name(factories: str, n
         Plugins.discover().create("task", name)
 
 
+def test_an_offer_whose_library_is_missing_says_how_to_get_it(install: Install, tmp_path: Path) -> None:
+    install("sia-mine", f"{HEAD}@hookimpl\ndef sia_tasks():\n    return [Offer('mine', 's', 'nothing_here:Task')]\n")
+    with pytest.raises(PluginError, match=r"No module named 'nothing_here'; try `pip install sia-mine`$"):
+        Plugins.discover().create("task", "mine")
+
+
 def test_what_a_factory_says_to_the_user_is_passed_on_as_it_is(factories: str) -> None:
     with pytest.raises(UsageError, match=r"^--data x: no such file$"):
         Plugins.discover().create("task", "refusing")

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from sia_adapters import import_names
 from sia_core.run.candidate import unrunnable
-from sia_runtime.sandbox.solving import describe
+from sia_runtime.sandbox.solving import describe, load
 from sia_runtime.sandbox_hints import HIDDEN, hints, with_hints
 
 INSTALLED = {"sklearn": ["scikit-learn"], "numpy": ["numpy"], "google": ["a", "b"], "sia_core": ["sia-core"]}
@@ -195,3 +196,13 @@ def test_an_error_that_causes_itself_is_described_once() -> None:
     error, other = ValueError("a"), ValueError("b")
     error.__context__, other.__context__ = other, error
     assert describe(error) == "ValueError: a\ncaused by ValueError: b"
+
+
+@pytest.mark.parametrize("text", ["async def solve(i, c):\n    return 1\n", "def solve(i, c):\n    yield 1\n"])
+def test_a_solve_whose_result_would_have_to_be_awaited_is_refused_as_it_is_loaded(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "harness.py").write_text(text)
+    with pytest.raises(TypeError, match=r"harness\.py: solve is async or yields, .*; return the answer"):
+        load(str(tmp_path), "harness.py")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -184,3 +185,9 @@ def test_a_file_with_variables_above_the_library_says_nothing_of_where_a_key_is_
     monkeypatch.setattr(importlib, "import_module", imported)
     assert Completions(None, 1.0, None)._library
     assert modes == ["PRODUCTION"]
+
+
+def test_where_litellm_is_not_installed_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "litellm", None)
+    with pytest.raises(UsageError, match=r"--policy openai/m needs litellm .*: pip install sia-litellm"):
+        Completions("", 5.0, None).check("openai/m", "--policy openai/m")

@@ -47,6 +47,11 @@ def _main(arguments: list[str]) -> int:
     except SiaError as error:
         print(f"sia: {shown(error)}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if (error.name or "sia_").startswith("sia_"):  # which is a fault of SIA
+            raise
+        print(f"sia: {shown(error)}; `pip install 'sia-core[all]'` brings what SIA's commands need", file=sys.stderr)
+        return 2
     except OSError as error:
         if (trouble := _trouble(error)) is None:
             raise

@@ -41,6 +41,7 @@ from sia_core.run.start import resume, start
 from sia_core.types import Split
 from sia_reading.artefact import recorded_task
 from sia_reading.report import GATE, build
+from sia_runtime.answers import value_of
 
 FOLDER = "runs"
 
@@ -325,7 +326,7 @@ class Run:
                 **cases.get(row["instance"], {}),
                 "agent": batch.agent,
                 "purpose": purpose,
-                "answer": _value(row["answer"]),
+                "answer": value_of(row["answer"]),
             }
             for batch in batches
             for row in batch.rows
@@ -396,11 +397,3 @@ def _table(rows: list[dict[str, Any]], columns: Sequence[str] | None = None) -> 
     except ModuleNotFoundError:
         return rows
     return pandas.DataFrame(rows, columns=columns)
-
-
-def _value(answer: str | None) -> Any:
-    """An agent's answer, which may be no JSON."""
-    try:
-        return json.loads(answer or "null")
-    except ValueError:
-        return answer

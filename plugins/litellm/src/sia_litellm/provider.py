@@ -49,7 +49,11 @@ class Completions:
     def check(self, model: str, option: str) -> None:
         """UsageError, which opens with the user's ``option``, where the model has no provider or no key."""
         try:
-            self._library.get_llm_provider(model=model, api_base=self._base_url or None)
+            library = self._library
+        except ModuleNotFoundError as error:
+            raise UsageError(f"{option} needs litellm ({error}): pip install sia-litellm") from None
+        try:
+            library.get_llm_provider(model=model, api_base=self._base_url or None)
         except Exception:
             raise UsageError(
                 f"{option}: litellm does not know whose model that is; write PROVIDER/MODEL, such as openai/gpt-4o, "

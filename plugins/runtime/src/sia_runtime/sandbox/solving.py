@@ -138,6 +138,10 @@ class Context:
         return SimpleNamespace(**json.loads(body))
 
 
+_WAITED_FOR = 0x80 | 0x200 | 0x20
+"""Flags of the code of coroutines, asynchronous generators and generators, as in the module inspect."""
+
+
 def load(folder: str, entry: str) -> ModuleType:
     """Import the entry point, with the folders beside it importable as for a script."""
     from importlib.util import module_from_spec, spec_from_file_location
@@ -151,6 +155,8 @@ def load(folder: str, entry: str) -> ModuleType:
     spec.loader.exec_module(module)
     if not callable(getattr(module, "solve", None)):
         raise AttributeError(f"{entry} defines no solve(instance, ctx)")
+    if getattr(getattr(module.solve, "__code__", None), "co_flags", 0) & _WAITED_FOR:
+        raise TypeError(f"{entry}: solve is async or yields, and its result is not awaited; return the answer")
     return module
 
 
