@@ -124,8 +124,7 @@ def _effects(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"run the Python function {_line(argument)} outside of a sandbox"
         elif name not in ("exact", "numeric") or (argument and not _word(argument)):
             yield f"score by the verifier {_line(verifier)}"
-    for lever in config["plan"]["levers"]:
-        settings = config["lever_settings"].get(lever, {})
+    for lever, settings in ((each, config["lever_settings"].get(each, {})) for each in config["plan"]["levers"]):
         if lever not in ("harness", "weights") or not _plain(settings):
             yield f"pull the lever {_offer({'name': lever, 'settings': settings})}"
     improver = {"name": config["improver"], "settings": config["improver_settings"]}

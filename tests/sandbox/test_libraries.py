@@ -89,6 +89,8 @@ def test_what_distributions_are_imported_by(site: Path) -> None:
         ("uses-plugin", "part of SIA"),
         ("plain>=2", "pip install 'plain>=2'"),
         ("plain @@ x", "no requirement"),
+        (f"plain; {'(' * 3000}os_name == 'x'{')' * 3000}", "no requirement"),
+        (f"plain>={'9' * 5000}", "no requirement"),
         ("in-place", "installed in place"),
     ],
 )

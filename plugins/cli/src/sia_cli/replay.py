@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 LINES = 12
 """Of a difference, for people; ``--json`` has all."""
 
+MOST_COMPARED = 10**8
+"""Lines of one text times those of the other, up to which they are compared: it may take as long."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
@@ -61,6 +64,9 @@ def _change(path: str, recorded: Any, now: Any) -> Iterator[str]:
     if isinstance(recorded, str) and isinstance(now, str) and "\n" in recorded + now:
         yield f"  {path or 'result'}:"
         both = recorded.splitlines(), now.splitlines()
+        if len(both[0]) * len(both[1]) > MOST_COMPARED:
+            yield f"    {len(both[0]):,} lines are recorded, now there are {len(both[1]):,}"
+            return
         yield from (f"    {line}" for line in difflib.unified_diff(*both, "recorded", "now", lineterm="", n=1))
     else:
         yield f"  {path or 'result'}: recorded {recorded!r}, now {now!r}"

@@ -19,7 +19,7 @@ from typing import Any
 from packaging.requirements import InvalidRequirement, Requirement
 
 from sia_cli.figures import better
-from sia_core.errors import HarnessError, UsageError
+from sia_core.errors import HarnessError, UsageError, excerpt
 from sia_core.given_files import read_folder
 from sia_core.harness import HarnessTree, check_path
 from sia_core.plugins import Plugins
@@ -135,8 +135,8 @@ def pinned(requires: Sequence[str]) -> list[str]:
     for text in requires:
         try:
             need = Requirement(text)
-        except InvalidRequirement as error:
-            raise HarnessError(f"the agent requires {text!r}, which is no requirement: {error}") from None
+        except (InvalidRequirement, ValueError, RecursionError) as error:  # a model may have written it
+            raise HarnessError(f"the agent requires {excerpt(text, 200)!r}, which is no requirement: {error}") from None
         if need.url or not text.isprintable():
             raise HarnessError(f"the agent requires {text!r}; SIA writes no address to be installed from")
         try:

@@ -14,7 +14,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from sia_adapters.import_names import KNOWN, distributions_of
-from sia_core.errors import HarnessError
+from sia_core.errors import HarnessError, excerpt
 
 
 @lru_cache(maxsize=64)
@@ -66,9 +66,13 @@ def _closure(requires: tuple[str, ...]) -> Iterator[Distribution]:
 
 def _parse(text: str) -> Requirement:
     try:
-        return Requirement(text)
-    except InvalidRequirement as error:
-        raise HarnessError(f"requires {text!r}, which is no requirement: {error}") from None
+        requirement = Requirement(text)
+        requirement.specifier.contains("0")  # which reads the versions
+        return requirement
+    except (InvalidRequirement, ValueError, RecursionError) as error:  # a model may have written it
+        raise HarnessError(
+            f"requires {excerpt(text, 200)!r}, which is no requirement: {excerpt(str(error), 200)}"
+        ) from None
 
 
 def _applies(need: Requirement, extras: frozenset[str]) -> bool:
