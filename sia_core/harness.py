@@ -53,7 +53,7 @@ class Manifest(Frozen):
     """The content of ``harness.toml``: ``entry``, ``requires``, ``stateless`` and ``fixed``, as above."""
 
     entry: str = "harness.py"
-    requires: tuple[str, ...] = ()
+    requires: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=100)] = ()
     stateless: bool = False
     fixed: tuple[str, ...] = ()
 
@@ -345,9 +345,8 @@ def _diff_lines(old: HarnessTree, new: HarnessTree) -> Iterator[str]:
         if not a and not b:  # an empty file came or went, which only git's header can say
             yield f"diff --git a/{path} b/{path}\n{'new' if before is None else 'deleted'} file mode 100644\n"
         tab = "\t" if " " in path else ""  # else `patch` takes the name to end at the space
-        old_name = "/dev/null" if before is None else f"a/{path}{tab}"
-        new_name = "/dev/null" if after is None else f"b/{path}{tab}"
-        for line in difflib.unified_diff(a, b, old_name, new_name):
+        names = ("/dev/null" if side is None else f"{at}/{path}{tab}" for at, side in (("a", before), ("b", after)))
+        for line in difflib.unified_diff(a, b, *names):
             yield line if line.endswith("\n") else line + "\n\\ No newline at end of file\n"
 
 

@@ -222,6 +222,8 @@ def test_a_tree_without_manifest_has_the_defaults() -> None:
         ("entry = '../x.py'", "the entry point '../x.py' is not in the harness"),
         ("entri = 'harness.py'", "harness.toml: entri: "),
         ("requires = 'numpy'", "harness.toml: requires=numpy: should be a list"),
+        (f"requires = ['numpy>={'9' * 5000}']", "harness.toml: requires 1"),
+        (f"requires = {['numpy'] * 1000}", "harness.toml: requires"),
         ("x = " + "[" * 5000, "harness.toml: "),
         ("x = " + "9" * 5000, "harness.toml: "),
         ("x = 2020-99-99", "harness.toml: "),
