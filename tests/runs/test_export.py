@@ -68,6 +68,18 @@ def test_the_runner_says_what_it_takes_and_does_not_wait(argument: str, code: in
     assert process.returncode == code
 
 
+@pytest.mark.parametrize("files", [{}, {"agent.json": '{"entry": "harness.py"}'}])
+def test_a_folder_that_was_copied_in_part_is_said_to_be(files: dict[str, str], tmp_path: Path) -> None:
+    write_runner(tmp_path)
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    argv = [sys.executable, "-S", str(tmp_path / "run.py")]
+    result = subprocess.run(argv, input="", capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "its folder has to be whole" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 ECHO = "def solve(instance, ctx): return instance.input\n"
 NUMBERS = [json.dumps({"n": number}) for number in range(4)]
 

@@ -51,6 +51,7 @@ def main() -> int:
     for name in [name for name in sys.modules if name.partition(".")[0] == "sia_runtime"]:
         del sys.modules[name]  # so that a distribution that needs SIA itself can be imported
     about = json.loads((HERE / "agent.json").read_text(encoding="utf-8"))
+    (HERE / "harness" / about["entry"]).stat()  # or the folder was copied in part
     cases, answers = take_streams()
     policy = Policy() if about.get("policy") else None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
@@ -276,4 +277,8 @@ def write(descriptor: int, data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except OSError as error:
+        print(f"run.py: {error}; its folder has to be whole, and its streams open", file=sys.stderr)
+        sys.exit(1)
