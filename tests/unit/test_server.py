@@ -281,6 +281,11 @@ def test_a_stream_is_asked_for() -> None:
     assert question(json.dumps({**HELLO, "stream": True, "n": None}).encode()) == ({"text": "hello"}, True)
 
 
+def test_half_of_a_character_in_a_question_is_repaired() -> None:
+    body = json.dumps({"messages": [{"role": "user", "content": "cut \ud83d"}]}).encode()
+    assert question(body) == ({"text": "cut \ufffd"}, False)
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -22,8 +22,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sia_core.errors import SiaError
 from sia_deploy.agent import DeployedAgent, Served
-from sia_runtime.answers import InvalidAnswer, strict_json
+from sia_runtime.answers import InvalidAnswer, plain_json, strict_json
 from sia_runtime.sandbox.solving import describe
+from sia_runtime.worker.cleaning import cleaned
 from sia_runtime.worker.completions import Refused, chunks, completion, events
 
 MOST_BYTES = 1 << 20
@@ -36,7 +37,7 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 def question(body: bytes) -> tuple[dict[str, Any], bool]:
     """The input that a request holds, and whether the reply is to be streamed; HTTPException where it is none."""
     try:
-        value = strict_json(body.decode())
+        value = cleaned(plain_json(body.decode()))
     except (UnicodeDecodeError, InvalidAnswer) as error:
         raise HTTPException(400, f"the body is not JSON: {error}") from None
     messages = value.get("messages") if isinstance(value, dict) else None
