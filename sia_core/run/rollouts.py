@@ -163,7 +163,7 @@ class Rollouts:
             solving.recorded(part.batch, len(results))
             self._progress(sweep, len(results), gained)
             out = f"{short} rollouts need more tokens than the {part.tokens} that are left for each" if short else ""
-            if why := batch["given_up"] or (out if allowance.strict else ""):
+            if why := (sweep.hasty and str(batch["given_up"])) or (out if allowance.strict else ""):
                 wait([each for _, _, each in running if each])  # they are not recorded; of timeouts, they end at once
                 allowance.forfeit()
                 raise GivenUp(why, results, short=not batch["given_up"])

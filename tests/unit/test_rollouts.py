@@ -166,6 +166,12 @@ def test_a_sweep_is_given_up_at_the_first_such_batch_in_order_also_when_it_is_re
     assert [each.instance for each in results[0]] == list(whole.instances[: 3 * BATCH])
 
 
+def test_a_record_that_gives_up_what_is_never_given_up_ends_nothing(tmp_path: Path) -> None:
+    """Somebody else's record, or a worker, may say so of sealed rollouts, whose sweep nobody expects to end early."""
+    with Ledger.create(tmp_path / "run") as ledger:
+        assert len(Run(ledger, Batches(gives_up=(0,))).rollouts.run(sweep(2, split="sealed"))) == 2
+
+
 def test_what_fails_after_the_batch_that_was_given_up_does_not_hide_it(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger, pytest.raises(GivenUp):
         Run(ledger, Batches(slots=4, gives_up=(1,), fails=(2, 3))).rollouts.run(sweep(4 * BATCH, hasty=True))
