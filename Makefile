@@ -38,8 +38,8 @@ demo: $(VENV)/demo.stamp  ## Edit a real model's harness and train its weights: 
 demo-lawbench: $(VENV)/demo.stamp  ## Both levers on the real LawBench data, with a small policy that starts from scratch.
 	$(BIN)/sia run --plugin lawbench --levers harness,weights --generations 16 --seed 0 --budget seconds=420
 
-test-fast: $(VENV)/all.stamp  ## In two minutes: what starts no process, reads no real data and computes little.
-	$(BIN)/python -m pytest -q --fast tests/unit algorithms/tests plugins/playbook/tests
+test-fast: $(VENV)/all.stamp  ## In a minute: what starts no process, reads no real data and computes little.
+	$(BIN)/python -m pytest -q --fast --numprocesses auto tests/unit algorithms/tests plugins/playbook/tests
 
 test: $(VENV)/all.stamp lint debian-packages  ## Install everything; the tests that take under 10 minutes.
 	$(SUITES) WHICH="not slow"
