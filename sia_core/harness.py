@@ -345,8 +345,8 @@ def _diff_lines(old: HarnessTree, new: HarnessTree) -> Iterator[str]:
         if not a and not b:  # an empty file came or went, which only git's header can say
             yield f"diff --git a/{path} b/{path}\n{'new' if before is None else 'deleted'} file mode 100644\n"
         tab = "\t" if " " in path else ""  # else `patch` takes the name to end at the space
-        names = ("/dev/null" if side is None else f"{at}/{path}{tab}" for at, side in (("a", before), ("b", after)))
-        for line in difflib.unified_diff(a, b, *names):
+        names = ["/dev/null" if side is None else f"{at}/{path}{tab}" for at, side in (("a", before), ("b", after))]
+        for line in difflib.unified_diff(a, b, names[0], names[1]):
             yield line if line.endswith("\n") else line + "\n\\ No newline at end of file\n"
 
 
