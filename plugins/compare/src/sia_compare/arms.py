@@ -107,7 +107,8 @@ class Design:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:
-            raise UsageError(f"{folder / MANIFEST} cannot be read: {error}") from None
+            advice = "put it back from a copy, or compare in another folder"
+            raise UsageError(f"{folder / MANIFEST} cannot be read: {error}; {advice}") from None
         try:
             return TypeAdapter(cls).validate_python(value["design"])
         except (LookupError, TypeError, ValueError):
