@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -210,9 +210,10 @@ def test_a_batch_of_a_worker_that_no_later_step_could_read_is_refused_before_it_
 def test_files_without_their_contents_are_not_kept(worker: Worker, tmp_path: Path) -> None:
     parcel = Parcel("any:job", {"setting": {"run": str(tmp_path)}})
     outcome = JobResult({"adapter": "ab" * 32}, files={f"run/{ADAPTERS}/{'ab' * 32}/x": "cd" * 32})
-    for contents in ([], None, {}, {"cd" * 32: "text"}):
+    wrong: list[Any] = [[], None, {}, {"cd" * 32: "text"}]
+    for contents in wrong:
         with pytest.raises(SiaError, match=r"no contents|arrived damaged"):
-            worker.sender.keep(parcel, outcome, cast(Any, contents))
+            worker.sender.keep(parcel, outcome, contents)
 
 
 def test_a_reply_arrives_as_it_was_sent() -> None:
