@@ -60,6 +60,7 @@ bench-rl: $(VENV)/all.stamp  ## One RL step beside TRL's, interleaved; wants a q
 	$(BIN)/python plugins/torch/bench/rl_step.py
 	$(BIN)/python plugins/torch/bench/rl_step.py --prompt 512 --new 128
 	$(BIN)/python plugins/torch/bench/rl_step.py --policy smollm2 --prompt 100 --new 48 --steps 3 --dtypes float32 bfloat16
+	$(BIN)/python plugins/torch/bench/learning_words.py
 
 bench-rollout: $(VENV)/all.stamp  ## Rollouts a second, with everything on but the model.
 	$(BIN)/python bench/rollout.py
