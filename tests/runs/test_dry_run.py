@@ -79,6 +79,7 @@ def test_a_dry_run_refuses_the_name_that_its_run_would_be_refused_for(
     name: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "runs" / "taken").mkdir(parents=True)
+    (tmp_path / "runs" / "taken" / "ledger.db").touch()
     assert main([*command(EXAMPLE, tmp_path), "--dry-run", "--name", name]) == 2
     assert why in capsys.readouterr().err
 

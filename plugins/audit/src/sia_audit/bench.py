@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median
 
-from sia_core.errors import SiaError, UsageError, excerpt
+from sia_core.errors import PluginError, SiaError, UsageError, excerpt
 from sia_core.plugins import Plugins
 from sia_core.run.plan import Plan, take_samples
 from sia_core.run.record import OUT_OF_BOUNDS
@@ -115,7 +115,9 @@ class Bench:
             (verdict,) = self._verifier.score([question])
         except SiaError as error:
             passed = time.monotonic() - started
-            return Judged(instance, answer, FAILED, self.failure, passed, str(error), isinstance(error, UsageError))
+            # A plugin's verifier that breaks is what an audit is there to find.
+            usage = isinstance(error, UsageError) and not isinstance(error, PluginError)
+            return Judged(instance, answer, FAILED, self.failure, passed, str(error), usage)
         passed = time.monotonic() - started
         outcome = FAILED if verdict.outcome == OUT_OF_BOUNDS else verdict.outcome
         return Judged(

@@ -37,7 +37,8 @@ def read_runs(
             with Ledger.read(run) as ledger, readable(run):
                 rows = read(RunRecord(ledger))
         except LedgerError as error:
-            notice(f"an earlier run teaches nothing: {error}")
+            where = "" if str(run) in str(error) else f"{run}: "
+            notice(f"an earlier run teaches nothing: {where}{error}")
         else:
             yield from rows
 

@@ -162,7 +162,7 @@ class VerifierProcess:
             self._stop()
             raise SiaError(f"verifier {self._name!r} ended unexpectedly; its errors are above") from error
         if "usage_error" in reply:
-            raise UsageError(reply["usage_error"])
+            raise (PluginError if reply["plugin"] else UsageError)(reply["usage_error"])
         if "error" in reply:
             raise SiaError(f"verifier {self._name!r}: {reply['error']}")
         return reply
@@ -274,7 +274,7 @@ def serve(channel: Connection[Any, Any]) -> None:
             else:
                 reply = {"verdicts": [asdict(server.verdict(question)) for question in request]}
         except UsageError as error:
-            reply = {"usage_error": str(error)}
+            reply = {"usage_error": str(error), "plugin": isinstance(error, PluginError)}
         except SiaError as error:
             reply = {"error": str(error)}
         except Exception as error:
