@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -249,6 +252,30 @@ time.sleep(600)
     while Path(f"/proc/{helper}").exists() and "Z" not in Path(f"/proc/{helper}/stat").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_another_thread_can_fork_once_an_engine_is_closed(shared: dict[str, Any]) -> None:
+    engine = open_engine(**{"dtype": "float32", "processes": 2, **shared})
+    learn(engine, batches(engine, 1))
+    assert isinstance(engine, Team)
+    engine.close()
+    del engine
+    gc.collect()
+
+    def fork() -> int:
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        return child
+
+    with ThreadPoolExecutor(1) as threads:
+        child = threads.submit(fork).result()
+    ended, _, _ = select.select([os.pidfd_open(child)], [], [], 60)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert ended
 
 
 @pytest.mark.parametrize(

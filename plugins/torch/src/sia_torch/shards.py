@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import debug
 
 from sia_core.errors import ModelError, UsageError
 from sia_torch.memory import local_size
@@ -125,6 +126,9 @@ class Shards:
         if not self._left:
             self._left = True
             dist.destroy_process_group()
+            with suppress(AttributeError):  # not there in every version of torch
+                # It would keep the group, and a child that another thread forks would end it, which never ends there.
+                debug._clear_sharding_prop_cache()
 
     def _turn(self, state: int) -> bool:
         """Whether any process has work, once all have said; Elsewhere where another has failed."""
