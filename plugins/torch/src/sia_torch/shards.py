@@ -128,7 +128,7 @@ class Shards:
             dist.destroy_process_group()
             with suppress(AttributeError):  # not there in every version of torch
                 # It would keep the group, and a child that another thread forks would end it, which never ends there.
-                debug._clear_sharding_prop_cache()
+                debug._clear_sharding_prop_cache()  # type: ignore[no-untyped-call]
 
     def _turn(self, state: int) -> bool:
         """Whether any process has work, once all have said; Elsewhere where another has failed."""
