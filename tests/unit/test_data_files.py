@@ -67,7 +67,7 @@ EXPECTED = [({"text": row["input"]}, row["answer"]) for row in ROWS]
     ],
 )
 def test_the_same_cases_come_from_any_kind_of_file(tmp_path: Path, name: str, content: bytes, zipped: bool) -> None:
-    path = write(tmp_path, name + ".gz" * zipped, gzip.compress(content) if zipped else content)
+    path = write(tmp_path, name + ".gz" * zipped, gzip.compress(content, mtime=0) if zipped else content)
     assert pairs(path) == EXPECTED
 
 
@@ -161,7 +161,7 @@ def test_the_verifier_reads_the_cases_of_the_file_and_names_its_lines(tmp_path: 
         ("cases.json", json.dumps([*ROWS, 3]).encode(), "row 9: a int; a case is an object such as"),
         ("cases.json", json.dumps([*ROWS, ROWS[0]]).encode(), "row 9: the same input as in row 1;"),
         ("cases.xlsx", b"PK\x03\x04...", "an Excel workbook, or another zip archive; give CSV"),
-        ("cases.gz", gzip.compress(LINES)[:-9], "a gzip file that is damaged or not whole"),
+        ("cases.gz", gzip.compress(LINES, mtime=0)[:-9], "a gzip file that is damaged or not whole"),
         ("cases.gz", b"\x1f\x8b not gzip", "a gzip file that is damaged or not whole"),
         ("cases.csv", CSV.decode().encode("utf-16"), "not UTF-8 at byte 0; save it as UTF-8"),
     ],
@@ -197,7 +197,7 @@ def test_a_parquet_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 def test_a_small_file_that_unzips_to_a_large_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_files, "MOST_BYTES", 1000)
     with pytest.raises(UsageError, match="more than 1,000 bytes once it is unzipped"):
-        read_cases(write(tmp_path, "cases.jsonl.gz", gzip.compress(bytes(5000))))
+        read_cases(write(tmp_path, "cases.jsonl.gz", gzip.compress(bytes(5000), mtime=0)))
 
 
 def test_columns_are_for_cases_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
