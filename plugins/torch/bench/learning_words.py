@@ -16,7 +16,6 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from itertools import pairwise
@@ -28,8 +27,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
-from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from rl_step import GROUP, train
+from transformers import AutoTokenizer, TrainerCallback
 
 from sia_algorithms.grpo import Grpo
 from sia_core.harness import apply_edits
@@ -39,7 +38,7 @@ from sia_reasoning.task import Reasoning
 from sia_torch.engine import Torch
 from sia_torch.pretrained import model_of
 
-PROMPTS, GROUP, NEW, RATE, TEMPERATURE, GOAL = 16, 8, 12, 5e-4, 0.7, 0.8
+PROMPTS, NEW, RATE, TEMPERATURE, GOAL = 16, 12, 5e-4, 0.7, 0.8
 MICRO = 32
 """Sequences of a forward pass of TRL's: all 128 at once take more memory than most laptops have."""
 
@@ -146,9 +145,6 @@ class Until(TrainerCallback):
 
 def trl(folder: Path, sums: Sums, steps: int, seed: int) -> Watch:
     """TRL's GRPOTrainer with the same settings, in float32."""
-    from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
-
     watch = Watch()
 
     def rewarded(completions: list[str], question: list[str], **_: Any) -> list[float]:
@@ -157,38 +153,21 @@ def trl(folder: Path, sums: Sums, steps: int, seed: int) -> Watch:
         return rewards
 
     asked = [pair for step in range(steps) for pair in sums.step(step)]
-    with tempfile.TemporaryDirectory() as out:
-        settings = GRPOConfig(
-            output_dir=out,
-            per_device_train_batch_size=MICRO,
-            gradient_accumulation_steps=PROMPTS * GROUP // MICRO,
-            num_generations=GROUP,
-            max_completion_length=NEW,
-            max_steps=steps,
-            learning_rate=RATE,
-            lr_scheduler_type="constant",
-            temperature=TEMPERATURE,
-            beta=0.0,
-            seed=seed,
-            shuffle_dataset=False,
-            bf16=False,
-            use_cpu=True,
-            gradient_checkpointing=False,
-            report_to="none",
-            save_strategy="no",
-            logging_strategy="no",
-            disable_tqdm=True,
-        )
-        trainer = GRPOTrainer(
-            model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
-            reward_funcs=rewarded,
-            args=settings,
-            train_dataset=Dataset.from_list([{"prompt": text, "question": question} for question, text in asked]),
-            processing_class=AutoTokenizer.from_pretrained(folder),
-            peft_config=LoraConfig(r=32, lora_alpha=32, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]),
-            callbacks=[Until(watch)],
-        )
-        trainer.train()
+    train(
+        folder,
+        [{"prompt": text, "question": question} for question, text in asked],
+        rewarded,
+        Until(watch),
+        per_device_train_batch_size=MICRO,
+        gradient_accumulation_steps=PROMPTS * GROUP // MICRO,
+        max_completion_length=NEW,
+        max_steps=steps,
+        learning_rate=RATE,
+        lr_scheduler_type="constant",
+        temperature=TEMPERATURE,
+        seed=seed,
+        shuffle_dataset=False,
+    )
     return watch
 
 

@@ -72,7 +72,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     words = {"<pad>": 0, "<end>": 1, **{f"w{number}": number for number in range(2, VOCABULARY)}}
     inner = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<end>")
+    # The engine takes none without a template; here all prompts are plain texts.
+    template = "{% for each in messages %}{{ each['content'] }}{% endfor %}"
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<end>", chat_template=template)
 
 
 def prompts(folder: Path, length: int) -> list[str]:
@@ -156,40 +158,56 @@ class Between(TrainerCallback):
         self.between()
 
 
-def trl(folder: Path, length: int, new: int, steps: int, between: Callable[[], None]) -> list[float]:
-    """The seconds of TRL's steps, with ``between`` run after each."""
+def train(
+    folder: Path,
+    rows: list[dict[str, str]],
+    rewarded: Callable[..., list[float]],
+    watch: TrainerCallback,
+    **settings: Any,
+) -> None:
+    """TRL's GRPOTrainer in float32, without a penalty, with LoRA of rank 32 on attention."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    watch = Between(between)
     with tempfile.TemporaryDirectory() as out:
-        settings = GRPOConfig(
-            output_dir=out,
-            per_device_train_batch_size=PROMPTS * GROUP,
-            num_generations=GROUP,
-            max_completion_length=new,
-            max_steps=steps,
-            learning_rate=4e-5,
-            beta=0.0,
-            bf16=False,
-            use_cpu=True,
-            gradient_checkpointing=False,
-            generation_kwargs={"min_new_tokens": new},
-            report_to="none",
-            save_strategy="no",
-            logging_strategy="no",
-            disable_tqdm=True,
-        )
         trainer = GRPOTrainer(
             model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
-            reward_funcs=lambda completion_ids, **_: [reward(ids) for ids in completion_ids],
-            args=settings,
-            train_dataset=Dataset.from_dict({"prompt": prompts(folder, length)}),
+            reward_funcs=rewarded,
+            args=GRPOConfig(
+                output_dir=out,
+                num_generations=GROUP,
+                beta=0.0,
+                bf16=False,
+                use_cpu=True,
+                gradient_checkpointing=False,
+                report_to="none",
+                save_strategy="no",
+                logging_strategy="no",
+                disable_tqdm=True,
+                **settings,
+            ),
+            train_dataset=Dataset.from_list(rows),
             processing_class=AutoTokenizer.from_pretrained(folder),
             peft_config=LoraConfig(r=32, lora_alpha=32, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]),
             callbacks=[watch],
         )
         trainer.train()
+
+
+def trl(folder: Path, length: int, new: int, steps: int, between: Callable[[], None]) -> list[float]:
+    """The seconds of TRL's steps, with ``between`` run after each."""
+    watch = Between(between)
+    train(
+        folder,
+        [{"prompt": each} for each in prompts(folder, length)],
+        lambda completion_ids, **_: [reward(ids) for ids in completion_ids],
+        watch,
+        per_device_train_batch_size=PROMPTS * GROUP,
+        max_completion_length=new,
+        max_steps=steps,
+        learning_rate=4e-5,
+        generation_kwargs={"min_new_tokens": new},
+    )
     return watch.times[1:]
 
 
