@@ -367,12 +367,12 @@ def _pairs(option: str, pairs: list[str], reserved: tuple[str, ...]) -> dict[str
     return settings
 
 
-def count(text: str) -> int:
-    """A whole number from 0 to 1000, as an option gives it."""
+def count(text: str, least: int = 0) -> int:
+    """A whole number from ``least`` to 1000, as an option gives it."""
     try:
         number = int(text)
     except ValueError:
         number = -1
-    if not 0 <= number <= 1000:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 1000")
+    if not least <= number <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to 1000")
     return number
