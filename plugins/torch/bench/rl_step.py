@@ -30,6 +30,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 from peft import LoraConfig
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -132,15 +133,27 @@ class Ours:
         self.step += 1
         traces = [each.trace for each in data]
         self.timed("  of it log-probabilities (forward alone)", lambda: self.engine.logprobs(traces))
-        self.timed("floor: bare forward and backward, prompts shared", lambda: self.floor(traces))
+        self.timed("floor of sampling: linear maps and head of each new token", self.decoding_floor)
+        self.timed("floor of the update: bare forward and backward, prompts shared", lambda: self.update_floor(traces))
 
-    def floor(self, traces: Sequence[Any]) -> None:
-        """The least that an update of shared prompts computes: the model's forward and backward."""
+    @torch.inference_mode()
+    def decoding_floor(self) -> None:
+        """The least that sampling computes for its new tokens: the products with the model's weights."""
+        named = self.engine.policy.model.named_modules()
+        maps = [each.weight for name, each in named if isinstance(each, torch.nn.Linear) and "lora" not in name]
+        states = {width: maps[0].new_zeros(PROMPTS * GROUP, width) for width in {each.shape[1] for each in maps}}
+        for _ in range(self.new):
+            for each in maps:
+                states[each.shape[1]] @ each.T
+
+    def update_floor(self, traces: Sequence[Any]) -> None:
+        """The least that an update of shared prompts computes: the model's forward and backward, head included."""
         policy = self.engine.policy
         for rows in plan(traces, [[index] for index in range(len(traces))], self.engine.settings.micro_tokens):
             some = [[traces[index] for index in row] for row in rows]
             packed = pack(some, 0, policy.features, policy.device, rooted=True)
-            policy.hidden(packed).sum().backward()
+            hidden = functional.embedding(packed.read_N, policy.hidden(packed).flatten(0, 1))
+            functional.cross_entropy(hidden @ policy.head().T, packed.targets_N).backward()
         self.engine._optimizer.zero_grad()
 
 
@@ -269,12 +282,12 @@ def report(
     print(f"{size / 1e6:.1f} M parameters, {about},")
     print(f"{options.threads} threads, medians of {options.steps} interleaved rounds; load {os.getloadavg()[0]:.1f}")
     slow, spread = median(theirs[WARM:]), (min(theirs[WARM:]), max(theirs[WARM:]))
-    print(f"{'TRL step, float32':<52}{slow * 1000:8.0f} ms  ({spread[0] * 1000:.0f} to {spread[1] * 1000:.0f})")
+    print(f"{'TRL step, float32':<66}{slow * 1000:8.0f} ms  ({spread[0] * 1000:.0f} to {spread[1] * 1000:.0f})")
     for dtype, times in ours.items():
         step = median(times["step"][WARM:])
-        print(f"{f'our step, {dtype}':<52}{step * 1000:8.0f} ms  {slow / step:.1f} times as fast")
+        print(f"{f'our step, {dtype}':<66}{step * 1000:8.0f} ms  {slow / step:.1f} times as fast")
         for name in (name for name in times if name != "step"):
-            print(f"  {name:<50}{median(times[name][WARM:]) * 1000:8.0f} ms")
+            print(f"  {name:<64}{median(times[name][WARM:]) * 1000:8.0f} ms")
     peaks = ", ".join(f"{which} {peak(which, options):.0f} MB" for which in ("trl", *ours))
     print(f"peak memory: {peaks}")
 

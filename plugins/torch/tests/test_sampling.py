@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from toy_policies import small_tiny
+from toy_policies import gradients, small_tiny
 
 from sia_core.errors import TrainingError, UsageError
-from sia_core.learning import Request
+from sia_core.learning import Datum, Request
 from sia_runtime.worker.gateway import Gateway
+from sia_testing.engine_contract import LOSS
 from sia_torch.constrain import Constraints, Grammar
 from sia_torch.engine import Torch
 from sia_torch.tokens import CharTokens
@@ -132,6 +133,17 @@ def test_an_untrained_policy_has_no_preference_among_whole_answers() -> None:
     prompt = engine.tokens.encode("他偷了东西，判")
     shares = dict(zip(CHOICES, map(math.exp, PRIOR), strict=True))
     assert probabilities(engine, prompt, CHOICES, PRIOR) == pytest.approx(shares, abs=1e-6)
+
+
+def test_a_first_update_of_whole_answers_teaches_what_is_read() -> None:
+    engine = Torch(policy="tiny", tiny=SMALL_TINY)
+    prompt = engine.tokens.encode("他偷了东西，判")
+    ((sample,),) = engine.sample([Request(prompt, [0], max_tokens=8, choices=CHOICES)])
+    trace = sample.trace(prompt)
+    engine.forward_backward([Datum(trace, [float(each) for each in trace.mask], 1.0)], LOSS)
+    (table,) = (grad for name, grad in gradients(engine).items() if "embed_tokens" in name)
+    ngrams = table[engine.tokens.size : engine.tokens.size + SMALL_TINY["buckets"]]
+    assert float(ngrams.abs().max()) > 1e-3
 
 
 def test_the_trainer_adds_the_prior_that_the_sampler_added(chars: Torch) -> None:

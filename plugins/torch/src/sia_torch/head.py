@@ -2,6 +2,9 @@
 
 The logits of a batch are its largest tensor (a thousand tokens of a vocabulary of
 200,000 are 800 MB); here only one chunk of them exists at a time, forward and backward.
+Where the vocabulary's weights learn nothing, as under an adapter, the forward also adds up
+the gradient by the hidden state, as an online softmax does (arXiv 1805.02867): the backward
+then computes no logits again.
 
 Shapes: N tokens, D the width of the hidden state, V the vocabulary, C a chunk of it.
 """
@@ -72,20 +75,35 @@ class _TokenLogprobs(torch.autograd.Function):
         chunk: int,
     ) -> Tensor:
         state: Any = ctx
-        state.settings = (temperature, allowed, chunk)
+        by_hidden, by_weight, *_ = state.needs_input_grad
         at_least = torch.promote_types(hidden_ND.dtype, torch.float32)
         total_N = torch.full(targets_N.shape, float("-inf"), dtype=at_least, device=hidden_ND.device)
         chosen_N = torch.empty_like(total_N)
+        mean_ND = torch.zeros_like(hidden_ND, dtype=at_least) if by_hidden and not by_weight else None
         for start, stop, logits_NC in _logits(hidden_ND, weight_VD, temperature, allowed, chunk):
-            total_N = torch.logaddexp(total_N, logits_NC.logsumexp(-1))
             here_N = (targets_N >= start) & (targets_N < stop)
             chosen_N[here_N] = logits_NC[here_N, targets_N[here_N] - start]
-        state.save_for_backward(hidden_ND, weight_VD, targets_N, total_N)
+            part_N, before_N = logits_NC.logsumexp(-1), total_N
+            total_N = torch.logaddexp(before_N, part_N)
+            if mean_ND is not None:
+                part_ND = _softmax(logits_NC, part_N).to(hidden_ND.dtype) @ weight_VD[start:stop]
+                mean_ND.mul_(_softmax(before_N[:, None], total_N))
+                mean_ND.addcmul_(part_ND.to(at_least), _softmax(part_N[:, None], total_N))
+        if mean_ND is None:
+            state.settings = (temperature, allowed, chunk)
+            state.save_for_backward(hidden_ND, weight_VD, targets_N, total_N)
+        else:
+            # d logp / d hidden is the target's row of W less the mean row under the softmax.
+            state.settings = None
+            state.save_for_backward((weight_VD[targets_N] - mean_ND).div_(temperature).to(hidden_ND.dtype))
         return chosen_N - total_N
 
     @staticmethod
     def backward(ctx: FunctionCtx, *outer: Tensor) -> tuple[Tensor | None, ...]:
         state: Any = ctx
+        if state.settings is None:
+            (slope_ND,) = state.saved_tensors
+            return outer[0].to(slope_ND.dtype)[:, None] * slope_ND, None, None, None, None, None
         hidden_ND, weight_VD, targets_N, total_N = state.saved_tensors
         temperature, allowed, chunk = state.settings
         grad_N = outer[0] / temperature  # of the logits before they are divided by it
@@ -93,7 +111,7 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_VD = torch.zeros_like(weight_VD) if state.needs_input_grad[1] else None
         for start, stop, logits_NC in _logits(hidden_ND, weight_VD, temperature, allowed, chunk):
             # d logp / d logits is onehot(target) - softmax.
-            delta_NC = logits_NC.sub_(total_N[:, None]).exp_().mul_(-grad_N[:, None])
+            delta_NC = _softmax(logits_NC, total_N).mul_(-grad_N[:, None])
             here_N = ((targets_N >= start) & (targets_N < stop)).nonzero().squeeze(-1)
             delta_NC[here_N, targets_N[here_N] - start] += grad_N[here_N]
             delta_NC = delta_NC.to(hidden_ND.dtype)
@@ -101,6 +119,11 @@ class _TokenLogprobs(torch.autograd.Function):
             if grad_VD is not None:
                 grad_VD[start:stop] = delta_NC.T @ hidden_ND
         return grad_ND, grad_VD, None, None, None, None
+
+
+def _softmax(logits_NC: Tensor, total_N: Tensor) -> Tensor:
+    """exp(logits - total), in place; 0 where both are minus infinity."""
+    return logits_NC.sub_(total_N.clamp(min=torch.finfo(total_N.dtype).min)[:, None]).exp_()
 
 
 def _logits(

@@ -92,8 +92,6 @@ class TinyForCausalLM(LlamaForCausalLM):  # type: ignore[no-untyped-call]
         vocabulary, table = self.config.vocab_size, self.model.embed_tokens.weight
         # Not as loud as that, or it would hardly explore.
         self.lm_head.weight.copy_(table[:vocabulary] / 3)
-        # Among whole answers it has no preference until reward gives it one: a prior over them is what it samples.
-        self.lm_head.weight[vocabulary - self.config.answers :].zero_()
         table.mul_(self.config.loudness)
         # An n-gram that reward has said nothing of says nothing: its noise would drown what was learnt of others.
         table[vocabulary : vocabulary + self.config.buckets].zero_()
@@ -101,6 +99,22 @@ class TinyForCausalLM(LlamaForCausalLM):  # type: ignore[no-untyped-call]
             nn.init.eye_(layer.self_attn.v_proj.weight)
             nn.init.eye_(layer.self_attn.o_proj.weight)
             layer.mlp.down_proj.weight.mul_(0.1)
+        if self.config.answers:
+            self._begin_without_preference(vocabulary - self.config.answers)
+
+    @torch.no_grad()
+    def _begin_without_preference(self, first: int) -> None:
+        """Name whole answers, from id ``first`` on, by the half of the hidden state that nothing is read into yet.
+
+        So an untrained policy samples the prior over them. Rows of zeros would say as little, but hand no gradient on
+        to the embeddings, and these would learn hardly anything.
+        """
+        half, answers = self.config.hidden_size // 2, self.lm_head.weight[first:]
+        answers[:, :half] = 0
+        answers.mul_((1 - half / self.config.hidden_size) ** -0.5)  # as loud as with all of it
+        self.model.embed_tokens.weight[:, half:] = 0
+        for layer in self.model.layers:
+            layer.mlp.down_proj.weight[half:] = 0
 
 
 def build_tiny(seed: int, **settings: Any) -> TinyForCausalLM:
