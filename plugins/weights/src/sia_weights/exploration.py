@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from sia_core.decision import Training
 from sia_core.evidence import RewardStats
+
+MOST = 2**53
+"""Of a count: what all readers of JSON hold exactly."""
+
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Figure = Annotated[float, Field(ge=0, le=MOST)]
 
 EXPLORED, GROUP = 32, 8
 """Search instances, and rollouts of each at the training temperature, that show what a policy would learn from."""
@@ -32,16 +40,16 @@ class Exploration:
 
     stats: RewardStats
     fault: str
-    rollouts: int
-    verifications: int
-    tokens: float
-    seconds: float
-    pass_seconds: float
-    memory: float
-    trained: Mapping[str, float]
-    peak: int = 0
-    short: int = 0
-    suits: int = 0
+    rollouts: Count
+    verifications: Count
+    tokens: Figure
+    seconds: Figure
+    pass_seconds: Figure
+    memory: Figure
+    trained: Mapping[str, Figure]
+    peak: Count = 0
+    short: Count = 0
+    suits: Count = 0
     policy: Mapping[str, Any] = field(default_factory=dict)
 
     def estimate(self, algorithm: str, training: Training, epochs: int, instances: int) -> dict[str, float]:

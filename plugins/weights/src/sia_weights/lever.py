@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from sia_core.decision import Training, UpdateWeights
 from sia_core.errors import SiaError
-from sia_core.evidence import AgentView, AlgorithmView, Evidence, RewardStats, Rollout, WeightsView
+from sia_core.evidence import AgentView, AlgorithmView, Evidence, Rollout, WeightsView
 from sia_core.learning import Learner
 from sia_core.run import record
 from sia_core.run.allowance import Allowance
@@ -26,6 +26,7 @@ from sia_core.run.trees import adapter_folder
 from sia_core.types import OfferRef
 from sia_weights.exploration import EXPLORED, GROUP, Exploration, fitted
 from sia_weights.past import past_updates
+from sia_weights.replies import exploration_of, reply, training_of
 from sia_weights.selection import verdict
 from sia_weights.update import Update
 from sia_weights.user_settings import UserSettings
@@ -79,8 +80,7 @@ class WeightLever(Lever):
         payload = {"sweep": asdict(sweep), "learners": learners}
         watch = Solving(run.emit, **about).of(0)
         work = partial(run.rollouts.job, "sia_weights.explore_job:explore", payload, watch)
-        row = run.ledger.step(record.explored(agent.id), work)
-        exploration = Exploration(**{**row, "stats": RewardStats(**row["stats"])})
+        exploration = exploration_of(run.ledger.step(record.explored(agent.id), partial(reply, work, exploration_of)))
         allowance.settle(sweep.tokens, sweep.total, exploration.tokens * exploration.rollouts, exploration.peak)
         self._explorations[agent.id] = exploration
         run.emit("rollouts.progress", **about, done=about["total"], mean=exploration.stats.mean)
@@ -153,7 +153,8 @@ class WeightLever(Lever):
                 "seconds": None if math.isinf(seconds) else seconds,
             }
             work = partial(run.rollouts.job, "sia_weights.train_job:train", payload, partial(self._stepped, update))
-            chunk = run.ledger.step(record.training(update.key, first), work)
+            check = partial(training_of, first=first, last=last)
+            chunk = check(run.ledger.step(record.training(update.key, first), partial(reply, work, check)))
             for kind in spent:
                 spent[kind] += sum(row[kind] for row in chunk["steps"])
             allowance.settle(None, 0, sum(row["tokens"] for row in chunk["steps"]))
