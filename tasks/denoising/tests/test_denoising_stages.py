@@ -144,6 +144,18 @@ def test_the_expected_logarithm_is_that_of_poisson_counts(stages: dict[str, Any]
             assert values[cell, gene] == pytest.approx(value, rel=5e-3)
 
 
+def test_the_expected_logarithm_of_large_counts_takes_no_memory_by_their_size(stages: dict[str, Any]) -> None:
+    means, depth = np.array([0.0, 1.0, 250.0, 350.0, 5_000.0]), np.array([1_000.0, 40_000.0, 3_000_000.0])
+    k = np.arange(7_000)
+    direct = np.log1p(1e4 * k / depth[:, None]) @ stats.poisson.pmf(k[:, None], means)
+    assert stages["log_means"](means, depth) == pytest.approx(direct, rel=1e-5)
+    tracemalloc.start()
+    stages["expected"](np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([2e7, 3e9]))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 10e6
+
+
 def test_the_posterior_leaves_poisson_genes_and_heeds_dispersed_ones(stages: dict[str, Any]) -> None:
     rng = np.random.default_rng(0)
     depth = np.full(3_000, 100.0)

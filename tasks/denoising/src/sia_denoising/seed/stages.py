@@ -15,6 +15,7 @@ SAMPLE = 100  # cells on which it is found how far to go
 AXES = 100  # principal axes of MAGIC; a plan takes the first of them
 HELD = 1 / 9  # of a cell's depth: what molecular cross-validation holds out
 PER_CELL = 1e4
+SUMMED = 300.0  # up to this mean of a count, means of logarithms are summed over all counts
 MOVED = 0.045  # a gene's mean share of a cell may move by so much
 FAINT = 1e-10  # added to shares before their logarithm is taken
 TINY = 1e-12
@@ -281,13 +282,19 @@ def expected(rate, depth):
 
 
 def log_means(grid, depth):
-    """E[log1p(1e4 k / depth)] for k ~ Poisson(m): cells x grid of m."""
-    most = int(grid[-1] + 8 * np.sqrt(grid[-1]) + 12)
+    """E[log1p(1e4 k / depth)] for k ~ Poisson(m): cells x grid of m, which rises from 0."""
+    few = grid[grid <= SUMMED]
+    most = int(few[-1] + 8 * np.sqrt(few[-1]) + 12)
     k = np.arange(most)
     factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, most)))])
-    chance = np.exp(k * np.log(np.maximum(grid, 1e-300))[:, None] - grid[:, None] - factorial)
+    chance = np.exp(k * np.log(np.maximum(few, 1e-300))[:, None] - few[:, None] - factorial)
     chance[0] = k == 0
-    return np.log1p(PER_CELL * k / depth[:, None]) @ chance.T
+    scale = PER_CELL / depth[:, None]
+    summed = np.log1p(scale * k) @ chance.T
+    # Past that the second order of Taylor is off by less than 1e-5, and sums would take memory with the largest count.
+    many = grid[len(few) :]
+    expanded = np.log1p(scale * many) - many * np.square(scale / (1 + scale * many)) / 2
+    return np.concatenate([summed, expanded], axis=1)
 
 
 def keep(rate, share):
