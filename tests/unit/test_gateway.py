@@ -513,7 +513,7 @@ class Slow(ScriptedEngine):
     """A batch of it takes a while, as one of a real model does."""
 
     def sample(self, requests: Sequence[Request]) -> list[list[Sampled]]:
-        time.sleep(0.4)
+        time.sleep(0.8)
         return super().sample(requests)
 
 
@@ -532,7 +532,7 @@ def test_a_batch_waits_for_rollouts_that_will_soon_ask_a_share_of_the_time_that_
     assert all(text_of(each.result(20)) for each in waiting)
     gateway.close()
     assert [len(batch) for batch in engine.batches] == [1, 4]
-    assert time.monotonic() - started < 0.9  # one that thinks for long is not waited for
+    assert time.monotonic() - started < 1.8  # one that thinks for long is not waited for
 
 
 def test_one_request_that_the_engine_cannot_take_costs_itself_alone(gated: tuple[Gated, Gateway]) -> None:
