@@ -98,8 +98,8 @@ def _reason(error: Exception) -> str:
     """The end of what a program said of its failure, without its warnings."""
     if isinstance(error, subprocess.TimeoutExpired):
         return f"it took more than {LIMIT} s"
-    lines = (getattr(error, "stderr", None) or str(error)).splitlines()
-    return "\n".join(line for line in lines if not line.startswith("WARNING"))[-600:].strip()
+    lines = (getattr(error, "stderr", None) or "").splitlines()
+    return "\n".join(line for line in lines if not line.startswith("WARNING"))[-600:].strip() or str(error)
 
 
 def _is(file: Path, text: str) -> bool:

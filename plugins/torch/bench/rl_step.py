@@ -147,7 +147,7 @@ class Ours:
                 states[each.shape[1]] @ each.T
 
     def update_floor(self, traces: Sequence[Any]) -> None:
-        """The least that an update of shared prompts computes: the model's forward and backward, head included."""
+        """An update of shared prompts by itself: the model's forward and backward, all logits at once."""
         policy = self.engine.policy
         for rows in plan(traces, [[index] for index in range(len(traces))], self.engine.settings.micro_tokens):
             some = [[traces[index] for index in row] for row in rows]

@@ -14,7 +14,7 @@ from torch import Tensor
 CHUNK, SHORT = 32, 8
 """Tokens of a prompt that are kept together: of any policy, and of one that need not fill up its blocks."""
 KEPT = 8192
-"""How many tokens of prompts are kept."""
+"""How many tokens of prompts are kept, and of how many positions the angles."""
 
 Name = tuple[int, tuple[int, ...]]
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sia_torch.adapter import FEWEST, FULL, Map, by_onednn, fused, merged
-from sia_torch.chunks import Chunks, Name
+from sia_torch.chunks import KEPT, Chunks, Name
 from sia_torch.policy import Policy
 from sia_torch.tiny import NOTHING
 from sia_torch.tree import turn
@@ -102,7 +102,7 @@ class Fused:
         self._layers = [_layer(each) for each in trunk.layers]
         self._norm = merged(trunk.norm)
         self._rotary = trunk.rotary_emb
-        self._turns: dict[int, tuple[Tensor, Tensor]] = {}
+        self._angles: dict[int, tuple[Tensor, Tensor]] = {}
         self.varies = by_onednn(self._norm)
         self._chunks = Chunks(varies=self.varies)
 
@@ -116,7 +116,7 @@ class Fused:
         self._lengths_P = lengths_P.to(device)
         positions = torch.arange(layout.length + layout.new, device=device)
         self._positions = positions
-        self._cos, self._sin = self._turned(positions, dtype)
+        self._cos, self._sin = self._angles_of(positions, dtype)
 
         # Scores of attention rounded to eight bits would be off by hundredths of a nat.
         exact = torch.promote_types(dtype, torch.float32)
@@ -140,12 +140,15 @@ class Fused:
         self._step = 0
         return hidden_PD.repeat_interleave(layout.width, dim=0)
 
-    def _turned(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosine and sine (T, E) of each position's angles. Of a small policy they would take a seventh of the time."""
-        if len(positions) not in self._turns:
+    def _angles_of(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosine and sine (T, E) of each position's angles, kept by T: they take a seventh of a small policy's time."""
+        count = len(positions)
+        if count not in self._angles:
+            while sum(self._angles) > KEPT:
+                del self._angles[next(iter(self._angles))]
             cos, sin = self._rotary(torch.empty(1, dtype=dtype, device=positions.device), positions[None])
-            self._turns[len(positions)] = cos[0], sin[0]
-        return self._turns[len(positions)]
+            self._angles[count] = cos[0], sin[0]
+        return self._angles[count]
 
     def _last_tokens(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """The context (R, context) that the next token's embedding looks back at."""
