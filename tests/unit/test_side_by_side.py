@@ -263,12 +263,14 @@ def test_a_run_that_is_killed_after_it_went_on_without_one_goes_on_without_it(
 def test_a_tool_that_was_under_way_when_its_conversation_was_ended_is_booked_once_also_by_a_resumed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, late = threading.Event(), Future[Any]()
+    late = Future[Any]()
 
     class Stuck(Laboratory):
+        begun: threading.Event
+
         def submit(self, job: Job) -> Future[Any]:
             if job.function.endswith(":run_code"):
-                begun.set()
+                self.begun.set()
                 return late
             return super().submit(job)
 
@@ -276,21 +278,26 @@ def test_a_tool_that_was_under_way_when_its_conversation_was_ended_is_booked_onc
         tries = (stage, number, step) == ("0", 2, 0)
         return said(use("run", code="print(1)")) if tries else usual(stage, number, step)
 
-    def others(futures: Sequence[Any], _: float) -> None:
-        wait([each for at, each in enumerate(futures) if at != 2])
-        assert begun.wait(60)
+    def stuck(name: str, patch: pytest.MonkeyPatch) -> World:
+        run, generations = world(tmp_path / name, rule), iter(range(9))
+        run.backend = backend = Stuck()
+        backend.begun = threading.Event()
 
-    def stuck(name: str) -> World:
-        run = world(tmp_path / name, rule)
-        run.backend = Stuck()
+        def others(futures: Sequence[Any], _: float) -> None:
+            if next(generations):
+                wait(futures)
+                return
+            wait([each for at, each in enumerate(futures) if at != 2])
+            assert backend.begun.wait(60)
+
+        patch.setattr(side_by_side, "wait", others)
         return run
 
     with monkeypatch.context() as patch:
-        patch.setattr(side_by_side, "wait", others)
-        spent = stuck("whole").run()["budget"]["spent"]
+        spent = stuck("whole", patch).run()["budget"]["spent"]
         patch.setattr(side_by_side, "without_repeats", lambda _: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
-            stuck("killed").run()
+            stuck("killed", patch).run()
     late.set_exception(ModelError("too late"))
     again = world(tmp_path / "killed", rule)
     now = again.run()["budget"]["spent"]
