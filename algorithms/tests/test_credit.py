@@ -174,6 +174,15 @@ class TestBestOfN:
         assert [datum.trace.tokens[1] for datum in data] == [3, 4]
         assert data[0].normaliser == 2.0
 
+    def test_a_reply_that_is_nearly_certain_already_is_not_imitated_again(self) -> None:
+        unsure, sure = token(1.0, 3), token(1.0, 4)
+        sure = replace(sure, traces=[replace(sure.traces[0], logprobs=[0.0, math.log(0.95)])])
+        data = BestOfN().credit([[unsure], [sure]])
+        assert [datum.trace.tokens[1] for datum in data] == [3]
+        assert data[0].normaliser == 1.0
+        with pytest.raises(NoSignal, match="nothing left to learn by imitation"):
+            BestOfN().credit([[sure]])
+
     def test_ties_do_not_favour_low_token_ids(self) -> None:
         first = [BestOfN().credit([[token(1.0, n), token(1.0, n + 1)]])[0].trace.tokens[1] - n for n in range(64)]
         assert 0.25 < fmean(first) < 0.75

@@ -7,6 +7,7 @@ are zero and a policy gradient is about zero.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -22,9 +23,15 @@ from sia_core.learning import Batch, Datum, Sample
 RARE = 0.05
 """A share of successes below which groups of eight mostly hold none."""
 
-
 FAR = 25.0
 """Nats a token that a sweep may move the policy: what was one of a thousand choices becomes the likely one."""
+
+CERTAIN = 0.9
+"""The probability of a reply from which it is not imitated any more.
+
+Adam moves weights as fast for a gradient of next to nothing. On LawBench's cases, replies imitated on and on took the
+policy from 60% of new ones to 52%.
+"""
 
 
 class Config(BaseModel):
@@ -71,11 +78,17 @@ class BestOfN:
 
     def credit(self, groups: Sequence[ops.Group]) -> list[Datum]:
         ops.check(groups)
-        traces = [trace for group in groups for sample in self._best(group) for trace in ops.trained(sample)]
-        if not traces:
+        best = [trace for group in groups for sample in self._best(group) for trace in ops.trained(sample)]
+        if not best:
             raise NoSignal(
                 f"no rollout of any of {len(groups)} groups earned more than 0: there is nothing to imitate; "
                 "sample more rollouts, or let the harness make the task easier first"
+            )
+        traces = [trace for trace in best if math.fsum(trace.logprobs) < math.log(CERTAIN)]
+        if not traces:
+            raise NoSignal(
+                f"each of the {len(best)} replies to imitate has a probability of at least {CERTAIN:g} already: there "
+                "is nothing left to learn by imitation; go on with ppo or grpo, or train on other instances"
             )
         tokens = float(sum(sum(trace.mask) for trace in traces))
         return [Datum(trace=trace, advantages=ops.spread(trace, 1.0), normaliser=tokens) for trace in traces]
