@@ -62,6 +62,9 @@ EXPECTED = [({"text": row["input"]}, row["answer"]) for row in ROWS]
         ("cases.csv", CSV),
         ("cases.csv", b"\xef\xbb\xbf" + CSV.replace(b"\n", b"\r\n")),
         ("cases.csv", CSV.replace(b",", b";")),
+        ("cases.csv", b"sep=;\r\n" + CSV.replace(b",", b";")),
+        ("cases.csv", CSV.replace(b"\n", b"\r")),
+        ("cases.csv", CSV.replace(b"\n", b"\n  \n")),
         ("cases.tsv", CSV.replace(b",", b"\t")),
         ("cases.txt", CSV),
     ],
@@ -89,6 +92,16 @@ def test_a_json_object_of_splits_is_the_cases_of_each(tmp_path: Path) -> None:
     whole = {"train": ROWS[:3], "validation": ROWS[3:6], "test": ROWS[6:]}
     cases = read_cases(write(tmp_path, "cases.json", json.dumps(whole)))
     assert [case.split for case in cases] == ["search"] * 3 + ["gate"] * 3 + ["sealed"] * 2
+
+
+@pytest.mark.parametrize(("cell", "value"), [(".5", 0.5), ("5.", 5.0), ("1e3", 1000.0), ("-.5e1", -5.0)])
+def test_a_cell_is_a_number_as_spreadsheets_write_it(tmp_path: Path, cell: str, value: float) -> None:
+    assert pairs(write(tmp_path, "cases.csv", CSV + f"more,{cell}\n".encode()))[-1][1] == value
+
+
+def test_answers_of_which_some_are_numbers_are_texts(tmp_path: Path) -> None:
+    text = "input,answer\n" + "".join(f"say {n},{n if n % 2 else 'none'}\n" for n in range(8))
+    assert [answer for _, answer in pairs(write(tmp_path, "cases.csv", text))][:2] == ["none", "1"]
 
 
 # Columns
@@ -150,7 +163,10 @@ def test_the_verifier_reads_the_cases_of_the_file_and_names_its_lines(tmp_path: 
         ("cases.csv", CSV + b"a,b,c\n", 'line 10: 3 cells, and the first line names 2; put quotes around a cell'),
         ("cases.csv", CSV + b'"a,1\n', "line 10: not CSV: "),
         ("cases.csv", CSV + b"a,\n", "line 10: no answer; give one, or leave the row out"),
-        ("cases.csv", CSV.replace(b"input,", b"answer,", 1), "line 1: the first line names the columns, each once"),
+        ("cases.csv", CSV.replace(b"input,", b"answer,", 1), "line 1: two columns are named answer; give each"),
+        ("cases.csv", b"," + CSV.replace(b"\n", b"\n0,"), "line 1: column 1 has no name; name it, or leave it out"),
+        ("cases.csv", CSV + b"a\n", "line 10: 1 cell, and the first line names 2"),
+        ("cases.csv", CSV + b"a,1\nb,2\nc,n/a\n", "line 12: the answer 'n/a' is no number as JSON writes it, so"),
         ("cases.csv", b"", "it is empty; give CSV, JSON Lines, a JSON array, or Parquet"),
         ("cases.csv", b"answer\n" + b"1\n" * 8, "line 2: no input among `answer`; a case is an object such as"),
         ("cases.jsonl", CSV, "line 1: not JSON"),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sia_cli import figures
 from sia_core.run.gate import Levels, p_value, sign_test
 from sia_core.run.power import DISCORDANCE, chance, needed_for, repeated, sees, smallest_gain, to_halve
 
@@ -158,3 +159,15 @@ def test_repeats_make_smaller_what_is_noise_and_nothing_else() -> None:
     assert repeated(0.1, 4) == pytest.approx(DISCORDANCE / 4)
     assert repeated(0.25, 5) == pytest.approx(0.5 / 5)
     assert smallest_gain(300, LEVEL, repeated(0.1, 4)) < 0.6 * smallest_gain(300, LEVEL)
+
+
+@pytest.mark.parametrize(
+    ("n", "says"),
+    [
+        (5, "a gain of 0.956, and none where two agents differ on 20% of them; 8 more"),
+        (100, "a gain of 0.151 where two agents differ on 20% of them, and of 0.142 after a promotion"),
+        (1314, "a gain of 0.024, 0.031 or 0.043 where two agents differ on 6%, 10% or 20% of them, and of"),
+    ],
+)
+def test_no_gain_is_announced_that_is_more_than_what_two_agents_differ_by(n: int, says: str) -> None:
+    assert says in figures.sees(sees(Levels(16, n, earned=0.05), (0.0, 1.0)))

@@ -192,6 +192,11 @@ def test_a_hint_is_found_in_a_long_message() -> None:
     assert "start a new run" in anew
 
 
+def test_a_line_that_does_not_parse_is_named_and_no_line_of_what_loaded_it() -> None:
+    text = raised(lambda: compile("x = 1\ndef solve()\n", "/sia/harness/harness.py", "exec"))
+    assert text.splitlines() == ["crash: SyntaxError: expected ':' (harness.py, line 2)", "  harness.py:2: def solve()"]
+
+
 def test_an_error_that_causes_itself_is_described_once() -> None:
     error, other = ValueError("a"), ValueError("b")
     error.__context__, other.__context__ = other, error

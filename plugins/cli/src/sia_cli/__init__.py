@@ -76,11 +76,11 @@ def _trouble(error: OSError) -> str | None:
 def _run(arguments: list[str]) -> int:
     name = _named(arguments)
     try:
+        parser = parser_of(arguments)
         if name is not None:
             from sia_cli.config_file import with_file
 
-            arguments = with_file(arguments)
-        parser = parser_of(arguments)
+            arguments = with_file(arguments, parser)
         options = parser.parse_args(arguments)
         if name is None:
             parser.print_help()
@@ -109,7 +109,7 @@ def _is_fault(error: BaseException) -> bool:
     return not (exits or isinstance(error, SiaError | OutputLost))
 
 
-def parser_of(arguments: Sequence[str]) -> argparse.ArgumentParser:
+def parser_of(arguments: Sequence[str]) -> Parser:
     """The parser of a command line; of its commands, only the one that is named has its options."""
     from sia_core import __version__
 

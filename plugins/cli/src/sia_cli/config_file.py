@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sia_core.errors import UsageError
+from sia_cli.parser import Parser
+from sia_core.errors import UsageError, meant
 from sia_core.given_files import read_named
 
 COMMANDS = ("run", "plan", "compare")
@@ -35,8 +36,11 @@ def add_file(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("-f", "--file", metavar="FILE", help="take options from a TOML file; others override it")
 
 
-def with_file(arguments: Sequence[str]) -> list[str]:
-    """A command line with the options of the file that it names put before its own; UsageError where there is none."""
+def with_file(arguments: Sequence[str], parser: Parser) -> list[str]:
+    """A command line with the options of the file that it names put before its own; UsageError where there is none.
+
+    ``parser`` is of this command line.
+    """
     name, *options = arguments or [""]
     if name not in COMMANDS:
         return list(arguments)
@@ -46,6 +50,10 @@ def with_file(arguments: Sequence[str]) -> list[str]:
     if namespace.file is None:
         return list(arguments)
     settings = read(Path(namespace.file))
+    names = [each.removeprefix("--") for each in parser.names()]
+    for key in settings:
+        if key not in names:
+            raise UsageError(f"-f {namespace.file}: there is no option {key}{meant(key, names) or parser.listed()}")
     if any(each.partition("=")[0] == "--mode" for each in options):
         settings.pop("levers", None)  # two names of one thing
     return [name, *arguments_of(settings, f"-f {namespace.file}", Path(namespace.file).parent), *options]

@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -49,7 +50,13 @@ def add_configuration(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     add_policy(how, "tiny with the weights lever, else none")
     add_train(how)
     how.add_argument("--generations", type=count, default=8, metavar="N", help="at most this many (default: 8)")
-    how.add_argument("--candidates", type=count, default=2, metavar="N", help="tried in each generation (default: 2)")
+    how.add_argument(
+        "--candidates",
+        type=partial(count, least=1),
+        default=2,
+        metavar="N",
+        help="tried in each generation (default: 2)",
+    )
     how.add_argument(
         "--repeats",
         type=count,

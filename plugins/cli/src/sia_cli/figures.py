@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sia_core.run.power import smallest_gain
+
 EXAMPLE = 160
 """Characters of an error's message in a line."""
 
@@ -31,17 +33,24 @@ def sees(gate: Mapping[str, Any]) -> str:
 
 def _gains(gate: Mapping[str, Any]) -> str:
     """The smallest gains by how often two agents differ, now and after a promotion."""
-    shares = [f"{each['differ']:.0%}" for each in gate["gains"]]
+    n, level = gate["n"], gate["level"]
+    gains = [each for each in gate["gains"] if smallest_gain(n, level, each["differ"]) <= each["differ"]]
+    shares = [f"{each['differ']:.0%}" for each in gains]
     digits = ".0%" if gate["wins"] else ".3f"
-    now, after = ([format(each[when], digits) for each in gate["gains"]] for when in ("now", "after"))
+    now, after = ([format(each[when], digits) for each in gains] for when in ("now", "after"))
     won = " (of instances won, less those lost)" if gate["wins"] else ""
     halves = f"; {gate['to_halve']:,} more instances would halve that" if gate.get("to_halve") else ""
     times = {1: "once", 2: "twice"}.get(gate["comparisons"], f"{gate['comparisons']} times")
     few = f"; it is asked {times} at most before a promotion" if gate["comparisons"] <= 3 else ""
-    return (
-        f"with 80% power it sees a gain of {listed(now)}{won} where two agents differ on {listed(shares)} of them, "
-        f"and of {listed(after)} after a promotion{halves}{few}"
-    )
+    if gains:
+        reach = f"a gain of {listed(now)}{won} where two agents differ on {listed(shares)} of them, "
+        reach += f"and of {listed(after)} after a promotion"
+    else:  # of so few instances each would have to be won
+        most = gate["gains"][-1]["differ"]
+        reach = (
+            f"a gain of {gate['smallest_gain']:{digits}}{won}, and none where two agents differ on {most:.0%} of them"
+        )
+    return f"with 80% power it sees {reach}{halves}{few}"
 
 
 def listed(words: Sequence[str]) -> str:

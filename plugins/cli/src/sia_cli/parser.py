@@ -29,12 +29,19 @@ class Parser(argparse.ArgumentParser):
 
         if not message.startswith(UNKNOWN):
             return message
-        parsers = [self, *self._commands()]
-        names = [name for parser in parsers for name in parser._option_string_actions if name.startswith("--")]
         words = [word.partition("=")[0] for word in message.removeprefix(UNKNOWN).split()]
         named = (word for word in words if word.startswith("-") and word.strip("-"))
-        near = next((end for word in named if (end := meant(word, names))), "")
-        return f"{message}{near or f'; `{parsers[-1].prog} --help` lists the options'}"
+        near = next((end for word in named if (end := meant(word, self.names()))), "")
+        return f"{message}{near or self.listed()}"
+
+    def names(self) -> list[str]:
+        """The long options of the command line, those of the command that was named among them."""
+        parsers = [self, *self._commands()]
+        return [name for parser in parsers for name in parser._option_string_actions if name.startswith("--")]
+
+    def listed(self) -> str:
+        """Where the options are listed, as the end of a message."""
+        return f"; `{[self, *self._commands()][-1].prog} --help` lists the options"
 
     def _commands(self) -> Iterator[argparse.ArgumentParser]:
         """The parser of the command that was named; others have no options yet."""

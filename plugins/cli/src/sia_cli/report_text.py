@@ -126,7 +126,9 @@ def triaged(triage: Mapping[str, int]) -> str:
 def levels(used: Mapping[str, Any]) -> str:
     """The sum of the comparisons' error levels, and its promise."""
     promise = (
-        f"at most {used['used']:.3f} false promotions expected"
+        "nothing was compared"
+        if not used["used"]
+        else f"at most {used['used']:.3f} false promotions expected"
         if used["promotions"]
         else f"a chance of at most {used['used']:.1%} that a run like this promotes anything false"
     )

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sia_cli.config_file import write
 from sia_cli.configuration import add_configuration, config_of
 from sia_cli.options import add_runs_dir, add_track, resumable, runs_dir_argument, runs_folder
 from sia_cli.output import print_json
+
+if TYPE_CHECKING:
+    from sia_cli.stopping import Watch
 
 NO_PART_OF_A_RUN = ("file", "save_config", "dry_run", "json")
 """Options that say what the command does with the others."""
@@ -35,8 +41,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.dry_run:  # leaves nothing to go on with
         _print_price(options)
     else:
-        with resumable("sia", "resume", *runs_dir_argument(options)):
-            _improve(options)
+        _improve(options)
     return 0
 
 
@@ -81,6 +86,7 @@ def _print_price(options: argparse.Namespace) -> None:
 def _improve(options: argparse.Namespace) -> None:
     from sia_cli.progress import watching
     from sia_cli.report_text import print_report
+    from sia_cli.stopping import Watch
     from sia_core.plugins import Plugins
     from sia_core.run.ledger import Ledger
     from sia_core.run.start import start
@@ -88,14 +94,27 @@ def _improve(options: argparse.Namespace) -> None:
 
     plugins, config, runs = Plugins.discover(), config_of(options), runs_folder(options)
     secret = _secret(options.secret) if options.secret else None
-    with watching(plugins, options.track) as observers:
-        folder = start(config, runs, plugins, observers, options.name, secret)
+    watch = Watch()
+    with watching(plugins, options.track) as observers, _resumable(watch, options):
+        folder = start(config, runs, plugins, [*observers, watch], options.name, secret)
     with Ledger.read(folder) as ledger:
         report = build(ledger)
     if options.json:
         print_json(report)
     else:
         print_report(report, folder)
+
+
+@contextmanager
+def _resumable(watch: Watch, options: argparse.Namespace) -> Iterator[None]:
+    """Have a run that is interrupted say how it goes on, once there is one."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not watch.name:
+            raise KeyboardInterrupt("No run was begun.") from None
+        with resumable("sia", "resume", watch.name, *runs_dir_argument(options)):
+            raise
 
 
 def _secret(path: str) -> str:

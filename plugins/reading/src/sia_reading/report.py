@@ -65,6 +65,8 @@ def _build(ledger: Ledger) -> dict[str, Any]:
         "triage": _triage(record, rows),
         "gate_queries": sum(row["gate"] is not None for row in rows),
         "levels": _levels(config["plan"], rows),
+        "n": gate.get("n"),
+        "level": gate.get("level"),
         "smallest_gain": gate.get("smallest_gain"),
         "gains": gate.get("gains", []),
         "comparisons": gate.get("comparisons"),

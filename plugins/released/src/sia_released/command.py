@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from sia_cli.output import console, plain
 
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     out.print(plain(f"{target}: the task {name}, with the folder as it was in src/{package_of(name)}/folder."))
     if hidden:
         out.print(plain(f"left out, as their names begin with a dot: {', '.join(hidden)}"))
-    out.print(plain(f"  pip install --editable {target}[test]"), soft_wrap=True)
+    out.print(plain(f"  {shlex.join(['pip', 'install', '--editable', f'{target}[test]'])}"), soft_wrap=True)
     out.print(plain(f"  sia run --plugin {name}"), soft_wrap=True)
     return 0
 

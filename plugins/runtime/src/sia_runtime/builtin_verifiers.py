@@ -161,9 +161,14 @@ class PythonFunction(_FromCases):
             raise UsageError(f"--verifier python:{arg}: give a file and a function, such as python:check.py:score")
         self._file = file
         try:
-            self._function = getattr(_module(Path(file)), self._name)
+            names = vars(_module(Path(file)))
+        except OSError as error:
+            raise UsageError(f"--verifier python:{arg}: {file} cannot be read: {error.strerror}") from None
         except (Exception, SystemExit) as error:  # a script that ends where it is loaded, too
             raise UsageError(f"--verifier python:{arg}: it cannot be loaded: {describe(error)}") from error
+        if not callable(names.get(self._name)):
+            raise UsageError(f"--verifier python:{arg}: {file} defines no function {self._name}")
+        self._function = names[self._name]
 
     def score(self, instance: Instance, answer: Any, ctx: VerifierContext) -> Score:
         case = self.case(instance)

@@ -26,13 +26,16 @@ from sia_core.playbook import PLAYBOOK, Playbook
 from sia_core.run.ledger import canonical
 from sia_core.types import Instance, Kind, Limits, OfferRef, Split
 from sia_runtime.answers import time_limit
-from sia_runtime.data_files import rows_in
+from sia_runtime.data_files import NUMBER, rows_in
 from sia_runtime.metrics import metric_of, worst
 
 SHARES: tuple[tuple[Split, float], ...] = (("public", 0.25), ("search", 0.25), ("gate", 0.25), ("sealed", 0.25))
 """How cases without a ``split`` are dealt out."""
 
 LEAST = 8
+
+MOSTLY = 0.9
+"""The share of a column's cells from which those that are no numbers look like slips."""
 
 NAMELESS = ("agent", "harness")
 """Names of folders that say nothing: such a task is named after the folder that holds it."""
@@ -62,11 +65,14 @@ def read_cases(path: Path, columns: Columns = USUAL) -> list[Case]:
         raise UsageError(f"--data {path}: {error.strerror}") from None
     cases: list[Case] = []
     places: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for row in rows_in(content, path.name, f"--data {path}"):
         where = f"--data {path}, {row.place}"
         value = case_of(row.value, columns, where)
         if row.of_csv and value["answer"] in (None, ""):
             raise UsageError(f"{where}: no answer; give one, or leave the row out")
+        if row.of_csv and isinstance(value["answer"], str):
+            texts[where] = value["answer"]
         case = _read_case(value, where, row.number)
         for mark, what in ((f"input {case.id}", "input"), (f"name {case.name}", "id")):
             if (other := places.setdefault(mark, row.place)) != row.place:
@@ -74,10 +80,24 @@ def read_cases(path: Path, columns: Columns = USUAL) -> list[Case]:
                     f"{where}: the same {what} as in {other}; a case must not be in two splits, so give each once"
                 )
         cases.append(case)
+    _check_texts(texts)
     if len(cases) < LEAST:
         count = "1 case" if len(cases) == 1 else f"{len(cases)} cases"
         raise UsageError(f"--data {path}: {count}; at least {LEAST} are needed for four disjoint splits")
     return cases
+
+
+def _check_texts(answers: Mapping[str, str]) -> None:
+    """UsageError where CSV's answers are texts for the sake of a few: none would equal the number that it is."""
+    others = {where: text for where, text in answers.items() if not NUMBER.fullmatch(text.strip())}
+    numbers = len(answers) - len(others)
+    if others and numbers >= MOSTLY * len(answers):
+        where, text = next(iter(others.items()))
+        raise UsageError(
+            f"{where}: the answer {text.strip()[:40]!r} is no number as JSON writes it, so the {numbers:,} "
+            "others that are would be texts, too; write a number, leave the row out, or give JSON Lines, where each "
+            "answer has a type"
+        )
 
 
 def _read_case(value: Mapping[str, Any], where: str, number: int) -> Case:

@@ -23,8 +23,10 @@ KINDS = "give CSV, JSON Lines, a JSON array, or Parquet"
 LARGEST_CELL = 1 << 27
 
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+NUMBER = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _DELIMITERS = (",", ";", "\t", "|")
+_SEPARATOR = re.compile(r"sep=([,;\t|])(?=\r|\n)", re.IGNORECASE)
+"""The line by which a spreadsheet is told what separates cells."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,9 @@ def _unpacked(kind: Any) -> Any:
 
 def _csv(text: str, delimiter: str, where: str) -> Iterator[Row]:
     """Rows by the names of the first line. A column of numbers, or of true and false, holds these, as in a frame."""
-    header = re.sub(r'"[^"]*"', "", text.lstrip("\r\n").partition("\n")[0])
+    if named := _SEPARATOR.match(text):
+        delimiter, text = named[1], text[named.end(1) :]
+    header = re.split(r"[\r\n]", re.sub(r'"[^"]*"', "", text.lstrip("\r\n")), maxsplit=1)[0]
     delimiter = delimiter or max(_DELIMITERS, key=header.count)
     table: list[tuple[int, list[str]]] = []
     with _wide_cells():
@@ -153,7 +157,7 @@ def _csv(text: str, delimiter: str, where: str) -> Iterator[Row]:
         begin = 1
         try:
             for cells in reader:
-                if cells:
+                if any(map(str.strip, cells[:1])) or len(cells) > 1:
                     table.append((begin, cells))
                 begin = reader.line_num + 1
         except csv.Error as error:
@@ -162,12 +166,19 @@ def _csv(text: str, delimiter: str, where: str) -> Iterator[Row]:
         raise UsageError(f"{where}: it is empty; {KINDS}")
     (_, names), *rows = table
     names = [name.strip() for name in names]
-    if not all(names) or len(set(names)) < len(names):
-        raise UsageError(f"{where}, line {table[0][0]}: the first line names the columns, each once, and none is blank")
+    if "" in names:
+        raise UsageError(
+            f"{where}, line {table[0][0]}: column {names.index('') + 1} has no name; name it, or leave it out "
+            "(an index, which pandas writes without a name, by to_csv(..., index=False))"
+        )
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UsageError(f"{where}, line {table[0][0]}: two columns are named {twice}; give each another name")
     for number, cells in rows:
         if len(cells) != len(names):
             raise UsageError(
-                f"{where}, line {number}: {len(cells)} cells, and the first line names {len(names)}; "
+                f"{where}, line {number}: {len(cells)} cell{'s'[: len(cells) != 1]}, and the first line names "
+                f"{len(names)}; "
                 f'put quotes around a cell that holds a "{delimiter}"'
             )
     columns = [_typed(name, [cells[place] for _, cells in rows]) for place, name in enumerate(names)]
@@ -184,7 +195,7 @@ def _typed(name: str, cells: list[str]) -> list[Any]:
         return [cell or None for cell in values]
     if filled and all(_WHOLE.fullmatch(cell) and len(cell) <= MAX_DIGITS for cell in filled):
         return [int(cell) if cell else None for cell in values]
-    if filled and all(_NUMBER.fullmatch(cell) and abs(float(cell)) < float("inf") for cell in filled):
+    if filled and all(NUMBER.fullmatch(cell) and abs(float(cell)) < float("inf") for cell in filled):
         return [float(cell) if cell else None for cell in values]
     if filled and all(cell.lower() in ("true", "false") for cell in filled):
         return [cell.lower() == "true" if cell else None for cell in values]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from sia_cli.output import console, plain
 
@@ -25,6 +26,6 @@ def run(options: argparse.Namespace) -> int:
     write(folder, files)
     out = console()
     out.print(plain(f"{folder}: {len(files)} files, which work as they are. README.md says what to change."))
-    out.print(plain(f"  pip install --editable {folder}[test]"), soft_wrap=True)
-    out.print(plain(f"  pytest {folder}"), soft_wrap=True)
+    out.print(plain(f"  {shlex.join(['pip', 'install', '--editable', f'{folder}[test]'])}"), soft_wrap=True)
+    out.print(plain(f"  {shlex.join(['pytest', str(folder)])}"), soft_wrap=True)
     return 0

@@ -240,11 +240,15 @@ def _frames(first: BaseException, last: BaseException, folder: str) -> list[str]
         if folder and frame.filename.startswith(f"{folder}/"):
             name = frame.filename[len(folder) + 1 :]
             lines.append(f"  {name}:{frame.lineno} in {frame.name}: {frame.line}")
+    if isinstance(last, SyntaxError) and folder and str(last.filename).startswith(f"{folder}/"):
+        return [*lines, f"  {str(last.filename)[len(folder) + 1 :]}:{last.lineno}: {str(last.text).strip()}"[:300]]
     trace = first.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     if folder and trace is not None and not trace.tb_frame.f_code.co_filename.startswith(f"{folder}/"):
-        lines.insert(0, f"  raised in {trace.tb_frame.f_globals.get('__name__')}.{trace.tb_frame.f_code.co_name}"[:200])
+        module = str(trace.tb_frame.f_globals.get("__name__"))
+        if not module.startswith("sia_runtime."):  # which called the harness
+            lines.insert(0, f"  raised in {module}.{trace.tb_frame.f_code.co_name}"[:200])
     return lines
 
 
