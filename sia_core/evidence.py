@@ -7,6 +7,7 @@ spoil it. Of ``sealed`` there is nothing. Rewards and gains are in units of the 
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
@@ -23,6 +24,7 @@ from sia_core.playbook import Playbook
 from sia_core.values import LARGEST_REWARD, Metric
 
 WORST_CASES = 12
+MOST_COUNTED = 2**53  # of tokens or seconds, say: what every reader of JSON holds exactly
 
 
 class Evaluated(NamedTuple):
@@ -66,13 +68,16 @@ class Rollout:
             rewards, turns = tuple(value["step_rewards"]), tuple({**each} for each in value.get("turns", ()))
             evaluated = tuple(Evaluated(*each) for each in value.get("evaluated", ()))
             its = cls(**{**value, "step_rewards": rewards, "turns": turns, "evaluated": evaluated})
+            if its.outcome == "ok" and its.answer is not None:
+                json.loads(its.answer, parse_constant=int)  # a later rollout may begin with it
             texts = [its.instance, its.message, its.feedback, its.log, its.answer or "", its.start or ""]
             typed = all(isinstance(each, str) for each in (*texts, *(each.feedback for each in evaluated)))
-            finite = map(math.isfinite, (its.seconds, its.tokens, *rewards, *its.metrics.values()))
-            sane = (abs(each) <= LARGEST_REWARD for each in (its.reward, *(each.reward for each in evaluated)))
-            if not (re.fullmatch("[a-z-]{1,80}", its.outcome) and typed and all(finite) and all(sane)):
+            spent = type(its.tokens) is int and all(0 <= each <= MOST_COUNTED for each in (its.tokens, its.seconds))
+            figures = (its.reward, *its.metrics.values(), *(each.reward for each in evaluated))
+            sane = spent and all(map(math.isfinite, rewards)) and all(abs(each) <= LARGEST_REWARD for each in figures)
+            if not (re.fullmatch("[a-z-]{1,80}", its.outcome) and typed and sane):
                 raise ValueError(f"reward {its.reward!r}, outcome {its.outcome!r}")
-        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
             raise LedgerError(f"a rollout is recorded which no run records: {excerpt(str(error), 200)}") from None
         return its
 

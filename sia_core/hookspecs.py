@@ -1,8 +1,7 @@
 """The hooks that a plugin may implement: the whole contract, one hook for each kind of offer.
 
-A plugin is an installed distribution with an entry point in the group ``sia``.
-The entry point names a module, and the module holds a contract version and hook
-implementations that return offers::
+A plugin is an installed distribution with an entry point in the group ``sia``. The entry point names a module, and the
+module holds a contract version and hook implementations that return offers::
 
     from sia_core.hookspecs import Offer, hookimpl
 

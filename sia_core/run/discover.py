@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sia_core.errors import excerpt
+from sia_core.errors import LedgerError, excerpt
 from sia_core.evidence import Rollout
 from sia_core.types import Discovers, Json, Task
 
@@ -41,8 +41,7 @@ def scores(nodes: Sequence[Node], c: float = C) -> dict[str, float]:
     """The score of each node, in units of the reward."""
     if not nodes:
         return {}
-    best = _best(nodes)
-    expanded = _expanded(nodes)
+    best, expanded = _best(nodes), _expanded(nodes)
     rewards = [node.reward for node in nodes]
     # Where all are alike any scale gives the same order; with none, what was never tried would not come first.
     scale = max(rewards) - min(rewards) or 1.0
@@ -54,8 +53,7 @@ def scores(nodes: Sequence[Node], c: float = C) -> dict[str, float]:
 def choose(nodes: Sequence[Node], count: int, c: float = C) -> list[Node]:
     """The ``count`` nodes to go on from, the same one perhaps several times; none where the archive is empty.
 
-    They are chosen one after the other, and each choice counts as an expansion for the
-    next. Of equal scores the smallest id comes first.
+    Each choice counts as an expansion for the next. Of equal scores the smallest id comes first.
     """
     by_id = {node.id: node for node in nodes}
     now = dict(by_id)
@@ -99,9 +97,8 @@ def _prior(nodes: Sequence[Node]) -> dict[str, float]:
 ROUNDS = ((8, 1), (4, 2), (2, 4))
 """Rounds of the final comparison: how many answers are compared, on how many further gate instances.
 
-The better half goes on: sequential halving (Karnin, Koren and Somekh, "Almost optimal
-exploration in multi-armed bandits", ICML 2013). Answers that were lucky when they were
-found are many among the best, and one instance is enough to tell most of them.
+The better half goes on: sequential halving (Karnin, Koren and Somekh, "Almost optimal exploration in multi-armed
+bandits", ICML 2013). Many of the best were lucky when they were found, and one instance tells most of them.
 """
 
 
@@ -188,6 +185,17 @@ class Verified(NamedTuple):
     feedback: str = ""
     metrics: Mapping[str, float] = {}
 
+    @classmethod
+    def of(cls, rows: Any, count: int) -> list[Verified]:
+        """The recorded scores of one answer on ``count`` instances. LedgerError for what no run records."""
+        try:
+            verified = [cls(*row) for _, row in zip(range(count), rows, strict=True)]
+        except (TypeError, ValueError) as error:
+            raise LedgerError(f"scores of an answer are recorded which no run records: {error}") from None
+        for each in verified:  # a score has the bounds that it has in a rollout
+            Rollout.from_json(Rollout("", "ok", each.reward, feedback=each.feedback, metrics=each.metrics).to_json())
+        return verified
+
 
 def measured(verified: Sequence[Verified]) -> dict[str, float]:
     """The metrics of an answer: each one's mean over the instances on which the answer was valid."""
@@ -215,9 +223,8 @@ def best_of(
 ) -> tuple[ValidAnswer, list[float]]:
     """The finalist that earns most over the gate instances of its rounds, and what it earned there.
 
-    ``score`` says what an answer earns on some instances. Of equals the first one is taken.
-    ``champion`` won before, over the same instances: it is taken unless another earns more, as
-    all of the finalists may be such that were lucky when they were found.
+    ``score`` says what an answer earns on some instances. Of equals the first one is taken. ``champion`` won before,
+    over the same instances: it is taken unless another earns more, as all finalists may be such that were lucky.
     """
     earned: dict[str, list[float]] = {each.id: [] for each in finalists}
     for most, instances in rounds(gate):

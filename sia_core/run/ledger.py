@@ -41,7 +41,6 @@ LOCK = "lock"
 UNFINISHED = "unfinished"
 """The folder of a run in which blobs and trees are made. What a kill leaves is removed when the run is resumed."""
 
-
 MOST_BLOB = 2**26
 """Bytes of a blob: the files of a harness, which are smaller by far."""
 

@@ -1,8 +1,7 @@
 """Levers: the ways in which a run changes an agent.
 
-A plugin offers one by the hook ``sia_levers``, and ``sia run --levers NAME`` has a run pull it.
-The core's own is ``harness``. The run rolls out, gates and reports every candidate alike: a
-lever only says which agent a decision makes of its parent.
+A plugin offers one by the hook ``sia_levers``, and ``sia run --levers NAME`` has a run pull it. The core's own is
+``harness``. All candidates are rolled out, gated and reported alike: a lever only says which agent a decision makes.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from sia_core.decision import DECISIONS, Change, Decision, Stop
@@ -67,9 +68,8 @@ class Loop:
     def draft(self) -> AgentView:
         """The improver's first harness is the first incumbent. It must at least run."""
         parts, task = self.parts, self.parts.task
-        view = TaskView(
-            task.name, task.kind, task.brief, task.metric, task.seed_harness(), task.public_dir(("public",))
-        )
+        public = task.public_dir(("public",))
+        view = TaskView(task.name, task.kind, task.brief, task.metric, task.seed_harness(), public)
 
         def work() -> str:
             with self._improver():
@@ -197,7 +197,7 @@ class Loop:
                 comparison = self.gatekeeper.judge(candidate.index, incumbent, candidate.rewards)
             trial = self._trial(generation, candidate, comparison)
             row = self._row(candidate, trial, comparison)
-            row = self.parts.ledger.step(record.gated(generation, candidate.index), constant(row))
+            row = self.parts.ledger.step(record.gated(generation, candidate.index), partial(dict, row))
             self.parts.emit("candidate.gated", **row)
             # The record counts, also where today's code would judge otherwise.
             trial = replace(trial, outcome=row["outcome"], gain=row["gain"], why=row.get("verdict", trial.why))
@@ -222,7 +222,7 @@ class Loop:
                 sealed = score_agents(parts, self.runner, ends, self.gate_rewards, why)
         with self._timed(record.ROBUSTNESS):
             holds = robustness(parts, self.runner, self.samples, self.history(first), self.gate_rewards, sealed)
-            parts.ledger.step(record.ROBUSTNESS, constant(holds))
+            parts.ledger.step(record.ROBUSTNESS, lambda: holds)
         parts.ledger.step(record.FINISHED, lambda: {"spent": parts.budget.spent})
         parts.emit("run.finished", final=final.id)
 
@@ -321,8 +321,3 @@ class Loop:
         yield
         seconds = round(time.monotonic() - started, 3)
         self.parts.budget.settle({}, {"seconds": self.parts.ledger.step(record.seconds(what), lambda: seconds)})
-
-
-def constant(value: Any) -> Callable[[], Any]:
-    """A step whose result is known already, and is only to be recorded."""
-    return lambda: value

@@ -1,8 +1,7 @@
 """The words of a run's ledger: the key of every step and the shape of its record, each once.
 
-A ledger holds steps by key (:mod:`sia_core.run.ledger`). Writers name a step by the functions
-here; readers ask :class:`RunRecord`. No other module spells a key or takes one apart, and
-none has to know which fields an early version did not record.
+A ledger holds steps by key (:mod:`sia_core.run.ledger`). Writers name a step by the functions here; readers ask
+:class:`RunRecord`. No other module spells a key, takes one apart, or knows which fields early versions did not record.
 
 Keys are part of the format on disk: runs recorded with them are resumed and replayed.
 """
@@ -15,7 +14,8 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from sia_core.evidence import Rollout
+from sia_core.errors import LedgerError
+from sia_core.evidence import MOST_COUNTED, Rollout
 from sia_core.run.budget import KINDS
 from sia_core.run.ledger import Ledger
 
@@ -204,12 +204,17 @@ class Batch:
     rows: Sequence[Mapping[str, Any]]
     replies: int = 0
     cut: int = 0
+    peak: int = 0
+    short: int = 0
 
     @classmethod
     def of(cls, key: str, row: Mapping[str, Any]) -> Batch:
-        """The batch that a step of the ledger recorded."""
+        """The batch that a step of the ledger recorded. LedgerError for counts that no run records."""
         _, purpose, agent, _ = key.split("/")
-        return cls(purpose, agent, row["rollouts"], row.get("replies", 0), row.get("cut", 0))
+        counts = [row.get(name, 0) for name in ("replies", "cut", "peak", "short")]
+        if not all(type(each) is int and 0 <= each <= MOST_COUNTED for each in counts):
+            raise LedgerError(f"a batch of rollouts ({key}) has counts that no run records")
+        return cls(purpose, agent, row["rollouts"], *counts)
 
     def rollouts(self) -> list[Rollout]:
         """The rows as rollouts. LedgerError for one that no run records."""

@@ -14,12 +14,12 @@ from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from sia_core.errors import LedgerError, Unfinished
+from sia_core.errors import Unfinished
 from sia_core.evidence import Rollout
+from sia_core.run import record
 from sia_core.run.allowance import Allowance
 from sia_core.run.ledger import Ledger
 from sia_core.run.observe import Emitter
-from sia_core.run.record import batch as batch_key
 from sia_core.types import Backend, Job, Json, OfferRef, OnProgress, ReportsProgress, Split
 
 BATCH = 64
@@ -27,7 +27,6 @@ BATCH = 64
 
 SHARED = 2
 """Batches of an agent that are under way at once, at most, where tokens are handed out: shares depend on how many."""
-
 
 REPORT_SECONDS = 1.0
 """Observers are told at most this often of rollouts that are not recorded yet."""
@@ -104,7 +103,7 @@ class Sweep:
         """The steps of the sweep: each with its key."""
         size = len(self.instances) if self.once else max(1, BATCH // (self.group * (1 + self.evaluations)))
         return [
-            (batch_key(self.purpose, self.agent, batch), self.part(first, first + size, batch))
+            (record.batch(self.purpose, self.agent, batch), self.part(first, first + size, batch))
             for batch, first in enumerate(range(0, len(self.instances), size))
         ]
 
@@ -141,7 +140,7 @@ class Rollouts:
         abreast = self._backend.slots if math.isinf(allowance.left) else min(self._backend.slots, SHARED)
         results: list[Rollout] = []
         gained = 0.0
-        running: deque[tuple[str, Sweep, Future[Any] | None]] = deque()
+        running: deque[tuple[str, Sweep, Future[Any] | tuple[Any]]] = deque()  # under way, or recorded before
         solving = Solving(self._emit, purpose=sweep.purpose, agent=sweep.agent, total=sweep.total)
         waiting = deque(sweep.batches())
         look = 1 if enough else len(waiting)
@@ -150,23 +149,23 @@ class Rollouts:
                 key, part = waiting.popleft()
                 tokens = allowance.share(part.total, min(abreast - len(running), 1 + len(waiting)))
                 part = replace(part, tokens=tokens)
-                recorded = self._ledger.get(key)
-                future = None if recorded else self._submit(self._job(part), solving.of(part.batch))
-                running.append((key, part, future))
-            key, part, future = running.popleft()
-            batch = self._ledger.step(key, future.result if future else _missing)
-            rollouts = [Rollout.from_json(each) for each in batch["rollouts"]]
+                work = self._ledger.get(key) or self._submit(self._job(part), solving.of(part.batch))
+                running.append((key, part, work))
+            key, part, work = running.popleft()
+            row = work[0] if isinstance(work, tuple) else self._ledger.step(key, work.result)
+            batch = record.Batch.of(key, row)
+            rollouts = batch.rollouts()
             results += rollouts
             gained += sum(each.reward for each in rollouts)
-            peak, short = batch.get("peak", 0), batch.get("short", 0)
-            allowance.settle(part.tokens, part.total, sum(each.tokens for each in rollouts), peak, short)
+            used = sum(each.tokens for each in rollouts)
+            allowance.settle(part.tokens, part.total, used, batch.peak, batch.short)
             solving.recorded(part.batch, len(results))
             self._progress(sweep, len(results), gained)
-            out = f"{short} rollouts need more tokens than the {part.tokens} that are left for each" if short else ""
-            if why := (sweep.hasty and str(batch["given_up"])) or (out if allowance.strict else ""):
-                wait([each for _, _, each in running if each])  # they are not recorded; of timeouts, they end at once
+            out = f"{batch.short} rollouts need more tokens than the {part.tokens} that are left for each"
+            if why := (sweep.hasty and str(row["given_up"])) or (out if batch.short and allowance.strict else ""):
+                wait([each for _, _, each in running if isinstance(each, Future)])  # not recorded; if late, over soon
                 allowance.forfeit()
-                raise GivenUp(why, results, short=not batch["given_up"])
+                raise GivenUp(why, results, short=not row["given_up"])
             if enough and waiting and not running and waiting[0][1].batch == look:
                 if enough(results):
                     break
@@ -198,10 +197,9 @@ class Rollouts:
         return Job("sia_runtime.worker.batch:run_batch", {"setting": asdict(self._setting), "sweep": asdict(part)})
 
     def _progress(self, sweep: Sweep, count: int, gained: float) -> None:
-        about: dict[str, Any] = {"purpose": sweep.purpose, "agent": sweep.agent, "done": count, "total": sweep.total}
-        if sweep.split != "sealed":
-            about["mean"] = gained / count
-        self._emit("rollouts.progress", **about)
+        mean = {"mean": gained / count} if sweep.split != "sealed" else {}
+        about = {"purpose": sweep.purpose, "agent": sweep.agent}
+        self._emit("rollouts.progress", **about, done=count, total=sweep.total, **mean)
 
 
 class Solving:
@@ -238,7 +236,3 @@ class Solving:
             self._report_time = now
             count = min(self._recorded + sum(list(self._solved.values())), self._about["total"])
             self._emit("rollouts.solving", **self._about, done=count)
-
-
-def _missing() -> Any:
-    raise LedgerError("a step that was recorded has gone from the ledger")

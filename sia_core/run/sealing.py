@@ -77,7 +77,7 @@ class _Answers:
         parts = self._parts
         payload = {"split": split, "instances": instances, "answer": finalist.answer}
         work = partial(parts.rollouts.job, "sia_runtime.worker.verify_job:verify", payload)
-        verified = [Verified(*each) for each in parts.ledger.step(key, work)]
+        verified = Verified.of(parts.ledger.step(key, work), len(instances))
         parts.budget.settle({}, {"verifications": len(instances)})
         return verified
 

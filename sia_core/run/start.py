@@ -118,11 +118,8 @@ def checked(config: Config, plugins: Plugins) -> tuple[Config, Task]:
     """A workable configuration and its task; UsageError also where its budget is too small."""
     config, task = workable(config, plugins)
     samples = take_samples(task, config.plan)
-    check_budget(
-        samples,
-        samples.look(levers_of(config.plan.levers, plugins, config.lever_settings).values()),
-        Limit(config.budget),
-    )
+    levers = levers_of(config.plan.levers, plugins, config.lever_settings)
+    check_budget(samples, samples.look(levers.values()), Limit(config.budget))
     return config, task
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sia_core.errors import LedgerError
 from sia_core.evidence import Rollout
-from sia_core.run.discover import Answers, ValidAnswer, best_of, found_in
+from sia_core.run.discover import Answers, ValidAnswer, Verified, best_of, found_in
 
 
 def rollout(answer: object, reward: float, outcome: str = "ok", start: str | None = None) -> Rollout:
@@ -85,6 +87,13 @@ def test_whatever_is_found_from_whatever_there_is_something_to_start_from(data: 
         answers.keep(f"{number}", [answer], [])
         answers.enter(f"{number}")
     assert len(answers.starts(3)) == 3
+
+
+@pytest.mark.parametrize("rows", [5, [[1.0, True]], [[1.7e308, True]] * 2, [["1", True]] * 2])
+def test_recorded_scores_that_no_run_records_are_an_error_and_not_a_score(rows: object) -> None:
+    assert Verified.of([[1.0, True], [0.5, False, "far", {"a": 1.0}]], 2)[1].feedback == "far"
+    with pytest.raises(LedgerError, match="which no run records"):
+        Verified.of(rows, 2)
 
 
 def test_the_finalists_are_the_best_each_once_of_all_or_of_some_agents() -> None:

@@ -15,7 +15,8 @@ from sia_core.evidence import Rollout
 from sia_core.plugins import Plugins
 from sia_core.run.trees import ADAPTERS
 from sia_llm.hosted_policy import HostedPolicy
-from sia_runtime.jobs import BATCH, JobResult, Parcel, Receiver, Sender, raised
+from sia_runtime.job_checks import BATCH, VERIFY
+from sia_runtime.jobs import JobResult, Parcel, Receiver, Sender, raised
 from sia_runtime.worker.host import Host
 from sia_testing.backends import ADAPTER, TRAINED, a_run, echo, job, read, train
 
@@ -193,6 +194,11 @@ def test_a_reply_that_is_none_is_told_and_not_a_traceback(text: str) -> None:
         {"given_up": 1},
         {"short": -1},
         {"cut": "x"},
+        {"cut": True},
+        {"peak": 10**400},
+        {"replies": 10**4299},
+        {"rollouts": [{**ROW, "tokens": 10**308}]},
+        {"rollouts": [{**ROW, "answer": '{"a": 1, "a": 2}'}]},
     ],
     ids=str,
 )
@@ -205,6 +211,51 @@ def test_a_batch_of_a_worker_that_no_later_step_could_read_is_refused_before_it_
     for result in ({**batch, **spoilt}, [batch], None):
         with pytest.raises(SiaError, match="a worker's reply is no batch of rollouts"):
             worker.sender.keep(parcel, JobResult(result), {})
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        *(5, None, [], {}, [5, 5], [[1.0, True]], [["1", True]] * 2, [[1.7e308, True]] * 2, [[1.0, True, 7]] * 2),
+        *([[1.0, True, "", 5]] * 2, [[1.0, True, "", {"a": 1e300}]] * 2, [[1.0, True, "", {}, 1]] * 2),
+    ],
+    ids=str,
+)
+def test_scores_of_an_answer_that_no_verifier_gives_are_refused_before_they_are_recorded(
+    worker: Worker, result: Any
+) -> None:
+    parcel = Parcel(VERIFY, {"instances": ["i", "j"]})
+    scores = [[1.0, True, "well", {"a": 0.5}], [0.0, False]]
+    assert worker.sender.keep(parcel, JobResult(scores), {}) == scores
+    with pytest.raises(SiaError, match=r"^a worker's reply is false: .*; nothing was recorded$"):
+        worker.sender.keep(parcel, JobResult(result), {})
+
+
+@pytest.mark.parametrize("name", [TRAINED, "cc" * 32, None])
+def test_an_adapter_without_its_files_is_the_one_that_the_job_was_sent_or_refused(
+    name: Any, worker: Worker, tmp_path: Path
+) -> None:
+    """Another agent's lies in the run's folder, and one that is not there would end the run at each resume."""
+    setting, _ = a_run(tmp_path)
+    (tmp_path / "run" / ADAPTERS / TRAINED).mkdir()
+    parcel = worker.sender.pack(job(train, setting=setting, adapter=ADAPTER))
+    same = {"adapter": ADAPTER, "steps": []}
+    assert worker.sender.keep(parcel, JobResult(same), {}) == same
+    with pytest.raises(SiaError, match=r"nothing was recorded|is no digest"):
+        worker.sender.keep(parcel, JobResult({**same, "adapter": name}), {})
+
+
+def test_another_adapter_of_a_name_that_is_taken_is_refused(worker: Worker, tmp_path: Path) -> None:
+    setting, _ = a_run(tmp_path)
+    parcel = worker.sender.pack(job(train, setting=setting, adapter=ADAPTER))
+    kept = tmp_path / "run" / ADAPTERS / TRAINED / "weights"
+    kept.parent.mkdir()
+    kept.write_bytes(b"another agent's")
+    digest = hashlib.sha256(b"planted").hexdigest()
+    outcome = JobResult({"adapter": TRAINED}, files={f"run/adapters/{TRAINED}/weights": digest})
+    with pytest.raises(SiaError, match="holds other files than it sent; nothing was recorded"):
+        worker.sender.keep(parcel, outcome, {digest: b"planted"})
+    assert kept.read_bytes() == b"another agent's"
 
 
 def test_files_without_their_contents_are_not_kept(worker: Worker, tmp_path: Path) -> None:

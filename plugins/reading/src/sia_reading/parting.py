@@ -59,7 +59,7 @@ def _pairs(record: RunRecord, rows: Sequence[GatedRow]) -> Iterator[tuple[dict[s
 
 
 def _answered(scored: Sequence[Any]) -> Scores:
-    verified = [Verified(*each) for each in scored]
+    verified = Verified.of(scored, len(scored))
     return {str(place): (each.reward, each.metrics) for place, each in enumerate(verified) if each.valid}
 
 

@@ -25,19 +25,18 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from sia_core import errors
-from sia_core.errors import HarnessError, LedgerError, SiaError, UsageError, excerpt
-from sia_core.evidence import Rollout
+from sia_core.errors import HarnessError, LedgerError, SiaError, UsageError
 from sia_core.harness import IGNORE_FILE, HarnessTree, check_path
 from sia_core.run.ledger import UNFINISHED, Blobs, canonical, explained, sync_folder
 from sia_core.run.rollouts import Setting
 from sia_core.run.trees import ADAPTERS, Trees, adapter_folder
 from sia_core.types import Job
+from sia_runtime.job_checks import check_result
 from sia_runtime.worker.host import Host
 
 RUN, GIVEN = "run", "given"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 OFFERS = ("task", "verifier", "engine")
-BATCH = "sia_runtime.worker.batch:run_batch"
 
 AGENTS = ("harness", "agent")
 """Settings of tasks that name the folder of an agent."""
@@ -154,10 +153,12 @@ class Sender:
         """The job's result, once what came with it is on disk; or its error, raised as on this machine."""
         if outcome.error is not None:
             raise raised(parcel.function, outcome)
-        if parcel.function == BATCH:
-            _check_batch(parcel.payload["sweep"], outcome.result)
-        adapter = outcome.result.get("adapter") if isinstance(outcome.result, dict) else None
-        if adapter is None and not outcome.files:
+        check_result(parcel.function, parcel.payload, outcome.result)
+        names = isinstance(outcome.result, dict) and "adapter" in outcome.result
+        if not names and not outcome.files:
+            return outcome.result
+        adapter, before = outcome.result["adapter"] if names else None, parcel.payload.get("adapter")
+        if not outcome.files and adapter is None and before is None:
             return outcome.result
         if not (isinstance(adapter, str) and _DIGEST.fullmatch(adapter)):
             raise SiaError(f"{parcel.function}: a worker named the adapter {str(adapter)[:80]!r}, which is no digest")
@@ -165,7 +166,12 @@ class Sender:
             if not isinstance(contents, Mapping):
                 raise SiaError(f"{parcel.function}: a worker sent no contents of files that it left")
             files = _checked(f"{RUN}/{ADAPTERS}/{adapter}/", outcome.files, contents)
-            _keep_folder(Path(parcel.payload["setting"]["run"]) / ADAPTERS / adapter, files)
+            _keep_folder(adapter_folder(Path(parcel.payload["setting"]["run"]), adapter), files)
+        elif adapter not in _named(parcel.payload, "adapter"):  # it may be another agent's
+            raise SiaError(
+                f"a worker's reply is false: it names the adapter {adapter}, which the job was not sent and whose "
+                "files did not come with it; nothing was recorded"
+            )
         return outcome.result
 
     def _tree(self, run: Path, digest: str) -> dict[str, str]:
@@ -325,20 +331,6 @@ def _left(home: Path, parcel: Parcel, result: Any) -> Iterator[tuple[str, bytes]
             yield path.relative_to(home).as_posix(), path.read_bytes()
 
 
-def _check_batch(sweep: Mapping[str, Any], batch: Any) -> None:
-    """SiaError where a batch of rollouts is none: it would be recorded, and end the run at each resume."""
-    try:
-        instances = [Rollout.from_json(each).instance for each in batch["rollouts"]]
-        counts = [batch.get(name, 0) for name in ("peak", "short", "replies", "cut")]
-        if instances != [each for each in sweep["instances"] for _ in range(sweep["group"])]:
-            raise ValueError("its rollouts are not those of the instances that were asked for")
-        if not isinstance(batch["given_up"], str) or not all(isinstance(each, int) and each >= 0 for each in counts):
-            raise ValueError("its counts are none")
-    except (LedgerError, LookupError, TypeError, AttributeError, ValueError) as error:
-        why = f"{type(error).__name__}: {error}"
-        raise SiaError(f"a worker's reply is no batch of rollouts: {excerpt(why)}; nothing was recorded") from None
-
-
 def _checked(place: str, files: Mapping[str, str], contents: Mapping[str, bytes]) -> dict[str, bytes]:
     """A worker's files by path below a place; SiaError for a file anywhere else, or of another content."""
     result = {}
@@ -355,8 +347,11 @@ def _checked(place: str, files: Mapping[str, str], contents: Mapping[str, bytes]
 
 
 def _keep_folder(target: Path, files: Mapping[str, bytes]) -> None:
-    """An adapter in the run's folder, whole or not at all, and durable."""
+    """An adapter in the run's folder, whole or not at all, and durable; SiaError where another has its name."""
     if target.exists():
+        kept = [path for path in target.rglob("*") if path.is_file()]
+        if {path.relative_to(target).as_posix(): path.read_bytes() for path in kept} != files:
+            raise SiaError(f"a worker's reply is false: {target} holds other files than it sent; nothing was recorded")
         return
     run = target.parents[1]
     with explained(run):
