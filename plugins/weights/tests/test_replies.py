@@ -6,13 +6,24 @@ import copy
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from sia_core.decision import Training
 from sia_core.errors import LedgerError, SiaError
 from sia_core.evidence import Rollout, reward_stats
+from sia_core.run.ledger import Ledger
+from sia_core.run.levers import LeverRun
+from sia_core.run.record import training
+from sia_core.run.trees import ADAPTERS
+from sia_core.types import OfferRef
+from sia_weights.lever import WeightLever
+from sia_weights.past import _facts
 from sia_weights.replies import exploration_of, reply, training_of
+from sia_weights.update import Update
 
 ROLLOUT = Rollout(instance="one", outcome="ok", reward=1.0, answer="2")
 LOOK: dict[str, Any] = {
@@ -75,6 +86,11 @@ def test_results_of_honest_workers_pass() -> None:
         (("seconds",), float("nan"), "seconds=nan"),
         (("stats",), [1], "stats"),
         (("stats", "density"), "high", "stats, density=high"),
+        (("stats", "density"), 7.0, "density is not between 0 and 1"),
+        (("stats", "mean"), 10**400, "mean is not between"),
+        (("stats", "instances"), -3, "instances is not between"),
+        (("stats", "group_size"), -1.0, "group_size is not between"),
+        (("stats", "skew"), float("nan"), "skew is not between"),
         (("trained",), {"ppo": None}, "trained, ppo"),
         (("fault",), None, "fault"),
         (("peak",), True, "peak"),
@@ -97,6 +113,10 @@ def test_a_false_look_at_rewards_is_refused(path: tuple[str, ...], other: object
         (("steps", 1, "tokens"), 2**60, "tokens"),
         (("steps", 1, "reward"), "much", "reward=much"),
         (("steps", 1, "kl"), {"a": 1}, "kl"),
+        (("steps", 0, "reward"), 1.7e308, "reward"),
+        (("steps", 0, "reward"), 10**400, "reward"),
+        (("steps", 0, "loss"), 10**400, "loss"),
+        (("steps", 1, "found", 0, "answer"), "{{", "a rollout is recorded which no run records"),
         (("steps", 1, "found"), [{"instance": "one"}], "a rollout is recorded which no run records"),
         (("silent",), None, "silent"),
         (("memory", "peak"), "9", "memory, peak=9"),
@@ -115,3 +135,24 @@ def test_a_result_that_is_none_at_all_is_refused(other: object) -> None:
     for check in (exploration_of, trained):
         with pytest.raises(LedgerError, match="the result of"):
             check(other)
+
+
+def test_a_step_whose_movement_is_not_known_is_no_obstacle_to_the_facts_of_its_update() -> None:
+    facts = _facts({"config": {}, "training": {}}, [{"reward": 0.0, "kl": None}, {"reward": 1.0, "kl": 0.1}])
+    assert facts["moved"] == 0.1
+
+
+def test_a_snapshot_that_another_step_of_the_run_names_is_not_removed(tmp_path: Path) -> None:
+    lever, own, others = WeightLever(), "a" * 64, "c" * 64
+    update = Update("generation/1/train/0", "p", "0" * 64, None, OfferRef("grpo"), Training(), (), ())
+    with Ledger.create(tmp_path / "run") as ledger:
+        lever.run = cast(LeverRun, SimpleNamespace(ledger=ledger))
+        for name in (own, others):
+            (tmp_path / "run" / ADAPTERS / name).mkdir(parents=True)
+        ledger.record(training("generation/0/train/0", 0), {**TRAINING, "adapter": others})
+        ledger.record(training(update.key, 0), {**TRAINING, "adapter": own})
+        named = lever._others(update)
+        assert named == {others}
+        for name in (own, others):
+            lever._drop(name, named)
+    assert [each.name for each in (tmp_path / "run" / ADAPTERS).iterdir()] == [others]

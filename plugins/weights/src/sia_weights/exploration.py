@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from sia_core.decision import Training
-from sia_core.evidence import RewardStats
+from sia_core.evidence import MOST_COUNTED, RewardStats
+from sia_core.types import LARGEST_REWARD
 
-MOST = 2**53
-"""Of a count: what all readers of JSON hold exactly."""
-
-Count = Annotated[int, Field(ge=0, le=MOST)]
-Figure = Annotated[float, Field(ge=0, le=MOST)]
+Count = Annotated[int, Field(ge=0, le=MOST_COUNTED)]
+Figure = Annotated[float, Field(ge=0, le=MOST_COUNTED)]
+Reward = Annotated[float, Field(ge=-LARGEST_REWARD, le=LARGEST_REWARD)]
+"""A reward, or another figure of a learner's, within the bounds that a verifier's rewards have."""
 
 EXPLORED, GROUP = 32, 8
 """Search instances, and rollouts of each at the training temperature, that show what a policy would learn from."""
@@ -23,6 +23,19 @@ EXPLORED, GROUP = 32, 8
 
 FITTED_STEPS, FEWEST = 10, 4
 """Steps of an update that is cut to what suits its policy, at most, and instances of each, at least."""
+
+
+def _within_bounds(stats: RewardStats) -> RewardStats:
+    """The statistics, if rewards can have such: a worker may say anything. ValueError where they cannot."""
+    shares = ("success_rate", "level", "density", "silent_groups", "flat_groups")
+    bounds = {"rollouts": (1, MOST_COUNTED), "instances": (1, MOST_COUNTED), "group_size": (1, MOST_COUNTED)}
+    bounds |= {"deviation": (0, LARGEST_REWARD), "kl_to_base": (0, LARGEST_REWARD)} | dict.fromkeys(shares, (0, 1))
+    bounds |= dict.fromkeys(("mean", "skew"), (-LARGEST_REWARD, LARGEST_REWARD))
+    for name, (least, most) in bounds.items():
+        value = getattr(stats, name)
+        if value is not None and not least <= value <= most:  # NaN is not within either
+            raise ValueError(f"{name} is not between {least:g} and {most:g}")
+    return stats
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,7 @@ class Exploration:
     engine does not say; ``policy`` what is known of it: its name, and what the engine says.
     """
 
-    stats: RewardStats
+    stats: Annotated[RewardStats, AfterValidator(_within_bounds)]
     fault: str
     rollouts: Count
     verifications: Count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from statistics import fmean
@@ -139,6 +139,7 @@ class WeightLever(Lever):
         spent = dict.fromkeys(("rollouts", "verifications", "tokens"), 0.0)
         took = {"steps": 0.0, "seconds": 0.0, "memory": 0.0}
         best: list[Rollout] = []
+        others = self._others(update) | {parent.adapter}
         run.emit("rollouts.started", **self._sweep(update))
         for first in range(0, training.steps, training.durable):
             last = min(first + training.durable, training.steps)
@@ -166,7 +167,7 @@ class WeightLever(Lever):
             best += [Rollout.from_json(each) for row in chunk["steps"] for each in row.get("found", ())]
             self._progress(update, last, chunk)
             if chunk["adapter"] != adapter:
-                self._drop(adapter, parent)
+                self._drop(adapter, others)
             adapter, silent, stopped = chunk["adapter"], chunk["silent"], chunk["stopped"]
             if stopped:
                 break
@@ -240,7 +241,12 @@ class WeightLever(Lever):
     def _rolled(self, update: Update, steps: int) -> int:
         return update.training.model_copy(update={"steps": steps}).rollouts(self._instances)
 
-    def _drop(self, adapter: str | None, parent: AgentView) -> None:
-        """Remove a snapshot that the next has replaced."""
-        if adapter is not None and adapter != parent.adapter and not self.run.ledger.readonly:
+    def _others(self, update: Update) -> set[str]:
+        """The snapshots that other steps of the run name: agents have them, or candidates that wait for a verdict."""
+        rows = (row for key, row, _ in self.run.ledger.events() if not key.startswith(f"{update.key}/"))
+        return {row["adapter"] for row in rows if isinstance(row, dict) and isinstance(row.get("adapter"), str)}
+
+    def _drop(self, adapter: str | None, others: Collection[str | None]) -> None:
+        """Remove a snapshot that the next has replaced, if it is this update's alone: a worker may name another's."""
+        if adapter is not None and adapter not in others and not self.run.ledger.readonly:
             shutil.rmtree(adapter_folder(self.run.ledger.folder, adapter), ignore_errors=True)

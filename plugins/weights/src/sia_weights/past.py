@@ -43,7 +43,7 @@ def _facts(decision: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> d
         "training": dict(decision["training"]),
         "steps": len(steps),
         "rewards": [steps[at]["reward"] for at in _spread(len(steps))],
-        "moved": max((step["kl"] for step in steps if "kl" in step), default=None),
+        "moved": max((step["kl"] for step in steps if step.get("kl") is not None), default=None),
         # A step that failed after its rollouts has no time.
         "seconds": sum(step.get("seconds", 0.0) for step in steps),
     }

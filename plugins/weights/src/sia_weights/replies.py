@@ -14,20 +14,20 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sia_core.errors import LedgerError, SiaError, excerpt, faults
 from sia_core.evidence import Rollout
-from sia_weights.exploration import Count, Exploration, Figure
+from sia_weights.exploration import Count, Exploration, Figure, Reward
 
 
 class TrainedStep(BaseModel):
     """A step of an update: the figures that a run counts. Its other ones are the learner's, numbers by name."""
 
     model_config = ConfigDict(extra="allow", strict=True)
-    __pydantic_extra__: dict[str, float | None]
+    __pydantic_extra__: dict[str, Reward | None]
 
     step: Count
     rollouts: Count
     verifications: Count
     tokens: Count
-    reward: float
+    reward: Reward
     seconds: Figure = 0.0
     silent: str = ""
     best: Annotated[list[dict[str, Any]], Field(alias="found")] = []
