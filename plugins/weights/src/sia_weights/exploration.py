@@ -28,8 +28,9 @@ FITTED_STEPS, FEWEST = 10, 4
 def _within_bounds(stats: RewardStats) -> RewardStats:
     """The statistics, if rewards can have such: a worker may say anything. ValueError where they cannot."""
     shares = ("success_rate", "level", "density", "silent_groups", "flat_groups")
-    bounds = {"rollouts": (1, MOST_COUNTED), "instances": (1, MOST_COUNTED), "group_size": (1, MOST_COUNTED)}
-    bounds |= {"deviation": (0, LARGEST_REWARD), "kl_to_base": (0, LARGEST_REWARD)} | dict.fromkeys(shares, (0, 1))
+    bounds: dict[str, tuple[float, float]] = dict.fromkeys(shares, (0, 1))
+    bounds |= dict.fromkeys(("rollouts", "instances", "group_size"), (1, MOST_COUNTED))
+    bounds |= dict.fromkeys(("deviation", "kl_to_base"), (0, LARGEST_REWARD))
     bounds |= dict.fromkeys(("mean", "skew"), (-LARGEST_REWARD, LARGEST_REWARD))
     for name, (least, most) in bounds.items():
         value = getattr(stats, name)
