@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http.client import HTTPResponse, IncompleteRead
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,7 @@ class Stand:
     most_rank: int = 8
     rank: int = 8
     old: bool = False
-    longest: int | None = None
+    longest: Any = None
     adapters: dict[str, int] = field(default_factory=dict)
     asked: list[Mapping[str, Any]] = field(default_factory=list)
     url: str = ""
@@ -280,6 +282,145 @@ def test_what_is_no_completion_stops_the_run_and_is_no_failure_of_an_agent(
     with pytest.raises(ModelError, match="sia resume"):
         gateway.finish("r")
     gateway.close()
+
+
+GOOD = {"text": "a", "finish_reason": "stop", "token_ids": [97, STOP], "logprobs": {"token_logprobs": [-1.0, 0.0]}}
+
+
+def sampled(*ids: Any) -> dict[str, Any]:
+    return {"token_ids": ids, "logprobs": {"token_logprobs": [-1.0] * len(ids)}}
+
+
+def given(*logprobs: Any) -> dict[str, Any]:
+    return {"logprobs": {"token_logprobs": logprobs}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"text": each} for each in (None, {"error": "overloaded"}, 5)),
+        *({"finish_reason": each} for each in (None, "abort", ["stop"])),
+        *({"logprobs": each} for each in (5, {}, [1])),
+        *({"token_ids": each} for each in ("ab", 5, {}, [97])),
+        *(sampled(*each) for each in ((), [97] * 9, ("a",), (-1,), (10**20,), (True,), (1.0,), (300,))),
+        *(given(*each, 0.0) for each in ((), ("1",), (None,), (True,), (7,), (-(10**400),), (float("nan"),))),
+        *(given(each, 0.0) for each in (float("inf"), float("-inf"))),
+    ],
+    ids=str,
+)
+def test_a_reply_that_the_server_did_not_sample_so_stops_the_run_and_is_never_an_answer(
+    engine: Vllm, stand: Stand, monkeypatch: pytest.MonkeyPatch, change: Any
+) -> None:
+    ask(engine)
+    choice = {**GOOD, **change}
+    monkeypatch.setattr(stand, "answer", lambda path, body: (200, {"choices": [choice]}))
+    gateway = Gateway(engine)
+    gateway.begin("r", 1)
+    question = {"messages": [{"role": "user", "content": "?"}], "max_tokens": 8}
+    assert "error" in gateway.answer("r", question)
+    with pytest.raises(ModelError, match="no completion"):
+        gateway.finish("r")
+    choice.update(GOOD)
+    gateway.begin("r", 1)
+    assert gateway.answer("r", question)["choices"][0]["message"]["content"] == "a"
+    gateway.close()
+
+
+def test_a_reply_without_a_text_is_none(engine: Vllm, stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask(engine)
+    choice = {name: value for name, value in GOOD.items() if name != "text"}
+    monkeypatch.setattr(stand, "answer", lambda path, body: (200, {"choices": [choice]}))
+    with pytest.raises(ModelError, match="there is no text"):
+        ask(engine)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        None,
+        [None],
+        {"66": {"logprob": -1.0}},
+        *([None, row, row] for row in (None, {}, {"66": None}, {"66": {}}, {"66": {"logprob": "x"}})),
+        [None, *({str(each): {"logprob": float("nan")}} for each in (66, 67))],
+    ],
+    ids=str,
+)
+def test_log_probabilities_of_a_prompt_that_are_none_are_the_servers_fault(
+    engine: Vllm, stand: Stand, monkeypatch: pytest.MonkeyPatch, rows: Any
+) -> None:
+    plain = stand.answer
+
+    def answer(path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
+        asks = "prompt_logprobs" in body
+        return (200, {"choices": [{"prompt_logprobs": rows}]}) if asks else plain(path, body)
+
+    monkeypatch.setattr(stand, "answer", answer)
+    assert "no completion" in str(refused_for(engine))
+
+
+def refused_for(engine: Vllm) -> ModelError:
+    with pytest.raises(ModelError) as failure:
+        ask(engine)
+    return failure.value
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_what_has_no_end_is_not_read_for_ever(
+    engine: Vllm, stand: Stand, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr("sia_vllm.server.MOST_BYTES", 2000)
+    length: list[int] = []
+    plain = HTTPResponse.read
+
+    def read(self: HTTPResponse, amount: int | None = None) -> bytes:
+        data = plain(self, amount)
+        length.append(len(data))
+        return data
+
+    ask(engine)
+    monkeypatch.setattr(HTTPResponse, "read", read)
+    monkeypatch.setattr(stand, "answer", lambda path, body: (status, "x" * 100_000))
+    assert ("more than 2,000 bytes" if status == 200 else "answered 500: xxx") in str(refused_for(engine))
+    assert max(length) <= 2001
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, json.dumps({"choices": [{}] * 3000})], ids=["deep", "many"])
+def test_what_cannot_be_read_into_little_memory_is_no_completion(
+    engine: Vllm, stand: Stand, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    ask(engine)
+    monkeypatch.setattr("sia_vllm.server.MOST_VALUES", 2000)
+    monkeypatch.setattr(stand, "answer", lambda path, body: (200, text))
+    assert re.search("nested too deep|more than 2,[0-9]+ values", str(refused_for(engine)))
+
+
+def test_an_error_whose_body_is_cut_is_the_servers(engine: Vllm, stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(self: HTTPResponse, amount: int | None = None) -> bytes:
+        raise IncompleteRead(b"")
+
+    ask(engine)
+    monkeypatch.setattr(HTTPResponse, "read", read)
+    monkeypatch.setattr(stand, "answer", lambda path, body: (400, "too long"))
+    assert "does not answer" in str(refused_for(engine))
+
+
+@pytest.mark.parametrize("longest", ["5", [1], -5, True, 0, 1.5])
+def test_a_context_that_is_no_number_of_tokens_is_not_known(engine: Vllm, stand: Stand, longest: Any) -> None:
+    stand.longest = longest
+    assert engine.context is None
+
+
+def test_nor_is_one_that_is_nested_too_deep_to_be_read(engine: Vllm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sia_vllm.server._read", lambda reply: "[" * 200_000)
+    assert engine.context is None
+
+
+def test_a_servers_words_are_shown_in_one_printable_line(
+    engine: Vllm, stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(engine)
+    monkeypatch.setattr(stand, "answer", lambda path, body: (500, "\x1b[2Jno\nmemory"))
+    assert str(refused_for(engine)).isprintable()
 
 
 def test_a_request_that_the_server_refuses_is_its_harnesss_own_fault(

@@ -15,14 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sia_core.errors import ModelError, SiaError, TrainingError, UsageError
 from sia_core.learning import Datum, Engine, Request, Sampled, Tokens, Trace
 from sia_core.plugins import Plugins
 from sia_runtime.agreement import mean_gap
 from sia_runtime.settings import checked
-from sia_vllm.server import Server
+from sia_vllm.server import Completion, Server
 from sia_vllm.settings import Settings
 
 PROBES, LENGTH = 4, 64
@@ -69,7 +69,7 @@ class Vllm:
             model = self._current()
         futures = [
             [
-                self._threads.submit(server.complete, _body(model, request, seed, self.tokens))
+                self._threads.submit(server.complete, _body(model, request, seed, self.tokens), self.tokens.size)
                 for seed in request.seeds
                 for server in [self._servers[(number + seed) % len(self._servers)]]
             ]
@@ -204,10 +204,8 @@ def _body(model: str, request: Request, seed: int, tokens: Tokens) -> dict[str, 
     }
 
 
-def _sampled(request: Request, choice: Mapping[str, Any]) -> Sampled:
-    ids, text = list(choice["token_ids"]), str(choice["text"])
+def _sampled(request: Request, reply: Completion) -> Sampled:
+    text, count = reply.text, len(reply.tokens)
     for each in request.stop:
         text = text.split(each, 1)[0]
-    finish: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
-    logprobs = [float(each) for each in choice["logprobs"]["token_logprobs"]]
-    return Sampled(ids, [1] * len(ids), logprobs, [0.0] * len(ids), None, text, finish)
+    return Sampled(reply.tokens, [1] * count, reply.logprobs, [0.0] * count, None, text, reply.finish)

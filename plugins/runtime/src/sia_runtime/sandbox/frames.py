@@ -89,7 +89,7 @@ def strict_json(text: bytes) -> object:
 
 def model_request(text: bytes) -> dict[str, Any]:
     """Parse a request of the policy. ProtocolError unless it is a JSON object of not too many values."""
-    if _values(text) > MOST_VALUES:
+    if values_in(text, MOST_VALUES) > MOST_VALUES:
         raise ProtocolError(f"a request of the policy has more than {MOST_VALUES:,} values")
     request = strict_json(text)
     if not isinstance(request, dict):
@@ -164,9 +164,9 @@ OF_A_GUEST: Mapping[str, Form] = {
 """Frames that a sandbox may send the host once it is set up."""
 
 
-def _values(text: bytes) -> int:
-    """About how many values JSON text holds, found without parsing it."""
+def values_in(text: bytes, most: int) -> int:
+    """About how many values JSON text holds, found without parsing it; what strings hold counts too up to ``most``."""
     marks = (b",", b"[", b"{")
-    if sum(map(text.count, marks)) > MOST_VALUES:
+    if sum(map(text.count, marks)) > most:
         text = _STRING.sub(b"", text)
     return sum(map(text.count, marks))
