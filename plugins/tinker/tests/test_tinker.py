@@ -20,6 +20,7 @@ from tinker import types
 
 from sia_core.errors import ModelError, SiaError, TrainingError, UsageError
 from sia_core.learning import Datum, Engine, Request, Trace
+from sia_runtime.worker.gateway import Gateway
 from sia_tinker.engine import Tinker, open_engine
 from sia_tinker.settings import Settings
 
@@ -266,6 +267,57 @@ def test_log_probabilities_may_leave_out_the_first_tokens_or_say_none_of_it(
     monkeypatch.setattr(Sampler, "compute_logprobs", lambda self, prompt: Done(list))
     with pytest.raises(ModelError, match="gave 0 log-probabilities"):
         engine.logprobs(traces)
+
+
+GOOD = {"tokens": [1, 2], "logprobs": [-1.0, 0.0], "stop_reason": "stop"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        None,
+        *({"logprobs": each} for each in (None, [-1.0], [None, -1.0], [7.0, -1.0], [float("nan"), 0.0])),
+        *({"tokens": each} for each in (None, [], [1], [-1, 1], [1, 10**20], ["a", "b"])),
+        {"tokens": [1] * 9, "logprobs": [-1.0] * 9},
+        {"stop_reason": None},
+    ],
+    ids=str,
+)
+def test_a_reply_that_the_service_did_not_sample_so_stops_the_run_and_is_never_an_answer(
+    engine: Tinker, monkeypatch: pytest.MonkeyPatch, change: Any
+) -> None:
+    sequences = [] if change is None else [SimpleNamespace(**{**GOOD, **change})]
+    monkeypatch.setattr(Sampler, "sample", lambda *_: Done(lambda: SimpleNamespace(sequences=sequences)))
+    gateway = Gateway(engine)
+    question = {"messages": [{"role": "user", "content": "1"}], "max_tokens": 8}
+    gateway.begin("r", 1)
+    assert "error" in gateway.answer("r", question)
+    with pytest.raises(ModelError, match="no reply"):
+        gateway.finish("r")
+    sequences[:] = [SimpleNamespace(**GOOD)]
+    gateway.begin("r", 1)
+    assert gateway.answer("r", question)["choices"][0]["message"]["content"] == "1 2"
+    gateway.close()
+
+
+@pytest.mark.parametrize("value", [None, "x", float("nan"), 7.0])
+def test_a_log_probability_that_is_none_is_the_services_fault(
+    engine: Tinker, monkeypatch: pytest.MonkeyPatch, value: Any
+) -> None:
+    traces = sampled(engine)
+    monkeypatch.setattr(Sampler, "compute_logprobs", lambda self, prompt: Done(lambda: [value] * len(prompt.to_ints())))
+    with pytest.raises(ModelError, match="no reply"):
+        engine.logprobs(traces)
+
+
+def test_outputs_of_a_pass_that_are_not_of_its_traces_are_the_services_fault(engine: Tinker) -> None:
+    traces = sampled(engine)
+    for outputs in ([], [{}] * len(traces), None):
+        engine._trainer.forward = lambda data, loss, outputs=outputs: Done(
+            lambda: SimpleNamespace(loss_fn_outputs=outputs)
+        )
+        with pytest.raises(ModelError, match="no reply"):
+            engine.check(traces)
 
 
 def test_a_reply_that_the_sdk_cannot_read_is_told_as_the_services(engine: Tinker) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 from sia_core.errors import ModelError, SiaError, TrainingError, UsageError
 from sia_core.learning import Batch, Datum, Request, Sampled, Trace
 from sia_llm.models import REFUSED
+from sia_llm.server_replies import is_logprob, sampled_tokens, token_limit
 from sia_runtime.agreement import mean_gap
 from sia_runtime.settings import checked
 from sia_tinker.settings import Settings
@@ -74,10 +75,8 @@ class Tinker:
         sampler = self._sampling()
         with _sorted():
             futures = [[self._asked(sampler, request, seed) for seed in request.seeds] for request in requests]
-            sequences = [[self._wait(each).sequences[0] for each in row] for row in futures]
-        return [
-            [self._sampled(request, each) for each in row] for request, row in zip(requests, sequences, strict=True)
-        ]
+            replies = [[self._wait(each) for each in row] for row in futures]
+        return [[self._sampled(request, each) for each in row] for request, row in zip(requests, replies, strict=True)]
 
     def logprobs(self, traces: Sequence[Trace], *, reference: bool = False) -> list[list[float]]:
         """For each trace (T,) the sampler's log-probabilities, 0 where its mask is; of the base, if ``reference``."""
@@ -85,13 +84,7 @@ class Tinker:
         with _sorted():
             futures = [sampler.compute_logprobs(types.ModelInput.from_ints(list(each.tokens))) for each in traces]
             rows = [self._wait(each) for each in futures]
-        return [
-            [
-                float(value or 0.0) if entry else 0.0
-                for value, entry in zip(_aligned(row, trace), trace.mask, strict=True)
-            ]
-            for row, trace in zip(rows, traces, strict=True)
-        ]
+        return [_aligned(row, trace) for row, trace in zip(rows, traces, strict=True)]
 
     def values(self, traces: Sequence[Trace]) -> list[list[float]]:
         """There is no critic."""
@@ -102,9 +95,10 @@ class Tinker:
         with _sorted():
             result = self._wait(self._trainer.forward([_datum(each) for each in traces], "cross_entropy"))
         gaps: list[float] = []
-        for trace, output in zip(traces, result.loss_fn_outputs, strict=True):
-            now = [0.0, *output["logprobs"].tolist()]
-            gaps += (a - b for a, b, entry in zip(trace.logprobs, now, trace.mask, strict=True) if entry)
+        with _understood():
+            for trace, output in zip(traces, result.loss_fn_outputs, strict=True):
+                now = [0.0, *output["logprobs"].tolist()]
+                gaps += (a - b for a, b, entry in zip(trace.logprobs, now, trace.mask, strict=True) if entry)
         try:
             return mean_gap(gaps, self.settings.tolerance)
         except TrainingError as error:
@@ -233,14 +227,18 @@ class Tinker:
         )
         return sampler.sample(types.ModelInput.from_ints(list(request.prompt)), 1, parameters)
 
-    def _sampled(self, request: Request, sequence: Any) -> Sampled:
-        tokens = list(sequence.tokens)
+    def _sampled(self, request: Request, reply: Any) -> Sampled:
+        with _understood():
+            sequence = reply.sequences[0]
+            # The model's vocabulary may be larger than its tokenizer's, so its size is not known here.
+            tokens, logprobs = sampled_tokens(sequence.tokens, sequence.logprobs, request.max_tokens)
+            finish: Literal["stop", "length"] = sequence.stop_reason
+            if finish not in ("stop", "length"):
+                raise ValueError("it did not end")
         text = self.tokens.decode(tokens)
         for each in request.stop:
             text = text.split(each, 1)[0]
-        finish: Literal["stop", "length"] = "stop" if sequence.stop_reason == "stop" else "length"
-        zeros = [0.0] * len(tokens)
-        return Sampled(tokens, [1] * len(tokens), list(sequence.logprobs), zeros, None, text, finish)
+        return Sampled(tokens, [1] * len(tokens), logprobs, [0.0] * len(tokens), None, text, finish)
 
     def _wait(self, future: Any) -> Any:
         return future.result(timeout=self.settings.timeout)
@@ -263,7 +261,7 @@ def _context(service: Any, model: str) -> int | None:
         models = service.get_server_capabilities().supported_models
     except (TinkerError, TimeoutError, ValueError):  # a self-hosted server may not support the request
         return None
-    return next((each.max_context_length for each in models if each.model_name == model), None)
+    return next((token_limit(each.max_context_length) for each in models if each.model_name == model), None)
 
 
 async def _unload(trainer: Any) -> None:
@@ -273,15 +271,16 @@ async def _unload(trainer: Any) -> None:
         await client.models.unload(request=types.UnloadModelRequest(model_id=trainer.model_id))
 
 
-def _aligned(row: Sequence[float | None], trace: Trace) -> list[float | None]:
-    """(T,) log-probabilities of a trace's tokens. Of the first there is none: servers say None, or leave it out."""
-    missing = len(trace.tokens) - len(row)
-    if missing not in (0, 1):
-        raise ModelError(
-            f"Tinker: the service gave {len(row)} log-probabilities of {len(trace.tokens)} tokens; is it of a version "
-            "that sia-tinker knows?"
-        )
-    return [*[None] * missing, *row]
+def _aligned(row: Any, trace: Trace) -> list[float]:
+    """(T,) log-probabilities of what was sampled, else 0. Of the first token servers say None, or leave it out."""
+    with _understood():
+        missing = len(trace.tokens) - len(row)
+        if missing not in (0, 1):
+            raise ValueError(f"it gave {len(row)} log-probabilities of {len(trace.tokens)} tokens")
+        pairs = list(zip([*[None] * missing, *row], trace.mask, strict=True))
+        if not all(is_logprob(value) for value, entry in pairs if entry):
+            raise ValueError("a log-probability is none")
+    return [float(value) if entry else 0.0 for value, entry in pairs]
 
 
 def _datum(trace: Trace) -> types.Datum:
@@ -304,3 +303,15 @@ def _sorted() -> Iterator[None]:
         # What is wrong with one request is that request's; anything else is no fault of who asked.
         kind = SiaError if getattr(error, "status_code", None) in REFUSED else ModelError
         raise kind(f"Tinker: {type(error).__name__}: {error}. Go on with `sia resume` when it answers") from error
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """ModelError where a reply came and is none: no agent is to blame for it."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"Tinker: the service sent what is no reply ({error}); is it of a version that sia-tinker knows? "
+            "Go on with `sia resume` when it answers as it should"
+        ) from None
