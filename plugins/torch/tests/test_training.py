@@ -256,6 +256,32 @@ def test_a_snapshot_that_somebody_else_made_puts_no_tensor_of_another_size_anywh
     assert engine.digest() == before
 
 
+@pytest.mark.parametrize("name", ["adapter_model", "value_head", "optimizer"])
+def test_no_tensor_of_a_snapshot_that_somebody_else_made_is_read_before_all_shapes_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A sparse file takes no room on disk, and as much memory as its header claims."""
+    engine = stirred(small_tiny())
+    engine.save(tmp_path / "made")
+    header = json.dumps({"w": {"dtype": "U8", "shape": [2**27], "data_offsets": [0, 2**27]}}).encode()
+    with (tmp_path / "made" / f"{name}.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 2**27)
+    monkeypatch.setattr(
+        "sia_torch.store.digest_of", lambda state: pytest.fail("it was hashed") if "w" in state else digest_of(state)
+    )
+    with pytest.raises(UsageError, match="holds another adapter than this engine's"):
+        engine.load(tmp_path / "made")
+
+
+def test_a_file_of_weights_whose_header_has_no_end_is_no_snapshot(tmp_path: Path) -> None:
+    engine = small_tiny()
+    engine.save(tmp_path / "made")
+    (tmp_path / "made" / "optimizer.safetensors").write_bytes((2**25).to_bytes(8, "little"))
+    with pytest.raises(UsageError, match=r"no snapshot of this engine: .* more than 16,777,216 bytes"):
+        engine.load(tmp_path / "made")
+
+
 def test_the_reference_is_the_policy_without_its_adapter() -> None:
     engine = small_tiny()
     traces = [datum.trace for datum in some_data(engine)]

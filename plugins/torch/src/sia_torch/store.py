@@ -13,14 +13,15 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sia_core.errors import UsageError
@@ -36,6 +37,9 @@ ADAM = ("step", "exp_avg", "exp_avg_sq")
 
 MOST = 2**20
 """Characters of what is no weight."""
+
+MOST_HEADER = 2**24
+"""Bytes of a file of weights that name its tensors and their shapes."""
 
 SMALL = 16_000_000
 LOOKED_AT = 64
@@ -55,7 +59,7 @@ def digest_of(state: Mapping[str, Tensor]) -> str:
     whole = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         whole.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        whole.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        whole.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return whole.hexdigest()
 
 
@@ -131,44 +135,69 @@ def load(folder: Path, policy: Policy) -> tuple[dict[str, Tensor], int]:
     """Put a snapshot's weights into the policy; the optimizer's tensors and steps that were saved with it.
 
     A folder that is named by a digest, as a run keeps them, is compared with it: it may have come from elsewhere. So
-    a digest says nothing of what was saved, and nothing of another shape than ours is put anywhere.
+    a digest says nothing of what was saved, and nothing of another shape than ours is read, or put anywhere.
     """
     try:
         with (folder / ENGINE).open() as file:
             text = file.read(MOST)
         record = json.loads(text)
         base, digests, steps = record["policy"], dict(record["digests"]), int(record["steps"])
-        parts = {name: load_file(folder / name) for name in (ADAPTER, VALUES, OPTIMIZER)}
-    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
         raise UsageError(f"{folder} is no snapshot of this engine: {error}") from None
     if _DIGEST.fullmatch(folder.name) and hashlib.sha256(text.encode()).hexdigest() != folder.name:
         raise UsageError(f"{folder / ENGINE} is not what was saved there; take an earlier snapshot")
     if base not in identities(policy):
         raise UsageError(f"{folder} holds an adapter of another base than {policy.name}, seed and base text included")
+    parts = _parts(folder, policy)
     for name, state in parts.items():
         if digest_of(state) != digests.get(name):
             raise UsageError(f"{folder / name} is not what was saved there; take an earlier snapshot")
-    ours = {ADAPTER: adapter_state(policy), VALUES: policy.value_head.state_dict()}
-    fits = all(_shapes(parts[name]) == _shapes(state) for name, state in ours.items())
-    if not fits or not _are_moments(parts[OPTIMIZER], policy):
-        raise UsageError(f"{folder} holds another adapter than this engine's: check rank and what learns")
     set_peft_model_state_dict(policy.model, parts[ADAPTER], adapter_name=NAME)
     policy.value_head.load_state_dict(parts[VALUES])
     return parts[OPTIMIZER], steps
+
+
+def _parts(folder: Path, policy: Policy) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a snapshot's files, read once all shapes are this policy's: a file may be sparse."""
+    ours = {ADAPTER: _shapes(adapter_state(policy)), VALUES: _shapes(policy.value_head.state_dict())}
+    try:
+        with ExitStack() as stack:
+            files = {name: stack.enter_context(_opened(folder / name)) for name in (*ours, OPTIMIZER)}
+            names = {name: list(file.keys()) for name, file in files.items()}
+            shapes = {
+                name: {each: tuple(file.get_slice(each).get_shape()) for each in names[name]}
+                for name, file in files.items()
+            }
+            fits = shapes == {**ours, OPTIMIZER: _moments(names[OPTIMIZER], policy)}
+            parts = {
+                name: {each: file.get_tensor(each) for each in names[name]} for name, file in files.items() if fits
+            }
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UsageError(f"{folder} is no snapshot of this engine: {error}") from None
+    if not fits or not all(tensor.is_floating_point() for tensor in parts[OPTIMIZER].values()):
+        raise UsageError(f"{folder} holds another adapter than this engine's: check rank and what learns")
+    return parts
+
+
+def _opened(path: Path) -> Any:
+    """A safetensors file, whose header is read here; ValueError where that is longer than any of ours."""
+    with path.open("rb") as file:
+        if int.from_bytes(file.read(8), "little") > MOST_HEADER:
+            raise ValueError(f"{path.name} has a header of more than {MOST_HEADER:,} bytes")
+    return safe_open(path, "pt")
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def _are_moments(state: Mapping[str, Tensor], policy: Policy) -> bool:
-    """Whether these are Adam's for each weight that has some: its fused kernel reads and writes without a look."""
+def _moments(names: Iterable[str], policy: Policy) -> dict[str, tuple[int, ...]]:
+    """The shapes of Adam's moments of the weights that are named: its fused kernel writes without a look at them."""
     learning = policy.learning()
-    names = {name.rpartition("/")[0] for name in state}
-    if not names <= learning.keys() or not all(tensor.is_floating_point() for tensor in state.values()):
-        return False
-    shapes = {name: tuple(learning[name].shape) for name in names}
-    return _shapes(state) == {f"{name}/{key}": () if key == "step" else shapes[name] for name in names for key in ADAM}
+    shapes = {
+        each: tuple(learning[each].shape) for each in {name.rpartition("/")[0] for name in names} & learning.keys()
+    }
+    return {f"{each}/{key}": () if key == "step" else shapes[each] for each in shapes for key in ADAM}
 
 
 def _whole(folder: Path, fill: Callable[[Path], None]) -> None:
