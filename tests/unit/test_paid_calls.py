@@ -313,6 +313,7 @@ def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it_while_a_model_answers
     [
         ({"retry-after": "7"}, 7.0),
         ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after": "7s"}, 7.0),
         ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
         ({"retry-after": "Sun, 06 Nov 1994 08:51:07 GMT"}, 90.0),
         ({"retry-after": "Sunday, 06-Nov-94 08:51:07 GMT"}, 90.0),

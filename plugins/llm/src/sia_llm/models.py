@@ -272,7 +272,7 @@ def asked_wait(headers: Mapping[str, str], now: Callable[[], float] = time.time)
     milliseconds, after = (headers.get(name, "").strip() for name in ("retry-after-ms", "retry-after"))
     if (wait := _amount(milliseconds)) is not None:
         return wait / 1000
-    if (wait := _amount(after)) is not None:
+    if (wait := _amount(after.removesuffix("s"))) is not None:  # some servers write the unit
         return wait
     try:
         date = parsedate_to_datetime(after)
