@@ -5,15 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sia_litellm.provider import Completions
-from sia_litellm.replies import MOST_CALLS, reply
+from sia_litellm.replies import MOST_CALLS, _Call, _PartialReply, reply
 from sia_llm.hosted_policy import HostedGateway
 from sia_llm.models import Ask, CallFailed, Logprob, Patience, Reply, ToolCall, Usage, told
+from sia_llm.server_replies import parsed
 from sia_testing.model_server import Fault, ModelServer, Turn
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # litellm leaves clients and an event loop to the garbage collector
@@ -131,7 +133,41 @@ def test_log_probabilities_are_read_and_what_is_none_is_a_failed_call() -> None:
     assert Reply.from_json(reply.to_json()) == reply
     for wrong in ({**row, "logprob": None}, {**row, "logprob": True}, {**row, "token": 7}, "x"):
         assert isinstance(got(sse(with_logprobs(wrong), DONE)), CallFailed)
-    assert isinstance(got(sse(with_logprobs(row), DONE).replace(b"-0.5", b"NaN")), CallFailed)
+    for wrong in (b"NaN", b"7", b"1" * 400):
+        failure = got(sse(with_logprobs(row), DONE).replace(b"-0.5", wrong))
+        assert "no log-probability" in str(failure)
+
+
+def test_log_probabilities_of_many_parts_are_put_behind_each_other_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sia_litellm.replies.MOST_LOGPROBS", 6)
+    rows = [{"token": each, "logprob": -1.0, "bytes": None} for each in "abcdefg"]
+    parts = [with_logprobs(*rows[:2]), with_logprobs(), with_logprobs(*rows[2:6])]
+    reply = got(sse(*parts, DONE))
+    assert isinstance(reply, Reply)
+    assert [each.token for each in reply.logprobs or ()] == list("abcdef")
+    failure = got(sse(*parts, with_logprobs(rows[6]), DONE))
+    assert "more than 6 tokens" in str(failure)
+    whole = _PartialReply()
+    whole.add(parts[0]["choices"][0])
+    before = whole.logprobs
+    whole.add(parts[2]["choices"][0])
+    assert whole.logprobs is before  # a copy for each part would take quadratic time
+
+
+def test_a_body_of_values_without_end_is_not_made_into_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sia_litellm.replies.parsed", partial(parsed, most=1000))
+    failure = got(json.dumps({"choices": json.loads(completion(content="ok"))["choices"] * 1000}).encode(), JSON)
+    assert "no completion" in str(failure)
+
+
+def test_a_tools_name_has_an_end_and_its_arguments_are_not_copied_for_each_part() -> None:
+    call = _Call(0)
+    for each in ("a", "b", "c"):
+        call.add({}, "", each)
+    assert call.parts == ["a", "b", "c"]
+    assert call.arguments == "abc"
+    failure = got(sse(tools(part(0, "x", "n" * 1001, ONE)), chunk({}, "tool_calls"), DONE))
+    assert "more than 1,000 characters" in str(failure)
 
 
 def test_what_a_request_says_of_its_sampling_is_sent() -> None:
@@ -215,6 +251,9 @@ def test_a_body_that_cannot_be_unpacked_is_a_failed_call() -> None:
         ({"message": "bad key", "code": "401"}, False, False),
         ({"message": "slow down", "code": 429}, True, False),
         ({"message": "overloaded", "code": 502}, True, False),
+        ({"message": "overloaded", "code": "\u00b2"}, True, False),
+        ({"message": "overloaded", "code": "9" * 5000}, True, False),
+        ({"message": "too long", "code": "1261", "type": "invalid_request_error"}, False, True),
     ],
 )
 @pytest.mark.parametrize("headers", [STREAM, JSON])

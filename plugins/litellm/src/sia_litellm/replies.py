@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
@@ -18,12 +18,16 @@ import httpx
 
 from sia_core.errors import excerpt
 from sia_llm.models import REFUSED, CallFailed, Ended, Logprob, Reply, ToolCall, Usage
+from sia_llm.server_replies import MOST_BYTES, is_logprob, parsed
 
-MOST_BYTES = 64 * 2**20
-"""Of one reply, with all that a stream wraps around it."""
+MOST_LOGPROBS = 2**18
+"""Log-probabilities of one reply, each of which takes ten times the memory of its text."""
 
 MOST_CALLS = 256
 """Calls of tools in one reply, and times that the arguments of one are read to see if they are whole."""
+
+MOST_NAME = 1000
+"""Characters of a tool's name, which parts of a reply add to."""
 
 _ENDED: Mapping[str, Ended] = {
     "tool_calls": "tools",
@@ -62,6 +66,8 @@ _STATUS = {
     "permission_error": 403,
 }
 """Statuses by the type or code of an error that gives no number."""
+
+_IS_STATUS = re.compile(r"[1-5][0-9]{2}")
 
 _HANDLERS = ("OpenAIChatCompletionStreamingHandler", "OpenRouterChatCompletionStreamingHandler")
 """litellm's readers of chat completions whose lines can be had."""
@@ -146,8 +152,8 @@ def _documents(lines: Iterator[str]) -> Iterator[Any]:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parsed(text)
+    except ValueError:
         what = f"what is no completion: {excerpt(text.strip(), 200)}" if text.strip() else "nothing"
         raise CallFailed(f"the server sent {what}", retry=True, paid=True) from None
 
@@ -159,27 +165,35 @@ class _Call:
     index: Any
     id: str = ""
     name: str = ""
-    arguments: str = ""
+    parts: list[str] = field(default_factory=list)
     reads: int = 0
+
+    @property
+    def arguments(self) -> str:
+        """The text of its parts, which are put together when they are read: each time would take quadratic time."""
+        self.parts[:] = ["".join(self.parts)]
+        return self.parts[0]
 
     def goes_on(self, part: Mapping[str, Any], name: str) -> bool:
         """Whether a part belongs to this call: some servers give every call the index 0, or none, or no id."""
         another = bool(part.get("id")) and bool(self.id) and part["id"] != self.id
         if not (name and self.name):
             return not (another and self._whole)
-        return not another and not self._whole and (name == self.name or not self.arguments)
+        return not another and not self._whole and (name == self.name or not any(self.parts))
 
     @property
     def _whole(self) -> bool:
         self.reads += 1
-        if not self.arguments or self.reads > MOST_CALLS:
+        if self.reads > MOST_CALLS or not self.arguments:
             return False
         return isinstance(ToolCall.written("", "", self.arguments).arguments, dict)
 
     def add(self, part: Mapping[str, Any], name: str, arguments: Any) -> None:
         self.id = self.id or str(part.get("id") or "")
         self.name += "" if name == self.name else name  # some servers repeat it, and some cut it in two
-        self.arguments += arguments if isinstance(arguments, str) else json.dumps(arguments)
+        if len(self.name) > MOST_NAME:
+            raise CallFailed(f"the name of a tool has more than {MOST_NAME:,} characters", retry=True, paid=True)
+        self.parts.append(arguments if isinstance(arguments, str) else json.dumps(arguments))
 
 
 @dataclass
@@ -210,7 +224,10 @@ class _PartialReply:
         rows = choice.get("logprobs")
         content = rows.get("content") if isinstance(rows, Mapping) else None
         if isinstance(content, list):
-            self.logprobs = [*(self.logprobs or ()), *map(_logprob, content)]
+            self.logprobs = [] if self.logprobs is None else self.logprobs
+            self.logprobs.extend(map(_logprob, content[: MOST_LOGPROBS + 1]))
+            if len(self.logprobs) > MOST_LOGPROBS:
+                raise CallFailed(f"the reply has more than {MOST_LOGPROBS:,} tokens", retry=False, paid=True)
 
     def reply(self, usage: Usage) -> Reply:
         if not self.ended:
@@ -226,19 +243,19 @@ class _PartialReply:
 
 def _put_together(documents: Iterable[Any], n: int) -> Reply:
     replies: dict[int, _PartialReply] = {}
-    usages: list[Usage] = []
+    counts, output = 0, 0
     usage = Usage()
     for document in documents:
         choices = _choices(document, n, begun=any(each.texts or each.calls for each in replies.values()))
         if latest := _usage(document.get("usage") or document.get("x_groq")):
             usage = latest
-            usages += [latest] if not choices else []
+            counts, output = (counts, output) if choices else (counts + 1, output + latest.output)
         for choice in choices:
             replies.setdefault(choice.get("index") or 0, _PartialReply()).add(choice)
     if 0 not in replies:
         raise _cut()
-    if 1 < n == len(usages):
-        usage = replace(usage, output=sum(each.output for each in usages))  # llama.cpp counts each reply by itself
+    if 1 < n == counts:
+        usage = replace(usage, output=output)  # llama.cpp counts each reply by itself
     first, *others = (replies[index] for index in sorted(replies))
     return replace(first.reply(usage), others=tuple(each.reply(Usage()) for each in others))
 
@@ -251,19 +268,14 @@ def _choices(document: Any, n: int, *, begun: bool) -> Sequence[Mapping[str, Any
     if not isinstance(choices, Sequence) or not all(isinstance(each, Mapping) for each in choices):
         sample = excerpt(json.dumps(document), 200)
         raise CallFailed(f"the server sent what is no completion: {sample}", retry=True, paid=True)
-    pairs = [(choice.get("index") or 0, choice) for choice in reversed(choices)]
+    pairs = ((choice.get("index") or 0, choice) for choice in reversed(choices))
     return list({at: choice for at, choice in pairs if isinstance(at, int) and at in range(n)}.values())
 
 
 def _logprob(row: Any) -> Logprob:
     """A token's log-probability; CallFailed where it is none."""
     token, logprob = (row.get("token"), row.get("logprob")) if isinstance(row, Mapping) else (None, None)
-    if (
-        not isinstance(token, str)
-        or isinstance(logprob, bool)
-        or not isinstance(logprob, int | float)
-        or not math.isfinite(logprob)
-    ):
+    if not isinstance(token, str) or not is_logprob(logprob):
         sample = excerpt(json.dumps(row), 200)
         raise CallFailed(f"the server sent what is no log-probability: {sample}", retry=True, paid=True)
     codes = row.get("bytes")
@@ -275,9 +287,8 @@ def _refused(error: Any, begun: bool) -> CallFailed:
     """An error that came where a reply was to come, as its status would have said it."""
     details = error if isinstance(error, Mapping) else {"message": error}
     codes = (str(details.get(name) or "").lower() for name in ("code", "status", "type"))
-    status = next(
-        (int(each) if each.isdigit() else _STATUS[each] for each in codes if each.isdigit() or each in _STATUS), 0
-    )
+    statuses = (int(each) if _IS_STATUS.fullmatch(each) else _STATUS.get(each, 0) for each in codes)
+    status = next(filter(None, statuses), 0)
     return CallFailed(
         f"the server sent an error: {excerpt(str(details.get('message') or details), 500)}",
         retry=not 400 <= status < 500 or status in (408, 409, 429),
