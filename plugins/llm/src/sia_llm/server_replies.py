@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from sia_runtime.sandbox.frames import values_in
 
@@ -32,7 +32,7 @@ def parsed(text: str, most: int = MOST_VALUES) -> Any:
         raise ValueError("it is nested too deep") from None
 
 
-def is_logprob(value: object) -> bool:
+def is_logprob(value: object) -> TypeGuard[float]:
     """Whether this is a number that a token's log-probability can be."""
     return isinstance(value, int | float) and not isinstance(value, bool) and _LEAST <= value <= _ROUNDING
 
