@@ -173,13 +173,18 @@ def test_cached_tokens_have_their_own_price(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize(
-    "usage", [Usage(input=-5, output=3), Usage(input=10**9, output=1), Usage(input=10, output=10**9)]
+    "usage",
+    [Usage(input=-5, output=3), Usage(input=10**9, output=1), Usage(input=10, output=10**9)],
 )
 def test_usage_figures_that_cannot_be_right_are_booked_at_the_bound_and_said(ledger: Ledger, usage: Usage) -> None:
     world = World(ledger, Reply("one", (), "end", usage))
-    assert world.calls.complete("draft", ask()).text == "one"
+    reply = world.calls.complete("draft", ask())
+    assert reply.text == "one"
+    assert 0 < reply.usage.read < 100
+    assert 0 < reply.usage.output < 100
     assert world.spent == PRICES.most(ask().most_tokens(), 1000)
     assert "cannot be right" in world.notices[0]
+    assert len(world.notices[0]) < 1000
 
 
 @pytest.mark.parametrize("usage", [Usage(), Usage(input=100), Usage(output=10)])

@@ -17,11 +17,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from sia_core.errors import ModelError, UsageError
+from sia_core.errors import ModelError, UsageError, excerpt
+from sia_core.evidence import MOST_COUNTED
 from sia_core.run import record
 from sia_core.run.budget import Budget
 from sia_core.run.ledger import canonical
-from sia_llm.models import Ask, CallFailed, Patience, Prices, Provider, Reply
+from sia_llm.models import Ask, CallFailed, Patience, Prices, Provider, Reply, Usage
 
 
 class Store(Protocol):
@@ -87,18 +88,19 @@ class _Call:
     def booked(self, reply: Reply) -> tuple[Reply, float, str]:
         """A reply with its tokens counted, its dollars, and what is wrong with the server's own figures.
 
-        Dollars for figures that are missing, or cannot be right, are booked at the bound.
+        Dollars for figures that are missing, or cannot be right, are booked at the bound; tokens are estimated then.
         """
         replies = (reply, *reply.others)
         usage, silent = reply.usage, not any(each.text or each.calls for each in replies)
-        longest = self.request.most_output if self.request.max_tokens else usage.output
+        longest, why = self.request.most_output if self.request.max_tokens else MOST_COUNTED, _ESTIMATED
         if min(asdict(usage).values()) < 0 or usage.read > self.most_read or usage.output > longest:
-            return reply, self.bound, f"the usage figures cannot be right: {asdict(usage)}; {_AT_THE_MOST}"
+            why = f"the usage figures cannot be right: {excerpt(str(asdict(usage)))}; {_AT_THE_MOST}"
+            usage = Usage()
         if usage.read and (usage.output or silent):
             return reply, self.prices.cost(usage), ""
         prompt_tokens = usage.input if usage.read else _estimate(self.request.to_json())
         output = usage.output if usage.output or silent else sum(_estimate(each.message) for each in replies)
-        return replace(reply, usage=replace(usage, input=prompt_tokens, output=output)), self.bound, _ESTIMATED
+        return replace(reply, usage=replace(usage, input=prompt_tokens, output=output)), self.bound, why
 
 
 class Calls:
