@@ -152,7 +152,7 @@ class Rollouts:
                 work = self._ledger.get(key) or self._submit(self._job(part), solving.of(part.batch))
                 running.append((key, part, work))
             key, part, work = running.popleft()
-            row = work[0] if isinstance(work, tuple) else self._ledger.step(key, work.result)
+            row = self._ledger.step(key, work[0].copy if isinstance(work, tuple) else work.result)  # replays count it
             batch = record.Batch.of(key, row)
             rollouts = batch.rollouts()
             results += rollouts

@@ -28,7 +28,6 @@ from pydantic import BaseModel, Field
 from sia_cli import main
 from sia_core import __version__
 from sia_core.errors import HarnessError, LedgerError, SiaError
-from sia_core.evidence import AgentView
 from sia_core.harness import MAX_BYTES, HarnessTree
 from sia_core.plugins import Plugins
 from sia_core.run import database, start
@@ -530,13 +529,12 @@ def test_a_snapshot_that_a_record_says_was_replaced_is_removed_from_the_runs_own
 ) -> None:
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "kept").write_text("kept")
-    parent = AgentView("a" * 12, "a" * 64, None, None, TREE, ())
     with Ledger.open(run) as ledger:
         lever = WeightLever()
         lever.run = SimpleNamespace(ledger=ledger)  # type: ignore[assignment]
         for name in ("../../../victim", str(tmp_path / "victim")):
             with pytest.raises(LedgerError, match="where the digest of a content must stand"):
-                lever._drop(name, parent)
+                lever._drop(name, ())
     assert (tmp_path / "victim" / "kept").read_text() == "kept"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -90,7 +91,7 @@ class Talking(InstantBackend):
     def submit(self, job: Job) -> Future[Any]:
         future = super().submit(job)
         for rollout in future.result()["rollouts"]:
-            rollout |= dict.fromkeys(("answer", "message", "log", "feedback"), self._words)
+            rollout |= dict.fromkeys(("message", "log", "feedback"), self._words) | {"answer": json.dumps(self._words)}
         return future
 
 

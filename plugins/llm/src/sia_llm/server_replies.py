@@ -1,4 +1,4 @@
-"""What a model server sends, before anything is made of it: how much it may be, and which tokens are a sample."""
+"""Replies of a model server, before anything is made of them: how much one may be, and which tokens are a sample."""
 
 from __future__ import annotations
 
