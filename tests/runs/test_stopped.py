@@ -100,7 +100,7 @@ def test_a_run_that_is_told_to_stop_says_how_to_go_on_and_leaves_nothing_behind(
     run = Started([*command(sums, tmp_path), *SHORT, "--name", "told"], tmp_path, ignored)
     text = run.stopped("sandbox", *numbers)
     assert run.process.returncode == 130
-    assert f"go on with `sia resume --runs-dir {tmp_path / 'runs'}`" in text
+    assert f"go on with `sia resume told --runs-dir {tmp_path / 'runs'}`" in text
     assert "Traceback" not in text
     assert run.survivors() == []
     assert [path.name for path in run.temporary.iterdir()] == []

@@ -96,7 +96,7 @@ def _improve(options: argparse.Namespace) -> None:
     secret = _secret(options.secret) if options.secret else None
     watch = Watch()
     with watching(plugins, options.track) as observers, _resumable(watch, options):
-        folder = start(config, runs, plugins, [*observers, watch], options.name, secret)
+        folder = start(config, runs, plugins, [watch, *observers], options.name, secret)
     with Ledger.read(folder) as ledger:
         report = build(ledger)
     if options.json:
