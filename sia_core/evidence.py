@@ -69,7 +69,7 @@ class Rollout:
             evaluated = tuple(Evaluated(*each) for each in value.get("evaluated", ()))
             its = cls(**{**value, "step_rewards": rewards, "turns": turns, "evaluated": evaluated})
             if its.outcome == "ok" and its.answer is not None:
-                json.loads(its.answer, parse_constant=int)  # a later rollout may begin with it
+                json.loads(its.answer, parse_constant=int)  # a later rollout may begin with it; NaN is no int
             texts = [its.instance, its.message, its.feedback, its.log, its.answer or "", its.start or ""]
             typed = all(isinstance(each, str) for each in (*texts, *(each.feedback for each in evaluated)))
             spent = type(its.tokens) is int and all(0 <= each <= MOST_COUNTED for each in (its.tokens, its.seconds))

@@ -173,8 +173,7 @@ def test_cached_tokens_have_their_own_price(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize(
-    "usage",
-    [Usage(input=-5, output=3), Usage(input=10**9, output=1), Usage(input=10, output=10**9)],
+    "usage", [Usage(input=-5, output=3), Usage(input=10**9, output=1), Usage(input=10, output=10**9)]
 )
 def test_usage_figures_that_cannot_be_right_are_booked_at_the_bound_and_said(ledger: Ledger, usage: Usage) -> None:
     world = World(ledger, Reply("one", (), "end", usage))

@@ -51,11 +51,7 @@ def add_configuration(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     add_train(how)
     how.add_argument("--generations", type=count, default=8, metavar="N", help="at most this many (default: 8)")
     how.add_argument(
-        "--candidates",
-        type=partial(count, least=1),
-        default=2,
-        metavar="N",
-        help="tried in each generation (default: 2)",
+        "--candidates", type=positive, default=2, metavar="N", help="tried in each generation (default: 2)"
     )
     how.add_argument(
         "--repeats",
@@ -383,3 +379,6 @@ def count(text: str, least: int = 0) -> int:
     if not least <= number <= 1000:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to 1000")
     return number
+
+
+positive = partial(count, least=1)

@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from sia_cli.configuration import (
     add_sandbox,
     add_task,
     add_train,
-    count,
+    positive,
     temperature_of,
 )
 from sia_cli.figures import better
@@ -40,7 +39,6 @@ Less where answers are evaluated on the way, since such an answer is a program t
 
 SPENT = ("rollouts", "tokens", "seconds", "dollars")
 QUICK_SEEDS, SEEDS = 3, 8
-_POSITIVE = partial(count, least=1)
 
 DESIGN = (
     *("data", "input_column", "answer_column", "set", "verifier", "metric", "arms", "seeds", "budget", "quick"),
@@ -59,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="none, harness, weights, both, fixed-alternation, random-choice, best-of-n (default: these), learned",
     )
-    how.add_argument("--seeds", type=_POSITIVE, metavar="N", help=f"runs of each arm (default: {SEEDS})")
+    how.add_argument("--seeds", type=positive, metavar="N", help=f"runs of each arm (default: {SEEDS})")
     how.add_argument("--budget", metavar="LIMITS", help="of each run, for example rollouts=50000: the same for all")
     how.add_argument(
         "--quick",
@@ -76,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_gate(how, None)
     add_policy(how, "tiny where an arm trains, the same for all arms")
     where = parser.add_argument_group("where")
-    where.add_argument("--jobs", type=_POSITIVE, metavar="N", help="runs at once (default: one a core)")
+    where.add_argument("--jobs", type=positive, metavar="N", help="runs at once (default: one a core)")
     add_sandbox(where)
     add_backend(where)
     add_trust(where)

@@ -157,7 +157,7 @@ def _csv(text: str, delimiter: str, where: str) -> Iterator[Row]:
         begin = 1
         try:
             for cells in reader:
-                if any(map(str.strip, cells[:1])) or len(cells) > 1:
+                if len(cells) > 1 or (cells and cells[0].strip()):
                     table.append((begin, cells))
                 begin = reader.line_num + 1
         except csv.Error as error:
