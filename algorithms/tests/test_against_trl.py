@@ -281,8 +281,8 @@ def test_best_of_n_is_sft_on_what_it_keeps(oracle: Any) -> None:
         length = int(inputs["attention_mask"][row].sum())
         tokens = inputs["input_ids"][row, :length].tolist()
         mask = [int(label != -100) for label in inputs["labels"][row, :length].tolist()]
-        best = Sample(PROMPTS[row], "agent", 1.0, [Trace(tokens, mask, [0.0] * length)])
-        worse = Sample(PROMPTS[row], "agent", 0.5, [Trace([*tokens[:-1], 2], mask, [0.0] * length)])
+        best = Sample(PROMPTS[row], "agent", 1.0, [Trace(tokens, mask, [-1.0] * length)])
+        worse = Sample(PROMPTS[row], "agent", 0.5, [Trace([*tokens[:-1], 2], mask, [-1.0] * length)])
         groups.append([worse, best])
     learner = BestOfN()
     theirs = trainer.compute_loss(trainer.model, dict(inputs))
