@@ -76,7 +76,7 @@ def test_an_exported_agent_asks_its_policy(tmp_path: Path, few: Path, hurried: d
 
 @pytest.mark.slow
 def test_the_policy_learns_what_the_words_mean(tmp_path: Path) -> None:
-    report = finished(argv(tmp_path, "--levers", "weights", "--generations", "2"))
+    report = finished(argv(tmp_path, "--levers", "weights", "--generations", "1", "--train", "steps=12"))
     assert report["sealed"]["initial"]["value"] < 0.4
     assert report["sealed"]["final"]["value"] > 0.9
     first = report["generations"][0]
@@ -87,10 +87,10 @@ def test_the_policy_learns_what_the_words_mean(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_in_the_middle_of_an_update_and_resumed_the_adapter_is_the_same(tmp_path: Path) -> None:
-    more = ("--levers", "weights", "--generations", "1", "--seed", "5")
+    more = ("--levers", "weights", "--generations", "1", "--seed", "5", "--train", "steps=8,durable=4")
     whole = finished(argv(tmp_path / "whole", *more))
     assert whole["agent"]["adapter"]
-    for step in (0, 20):
+    for step in (0, 4):
         runs = tmp_path / f"killed-{step}"
         process = subprocess.Popen(
             [*SIA, *argv(runs, *more, "--name", "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -62,6 +62,14 @@ def test_options_override_the_file_wherever_they_stand(tmp_path: Path) -> None:
     assert not settings.lever_settings
 
 
+def test_a_list_that_is_given_again_adds_to_it_and_replaces_what_it_repeats(tmp_path: Path) -> None:
+    settings = config(
+        tmp_path, FILE, "--train", "steps=8,durable=4", "--train", "durable=2", "--budget", "rollouts=900"
+    )
+    assert settings.lever_settings == {"weights": {"learning_rate": "0.0005", "steps": "8", "durable": "2"}}
+    assert settings.budget == {"seconds": 300.0, "rollouts": 900.0}
+
+
 @pytest.mark.parametrize("option", ["-f", "--file"])
 def test_the_file_is_read_however_the_option_is_written(tmp_path: Path, option: str) -> None:
     (tmp_path / "sia.toml").write_text("generations = 4")

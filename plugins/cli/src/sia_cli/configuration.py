@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sia_cli.config_file import add_file
+from sia_cli.options import Listed
 
 COLUMNS = ("input_column", "answer_column")
 RESERVED = ("seed", "data", "harness", "folder", *COLUMNS)
@@ -67,7 +68,9 @@ def add_configuration(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
         metavar="FILE",
         help="have the verifier draw as another run's did, by the file `secret` in its folder (default: a new secret)",
     )
-    how.add_argument("--budget", default="", metavar="LIMITS", help="for example rollouts=20000,seconds=600")
+    how.add_argument(
+        "--budget", action=Listed, default="", metavar="LIMITS", help="for example rollouts=20000,seconds=600"
+    )
     how.add_argument(
         "--approve",
         nargs="?",
@@ -131,6 +134,7 @@ def add_train(how: argparse._ActionsContainer) -> None:
     """The option that says how updates train."""
     how.add_argument(
         "--train",
+        action=Listed,
         default="",
         metavar="KEY=VALUE,...",
         help="how an update trains: steps, prompts, group, learning_rate, temperature, and the other fields of "

@@ -7,8 +7,23 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 RUNS_DIR = "runs"
+
+
+class Listed(argparse.Action):
+    """Takes ``KEY=VALUE,...``: given again, it adds to the earlier list and replaces the keys that it repeats."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        earlier: str = getattr(namespace, self.dest) or ""
+        again = {_key(each) for each in values.split(",")}
+        kept = [each for each in earlier.split(",") if each.strip() and _key(each) not in again] if values else []
+        setattr(namespace, self.dest, ",".join([*kept, values]))
+
+
+def _key(pair: str) -> str:
+    return pair.partition("=")[0].strip()
 
 
 def add_runs_dir(parser: argparse._ActionsContainer) -> None:

@@ -23,7 +23,7 @@ from sia_cli.configuration import (
     temperature_of,
 )
 from sia_cli.figures import better
-from sia_cli.options import add_trust, resumable
+from sia_cli.options import Listed, add_trust, resumable
 from sia_cli.output import console, plain, print_json, shown
 
 if TYPE_CHECKING:
@@ -58,7 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="none, harness, weights, both, fixed-alternation, random-choice, best-of-n (default: these), learned",
     )
     how.add_argument("--seeds", type=positive, metavar="N", help=f"runs of each arm (default: {SEEDS})")
-    how.add_argument("--budget", metavar="LIMITS", help="of each run, for example rollouts=50000: the same for all")
+    how.add_argument(
+        "--budget",
+        action=Listed,
+        metavar="LIMITS",
+        help="of each run, for example rollouts=50000: the same for all",
+    )
     how.add_argument(
         "--quick",
         action="store_true",
