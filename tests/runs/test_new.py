@@ -111,7 +111,7 @@ def test_an_algorithm_trains_by_its_name(stranger: Stranger) -> None:
     shutil.copytree(ROOT / "examples" / "words", stranger.folder / "words")
     what = ["--harness", "words/agent", "--data", "words/cases.jsonl", "--verifier", "exact"]
     how = ["--levers", "weights", "--improver-set", "algorithm=mine", "--generations", "1", "--candidates", "1"]
-    content = report(stranger.sia("run", *what, *how, "--budget", "seconds=90", "--json"))
+    content = report(stranger.sia("run", *what, *how, "--train", "steps=4", "--json"))
     (row,) = content["generations"]
     assert row["algorithm"] == "mine"
     assert row["gate"] is not None
