@@ -32,7 +32,7 @@ BROWSER_PACKAGES := chromium
 install: $(VENV)/install.stamp  ## The command sia with what it stands on, and LawBench.
 
 demo: $(VENV)/demo.stamp  ## Edit a real model's harness and train its weights: no key, no GPU, no service.
-	$(BIN)/sia run --plugin reasoning --policy smollm2 --levers harness,weights --generations 2 --seed 0 --budget seconds=420
+	$(BIN)/sia run --plugin reasoning --policy smollm2 --levers harness,weights --generations 2 --seed 0 --budget seconds=900
 	$(BIN)/sia show --answers 3
 
 demo-lawbench: $(VENV)/demo.stamp  ## Both levers on the real LawBench data, with a small policy that starts from scratch.

@@ -163,7 +163,8 @@ def _arm(evidence: Evidence, parent: AgentView, earlier: Sequence[Try]) -> Updat
     learner = next(each for each in evidence.algorithms if each.name == choice.algorithm)
     training = fitted(evidence, learner, parent)
     if training is None:
-        return f"{choice.algorithm} does not fit into what edits leave of the budget"
+        shortage = _shortage(evidence, learner, parent)
+        return f"{choice.algorithm} does not fit into what edits leave of the budget: {shortage}"
     belief, before = _believed(evidence, promise.size, choice.algorithm, earlier)
     return UpdateArm(choice, parent, promise, belief, before, tuple(objections), learner, training)
 
@@ -177,11 +178,7 @@ def fitted(evidence: Evidence, learner: AlgorithmView, parent: AgentView) -> Tra
     it, and is stopped by it.
     """
     advised, cost = learner.training.get(parent.id, Training()), learner.costs.get(parent.id, {})
-    alone = "harness" not in evidence.levers
-    part = ALONE if alone else SHARE
-    limits = {kind: remaining for kind, remaining in evidence.budget_left.items() if not (alone and kind == "seconds")}
-    room = {kind: min(part * remaining, remaining - evidence.look.get(kind, 0.0)) for kind, remaining in limits.items()}
-    shares = {kind: most / cost[kind] for kind, most in room.items() if cost.get(kind)}
+    shares = {kind: most / cost[kind] for kind, most in _room(evidence).items() if cost.get(kind)}
     fits = min([1.0, *(share for kind, share in shares.items() if kind != "seconds")])
     whole = _work(advised, advised.steps)
     if min(fits, shares.get("seconds", 1.0)) < LEAST:
@@ -195,6 +192,22 @@ def fitted(evidence: Evidence, learner: AlgorithmView, parent: AgentView) -> Tra
         cut = {"steps": advised.steps, "prompts": prompts}
     seconds = SHARE * evidence.budget_left["seconds"] if "seconds" in shares else None
     return advised.model_copy(update={**cut, "seconds": seconds})
+
+
+def _room(evidence: Evidence) -> dict[str, float]:
+    """What an update may take of each kind of the budget that bounds it."""
+    alone = "harness" not in evidence.levers
+    part = ALONE if alone else SHARE
+    limits = {kind: remaining for kind, remaining in evidence.budget_left.items() if not (alone and kind == "seconds")}
+    return {kind: min(part * remaining, remaining - evidence.look.get(kind, 0.0)) for kind, remaining in limits.items()}
+
+
+def _shortage(evidence: Evidence, learner: AlgorithmView, parent: AgentView) -> str:
+    """What an update that does not fit takes, and what there is, of the kind that it lacks most."""
+    cost = learner.costs.get(parent.id, {})
+    room = {kind: most for kind, most in _room(evidence).items() if cost.get(kind)}
+    kind = min(room, key=lambda each: room[each] / cost[each])
+    return f"it takes about {cost[kind]:,.0f} {kind}, and may take {max(0.0, room[kind]):,.0f}"
 
 
 def _instances(advised: Training, cost: Mapping[str, float]) -> float:
