@@ -70,6 +70,11 @@ def test_a_list_that_is_given_again_adds_to_it_and_replaces_what_it_repeats(tmp_
     assert settings.budget == {"seconds": 300.0, "rollouts": 900.0}
 
 
+@pytest.mark.parametrize("again", ["900", "rollouts=900"])
+def test_a_budget_of_a_bare_number_is_replaced_however_the_rollouts_are_written(tmp_path: Path, again: str) -> None:
+    assert config(tmp_path, 'budget = "20000"\nplugin = "reasoning"', "--budget", again).budget == {"rollouts": 900.0}
+
+
 @pytest.mark.parametrize("option", ["-f", "--file"])
 def test_the_file_is_read_however_the_option_is_written(tmp_path: Path, option: str) -> None:
     (tmp_path / "sia.toml").write_text("generations = 4")

@@ -23,7 +23,8 @@ class Listed(argparse.Action):
 
 
 def _key(pair: str) -> str:
-    return pair.partition("=")[0].strip()
+    key, equals, _ = pair.partition("=")
+    return key.strip() if equals else "rollouts"  # as a budget reads a bare number
 
 
 def add_runs_dir(parser: argparse._ActionsContainer) -> None:

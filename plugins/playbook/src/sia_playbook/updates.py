@@ -195,7 +195,7 @@ def fitted(evidence: Evidence, learner: AlgorithmView, parent: AgentView) -> Tra
 
 
 def _room(evidence: Evidence) -> dict[str, float]:
-    """What an update may take of each kind of the budget that bounds it."""
+    """The most that an update may use of each budgeted kind."""
     alone = "harness" not in evidence.levers
     part = ALONE if alone else SHARE
     limits = {kind: remaining for kind, remaining in evidence.budget_left.items() if not (alone and kind == "seconds")}
@@ -203,7 +203,7 @@ def _room(evidence: Evidence) -> dict[str, float]:
 
 
 def _shortage(evidence: Evidence, learner: AlgorithmView, parent: AgentView) -> str:
-    """What an update that does not fit takes, and what there is, of the kind that it lacks most."""
+    """The cost of an update that does not fit, and its allowance, of the kind that falls furthest short."""
     cost = learner.costs.get(parent.id, {})
     room = {kind: most for kind, most in _room(evidence).items() if cost.get(kind)}
     kind = min(room, key=lambda each: room[each] / cost[each])
