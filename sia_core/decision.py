@@ -62,7 +62,7 @@ class Training(Frozen):
     minibatch: int | None = Field(default=None, ge=1)
     distinct: bool = False
     durable: int = Field(default=10, ge=1)
-    max_kl: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+    max_kl: float = Field(default=5.0, gt=0, allow_inf_nan=False)
     seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     def group_of(self, step: int) -> int:
